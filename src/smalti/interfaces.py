@@ -1,0 +1,280 @@
+"""The nouns of smalti: abstract classes and frozen results. Imports nothing else of ours.
+
+Shapes, everywhere: an image is `(B, C, H, W)`, latents are `(B, D, *grid)`, and codes are always int64
+`(B, G, *grid)`, with G codebooks for each position. Log-probabilities and rates are in nats.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+
+class InputError(ValueError):
+    """A user's mistake, told in one sentence: what was expected, what came, what to do.
+
+    The command line prints it without a traceback and exits with status 2.
+    """
+
+
+class Configuration(BaseModel):
+    """Base of every `Config`: validated, immutable, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+@dataclass(frozen=True)
+class SignalSpec:
+    """What a modality promises of its signals: `channels` and `levels` a channel, over `size` positions."""
+
+    channels: int
+    size: tuple[int, ...]
+    levels: int = 256
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial (or temporal) dimensions."""
+        return len(self.size)
+
+    @property
+    def dims(self) -> int:
+        """Number of scalar dimensions of one signal: the divisor of bits/dim."""
+        return self.channels * math.prod(self.size)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a network is told beside its input.
+
+    Attributes:
+        labels: class of each item, int64 `(B,)`; -1 means "not given". None when no item has one.
+    """
+
+    labels: Int64[Tensor, " b"] | None = None
+
+    def to(self, device: torch.device) -> Conditions:
+        """The same conditions on another device."""
+        return Conditions(None if self.labels is None else self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch, ready for a model: `data` is a signal in its model range, or codes for a prior."""
+
+    data: Tensor
+    conditions: Conditions = field(default_factory=Conditions)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A scalar to minimise, and the named detached scalars that it is made of (for logs and for blame)."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What a quantizer makes of latents.
+
+    Attributes:
+        latents: `(B, D, *grid)`, the chosen code vectors; gradients pass straight through to the input.
+        codes: int64 `(B, G, *grid)`.
+        loss: the quantizer's own terms (codebook, commitment), a scalar.
+        terms: those terms by name, detached.
+    """
+
+    latents: Float[Tensor, "b d *grid"]
+    codes: Int64[Tensor, "b g *grid"]
+    loss: Float[Tensor, ""]
+    terms: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An upper bound on -ln p(x) for each item, in its two parts (nats): rate -ln p(z), distortion -ln p(x|z)."""
+
+    rate: Float[Tensor, " b"]
+    distortion: Float[Tensor, " b"]
+
+    @property
+    def log_prob(self) -> Float[Tensor, " b"]:
+        """The lower bound on ln p(x), nats."""
+        return -(self.rate + self.distortion)
+
+
+class Trainable(nn.Module, ABC):
+    """Anything the training loop can train: it turns a batch into a loss."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Loss:
+        """The loss of one batch (mean over items, so that equal shares of a batch average to the whole)."""
+
+    def forward(self, batch: Batch) -> Loss:
+        """`loss`, under the name that data-parallel wrappers call."""
+        return self.loss(batch)
+
+
+class Encoder(nn.Module, ABC):
+    """signal `(B, C, *size)` -> latents `(B, D, *grid)`."""
+
+    @abstractmethod
+    def forward(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b d *grid"]: ...
+
+    @abstractmethod
+    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Grid of the latents of a signal of this size.
+
+        Raises:
+            InputError: when the encoder cannot halve this size as often as it has strides.
+        """
+
+
+class Decoder(nn.Module, ABC):
+    """latents `(B, D, *grid)` -> parameters of a likelihood `(B, P, *size)`."""
+
+    @abstractmethod
+    def forward(self, latents: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b p *size"]: ...
+
+
+class Quantizer(nn.Module, ABC):
+    """latents -> codes -> latents, with G codebooks of K codes a position."""
+
+    num_codebooks: int
+    num_codes: int
+    dim: int
+    """Channels of the latents: G times the dimension of one code."""
+
+    @abstractmethod
+    def forward(self, latents: Float[Tensor, "b d *grid"]) -> Quantized:
+        """Quantize; in training mode a codebook that learns from statistics also takes its step."""
+
+    @abstractmethod
+    def encode(self, latents: Float[Tensor, "b d *grid"]) -> Int64[Tensor, "b g *grid"]: ...
+
+    @abstractmethod
+    def decode(self, codes: Int64[Tensor, "b g *grid"]) -> Float[Tensor, "b d *grid"]: ...
+
+
+class Likelihood(ABC):
+    """A distribution over signals, as a decoder parametrises it."""
+
+    @abstractmethod
+    def log_prob(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        """ln p of each element, nats."""
+
+    @abstractmethod
+    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c *size"]: ...
+
+    @abstractmethod
+    def mean(self) -> Float[Tensor, "b c *size"]: ...
+
+
+class LikelihoodFamily(nn.Module, ABC):
+    """A family of likelihoods; called with a decoder's output it gives the member."""
+
+    parameters_per_channel: int
+    """Decoder channels for each signal channel."""
+
+    @abstractmethod
+    def forward(self, parameters: Float[Tensor, "b p *size"]) -> Likelihood: ...
+
+
+class AutoregressiveNetwork(nn.Module, ABC):
+    """Predicts each symbol from those before it and from conditions, at two speeds through the same layers.
+
+    Symbols are ordered by position (row-major over the grid), and by codebook within a position.
+    """
+
+    num_codebooks: int
+    num_codes: int
+    num_classes: int
+
+    @abstractmethod
+    def forward(
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = ...
+    ) -> Float[Tensor, "b g *grid k"]:
+        """Logits of every symbol at once. Those of symbol i depend only on symbols before i."""
+
+    @abstractmethod
+    def start(self, batch_size: int, grid: Sequence[int], conditions: Conditions = ...) -> Any:
+        """State before the first symbol, for `step`."""
+
+    @abstractmethod
+    def step(self, previous: Int64[Tensor, " b"] | None, state: Any) -> Float[Tensor, "b k"]:
+        """Logits of the next symbol.
+
+        Args:
+            previous: the symbol that the last call's logits were for; None at the first call.
+            state: what `start` gave; it is updated in place.
+        """
+
+
+class Prior(nn.Module, ABC):
+    """A distribution over code grids."""
+
+    name: str
+
+    @abstractmethod
+    def log_prob(
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = ...
+    ) -> Float[Tensor, " b"]:
+        """ln p(codes | conditions) of each item, nats, summed over its positions and codebooks."""
+
+    @abstractmethod
+    def sample(
+        self,
+        num: int,
+        conditions: Conditions = ...,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int64[Tensor, "b g *grid"]: ...
+
+
+class Autoencoder(Trainable):
+    """signal -> codes -> likelihood of the signal. Trained with `loss`."""
+
+    signal: SignalSpec
+
+    @property
+    @abstractmethod
+    def grid(self) -> tuple[int, ...]:
+        """Grid of the codes of one signal."""
+
+    @abstractmethod
+    def encode(self, signal: Float[Tensor, "b c *size"]) -> Int64[Tensor, "b g *grid"]: ...
+
+    @abstractmethod
+    def likelihood(self, codes: Int64[Tensor, "b g *grid"]) -> Likelihood:
+        """p(x | codes), the whole distribution."""
+
+    def decode(self, codes: Int64[Tensor, "b g *grid"]) -> Float[Tensor, "b c *size"]:
+        """The mean of p(x | codes), in the signal's model range."""
+        return self.likelihood(codes).mean()
+
+    def reconstruct(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        """`decode(encode(signal))`."""
+        return self.decode(self.encode(signal))
+
+    def log_prob(
+        self, signal: Float[Tensor, "b c *size"], prior: Prior, conditions: Conditions | None = None
+    ) -> Bound:
+        """The bound -ln p(x) <= -ln p(z) - ln p(x|z) at the signal's own codes z, nats for each item.
+
+        For a deterministic encoder the one term of the sum over z is the whole posterior, so this is
+        exactly the evidence lower bound (van den Oord et al. 2017, section 3.2).
+        """
+        codes = self.encode(signal)
+        rate = -prior.log_prob(codes, conditions or Conditions())
+        distortion = -self.likelihood(codes).log_prob(signal).flatten(1).sum(1)
+        return Bound(rate=rate, distortion=distortion)
