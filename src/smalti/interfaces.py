@@ -126,6 +126,9 @@ class Trainable(nn.Module, ABC):
 class Encoder(nn.Module, ABC):
     """signal `(B, C, *size)` -> latents `(B, D, *grid)`."""
 
+    strides: tuple[int, ...]
+    """How far each stage downsamples every dimension; their product is the "f" of f4, f8, f16."""
+
     @abstractmethod
     def forward(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b d *grid"]: ...
 
@@ -222,6 +225,8 @@ class Prior(nn.Module, ABC):
     """A distribution over code grids."""
 
     name: str
+    takes_labels: bool = False
+    """Whether `log_prob` is to be told the labels of the data when the data is evaluated."""
 
     @abstractmethod
     def log_prob(
@@ -245,6 +250,8 @@ class Autoencoder(Trainable):
     """signal -> codes -> likelihood of the signal. Trained with `loss`."""
 
     signal: SignalSpec
+    num_codebooks: int
+    num_codes: int
 
     @property
     @abstractmethod

@@ -1,0 +1,367 @@
+"""Gated PixelCNN over code grids of any size, with several codebooks a position and an optional class.
+
+Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders" (arXiv 1606.05328). The cached
+step follows Ramachandran et al. 2017, "Fast Generation for Convolutional Autoregressive Models" (arXiv 1704.06001).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from smalti.interfaces import AutoregressiveNetwork, Conditions, Configuration, InputError
+from smalti.nn.causal import HorizontalConv2d, HorizontalState, VerticalConv2d, VerticalState
+
+
+class GatedPixelCNNConfig(Configuration):
+    """Size of a `GatedPixelCNN`.
+
+    Attributes:
+        channels: maps p of each stack.
+        layers: number of layers.
+        kernel_size: odd kernel size of all layers but the first.
+        first_kernel_size: odd kernel size of the first layer.
+        head_channels: hidden width of the output heads.
+        dropout: share of the gated horizontal maps that training drops in each layer.
+        label_dropout: share of the labels that training hides, so that one network learns p(z) and p(z | class).
+    """
+
+    kind: Literal["gated_pixelcnn"] = "gated_pixelcnn"
+    channels: int = Field(64, ge=1)
+    layers: int = Field(15, ge=1)
+    kernel_size: int = Field(3, ge=3)
+    first_kernel_size: int = Field(7, ge=3)
+    head_channels: int = Field(256, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    label_dropout: float = Field(0.1, ge=0, le=1)
+
+    @field_validator("kernel_size", "first_kernel_size")
+    @classmethod
+    def _odd(cls, size: int) -> int:
+        if size % 2 == 0:
+            raise ValueError(f"expected an odd kernel size, received {size}; take {size - 1} or {size + 1}")
+        return size
+
+    @classmethod
+    def tiny(cls) -> GatedPixelCNNConfig:
+        """The smallest network that has every part; its receptive field is 4 rows and columns."""
+        return cls(channels=8, layers=3, first_kernel_size=5, head_channels=16)
+
+
+def gate(maps: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*gated"]:
+    """tanh(a) * sigmoid(b) of the two halves a and b along `dim` (equation 2 of the paper)."""
+    a, b = maps.chunk(2, dim)
+    return a.tanh() * b.sigmoid()
+
+
+@dataclass(slots=True)
+class LayerState:
+    """What one layer keeps while a grid is drawn. All tensors are buffers that are reused for every row.
+
+    Attributes:
+        above: the last input rows of the vertical stack.
+        left: the present input row of the horizontal stack.
+        shifts: what the class adds to the pre-gate maps, `(B, 2p)` for each stack, or None.
+        pre: pre-gate maps of the present row, `(W, B, 2p)`; a row begins with all that comes from above.
+        pre_at: for each column its pre-gate maps, whole and in halves.
+        gated: gated maps of the present position, `(B, p)`.
+        out_weight: the output projection as a matrix `(p, p)`.
+        skips: for each column what the output is added to.
+    """
+
+    above: VerticalState
+    left: HorizontalState
+    shifts: tuple[Tensor, Tensor] | None
+    pre: Tensor
+    pre_at: list[tuple[Tensor, Tensor, Tensor]]
+    gated: Tensor
+    out_weight: Tensor
+    skips: list[Tensor]
+
+
+class GatedLayer(nn.Module):
+    """One layer of both stacks (figure 2 of the paper).
+
+    Args:
+        channels: maps p of each stack.
+        kernel_size: odd.
+        first: whether this layer sees the codes themselves: it then leaves the present one out, and has no
+            residual connection, which would let it in again.
+        num_classes: number of labels, "not given" included; 0 for none.
+        dropout: of the gated horizontal maps.
+    """
+
+    def __init__(
+        self, channels: int, kernel_size: int, first: bool, num_classes: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.vertical = VerticalConv2d(channels, 2 * channels, kernel_size, strict=first)
+        self.horizontal = HorizontalConv2d(channels, 2 * channels, kernel_size, strict=first)
+        self.link = nn.Conv2d(2 * channels, 2 * channels, 1)
+        # Further biases would add to the same residual sum: one is enough.
+        self.out = nn.Conv2d(channels, channels, 1, bias=first)
+        self.condition = nn.Embedding(num_classes, 4 * channels) if num_classes else None
+        self.dropout = nn.Dropout(dropout)
+        if self.condition is not None:
+            nn.init.normal_(self.condition.weight, std=0.1)
+
+    def forward(
+        self,
+        v: Float[Tensor, "b p h w"],
+        h: Float[Tensor, "b p h w"],
+        labels: Int64[Tensor, " b"],
+    ) -> tuple[Float[Tensor, "b p h w"], Float[Tensor, "b p h w"]]:
+        """The maps of the vertical and of the horizontal stack, one layer further."""
+        pre_v = self.vertical(v)
+        pre_h = self.horizontal(h) + self.link(pre_v)
+        shifts = self.shifts(labels)
+        if shifts is not None:
+            pre_v = pre_v + shifts[0][..., None, None]
+            pre_h = pre_h + shifts[1][..., None, None]
+        out = self.out(self.dropout(gate(pre_h, 1)))
+        return gate(pre_v, 1), out if self.horizontal.strict else h + out
+
+    def shifts(self, labels: Int64[Tensor, " b"]) -> tuple[Tensor, Tensor] | None:
+        """V h of equation 4, which the class adds to the pre-gate maps: `(B, 2p)` for each stack."""
+        if self.condition is None:
+            return None
+        vertical, horizontal = self.condition(labels).chunk(2, 1)
+        return vertical, horizontal
+
+    def start(self, width: int, labels: Int64[Tensor, " b"]) -> LayerState:
+        """State before the first row, with the weights as they are now."""
+        batch_size, channels = len(labels), self.out.out_channels
+        left = self.horizontal.start(batch_size, width)
+        pre = left.line.new_empty(width, batch_size, 2 * channels)
+        bias = self.out.bias
+        return LayerState(
+            above=self.vertical.start(batch_size, width),
+            left=left,
+            shifts=self.shifts(labels),
+            pre=pre,
+            pre_at=[(maps, maps[:, :channels], maps[:, channels:]) for maps in pre],
+            gated=left.line.new_empty(batch_size, channels),
+            out_weight=self.out.weight.detach().flatten(1).t().contiguous(),
+            skips=left.slots if bias is None else [bias.detach()] * width,
+        )
+
+    def start_row(self, newest: Float[Tensor, "b w p"], state: LayerState) -> Float[Tensor, "b w p"]:
+        """The vertical stack over the next row; what it tells the horizontal stack is left in the state."""
+        pre_v = self.vertical.row(newest, state.above)
+        link = nn.functional.linear(pre_v, self.link.weight.flatten(1), self.link.bias).transpose(0, 1)
+        if state.shifts is None:
+            state.pre.copy_(link)
+        else:
+            torch.add(link, state.shifts[1], out=state.pre)
+            pre_v = pre_v + state.shifts[0].unsqueeze(1)
+        return gate(pre_v, 2)
+
+    def step(self, column: int, state: LayerState, out: Float[Tensor, "b p"]) -> None:
+        """The horizontal stack at one position. This is the inner loop: five calls, and all memory is there."""
+        pre, a, b = state.pre_at[column]
+        self.horizontal.step(column, state.left, pre)
+        torch.mul(a.tanh_(), b.sigmoid_(), out=state.gated)
+        torch.addmm(state.skips[column], state.gated, state.out_weight, out=out)
+
+
+@dataclass(slots=True)
+class PixelCNNState:
+    """Where sampling stands.
+
+    Attributes:
+        grid: rows and columns.
+        layers: state of each layer.
+        features: output of the last layer at the present position, `(B, p)`.
+        context: `features` and what the codes already drawn at this position add to them.
+        symbols: how many symbols logits were given for.
+    """
+
+    grid: tuple[int, int]
+    layers: list[LayerState]
+    features: Tensor
+    context: Tensor
+    symbols: int = 0
+
+
+@final
+class GatedPixelCNN(AutoregressiveNetwork):
+    """Gated PixelCNN whose trunk sees all positions before the present one, without a blind spot.
+
+    Of G codebooks the trunk sees the sum of the embeddings. At a position code g is predicted by its own head from
+    the trunk and from the embeddings of the codes 0 to g - 1 there.
+
+    Args:
+        config: sizes.
+        num_codes: codes K of each codebook.
+        num_codebooks: codes G of each position.
+        num_classes: number of classes; 0 for a network that ignores labels. A label of -1, or none at all,
+            selects a learned "not given".
+    """
+
+    Config = GatedPixelCNNConfig
+
+    def __init__(
+        self, config: GatedPixelCNNConfig, num_codes: int, num_codebooks: int = 1, num_classes: int = 0
+    ) -> None:
+        super().__init__()
+        if num_codes < 1 or num_codebooks < 1 or num_classes < 0:
+            raise InputError(
+                "Expected num_codes and num_codebooks of at least 1 and num_classes of at least 0, received "
+                f"{num_codes}, {num_codebooks} and {num_classes}; take them from the codes that it is to learn."
+            )
+        self.config = config
+        self.num_codes = num_codes
+        self.num_codebooks = num_codebooks
+        self.num_classes = num_classes
+        channels = config.channels
+        self.embeddings = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(num_codebooks))
+        self.layers = nn.ModuleList(
+            GatedLayer(
+                channels,
+                config.kernel_size if i else config.first_kernel_size,
+                first=i == 0,
+                num_classes=num_classes + 1 if num_classes else 0,
+                dropout=config.dropout,
+            )
+            for i in range(config.layers)
+        )
+        self.prefixes = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(num_codebooks - 1))
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                nn.ReLU(),
+                nn.Linear(channels, config.head_channels),
+                nn.ReLU(),
+                nn.Linear(config.head_channels, num_codes),
+            )
+            for _ in range(num_codebooks)
+        )
+
+    @property
+    def reach(self) -> int:
+        """How many rows up, and columns to either side, the last layer sees."""
+        return self.config.first_kernel_size // 2 + (self.config.layers - 1) * (self.config.kernel_size // 2)
+
+    def forward(
+        self, codes: Int64[Tensor, "b g h w"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b g h w k"]:
+        """Logits of every code at once. In training mode some labels are hidden (`label_dropout`).
+
+        Raises:
+            InputError: when a code or label is out of range, or the number of codebooks is another.
+        """
+        self._check_codes(codes)
+        labels = self._labels(conditions, len(codes), codes.device)
+        if self.training and self.num_classes:
+            hidden = torch.rand(len(labels), device=labels.device) < self.config.label_dropout
+            labels = labels.masked_fill(hidden, self.num_classes)
+        each = codes.unbind(1)
+        v = h = (
+            torch.stack([embed(c) for embed, c in zip(self.embeddings, each, strict=True)])
+            .sum(0)
+            .movedim(-1, 1)
+        )
+        for layer in self.layers:
+            v, h = layer(v, h, labels)
+        context = h.movedim(1, -1)
+        logits = [self.heads[0](context)]
+        for prefix, head, c in zip(self.prefixes, self.heads[1:], each, strict=False):
+            context = context + prefix(c)
+            logits.append(head(context))
+        return torch.stack(logits, 1)
+
+    @torch.no_grad()
+    def start(
+        self, batch_size: int, grid: Sequence[int], conditions: Conditions | None = None
+    ) -> PixelCNNState:
+        """State before the first symbol, with the weights as they are now. Labels are taken as given.
+
+        Raises:
+            InputError: when the grid is not one of rows and columns, or a label is out of range.
+        """
+        if len(grid) != 2 or min(grid) < 1:
+            raise InputError(
+                f"Expected a grid of rows and columns, received {tuple(grid)}; a line of n codes is (1, n)."
+            )
+        rows, columns = grid
+        weight = self.embeddings[0].weight
+        labels = self._labels(conditions, batch_size, weight.device)
+        features = weight.new_empty(batch_size, self.config.channels)
+        layers = [layer.start(columns, labels) for layer in self.layers]
+        return PixelCNNState((rows, columns), layers, features, context=features)
+
+    @torch.no_grad()
+    def step(self, previous: Int64[Tensor, " b"] | None, state: PixelCNNState) -> Float[Tensor, "b k"]:
+        """Logits of the next symbol, without dropout. See `AutoregressiveNetwork.step`."""
+        if (previous is None) != (state.symbols == 0):
+            raise InputError(
+                f"Expected the previous code at every step but the first, received {previous} after "
+                f"{state.symbols} symbols; pass what was drawn from the last logits."
+            )
+        if previous is not None:
+            self._feed(previous, state)
+        position, codebook = divmod(state.symbols, self.num_codebooks)
+        if codebook == 0:
+            self._advance(position, state)
+        state.symbols += 1
+        return self.heads[codebook](state.context)
+
+    def _feed(self, code: Tensor, state: PixelCNNState) -> None:
+        """Take in the code whose logits were given last."""
+        position, codebook = divmod(state.symbols - 1, self.num_codebooks)
+        slot = state.layers[0].left.slots[position % state.grid[1]]
+        embedded = self.embeddings[codebook](code)
+        if codebook == 0:
+            slot.copy_(embedded)
+        else:
+            slot.add_(embedded)
+        if codebook + 1 < self.num_codebooks:
+            state.context = state.context + self.prefixes[codebook](code)
+
+    def _advance(self, position: int, state: PixelCNNState) -> None:
+        """Run the trunk at a position: the horizontal stack, and at a row's beginning the vertical one."""
+        row, column = divmod(position, state.grid[1])
+        if row == state.grid[0]:
+            raise InputError(f"Expected no step after the last symbol of a grid {state.grid}; start anew.")
+        layers = list(zip(self.layers, state.layers, strict=True))
+        if column == 0:
+            v = state.layers[0].left.row
+            for layer, layer_state in layers:
+                v = layer.start_row(v, layer_state)
+        outs = [later.left.slots[column] for later in state.layers[1:]] + [state.features]
+        for (layer, layer_state), out in zip(layers, outs, strict=True):
+            layer.step(column, layer_state, out)
+        state.context = state.features
+
+    def _check_codes(self, codes: Tensor) -> None:
+        if codes.shape[1] != self.num_codebooks:
+            raise InputError(
+                f"Expected {self.num_codebooks} codebooks, received codes of shape {tuple(codes.shape)}; "
+                "the second dimension counts codebooks."
+            )
+        low, high = (int(bound) for bound in codes.aminmax())
+        if low < 0 or high >= self.num_codes:
+            raise InputError(
+                f"Expected codes from 0 to {self.num_codes - 1}, received codes from {low} to {high}; "
+                "were they made by another tokenizer?"
+            )
+
+    def _labels(self, conditions: Conditions | None, batch_size: int, device: torch.device) -> Tensor:
+        """Indices into the tables of labels, `(B,)`, the last of which stands for "not given"."""
+        labels = conditions.labels if conditions is not None else None
+        if labels is None or not self.num_classes:
+            return torch.full((batch_size,), self.num_classes, device=device)
+        if len(labels) != batch_size:
+            raise InputError(f"Expected {batch_size} labels, one for each item, received {len(labels)}.")
+        low, high = (int(bound) for bound in labels.aminmax())
+        if low < -1 or high >= self.num_classes:
+            raise InputError(
+                f"Expected labels from 0 to {self.num_classes - 1}, or -1 for none, "
+                f"received labels from {low} to {high}."
+            )
+        return labels.to(device).where(labels.to(device) >= 0, self.num_classes)

@@ -1,0 +1,161 @@
+"""Drawing from an autoregressive network: one loop, and the slow loop that it is checked against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from smalti.interfaces import AutoregressiveNetwork, Conditions, InputError
+
+Progress = Callable[[int, int], None]
+"""Called with the number of symbols drawn and the number of all."""
+
+
+def sample(
+    network: AutoregressiveNetwork,
+    num: int,
+    grid: Sequence[int],
+    conditions: Conditions | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+    progress: Progress | None = None,
+) -> Int64[Tensor, "b g *grid"]:
+    """Draw code grids, each symbol from the cached step of the network.
+
+    The network is in evaluation mode meanwhile, and afterwards as it was.
+
+    Args:
+        network: what predicts each symbol.
+        num: how many grids to draw, the batch size B.
+        grid: size of a grid.
+        conditions: for each of the `num` grids.
+        temperature: divides the logits; 0 means that the most probable code is taken.
+        top_k: draw among the k most probable codes only.
+        top_p: draw among the fewest codes whose probabilities sum to at least p (after `top_k`).
+        generator: source of randomness; the same seed gives the same codes.
+        progress: called after each symbol.
+
+    Raises:
+        InputError: when an argument is out of its range.
+    """
+    _check(num, grid, temperature, top_k, top_p)
+    total = network.num_codebooks * torch.Size(grid).numel()
+    symbols: list[Tensor] = []
+    previous = None
+    with torch.no_grad(), _evaluating(network):
+        state = network.start(num, grid, conditions or Conditions())
+        for done in range(1, total + 1):
+            logits = network.step(previous, state)
+            previous = draw(logits, temperature, top_k, top_p, generator)
+            symbols.append(previous)
+            if progress is not None:
+                progress(done, total)
+    by_position = torch.stack(symbols, 1).unflatten(1, (-1, network.num_codebooks))
+    return by_position.transpose(1, 2).unflatten(2, tuple(grid)).contiguous()
+
+
+def sample_naive(
+    network: AutoregressiveNetwork,
+    num: int,
+    grid: Sequence[int],
+    conditions: Conditions | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+    progress: Progress | None = None,
+) -> Int64[Tensor, "b g *grid"]:
+    """`sample` by a full forward for every symbol: the oracle of the tests and the baseline of the benchmarks."""
+    _check(num, grid, temperature, top_k, top_p)
+    device = next(network.parameters()).device
+    codes = torch.zeros(num, network.num_codebooks, *grid, dtype=torch.int64, device=device)
+    flat = codes.view(num, network.num_codebooks, -1)
+    total = flat[0].numel()
+    with torch.no_grad(), _evaluating(network):
+        for symbol in range(total):
+            position, codebook = divmod(symbol, network.num_codebooks)
+            logits = network(codes, conditions or Conditions()).flatten(2, -2)[:, codebook, position]
+            flat[:, codebook, position] = draw(logits, temperature, top_k, top_p, generator)
+            if progress is not None:
+                progress(symbol + 1, total)
+    return codes
+
+
+def draw(
+    logits: Float[Tensor, "b k"],
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Int64[Tensor, " b"]:
+    """Draw one code for each item by inverting the cumulative distribution at one uniform number for each.
+
+    With `top_k` or `top_p` the codes are ordered from the most probable to the least, without them by number.
+    A code of probability zero is never drawn. See `sample` for the arguments.
+    """
+    if temperature == 0:
+        return logits.argmax(1)
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    if temperature != 1:
+        # The largest logit becomes 0, so that no temperature, however small, makes inf - inf of it.
+        logits = (logits - logits.amax(1, keepdim=True)) / temperature
+    if top_k is None and top_p is None:
+        return _invert(logits.softmax(1), generator)
+
+    num_codes = logits.shape[1]
+    logits, order = logits.topk(min(top_k or num_codes, num_codes), dim=1)
+    probabilities = logits.softmax(1)
+    if top_p is not None:
+        more_probable = probabilities.cumsum(1) - probabilities
+        # Rounding must not hide the most probable code, nor may a tail that p = 1 asks for be cut off by it.
+        probabilities = probabilities.where(more_probable < top_p, 0) if top_p < 1 else probabilities
+    return order.gather(1, _invert(probabilities, generator).unsqueeze(1)).squeeze(1)
+
+
+def _invert(weights: Float[Tensor, "b k"], generator: torch.Generator | None) -> Int64[Tensor, " b"]:
+    """The first index at which the cumulative weights exceed a uniform share of their sum."""
+    cumulative = weights.cumsum(1)
+    # The generator decides where the numbers are made, so that a seed gives the same codes on every device.
+    source = generator.device if generator is not None else weights.device
+    uniform = torch.rand(len(weights), 1, dtype=weights.dtype, device=source, generator=generator)
+    threshold = uniform.to(weights.device) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp_(max=weights.shape[1] - 1)
+
+
+@contextmanager
+def _evaluating(network: AutoregressiveNetwork) -> Iterator[None]:
+    """Evaluation mode inside; each module's own mode afterwards, also when the loop is interrupted."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _check(num: int, grid: Sequence[int], temperature: float, top_k: int | None, top_p: float | None) -> None:
+    if num < 1:
+        raise InputError(f"Expected num of at least 1, received {num}; ask for one sample or more.")
+    if not grid or min(grid) < 1:
+        raise InputError(
+            f"Expected a grid of sizes of at least 1, received {tuple(grid)}; give one for each axis."
+        )
+    if not 0 <= temperature < float("inf"):
+        raise InputError(
+            f"Expected a finite temperature of at least 0, received {temperature}; "
+            "use 1 for the distribution as it was learned, 0 for the most probable code."
+        )
+    if top_k is not None and top_k < 1:
+        raise InputError(f"Expected top_k of at least 1, received {top_k}; leave it out to allow all codes.")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise InputError(
+            f"Expected top_p above 0 and at most 1, received {top_p}; leave it out to allow all codes."
+        )

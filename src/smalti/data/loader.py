@@ -1,0 +1,201 @@
+"""Batches as a function of the step alone.
+
+So a run that is resumed, or shared by several processes, sees the data of one that is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from smalti.data.store import Store
+from smalti.interfaces import Batch, Conditions, InputError
+
+_CHUNK_BYTES = 64 << 20
+"""How much is copied to a device at a time, so that a subset never exists twice on the host."""
+
+
+@final
+class Loader:
+    """Shuffled batches of memory-mapped data.
+
+    The training data is the endless concatenation of epochs, each a permutation that depends on the seed and
+    on the number of the epoch alone; batch `step` is its items `[step * B, (step + 1) * B)`. Nothing is
+    remembered between calls but caches. Data that fits lives on the device, other data is gathered on the
+    host.
+    """
+
+    def __init__(
+        self,
+        data: Store | np.ndarray,
+        labels: Int64[np.ndarray, " n"] | None = None,
+        indices: Int64[np.ndarray, " m"] | None = None,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        to_model: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """
+        Args:
+            data: a store, or an array `(N, *shape)`.
+            labels: class ids, -1 for none; None takes those of the store, if it is one.
+            indices: the items to use; None for all.
+            batch_size: items in a batch, over all processes.
+            seed: of the order, 0 or more.
+            device: where batches are wanted.
+            to_model: from stored items to `Batch.data`, on the device; None gives int64, as codes are.
+
+        Raises:
+            InputError: for an empty set or batch, or labels that are not one for each item.
+        """
+        if isinstance(data, Store):
+            labels = data.labels if labels is None else labels
+            data = data.signals
+        if labels is not None and len(labels) != len(data):
+            raise InputError(
+                f"Expected one label for each of {len(data)} items, received {len(labels)} labels."
+            )
+        self.count = len(data) if indices is None else len(indices)
+        if self.count < 1 or batch_size < 1:
+            raise InputError(
+                f"Expected at least one item and a batch of at least one, received {self.count} items "
+                f"in batches of {batch_size}: check the data, its split and the batch size."
+            )
+        self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
+        self._to_model = to_model or _to_codes
+
+        host = torch.from_numpy(data)
+        chosen = None if indices is None else torch.from_numpy(np.ascontiguousarray(indices))
+        label_tensor = torch.from_numpy(np.ascontiguousarray(labels)) if labels is not None else None
+        if label_tensor is not None and chosen is not None:
+            label_tensor = label_tensor[chosen]
+        has_labels = label_tensor is not None and bool((label_tensor >= 0).any())
+        self._labels = label_tensor.to(self.device) if has_labels and label_tensor is not None else None
+
+        item_bytes = host[0].numel() * host.element_size()
+        self.resident = _fits(self.device, self.count * item_bytes)
+        """Whether the data lives on the device."""
+        if self.resident and self.device.type != "cpu":
+            self._signals = _copy_to_device(
+                host, chosen, self.device, max(1, _CHUNK_BYTES // max(1, item_bytes))
+            )
+            self._rows = None
+        else:
+            self._signals, self._rows = host, chosen
+        self._epoch_cache: tuple[int, Tensor] | None = None
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Batches in one pass over the data; not a whole number where batches cross its end."""
+        return self.count / self.batch_size
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """Batch number `step`, or the part of it that belongs to one process.
+
+        Args:
+            step: 0 or more, in any order.
+            rank: number of the process.
+            world: number of processes; their parts, in order of rank, are the batch.
+
+        Raises:
+            InputError: when the batch has no equal parts.
+        """
+        if self.batch_size % world:
+            raise InputError(
+                f"Expected a batch size that {world} processes can share equally, "
+                f"received {self.batch_size}: choose a multiple of {world}."
+            )
+        share = self.batch_size // world
+        return self._gather(self._order(step * self.batch_size + rank * share, share))
+
+    def sequential(self, batch_size: int | None = None) -> Iterator[Batch]:
+        """Every item once, in order, for evaluation; the last batch may be smaller."""
+        size = batch_size or self.batch_size
+        for start in range(0, self.count, size):
+            yield self._gather(torch.arange(start, min(start + size, self.count)))
+
+    def _order(self, start: int, length: int) -> Int64[Tensor, " length"]:
+        """Items `[start, start + length)` of the endless concatenation of epochs."""
+        parts: list[Tensor] = []
+        while length > 0:
+            epoch, offset = divmod(start, self.count)
+            part = self._permutation(epoch)[offset : offset + length]
+            parts.append(part)
+            start, length = start + len(part), length - len(part)
+        return torch.cat(parts)
+
+    def _permutation(self, epoch: int) -> Int64[Tensor, " n"]:
+        cached = self._epoch_cache
+        if cached is None or cached[0] != epoch:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+            self._epoch_cache = cached = (epoch, torch.from_numpy(order))
+        return cached[1]
+
+    def _gather(self, positions: Int64[Tensor, " b"]) -> Batch:
+        """The items at these positions of the set, as one gather."""
+        rows = positions if self._rows is None else self._rows[positions]
+        on_device = positions.to(self.device, non_blocking=True)
+        if self.resident:
+            signals = self._signals.index_select(0, rows if self.device.type == "cpu" else on_device)
+        else:
+            signals = self._gather_on_host(rows).to(self.device, non_blocking=True)
+        labels = None if self._labels is None else self._labels.index_select(0, on_device)
+        return Batch(self._to_model(signals), Conditions(labels))
+
+    def _gather_on_host(self, rows: Int64[Tensor, " b"]) -> Tensor:
+        # Pinned memory of torch's own allocator, which gives it out again only after the copy is done.
+        pinned = self.device.type == "cuda"
+        gathered = torch.empty(
+            (len(rows), *self._signals.shape[1:]), dtype=self._signals.dtype, pin_memory=pinned
+        )
+        return torch.index_select(self._signals, 0, rows, out=gathered)
+
+
+def split_indices(
+    count: int, fraction: float, seed: int = 0
+) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " validation"]]:
+    """Train and validation items of a set that has no splits of its own, each in ascending order.
+
+    Args:
+        count: items in the set.
+        fraction: part of them for validation, in [0, 1); above 0, both sides get at least one item.
+        seed: of the choice.
+
+    Raises:
+        InputError: when there is no such split.
+    """
+    if not 0 <= fraction < 1:
+        raise InputError(f"Expected a validation fraction from 0 to below 1, received {fraction}: try 0.1.")
+    if fraction > 0 and count < 2:
+        raise InputError(
+            f"Expected at least 2 items to hold some out, received {count}: add data or pass fraction 0."
+        )
+    held_out = min(max(round(count * fraction), 1), count - 1) if fraction > 0 else 0
+    order = np.random.default_rng(seed).permutation(count).astype(np.int64)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def _to_codes(items: Tensor) -> Tensor:
+    return items.long()
+
+
+def _fits(device: torch.device, num_bytes: int) -> bool:
+    """Whether data may live on the device and leave it room to work."""
+    if device.type == "cuda":
+        return num_bytes < torch.cuda.mem_get_info(device)[0] / 2
+    return device.type == "cpu"
+
+
+def _copy_to_device(host: Tensor, chosen: Tensor | None, device: torch.device, chunk: int) -> Tensor:
+    count = len(host) if chosen is None else len(chosen)
+    resident = torch.empty((count, *host.shape[1:]), dtype=host.dtype, device=device)
+    for start in range(0, count, chunk):
+        stop = min(start + chunk, count)
+        resident[start:stop] = host[start:stop] if chosen is None else host[chosen[start:stop]]
+    return resident

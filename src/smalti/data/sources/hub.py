@@ -1,0 +1,119 @@
+"""Data sets of the Hugging Face Hub, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from smalti.data.sources.base import Item, Source
+from smalti.data.sources.conventions import (
+    LABEL_COLUMNS,
+    SIGNAL_COLUMNS,
+    SPLIT_NAMES,
+    class_name,
+    ordered_splits,
+    preferred_first,
+    require_split,
+    signal_content,
+)
+from smalti.interfaces import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@final
+class HubSource(Source):
+    """A data set of the Hugging Face Hub, fetched once by `datasets` and kept in its cache.
+
+    Args:
+        name: "owner/name", or "owner/name:config" where the data set has several configurations.
+
+    Raises:
+        InputError: when it cannot be fetched, or has no column of images, audio or bytes.
+    """
+
+    def __init__(self, name: str):
+        tables = _load(name)
+        self._tables = {_split_name(split, tables): table for split, table in tables.items()}
+        self.splits = ordered_splits(self._tables)
+        features = next(iter(self._tables.values())).features
+        self._signal = _signal_column(features, name)
+        self._label = _label_column(features)
+        self._tables = {split: self._undecoded(table) for split, table in self._tables.items()}
+        sizes = ", ".join(f"{split} {self._tables[split].num_rows:,}" for split in self.splits)
+        self.description = f"{name} of the Hugging Face Hub, column {self._signal} ({sizes})"
+
+    def count(self, split: str) -> int:
+        require_split(split, self.splits, self.description)
+        return self._tables[split].num_rows
+
+    def items(self, split: str) -> Iterator[Item]:
+        require_split(split, self.splits, self.description)
+        table = self._tables[split]
+        names = None if self._label is None else getattr(table.features[self._label], "names", None)
+        row: dict[str, Any]
+        for index, row in enumerate(table):  # pyright: ignore[reportAssignmentType]
+            label = None if self._label is None else row[self._label]
+            content = signal_content(row[self._signal], Path())
+            yield Item(f"{split}#{index}", content, class_name(label, names))
+
+    def _undecoded(self, table: Dataset) -> Dataset:
+        """Only the columns that are needed, the signal as its file's bytes."""
+        columns = [column for column in (self._signal, self._label) if column is not None]
+        table = table.select_columns(columns).with_format(None)
+        feature = table.features[self._signal]
+        if not hasattr(feature, "decode"):
+            return table
+        return table.cast_column(self._signal, type(feature)(decode=False))
+
+
+def _load(name: str) -> dict[str, Dataset]:
+    """The tables by split, as the Hub calls them."""
+    import datasets  # it takes seconds to import, which only those who name a data set should wait for
+
+    repository, _, configuration = name.partition(":")
+    try:
+        tables = datasets.load_dataset(repository, configuration or None)
+    except Exception as error:
+        # What fails lies in any of half a dozen libraries (network, authorisation, configuration, format),
+        # each with exceptions of its own.
+        lines = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+        raise InputError(
+            f"expected a local folder or a data set of the Hugging Face Hub, got {name}: no local folder "
+            f"of that name exists, and the Hub's could not be loaded ({reason}); check the name and the network"
+        ) from error
+    return {str(split): table for split, table in tables.items()}  # pyright: ignore[reportReturnType]
+
+
+def _split_name(split: str, splits: dict[str, Dataset]) -> str:
+    """The split's name as it is called here, unless another split has that name already."""
+    known = SPLIT_NAMES.get(split.lower(), split)
+    return split if known in splits else known
+
+
+def _signal_column(features: Any, name: str) -> str:
+    from datasets import Audio, Image
+
+    def holds_signal(feature: object) -> bool:
+        dtype = getattr(feature, "dtype", "")
+        return isinstance(feature, Audio | Image) or dtype in ("binary", "large_binary")
+
+    candidates = [column for column, feature in features.items() if holds_signal(feature)]
+    if not candidates:
+        columns = ", ".join(f"{column} ({type(feature).__name__})" for column, feature in features.items())
+        raise InputError(
+            f"expected a column of images, audio or bytes in the data set {name}, got the columns {columns}: "
+            "choose another data set, or another configuration of it as owner/name:configuration"
+        )
+    return preferred_first(candidates, SIGNAL_COLUMNS)[0]
+
+
+def _label_column(features: Any) -> str | None:
+    def is_label(feature: object) -> bool:
+        dtype = str(getattr(feature, "dtype", ""))
+        return dtype.startswith(("int", "uint")) or dtype in ("string", "large_string")
+
+    return next((column for column in LABEL_COLUMNS if is_label(features.get(column))), None)

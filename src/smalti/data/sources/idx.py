@@ -1,0 +1,181 @@
+"""The idx files of MNIST and of the data sets made in its image."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, final
+
+import numpy as np
+
+from smalti.data.sources.base import Item, Source
+from smalti.data.sources.conventions import ordered_splits, require_split
+from smalti.interfaces import InputError
+
+FILE_NAME = re.compile(
+    r"(?P<prefix>.*?)(?P<split>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(?P<gz>\.gz)?"
+)
+"""`train-images-idx3-ubyte`, `t10k-labels.idx1-ubyte.gz`, `emnist-letters-train-images-idx3-ubyte.gz`."""
+
+UBYTE = 0x08
+IMAGES_AT_ONCE = 1024
+MOST_DEFLATED = 1032
+"""gzip makes nothing smaller than by this factor: a header that claims more lies, and is not obeyed."""
+
+
+@final
+class IdxSource(Source):
+    """A folder with idx files of images and, where they are there, of labels.
+
+    An idx file is two zero bytes, the type (8: unsigned byte), the number of dimensions, each dimension as a
+    big-endian int32, and the elements. http://yann.lecun.com/exdb/mnist/
+
+    Args:
+        path: a folder that holds `train-images-idx3-ubyte`, `t10k-images-idx3-ubyte` and the labels' files,
+            plain or gzipped, with or without a prefix such as `emnist-letters-`.
+
+    Raises:
+        InputError: when there is no such file, a header is wrong, or images and labels differ in number; and
+            from `items`, when a file is shorter or longer than its header says.
+    """
+
+    def __init__(self, path: Path):
+        files = _find(path)
+        self._images = {split: _Idx.read(file, 3) for split, file in files["images"].items()}
+        self._labels = {split: _Idx.read(file, 1) for split, file in files["labels"].items()}
+        if not self._images:
+            raise InputError(f"expected a file such as train-images-idx3-ubyte.gz in {path}, found none")
+        for split, labels in self._labels.items():
+            if split in self._images and labels.shape[0] != self._images[split].shape[0]:
+                raise InputError(
+                    f"expected as many labels as images, got {labels.shape[0]:,} labels in {labels.file} and "
+                    f"{self._images[split].shape[0]:,} images in {self._images[split].file}: fetch both again"
+                )
+        self.splits = ordered_splits(self._images)
+        sizes = ", ".join(f"{name} {self._images[name].shape[0]:,}" for name in self.splits)
+        self.description = f"idx files of {path} ({sizes})"
+
+    @staticmethod
+    def accepts(path: Path) -> bool:
+        """Whether this is a folder with an idx file of images in it."""
+        names = (FILE_NAME.fullmatch(file.name) for file in path.iterdir()) if path.is_dir() else ()
+        return any(name is not None and name["kind"] == "images" for name in names)
+
+    def count(self, split: str) -> int:
+        require_split(split, self.splits, self.description)
+        return self._images[split].shape[0]
+
+    def items(self, split: str) -> Iterator[Item]:
+        require_split(split, self.splits, self.description)
+        labels = list(self._labels[split].elements()) if split in self._labels else None
+        images = self._images[split]
+        for index, image in enumerate(images.elements()):
+            label = None if labels is None else str(labels[index])
+            # The EMNIST files hold each image transposed (Cohen et al. 2017 wrote them from MATLAB).
+            content = np.ascontiguousarray(image.T) if images.file.name.startswith("emnist-") else image
+            yield Item(f"{split}/{index:05d}", content, label)
+
+    def notes(self, split: str) -> list[str]:
+        require_split(split, self.splits, self.description)
+        images = self._images[split].file
+        return [] if split in self._labels else [f"{images.name} has no file of labels beside it"]
+
+
+@dataclass(frozen=True)
+class _Idx:
+    """One idx file, its header read and checked."""
+
+    file: Path
+    shape: tuple[int, ...]
+
+    @classmethod
+    def read(cls, file: Path, ndim: int) -> _Idx:
+        """Read the header of a file that must have this many dimensions."""
+        with _open(file) as stream:
+            header = _read(stream, 4 + 4 * ndim, file)
+        expected = bytes((0, 0, UBYTE, ndim))
+        if header[:4] != expected:
+            raise InputError(
+                f"expected an idx file of bytes in {ndim} dimensions, which begins with {expected.hex(' ')}, "
+                f"got {file}, which begins with {header[:4].hex(' ') or 'nothing'}: fetch it again"
+            )
+        if len(header) < 4 + 4 * ndim:
+            raise _wrong_length(file, "its header", 4 + 4 * ndim, len(header))
+        shape = struct.unpack(f">{ndim}I", header[4:])
+        if not all(shape):
+            raise InputError(f"expected images or labels in {file}, got an array of shape {shape}")
+        most = file.stat().st_size * (MOST_DEFLATED if file.suffix == ".gz" else 1)
+        if math.prod(shape) > most:
+            raise _wrong_length(file, f"shape {shape}", math.prod(shape), most)
+        return cls(file, shape)
+
+    def elements(self) -> Iterator[np.ndarray]:
+        """The file's entries along its first dimension."""
+        inner = self.shape[1:]
+        bytes_each = math.prod(inner)
+        with _open(self.file) as stream:
+            _read(stream, 4 + 4 * len(self.shape), self.file)
+            for start in range(0, self.shape[0], IMAGES_AT_ONCE):
+                num = min(IMAGES_AT_ONCE, self.shape[0] - start)
+                raw = _read(stream, num * bytes_each, self.file)
+                if len(raw) < num * bytes_each:
+                    received = start * bytes_each + len(raw)
+                    raise _wrong_length(self.file, f"shape {self.shape}", math.prod(self.shape), received)
+                yield from np.frombuffer(raw, np.uint8).reshape(num, *inner)
+            if _read(stream, 1, self.file):
+                raise InputError(
+                    f"expected {self.file} to end after the {self.shape[0]:,} entries of its header, "
+                    "got more: fetch it again"
+                )
+
+
+def _find(folder: Path) -> dict[str, dict[str, Path]]:
+    """Files by kind and split; a plain file goes before its gzipped copy.
+
+    Raises:
+        InputError: when there is no folder, or there are files of several data sets in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"expected a folder with idx files, got {folder}, which is none")
+    names = {file: FILE_NAME.fullmatch(file.name) for file in sorted(folder.iterdir(), reverse=True)}
+    found = {file: name for file, name in names.items() if name is not None}
+    prefixes = sorted({name["prefix"] for name in found.values()})
+    if len(prefixes) > 1:
+        raise InputError(
+            f"expected the idx files of one data set in {folder}, got those of {len(prefixes)}, beginning "
+            f"with {', '.join(prefix or 'train-' for prefix in prefixes)}: keep each in a folder of its own"
+        )
+    files: dict[str, dict[str, Path]] = {"images": {}, "labels": {}}
+    for file, name in found.items():
+        files[name["kind"]]["train" if name["split"] == "train" else "test"] = file
+    return files
+
+
+def _open(file: Path) -> IO[bytes]:
+    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")  # pyright: ignore[reportReturnType]
+
+
+def _read(stream: IO[bytes], size: int, file: Path) -> bytes:
+    """Up to `size` bytes: fewer only at the end of the file."""
+    try:
+        return stream.read(size)
+    except EOFError as error:
+        raise InputError(
+            f"expected a whole gzip file, got {file}, which is cut off: fetch it again"
+        ) from error
+    except (OSError, zlib.error) as error:
+        raise InputError(
+            f"expected a gzip file, got {file}, which is damaged or none: fetch it again"
+        ) from error
+
+
+def _wrong_length(file: Path, what: str, expected: int, received: int) -> InputError:
+    return InputError(
+        f"expected {expected:,} bytes for {what} in {file}, got {received:,}: it is cut off, fetch it again"
+    )

@@ -1,0 +1,215 @@
+"""Parquet files with a column of encoded signals, as Hugging Face data sets are stored."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from smalti.data.sources.base import Item, Source
+from smalti.data.sources.conventions import (
+    LABEL_COLUMNS,
+    SIGNAL_COLUMNS,
+    SPLIT_NAMES,
+    class_name,
+    ordered_splits,
+    preferred_first,
+    require_split,
+    signal_content,
+)
+from smalti.interfaces import InputError
+
+ROWS_AT_ONCE = 64
+BUFFER_BYTES = 1 << 20
+
+
+@final
+class ParquetSource(Source):
+    """A Parquet file, or the Parquet files below a folder.
+
+    The signal is a struct with a field `bytes` (and `path`) or a binary column, the class a column such as
+    `label`; class names are taken from the schema where Hugging Face wrote them there. Files called
+    `train-00000-of-00002.parquet`, or lying in a folder called train, are of that split.
+
+    Args:
+        path: the file or folder.
+
+    Raises:
+        InputError: when a file is not Parquet, has no column of signals or no row, or when only some of the
+            files say which split they are of.
+    """
+
+    def __init__(self, path: Path):
+        self._root = path if path.is_dir() else path.parent
+        files = _parquet_files(path) if path.is_dir() else [path]
+        if not files:
+            raise InputError(f"expected a folder with .parquet files, found none in {path}")
+        self._files = _by_split(files, self._root)
+        self.splits = ordered_splits(self._files)
+        self._schema = _read_footer(files[0])[0]
+        self._signal = _signal_column(self._schema, files[0])
+        self._label = _label_column(self._schema)
+        self._names = _class_names(self._schema, self._label)
+        self._counts = {split: sum(map(self._rows, self._files[split])) for split in self.splits}
+        if not any(self._counts.values()):
+            raise InputError(f"expected rows in {path}, found none")
+        sizes = ", ".join(f"{name} {self._counts[name]:,}" for name in self.splits)
+        self.description = f"Parquet {path}, column {self._signal} ({sizes})"
+
+    @staticmethod
+    def accepts(path: Path) -> bool:
+        """Whether this is a .parquet file, or a folder that holds nothing else."""
+        if path.is_file():
+            return path.suffix.lower() == ".parquet"
+        # A model card lies beside the files of every data set of the Hub.
+        visible = [file for file in _visible_files(path) if file.name.lower() != "readme.md"]
+        return bool(visible) and all(file.suffix.lower() == ".parquet" for file in visible)
+
+    def count(self, split: str) -> int:
+        require_split(split, self.splits, self.description)
+        return self._counts[split]
+
+    def items(self, split: str) -> Iterator[Item]:
+        require_split(split, self.splits, self.description)
+        for file in self._files[split]:
+            yield from self._rows_of(file)
+
+    def notes(self, split: str) -> list[str]:
+        require_split(split, self.splits, self.description)
+        others = [name for name in _signal_candidates(self._schema) if name != self._signal]
+        if not others:
+            return []
+        return [f"column {self._signal} was taken for the signal, column {', '.join(others)} was ignored"]
+
+    def _rows(self, file: Path) -> int:
+        """Rows of a file, whose columns must be those of the first one."""
+        schema, rows = _read_footer(file)
+        for name in filter(None, (self._signal, self._label)):
+            expected = self._schema.field(name).type
+            received = schema.field(name).type if name in schema.names else "no such column"
+            if received != expected:
+                raise InputError(
+                    f"expected column {name} of type {expected} in {file}, as in the first file, got "
+                    f"{received}: keep files of different tables in different folders"
+                )
+        return rows
+
+    def _rows_of(self, file: Path) -> Iterator[Item]:
+        columns = [name for name in (self._signal, self._label) if name is not None]
+        prefix = file.relative_to(self._root).as_posix()
+        row = 0
+        try:
+            # With a buffer, a column of a row group is read in pieces and not as a whole.
+            with pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as table:
+                for batch in table.iter_batches(ROWS_AT_ONCE, columns=columns):
+                    cells = batch.column(self._signal).to_pylist()
+                    labels = (
+                        [None] * len(cells) if self._label is None else batch.column(self._label).to_pylist()
+                    )
+                    for cell, label in zip(cells, labels, strict=True):
+                        content = signal_content(cell, file.parent)
+                        yield Item(f"{prefix}#{row}", content, class_name(label, self._names))
+                        row += 1
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(
+                f"expected intact Parquet in {file}, but it cannot be read after row {row}: fetch it again"
+            ) from error
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    """Files below a folder, by relative path, hidden ones left out."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    names = {file.relative_to(folder).as_posix(): file for file in files}
+    return [names[name] for name in sorted(names) if not re.search(r"(^|/)\.", name)]
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    return [file for file in _visible_files(folder) if file.suffix.lower() == ".parquet"]
+
+
+def _split_of(file: Path, root: Path) -> str | None:
+    """The split that a file's name states, or else the nearest folder's name."""
+    hub_name = re.match(r"([A-Za-z]\w*)-\d+-of-\d+$", file.stem)
+    start = hub_name or re.match(rf"({'|'.join(SPLIT_NAMES)})(?![a-z])", file.stem.lower())
+    if start:
+        return SPLIT_NAMES.get(start[1].lower(), start[1])
+    folders = reversed(file.relative_to(root).parts[:-1])
+    return next((SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES), None)
+
+
+def _by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
+    splits: dict[str | None, list[Path]] = {}
+    for file in files:
+        splits.setdefault(_split_of(file, root), []).append(file)
+    unnamed = splits.pop(None, [])
+    if unnamed and splits:
+        named = next(iter(splits.values()))[0]
+        raise InputError(
+            f"expected every file below {root} to be of a split, as {named.name} is, "
+            f"got {unnamed[0].name}: rename it to train-..., validation-... or test-..., or move it away"
+        )
+    return {split: list(group) for split, group in splits.items() if split} or {"all": unnamed}
+
+
+def _read_footer(file: Path) -> tuple[pa.Schema, int]:
+    """Schema and number of rows."""
+    try:
+        with pq.ParquetFile(file) as table:
+            return table.schema_arrow, table.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"expected a Parquet file, got {file}, which is damaged or of another format: fetch it again"
+        ) from error
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _holds_signal(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.StructType):
+        return any(part.name == "bytes" and _is_binary(part.type) for part in kind.fields)
+    return _is_binary(kind)
+
+
+def _signal_candidates(schema: pa.Schema) -> list[str]:
+    names = [name for name in schema.names if _holds_signal(schema.field(name).type)]
+    return preferred_first(names, SIGNAL_COLUMNS)
+
+
+def _signal_column(schema: pa.Schema, file: Path) -> str:
+    candidates = _signal_candidates(schema)
+    if not candidates:
+        columns = ", ".join(f"{name} ({schema.field(name).type})" for name in schema.names) or "none"
+        raise InputError(
+            f"expected a column of encoded files (binary, or a struct with a field bytes) in {file}, got the "
+            f"columns {columns}: write such a column, named image or audio"
+        )
+    return candidates[0]
+
+
+def _label_column(schema: pa.Schema) -> str | None:
+    def is_label(kind: pa.DataType) -> bool:
+        if isinstance(kind, pa.DictionaryType):
+            kind = kind.value_type
+        types = pa.types
+        return types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)
+
+    candidates = (name for name in LABEL_COLUMNS if name in schema.names)
+    return next((name for name in candidates if is_label(schema.field(name).type)), None)
+
+
+def _class_names(schema: pa.Schema, label: str | None) -> list[str] | None:
+    """Names of the classes as the Hugging Face feature `ClassLabel` keeps them in the schema's metadata."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[label]["names"]
+    except (KeyError, TypeError, ValueError):
+        # Metadata is optional: without it the classes are called by their numbers.
+        return None
+    return [str(name) for name in names] if isinstance(names, list) else None

@@ -1,0 +1,68 @@
+"""The paper's deconvolutional decoder, for any number of spatial dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, final
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from smalti.interfaces import Configuration, Decoder
+from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, upsample
+
+
+class ConvDecoderConfig(Configuration):
+    """Widths and depth of a `ConvDecoder`; its strides are the encoder's, reversed.
+
+    `head_channels`: when above 0, the last transposed convolution gives this many channels and a 1x1
+    convolution makes the parameters from them: four times cheaper for the 256-way softmax.
+    """
+
+    kind: Literal["conv"] = "conv"
+    channels: int = Field(default=128, ge=1)
+    residual_channels: int = Field(default=32, ge=1)
+    residual_blocks: int = Field(default=2, ge=0)
+    head_channels: int = Field(default=0, ge=0)
+
+    @classmethod
+    def tiny(cls) -> ConvDecoderConfig:
+        """The smallest that still has every part."""
+        return cls(channels=8, residual_channels=4, residual_blocks=1)
+
+
+@final
+class ConvDecoder(Decoder):
+    """3x3 from the latents, residual blocks, transposed convolutions (4x4 at stride 2).
+
+    van den Oord et al. 2017, section 4.1.
+
+    Args:
+        config: widths and depth.
+        ndim: number of spatial dimensions.
+        dim: channels of the latents.
+        out_channels: channels of the output, the parameters of a likelihood.
+        strides: of the transposed convolutions, in order (the encoder's, reversed).
+    """
+
+    def __init__(
+        self, config: ConvDecoderConfig, ndim: int, dim: int, out_channels: int, strides: Sequence[int]
+    ) -> None:
+        super().__init__()
+        conv = CONVOLUTIONS[ndim]
+        layers: list[nn.Module] = [conv(dim, config.channels, 3, padding=1)]
+        for _ in range(config.residual_blocks):
+            layers.append(ResidualBlock(ndim, config.channels, config.residual_channels))
+        widths = [config.channels] * (len(strides) - 1) + [config.head_channels or out_channels]
+        channels = config.channels
+        for stride, width in zip(strides, widths, strict=True):
+            layers += [nn.ReLU(), upsample(ndim, channels, width, stride)]
+            channels = width
+        if config.head_channels:
+            layers += [nn.ReLU(), conv(channels, out_channels, 1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, latents: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b p *size"]:
+        """Parameters of the likelihood; `*size` is `*grid` times the product of the strides."""
+        return self.layers(latents)

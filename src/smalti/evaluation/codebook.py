@@ -1,0 +1,46 @@
+"""How much of a codebook is used, over a whole split (a batch would show less)."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+
+@final
+class CodebookUse:
+    """Collects codes.
+
+    Args:
+        num_codebooks: G.
+        num_codes: K.
+    """
+
+    def __init__(self, num_codebooks: int, num_codes: int) -> None:
+        self.counts = torch.zeros(num_codebooks, num_codes, dtype=torch.int64)
+        """How often each code occurred, `(G, K)`."""
+
+    @torch.no_grad()
+    def update(self, codes: Int64[Tensor, "b g *grid"]) -> None:
+        """Add a batch of codes."""
+        for row, of_codebook in zip(self.counts, codes.cpu().transpose(0, 1), strict=True):
+            row += torch.bincount(of_codebook.flatten(), minlength=len(row))
+
+    def compute(self) -> dict[str, float]:
+        """usage (share of codes that occur) and perplexity (exp of the entropy), means over codebooks."""
+        p = self.counts.double() / self.counts.sum(1, keepdim=True).clamp_min(1)
+        entropy = -(p * p.clamp_min(1e-300).log()).sum(1)
+        return {
+            "usage": (self.counts > 0).double().mean().item(),
+            "perplexity": entropy.exp().mean().item(),
+        }
+
+    @staticmethod
+    def protocol() -> dict[str, str]:
+        """How each figure is defined."""
+        return {
+            "usage": "share of the codes that occur at least once in the whole split, mean over codebooks",
+            "perplexity": "exp of the entropy of the codes' frequencies over the whole split, mean over codebooks",
+        }

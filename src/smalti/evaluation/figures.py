@@ -1,0 +1,81 @@
+"""Figures as PNG: learning curves, codebook usage, code maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+INK, SOFT = "#1f3a5f", "#c8553d"
+
+
+def learning_curves(metrics: Sequence[dict[str, Any]], names: dict[str, str], path: Path) -> None:
+    """Curves of named metrics over steps, training beside validation.
+
+    Args:
+        metrics: the lines of metrics.jsonl.
+        names: what to draw -> its title; a metric that is in no line is left out.
+        path: of the PNG.
+    """
+    present = [name for name in names if any(name in line for line in metrics)]
+    figure = Figure(figsize=(3.6 * max(1, len(present)), 2.6), layout="constrained")
+    for index, name in enumerate(present):
+        axes = figure.add_subplot(1, len(present), index + 1)
+        for split, colour in (("train", INK), ("validation", SOFT)):
+            lines = [line for line in metrics if line.get("split") == split and name in line]
+            if lines:
+                style = "-" if split == "train" else "o-"
+                axes.plot(
+                    [line["step"] for line in lines],
+                    [line[name] for line in lines],
+                    style,
+                    color=colour,
+                    label=split,
+                    markersize=3,
+                )
+        _finish(axes, names[name], "step")
+        axes.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def usage_histogram(counts: Int64[Tensor, "g k"], path: Path) -> None:
+    """How often each code occurs, most frequent first, a line for each codebook."""
+    figure = Figure(figsize=(4.4, 2.6), layout="constrained")
+    axes = figure.add_subplot()
+    for row in counts.numpy():
+        share = np.sort(row)[::-1] / max(1, row.sum())
+        axes.fill_between(np.arange(len(share)), share * 100, step="mid", color=INK, alpha=0.5 / len(counts) + 0.2)
+    axes.axhline(100 / counts.shape[1], color=SOFT, linewidth=1, linestyle="--", label="even use")
+    axes.legend(frameon=False, fontsize=8)
+    _finish(axes, f"{int((counts > 0).sum())} of {counts.numel()} codes used", "codes, most frequent first")
+    axes.set_ylabel("share of positions, %", fontsize=8)
+    _save(figure, path)
+
+
+def code_maps(codes: Int64[Tensor, "b g h w"], num_codes: int, path: Path) -> None:
+    """The first codebook's codes of some items, each code a colour of its own."""
+    figure = Figure(figsize=(1.3 * len(codes), 1.35), layout="constrained")
+    colours = np.random.default_rng(0).permutation(num_codes)  # neighbours in number are not alike
+    for index, item in enumerate(codes):
+        axes = figure.add_subplot(1, len(codes), index + 1)
+        axes.imshow(colours[item[0].numpy()], cmap="turbo", vmin=0, vmax=num_codes - 1, interpolation="nearest")
+        axes.set_axis_off()
+    _save(figure, path)
+
+
+def _finish(axes: Axes, title: str, x_label: str) -> None:
+    axes.set_title(title, fontsize=9)
+    axes.set_xlabel(x_label, fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)

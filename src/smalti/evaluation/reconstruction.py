@@ -1,0 +1,62 @@
+"""PSNR, SSIM and squared error of reconstructions, with the protocol of each said beside it."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+SSIM_WINDOW = 11
+
+
+@final
+class Reconstruction:
+    """Collects originals beside reconstructions, both in [-1, 1]; figures are on the scale [0, 1]."""
+
+    def __init__(self) -> None:
+        self._squared_errors: list[Tensor] = []
+        self._ssim: list[Tensor] = []
+        self._sum = self._sum_of_squares = 0.0
+        self._elements = 0
+
+    @torch.no_grad()
+    def update(self, original: Float[Tensor, "b c *size"], reconstruction: Float[Tensor, "b c *size"]) -> None:
+        """Add a batch."""
+        x = (original.float() + 1) / 2
+        y = (reconstruction.float().clamp(-1, 1) + 1) / 2
+        self._squared_errors.append((x - y).double().square().flatten(1).mean(1).cpu())
+        self._sum += x.double().sum().item()
+        self._sum_of_squares += x.double().square().sum().item()
+        self._elements += x.numel()
+        if x.ndim == 4 and min(x.shape[2:]) >= SSIM_WINDOW:
+            ssim = structural_similarity_index_measure(y, x, data_range=1.0, reduction="none")
+            self._ssim.append(torch.as_tensor(ssim).double().view(-1).cpu())
+
+    def compute(self) -> dict[str, float | None]:
+        """psnr (mean over items), psnr_pooled (of the mean squared error), ssim, mse, mse_over_variance."""
+        errors = torch.cat(self._squared_errors)
+        mean = self._sum / self._elements
+        variance = self._sum_of_squares / self._elements - mean**2
+        mse = errors.mean().item()
+        return {
+            "psnr": (-10 * errors.clamp_min(1e-10).log10()).mean().item(),
+            "psnr_pooled": -10 * math.log10(max(mse, 1e-10)),
+            "ssim": torch.cat(self._ssim).mean().item() if self._ssim else None,
+            "mse": mse,
+            "mse_over_variance": mse / variance if variance > 0 else None,
+        }
+
+    @staticmethod
+    def protocol() -> dict[str, str]:
+        """How each figure is defined."""
+        return {
+            "reconstruction": "mean of p(x|z), clipped to the data range",
+            "psnr": "data range 1.0; mean over items of 10 log10(1 / mse); psnr_pooled: of the mean mse",
+            "ssim": f"data range 1.0; Gaussian window {SSIM_WINDOW}x{SSIM_WINDOW}, sigma 1.5; mean over items; "
+            "left out for sides below the window",
+            "mse_over_variance": "mean squared error over the variance of all values of this split",
+        }

@@ -1,0 +1,238 @@
+"""Likelihoods of signals with 256 (or so) exact levels in [-1, 1]: log_prob, sample, mean.
+
+All are distributions over the levels, so that log_prob is the log of a probability, never of a density,
+and bits/dim made from it are honest. Level k of L lies at 2k / (L - 1) - 1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor, nn
+
+from smalti.interfaces import Configuration, Likelihood, LikelihoodFamily, SignalSpec
+
+
+FAR = 1e3
+"""Stands for infinity at the outermost bins: beyond any scale that a signal in [-1, 1] has."""
+
+
+def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
+    """Nats for each item -> bits for each of its `dims` dimensions."""
+    return nats / (dims * math.log(2))
+
+
+def to_levels(signal: Float[Tensor, "*any"], levels: int) -> Int64[Tensor, "*any"]:
+    """Signal in [-1, 1] -> level 0 .. levels - 1, exactly (rounded: truncation would shift classes)."""
+    return ((signal.float() + 1) * ((levels - 1) / 2)).round().clamp(0, levels - 1).long()
+
+
+def from_levels(level: Tensor, levels: int) -> Float[Tensor, "*any"]:
+    """Level 0 .. levels - 1 -> signal in [-1, 1]."""
+    return level.float() * (2 / (levels - 1)) - 1
+
+
+def _bin_edges(signal: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Lower and upper edge of each element's bin; the outermost bins reach (all but) to infinity."""
+    half = 1 / (levels - 1)
+    # Finite, because the gradient of infinity times a scale is not a number.
+    lower = torch.where(signal < -1 + half, -FAR, signal - half)
+    upper = torch.where(signal > 1 - half, FAR, signal + half)
+    return lower, upper
+
+
+@final
+class Gaussian(Likelihood):
+    """A Gaussian's mass on each level's bin, the tails going to the outermost levels.
+
+    Args:
+        mean: `(B, C, *size)`.
+        log_scale: ln of the standard deviation, broadcastable to the mean.
+        levels: number of levels.
+    """
+
+    def __init__(self, mean: Float[Tensor, "b c *size"], log_scale: Tensor, levels: int) -> None:
+        self._mean, self._log_scale, self._levels = mean, log_scale, levels
+
+    def log_prob(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        """ln of the bin's mass, stable in both tails."""
+        lower, upper = _bin_edges(signal, self._levels)
+        inverse = torch.exp(-self._log_scale)
+        a, b = (lower - self._mean) * inverse, (upper - self._mean) * inverse
+        # In the upper tail both CDFs are 1 to float precision: mirror the bin into the lower tail.
+        a, b = torch.where(a > 0, -b, a), torch.where(a > 0, -a, b)
+        log_cdf_b = torch.special.log_ndtr(b)
+        log_cdf_a = torch.special.log_ndtr(a.clamp_min(-1e4))
+        difference = (log_cdf_a - log_cdf_b).clamp_max(-1e-7)
+        return log_cdf_b + torch.log(-torch.expm1(difference))
+
+    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c *size"]:
+        """A draw, rounded to its level."""
+        noise = torch.randn(self._mean.shape, generator=generator, device=self._mean.device)
+        value = self._mean + noise * torch.exp(self._log_scale)
+        return from_levels(to_levels(value.clamp(-1, 1), self._levels), self._levels)
+
+    def mean(self) -> Float[Tensor, "b c *size"]:
+        """The Gaussian's mean, clipped to the range."""
+        return self._mean.clamp(-1, 1)
+
+
+class GaussianConfig(Configuration):
+    """Gaussian with one learned scale a channel; its mean is what minimises the squared error."""
+
+    kind: Literal["gaussian"] = "gaussian"
+
+
+@final
+class GaussianFamily(LikelihoodFamily):
+    """The decoder gives the means; the scale of each channel is a parameter of the family."""
+
+    parameters_per_channel = 1
+
+    def __init__(self, config: GaussianConfig, signal: SignalSpec) -> None:
+        super().__init__()
+        del config  # it has no settings
+        self.levels = signal.levels
+        self.log_scale = nn.Parameter(torch.full((signal.channels,), math.log(0.3)))
+
+    def forward(self, parameters: Float[Tensor, "b p *size"]) -> Gaussian:
+        """The Gaussian of `(B, C, *size)` means."""
+        shape = (-1,) + (1,) * (parameters.ndim - 2)
+        return Gaussian(parameters.float(), self.log_scale.float().view(shape).clamp_min(-7), self.levels)
+
+
+@final
+class LogisticMixture(Likelihood):
+    """A mixture of M logistics' masses on each level's bin (Salimans et al. 2017, section 2.1).
+
+    Every element has a mixture of its own: channels are independent given the codes.
+
+    Args:
+        logits, means, log_scales: `(B, C, M, *size)`.
+        levels: number of levels.
+    """
+
+    def __init__(self, logits: Tensor, means: Tensor, log_scales: Tensor, levels: int) -> None:
+        self._logits, self._means, self._log_scales, self._levels = logits, means, log_scales, levels
+
+    def log_prob(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        """ln of the bin's mass under the mixture."""
+        lower, upper = _bin_edges(signal.unsqueeze(2), self._levels)
+        inverse = torch.exp(-self._log_scales)
+        a = ((lower - self._means) * inverse).clamp(-1e4, 1e4)
+        b = ((upper - self._means) * inverse).clamp(-1e4, 1e4)
+        # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^(a - b)): no cancellation in either tail.
+        log_mass = F.logsigmoid(b) + F.logsigmoid(-a) + torch.log(-torch.expm1((a - b).clamp_max(-1e-7)))
+        return torch.logsumexp(F.log_softmax(self._logits, 2) + log_mass, 2)
+
+    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c *size"]:
+        """A draw: a component (Gumbel-max), then its logistic, rounded to its level."""
+        uniform = torch.rand(self._logits.shape, generator=generator, device=self._logits.device)
+        component = (self._logits - torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))).argmax(2, keepdim=True)
+        mean, log_scale = self._means.gather(2, component), self._log_scales.gather(2, component)
+        uniform = torch.rand(mean.shape, generator=generator, device=mean.device).clamp(1e-6, 1 - 1e-6)
+        value = (mean + torch.exp(log_scale) * torch.logit(uniform)).squeeze(2)
+        return from_levels(to_levels(value.clamp(-1, 1), self._levels), self._levels)
+
+    def mean(self) -> Float[Tensor, "b c *size"]:
+        """The mixture's mean, each component clipped to the range (the bins' edges are not integrated)."""
+        return (self._logits.softmax(2) * self._means.clamp(-1, 1)).sum(2)
+
+
+class LogisticMixtureConfig(Configuration):
+    """Discretised mixture of logistics with `components` for each element."""
+
+    kind: Literal["logistic_mixture"] = "logistic_mixture"
+    components: int = Field(default=5, ge=1)
+
+
+@final
+class LogisticMixtureFamily(LikelihoodFamily):
+    """The decoder gives logits, means and log-scales of every component."""
+
+    def __init__(self, config: LogisticMixtureConfig, signal: SignalSpec) -> None:
+        super().__init__()
+        self.levels, self.channels = signal.levels, signal.channels
+        self.parameters_per_channel = 3 * config.components
+        # Components start spread over the range instead of on top of each other.
+        self.register_buffer("anchors", torch.linspace(-1, 1, config.components + 2)[1:-1], persistent=False)
+
+    anchors: Tensor
+
+    def forward(self, parameters: Float[Tensor, "b p *size"]) -> LogisticMixture:
+        """The mixture of `(B, 3*M*C, *size)` parameters."""
+        split = parameters.float().unflatten(1, (self.channels, 3, -1))
+        logits, means, log_scales = split.unbind(2)
+        means = means + self.anchors.view((-1,) + (1,) * (parameters.ndim - 2))
+        return LogisticMixture(logits, means, (log_scales - 2).clamp_min(-7), self.levels)
+
+
+@final
+class Categorical(Likelihood):
+    """A softmax over the levels of every element.
+
+    Args:
+        logits: `(B, C, L, *size)`.
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        self._logits = logits
+
+    def log_prob(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        """ln of the level's probability."""
+        target = to_levels(signal, self._logits.shape[2])
+        # One fused pass over the logits; log_softmax and gather would write them out again.
+        return -F.cross_entropy(self._logits.movedim(2, 1), target, reduction="none")
+
+    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c *size"]:
+        """A draw of each element's level (Gumbel-max)."""
+        uniform = torch.rand(self._logits.shape, generator=generator, device=self._logits.device)
+        level = (self._logits - torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))).argmax(2)
+        return from_levels(level, self._logits.shape[2])
+
+    def mean(self) -> Float[Tensor, "b c *size"]:
+        """The expected level."""
+        levels = self._logits.shape[2]
+        values = from_levels(torch.arange(levels, device=self._logits.device), levels)
+        return torch.einsum("bcl...,l->bc...", self._logits.softmax(2), values)
+
+
+class CategoricalConfig(Configuration):
+    """A softmax over all levels: what the authors used on CIFAR-10."""
+
+    kind: Literal["categorical"] = "categorical"
+
+
+@final
+class CategoricalFamily(LikelihoodFamily):
+    """The decoder gives a logit for each level of each channel."""
+
+    def __init__(self, config: CategoricalConfig, signal: SignalSpec) -> None:
+        super().__init__()
+        del config  # it has no settings
+        self.channels = signal.channels
+        self.parameters_per_channel = signal.levels
+
+    def forward(self, parameters: Float[Tensor, "b p *size"]) -> Categorical:
+        """The softmax of `(B, L*C, *size)` logits."""
+        return Categorical(parameters.float().unflatten(1, (self.channels, self.parameters_per_channel)))
+
+
+LikelihoodConfig = Annotated[
+    LogisticMixtureConfig | CategoricalConfig | GaussianConfig, Field(discriminator="kind")
+]
+
+
+def build_likelihood(config: LikelihoodConfig, signal: SignalSpec) -> LikelihoodFamily:
+    """The family that a config names."""
+    families = {
+        "gaussian": GaussianFamily,
+        "logistic_mixture": LogisticMixtureFamily,
+        "categorical": CategoricalFamily,
+    }
+    return families[config.kind](config, signal)

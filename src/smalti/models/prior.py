@@ -1,0 +1,181 @@
+"""Priors over code grids: uniform, unigram, and learned by an autoregressive network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from smalti.autoregressive.sampling import sample
+from smalti.interfaces import AutoregressiveNetwork, Batch, Conditions, InputError, Loss, Prior, Trainable
+
+NO_CONDITIONS = Conditions()
+
+
+@final
+class UniformPrior(Prior):
+    """Every code equally likely, everywhere: ln K nats a code. The prior of the paper's training."""
+
+    name = "uniform"
+
+    def __init__(self, num_codes: int, num_codebooks: int, grid: Sequence[int]) -> None:
+        super().__init__()
+        self.num_codes, self.num_codebooks, self.grid = num_codes, num_codebooks, tuple(grid)
+        self.register_buffer("device_anchor", torch.zeros(()), persistent=False)
+
+    device_anchor: Tensor
+
+    def log_prob(
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
+    ) -> Float[Tensor, " b"]:
+        """-N ln K, the same for every item."""
+        per_item = -math.log(self.num_codes) * codes[0].numel()
+        return torch.full((len(codes),), per_item, device=codes.device)
+
+    def sample(
+        self,
+        num: int,
+        conditions: Conditions = NO_CONDITIONS,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int64[Tensor, "b g *grid"]:
+        """Independent uniform codes; temperature, top_k and top_p change nothing."""
+        shape = (num, self.num_codebooks, *self.grid)
+        return torch.randint(self.num_codes, shape, generator=generator, device=self.device_anchor.device)
+
+
+@final
+class UnigramPrior(Prior):
+    """Each code with its frequency in the training split, independent of place; one table a codebook.
+
+    Frequencies are smoothed by `smoothing` pseudo-counts a code, so that a code never seen has a rate.
+    """
+
+    name = "unigram"
+    counts: Tensor
+
+    def __init__(self, num_codes: int, num_codebooks: int, grid: Sequence[int], smoothing: float = 1.0) -> None:
+        super().__init__()
+        self.grid, self.smoothing = tuple(grid), smoothing
+        self.register_buffer("counts", torch.zeros(num_codebooks, num_codes, dtype=torch.int64))
+
+    @torch.no_grad()
+    def count(self, codes: Int64[Tensor, "b g *grid"]) -> None:
+        """Add codes to the counts."""
+        for row, of_codebook in zip(self.counts, codes.transpose(0, 1), strict=True):
+            row += torch.bincount(of_codebook.flatten(), minlength=len(row)).to(row)
+
+    def log_table(self) -> Float[Tensor, "g k"]:
+        """ln of the smoothed frequencies."""
+        smoothed = self.counts.double() + self.smoothing
+        return (smoothed / smoothed.sum(1, keepdim=True)).log().float()
+
+    def log_prob(
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
+    ) -> Float[Tensor, " b"]:
+        """Sum of the codes' log-frequencies."""
+        table = self.log_table()
+        picked = [table[g][codes[:, g]].flatten(1).sum(1) for g in range(len(table))]
+        return torch.stack(picked).sum(0)
+
+    def sample(
+        self,
+        num: int,
+        conditions: Conditions = NO_CONDITIONS,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int64[Tensor, "b g *grid"]:
+        """Independent codes by frequency; only temperature is heeded."""
+        weights = (self.log_table() / max(temperature, 1e-4)).softmax(1)
+        positions = math.prod(self.grid)
+        drawn = [torch.multinomial(row, num * positions, True, generator=generator) for row in weights]
+        return torch.stack([d.view(num, *self.grid) for d in drawn], 1)
+
+
+@final
+class LearnedPrior(Prior, Trainable):
+    """An autoregressive network over the frozen codes of a trained autoencoder."""
+
+    name = "learned"
+
+    def __init__(self, network: AutoregressiveNetwork, grid: Sequence[int]) -> None:
+        super().__init__()
+        self.network, self.grid = network, tuple(grid)
+
+    def loss(self, batch: Batch) -> Loss:
+        """Mean cross-entropy of a code, nats; `batch.data` are codes `(B, G, *grid)`."""
+        logits = self.network(batch.data.long(), batch.conditions)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, -2), batch.data.long().flatten())
+        return Loss(total=loss, terms={"bits_per_code": loss.detach() / math.log(2)})
+
+    def log_prob(
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
+    ) -> Float[Tensor, " b"]:
+        """Sum over positions and codebooks of ln p(code | those before it, conditions)."""
+        logits = self.network(codes, conditions).float()
+        nats = torch.nn.functional.cross_entropy(logits.flatten(0, -2), codes.flatten(), reduction="none")
+        return -nats.view(len(codes), -1).sum(1)
+
+    def sample(
+        self,
+        num: int,
+        conditions: Conditions = NO_CONDITIONS,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Int64[Tensor, "b g *grid"]:
+        """Draw grids through the cached loop.
+
+        Raises:
+            InputError: for labels on a prior without classes, or settings out of range.
+        """
+        if conditions.labels is not None and not self.network.num_classes:
+            raise InputError("expected no class, this prior was trained without classes: leave --class out")
+        return sample(self.network, num, self.grid, conditions, temperature, top_k, top_p, generator, progress)
+
+
+@final
+class LabelledPrior(Prior):
+    """A learned prior that is told each item's class, and pays for it: p(z) >= p(z | y) / number of classes.
+
+    So its rate is a bound on data whose class the receiver does not know. Items without a label (-1) are
+    given none and pay nothing.
+    """
+
+    name = "learned+class"
+    takes_labels = True
+
+    def __init__(self, prior: LearnedPrior) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def log_prob(
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
+    ) -> Float[Tensor, " b"]:
+        """ln p(codes | class) - ln(number of classes)."""
+        log_prob = self.prior.log_prob(codes, conditions)
+        if conditions.labels is None:
+            return log_prob
+        return log_prob - math.log(self.prior.network.num_classes) * (conditions.labels >= 0)
+
+    def sample(
+        self,
+        num: int,
+        conditions: Conditions = NO_CONDITIONS,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int64[Tensor, "b g *grid"]:
+        """As the learned prior samples."""
+        return self.prior.sample(num, conditions, temperature, top_k, top_p, generator)

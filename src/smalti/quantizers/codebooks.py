@@ -1,0 +1,195 @@
+"""How a codebook learns: by the paper's loss (faithful), or from statistics (robust).
+
+Both hold G codebooks `(G, K, D)` in float32. A `VectorQuantizer` owns one and asks three things of it: the
+codebook itself, a loss, and what to learn from the tokens of a training batch.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor, nn
+
+from smalti.interfaces import Configuration
+from smalti.nn.collectives import counts_of_ranks, rows_over_ranks, sum_over_ranks
+from smalti.quantizers.nearest import nearest_codes
+
+
+class Codebook(nn.Module, ABC):
+    """G codebooks of K codes of dimension D, and the rule by which they learn."""
+
+    codes: Tensor
+    """float32 `(G, K, D)`."""
+
+    @abstractmethod
+    def prepare(self, tokens: Float[Tensor, "g n d"]) -> None:
+        """See the tokens of a training batch before they are searched."""
+
+    @abstractmethod
+    def loss(self, z_e: Float[Tensor, "g n d"], z_q: Float[Tensor, "g n d"]) -> Float[Tensor, ""] | None:
+        """The codebook's own loss, or None if it has none."""
+
+    @abstractmethod
+    def learn(self, tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"]) -> None:
+        """Learn from a training batch's tokens and the codes that were chosen for them."""
+
+
+class FaithfulCodebookConfig(Configuration):
+    """The paper's codebook loss and nothing else; van den Oord et al. 2017, equation 3."""
+
+    mode: Literal["faithful"] = "faithful"
+
+
+@final
+class FaithfulCodebook(Codebook):
+    """A parameter, moved by the gradient of |sg[z_e] - e|^2.
+
+    Initialised uniformly in +-sqrt(3/D), the fan-in scaling of the authors' published code.
+    """
+
+    def __init__(self, config: FaithfulCodebookConfig, num_codebooks: int, num_codes: int, code_dim: int) -> None:
+        super().__init__()
+        del config  # it has no settings
+        bound = math.sqrt(3 / code_dim)
+        self.codes = nn.Parameter(torch.empty(num_codebooks, num_codes, code_dim).uniform_(-bound, bound))
+
+    def prepare(self, tokens: Float[Tensor, "g n d"]) -> None:
+        """Nothing to prepare."""
+
+    def loss(self, z_e: Float[Tensor, "g n d"], z_q: Float[Tensor, "g n d"]) -> Float[Tensor, ""]:
+        """|sg[z_e] - e|^2, averaged over elements."""
+        return (z_e.detach() - z_q).square().mean()
+
+    def learn(self, tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"]) -> None:
+        """Nothing: the optimiser moves it."""
+
+
+class RobustCodebookConfig(Configuration):
+    """Exponential moving averages, data-dependent initialisation and revival of dead codes.
+
+    Attributes:
+        decay: of the averages; 0.99 in the paper's appendix A.1.
+        epsilon: Laplace smoothing of the counts, as in the authors' published code.
+        init_iterations: of k-means over the tokens of the first batch.
+        revive_below: a code is dead when its average count falls below this share of an even share
+            (tokens of a batch / number of codes).
+        revive_every: steps between revivals; 0 never revives.
+        seed: of the choice of tokens at initialisation and revival.
+    """
+
+    mode: Literal["robust"] = "robust"
+    decay: float = Field(default=0.99, ge=0, lt=1)
+    epsilon: float = Field(default=1e-5, gt=0)
+    init_iterations: int = Field(default=10, ge=0)
+    revive_below: float = Field(default=0.03, ge=0, lt=1)
+    revive_every: int = Field(default=10, ge=0)
+    seed: int = 0
+
+
+@final
+class RobustCodebook(Codebook):
+    """Each code is the moving average of the tokens that chose it; it has no gradient.
+
+        N_i <- decay N_i + (1 - decay) n_i,  m_i <- decay m_i + (1 - decay) sum z,  e_i = m_i / N_i
+
+    van den Oord et al. 2017, appendix A.1, with counts and sums taken over all ranks. What the authors do
+    not have: k-means on the first batch, and codes that fell out of use are set to random tokens of the
+    batch, their averages with them. Tokens that are not finite are left out of the statistics.
+    """
+
+    counts: Tensor
+    sums: Tensor
+    steps: Tensor
+
+    def __init__(self, config: RobustCodebookConfig, num_codebooks: int, num_codes: int, code_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("codes", torch.randn(num_codebooks, num_codes, code_dim))
+        self.register_buffer("counts", torch.zeros(num_codebooks, num_codes))
+        self.register_buffer("sums", torch.zeros(num_codebooks, num_codes, code_dim))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def prepare(self, tokens: Float[Tensor, "g n d"]) -> None:
+        """At the first batch, set the codes by k-means over the tokens of all ranks."""
+        if self.steps.item() == 0:
+            self._initialise(tokens)
+
+    def loss(self, z_e: Float[Tensor, "g n d"], z_q: Float[Tensor, "g n d"]) -> None:
+        """None: the averages take the place of the paper's second term."""
+        return None
+
+    @torch.no_grad()
+    def learn(self, tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"]) -> None:
+        """One step of the averages, and now and then a revival."""
+        statistics = self._statistics(tokens, indices)
+        decay = self.config.decay
+        self.counts.mul_(decay).add_(statistics[..., -1], alpha=1 - decay)
+        self.sums.mul_(decay).add_(statistics[..., :-1], alpha=1 - decay)
+        self.steps += 1
+        if self.config.revive_every and self.steps.item() % self.config.revive_every == 0:
+            self._revive(tokens, even_share=statistics[..., -1].sum(1) / self.counts.shape[1])
+        self._set_codes()
+
+    def _statistics(
+        self, tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"]
+    ) -> Float[Tensor, "g k d1"]:
+        """[sums | counts] of each code over all ranks: one tensor, so one reduction."""
+        num_codebooks, num_codes, dim = self.codes.shape
+        rows = torch.cat([tokens, tokens.new_ones(*tokens.shape[:2], 1)], dim=2)
+        rows = torch.where(tokens.isfinite().all(2, keepdim=True), rows, 0)
+        offset = torch.arange(num_codebooks, device=tokens.device).unsqueeze(1) * num_codes
+        statistics = rows.new_zeros(num_codebooks * num_codes, dim + 1)
+        statistics.index_add_(0, (indices + offset).flatten(), rows.flatten(0, 1))
+        return sum_over_ranks(statistics).view(num_codebooks, num_codes, dim + 1)
+
+    def _set_codes(self) -> None:
+        """e = m / N with Laplace-smoothed counts; the smoothing works on a copy."""
+        total = self.counts.sum(1, keepdim=True)
+        num_codes = self.counts.shape[1]
+        epsilon = self.config.epsilon
+        smoothed = (self.counts + epsilon) / (total + num_codes * epsilon) * total
+        self.codes.copy_(self.sums / smoothed.clamp_min(1e-12).unsqueeze(2))
+
+    def _draw_tokens(self, tokens: Float[Tensor, "g n d"], num: int, salt: int) -> Float[Tensor, "g num d"]:
+        """Random finite tokens of all ranks, the same on every rank and for every number of ranks."""
+        rows = tokens.transpose(0, 1)
+        total = sum(counts_of_ranks(len(rows), rows.device))
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + salt)
+        # Without replacement as far as the tokens go, so that codes begin apart.
+        order = torch.cat([torch.randperm(total, generator=generator) for _ in range(math.ceil(num / total))])
+        drawn = rows_over_ranks(rows.contiguous(), order[:num].to(rows.device)).transpose(0, 1)
+        return torch.where(drawn.isfinite(), drawn, 0)
+
+    @torch.no_grad()
+    def _initialise(self, tokens: Float[Tensor, "g n d"]) -> None:
+        num_codes = self.codes.shape[1]
+        drawn = self._draw_tokens(tokens, num_codes, salt=0)
+        noise = torch.randn(drawn.shape, generator=torch.Generator().manual_seed(self.config.seed))
+        # A little noise separates codes that began at equal tokens (there may be fewer tokens than codes).
+        self.codes.copy_(drawn + 1e-3 * drawn.std() * noise.to(drawn))
+        for _ in range(self.config.init_iterations):
+            statistics = self._statistics(tokens, search(tokens, self.codes))
+            counts = statistics[..., -1:]
+            self.codes.copy_(torch.where(counts > 0, statistics[..., :-1] / counts.clamp_min(1), self.codes))
+        statistics = self._statistics(tokens, search(tokens, self.codes))
+        # An unused code starts with a weight far below one token, so that its first tokens take it over.
+        self.counts.copy_(statistics[..., -1].clamp_min(1e-2))
+        self.sums.copy_(self.codes * self.counts.unsqueeze(2))
+
+    def _revive(self, tokens: Float[Tensor, "g n d"], even_share: Float[Tensor, " g"]) -> None:
+        """Set dead codes to random tokens, and their averages as if they had had an even share."""
+        dead = self.counts < self.config.revive_below * even_share.unsqueeze(1)
+        drawn = self._draw_tokens(tokens, self.codes.shape[1], salt=int(self.steps.item()))
+        weight = even_share.unsqueeze(1).expand_as(self.counts)
+        self.counts.copy_(torch.where(dead, weight, self.counts))
+        self.sums.copy_(torch.where(dead.unsqueeze(2), drawn * weight.unsqueeze(2), self.sums))
+
+
+def search(tokens: Float[Tensor, "g n d"], codes: Float[Tensor, "g k d"]) -> Int64[Tensor, "g n"]:
+    """The nearest code of each token, each codebook by itself."""
+    return torch.stack([nearest_codes(t, c) for t, c in zip(tokens, codes, strict=True)])

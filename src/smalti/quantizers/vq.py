@@ -1,0 +1,149 @@
+"""Vector quantization with the straight-through estimator (van den Oord et al. 2017, section 3)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, final
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor
+
+from smalti.interfaces import Configuration, InputError, Quantized, Quantizer
+from smalti.quantizers.codebooks import (
+    Codebook,
+    FaithfulCodebook,
+    FaithfulCodebookConfig,
+    RobustCodebook,
+    RobustCodebookConfig,
+    search,
+)
+
+CODEBOOKS: dict[str, type[FaithfulCodebook] | type[RobustCodebook]] = {
+    "faithful": FaithfulCodebook,
+    "robust": RobustCodebook,
+}
+
+
+class VectorQuantizerConfig(Configuration):
+    """Settings of a `VectorQuantizer`.
+
+    Attributes:
+        num_codebooks: G, codes at each position (10 in the paper's CIFAR-10 latents 8x8x10).
+        num_codes: K, codes in each codebook.
+        code_dim: D, dimension of a code.
+        commitment_weight: beta, 0.25 everywhere in the paper.
+        codebook: how the codebook learns.
+    """
+
+    kind: Literal["vq"] = "vq"
+    num_codebooks: int = Field(default=1, ge=1)
+    num_codes: int = Field(default=512, ge=2)
+    code_dim: int = Field(default=64, ge=1)
+    commitment_weight: float = Field(default=0.25, ge=0)
+    codebook: Annotated[RobustCodebookConfig | FaithfulCodebookConfig, Field(discriminator="mode")] = (
+        RobustCodebookConfig()
+    )
+
+    @classmethod
+    def tiny(cls) -> VectorQuantizerConfig:
+        """The smallest that still has every part."""
+        return cls(num_codebooks=2, num_codes=16, code_dim=4)
+
+
+@final
+class VectorQuantizer(Quantizer):
+    """Each position's latents, cut into G vectors, are replaced by the nearest code of their codebook.
+
+        loss = |sg[z_e] - e|^2 + beta |z_e - sg[e]|^2
+
+    both averaged over all elements; with a robust codebook the first term is replaced by moving averages.
+    Works in float32 under autocast on every device.
+
+    Args:
+        config: sizes, beta and the codebook's rule.
+    """
+
+    def __init__(self, config: VectorQuantizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_codebooks, self.num_codes = config.num_codebooks, config.num_codes
+        self.dim = config.num_codebooks * config.code_dim
+        build = CODEBOOKS[config.codebook.mode]
+        self.codebook: Codebook = build(
+            config.codebook,  # pyright: ignore[reportArgumentType]  the key and the class belong together
+            config.num_codebooks,
+            config.num_codes,
+            config.code_dim,
+        )
+
+    def forward(self, latents: Float[Tensor, "b d *grid"]) -> Quantized:
+        """Quantize latents `(B, G*D, *grid)`; in training mode the codebook also learns from them."""
+        with torch.autocast(latents.device.type, enabled=False):
+            z_e = self._tokens(latents.float())
+            if self.training:
+                self.codebook.prepare(z_e.detach())
+            indices = search(z_e.detach(), self.codebook.codes)
+            z_q = self._look_up(indices)
+            commitment = (z_e - z_q.detach()).square().mean()
+            terms = {"commitment": commitment.detach(), "batch_usage": self._usage(indices)}
+            loss = self.config.commitment_weight * commitment
+            codebook_loss = self.codebook.loss(z_e, z_q)
+            if codebook_loss is not None:
+                terms["codebook"] = codebook_loss.detach()
+                loss = loss + codebook_loss
+            # The value is exactly the code (z_e - sg[z_e] is 0); the gradient is z_e's.
+            straight_through = z_q.detach() + (z_e - z_e.detach())
+            if self.training:
+                self.codebook.learn(z_e.detach(), indices)
+            return Quantized(
+                latents=self._untokens(straight_through, latents),
+                codes=self._codes(indices, latents),
+                loss=loss,
+                terms=terms,
+            )
+
+    @torch.no_grad()
+    def encode(self, latents: Float[Tensor, "b d *grid"]) -> Int64[Tensor, "b g *grid"]:
+        """Codes of latents; nothing learns."""
+        return self._codes(search(self._tokens(latents.float()), self.codebook.codes), latents)
+
+    def decode(self, codes: Int64[Tensor, "b g *grid"]) -> Float[Tensor, "b d *grid"]:
+        """Latents of codes.
+
+        Raises:
+            InputError: for codes out of range or with another number of codebooks.
+        """
+        if codes.shape[1] != self.num_codebooks:
+            raise InputError(
+                f"expected codes with {self.num_codebooks} codebooks a position, received {codes.shape[1]}: "
+                "were they made by another model?"
+            )
+        if codes.numel() and (codes.min() < 0 or codes.max() >= self.num_codes):
+            raise InputError(
+                f"expected codes from 0 to {self.num_codes - 1}, received {int(codes.min())} to "
+                f"{int(codes.max())}: were they made by another model?"
+            )
+        indices = codes.movedim(1, 0).flatten(1)
+        return self._untokens(self._look_up(indices), codes)
+
+    def _tokens(self, latents: Float[Tensor, "b gd *grid"]) -> Float[Tensor, "g n d"]:
+        """`(B, G*D, *grid)` -> `(G, B*positions, D)`."""
+        split = latents.unflatten(1, (self.num_codebooks, self.config.code_dim))
+        return split.movedim((1, 2), (0, -1)).flatten(1, -2)
+
+    def _untokens(self, tokens: Float[Tensor, "g n d"], like: Tensor) -> Float[Tensor, "b gd *grid"]:
+        """The inverse of `_tokens`; `like` is `(B, any, *grid)`."""
+        split = tokens.unflatten(1, (like.shape[0], *like.shape[2:]))
+        return split.movedim((0, -1), (1, 2)).flatten(1, 2)
+
+    def _usage(self, indices: Int64[Tensor, "g n"]) -> Float[Tensor, ""]:
+        """Share of the codes that occur in this batch (over a split it is higher)."""
+        seen = torch.zeros(self.num_codebooks, self.num_codes, device=indices.device)
+        return seen.scatter_(1, indices, 1.0).mean()
+
+    def _codes(self, indices: Int64[Tensor, "g n"], like: Tensor) -> Int64[Tensor, "b g *grid"]:
+        return indices.unflatten(1, (like.shape[0], *like.shape[2:])).movedim(0, 1).contiguous()
+
+    def _look_up(self, indices: Int64[Tensor, "g n"]) -> Float[Tensor, "g n d"]:
+        return torch.stack([codes[i] for codes, i in zip(self.codebook.codes, indices, strict=True)])

@@ -1,0 +1,188 @@
+"""A run is a directory; everything in it is JSON or safetensors, and is written whole or not at all.
+
+    config.json          what was trained, completely; its `format` guards against newer versions
+    model.safetensors    the weights to use (averaged, if the run averages)
+    metrics.jsonl        one line each log or validation step
+    figures/             pictures
+    state/step-N/        all that is needed to go on from step N, bit for bit
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from smalti.files import atomic_directory, atomic_file
+from smalti.interfaces import InputError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a training run needs to go on: named tensors, and where it stands."""
+
+    step: int
+    metrics_bytes: int
+    tensors: dict[str, Tensor]
+
+
+@final
+class RunDirectory:
+    """Reads and writes one run.
+
+    Args:
+        path: the directory; it need not exist yet.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "config.json"
+        self.model_path = self.path / "model.safetensors"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.figures_path = self.path / "figures"
+        self._states = self.path / "state"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return self.config_path.is_file()
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write config.json, with the format's version."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with atomic_file(self.config_path) as temporary:
+            temporary.write_text(json.dumps({"format": FORMAT, **config}, indent=2) + "\n")
+
+    def read_config(self) -> dict[str, Any]:
+        """Read config.json.
+
+        Raises:
+            InputError: when there is none, or it is broken, or from a newer version.
+        """
+        if not self.path.is_dir():
+            raise InputError(f"expected a run directory, found nothing at {self.path}: check the path, or train one")
+        if not self.config_path.is_file():
+            raise InputError(f"expected a run directory, but {self.path} has no config.json: give what `train` wrote")
+        try:
+            config = json.loads(self.config_path.read_text())
+            version = config["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.config_path} is not a run's configuration ({error}): restore it, or train anew") from None
+        if version != FORMAT:
+            raise InputError(
+                f"{self.path} has format {version}, this version of smalti reads {FORMAT}: "
+                "upgrade smalti (pip install -U smalti)"
+            )
+        return config
+
+    def write_model(self, tensors: dict[str, Tensor]) -> None:
+        """Write model.safetensors."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with atomic_file(self.model_path) as temporary:
+            save_file(_contiguous(tensors), temporary)
+
+    def read_model(self) -> dict[str, Tensor]:
+        """Read model.safetensors.
+
+        Raises:
+            InputError: when it is missing or broken.
+        """
+        if not self.model_path.is_file():
+            raise InputError(
+                f"{self.path} is half written: it has a config.json but no model.safetensors yet; "
+                "run the same training command again, it goes on from where it was"
+            )
+        return _load(self.model_path)
+
+    def fingerprint(self) -> str:
+        """What identifies the weights: the start of model.safetensors' SHA-256."""
+        if not self.model_path.is_file():
+            self.read_model()
+        with self.model_path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+    def write_state(self, state: State) -> None:
+        """Write a checkpoint, then remove the older ones."""
+        target = self._states / f"step-{state.step:09d}"
+        if not target.exists():
+            with atomic_directory(target) as temporary:
+                save_file(_contiguous(state.tensors), temporary / "tensors.safetensors")
+                where = {"format": FORMAT, "step": state.step, "metrics_bytes": state.metrics_bytes}
+                (temporary / "state.json").write_text(json.dumps(where))
+        for older in self._states.iterdir():
+            if older != target:
+                shutil.rmtree(older)
+
+    def read_state(self) -> State | None:
+        """The newest checkpoint, or None.
+
+        Raises:
+            InputError: when it is broken.
+        """
+        # A directory appears under its name only when it is complete.
+        complete = sorted(self._states.glob("step-*"))
+        if not complete:
+            return None
+        try:
+            where = json.loads((complete[-1] / "state.json").read_text())
+            return State(where["step"], where["metrics_bytes"], _load(complete[-1] / "tensors.safetensors"))
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"the checkpoint {complete[-1]} is broken ({error}): remove it, or begin a new run") from None
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.metrics_path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        if not self.metrics_path.is_file():
+            return []
+        return [json.loads(line) for line in self.metrics_path.read_text().splitlines() if line]
+
+    @property
+    def metrics_bytes(self) -> int:
+        """Length of metrics.jsonl."""
+        return self.metrics_path.stat().st_size if self.metrics_path.is_file() else 0
+
+    def truncate_metrics(self, length: int) -> None:
+        """Drop the lines that were written after a checkpoint: they will be written again."""
+        if self.metrics_bytes > length:
+            with self.metrics_path.open("r+b") as file:
+                file.truncate(length)
+
+
+def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
+    """Load weights into a module, shapes and names checked.
+
+    Raises:
+        InputError: when they do not fit.
+    """
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise InputError(f"the weights in {where} do not fit the model its config.json describes ({first})") from None
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    # Clones, because safetensors refuses tensors that share storage.
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is not a complete safetensors file ({error}): restore it, or train anew") from None

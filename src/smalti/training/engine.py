@@ -1,0 +1,97 @@
+"""Devices, ranks and precision: the only file that knows Hugging Face Accelerate.
+
+One process, `torchrun` and `accelerate launch` all end here; the loop above asks only for a device, its
+share of the work, and a backward pass.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, final
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from smalti.interfaces import InputError, Trainable
+from smalti.nn.collectives import sum_over_ranks
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@final
+class Engine:
+    """Runs a model on the devices at hand.
+
+    Args:
+        precision: "auto" is bf16 on GPUs that have it, and fp32 elsewhere.
+        trackers: any of "tensorboard", "wandb".
+        directory: where trackers write.
+    """
+
+    def __init__(self, precision: Precision = "auto", trackers: tuple[str, ...] = (), directory: Path | None = None) -> None:
+        on_gpu = torch.cuda.is_available()
+        bf16 = precision == "bf16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+        try:
+            self._accelerator = Accelerator(
+                cpu=not on_gpu,
+                mixed_precision="bf16" if bf16 else "no",
+                log_with=list(trackers) or None,
+                project_dir=str(directory) if directory else None,
+                # Codebooks are summed over ranks already; a broadcast of buffers each step would be wasted.
+                kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            )
+        except ImportError as error:
+            raise InputError(f"a tracker of {', '.join(trackers)} is not installed: {error}") from None
+        if trackers:
+            self._accelerator.init_trackers("smalti")
+
+    @property
+    def device(self) -> torch.device:
+        """Device of this process."""
+        return self._accelerator.device
+
+    @property
+    def rank(self) -> int:
+        """Index of this process."""
+        return self._accelerator.process_index
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return self._accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and speaks to the user."""
+        return self._accelerator.is_main_process
+
+    def prepare(self, model: Trainable, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """The model and the optimizer, wrapped for the devices at hand."""
+        return self._accelerator.prepare(model, optimizer)
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of a loss, averaged over ranks."""
+        self._accelerator.backward(loss)
+
+    def clip(self, model: nn.Module, norm: float) -> Tensor:
+        """Clip the gradient's norm over all parameters; gives the norm before."""
+        return self._accelerator.clip_grad_norm_(model.parameters(), norm)  # pyright: ignore[reportReturnType]
+
+    def mean_over_ranks(self, values: Tensor) -> Tensor:
+        """Mean of a tensor over ranks."""
+        return sum_over_ranks(values) / self.world
+
+    def track(self, values: dict[str, float], step: int) -> None:
+        """Hand values to the trackers."""
+        if self._accelerator.trackers:
+            self._accelerator.log(values, step=step)
+
+    def wait(self) -> None:
+        """Wait for all ranks."""
+        self._accelerator.wait_for_everyone()
+
+    def finish(self) -> None:
+        """Close the trackers."""
+        if self._accelerator.trackers:
+            self._accelerator.end_training()

@@ -1,0 +1,285 @@
+"""The training loop: one function, for every model, exactly resumable.
+
+Nothing in it is random but through (seed, step): the order of the data, and every draw that a model makes
+in training. So the state of a run is its tensors and its step, and a run that is killed and resumed gives
+the same weights, bit for bit, as one that was not (one CPU thread).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from smalti.interfaces import Batch, Configuration, InputError, Loss, Trainable
+from smalti.training.checkpoints import RunDirectory, State, load_weights
+from smalti.training.engine import Engine, Precision
+
+
+class TrainingConfig(Configuration):
+    """Settings of the loop.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: items a step, over all ranks.
+        learning_rate: of Adam, after warm-up.
+        warmup_steps: the learning rate rises linearly over these.
+        schedule: "constant" (the paper's) or "cosine" down to zero at the last step.
+        clip_norm: the gradient's norm is clipped to this; 0 does not clip.
+        weight_ema: decay of the averaged weights that are saved and evaluated; 0 does not average.
+        precision: "auto" is bf16 on GPUs that have it, fp32 elsewhere.
+        log_every, validate_every, checkpoint_every: in steps; 0 never (but at the end).
+        trackers: any of "tensorboard", "wandb".
+        seed: of the weights, the order of the data, and all draws.
+    """
+
+    steps: int = Field(default=10_000, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=2e-4, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip_norm: float = Field(default=1.0, ge=0)
+    weight_ema: float = Field(default=0.0, ge=0, lt=1)
+    precision: Precision = "auto"
+    log_every: int = Field(default=50, ge=1)
+    validate_every: int = Field(default=500, ge=0)
+    checkpoint_every: int = Field(default=500, ge=0)
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    seed: int = 0
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of a step (the first is 0)."""
+        warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        if self.schedule == "cosine":
+            return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return self.learning_rate * warm
+
+    def weight_ema_at(self, step: int) -> float:
+        """Decay of the average at a step: short at first, so that the initial weights are forgotten."""
+        return min(self.weight_ema, (1 + step) / (10 + step))
+
+
+class Watcher(Protocol):
+    """What is told of a training's progress."""
+
+    def __call__(self, step: int, values: dict[str, float]) -> None:
+        """Called after every logged step with its values."""
+        ...
+
+
+def silent(step: int, values: dict[str, float]) -> None:
+    """A watcher that does nothing."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C, after the run was saved."""
+
+
+def fit(
+    model: Trainable,
+    batches: Callable[[int, int, int], Batch],
+    config: TrainingConfig,
+    directory: RunDirectory,
+    engine: Engine,
+    validate: Callable[[Any], dict[str, float]] | None = None,
+    watch: Watcher = silent,
+) -> None:
+    """Train a model from where its run stands, to `config.steps`; the weights end in the run.
+
+    Args:
+        model: on any device; it is left with the weights of the last step, not the averaged ones.
+        batches: `(step, rank, world) -> Batch` on the engine's device, the rank's share of the step's batch.
+        config: the settings.
+        directory: the run; its newest state is taken up.
+        engine: devices.
+        validate: gives named values for a model in evaluation mode.
+        watch: told of every logged step.
+
+    Raises:
+        InputError: when the loss stops being finite (the last checkpoint is kept).
+        Interrupted: after Ctrl-C, when the run is saved.
+    """
+    # The averaged weights live in a model of their own, so that it can be evaluated as it is.
+    averaged = copy.deepcopy(model) if config.weight_ema else model
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    averaged.to(engine.device)
+    wrapped, prepared = engine.prepare(model, optimizer)
+    first = _restore(directory, model, averaged, optimizer, engine)
+    watchdog = _Watchdog(engine.device, directory)
+    started = time.perf_counter()
+
+    def save(step: int) -> None:
+        watchdog.check(step)
+        if engine.is_main:
+            tensors = _collect(model, averaged, optimizer)
+            directory.write_state(State(step, directory.metrics_bytes, tensors))
+            directory.write_model(averaged.state_dict())
+
+    with _ctrl_c() as interrupted:
+        for step in range(first, config.steps):
+            _seed(config.seed, step, engine.rank)
+            rate = config.learning_rate_at(step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            model.train()
+            loss: Loss = wrapped(batches(step, engine.rank, engine.world))
+            watchdog.watch(loss, step)
+            engine.backward(loss.total)
+            norm = engine.clip(wrapped, config.clip_norm or math.inf)
+            prepared.step()
+            prepared.zero_grad(set_to_none=True)
+            if averaged is not model:
+                _average(averaged, model, config.weight_ema_at(step))
+
+            done = step + 1
+            if done % config.log_every == 0 or done == config.steps:
+                watchdog.check(done)
+                values = _values(loss, norm, engine) | {"learning_rate": rate}
+                seconds = round(time.perf_counter() - started, 3)
+                if engine.is_main:
+                    directory.append_metrics({"step": done, "split": "train", "seconds": seconds, **values})
+                engine.track(values, done)
+                watch(done, values)
+            if validate and _due(done, config.validate_every, config.steps) and engine.is_main:
+                values = _validated(validate, averaged)
+                directory.append_metrics({"step": done, "split": "validation", **values})
+                engine.track({f"validation/{name}": value for name, value in values.items()}, done)
+                watch(done, {f"validation {name}": value for name, value in values.items()})
+            stop = interrupted.is_set() and (engine.world == 1 or done % config.log_every == 0)
+            if stop or _due(done, config.checkpoint_every, config.steps):
+                save(done)
+            if stop:
+                raise Interrupted(f"stopped and saved at step {done} of {config.steps}; run the same command to go on")
+    engine.finish()
+    engine.wait()
+
+
+def _due(done: int, every: int, steps: int) -> bool:
+    return done == steps or (every > 0 and done % every == 0)
+
+
+def _seed(seed: int, step: int, rank: int) -> None:
+    """Make every draw of a step a function of (seed, step, rank)."""
+    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
+
+
+def _values(loss: Loss, norm: Tensor, engine: Engine) -> dict[str, float]:
+    """The loss, its terms and the gradient's norm as numbers, averaged over ranks; one transfer."""
+    named = {"loss": loss.total.detach(), **loss.terms, "gradient_norm": norm}
+    stacked = torch.stack([value.float().to(engine.device) for value in named.values()])
+    return dict(zip(named, engine.mean_over_ranks(stacked).tolist(), strict=True))
+
+
+def _validated(validate: Callable[[Any], dict[str, float]], model: nn.Module) -> dict[str, float]:
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        values = validate(model)
+    model.train(was_training)
+    return values
+
+
+@torch.no_grad()
+def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+    """averaged <- decay averaged + (1 - decay) model, buffers (codebooks) like parameters."""
+    pairs = list(zip(averaged.state_dict().values(), model.state_dict().values(), strict=True))
+    floats = [(a, m) for a, m in pairs if a.is_floating_point()]
+    torch._foreach_lerp_([a for a, _ in floats], [m for _, m in floats], 1 - decay)
+    for a, m in pairs:
+        if not a.is_floating_point():
+            a.copy_(m)
+
+
+def _collect(model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The whole state of a run as named tensors."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    if averaged is not model:
+        tensors |= {f"averaged.{name}": tensor for name, tensor in averaged.state_dict().items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
+    return tensors
+
+
+def _restore(
+    directory: RunDirectory, model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer, engine: Engine
+) -> int:
+    """Take up the newest state, if there is one; gives the step to go on from."""
+    state = directory.read_state()
+    if state is None:
+        if engine.is_main:
+            directory.truncate_metrics(0)
+        return 0
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): t for name, t in state.tensors.items() if name.startswith(prefix)}
+
+    load_weights(model, under("model."), directory.path)
+    if averaged is not model:
+        load_weights(averaged, under("averaged."), directory.path)
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in under("optimizer.").items():
+        index, slot = name.split(".", 1)
+        slots.setdefault(int(index), {})[slot] = tensor
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    if engine.is_main:
+        directory.truncate_metrics(state.metrics_bytes)
+    return state.step
+
+
+class _Watchdog:
+    """Notices a loss that is not finite: at once on a CPU, without waiting for the device on a GPU."""
+
+    def __init__(self, device: torch.device, directory: RunDirectory) -> None:
+        self._device, self._directory = device, directory
+        self._first: tuple[list[str], Tensor, Tensor] | None = None
+
+    def watch(self, loss: Loss, step: int) -> None:
+        names = [*loss.terms, "loss"]
+        bad = ~torch.stack([v.detach().isfinite() for v in (*loss.terms.values(), loss.total)])
+        at = torch.full((), step, device=bad.device)
+        if self._first is not None:
+            seen = self._first[1].any()
+            bad, at = torch.where(seen, self._first[1], bad), torch.where(seen, self._first[2], at)
+        self._first = (names, bad, at)
+        if self._device.type == "cpu":
+            self.check(step)
+
+    def check(self, step: int) -> None:
+        if self._first is None or not bool(self._first[1].any()):
+            return
+        names, bad, at = self._first
+        culprits = [name for name, is_bad in zip(names, bad.tolist(), strict=True) if is_bad]
+        kept = self._directory.read_state()
+        raise InputError(
+            f"{', '.join(culprits)} stopped being finite at step {int(at)}: the checkpoint of step "
+            f"{kept.step if kept else 0} is kept; try a lower training.learning_rate or training.clip_norm"
+        )
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[threading.Event]:
+    """The first Ctrl-C sets the event; the second interrupts at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
