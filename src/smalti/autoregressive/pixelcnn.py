@@ -1,14 +1,15 @@
 """Gated PixelCNN over code grids of any size, with several codebooks a position and an optional class.
 
-Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders" (arXiv 1606.05328). The cached
-step follows Ramachandran et al. 2017, "Fast Generation for Convolutional Autoregressive Models" (arXiv 1704.06001).
+Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders" (arXiv 1606.05328).
+The cached step follows Ramachandran et al. 2017, "Fast Generation for Convolutional Autoregressive Models"
+(arXiv 1704.06001).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Literal, cast, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -29,17 +30,18 @@ class GatedPixelCNNConfig(Configuration):
         first_kernel_size: odd kernel size of the first layer.
         head_channels: hidden width of the output heads.
         dropout: share of the gated horizontal maps that training drops in each layer.
-        label_dropout: share of the labels that training hides, so that one network learns p(z) and p(z | class).
+        label_dropout: share of the labels that training hides, so that one network learns both p(z) and
+            p(z | class).
     """
 
     kind: Literal["gated_pixelcnn"] = "gated_pixelcnn"
-    channels: int = Field(64, ge=1)
-    layers: int = Field(15, ge=1)
-    kernel_size: int = Field(3, ge=3)
-    first_kernel_size: int = Field(7, ge=3)
-    head_channels: int = Field(256, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    label_dropout: float = Field(0.1, ge=0, le=1)
+    channels: int = Field(default=64, ge=1)
+    layers: int = Field(default=15, ge=1)
+    kernel_size: int = Field(default=3, ge=3)
+    first_kernel_size: int = Field(default=7, ge=3)
+    head_channels: int = Field(default=256, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    label_dropout: float = Field(default=0.1, ge=0, le=1)
 
     @field_validator("kernel_size", "first_kernel_size")
     @classmethod
@@ -163,7 +165,7 @@ class GatedLayer(nn.Module):
         return gate(pre_v, 2)
 
     def step(self, column: int, state: LayerState, out: Float[Tensor, "b p"]) -> None:
-        """The horizontal stack at one position. This is the inner loop: five calls, and all memory is there."""
+        """The horizontal stack at one position: the inner loop, hence five calls and no new memory."""
         pre, a, b = state.pre_at[column]
         self.horizontal.step(column, state.left, pre)
         torch.mul(a.tanh_(), b.sigmoid_(), out=state.gated)
@@ -193,8 +195,8 @@ class PixelCNNState:
 class GatedPixelCNN(AutoregressiveNetwork):
     """Gated PixelCNN whose trunk sees all positions before the present one, without a blind spot.
 
-    Of G codebooks the trunk sees the sum of the embeddings. At a position code g is predicted by its own head from
-    the trunk and from the embeddings of the codes 0 to g - 1 there.
+    Of G codebooks the trunk sees the sum of the embeddings. At a position code g is predicted by its own head
+    from the trunk and from the embeddings of the codes 0 to g - 1 there.
 
     Args:
         config: sizes.
@@ -204,8 +206,6 @@ class GatedPixelCNN(AutoregressiveNetwork):
             selects a learned "not given".
     """
 
-    Config = GatedPixelCNNConfig
-
     def __init__(
         self, config: GatedPixelCNNConfig, num_codes: int, num_codebooks: int = 1, num_classes: int = 0
     ) -> None:
@@ -213,7 +213,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
         if num_codes < 1 or num_codebooks < 1 or num_classes < 0:
             raise InputError(
                 "Expected num_codes and num_codebooks of at least 1 and num_classes of at least 0, received "
-                f"{num_codes}, {num_codebooks} and {num_classes}; take them from the codes that it is to learn."
+                f"{num_codes}, {num_codebooks} and {num_classes}; take them from the codes to learn."
             )
         self.config = config
         self.num_codes = num_codes
@@ -221,7 +221,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
         self.num_classes = num_classes
         channels = config.channels
         self.embeddings = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(num_codebooks))
-        self.layers = nn.ModuleList(
+        layers = nn.ModuleList(
             GatedLayer(
                 channels,
                 config.kernel_size if i else config.first_kernel_size,
@@ -231,6 +231,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
             )
             for i in range(config.layers)
         )
+        self.layers = cast("Sequence[GatedLayer]", layers)
         self.prefixes = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(num_codebooks - 1))
         self.heads = nn.ModuleList(
             nn.Sequential(
@@ -289,7 +290,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
                 f"Expected a grid of rows and columns, received {tuple(grid)}; a line of n codes is (1, n)."
             )
         rows, columns = grid
-        weight = self.embeddings[0].weight
+        weight = self.layers[0].out.weight
         labels = self._labels(conditions, batch_size, weight.device)
         features = weight.new_empty(batch_size, self.config.channels)
         layers = [layer.start(columns, labels) for layer in self.layers]

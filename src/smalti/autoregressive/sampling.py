@@ -71,7 +71,7 @@ def sample_naive(
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
 ) -> Int64[Tensor, "b g *grid"]:
-    """`sample` by a full forward for every symbol: the oracle of the tests and the baseline of the benchmarks."""
+    """`sample` by a full forward for every symbol: the oracle of tests, the baseline of benchmarks."""
     _check(num, grid, temperature, top_k, top_p)
     device = next(network.parameters()).device
     codes = torch.zeros(num, network.num_codebooks, *grid, dtype=torch.int64, device=device)

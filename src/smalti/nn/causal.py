@@ -1,8 +1,8 @@
 """Causal convolutions over a grid, at two speeds: the whole grid at once, or a row or a position at a time.
 
-A kernel here covers exactly the part of an odd square kernel that lies in the past. Nothing is masked, so nothing is
-computed to be thrown away, and the slow and the fast form read the same weights.
-Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders" (arXiv 1606.05328), section 2.2.
+A kernel here covers exactly the part of an odd square kernel that lies in the past. Nothing is masked, so
+nothing is computed to be thrown away, and the slow and the fast form read the same weights.
+Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders" (arXiv 1606.05328).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class VerticalConv2d(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
         """All rows at once. Row r of the output depends on rows <= r of the input, or < r when strict."""
-        # A strict layer reads one row further up; padding by -1 takes the row that it may not see off the bottom.
+        # A strict layer reads one row further up; padding by -1 cuts off the row that it may not see.
         bottom = -1 if self.strict else 0
         return self.conv(F.pad(x, (self.side, self.side, self.rows - 1 - bottom, bottom)))
 
@@ -61,7 +61,7 @@ class VerticalConv2d(nn.Module):
         """The output of the next row.
 
         Args:
-            newest: the input row that has just become visible: the one above when strict, else the present one.
+            newest: the input row that becomes visible: the one above when strict, else the present one.
             state: what `start` gave; it is updated in place.
         """
         rows = state.rows
@@ -112,7 +112,7 @@ class HorizontalConv2d(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, (1, self.taps), bias=False)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
-        """All positions at once. Column c of the output depends on columns <= c of its row, or < c when strict."""
+        """All positions at once. Column c of a row depends on columns <= c, or < c when strict."""
         right = -1 if self.strict else 0
         return self.conv(F.pad(x, (self.taps - 1 - right, right)))
 
@@ -128,7 +128,7 @@ class HorizontalConv2d(nn.Module):
         return HorizontalState(
             line=line,
             slots=[line[:, padding + column] for column in range(width)],
-            # A slot and its left neighbours are adjacent in memory, so that a window is a matrix without a copy.
+            # A slot and its left neighbours are adjacent in memory: a window is a matrix without a copy.
             windows=[
                 line.as_strided((batch_size, self.taps * channels), (line.stride(0), 1), column * channels)
                 for column in range(width)

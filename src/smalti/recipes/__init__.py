@@ -1,0 +1,30 @@
+"""Recipes: complete experiments by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from smalti.interfaces import InputError
+from smalti.recipes import images
+from smalti.recipes.recipe import PriorRecipe, Recipe, differences, override, parse
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "image": images.image,
+    "letters": images.letters,
+    "fashion-mnist": images.fashion_mnist,
+    "cifar10": images.cifar10,
+    "imagenet128": images.imagenet128,
+}
+
+__all__ = ["RECIPES", "PriorRecipe", "Recipe", "differences", "get_recipe", "override", "parse"]
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe of this name.
+
+    Raises:
+        InputError: when there is none.
+    """
+    if name not in RECIPES:
+        raise InputError(f"expected a recipe, received {name!r}: there are {', '.join(RECIPES)}")
+    return RECIPES[name]()

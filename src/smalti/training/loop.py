@@ -193,7 +193,7 @@ def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
     """averaged <- decay averaged + (1 - decay) model, buffers (codebooks) like parameters."""
     pairs = list(zip(averaged.state_dict().values(), model.state_dict().values(), strict=True))
     floats = [(a, m) for a, m in pairs if a.is_floating_point()]
-    torch._foreach_lerp_([a for a, _ in floats], [m for _, m in floats], 1 - decay)
+    torch._foreach_lerp_([a for a, _ in floats], [m for _, m in floats], 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
     for a, m in pairs:
         if not a.is_floating_point():
             a.copy_(m)

@@ -83,7 +83,8 @@ def _load(name: str) -> dict[str, Dataset]:
         reason = f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
         raise InputError(
             f"expected a local folder or a data set of the Hugging Face Hub, got {name}: no local folder "
-            f"of that name exists, and the Hub's could not be loaded ({reason}); check the name and the network"
+            f"of that name exists, and the Hub's could not be loaded ({reason}); "
+            "check the name and the network"
         ) from error
     return {str(split): table for split, table in tables.items()}  # pyright: ignore[reportReturnType]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import re
 import struct
@@ -10,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, final
+from typing import final
 
 import numpy as np
 
@@ -157,11 +158,11 @@ def _find(folder: Path) -> dict[str, dict[str, Path]]:
     return files
 
 
-def _open(file: Path) -> IO[bytes]:
-    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")  # pyright: ignore[reportReturnType]
+def _open(file: Path) -> io.BufferedIOBase:
+    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
 
 
-def _read(stream: IO[bytes], size: int, file: Path) -> bytes:
+def _read(stream: io.BufferedIOBase, size: int, file: Path) -> bytes:
     """Up to `size` bytes: fewer only at the end of the file."""
     try:
         return stream.read(size)

@@ -192,7 +192,8 @@ def write_folder(
     require_split(split, ("train", "test"), "the letters")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(
-            f"expected a new or an empty folder to write letters to, got {directory}, which is neither: name another"
+            f"expected a new or an empty folder to write letters to, got {directory}, which is neither: "
+            "name another"
         )
     counts = {"num_train": 0, "num_test": 0, f"num_{split}": num}
     source = LettersSource(**counts, seed=seed, characters=characters, image_size=image_size)
@@ -234,7 +235,7 @@ def _glyphs(fonts: tuple[str, ...], characters: str, size: float) -> dict[str, l
 
 def _font_glyphs(name: str, characters: str, size: float) -> dict[str, Image.Image]:
     """Masks of those characters that the font has."""
-    probe = _font(name, 100)
+    probe = _font(name, 100.0)
     # Fonts draw what they lack as a box, or as nothing; no font has U+FFFF, which is not a character.
     box = _mask(probe, "\uffff")
     masks = {character: _mask(probe, character) for character in characters}
@@ -242,7 +243,7 @@ def _font_glyphs(name: str, characters: str, size: float) -> dict[str, Image.Ima
     if not drawn:
         return {}
     longest = max(max(_framed(masks[character]).size) for character in drawn) - 2 * PADDING
-    font = _font(name, 100 * size / longest)
+    font = _font(name, 100.0 * size / longest)
     return {character: _framed(_mask(font, character)) for character in drawn}
 
 

@@ -1,0 +1,61 @@
+"""smalti: learned discrete codes for images, audio and video, and priors that generate from them.
+
+    import smalti
+    tokenizer = smalti.load("runs/mine")
+    codes = tokenizer.encode(images)        # int64 (B, G, h, w)
+    images = tokenizer.decode(codes)        # uint8 (B, C, H, W)
+    images = tokenizer.sample(16)
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smalti.autoregressive.pixelcnn import GatedPixelCNN
+    from smalti.autoregressive.sampling import sample
+    from smalti.interfaces import InputError
+    from smalti.models.prior import LearnedPrior, UniformPrior, UnigramPrior
+    from smalti.models.vqvae import VQVAE
+    from smalti.quantizers.nearest import nearest_codes
+    from smalti.quantizers.vq import VectorQuantizer
+    from smalti.tokenizer import Tokenizer, load
+
+__version__ = version("smalti")
+
+# Imported when first asked for, so that `smalti --help` does not wait for torch.
+_PUBLIC = {
+    "GatedPixelCNN": "smalti.autoregressive.pixelcnn",
+    "InputError": "smalti.interfaces",
+    "LearnedPrior": "smalti.models.prior",
+    "Tokenizer": "smalti.tokenizer",
+    "UniformPrior": "smalti.models.prior",
+    "UnigramPrior": "smalti.models.prior",
+    "VQVAE": "smalti.models.vqvae",
+    "VectorQuantizer": "smalti.quantizers.vq",
+    "load": "smalti.tokenizer",
+    "nearest_codes": "smalti.quantizers.nearest",
+    "sample": "smalti.autoregressive.sampling",
+}
+
+__all__ = [
+    "VQVAE",
+    "GatedPixelCNN",
+    "InputError",
+    "LearnedPrior",
+    "Tokenizer",
+    "UniformPrior",
+    "UnigramPrior",
+    "VectorQuantizer",
+    "load",
+    "nearest_codes",
+    "sample",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'smalti' has no attribute {name!r}")

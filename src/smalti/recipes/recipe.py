@@ -1,0 +1,163 @@
+"""What a recipe is: one complete experiment, from the size of a picture to the steps of its prior."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
+from smalti.interfaces import Configuration, InputError
+from smalti.modalities.image import Config as ImageConfig
+from smalti.models.vqvae import VQVAEConfig
+from smalti.training.loop import TrainingConfig
+
+
+class PriorRecipe(Configuration):
+    """The second stage: a network over the codes, and how it is trained."""
+
+    network: GatedPixelCNNConfig = GatedPixelCNNConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+class Recipe(Configuration):
+    """A complete experiment; the whole of it is saved with its run.
+
+    Attributes:
+        name: as the command line knows it.
+        data: how signals are read.
+        validation_fraction: share of the training split that is held out, to watch and never to learn from.
+        class_names: names to show in place of those of the source.
+        model: the autoencoder.
+        training: of the autoencoder.
+        prior: the second stage.
+    """
+
+    name: str
+    data: ImageConfig = ImageConfig()
+    validation_fraction: float = Field(default=0.05, ge=0, lt=1)
+    class_names: dict[str, str] = {}
+    model: VQVAEConfig = VQVAEConfig()
+    training: TrainingConfig = TrainingConfig()
+    prior: PriorRecipe = PriorRecipe()
+
+
+C = TypeVar("C", bound=Configuration)
+
+
+def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = ()) -> C:
+    """A config with some keys set anew, as `key=value` texts from a command line.
+
+    A key is a dotted path (`model.quantizer.num_codes`), or the end of one when only one key ends so
+    (`num_codes`).
+
+    Args:
+        config: what to start from.
+        assignments: the texts.
+        leave_out: first parts of keys that short names do not reach (they may still be given in full).
+
+    Raises:
+        InputError: for a text that is no assignment, a key that does not exist or is ambiguous, or a value
+            of the wrong type.
+    """
+    values = config.model_dump(mode="json")
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise InputError(f"expected key=value, received {assignment!r}: write for example training.steps=1000")
+        path = _find(values, key, leave_out)
+        inner = values
+        for part in path[:-1]:
+            inner = inner[part]
+        current = inner[path[-1]]
+        if path[-1] in ("kind", "mode"):
+            # Another member of a union has other keys: the old ones would be refused.
+            inner.clear()
+        values = _assigned(type(config), values, inner, path[-1], _readings(text, current))
+    return _validated(type(config), values)
+
+
+def parse(model: type[C], values: Any, where: str) -> C:
+    """Validate stored values.
+
+    Raises:
+        InputError: when they do not fit.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{where} does not describe a model of this version: {_sentence(error)}") from None
+
+
+def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ, with both values."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    return {
+        key: (before.get(key), after.get(key))
+        for key in [*before, *(key for key in after if key not in before)]
+        if before.get(key) != after.get(key)
+    }
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _find(values: dict[str, Any], key: str, leave_out: Sequence[str]) -> list[str]:
+    keys = _flat(values)
+    if key in keys:
+        return key.split(".")
+    reachable = [name for name in keys if not name.startswith(tuple(f"{first}." for first in leave_out))]
+    ends = [name for name in reachable if name.endswith(f".{key}")]
+    if len(ends) == 1:
+        return ends[0].split(".")
+    if ends:
+        raise InputError(f"the key {key!r} is ambiguous: write one of {', '.join(ends)}")
+    near = difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
+    last = {name.rsplit(".", 1)[-1]: name for name in keys}
+    near += [last[name] for name in difflib.get_close_matches(key.rsplit(".", 1)[-1], last, n=2) if last[name] not in near]
+    hint = f"did you mean {' or '.join(near[:3])}?" if near else f"keys are {', '.join(list(keys)[:8])}, ..."
+    raise InputError(f"unknown key {key!r}: {hint}")
+
+
+def _readings(text: str, current: Any) -> list[Any]:
+    """What a text may mean in the place of a value: pydantic tells which fits."""
+    if isinstance(current, list):
+        return [[part.strip() for part in text.strip("[]()").split(",") if part.strip()], text]
+    return [None if text.lower() in ("none", "null") else text]
+
+
+def _assigned(
+    model: type[C], values: dict[str, Any], inner: dict[str, Any], name: str, readings: list[Any]
+) -> dict[str, Any]:
+    """The values with one of them set to the first reading that is valid."""
+    for reading in readings[:-1]:
+        inner[name] = reading
+        try:
+            return model.model_validate(values).model_dump(mode="json")
+        except ValidationError:
+            continue
+    inner[name] = readings[-1]
+    return _validated(model, values).model_dump(mode="json")
+
+
+def _validated(model: type[C], values: dict[str, Any]) -> C:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_sentence(error)) from None
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message[0].lower()}{message[1:]}, received {first['input']!r}"

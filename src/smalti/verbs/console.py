@@ -1,0 +1,73 @@
+"""What the verbs say while they work: progress bars and notes, on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from smalti.training.loop import Watcher
+
+console = Console(stderr=True, highlight=False)
+SHOWN = ("loss", "distortion_bits_per_dim", "bits_per_code", "batch_usage")
+
+
+@contextmanager
+def bar(title: str, total: int, quiet: bool = False) -> Iterator[Progress]:
+    """A progress bar with one task, number 0: done of all, rate, time left."""
+    progress = Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[values]}"),
+        console=console,
+        disable=quiet,
+    )
+    with progress:
+        progress.add_task(title, total=total, rate="", values="")
+        yield progress
+
+
+@contextmanager
+def watching(title: str, steps: int, quiet: bool = False) -> Iterator[Watcher]:
+    """A watcher for the training loop that shows rate, time left, the loss and the codebook's usage."""
+    with bar(title, steps, quiet) as progress:
+
+        def watch(step: int, values: dict[str, float]) -> None:
+            shown = " ".join(f"{name} {values[name]:.3f}" for name in SHOWN if name in values)
+            task = progress.tasks[0]
+            rate = f"{task.speed:.1f} steps/s" if task.speed else ""
+            if shown:
+                progress.update(task.id, completed=step, values=shown, rate=rate)
+            else:
+                text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+                progress.console.print(f"  step {step}: {text}")
+
+        yield watch
+
+
+@contextmanager
+def counting(title: str, quiet: bool = False) -> Iterator[Counter]:
+    """A bar for work that reports (done, total) itself."""
+    with bar(title, 0, quiet) as progress:
+        yield Counter(progress)
+
+
+class Counter:
+    """Called with (done, total)."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def __call__(self, done: int, total: int) -> None:
+        self._progress.update(self._progress.tasks[0].id, completed=done, total=total)
+
+
+def note(text: str, quiet: bool = False) -> None:
+    """One line for the user."""
+    if not quiet:
+        console.print(text, soft_wrap=True, markup=False)

@@ -1,0 +1,189 @@
+"""Properties of every autoregressive network. A new one is a line in `CASES`."""
+
+import importlib
+import inspect
+import itertools
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import smalti.autoregressive
+from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
+from smalti.autoregressive.sampling import sample, sample_naive
+from smalti.interfaces import AutoregressiveNetwork, Conditions, InputError
+
+NUM_CODES, NUM_CLASSES = 5, 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to build a network as `build(num_codes, num_codebooks, num_classes)`.
+
+    Attributes:
+        build: makes the tiny network.
+        grids: sizes to try; the receptive field must cover each.
+        settings: the (G, number of classes) that it can be built with.
+    """
+
+    build: Callable[[int, int, int], AutoregressiveNetwork]
+    grids: tuple[tuple[int, ...], ...]
+    settings: tuple[tuple[int, int], ...] = tuple(itertools.product((1, 2, 3), (0, NUM_CLASSES)))
+
+
+CASES: dict[type[AutoregressiveNetwork], Case] = {
+    GatedPixelCNN: Case(
+        build=lambda *sizes: GatedPixelCNN(GatedPixelCNNConfig.tiny(), *sizes),
+        grids=((4, 4), (3, 5), (5, 2), (1, 5), (5, 1), (1, 1)),
+    ),
+}
+EVERY = [
+    pytest.param(
+        case, grid, *setting, id=f"{kind.__name__}-{'x'.join(map(str, grid))}-G{setting[0]}-Y{setting[1]}"
+    )
+    for kind, case in CASES.items()
+    for grid in case.grids
+    for setting in case.settings
+]
+FIRST_GRID = [parameter for parameter in EVERY if parameter.values[1] == parameter.values[0].grids[0]]
+
+
+def concrete_networks() -> set[type]:
+    """All classes in `smalti.autoregressive` that are networks and can be instantiated."""
+    package = smalti.autoregressive
+    modules = [
+        importlib.import_module(f"{package.__name__}.{found.name}")
+        for found in pkgutil.walk_packages(package.__path__)
+    ]
+    classes = {item for module in modules for _, item in inspect.getmembers(module, inspect.isclass)}
+    return {
+        item for item in classes if issubclass(item, AutoregressiveNetwork) and not inspect.isabstract(item)
+    }
+
+
+def build(case: Case, num_codebooks: int, num_classes: int) -> AutoregressiveNetwork:
+    """A network in float64, in evaluation mode, whose influences do not fade below what a test can see."""
+    torch.manual_seed(0)
+    network = case.build(NUM_CODES, num_codebooks, num_classes).double().eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.5)
+    return network
+
+
+def labels(batch_size: int, num_classes: int) -> Conditions:
+    """Conditions with a label for some items and -1 for others, or none without classes."""
+    if not num_classes:
+        return Conditions()
+    return Conditions(torch.arange(-1, batch_size - 1) % (num_classes + 1) - 1)
+
+
+def in_order(logits: torch.Tensor) -> torch.Tensor:
+    """`(B, G, *grid, K)` -> `(B, symbols, K)` in the order of the symbols."""
+    return logits.flatten(2, -2).transpose(1, 2).flatten(1, 2)
+
+
+def random_codes(batch_size: int, num_codebooks: int, grid: tuple[int, ...], seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(NUM_CODES, (batch_size, num_codebooks, *grid), generator=generator)
+
+
+def test_every_network_is_in_the_table():
+    assert concrete_networks() == set(CASES)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize(("case", "grid", "num_codebooks", "num_classes"), EVERY)
+@torch.no_grad()
+def test_steps_give_the_logits_of_the_whole(case, grid, num_codebooks, num_classes, batch_size):
+    network = build(case, num_codebooks, num_classes)
+    codes = random_codes(batch_size, num_codebooks, grid)
+    conditions = labels(batch_size, num_classes)
+    logits = network(codes, conditions)
+    assert logits.shape == (batch_size, num_codebooks, *grid, NUM_CODES)
+    whole = in_order(logits)
+    symbols = codes.flatten(2).transpose(1, 2).flatten(1)
+    state = network.start(batch_size, grid, conditions)
+    previous = None
+    for i in range(symbols.shape[1]):
+        torch.testing.assert_close(network.step(previous, state), whole[:, i], rtol=0, atol=1e-9)
+        previous = symbols[:, i]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize(("case", "grid", "num_codebooks", "num_classes"), EVERY)
+def test_cached_and_naive_loops_draw_the_same(case, grid, num_codebooks, num_classes, batch_size):
+    network = build(case, num_codebooks, num_classes)
+    conditions = labels(batch_size, num_classes)
+    fast, slow = (
+        loop(network, batch_size, grid, conditions, generator=torch.Generator().manual_seed(7))
+        for loop in (sample, sample_naive)
+    )
+    assert torch.equal(fast, slow)
+
+
+@pytest.mark.parametrize(("case", "grid", "num_codebooks", "num_classes"), EVERY)
+@torch.no_grad()
+def test_each_symbol_sees_all_that_come_before_it_and_nothing_else(case, grid, num_codebooks, num_classes):
+    network = build(case, num_codebooks, num_classes)
+    codes = random_codes(1, num_codebooks, grid)
+    symbols = codes[0].numel()
+    sees = torch.zeros(symbols, symbols)
+    for shift in range(1, NUM_CODES):
+        # Item i of the batch has symbol i changed, the last item has none.
+        flat = codes.flatten(2).transpose(1, 2).flatten(1).repeat(symbols + 1, 1)
+        changed = torch.arange(symbols)
+        flat[changed, changed] = (flat[changed, changed] + shift) % NUM_CODES
+        batch = flat.unflatten(1, (-1, num_codebooks)).transpose(1, 2).unflatten(2, grid)
+        logits = in_order(network(batch.contiguous(), labels(0, 0)))
+        sees = torch.maximum(sees, (logits[:-1] - logits[-1]).abs().amax(-1).T.float())
+    earlier = torch.ones(symbols, symbols).tril(-1).bool()
+    assert sees[~earlier].max() < 1e-12
+    assert sees[earlier].numel() == 0 or sees[earlier].min() > 1e-10
+
+
+@pytest.mark.parametrize(("case", "grid", "num_codebooks", "num_classes"), FIRST_GRID)
+@torch.no_grad()
+def test_a_batch_gives_what_each_item_gives_alone(case, grid, num_codebooks, num_classes):
+    network = build(case, num_codebooks, num_classes)
+    codes, conditions = random_codes(4, num_codebooks, grid), labels(4, num_classes)
+    together = network(codes, conditions)
+    for i in range(4):
+        alone = Conditions(None if conditions.labels is None else conditions.labels[i : i + 1])
+        torch.testing.assert_close(network(codes[i : i + 1], alone)[0], together[i], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("case", "grid", "num_codebooks", "num_classes"), FIRST_GRID)
+@torch.no_grad()
+def test_labels_matter_where_there_are_classes(case, grid, num_codebooks, num_classes):
+    network = build(case, num_codebooks, num_classes)
+    codes = random_codes(1, num_codebooks, grid)
+    given = [network(codes, Conditions(torch.tensor([label]))) for label in range(-1, NUM_CLASSES)]
+    torch.testing.assert_close(given[0], network(codes, Conditions()), rtol=0, atol=0)
+    for one, other in itertools.combinations(given, 2):
+        assert torch.equal(one, other) == (num_classes == 0)
+
+
+@pytest.mark.parametrize(("case", "grid", "num_codebooks", "num_classes"), FIRST_GRID)
+def test_every_parameter_learns(case, grid, num_codebooks, num_classes):
+    network = build(case, num_codebooks, num_classes)
+    network(random_codes(4, num_codebooks, grid), labels(4, num_classes)).square().sum().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize(("case", "grid", "num_codebooks", "num_classes"), FIRST_GRID)
+def test_bad_input_gets_a_sentence(case, grid, num_codebooks, num_classes):
+    network = build(case, num_codebooks, num_classes)
+    codes = random_codes(2, num_codebooks, grid)
+    for bad in (codes - NUM_CODES, codes + NUM_CODES, codes.repeat(1, 2, *[1] * len(grid))):
+        with pytest.raises(InputError, match=r"[Ee]xpected .* received"):
+            network(bad)
+    if num_classes:
+        for wrong in ([0, num_classes], [-2, 0], [0]):
+            conditions = Conditions(torch.tensor(wrong))
+            with pytest.raises(InputError, match=r"[Ee]xpected .* label"):
+                network(codes, conditions)
+            with pytest.raises(InputError, match=r"[Ee]xpected .* label"):
+                network.start(2, grid, conditions)

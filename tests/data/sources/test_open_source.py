@@ -1,0 +1,133 @@
+"""What a user writes, and the source that it becomes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from smalti.data import sources
+from smalti.data.sources import Item, Source, UnreadableItem, open_source
+from smalti.data.sources.folder import FolderSource
+from smalti.data.sources.idx import IdxSource
+from smalti.data.sources.letters import LettersSource
+from smalti.data.sources.parquet import ParquetSource
+from smalti.interfaces import InputError
+
+EXTENSIONS = (".png", ".jpg")
+
+
+@pytest.fixture
+def hub_names(monkeypatch):
+    """The names that the Hub is asked for."""
+    asked = []
+
+    class Hub:
+        def __init__(self, name):
+            asked.append(name)
+
+    monkeypatch.setattr(sources, "HubSource", Hub)
+    # The return value is no real source: the checker of annotations must not see it.
+    monkeypatch.setattr(sources, "open_source", getattr(open_source, "__wrapped__", open_source))
+    return asked
+
+
+def write_parquet(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image": [b"a"]}), path)
+    return path
+
+
+def test_letters():
+    assert isinstance(open_source("letters", EXTENSIONS), LettersSource)
+
+
+def test_folder_and_single_file(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    assert isinstance(open_source(str(tmp_path), EXTENSIONS), FolderSource)
+    assert open_source(str(tmp_path / "a.png"), EXTENSIONS).count("all") == 1
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(b"")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert isinstance(open_source("~/pictures", EXTENSIONS), FolderSource)
+
+
+def test_parquet_file_and_folder(tmp_path):
+    file = write_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
+    assert isinstance(open_source(str(file), EXTENSIONS), ParquetSource)
+    assert isinstance(open_source(str(tmp_path), EXTENSIONS), ParquetSource)
+
+
+def test_parquet_beside_pictures_is_a_folder(tmp_path):
+    write_parquet(tmp_path / "index.parquet")
+    (tmp_path / "a.png").write_bytes(b"")
+    source = open_source(str(tmp_path), EXTENSIONS)
+    assert isinstance(source, FolderSource)
+    assert source.notes("all") == ["1 file whose extension is none of .jpg, .png was ignored: index.parquet"]
+
+
+def test_idx_folder(tmp_path):
+    raw = bytes((0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 7))
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(raw)
+    (tmp_path / "LICENSE").write_text("MIT")
+    assert isinstance(open_source(str(tmp_path), EXTENSIONS), IdxSource)
+
+
+@pytest.mark.parametrize("text", ["ylecun/mnist", "me/data-set_1.0:small", "0x/y"])
+def test_hub_names(hub_names, text):
+    sources.open_source(text, EXTENSIONS)
+    assert hub_names == [text]
+
+
+def test_a_local_folder_goes_before_the_hub(hub_names, tmp_path, monkeypatch):
+    (tmp_path / "ylecun" / "mnist").mkdir(parents=True)
+    (tmp_path / "ylecun" / "mnist" / "a.png").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(sources.open_source("ylecun/mnist", EXTENSIONS), FolderSource)
+    assert hub_names == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "mnist",
+        "./a/b",
+        "../a",
+        "/a/b",
+        "~/a/b",
+        "a/b/c",
+        "a/",
+        "pictures/a.png",
+        "pictures/a.PARQUET",
+        "a b/c",
+    ],
+)
+def test_no_such_thing(hub_names, tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        sources.open_source(text, EXTENSIONS)
+    assert str(caught.value) == (
+        f"no such folder or file: {text!r}; expected a folder, a file, the word letters, or a data set of "
+        "the Hugging Face Hub as owner/name, such as ylecun/mnist"
+    )
+    assert hub_names == []
+
+
+def test_the_public_face():
+    assert set(sources.__all__) == {"Item", "Source", "UnreadableItem", "open_source"}
+    assert issubclass(UnreadableItem, ValueError)
+    assert Item("a", b"").label is None
+    assert issubclass(LettersSource, Source)
+
+
+def test_slow_libraries_wait_until_they_are_needed():
+    program = "import sys, smalti.data.sources; print(*{'datasets', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
