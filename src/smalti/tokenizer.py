@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -71,8 +70,10 @@ class Tokenizer:
         self.modality = ImageModality(recipe.data)
 
     @classmethod
-    def from_pretrained(cls, path_or_hub_name: str | Path, device: str | torch.device | None = None) -> Tokenizer:
-        """See `load`."""
+    def from_pretrained(
+        cls, path_or_hub_name: str | Path, device: str | torch.device | None = None, load_prior: bool = True
+    ) -> Tokenizer:
+        """See `load`; without `load_prior` the learned prior is left alone, whatever its state."""
         directory = _locate(path_or_hub_name)
         run = RunDirectory(directory)
         config = run.read_config()
@@ -87,7 +88,9 @@ class Tokenizer:
         autoencoder.to(target).eval()
         fingerprint = run.fingerprint()
         unigram = _load_unigram(directory / UNIGRAM_FILE, autoencoder, fingerprint)
-        learned = _load_prior(directory / PRIOR_DIRECTORY, autoencoder, len(config["classes"]), fingerprint)
+        learned = None
+        if load_prior:
+            learned = _load_prior(directory / PRIOR_DIRECTORY, autoencoder, len(config["classes"]), fingerprint)
         return cls(
             recipe,
             autoencoder,
@@ -305,13 +308,3 @@ def _locate(path_or_hub_name: str | Path) -> Path:
             f"expected a run, found no directory {text} here and none of that name on the Hub ({reason}): check the path"
         ) from None
 
-
-def batched(sequence: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """Consecutive slices of at most `size` items."""
-    for begin in range(0, len(sequence), size):
-        yield sequence[begin : begin + size]
-
-
-def bits_of_codes(autoencoder: Autoencoder) -> float:
-    """Bits of one item's codes under the uniform prior: N log2 K."""
-    return autoencoder.num_codebooks * math.prod(autoencoder.grid) * math.log2(autoencoder.num_codes)

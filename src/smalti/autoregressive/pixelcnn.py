@@ -7,6 +7,7 @@ The cached step follows Ramachandran et al. 2017, "Fast Generation for Convoluti
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, final
@@ -172,6 +173,15 @@ class GatedLayer(nn.Module):
         torch.addmm(state.skips[column], state.gated, state.out_weight, out=out)
 
 
+def transposed(head: nn.Module) -> nn.Module:
+    """A copy of a head whose matrices lie in memory as a product with few rows reads them fastest."""
+    head = copy.deepcopy(head)
+    for parameter in head.parameters():
+        if parameter.ndim == 2:
+            parameter.data = parameter.data.t().contiguous().t()
+    return head
+
+
 @dataclass(slots=True)
 class PixelCNNState:
     """Where sampling stands.
@@ -179,6 +189,7 @@ class PixelCNNState:
     Attributes:
         grid: rows and columns.
         layers: state of each layer.
+        heads: the heads, laid out for one position.
         features: output of the last layer at the present position, `(B, p)`.
         context: `features` and what the codes already drawn at this position add to them.
         symbols: how many symbols logits were given for.
@@ -186,6 +197,7 @@ class PixelCNNState:
 
     grid: tuple[int, int]
     layers: list[LayerState]
+    heads: list[nn.Module]
     features: Tensor
     context: Tensor
     symbols: int = 0
@@ -294,7 +306,8 @@ class GatedPixelCNN(AutoregressiveNetwork):
         labels = self._labels(conditions, batch_size, weight.device)
         features = weight.new_empty(batch_size, self.config.channels)
         layers = [layer.start(columns, labels) for layer in self.layers]
-        return PixelCNNState((rows, columns), layers, features, context=features)
+        heads = [transposed(head) for head in self.heads]
+        return PixelCNNState((rows, columns), layers, heads, features, context=features)
 
     @torch.no_grad()
     def step(self, previous: Int64[Tensor, " b"] | None, state: PixelCNNState) -> Float[Tensor, "b k"]:
@@ -310,7 +323,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
         if codebook == 0:
             self._advance(position, state)
         state.symbols += 1
-        return self.heads[codebook](state.context)
+        return state.heads[codebook](state.context)
 
     def _feed(self, code: Tensor, state: PixelCNNState) -> None:
         """Take in the code whose logits were given last."""
@@ -365,4 +378,5 @@ class GatedPixelCNN(AutoregressiveNetwork):
                 f"Expected labels from 0 to {self.num_classes - 1}, or -1 for none, "
                 f"received labels from {low} to {high}."
             )
-        return labels.to(device).where(labels.to(device) >= 0, self.num_classes)
+        labels = labels.to(device)
+        return labels.where(labels >= 0, self.num_classes)

@@ -203,7 +203,7 @@ def test_labels_must_be_as_many_as_images(tmp_path):
     write(tmp_path, "train-images-idx3-ubyte", idx(IMAGES))
     write(tmp_path, "train-labels-idx1-ubyte", idx(LABELS[:4]))
     with pytest.raises(
-        InputError, match=r"expected as many labels as images, got 4 labels in .* and 5 images in"
+        InputError, match=r"expected as many labels as images, got 4 labels in .* and 5 images"
     ):
         IdxSource(tmp_path)
 

@@ -183,7 +183,7 @@ def test_no_column_of_signals_names_the_columns(tmp_path):
     file = write(tmp_path / "t.parquet", {"text": ["a"], "score": [0.5]})
     with pytest.raises(
         InputError,
-        match=r"expected a column of encoded files .* got the columns text \(string\), score \(double\): write",
+        match=r"a column of encoded files .* got the columns text \(string\), score \(double\): write",
     ):
         ParquetSource(file)
 

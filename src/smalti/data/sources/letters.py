@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import string
 from collections.abc import Iterator
@@ -144,11 +145,13 @@ class LettersSource(Source):
         width, height = glyph.size[0] - 2 * PADDING, glyph.size[1] - 2 * PADDING
         extent_x = abs(xx) * width + abs(xy) * height
         extent_y = abs(yx) * width + abs(yy) * height
-        fit = min(1.0, (canvas - 2 * SUPERSAMPLING) / max(extent_x, extent_y))
+        # One pixel stays free on each side, and two parts of one, over which interpolation spreads the edge.
+        room = canvas - 2 * (SUPERSAMPLING + 2)
+        fit = min(1.0, room / max(extent_x, extent_y))
         xx, xy, yx, yy = xx * fit, xy * fit, yx * fit, yy * fit
         reach = canvas / 10
-        centre_x = canvas / 2 + shift_x * min(reach, (canvas - fit * extent_x) / 2 - SUPERSAMPLING)
-        centre_y = canvas / 2 + shift_y * min(reach, (canvas - fit * extent_y) / 2 - SUPERSAMPLING)
+        centre_x = canvas / 2 + shift_x * min(reach, (room - fit * extent_x) / 2)
+        centre_y = canvas / 2 + shift_y * min(reach, (room - fit * extent_y) / 2)
 
         # Pillow asks for the way back, from a place in the picture to one in the glyph's mask.
         determinant = xx * yy - xy * yx
@@ -252,8 +255,10 @@ def _font(name: str, size: float) -> ImageFont.FreeTypeFont:
 
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
     try:
+        # By its bytes: for a path that is missing, Pillow would take a font of that name from the system.
         # Raqm, where a Pillow has it, would shape single characters no better, and slower.
-        return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
+        data = io.BytesIO(path.read_bytes())
+        return ImageFont.truetype(data, size, layout_engine=ImageFont.Layout.BASIC)
     except OSError as error:
         raise InputError(
             f"expected the font {path} that matplotlib brings, but it cannot be read: reinstall matplotlib"

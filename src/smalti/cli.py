@@ -1,0 +1,220 @@
+"""The command line: parse, call a verb, show. A user's mistake ends in one sentence and exit status 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smalti.interfaces import InputError
+
+app = typer.Typer(
+    name="smalti",
+    help="Learn discrete codes from your own pictures, turn data into codes and back, and generate.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DATA_HELP = "A folder, a Parquet file, a folder of idx files, owner/name on the Hub, or the word letters."
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or owner/name on the Hub.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
+Data = Annotated[str, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the results go.")]
+Split = Annotated[str | None, typer.Option("--split", help="Which split of the source.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings of the recipe to change.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name that `smalti recipes` lists.")],
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="The run's directory.")],
+    data: Annotated[str | None, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)] = None,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train an autoencoder. The same command goes on with a run that was stopped.
+
+    Example: `smalti train image --data photos --out runs/mine training.steps=2000 num_codes=256`
+    """
+    from smalti.verbs.train import train as run
+
+    run(recipe, data, out, overrides or [], quiet)
+
+
+@app.command("train-prior")
+def train_prior(run: RunPath, overrides: Overrides = None, quiet: Quiet = False) -> None:
+    """Train the prior over a run's codes, for sampling and for fewer bits.
+
+    Example: `smalti train-prior runs/mine training.steps=2000 network.layers=8`
+    """
+    from smalti.verbs.train import train_prior as verb
+
+    verb(run, overrides or [], quiet)
+
+
+@app.command()
+def encode(
+    run: Run,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", metavar="CODES", help="The Parquet file to write.")],
+    split: Split = None,
+    quiet: Quiet = False,
+) -> None:
+    """Turn pictures into codes, as a Parquet file with the columns name, label and codes.
+
+    Example: `smalti encode runs/mine --data photos --out codes.parquet`
+    """
+    from smalti.verbs.codes import encode as verb
+
+    verb(run, data, out, split, quiet)
+
+
+@app.command()
+def decode(
+    run: Run,
+    codes: Annotated[Path, typer.Argument(metavar="CODES", help="A Parquet file that `encode` wrote.")],
+    out: Out,
+    quiet: Quiet = False,
+) -> None:
+    """Turn codes back into pictures.
+
+    Example: `smalti decode runs/mine codes.parquet --out decoded`
+    """
+    from smalti.verbs.codes import decode as verb
+
+    verb(run, codes, out, quiet)
+
+
+@app.command()
+def reconstruct(
+    run: Run,
+    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Pictures.")],
+    out: Out,
+    quiet: Quiet = False,
+) -> None:
+    """Encode and decode pictures, and show them beside the originals.
+
+    Example: `smalti reconstruct runs/mine photos/one.jpg photos/two.png --out reconstructed`
+    """
+    from smalti.verbs.codes import reconstruct as verb
+
+    verb(run, files, out, quiet)
+
+
+@app.command()
+def sample(
+    run: Run,
+    out: Out,
+    num: Annotated[int, typer.Option("--num", help="How many.")] = 16,
+    class_name: Annotated[str | None, typer.Option("--class", metavar="NAME", help="Only this class.")] = None,
+    temperature: Annotated[float, typer.Option(help="Below 1 is more typical; 0 always takes the likeliest code.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest codes.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest codes that make up this share.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Make new pictures with the learned prior.
+
+    Example: `smalti sample runs/mine --num 16 --class cat --temperature 0.9 --out samples`
+    """
+    from smalti.verbs.sample import sample as verb
+
+    verb(run, num, out, class_name, temperature, top_k, top_p, seed, quiet)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    data: Data,
+    split: Split = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure bits/dim for each prior, PSNR, SSIM and codebook use, and say how each was measured.
+
+    Example: `smalti evaluate runs/mine --data held_out_photos --json`
+    """
+    from smalti.verbs.evaluate import evaluate as verb
+    from smalti.verbs.evaluate import show
+
+    report = verb(run, data, split, quiet=quiet or as_json)
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        show(report)
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Show every setting of this recipe.")] = None,
+) -> None:
+    """List the recipes, or every setting of one.
+
+    Example: `smalti recipes image`
+    """
+    from smalti.verbs.inspect import list_recipes, show_recipe
+
+    print(show_recipe(name) if name else list_recipes())
+
+
+@app.command()
+def inspect(run: Run) -> None:
+    """Say what a run holds: its settings, its progress, its last figures.
+
+    Example: `smalti inspect runs/mine`
+    """
+    from smalti.verbs.inspect import inspect as verb
+
+    print(verb(run))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the runs and the page go.")] = Path("demo"),
+    write_images: Annotated[
+        Path | None, typer.Option("--write-images", metavar="DIR", help="Only write a folder of letters as pictures.")
+    ] = None,
+    num: Annotated[int, typer.Option("--num", help="How many pictures --write-images writes.")] = 2600,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train on drawn letters, evaluate on fonts held out, and write one page about it. Needs no data.
+
+    Example: `smalti demo --out demo`, or `smalti demo --write-images pictures`
+    """
+    from smalti.verbs.demo import demo as verb
+    from smalti.verbs.demo import write_pictures
+
+    if write_images:
+        write_pictures(write_images, num, quiet)
+    else:
+        verb(out, overrides or [], quiet)
+
+
+def main() -> None:
+    """Entry point: one sentence and exit status 2 for a user's mistake, 130 after Ctrl-C."""
+    from smalti.training.loop import Interrupted
+
+    try:
+        app()
+    except InputError as error:
+        print(f"smalti: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Interrupted as stopped:
+        print(f"smalti: {stopped}", file=sys.stderr)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""`smalti recipes` and `smalti inspect`: what there is, in words."""
+
+from __future__ import annotations
+
+import inspect as python_inspect
+import json
+import math
+from pathlib import Path
+
+from smalti.interfaces import Configuration
+from smalti.recipes import RECIPES, get_recipe
+from smalti.tokenizer import load
+from smalti.training.checkpoints import RunDirectory
+from smalti.verbs.evaluate import RESULTS
+
+
+def list_recipes() -> str:
+    """Every recipe with its first line."""
+    width = max(len(name) for name in RECIPES)
+    lines = [
+        f"{name:<{width}}  {(python_inspect.getdoc(build) or '').splitlines()[0]}" for name, build in RECIPES.items()
+    ]
+    return "\n".join([*lines, "", "All settings of one: smalti recipes NAME"])
+
+
+def show_recipe(name: str) -> str:
+    """A recipe's description, and every key that `key=value` can set.
+
+    Raises:
+        InputError: when there is no such recipe.
+    """
+    recipe = get_recipe(name)
+    return "\n".join([python_inspect.getdoc(RECIPES[name]) or "", "", *settings(recipe)])
+
+
+def settings(config: Configuration, prefix: str = "") -> list[str]:
+    """`key=value` for every setting of a config."""
+    lines = []
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, Configuration):
+            lines += settings(value, f"{prefix}{name}.")
+        elif isinstance(value, tuple):
+            lines.append(f"{prefix}{name}={','.join(str(part) for part in value)}")
+        else:
+            lines.append(f"{prefix}{name}={value}")
+    return lines
+
+
+def inspect(run: str) -> str:
+    """A run in words.
+
+    Raises:
+        InputError: when it is not one.
+    """
+    tokenizer = load(run)
+    autoencoder = tokenizer.autoencoder
+    spec, config = autoencoder.signal, tokenizer.recipe
+    bits = autoencoder.num_codebooks * math.prod(autoencoder.grid) * math.log2(autoencoder.num_codes)
+    raw_bits = spec.dims * math.log2(spec.levels)
+    shape = "x".join(str(n) for n in spec.size)
+    grid = "x".join(str(n) for n in autoencoder.grid)
+    lines = [
+        f"model       {tokenizer.fingerprint}, recipe {config.name}, "
+        f"{sum(p.numel() for p in autoencoder.parameters()) / 1e6:.2f} M parameters",
+        f"signal      {spec.channels} x {shape}, {spec.levels} levels",
+        f"codes       {autoencoder.num_codebooks} x {grid} out of {autoencoder.num_codes} "
+        f"({config.model.quantizer.codebook.mode} codebook): {bits:.0f} bits, {raw_bits / bits:.1f} times fewer",
+        f"classes     {', '.join(tokenizer.classes) or 'none'}",
+        f"likelihood  {config.model.likelihood.kind}",
+        f"priors      {', '.join(tokenizer.priors)}",
+    ]
+    directory = RunDirectory(tokenizer.directory)
+    records = directory.metrics()
+    if records:
+        lines.append(f"training    step {records[-1]['step']} of {config.training.steps}")
+    results = Path(tokenizer.directory) / RESULTS
+    if results.is_file():
+        report = json.loads(results.read_text())
+        figures = ", ".join(f"{name} {row['bits_per_dim']:.3f}" for name, row in report["bits_per_dim"].items())
+        lines.append(f"evaluated   on {report['data']} ({report['split']}, {report['num']} items): bits/dim {figures}")
+    return "\n".join(lines)
