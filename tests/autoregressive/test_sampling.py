@@ -103,6 +103,13 @@ def test_codes_without_probability_are_never_drawn(temperature):
     assert (draw(logits, temperature, top_k=6, top_p=1.0) == 2).all()
 
 
+@pytest.mark.parametrize(("uniform", "drawn"), [(0.0, 2), (1 - 2**-24, 4)])
+def test_the_ends_of_the_uniform_interval_draw_codes_that_have_probability(monkeypatch, uniform, drawn):
+    monkeypatch.setattr(torch, "rand", lambda *shape, dtype, **_: torch.full(shape, uniform, dtype=dtype))
+    logits = torch.log(torch.tensor([[0.0, 0.0, 0.3, 0.0, 0.7, 0.0]]))
+    assert draw(logits).item() == drawn
+
+
 @pytest.mark.parametrize("loop", [sample, sample_naive])
 def test_a_seed_gives_the_same_codes_and_another_seed_others(loop):
     one, same, other = (

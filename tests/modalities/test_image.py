@@ -1,4 +1,4 @@
-"""Reading images: every kind of file, exact where nothing has to change, and a reason where nothing can be read."""
+"""Reading images: every kind of file, exact where nothing changes, a reason where nothing can be read."""
 
 import io
 import threading
@@ -229,8 +229,7 @@ class TestTransparency:
         np.testing.assert_array_equal(modality(size=(1, 2)).decode(data)[:, 0].T, [[255] * 3, [8, 9, 10]])
 
 
-# Where the row and the column of the stored image lie in the scene (Exif 2.3, "Orientation"), as what is done to
-# the upright scene to store it.
+# What a camera does to the upright scene when it stores it, for each orientation (Exif 2.3, "Orientation").
 STORED = {
     1: lambda scene: scene,
     2: lambda scene: scene[:, ::-1],
@@ -395,9 +394,10 @@ class TestUnreadable:
         for _ in range(data.draw(st.integers(1, 8))):
             content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
         try:
-            assert modality().decode(bytes(content)).shape == (3, HEIGHT, WIDTH)
-        except UnreadableItem as error:
-            assert str(error)
+            decoded = modality().decode(bytes(content))
+        except UnreadableItem:
+            return
+        assert decoded.shape == (3, HEIGHT, WIDTH)
 
 
 def test_threads_leave_the_warning_filters_as_they_were():

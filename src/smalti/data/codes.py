@@ -32,8 +32,8 @@ _ROW_GROUP_CODES = 1 << 20
 """Codes in a row group: large enough to compress and scan well, small enough to hold in memory."""
 _NO_CODES_FILE = "is not a file of codes written by smalti"
 
-CodesBatch = tuple[list[str], Int64[np.ndarray, "b g *grid"], list[str | None]]
-"""Names, codes and class names of some items."""
+CodesBatch = tuple[list[str], Int64[np.ndarray, "_ _ ..."], list[str | None]]
+"""Names, codes `(B, G, *grid)` and class names of some items; B may differ between batches."""
 
 
 class CodesInfo(Configuration):
@@ -108,7 +108,8 @@ def write_codes(path: str | Path, info: CodesInfo, batches: Iterable[CodesBatch]
         with disk_errors(path):
             temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
     return count
 
 
@@ -218,7 +219,7 @@ def _parse_info(path: Path, content: bytes) -> CodesInfo:
         return CodesInfo.model_validate(fields)
     except InputError:
         raise
-    except (ValueError, KeyError, AttributeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise InputError(
             f"{path} {_NO_CODES_FILE} (its metadata is damaged): encode the data again."
         ) from error

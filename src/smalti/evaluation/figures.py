@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -58,12 +58,22 @@ def usage_histogram(counts: Int64[Tensor, "g k"], path: Path) -> None:
     _save(figure, path)
 
 
-def code_maps(codes: Int64[Tensor, "b g h w"], num_codes: int, path: Path) -> None:
-    """The first codebook's codes of some items, each code a colour of its own."""
-    figure = Figure(figsize=(1.3 * len(codes), 1.35), layout="constrained")
+def code_maps(
+    codes: Int64[Tensor, "b g h w"],
+    num_codes: int,
+    path: Path,
+    originals: UInt8[Tensor, "b c height width"] | None = None,
+) -> None:
+    """The first codebook's codes of some items, each code a colour of its own, under the originals if given."""
+    rows = 1 if originals is None else 2
+    figure = Figure(figsize=(1.3 * len(codes), 1.35 * rows), layout="constrained")
     colours = np.random.default_rng(0).permutation(num_codes)  # neighbours in number are not alike
     for index, item in enumerate(codes):
-        axes = figure.add_subplot(1, len(codes), index + 1)
+        if originals is not None:
+            axes = figure.add_subplot(rows, len(codes), index + 1)
+            axes.imshow(originals[index].movedim(0, -1).expand(-1, -1, 3), interpolation="nearest")
+            axes.set_axis_off()
+        axes = figure.add_subplot(rows, len(codes), (rows - 1) * len(codes) + index + 1)
         axes.imshow(colours[item[0].numpy()], cmap="turbo", vmin=0, vmax=num_codes - 1, interpolation="nearest")
         axes.set_axis_off()
     _save(figure, path)

@@ -260,7 +260,7 @@ class ImageModality:
         if image.size != (self.width, self.height):
             image = ImageOps.fit(image, (self.width, self.height), method=_FILTERS[self.config.filter])
         pixels = np.asarray(image).reshape(self.height, self.width, self.config.channels)
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        return np.array(pixels.transpose(2, 0, 1), order="C")
 
     def _read(self, signal: Image.Image | str | Path | bytes) -> UInt8[np.ndarray, "c h w"]:
         """`decode`, for a user who passed this one image."""

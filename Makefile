@@ -1,0 +1,38 @@
+# Each target makes .venv itself when it is missing, with the versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+# Tests share the cores among processes: one thread each, and no spinning where two are used.
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: demo test lint bench results clean
+
+demo: .venv/.installed
+	$(BIN)/smalti demo --out demo
+
+test: .venv/.dev lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+bench: .venv/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sampling.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/search.py
+
+results: .venv/.installed
+	$(BIN)/python benchmarks/tables.py
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/.dev: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv demo build dist src/*.egg-info

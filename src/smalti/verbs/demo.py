@@ -1,0 +1,124 @@
+"""`smalti demo`: the whole path on drawn letters, and one page that shows it."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smalti import __version__
+from smalti.data.sources.letters import LettersSource, write_folder
+from smalti.evaluation.figures import code_maps
+from smalti.tokenizer import PRIOR_DIRECTORY, Tokenizer, load
+from smalti.verbs.console import note
+from smalti.verbs.evaluate import evaluate, show
+from smalti.verbs.train import train, train_prior
+from smalti.web.page import inline, write_page
+
+SAMPLES_PER_CLASS = 4
+SHOWN = 24
+
+
+def write_pictures(directory: Path, num: int, quiet: bool = False) -> None:
+    """Write a plain folder of letters, a folder for each class.
+
+    Raises:
+        InputError: when the directory holds something, or `num` is below 1.
+    """
+    write_folder(directory, num)
+    note(f"{num} pictures are in {directory}. Next: smalti train image --data {directory} --out runs/mine", quiet)
+
+
+def demo(out: Path, assignments: Sequence[str] = (), quiet: bool = False) -> Path:
+    """Train an autoencoder and a prior on letters, evaluate on held-out fonts, write one page.
+
+    Args:
+        out: directory of the run and of `index.html`.
+        assignments: `key=value` texts; those that begin with `prior.` go to the prior.
+        quiet: show no progress.
+
+    Returns:
+        The page.
+    """
+    to_prior = [text.removeprefix("prior.") for text in assignments if text.startswith("prior.")]
+    to_autoencoder = [text for text in assignments if not text.startswith("prior.")]
+    run = out / "run"
+    started = time.perf_counter()
+    train("letters", None, run, to_autoencoder, quiet)
+    autoencoder_seconds = time.perf_counter() - started
+    started = time.perf_counter()
+    train_prior(run, to_prior, quiet)
+    prior_seconds = time.perf_counter() - started
+    report = evaluate(str(run), "letters", "test", quiet=quiet)
+    if not quiet:
+        show(report)
+    page = out / "index.html"
+    _write(page, load(run), report, autoencoder_seconds, prior_seconds)
+    note(f"The page is {page}: open it in a browser.", quiet)
+    return page
+
+
+def _write(page: Path, tokenizer: Tokenizer, report: dict[str, Any], autoencoder_seconds: float, prior_seconds: float) -> None:
+    run, modality, autoencoder = tokenizer.directory, tokenizer.modality, tokenizer.autoencoder
+    source = LettersSource()
+    originals = torch.stack(
+        [torch.from_numpy(modality.decode(source.item("test", index).content)) for index in range(SHOWN)]
+    )
+    figures = run / "figures"
+    codes = tokenizer.encode(originals[:8])
+    code_maps(codes, autoencoder.num_codes, figures / "codes_demo.png", originals=originals[:8])
+    positions = autoencoder.num_codebooks * math.prod(autoencoder.grid)
+    spec = autoencoder.signal
+    code_bits = round(positions * math.log2(autoencoder.num_codes))
+    raw_bits = round(spec.dims * math.log2(spec.levels))
+    best = min(report["bits_per_dim"], key=lambda name: report["bits_per_dim"][name]["bits_per_dim"])
+    reconstruction, use = report["reconstruction"], report["codebook"]
+    write_page(
+        page,
+        "demo.html.j2",
+        version=__version__,
+        num_train=f"{source.count('train'):,}",
+        num_test=f"{report['num']:,}",
+        num_codes=autoencoder.num_codes,
+        positions=positions,
+        dims=f"{spec.dims:,}",
+        shape=f"{spec.channels}x{'x'.join(str(n) for n in spec.size)}",
+        grid="x".join(str(n) for n in autoencoder.grid),
+        code_bits=f"{code_bits:,}",
+        raw_bits=f"{raw_bits:,}",
+        ratio=f"{raw_bits / code_bits:.0f}",
+        reconstructions=modality.preview([originals, tokenizer.reconstruct(originals)], columns=8),
+        psnr=f"{reconstruction['psnr']:.1f}",
+        ssim=f"{reconstruction['ssim']:.3f}",
+        codes=figures / "codes_demo.png",
+        samples=_samples(tokenizer),
+        rows=[
+            {"name": name, "best": name == best, **{key: f"{value:.3f}" for key, value in row.items()}}
+            for name, row in report["bits_per_dim"].items()
+        ],
+        usage=figures / "usage_evaluation.png",
+        usage_text=f"{use['usage']:.0%} of the {autoencoder.num_codes} codes occur in the held-out letters "
+        f"(perplexity {use['perplexity']:.0f}).",
+        autoencoder_seconds=f"{autoencoder_seconds:.0f}",
+        prior_seconds=f"{prior_seconds:.0f}",
+        autoencoder_curves=figures / "learning_curves.png",
+        prior_curves=run / PRIOR_DIRECTORY / "figures" / "learning_curves.png",
+        device=f"{torch.get_num_threads()} threads of a {platform.machine()} processor"
+        if tokenizer.device.type == "cpu"
+        else torch.cuda.get_device_name(),
+        protocol="; ".join(f"{name}: {text}" for name, text in report["protocol"].items()),
+    )
+
+
+def _samples(tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    """For each class one picture of a few samples."""
+    pictures = []
+    for index, name in enumerate(tokenizer.classes):
+        drawn = tokenizer.sample(SAMPLES_PER_CLASS, name, seed=index, temperature=1.0)
+        pictures.append((name, inline(tokenizer.modality.preview([drawn], columns=2, scale=2))))
+    return pictures

@@ -1,0 +1,41 @@
+"""One HTML page with its pictures inside: no server, no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from PIL import Image
+
+from smalti.files import atomic_file
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Render a template of this folder; pictures among the values become part of the page.
+
+    Args:
+        path: of the page.
+        template: file name, such as "demo.html.j2".
+        values: what the template names; a `Path` to a PNG or a picture of Pillow becomes a data address.
+    """
+    environment = Environment(
+        loader=PackageLoader("smalti", "web"), autoescape=select_autoescape(), undefined=StrictUndefined
+    )
+    inlined = {name: inline(value) if isinstance(value, Path | Image.Image) else value for name, value in values.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary:
+        temporary.write_text(environment.get_template(template).render(**inlined), encoding="utf-8")
+
+
+def inline(picture: Path | Image.Image) -> str:
+    """A PNG, or a picture of Pillow, as a data address."""
+    if isinstance(picture, Path):
+        data = picture.read_bytes()
+    else:
+        buffer = io.BytesIO()
+        picture.save(buffer, format="PNG", optimize=True)
+        data = buffer.getvalue()
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")

@@ -1,0 +1,383 @@
+"""Stores: what goes in comes out, an unreadable item is listed, and half a store is no store."""
+
+import errno
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from smalti.data import store as store_module
+from smalti.data.sources.base import Item, Source, UnreadableItem
+from smalti.data.store import FORMAT, Store, build_store, smallest_dtype
+from smalti.interfaces import InputError, SignalSpec
+
+SPEC = SignalSpec(channels=1, size=(2, 3))
+
+
+class FakeSource(Source):
+    description = "a fake folder"
+    splits = ("train",)
+
+    def __init__(self, items: list[Item]) -> None:
+        self.all = items
+
+    def count(self, split):
+        return len(self.all)
+
+    def items(self, split):
+        yield from self.all
+
+
+def items(count: int, classes=("cat", "ant")) -> list[Item]:
+    return [Item(f"{i}.png", bytes([i]), classes[i % len(classes)]) for i in range(count)]
+
+
+def decode(content: bytes) -> np.ndarray:
+    if not content:
+        raise UnreadableItem("the file is empty")
+    return np.full((1, 2, 3), content[0], np.uint8)
+
+
+def build(directory: Path, source: list[Item], **options) -> Store:
+    return build_store(directory, FakeSource(source), "train", decode, {"size": [2, 3]}, SPEC, **options)
+
+
+def arrays(count: int, dtype="uint8"):
+    return [(f"n{i}", np.full((2, 2), i, dtype), None) for i in range(count)]
+
+
+class TestWriteAndOpen:
+    @pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "int64", "float32"])
+    def test_round_trip(self, tmp_path: Path, dtype):
+        data = np.random.default_rng(0).integers(0, 100, (7, 3, 2, 5)).astype(dtype)
+        names = ["a", "new\nline", 'q"uote', "ümlaut", "", "same", "same"]
+        labels = ["b", None, "a", "b", None, "c", "a"]
+        written = Store.write(
+            tmp_path / "s",
+            zip(names, data, labels, strict=True),
+            (3, 2, 5),
+            dtype,
+            source="words",
+            split="train",
+            protocol={"size": [2, 5]},
+        )
+        for store in (written, Store.open(str(tmp_path / "s"))):
+            np.testing.assert_array_equal(store.signals, data)
+            assert (store.count, store.shape, store.dtype) == (7, (3, 2, 5), np.dtype(dtype))
+            assert store.labels.tolist() == [1, -1, 0, 1, -1, 2, 0]
+            assert store.classes == ("a", "b", "c")
+            assert store.names == tuple(names)
+            assert (store.source, store.split, store.protocol) == ("words", "train", {"size": [2, 5]})
+            assert store.skipped == []
+        assert os.listdir(tmp_path) == ["s"]
+
+    def test_given_classes_keep_their_numbers(self, tmp_path: Path):
+        data = [("x", np.zeros(1, np.int64), "b"), ("y", np.zeros(1, np.int64), "a")]
+        store = Store.write(tmp_path / "s", data, (1,), np.int64, classes=["b", "z", "a"])
+        assert store.labels.tolist() == [0, 2]
+        assert store.classes == ("b", "z", "a")
+
+    def test_torch_takes_the_map_without_a_copy_and_the_file_stays(self, tmp_path: Path, recwarn):
+        store = Store.write(tmp_path / "s", arrays(3), (2, 2), "uint8")
+        tensor = torch.from_numpy(store.signals)
+        assert not recwarn.list
+        tensor.fill_(99)
+        assert (store.signals == 99).all()
+        assert Store.open(tmp_path / "s").signals[2, 0, 0] == 2
+
+    def test_items_that_are_not_contiguous(self, tmp_path: Path):
+        array = np.arange(6, dtype=np.uint8).reshape(2, 3).T
+        store = Store.write(tmp_path / "s", [("a", array, None)], (3, 2), "uint8")
+        np.testing.assert_array_equal(store.signals[0], array)
+
+    def test_replaces_a_store_and_an_empty_directory(self, tmp_path: Path):
+        (tmp_path / "s").mkdir()
+        Store.write(tmp_path / "s", arrays(3), (2, 2), "uint8")
+        assert Store.write(tmp_path / "s", arrays(5), (2, 2), "uint8").count == 5
+        assert os.listdir(tmp_path) == ["s"]
+
+    def test_makes_parents(self, tmp_path: Path):
+        assert Store.write(tmp_path / "a/b/s", arrays(1), (2, 2), "uint8").count == 1
+
+    @pytest.mark.parametrize(
+        ("levels", "dtype"), [(2, "uint8"), (256, "uint8"), (257, "int16"), (32769, "int32")]
+    )
+    def test_smallest_dtype(self, levels, dtype):
+        assert smallest_dtype(levels) == np.dtype(dtype)
+
+
+class TestWriteRefuses:
+    @pytest.mark.parametrize("array", [np.zeros((2, 3), np.uint8), np.zeros((2, 2), np.int64)])
+    def test_other_shapes_and_types(self, tmp_path: Path, array):
+        with pytest.raises(
+            InputError, match=r"Expected items of shape \(2, 2\) and type uint8, received .* for odd"
+        ):
+            Store.write(tmp_path / "s", [*arrays(2), ("odd", array, None)], (2, 2), "uint8")
+        assert os.listdir(tmp_path) == []
+
+    def test_unknown_class(self, tmp_path: Path):
+        data = [("x", np.zeros((2, 2), np.uint8), "dog")]
+        with pytest.raises(InputError, match=r'2 known classes \(a, b\), received "dog" for x'):
+            Store.write(tmp_path / "s", data, (2, 2), "uint8", classes=("a", "b"))
+
+    def test_nothing(self, tmp_path: Path):
+        with pytest.raises(InputError, match="no items to write"):
+            Store.write(tmp_path / "s", [], (2, 2), "uint8")
+        assert os.listdir(tmp_path) == []
+
+    def test_a_directory_of_something_else(self, tmp_path: Path):
+        (tmp_path / "thesis.tex").write_text("precious")
+        with pytest.raises(InputError, match="something else than prepared data"):
+            Store.write(tmp_path, arrays(1), (2, 2), "uint8")
+        assert os.listdir(tmp_path) == ["thesis.tex"]
+
+    def test_a_file_as_parent(self, tmp_path: Path):
+        (tmp_path / "file").touch()
+        with pytest.raises(InputError, match="cannot be written"):
+            Store.write(tmp_path / "file" / "s", arrays(1), (2, 2), "uint8")
+
+    @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+    def test_full_disk_at_the_end(self, tmp_path: Path, monkeypatch, code):
+        def full(file):
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(store_module, "sync", full)
+        with pytest.raises(InputError, match=f"disk is full, so {tmp_path}/s was not written: free space"):
+            Store.write(tmp_path / "s", arrays(3), (2, 2), "uint8")
+        assert os.listdir(tmp_path) == []
+
+    def test_full_disk_on_the_way(self, tmp_path: Path):
+        class Writer(store_module._Writer):
+            def __init__(self, *arguments):
+                super().__init__(*arguments)
+                self.signals_file.close()
+                self.signals_file = open("/dev/full", "wb")  # noqa: SIM115
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store_module, "_Writer", Writer)
+            large = ((f"{i}", np.zeros((512, 512), np.uint8), None) for i in range(100))
+            with pytest.raises(InputError, match="disk is full"):
+                Store.write(tmp_path / "s", large, (512, 512), "uint8")
+        assert next(large)[0] == "1", "it must stop at the first item that does not fit"
+        assert os.listdir(tmp_path) == []
+
+    def test_other_disk_errors_are_not_hidden(self, tmp_path: Path, monkeypatch):
+        def broken(file):
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(store_module, "sync", broken)
+        with pytest.raises(OSError, match="Input/output"):
+            Store.write(tmp_path / "s", arrays(3), (2, 2), "uint8")
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+    def test_interruption_keeps_the_old_store(self, tmp_path: Path, error):
+        Store.write(tmp_path / "s", arrays(3), (2, 2), "uint8")
+
+        def interrupted():
+            yield from arrays(2)
+            raise error
+
+        with pytest.raises(error):
+            Store.write(tmp_path / "s", interrupted(), (2, 2), "uint8")
+        assert os.listdir(tmp_path) == ["s"]
+        assert Store.open(tmp_path / "s").count == 3
+
+    def test_a_kill_leaves_nothing_that_opens(self, tmp_path: Path):
+        """At every moment of a write no directory but a whole store can be opened."""
+
+        def spied():
+            for item in arrays(3):
+                yield item
+                for directory in tmp_path.iterdir():
+                    with pytest.raises(InputError, match=r"no index\.json"):
+                        Store.open(directory)
+
+        assert Store.write(tmp_path / "s", spied(), (2, 2), "uint8").count == 3
+
+    def test_two_writers_at_once(self, tmp_path: Path):
+        failures = []
+
+        def write():
+            try:
+                for _ in range(10):
+                    Store.write(tmp_path / "s", arrays(3), (2, 2), "uint8")
+            except FileNotFoundError:
+                pass  # the other one replaced it before it was opened
+            except InputError as error:
+                failures.extend([] if "no index.json" in str(error) else [error])
+
+        threads = [threading.Thread(target=write) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failures
+        assert os.listdir(tmp_path) == ["s"]
+        assert Store.open(tmp_path / "s").count == 3
+
+
+class TestOpenRefuses:
+    @pytest.fixture
+    def directory(self, tmp_path: Path) -> Path:
+        data = [(f"n{i}", np.full((2, 2), i, np.uint8), "ab"[i % 2]) for i in range(4)]
+        return Store.write(tmp_path / "s", data, (2, 2), "uint8").directory
+
+    def edit(self, directory: Path, **changes) -> None:
+        index = json.loads((directory / "index.json").read_text())
+        (directory / "index.json").write_text(json.dumps(index | changes))
+
+    def test_no_store(self, tmp_path: Path):
+        (tmp_path / "file").touch()
+        for path in (tmp_path, tmp_path / "gone", tmp_path / "file"):
+            with pytest.raises(InputError, match=r"holds no prepared data.*check the path"):
+                Store.open(path)
+
+    @pytest.mark.parametrize("name", ["signals.bin", "labels.bin", "names.txt"])
+    @pytest.mark.parametrize("change", ["short", "long", "gone"])
+    def test_sizes(self, directory: Path, name, change):
+        file = directory / name
+        content = file.read_bytes()
+        if change == "gone":
+            file.unlink()
+        else:
+            file.write_bytes(content[:-1] if change == "short" else content + b"0")
+        with pytest.raises(
+            InputError, match=f"{name} should hold {len(content)} bytes.*not written to its end"
+        ):
+            Store.open(directory)
+
+    def test_newer_version(self, directory: Path):
+        self.edit(directory, format=FORMAT + 1, key_of_the_future=1)
+        with pytest.raises(
+            InputError, match=r"newer version of smalti \(format 2; this one reads up to 1\): run pip"
+        ):
+            Store.open(directory)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"count": -4},
+            {"count": "x"},
+            {"shape": [2, -2]},
+            {"dtype": "object"},
+            {"dtype": "nonsense"},
+            {"extra": 1},
+            {"format": None},
+        ],
+        ids=str,
+    )
+    def test_damaged_index(self, directory: Path, changes):
+        self.edit(directory, **changes)
+        with pytest.raises(InputError, match="is damaged: delete"):
+            Store.open(directory)
+
+    @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1]", b"null"])
+    def test_index_that_is_no_object(self, directory: Path, content):
+        (directory / "index.json").write_bytes(content)
+        with pytest.raises(InputError, match="is damaged"):
+            Store.open(directory)
+
+    def test_absurd_count(self, directory: Path):
+        self.edit(directory, count=10**30)
+        with pytest.raises(InputError, match="not written to its end"):
+            Store.open(directory)
+
+    @pytest.mark.parametrize("label", [-2, 2])
+    def test_labels_without_a_class(self, directory: Path, label):
+        np.array([0, 1, 0, label]).tofile(directory / "labels.bin")
+        with pytest.raises(InputError, match=r"names a class outside -1\.\.1"):
+            Store.open(directory)
+
+
+class TestBuild:
+    @pytest.mark.parametrize("workers", [1, 3, None])
+    def test_order_classes_and_description(self, tmp_path: Path, workers):
+        store = build(tmp_path / "s", items(50), workers=workers)
+        assert store.signals[:, 0, 0, 0].tolist() == list(range(50))
+        assert store.names == tuple(f"{i}.png" for i in range(50))
+        assert store.classes == ("ant", "cat")
+        assert store.labels.tolist() == [1, 0] * 25
+        assert (store.source, store.split) == ("a fake folder", "train")
+        assert store.protocol == {"size": [2, 3]}
+
+    def test_order_does_not_depend_on_who_is_faster(self, tmp_path: Path):
+        def slow_first(content):
+            time.sleep(0.02 if content[0] % 4 == 0 else 0)
+            return decode(content)
+
+        store = build_store(tmp_path / "s", FakeSource(items(12)), "train", slow_first, {}, SPEC, workers=4)
+        assert store.signals[:, 0, 0, 0].tolist() == list(range(12))
+
+    def test_unreadable_items_are_listed(self, tmp_path: Path):
+        source = items(6)
+        source[1] = Item("broken.png", b"", "only here")
+        source[4] = Item("caf\udce9.png", b"", None)
+        calls = []
+        store = build(tmp_path / "s", source, progress=lambda done, total: calls.append((done, total)))
+        assert store.signals[:, 0, 0, 0].tolist() == [0, 2, 3, 5]
+        assert store.skipped == [
+            {"name": "broken.png", "reason": "the file is empty"},
+            {"name": "caf\\udce9.png", "reason": "the file is empty"},
+        ]
+        assert store.classes == ("ant", "cat")
+        assert calls == [(done, 6) for done in range(1, 7)]
+
+    def test_names_that_are_no_unicode(self, tmp_path: Path):
+        store = build(tmp_path / "s", [Item("caf\udce9", b"a", "\udce9")])
+        assert (store.names, store.classes) == (("caf\\udce9",), ("\\udce9",))
+
+    def test_all_unreadable(self, tmp_path: Path):
+        broken = [Item("a.png", b""), Item("b.png", b"")]
+        sentence = r"None of the 2 items of a fake folder.*first, a\.png: the file is empty\): check"
+        with pytest.raises(InputError, match=sentence):
+            build(tmp_path / "s", broken)
+        assert os.listdir(tmp_path) == []
+
+    def test_empty_split(self, tmp_path: Path):
+        with pytest.raises(InputError, match='split "train" of a fake folder has no items'):
+            build(tmp_path / "s", [])
+
+    def test_unknown_class(self, tmp_path: Path):
+        with pytest.raises(InputError, match=r'received "ant" for 1\.png'):
+            build(tmp_path / "s", items(4), classes=["cat"])
+
+    def test_a_fault_of_ours_is_not_an_unreadable_item(self, tmp_path: Path):
+        def faulty(content):
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            build_store(tmp_path / "s", FakeSource(items(4)), "train", faulty, {}, SPEC)
+        assert os.listdir(tmp_path) == []
+
+    def test_the_window_bounds_what_is_in_memory(self, tmp_path: Path):
+        taken = []
+
+        class Counting(FakeSource):
+            def items(self, split):
+                for item in self.all:
+                    taken.append(item)
+                    yield item
+
+        ahead = []
+        build_store(
+            tmp_path / "s",
+            Counting(items(100)),
+            "train",
+            decode,
+            {},
+            SPEC,
+            workers=2,
+            progress=lambda done, total: ahead.append(len(taken) - done),
+        )
+        assert max(ahead) <= 2 * store_module.WINDOW
+
+    def test_more_levels_need_more_bytes(self, tmp_path: Path):
+        spec = SignalSpec(channels=1, size=(2,), levels=1000)
+        wide = np.array([[999, 3]], np.int16)
+        store = build_store(tmp_path / "s", FakeSource(items(1)), "train", lambda _: wide, {}, spec)
+        assert store.signals.tolist() == [[[999, 3]]]

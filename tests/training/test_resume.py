@@ -1,0 +1,90 @@
+"""A run that is killed and resumed ends with the weights of one that was not; two ranks with those of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+WORKER = Path(__file__).with_name("worker.py")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def finish(run: Path, steps: int) -> None:
+    subprocess.run([sys.executable, WORKER, run, str(steps)], check=True, env=ENVIRONMENT, timeout=300)
+
+
+def start(run: Path, steps: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, WORKER, run, str(steps)], env=ENVIRONMENT)
+
+
+def steps_logged(run: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def kill_and_resume(directory: Path, steps: int, kills: int, seed: int) -> int:
+    """Train once undisturbed and once with SIGKILLs; gives how many kills hit a process that was training."""
+    whole, broken = directory / "whole", directory / "broken"
+    finish(whole, steps)
+    rng = random.Random(seed)
+    hits = 0
+    while hits < kills:
+        before = newest_state(broken)
+        process = start(broken, steps)
+        wait_for_training(broken, process, before)
+        time.sleep(rng.uniform(0, 0.3))
+        assert process.poll() is None, "the run ended before it could be killed: take more steps"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        hits += 1
+    finish(broken, steps)
+    expected, received = load_file(whole / "model.safetensors"), load_file(broken / "model.safetensors")
+    assert expected.keys() == received.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, received[name]), name
+    assert steps_logged(broken) == steps_logged(whole)
+    return hits
+
+
+def newest_state(run: Path) -> str:
+    return max((path.name for path in (run / "state").glob("step-*")), default="")
+
+
+def wait_for_training(run: Path, process: subprocess.Popen[bytes], before: str) -> None:
+    """Until the process has written a checkpoint of its own (or ended)."""
+    deadline = time.monotonic() + 120
+    while newest_state(run) <= before and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def test_killed_run_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+    kill_and_resume(tmp_path, steps=400, kills=2, seed=0)
+
+
+@pytest.mark.slow
+def test_ten_kills(tmp_path: Path) -> None:
+    assert kill_and_resume(tmp_path, steps=3000, kills=10, seed=1) == 10
+
+
+def test_two_ranks_agree_with_one(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    finish(one, 50)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
+    subprocess.run([*launch, str(WORKER), str(two), "50"], check=True, env=ENVIRONMENT, timeout=300)
+    first, second = load_file(two / "rank0.safetensors"), load_file(two / "rank1.safetensors")
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), f"ranks differ in {name}"
+    single, double = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
+    codebook = next(name for name in single if name.endswith("codebook.codes"))
+    assert (single[codebook] - double[codebook]).abs().max() < 1e-5
+    for name, tensor in single.items():
+        torch.testing.assert_close(double[name], tensor, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")

@@ -1,0 +1,62 @@
+"""A small training run as a program of its own, so that tests can kill it or start it on several ranks.
+
+    python worker.py RUN STEPS [WEIGHT_EMA]
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from smalti.data.loader import Loader
+from smalti.encoders.conv import ConvEncoderConfig
+from smalti.interfaces import SignalSpec
+from smalti.models.vqvae import VQVAE, VQVAEConfig
+from smalti.training.checkpoints import RunDirectory
+from smalti.training.engine import Engine
+from smalti.training.loop import TrainingConfig, fit
+
+SPEC = SignalSpec(channels=1, size=(8, 8))
+
+
+def pictures(num: int = 200) -> np.ndarray:
+    """Smooth random pictures, uint8."""
+    rng = np.random.default_rng(7)
+    coarse = torch.from_numpy(rng.uniform(0, 255, (num, 1, 3, 3))).float()
+    return torch.nn.functional.interpolate(coarse, size=(8, 8), mode="bilinear").to(torch.uint8).numpy()
+
+
+def to_model(pixels: torch.Tensor) -> torch.Tensor:
+    return pixels.float() / 127.5 - 1
+
+
+def main(run: str, steps: int, weight_ema: float) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    tiny = VQVAEConfig.tiny()
+    encoder = ConvEncoderConfig(channels=8, residual_channels=4, residual_blocks=1, strides=(2,))
+    model = VQVAE(tiny.model_copy(update={"encoder": encoder}), SPEC)
+    config = TrainingConfig(
+        steps=steps,
+        batch_size=32,
+        learning_rate=1e-3,
+        warmup_steps=5,
+        schedule="cosine",
+        weight_ema=weight_ema,
+        log_every=5,
+        checkpoint_every=7,
+        validate_every=0,
+    )
+    engine = Engine()
+    loader = Loader(pictures(), batch_size=32, device=engine.device, to_model=to_model)
+    fit(model, loader.batch, config, RunDirectory(run), engine)
+    if engine.world > 1:
+        rank = Path(run) / f"rank{os.environ['RANK']}.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, rank)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 0.9)
