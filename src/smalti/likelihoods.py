@@ -199,7 +199,8 @@ class Categorical(Likelihood):
         """The expected level."""
         levels = self._logits.shape[2]
         values = from_levels(torch.arange(levels, device=self._logits.device), levels)
-        return torch.einsum("bcl...,l->bc...", self._logits.softmax(2), values)
+        with torch.autocast(self._logits.device.type, enabled=False):  # a product, so it would be rounded
+            return torch.einsum("bcl...,l->bc...", self._logits.softmax(2), values)
 
 
 class CategoricalConfig(Configuration):

@@ -136,6 +136,17 @@ class TestWriteRefuses:
             Store.write(tmp_path, arrays(1), (2, 2), "uint8")
         assert os.listdir(tmp_path) == ["thesis.tex"]
 
+    def test_a_store_with_something_else_in_it(self, tmp_path: Path):
+        Store.write(tmp_path / "s", arrays(1), (2, 2), "uint8")
+        (tmp_path / "s" / "notes.txt").touch()
+        with pytest.raises(InputError, match="something else than prepared data"):
+            Store.write(tmp_path / "s", arrays(1), (2, 2), "uint8")
+
+    def test_a_file_in_its_place(self, tmp_path: Path):
+        (tmp_path / "s").touch()
+        with pytest.raises(InputError, match="something else than prepared data"):
+            Store.write(tmp_path / "s", arrays(1), (2, 2), "uint8")
+
     def test_a_file_as_parent(self, tmp_path: Path):
         (tmp_path / "file").touch()
         with pytest.raises(InputError, match="cannot be written"):
@@ -199,6 +210,25 @@ class TestWriteRefuses:
 
         assert Store.write(tmp_path / "s", spied(), (2, 2), "uint8").count == 3
 
+    @pytest.mark.parametrize("lost_to_another", [True, False])
+    def test_the_last_rename_fails(self, tmp_path: Path, monkeypatch, lost_to_another):
+        """Another writer put its store there after we had looked; any other failure is told."""
+        Store.write(tmp_path / "s", arrays(3), (2, 2), "uint8")
+
+        def rename(path, target):
+            if target == tmp_path / "s":
+                raise OSError(errno.ENOTEMPTY if lost_to_another else errno.EIO, "from the system")
+            raise FileNotFoundError
+
+        monkeypatch.setattr(Path, "rename", rename)
+        if lost_to_another:
+            assert Store.write(tmp_path / "s", arrays(4), (2, 2), "uint8").count == 4
+        else:
+            with pytest.raises(OSError, match="from the system"):
+                Store.write(tmp_path / "s", arrays(4), (2, 2), "uint8")
+        assert os.listdir(tmp_path) == ["s"]
+        assert Store.open(tmp_path / "s").count == 3
+
     def test_two_writers_at_once(self, tmp_path: Path):
         failures = []
 
@@ -206,10 +236,8 @@ class TestWriteRefuses:
             try:
                 for _ in range(10):
                     Store.write(tmp_path / "s", arrays(3), (2, 2), "uint8")
-            except FileNotFoundError:
-                pass  # the other one replaced it before it was opened
-            except InputError as error:
-                failures.extend([] if "no index.json" in str(error) else [error])
+            except Exception as error:
+                failures.append(error)
 
         threads = [threading.Thread(target=write) for _ in range(2)]
         for thread in threads:

@@ -502,6 +502,7 @@ class TestCheck:
             (b"text", "What was passed cannot be read as an image: not an image.*check the file"),
             ("nowhere.png", "nowhere.png cannot be read as an image: No such file"),
             (Image.new("F", (4, 4)), "floating point"),
+            (Image.new("RGB", (0, 4)), "no pixels"),
         ],
         ids=str,
     )

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, final
@@ -30,6 +30,8 @@ from smalti.interfaces import Configuration, InputError, SignalSpec
 
 FORMAT = 1
 """Version of the layout; raised when an older smalti could no longer read it."""
+
+FILES = frozenset({"index.json", "signals.bin", "labels.bin", "names.txt"})
 
 WINDOW = 4
 """Items decoded ahead for each worker: enough to keep all of them busy, little enough for large files."""
@@ -168,7 +170,7 @@ class Store:
                 or not writable, or when the directory holds something else.
         """
         directory = Path(directory)
-        if directory.exists() and not _is_replaceable(directory):
+        if not _is_replaceable(directory):
             raise InputError(
                 f"{directory} holds something else than prepared data, so it is left: choose another place."
             )
@@ -189,11 +191,13 @@ class Store:
                     writer.finish(skipped=skipped or [], source=source, split=split, protocol=protocol or {})
             finally:
                 writer.close()
+            # Opened before it is moved, after which another process may replace it.
+            store = replace(cls.open(temporary), directory=directory)
             with disk_errors(directory):
                 _move_into_place(temporary, directory)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        return cls.open(directory)
+        return store
 
 
 class _Writer:
@@ -416,7 +420,11 @@ def _read_index(directory: Path) -> _Index:
 
 
 def _is_replaceable(directory: Path) -> bool:
-    return directory.is_dir() and ((directory / "signals.bin").is_file() or not any(directory.iterdir()))
+    """Whether nothing but a store, or part of one, is lost when this directory is replaced."""
+    try:
+        return set(os.listdir(directory)) <= FILES
+    except OSError:
+        return not directory.exists()
 
 
 def _move_into_place(temporary: Path, directory: Path) -> None:

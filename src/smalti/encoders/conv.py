@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 from jaxtyping import Float
 from pydantic import Field
@@ -21,7 +21,7 @@ class ConvEncoderConfig(Configuration):
     channels: int = Field(default=128, ge=1)
     residual_channels: int = Field(default=32, ge=1)
     residual_blocks: int = Field(default=2, ge=0)
-    strides: tuple[int, ...] = Field(default=(2, 2), min_length=1)
+    strides: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(2, 2), min_length=1)
 
     @classmethod
     def tiny(cls) -> ConvEncoderConfig:

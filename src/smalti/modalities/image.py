@@ -149,7 +149,7 @@ class ImageModality:
 
     def to_model(self, pixels: UInt8[Tensor, "b c h w"]) -> Float32[Tensor, "b c h w"]:
         """Levels 0..255 to [-1, 1]: x / 127.5 - 1."""
-        return pixels.to(torch.float32) / 127.5 - 1.0
+        return pixels.to(torch.float32).div_(127.5).sub_(1.0)
 
     def to_pixels(self, signal: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
         """[-1, 1] to the nearest level 0..255, clipped: the exact inverse of `to_model`."""

@@ -52,6 +52,7 @@ def nearest_codes(
 
         budget = chunk_bytes or CHUNK_BYTES.get(tokens.device.type, CHUNK_BYTES["cpu"])
         rows = max(1, min(len(tokens), budget // (4 * len(bias))))
+        finite = tokens.isfinite().all(1)
         scores = tokens.new_empty(rows, len(bias))
         codes = torch.empty(len(tokens), dtype=torch.int64, device=tokens.device)
         for begin in range(0, len(tokens), rows):
@@ -60,10 +61,11 @@ def nearest_codes(
             tolerance = margin * code_norm * (2 * chunk.norm(dim=1) + code_norm)
             best, doubtful = _two_level_argmin(result.view(len(chunk), -1, block), tolerance)
             codes[begin : begin + rows] = best
+            doubtful &= finite[begin : begin + rows]
             if doubtful.any():
                 where = doubtful.nonzero().squeeze(1)
                 codes[begin + where] = _search_float64(tokens[begin + where], codebook, budget)
-        codes[~tokens.isfinite().all(1)] = 0
+        codes[~finite] = 0
     return codes
 
 
@@ -74,7 +76,8 @@ def _block_size(num_codes: int) -> int:
 
 def _rounding_margin(dim: int, device: torch.device) -> float:
     """Bound on the relative error of a score: (D + 4) roundings of the product's precision, on both codes."""
-    tf32 = device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+    # Not `get_float32_matmul_precision`, which raises where the setting was made by backend.
+    tf32 = device.type == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32"
     return 2 * (dim + 4) * (2.0**-11 if tf32 else 2.0**-24)
 
 
@@ -87,7 +90,8 @@ def _two_level_argmin(
     block = scores[torch.arange(len(scores), device=scores.device), winner]
     best = block.argmin(1)
     limit = (minima.amin(1) + tolerance).unsqueeze(1)
-    doubtful = ((minima <= limit).sum(1) > 1) | ((block <= limit).sum(1) > 1)
+    # Not "more than one": where a score overflowed, the limit is not a number and no minimum is below it.
+    doubtful = ((minima <= limit).sum(1) != 1) | ((block <= limit).sum(1) != 1)
     return winner * scores.shape[2] + best, doubtful
 
 
