@@ -76,9 +76,9 @@ class RobustCodebookConfig(Configuration):
         decay: of the averages; 0.99 in the paper's appendix A.1.
         epsilon: Laplace smoothing of the counts, as in the authors' published code.
         init_iterations: of k-means over the tokens of the first batch.
-        revive_below: a code is dead when its average count falls below this share of an even share
-            (tokens of a batch / number of codes).
-        revive_every: steps between revivals; 0 never revives.
+        revive_after: a code is dead when it has not been chosen for so long that an even share (tokens of a
+            batch / number of codes) would have chosen it this many times; 0 never revives.
+        revive_every: steps between revivals.
         seed: of the choice of tokens at initialisation and revival.
     """
 
@@ -86,8 +86,8 @@ class RobustCodebookConfig(Configuration):
     decay: float = Field(default=0.99, ge=0, lt=1)
     epsilon: float = Field(default=1e-5, gt=0)
     init_iterations: int = Field(default=10, ge=0)
-    revive_below: float = Field(default=0.03, ge=0, lt=1)
-    revive_every: int = Field(default=10, ge=0)
+    revive_after: float = Field(default=100.0, ge=0)
+    revive_every: int = Field(default=10, ge=1)
     seed: int = 0
 
 
@@ -103,8 +103,13 @@ class RobustCodebook(Codebook):
     """
 
     counts: Tensor
+    """N, the average number of tokens of each code, `(G, K)`."""
     sums: Tensor
+    """m, the average sum of the tokens of each code, `(G, K, D)`."""
+    missed: Tensor
+    """Tokens that an even share would have brought each code since it was last chosen, `(G, K)`."""
     steps: Tensor
+    """Batches learned from."""
 
     def __init__(self, config: RobustCodebookConfig, num_codebooks: int, num_codes: int, code_dim: int) -> None:
         super().__init__()
@@ -112,6 +117,7 @@ class RobustCodebook(Codebook):
         self.register_buffer("codes", torch.randn(num_codebooks, num_codes, code_dim))
         self.register_buffer("counts", torch.zeros(num_codebooks, num_codes))
         self.register_buffer("sums", torch.zeros(num_codebooks, num_codes, code_dim))
+        self.register_buffer("missed", torch.zeros(num_codebooks, num_codes))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def prepare(self, tokens: Float[Tensor, "g n d"]) -> None:
@@ -127,12 +133,15 @@ class RobustCodebook(Codebook):
     def learn(self, tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"]) -> None:
         """One step of the averages, and now and then a revival."""
         statistics = self._statistics(tokens, indices)
+        sums, counts = statistics[..., :-1], statistics[..., -1]
         decay = self.config.decay
-        self.counts.mul_(decay).add_(statistics[..., -1], alpha=1 - decay)
-        self.sums.mul_(decay).add_(statistics[..., :-1], alpha=1 - decay)
+        self.counts.mul_(decay).add_(counts, alpha=1 - decay)
+        self.sums.mul_(decay).add_(sums, alpha=1 - decay)
+        even_share = counts.mean(1, keepdim=True)
+        self.missed.copy_(torch.where(counts > 0, 0, self.missed + even_share))
         self.steps += 1
-        if self.config.revive_every and self.steps.item() % self.config.revive_every == 0:
-            self._revive(tokens, even_share=statistics[..., -1].sum(1) / self.counts.shape[1])
+        if self.config.revive_after and self.steps.item() % self.config.revive_every == 0:
+            self._revive(tokens, even_share)
         self._set_codes()
 
     def _statistics(
@@ -181,13 +190,16 @@ class RobustCodebook(Codebook):
         self.counts.copy_(statistics[..., -1].clamp_min(1e-2))
         self.sums.copy_(self.codes * self.counts.unsqueeze(2))
 
-    def _revive(self, tokens: Float[Tensor, "g n d"], even_share: Float[Tensor, " g"]) -> None:
+    def _revive(self, tokens: Float[Tensor, "g n d"], even_share: Float[Tensor, "g 1"]) -> None:
         """Set dead codes to random tokens, and their averages as if they had had an even share."""
-        dead = self.counts < self.config.revive_below * even_share.unsqueeze(1)
+        dead = self.missed >= self.config.revive_after
+        # The same on every rank, for the statistics are.
+        if not dead.any():
+            return
         drawn = self._draw_tokens(tokens, self.codes.shape[1], salt=int(self.steps.item()))
-        weight = even_share.unsqueeze(1).expand_as(self.counts)
-        self.counts.copy_(torch.where(dead, weight, self.counts))
-        self.sums.copy_(torch.where(dead.unsqueeze(2), drawn * weight.unsqueeze(2), self.sums))
+        self.counts.copy_(torch.where(dead, even_share, self.counts))
+        self.sums.copy_(torch.where(dead.unsqueeze(2), drawn * even_share.unsqueeze(2), self.sums))
+        self.missed.copy_(torch.where(dead, 0, self.missed))
 
 
 def search(tokens: Float[Tensor, "g n d"], codes: Float[Tensor, "g k d"]) -> Int64[Tensor, "g n"]:
