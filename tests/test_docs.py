@@ -1,0 +1,123 @@
+"""Every command and code block of the README and the docs is run, in order, in one scratch directory."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "docs/guide.md", "docs/figures.md", "docs/architecture.md", "docs/experiments.md", "CONTRIBUTING.md")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# A command is run as it is written, with these settings after it: the same path, in seconds.
+SMALL = "model.encoder.channels=8 model.decoder.channels=8 model.encoder.residual_channels=4 training.batch_size=8 training.validate_every=0"
+SHRINK = {
+    ("smalti", "train"): f"{SMALL} training.steps=3",
+    ("smalti", "train-prior"): "training.steps=3 training.batch_size=8 network.channels=8 network.layers=2 network.head_channels=8",
+    ("torchrun", None): f"{SMALL} training.steps=3",
+}
+# What sets up the environment that the tests already run in is looked at, not run.
+SET_UP = ("pip",)
+
+
+@dataclass(frozen=True)
+class Block:
+    document: str
+    language: str
+    text: str
+
+
+def blocks() -> list[Block]:
+    return [
+        Block(document, language, text)
+        for document in DOCUMENTS
+        for language, text in BLOCK.findall((ROOT / document).read_text())
+    ]
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that looks like the project's to relative paths, and has no other file."""
+    return tmp_path_factory.mktemp("newcomer")
+
+
+def run_command(line: str, directory: Path) -> None:
+    words = shlex.split(line, comments=True)
+    if not words or words[0] in SET_UP:
+        return
+    if words[0] == "make":
+        subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True, capture_output=True)
+        return
+    if words[0].endswith(("python", "pre-commit")):
+        assert "slow" in words or words[0].endswith("pre-commit"), f"how should a test run {line!r}?"
+        return
+    if words[:3] == ["smalti", "demo", "--write-images"] and (directory / words[3]).exists():
+        return  # a document may begin from nothing; the pictures are there already
+    command = next((c for c in SHRINK if c[0] == words[0] and c[1] in (None, *words[1:2])), None)
+    words += SHRINK[command].split() if command else []
+    launch = {"smalti": ["-m", "smalti"], "torchrun": ["-m", "torch.distributed.run", "--standalone"]}[words[0]]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launch, *words[1:]], cwd=directory, capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+def test_every_block_runs(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(scratch)
+    counts = {"bash": 0, "python": 0}
+    for block in blocks():
+        assert block.language in counts, f"{block.document} has a block of {block.language}: no test runs it"
+        counts[block.language] += 1
+        if block.language == "bash":
+            for line in block.text.splitlines():
+                run_command(line, scratch)
+        else:
+            exec(compile(block.text, block.document, "exec"), {"__name__": "block"})
+    assert counts["bash"] >= 4
+    assert counts["python"] >= 2
+
+
+def test_every_target_of_the_documents_is_in_the_makefile() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {line.split()[1] for b in blocks() if b.language == "bash" for line in b.text.splitlines() if line.startswith("make ")}
+    assert named <= targets
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in (*DOCUMENTS, "CHANGELOG.md"):
+        text = (ROOT / document).read_text()
+        for link in re.findall(r"\]\((?!https?://)([^)#]+)\)", text):
+            assert ((ROOT / document).parent / link).exists(), f"{document} links to {link}"
+
+
+def test_every_verb_has_help_with_an_example() -> None:
+    from typer.testing import CliRunner
+
+    from smalti.cli import app
+
+    names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    assert len(names) == 11
+    for name in names:
+        result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+        assert result.exit_code == 0
+        assert "Example" in result.output, name
+        assert f"smalti {name}" in result.output, name
+
+
+def test_examples_run(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(scratch)
+    run_command("smalti demo --write-images pictures --num 60", scratch)
+    settings = [*SMALL.split(), "training.steps=3", "size=16"]
+    for command in (
+        ["tokenize_folder.py", "pictures", "runs/example", *settings],
+        ["overview.py", "runs/mine", "overview.png"],
+    ):
+        subprocess.run([sys.executable, str(ROOT / "examples" / command[0]), *command[1:]], cwd=scratch, check=True)
+    assert (scratch / "overview.png").stat().st_size > 1000
