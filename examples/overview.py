@@ -59,7 +59,9 @@ def show_codes(axes, codes: torch.Tensor, title: str) -> None:
 
 
 def arrow(axes, text: str) -> None:
-    axes.annotate("", (1, 0.5), (0, 0.5), arrowprops={"arrowstyle": "->", "color": INK}, xycoords="axes fraction")
+    axes.annotate(
+        "", (1, 0.5), (0, 0.5), arrowprops={"arrowstyle": "->", "color": INK}, xycoords="axes fraction"
+    )
     axes.text(0.5, 0.62, text, ha="center", fontsize=9, color=INK, transform=axes.transAxes)
     axes.set_axis_off()
 

@@ -1,10 +1,10 @@
 """smalti: learned discrete codes for images, audio and video, and priors that generate from them.
 
-    import smalti
-    tokenizer = smalti.load("runs/mine")
-    codes = tokenizer.encode(images)        # int64 (B, G, h, w)
-    images = tokenizer.decode(codes)        # uint8 (B, C, H, W)
-    images = tokenizer.sample(16)
+import smalti
+tokenizer = smalti.load("runs/mine")
+codes = tokenizer.encode(images)        # int64 (B, G, h, w)
+images = tokenizer.decode(codes)        # uint8 (B, C, H, W)
+images = tokenizer.sample(16)
 """
 
 from __future__ import annotations

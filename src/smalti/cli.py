@@ -9,8 +9,6 @@ from typing import Annotated
 
 import typer
 
-from smalti.interfaces import InputError
-
 app = typer.Typer(
     name="smalti",
     help="Learn discrete codes from your own pictures, turn data into codes and back, and generate.",
@@ -115,10 +113,16 @@ def sample(
     run: Run,
     out: Out,
     num: Annotated[int, typer.Option("--num", help="How many.")] = 16,
-    class_name: Annotated[str | None, typer.Option("--class", metavar="NAME", help="Only this class.")] = None,
-    temperature: Annotated[float, typer.Option(help="Below 1 is more typical; 0 always takes the likeliest code.")] = 1.0,
+    class_name: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help="Only this class.")
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(help="Below 1 is more typical; 0 always takes the likeliest code.")
+    ] = 1.0,
     top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest codes.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest codes that make up this share.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from the likeliest codes that make up this share.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -179,9 +183,12 @@ def inspect(run: Run) -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the runs and the page go.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the runs and the page go.")] = Path(
+        "demo"
+    ),
     write_images: Annotated[
-        Path | None, typer.Option("--write-images", metavar="DIR", help="Only write a folder of letters as pictures.")
+        Path | None,
+        typer.Option("--write-images", metavar="DIR", help="Only write a folder of letters as pictures."),
     ] = None,
     num: Annotated[int, typer.Option("--num", help="How many pictures --write-images writes.")] = 2600,
     overrides: Overrides = None,
@@ -202,18 +209,35 @@ def demo(
 
 def main() -> None:
     """Entry point: one sentence and exit status 2 for a user's mistake, 130 after Ctrl-C."""
-    from smalti.training.loop import Interrupted
-
     try:
         app()
-    except InputError as error:
-        print(f"smalti: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Interrupted as stopped:
-        print(f"smalti: {stopped}", file=sys.stderr)
-        sys.exit(130)
+    except Exception as error:
+        told = _told(error)
+        if told is None:
+            raise
+        sentence, status = told
+        print(f"smalti: {' '.join(sentence.split())}", file=sys.stderr)
+        sys.exit(status)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _told(error: Exception) -> tuple[str, int] | None:
+    """A sentence and an exit status for what a user can mend; None for what is a defect of ours."""
+    # Imported here, so that `smalti --help` does not wait for torch.
+    from smalti.files import is_disk_full
+    from smalti.interfaces import InputError
+    from smalti.training.loop import Interrupted
+
+    if isinstance(error, InputError):
+        return str(error), 2
+    if isinstance(error, Interrupted):
+        return str(error), 130
+    if is_disk_full(error):
+        return "the disk is full: free some space and run the same command again", 2
+    if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
+        return f"{error.filename} cannot be used ({error.strerror}): choose another place", 2
+    return None
 
 
 if __name__ == "__main__":

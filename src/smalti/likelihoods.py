@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from smalti.interfaces import Configuration, Likelihood, LikelihoodFamily, SignalSpec
 
-
-FAR = 1e3
-"""Stands for infinity at the outermost bins: beyond any scale that a signal in [-1, 1] has."""
+FAR = 1e8
+"""Stands for infinity at the outermost bins, in units of the scale."""
 
 
 def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
@@ -37,13 +36,24 @@ def from_levels(level: Tensor, levels: int) -> Float[Tensor, "*any"]:
     return level.float() * (2 / (levels - 1)) - 1
 
 
-def _bin_edges(signal: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """Lower and upper edge of each element's bin; the outermost bins reach (all but) to infinity."""
+def _bin_edges(signal: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Lower and upper edge of each element's bin, from the mean in units of the scale.
+
+    The outermost bins reach (all but) to infinity, whatever the scale: the levels' masses sum to one.
+    """
     half = 1 / (levels - 1)
-    # Finite, because the gradient of infinity times a scale is not a number.
-    lower = torch.where(signal < -1 + half, -FAR, signal - half)
-    upper = torch.where(signal > 1 - half, FAR, signal + half)
+    inverse = torch.exp(-log_scale)
+    # Finite and without a gradient, because that of infinity times a scale is not a number.
+    lower = torch.where(signal < -1 + half, -FAR, (signal - half - mean) * inverse)
+    upper = torch.where(signal > 1 - half, FAR, (signal + half - mean) * inverse)
     return lower, upper
+
+
+def _log_normal_cdf(x: Tensor) -> Tensor:
+    """ln of the normal distribution function; the gradient of torch's is wrong, or infinite, below -1000."""
+    low, high = x.clamp_max(-1), x.clamp_min(-1)
+    tail = torch.log(torch.special.erfcx(low * -math.sqrt(0.5)) / 2) - low.square() / 2
+    return torch.where(x < -1, tail, torch.special.log_ndtr(high))
 
 
 @final
@@ -61,14 +71,11 @@ class Gaussian(Likelihood):
 
     def log_prob(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         """ln of the bin's mass, stable in both tails."""
-        lower, upper = _bin_edges(signal, self._levels)
-        inverse = torch.exp(-self._log_scale)
-        a, b = (lower - self._mean) * inverse, (upper - self._mean) * inverse
+        a, b = _bin_edges(signal, self._mean, self._log_scale, self._levels)
         # In the upper tail both CDFs are 1 to float precision: mirror the bin into the lower tail.
         a, b = torch.where(a > 0, -b, a), torch.where(a > 0, -a, b)
-        log_cdf_b = torch.special.log_ndtr(b)
-        log_cdf_a = torch.special.log_ndtr(a.clamp_min(-1e4))
-        difference = (log_cdf_a - log_cdf_b).clamp_max(-1e-7)
+        log_cdf_b = _log_normal_cdf(b)
+        difference = (_log_normal_cdf(a) - log_cdf_b).clamp_max(-1e-7)
         return log_cdf_b + torch.log(-torch.expm1(difference))
 
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c *size"]:
@@ -122,10 +129,7 @@ class LogisticMixture(Likelihood):
 
     def log_prob(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         """ln of the bin's mass under the mixture."""
-        lower, upper = _bin_edges(signal.unsqueeze(2), self._levels)
-        inverse = torch.exp(-self._log_scales)
-        a = ((lower - self._means) * inverse).clamp(-1e4, 1e4)
-        b = ((upper - self._means) * inverse).clamp(-1e4, 1e4)
+        a, b = _bin_edges(signal.unsqueeze(2), self._means, self._log_scales, self._levels)
         # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^(a - b)): no cancellation in either tail.
         log_mass = F.logsigmoid(b) + F.logsigmoid(-a) + torch.log(-torch.expm1((a - b).clamp_max(-1e-7)))
         return torch.logsumexp(F.log_softmax(self._logits, 2) + log_mass, 2)
@@ -133,7 +137,9 @@ class LogisticMixture(Likelihood):
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c *size"]:
         """A draw: a component (Gumbel-max), then its logistic, rounded to its level."""
         uniform = torch.rand(self._logits.shape, generator=generator, device=self._logits.device)
-        component = (self._logits - torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))).argmax(2, keepdim=True)
+        component = (self._logits - torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))).argmax(
+            2, keepdim=True
+        )
         mean, log_scale = self._means.gather(2, component), self._log_scales.gather(2, component)
         uniform = torch.rand(mean.shape, generator=generator, device=mean.device).clamp(1e-6, 1 - 1e-6)
         value = (mean + torch.exp(log_scale) * torch.logit(uniform)).squeeze(2)
@@ -198,7 +204,7 @@ class Categorical(Likelihood):
     def mean(self) -> Float[Tensor, "b c *size"]:
         """The expected level."""
         levels = self._logits.shape[2]
-        values = from_levels(torch.arange(levels, device=self._logits.device), levels)
+        values = from_levels(torch.arange(levels), levels).to(self._logits)
         with torch.autocast(self._logits.device.type, enabled=False):  # a product, so it would be rounded
             return torch.einsum("bcl...,l->bc...", self._logits.softmax(2), values)
 

@@ -76,13 +76,19 @@ class Tokenizer:
         """See `load`; without `load_prior` the learned prior is left alone, whatever its state."""
         directory = _locate(path_or_hub_name)
         run = RunDirectory(directory)
-        config = run.read_config()
-        if config.get("kind") != "autoencoder":
+        config = run.read_config("kind")
+        if config["kind"] != "autoencoder":
             raise InputError(
-                f"expected an autoencoder's run, {directory} holds a {config.get('kind')}: give the directory above it"
+                f"expected an autoencoder's run, {directory} holds a {config['kind']}: "
+                "give the directory above it"
             )
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        config = run.read_config("recipe", "classes")
         recipe = parse(Recipe, config["recipe"], str(run.config_path))
+        if not isinstance(config["classes"], list) or not all(isinstance(c, str) for c in config["classes"]):
+            raise InputError(
+                f"expected a list of names as 'classes' in {run.config_path}: restore it, or train anew"
+            )
         autoencoder = VQVAE(recipe.model, ImageModality(recipe.data).spec)
         load_weights(autoencoder, run.read_model(), directory)
         autoencoder.to(target).eval()
@@ -90,7 +96,9 @@ class Tokenizer:
         unigram = _load_unigram(directory / UNIGRAM_FILE, autoencoder, fingerprint)
         learned = None
         if load_prior:
-            learned = _load_prior(directory / PRIOR_DIRECTORY, autoencoder, len(config["classes"]), fingerprint)
+            learned = _load_prior(
+                directory / PRIOR_DIRECTORY, autoencoder, len(config["classes"]), fingerprint
+            )
         return cls(
             recipe,
             autoencoder,
@@ -142,7 +150,9 @@ class Tokenizer:
         return torch.cat(parts)
 
     @torch.no_grad()
-    def decode(self, codes: Int64[Tensor, "b g h w"], batch_size: int = 64) -> UInt8[Tensor, "b c height width"]:
+    def decode(
+        self, codes: Int64[Tensor, "b g h w"], batch_size: int = 64
+    ) -> UInt8[Tensor, "b c height width"]:
         """Pictures of codes, uint8.
 
         Raises:
@@ -198,7 +208,9 @@ class Tokenizer:
         codes = self.learned.sample(num, Conditions(labels), temperature, top_k, top_p, generator, progress)
         return codes.cpu()
 
-    def sample(self, num: int, class_name: str | None = None, **settings: Any) -> UInt8[Tensor, "b c height width"]:
+    def sample(
+        self, num: int, class_name: str | None = None, **settings: Any
+    ) -> UInt8[Tensor, "b c height width"]:
         """New pictures, uint8; the arguments are those of `sample_codes`."""
         return self.decode(self.sample_codes(num, class_name, **settings))
 
@@ -209,8 +221,12 @@ class Tokenizer:
             InputError: when there is no such class.
         """
         if class_name not in self.classes:
-            known = ", ".join(self.classes) if self.classes else "none: this model was trained without classes"
-            raise InputError(f"expected a class of this model, received {class_name!r}: the classes are {known}")
+            known = (
+                ", ".join(self.classes) if self.classes else "none: this model was trained without classes"
+            )
+            raise InputError(
+                f"expected a class of this model, received {class_name!r}: the classes are {known}"
+            )
         return self.classes.index(class_name)
 
     def save_pretrained(self, directory: str | Path) -> None:
@@ -219,7 +235,6 @@ class Tokenizer:
         for source, parts in ((Path(), PARTS), (Path(PRIOR_DIRECTORY), PRIOR_PARTS)):
             if source.name == PRIOR_DIRECTORY and self.learned is None:
                 continue
-            (target / source).mkdir(parents=True, exist_ok=True)
             for part in parts:
                 if (self.directory / source / part).is_file():
                     with atomic_file(target / source / part) as temporary:
@@ -241,7 +256,9 @@ class Tokenizer:
         address = api.create_repo(repository, private=private, exist_ok=True)
         with TemporaryDirectory() as directory:
             self.save_pretrained(directory)
-            api.upload_folder(repo_id=repository, folder_path=directory, commit_message="Upload a smalti tokenizer")
+            api.upload_folder(
+                repo_id=repository, folder_path=directory, commit_message="Upload a smalti tokenizer"
+            )
         return str(address)
 
 
@@ -267,22 +284,27 @@ def _load_unigram(path: Path, autoencoder: Autoencoder, fingerprint: str) -> Uni
         if stored["model"] != fingerprint:
             return None  # counts of an earlier checkpoint; `train` counts again when it ends
         if counts.shape != prior.counts.shape:
-            raise ValueError(f"expected counts of shape {tuple(prior.counts.shape)}, received {tuple(counts.shape)}")
+            raise ValueError(
+                f"expected counts of shape {tuple(prior.counts.shape)}, received {tuple(counts.shape)}"
+            )
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is broken ({error}): remove it and run `smalti train` again") from None
     prior.counts.copy_(counts)
     return prior
 
 
-def _load_prior(directory: Path, autoencoder: Autoencoder, num_classes: int, fingerprint: str) -> LearnedPrior | None:
+def _load_prior(
+    directory: Path, autoencoder: Autoencoder, num_classes: int, fingerprint: str
+) -> LearnedPrior | None:
     run = RunDirectory(directory)
     if not run.model_path.is_file():
         return None
-    config = run.read_config()
+    config = run.read_config("autoencoder", "recipe")
     if config["autoencoder"] != fingerprint:
         raise InputError(
             f"the prior in {directory} was trained on codes of another state of the autoencoder "
-            f"({config['autoencoder']}, now {fingerprint}): remove {directory} and run `smalti train-prior` again"
+            f"({config['autoencoder']}, now {fingerprint}): "
+            f"remove {directory} and run `smalti train-prior` again"
         )
     recipe = parse(PriorRecipe, config["recipe"], str(run.config_path))
     prior = new_prior(recipe, autoencoder, num_classes)
@@ -305,6 +327,6 @@ def _locate(path_or_hub_name: str | Path) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"expected a run, found no directory {text} here and none of that name on the Hub ({reason}): check the path"
+            f"expected a run, found no directory {text} here and none of that name on the Hub "
+            f"({reason}): check the path"
         ) from None
-

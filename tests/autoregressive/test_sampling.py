@@ -200,5 +200,5 @@ def test_labels_go_with_their_items():
 )
 @pytest.mark.parametrize("loop", [sample, sample_naive])
 def test_settings_out_of_range_are_refused(loop, arguments, named):
-    with pytest.raises(InputError, match=f"Expected .*{named}.* received"):
+    with pytest.raises(InputError, match=f"expected .*{named}.* received"):
         loop(network(), **{"num": 1, "grid": (2, 2), **arguments})

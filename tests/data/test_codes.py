@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from smalti import files
 from smalti.data import codes as codes_module
 from smalti.data.codes import FORMAT, CodesInfo, check_codes, read_codes, write_codes
 from smalti.interfaces import InputError
@@ -119,7 +120,7 @@ class TestWriteRefuses:
     def test_out_of_range(self, tmp_path: Path, code):
         codes = np.zeros((1, 2, 2, 3), np.int64)
         codes[0, 1, 1, 2] = code
-        self.refused(tmp_path, "Expected codes from 0 to 511, received", (["a"], codes, [None]))
+        self.refused(tmp_path, "expected codes from 0 to 511, received", (["a"], codes, [None]))
 
     @pytest.mark.parametrize("shape", [(1, 1, 2, 3), (1, 2, 3, 2), (2, 2, 2, 3), (1, 2, 6)])
     def test_shapes(self, tmp_path: Path, shape):
@@ -140,8 +141,8 @@ class TestWriteRefuses:
         def full(file):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(codes_module, "sync", full)
-        self.refused(tmp_path, "The disk is full")
+        monkeypatch.setattr(files, "_sync", full)
+        self.refused(tmp_path, "the disk is full")
 
     def test_no_permission(self, tmp_path: Path):
         (tmp_path / "file").touch()
@@ -210,12 +211,12 @@ class TestReadRefuses:
     @pytest.mark.parametrize("row", [[0] * 11, [0] * 13, [], None, [0] * 11 + [None]], ids=str)
     def test_lengths(self, path: Path, row):
         column = pa.array([[0] * 12] * 7 + [row], pa.list_(pa.int32()))
-        self.refused(rewritten(path, codes=column), r"Expected 12 codes an item in .*shape \(2, 2, 3\)")
+        self.refused(rewritten(path, codes=column), r"expected 12 codes an item in .*shape \(2, 2, 3\)")
 
     @pytest.mark.parametrize("code", [-1, 512])
     def test_range(self, path: Path, code):
         column = pa.array([[0] * 12] * 7 + [[0] * 11 + [code]], pa.list_(pa.int32()))
-        self.refused(rewritten(path, codes=column), f"Expected codes from 0 to 511, received .*{code}")
+        self.refused(rewritten(path, codes=column), f"expected codes from 0 to 511, received .*{code}")
 
     @pytest.mark.parametrize(
         "column", [pa.array(["text"] * 8), pa.array([["a"]] * 8), pa.array([[0.5] * 12] * 8)]
@@ -230,7 +231,7 @@ class TestCheck:
 
     def test_other_model(self):
         with pytest.raises(
-            InputError, match=r"Expected codes of the model ffff, received codes of ab12ab12ab12: enc"
+            InputError, match=r"expected codes of the model ffff, received codes of ab12ab12ab12: enc"
         ):
             check_codes(INFO, INFO.model_copy(update={"model": "ffff"}))
 

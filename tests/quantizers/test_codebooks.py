@@ -13,7 +13,7 @@ from smalti.quantizers.codebooks import (
 )
 from tests.nn.test_collectives import on_ranks
 
-BUFFERS = ("codes", "counts", "sums", "steps")
+BUFFERS = ("codes", "counts", "sums", "missed", "steps")
 
 
 def robust(num_codebooks: int = 1, num_codes: int = 4, code_dim: int = 2, started: bool = False, **settings):
@@ -46,7 +46,7 @@ class TestMovingAverages:
         """Appendix A.1, with the Laplace smoothing of the authors' code on a copy of the counts."""
         num_codebooks, num_codes, dim = 2, 5, 3
         codebook = robust(
-            num_codebooks, num_codes, dim, started=True, decay=decay, epsilon=epsilon, revive_every=0
+            num_codebooks, num_codes, dim, started=True, decay=decay, epsilon=epsilon, revive_after=0
         )
         rng = np.random.default_rng(0)
         counts, sums = codebook.counts.double().numpy(), codebook.sums.double().numpy()
@@ -63,11 +63,13 @@ class TestMovingAverages:
             smoothed = (counts + epsilon) / (total + num_codes * epsilon) * total
             np.testing.assert_allclose(codebook.counts.numpy(), counts, rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(codebook.sums.numpy(), sums, rtol=1e-5, atol=1e-6)
-            np.testing.assert_allclose(codebook.codes.numpy(), sums / smoothed[..., None], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(
+                codebook.codes.numpy(), sums / smoothed[..., None], rtol=1e-4, atol=1e-5
+            )
         assert codebook.steps.item() == 7
 
     def test_codes_converge_to_the_means_of_their_tokens(self):
-        codebook = robust(decay=0.5, started=True, revive_every=0)
+        codebook = robust(decay=0.5, started=True)
         tokens = torch.randn(1, 40, 2)
         indices = torch.arange(40).unsqueeze(0) % 4
         for _ in range(40):
@@ -102,7 +104,9 @@ class TestInitialisation:
         codebook.prepare(tokens)
         indices = search(tokens, codebook.codes)[0]
         for i in indices.unique():
-            torch.testing.assert_close(codebook.codes[0, i], tokens[0, indices == i].mean(0), rtol=1e-4, atol=0.05)
+            torch.testing.assert_close(
+                codebook.codes[0, i], tokens[0, indices == i].mean(0), rtol=1e-4, atol=0.05
+            )
         assert torch.cdist(tokens, codebook.codes).amin(2).max() < 0.5
 
     def test_k_means_lowers_the_distortion(self):
@@ -163,16 +167,17 @@ class TestRevival:
     INDICES = torch.tensor([[0, 1, 0, 1, 0, 1]])
 
     @staticmethod
-    def with_a_dead_code(**settings) -> RobustCodebook:
+    def with_dead_codes(**settings) -> RobustCodebook:
         """Codes 0 and 1 are in use; 2 and 3 have long been far away from all tokens."""
         codebook = robust(started=True, decay=0.5, **settings)
+        codebook.missed.copy_(torch.tensor([[0.0, 0.0, 99.0, 99.0]]))
         codebook.counts.copy_(torch.tensor([[3.0, 3.0, 1e-3, 1e-3]]))
         codebook.codes.copy_(torch.tensor([[[1.0, 0.1], [0.1, 1.0], [90.0, 90.0], [-90.0, 90.0]]]))
         codebook.sums.copy_(codebook.codes * codebook.counts.unsqueeze(2))
         return codebook
 
     def test_dead_codes_get_tokens_with_count_and_sum_and_others_nothing(self):
-        revived, left = self.with_a_dead_code(revive_every=1), self.with_a_dead_code(revive_every=0)
+        revived, left = self.with_dead_codes(revive_every=1), self.with_dead_codes(revive_after=0)
         for codebook in (revived, left):
             codebook.learn(self.TOKENS, self.INDICES)
         even_share = 6 / 4
@@ -181,34 +186,54 @@ class TestRevival:
             token = (revived.sums[0, dead] - even_share * self.TOKENS[0]).abs().amax(1).argmin()
             torch.testing.assert_close(revived.sums[0, dead], even_share * self.TOKENS[0, token])
             torch.testing.assert_close(revived.codes[0, dead], self.TOKENS[0, token], rtol=1e-4, atol=1e-4)
+            assert revived.missed[0, dead] == 0
             assert left.codes[0, dead].norm() > 50
         assert torch.equal(revived.counts[:, :2], left.counts[:, :2])
         assert torch.equal(revived.sums[:, :2], left.sums[:, :2])
         torch.testing.assert_close(revived.codes[:, :2], left.codes[:, :2], rtol=1e-3, atol=0)
 
-    def test_a_revived_code_stays_in_use(self):
-        codebook = self.with_a_dead_code(revive_every=1)
-        codebook.learn(self.TOKENS, self.INDICES)
-        for _ in range(5):
-            indices = step(codebook, self.TOKENS)
-        assert {2, 3} & set(indices.flatten().tolist())
+    def test_a_revived_code_comes_into_use(self):
+        codebook = self.with_dead_codes(revive_every=1)
+        assert step(codebook, self.TOKENS).max() == 1
+        assert step(codebook, self.TOKENS).max() > 1
 
     def test_only_every_so_many_steps(self):
-        codebook = self.with_a_dead_code(revive_every=4)
+        codebook = self.with_dead_codes(revive_every=4)
         dead_after = []
         for _ in range(4):
             codebook.learn(self.TOKENS, self.INDICES)
             dead_after.append(codebook.counts[0, 2].item() < 0.01)
         assert dead_after == [True, True, False, False]  # the codebook had taken one step before
 
-    def test_codes_above_the_threshold_are_left(self):
-        codebook = self.with_a_dead_code(revive_every=1, revive_below=0.0)
-        codebook.learn(self.TOKENS, self.INDICES)
-        assert codebook.codes[0, 2].norm() > 50
+    @pytest.mark.parametrize(("revive_after", "steps"), [(6.0, 4), (100.0, 67)])
+    def test_dead_is_what_an_even_share_would_have_chosen_so_often(self, revive_after, steps):
+        """An even share of 6 tokens on 4 codes is 1.5 a step."""
+        codebook = self.with_dead_codes(revive_every=1, revive_after=revive_after)
+        codebook.missed.zero_()
+        taken = 0
+        while codebook.counts[0, 2] < 0.01:
+            codebook.learn(self.TOKENS, self.INDICES)
+            taken += 1
+        assert taken == steps
+
+    def test_a_code_that_is_chosen_now_and_then_is_alive(self):
+        codebook = self.with_dead_codes(revive_every=1, revive_after=6.0)
+        codebook.missed.zero_()
+        with_2 = torch.tensor([[0, 1, 0, 1, 0, 2]])
+        for at in range(20):
+            codebook.learn(self.TOKENS, with_2 if at % 3 == 0 else self.INDICES)
+            torch.testing.assert_close(codebook.missed[0, 2].item(), at % 3 * 1.5)
+
+    def test_a_batch_without_a_finite_token_leaves_all_finite(self):
+        codebook = self.with_dead_codes(revive_every=1, revive_after=99.0)
+        for tokens in (torch.full((1, 6, 2), torch.nan), self.TOKENS):
+            step(codebook, tokens)
+            assert all(value.isfinite().all() for value in buffers(codebook).values())
+        assert torch.cdist(self.TOKENS, codebook.codes).amin(2).max() < 0.5
 
     def test_collapse_is_undone(self):
         """All codes far from the data but one, which at first takes every token."""
-        codebook = robust(num_codes=16, started=True, decay=0.9, revive_every=5)
+        codebook = robust(num_codes=16, started=True, decay=0.9)
         codebook.codes.copy_(torch.full((1, 16, 2), 100.0))
         codebook.codes[0, 0] = 0.0
         codebook.sums.copy_(codebook.codes)
@@ -246,7 +271,7 @@ def batches(rank: int) -> list[torch.Tensor]:
 
 
 def train(shares: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    codebook = robust(2, 8, 3, decay=0.8, revive_every=2, revive_below=0.5)
+    codebook = robust(2, 8, 3, decay=0.8, revive_every=2, revive_after=4.0)
     torch.manual_seed(int(shares[0].sum() * 100) % 1000)  # ranks' global generators may differ
     for tokens in shares:
         step(codebook, tokens)

@@ -12,7 +12,10 @@ from smalti.quantizers.nearest import nearest_codes
 
 PEERS_SHAPES = [(65_536, 64, 512), (16_384, 256, 8_192), (8_192, 8, 16_384)]
 SHIFTS = [0, 10, 100]
-INITS = {"normal": lambda rng, k, d: rng.normal(size=(k, d)), "tiny": lambda rng, k, d: rng.uniform(-1, 1, (k, d)) / k}
+INITS = {
+    "normal": lambda rng, k, d: rng.normal(size=(k, d)),
+    "tiny": lambda rng, k, d: rng.uniform(-1, 1, (k, d)) / k,
+}
 
 
 def oracle(tokens: torch.Tensor, codebook: torch.Tensor) -> np.ndarray:
@@ -28,7 +31,9 @@ def oracle(tokens: torch.Tensor, codebook: torch.Tensor) -> np.ndarray:
         limit = scores.min(1) + 1e-11 * (1 + np.abs(scores).max(1))
         for row, candidates in enumerate(scores <= limit[:, None]):
             few = np.flatnonzero(candidates)
-            differences = ((tokens[begin + row].double().numpy() - codebook[few].double().numpy()) ** 2).sum(1)
+            differences = ((tokens[begin + row].double().numpy() - codebook[few].double().numpy()) ** 2).sum(
+                1
+            )
             found[begin + row] = few[differences.argmin()]
     return found
 

@@ -78,7 +78,14 @@ def test_ten_kills(tmp_path: Path) -> None:
 def test_two_ranks_agree_with_one(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     finish(one, 50)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        "--master_port=0",
+        "--standalone",
+    ]
     subprocess.run([*launch, str(WORKER), str(two), "50"], check=True, env=ENVIRONMENT, timeout=300)
     first, second = load_file(two / "rank0.safetensors"), load_file(two / "rank1.safetensors")
     for name, tensor in first.items():

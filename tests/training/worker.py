@@ -1,6 +1,6 @@
 """A small training run as a program of its own, so that tests can kill it or start it on several ranks.
 
-    python worker.py RUN STEPS [WEIGHT_EMA]
+python worker.py RUN STEPS [WEIGHT_EMA]
 """
 
 import os

@@ -224,8 +224,8 @@ class GatedPixelCNN(AutoregressiveNetwork):
         super().__init__()
         if num_codes < 1 or num_codebooks < 1 or num_classes < 0:
             raise InputError(
-                "Expected num_codes and num_codebooks of at least 1 and num_classes of at least 0, received "
-                f"{num_codes}, {num_codebooks} and {num_classes}; take them from the codes to learn."
+                "expected num_codes and num_codebooks of at least 1 and num_classes of at least 0, received "
+                f"{num_codes}, {num_codebooks} and {num_classes}; take them from the codes to learn"
             )
         self.config = config
         self.num_codes = num_codes
@@ -299,7 +299,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
         """
         if len(grid) != 2 or min(grid) < 1:
             raise InputError(
-                f"Expected a grid of rows and columns, received {tuple(grid)}; a line of n codes is (1, n)."
+                f"expected a grid of rows and columns, received {tuple(grid)}; a line of n codes is (1, n)"
             )
         rows, columns = grid
         weight = self.layers[0].out.weight
@@ -314,8 +314,8 @@ class GatedPixelCNN(AutoregressiveNetwork):
         """Logits of the next symbol, without dropout. See `AutoregressiveNetwork.step`."""
         if (previous is None) != (state.symbols == 0):
             raise InputError(
-                f"Expected the previous code at every step but the first, received {previous} after "
-                f"{state.symbols} symbols; pass what was drawn from the last logits."
+                f"expected the previous code at every step but the first, received {previous} after "
+                f"{state.symbols} symbols; pass what was drawn from the last logits"
             )
         if previous is not None:
             self._feed(previous, state)
@@ -341,7 +341,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
         """Run the trunk at a position: the horizontal stack, and at a row's beginning the vertical one."""
         row, column = divmod(position, state.grid[1])
         if row == state.grid[0]:
-            raise InputError(f"Expected no step after the last symbol of a grid {state.grid}; start anew.")
+            raise InputError(f"expected no step after the last symbol of a grid {state.grid}; start anew")
         layers = list(zip(self.layers, state.layers, strict=True))
         if column == 0:
             v = state.layers[0].left.row
@@ -355,13 +355,13 @@ class GatedPixelCNN(AutoregressiveNetwork):
     def _check_codes(self, codes: Tensor) -> None:
         if codes.shape[1] != self.num_codebooks:
             raise InputError(
-                f"Expected {self.num_codebooks} codebooks, received codes of shape {tuple(codes.shape)}; "
-                "the second dimension counts codebooks."
+                f"expected {self.num_codebooks} codebooks, received codes of shape {tuple(codes.shape)}; "
+                "the second dimension counts codebooks"
             )
         low, high = (int(bound) for bound in codes.aminmax())
         if low < 0 or high >= self.num_codes:
             raise InputError(
-                f"Expected codes from 0 to {self.num_codes - 1}, received codes from {low} to {high}; "
+                f"expected codes from 0 to {self.num_codes - 1}, received codes from {low} to {high}; "
                 "were they made by another tokenizer?"
             )
 
@@ -371,12 +371,12 @@ class GatedPixelCNN(AutoregressiveNetwork):
         if labels is None or not self.num_classes:
             return torch.full((batch_size,), self.num_classes, device=device)
         if len(labels) != batch_size:
-            raise InputError(f"Expected {batch_size} labels, one for each item, received {len(labels)}.")
+            raise InputError(f"expected {batch_size} labels, one for each item, received {len(labels)}")
         low, high = (int(bound) for bound in labels.aminmax())
         if low < -1 or high >= self.num_classes:
             raise InputError(
-                f"Expected labels from 0 to {self.num_classes - 1}, or -1 for none, "
-                f"received labels from {low} to {high}."
+                f"expected labels from 0 to {self.num_classes - 1}, or -1 for none, "
+                f"received labels from {low} to {high}"
             )
         labels = labels.to(device)
         return labels.where(labels >= 0, self.num_classes)

@@ -143,19 +143,19 @@ def _evaluating(network: AutoregressiveNetwork) -> Iterator[None]:
 
 def _check(num: int, grid: Sequence[int], temperature: float, top_k: int | None, top_p: float | None) -> None:
     if num < 1:
-        raise InputError(f"Expected num of at least 1, received {num}; ask for one sample or more.")
+        raise InputError(f"expected num of at least 1, received {num}; ask for one sample or more")
     if not grid or min(grid) < 1:
         raise InputError(
-            f"Expected a grid of sizes of at least 1, received {tuple(grid)}; give one for each axis."
+            f"expected a grid of sizes of at least 1, received {tuple(grid)}; give one for each axis"
         )
     if not 0 <= temperature < float("inf"):
         raise InputError(
-            f"Expected a finite temperature of at least 0, received {temperature}; "
-            "use 1 for the distribution as it was learned, 0 for the most probable code."
+            f"expected a finite temperature of at least 0, received {temperature}; "
+            "use 1 for the distribution as it was learned, 0 for the most probable code"
         )
     if top_k is not None and top_k < 1:
-        raise InputError(f"Expected top_k of at least 1, received {top_k}; leave it out to allow all codes.")
+        raise InputError(f"expected top_k of at least 1, received {top_k}; leave it out to allow all codes")
     if top_p is not None and not 0 < top_p <= 1:
         raise InputError(
-            f"Expected top_p above 0 and at most 1, received {top_p}; leave it out to allow all codes."
+            f"expected top_p above 0 and at most 1, received {top_p}; leave it out to allow all codes"
         )

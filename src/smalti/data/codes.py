@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 from pydantic import Field, PositiveInt, ValidationError
 
-from smalti.data.store import disk_errors, sync
+from smalti.files import atomic_file
 from smalti.interfaces import Configuration, InputError
 
 FORMAT = 1
@@ -80,36 +79,13 @@ def write_codes(path: str | Path, info: CodesInfo, batches: Iterable[CodesBatch]
     schema = pa.schema(
         [("name", pa.string()), ("label", pa.string()), ("codes", pa.list_(pa.int32()))], metadata=metadata
     )
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     count = 0
-    try:
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = temporary.open("wb")
-        with file:
-            with disk_errors(path):
-                writer = pq.ParquetWriter(file, schema, compression="zstd")
-            try:
-                for table in _row_groups(info, batches, schema):
-                    count += len(table)
-                    with disk_errors(path):
-                        writer.write_table(table)
-                if not count:
-                    raise InputError(
-                        f"There are no codes to write to {path}: check the data that was encoded."
-                    )
-                with disk_errors(path):
-                    writer.close()
-                    sync(file)
-            finally:
-                # After an error, so that it is not closed by the garbage collector, on a file that is gone.
-                with suppress(OSError, pa.ArrowException):
-                    writer.close()
-        with disk_errors(path):
-            temporary.replace(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    with atomic_file(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for table in _row_groups(info, batches, schema):
+            count += len(table)
+            writer.write_table(table)
+        if not count:
+            raise InputError(f"there are no codes to write to {path}: check the data that was encoded")
     return count
 
 
@@ -127,7 +103,7 @@ def read_codes(path: str | Path, batch_size: int = 1024) -> tuple[CodesInfo, Ite
         missing = {"name", "label", "codes"} - set(file.schema_arrow.names)
     if _METADATA_KEY not in metadata or missing:
         what = f"it has no columns {sorted(missing)}" if missing else "it has no smalti metadata"
-        raise InputError(f"{path} {_NO_CODES_FILE} ({what}): make one with smalti encode.")
+        raise InputError(f"{path} {_NO_CODES_FILE} ({what}): make one with smalti encode")
     info = _parse_info(path, metadata[_METADATA_KEY])
     return info, _batches(path, info, batch_size)
 
@@ -140,14 +116,14 @@ def check_codes(info: CodesInfo, expected: CodesInfo) -> None:
     """
     if info.model != expected.model:
         raise InputError(
-            f"Expected codes of the model {expected.model[:12]}, received codes of {info.model[:12]}: "
-            f"encode the data with this model, or use the model that made them."
+            f"expected codes of the model {expected.model[:12]}, received codes of {info.model[:12]}: "
+            f"encode the data with this model, or use the model that made them"
         )
     received_layout = (*info.shape, info.num_codes)
     if received_layout != (*expected.shape, expected.num_codes):
         raise InputError(
-            f"Expected codes of shape {expected.shape} out of {expected.num_codes}, received {info.shape} "
-            f"out of {info.num_codes}: encode the data again, with the same sizes."
+            f"expected codes of shape {expected.shape} out of {expected.num_codes}, received {info.shape} "
+            f"out of {info.num_codes}: encode the data again, with the same sizes"
         )
 
 
@@ -158,11 +134,11 @@ def _row_groups(info: CodesInfo, batches: Iterable[CodesBatch], schema: pa.Schem
     for names, codes, labels in batches:
         if codes.shape != (len(names), *info.shape) or len(labels) != len(names):
             raise InputError(
-                f"Expected {len(names)} labels and codes of shape {(len(names), *info.shape)} "
+                f"expected {len(names)} labels and codes of shape {(len(names), *info.shape)} "
                 f"for {len(names)} names, received {len(labels)} labels and codes of "
-                f"shape {codes.shape}: encode the data again."
+                f"shape {codes.shape}: encode the data again"
             )
-        _check_range("The codes to write", codes, info.num_codes)
+        _check_range("the codes to write", codes, info.num_codes)
         offsets = np.arange(0, codes.size + 1, per_item, dtype=np.int32)
         lists = pa.ListArray.from_arrays(offsets, codes.reshape(-1).astype(np.int32))
         columns = [pa.array(names, pa.string()), pa.array(labels, pa.string()), lists]
@@ -191,8 +167,8 @@ def _to_array(path: Path, lists: pa.ListArray, info: CodesInfo) -> Int64[np.ndar
     if lists.null_count or flat.null_count or (lengths != per_item).any():
         wrong = next((str(length) for length in lengths if length != per_item), "missing codes")
         raise InputError(
-            f"Expected {per_item} codes an item in {path} (shape {info.shape}), received {wrong}: "
-            f"the file is damaged or edited; encode the data again."
+            f"expected {per_item} codes an item in {path} (shape {info.shape}), received {wrong}: "
+            f"the file is damaged or edited; encode the data again"
         )
     codes = flat.to_numpy().reshape(len(lists), *info.shape)
     _check_range(str(path), codes, info.num_codes)
@@ -202,8 +178,8 @@ def _to_array(path: Path, lists: pa.ListArray, info: CodesInfo) -> Int64[np.ndar
 def _check_range(what: str, codes: Int64[np.ndarray, "b g *grid"], num_codes: int) -> None:
     if codes.size and (codes.min() < 0 or codes.max() >= num_codes):
         raise InputError(
-            f"Expected codes from 0 to {num_codes - 1}, received {codes.min()} to {codes.max()}: {what} "
-            f"cannot be of this codebook; encode the data again."
+            f"expected codes from 0 to {num_codes - 1}, received {codes.min()} to {codes.max()}: {what} "
+            f"cannot be of this codebook; encode the data again"
         )
 
 
@@ -214,14 +190,14 @@ def _parse_info(path: Path, content: bytes) -> CodesInfo:
         if isinstance(newer, int) and newer > FORMAT:
             raise InputError(
                 f"{path} was written by a newer version of smalti (format {newer}; "
-                f"this one reads up to {FORMAT}): run pip install -U smalti."
+                f"this one reads up to {FORMAT}): run pip install -U smalti"
             )
         return CodesInfo.model_validate(fields)
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise InputError(
-            f"{path} {_NO_CODES_FILE} (its metadata is damaged): encode the data again."
+            f"{path} {_NO_CODES_FILE} (its metadata is damaged): encode the data again"
         ) from error
 
 
@@ -229,8 +205,8 @@ def _parse_info(path: Path, content: bytes) -> CodesInfo:
 def _parquet_errors(path: Path) -> Iterator[None]:
     """Turn what pyarrow raises about a file into a sentence about it."""
     if not path.is_file():
-        raise InputError(f"Expected a file of codes, {path} does not exist: make one with smalti encode.")
+        raise InputError(f"expected a file of codes, {path} does not exist: make one with smalti encode")
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a Parquet file, or is damaged: encode the data again.") from error
+        raise InputError(f"{path} is not a Parquet file, or is damaged: encode the data again") from error

@@ -59,13 +59,13 @@ class Loader:
             data = data.signals
         if labels is not None and len(labels) != len(data):
             raise InputError(
-                f"Expected one label for each of {len(data)} items, received {len(labels)} labels."
+                f"expected one label for each of {len(data)} items, received {len(labels)} labels"
             )
         self.count = len(data) if indices is None else len(indices)
         if self.count < 1 or batch_size < 1:
             raise InputError(
-                f"Expected at least one item and a batch of at least one, received {self.count} items "
-                f"in batches of {batch_size}: check the data, its split and the batch size."
+                f"expected at least one item and a batch of at least one, received {self.count} items "
+                f"in batches of {batch_size}: check the data, its split and the batch size"
             )
         self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
         self._to_model = to_model or _to_codes
@@ -108,8 +108,8 @@ class Loader:
         """
         if self.batch_size % world:
             raise InputError(
-                f"Expected a batch size that {world} processes can share equally, "
-                f"received {self.batch_size}: choose a multiple of {world}."
+                f"expected a batch size that {world} processes can share equally, "
+                f"received {self.batch_size}: choose a multiple of {world}"
             )
         share = self.batch_size // world
         return self._gather(self._order(step * self.batch_size + rank * share, share))
@@ -171,10 +171,10 @@ def split_indices(
         InputError: when there is no such split.
     """
     if not 0 <= fraction < 1:
-        raise InputError(f"Expected a validation fraction from 0 to below 1, received {fraction}: try 0.1.")
+        raise InputError(f"expected a validation fraction from 0 to below 1, received {fraction}: try 0.1")
     if fraction > 0 and count < 2:
         raise InputError(
-            f"Expected at least 2 items to hold some out, received {count}: add data or pass fraction 0."
+            f"expected at least 2 items to hold some out, received {count}: add data or pass fraction 0"
         )
     held_out = min(max(round(count * fraction), 1), count - 1) if fraction > 0 else 0
     order = np.random.default_rng(seed).permutation(count).astype(np.int64)

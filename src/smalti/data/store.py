@@ -7,15 +7,10 @@ not at all.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import secrets
-import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,16 +20,13 @@ import numpy as np
 from jaxtyping import Int64
 from pydantic import NonNegativeInt, PositiveInt, ValidationError
 
-from smalti.data.sources.base import Item, Source, UnreadableItem
-from smalti.interfaces import Configuration, InputError, SignalSpec
+from smalti.files import atomic_directory
+from smalti.interfaces import Configuration, InputError
 
 FORMAT = 1
 """Version of the layout; raised when an older smalti could no longer read it."""
 
 FILES = frozenset({"index.json", "signals.bin", "labels.bin", "names.txt"})
-
-WINDOW = 4
-"""Items decoded ahead for each worker: enough to keep all of them busy, little enough for large files."""
 
 
 class _Index(Configuration):
@@ -118,13 +110,13 @@ class Store:
             if received != expected:
                 raise InputError(
                     f"{file} should hold {expected} bytes for {index.count} items but holds {received}: "
-                    f"the data was not written to its end; delete {directory} and prepare it again."
+                    f"the data was not written to its end; delete {directory} and prepare it again"
                 )
         labels = np.fromfile(directory / "labels.bin", np.int64)
         if labels.min() < -1 or labels.max() >= len(index.classes):
             raise InputError(
                 f"{directory / 'labels.bin'} names a class outside -1..{len(index.classes) - 1}: "
-                f"it is damaged; delete {directory} and prepare it again."
+                f"it is damaged; delete {directory} and prepare it again"
             )
         return cls(
             directory=directory,
@@ -172,32 +164,19 @@ class Store:
         directory = Path(directory)
         if not _is_replaceable(directory):
             raise InputError(
-                f"{directory} holds something else than prepared data, so it is left: choose another place."
+                f"{directory} holds something else than prepared data, so it is left: choose another place"
             )
-        temporary = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            with disk_errors(directory):
-                temporary.mkdir(parents=True)
-            writer = _Writer(temporary, tuple(shape), np.dtype(dtype), classes)
-            try:
+        with atomic_directory(directory, replace=True) as temporary:
+            with _Writer(temporary, tuple(shape), np.dtype(dtype), classes) as writer:
                 for name, array, label in decoded:
-                    with disk_errors(directory):
-                        writer.append(name, array, label)
+                    writer.append(name, array, label)
                 if not writer.count:
                     raise InputError(
-                        f"There are no items to write to {directory}: check the source and its split."
+                        f"there are no items to write to {directory}: check the source and its split"
                     )
-                with disk_errors(directory):
-                    writer.finish(skipped=skipped or [], source=source, split=split, protocol=protocol or {})
-            finally:
-                writer.close()
+                writer.finish(skipped=skipped or [], source=source, split=split, protocol=protocol or {})
             # Opened before it is moved, after which another process may replace it.
-            store = replace(cls.open(temporary), directory=directory)
-            with disk_errors(directory):
-                _move_into_place(temporary, directory)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        return store
+            return replace(cls.open(temporary), directory=directory)
 
 
 class _Writer:
@@ -219,20 +198,20 @@ class _Writer:
     def append(self, name: str, array: np.ndarray, label: str | None) -> None:
         if array.shape != self.shape or array.dtype != self.dtype:
             raise InputError(
-                f"Expected items of shape {self.shape} and type {self.dtype}, received "
-                f"{array.shape} and {array.dtype} for {name}: bring all items to one shape and type."
+                f"expected items of shape {self.shape} and type {self.dtype}, received "
+                f"{array.shape} and {array.dtype} for {name}: bring all items to one shape and type"
             )
         if label is not None and self.known is not None and label not in self.known:
             raise InputError(
-                f"Expected one of the {len(self.known)} known classes ({_some(self.classes or ())}), "
-                f'received "{label}" for {name}: remove or rename that class, or train with it.'
+                f"expected one of the {len(self.known)} known classes ({_some(self.classes or ())}), "
+                f'received "{label}" for {name}: remove or rename that class, or train with it'
             )
         self.signals_file.write(np.ascontiguousarray(array).data)
         self.names_file.write(json.dumps(name).encode("ascii") + b"\n")
         self.labels.append(label)
 
     def finish(self, **description: Any) -> None:
-        """Write labels and index, and have all of it on the disk before it can be found."""
+        """Close the files of the items, and write labels and index."""
         classes = (
             self.classes
             if self.classes is not None
@@ -251,86 +230,18 @@ class _Writer:
             **description,
         )
         for file in (self.signals_file, self.names_file):
-            sync(file)
-        for name, content in (
-            ("labels.bin", labels.tobytes()),
-            ("index.json", index.model_dump_json(indent=1).encode()),
-        ):
-            with (self.directory / name).open("wb") as file:
-                file.write(content)
-                sync(file)
+            file.close()
+        (self.directory / "labels.bin").write_bytes(labels.tobytes())
+        (self.directory / "index.json").write_text(index.model_dump_json(indent=1), encoding="utf-8")
 
-    def close(self) -> None:
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         for file in (self.signals_file, self.names_file):
             # On a full disk, closing fails once more for what is still buffered; the first error tells it.
             with suppress(OSError):
                 file.close()
-
-
-def build_store(
-    directory: str | Path,
-    source: Source,
-    split: str,
-    decode: Callable[[Any], np.ndarray],
-    protocol: dict[str, Any],
-    spec: SignalSpec,
-    progress: Callable[[int, int], None] | None = None,
-    workers: int | None = None,
-    classes: Sequence[str] | None = None,
-) -> Store:
-    """Decode one split of a source into a store, by several threads, in the source's order.
-
-    An item that cannot be read is left out and listed in `Store.skipped`.
-
-    Args:
-        directory: where the store goes.
-        source: where the items come from.
-        split: which of its splits.
-        decode: `Item.content` -> array of `spec`'s shape; raises `UnreadableItem`.
-        protocol: what `decode` does, as plain JSON values.
-        spec: shape and levels of the decoded items.
-        progress: called with the items done, unreadable ones too, and the number of all.
-        workers: threads; None for one a core, at most 16.
-        classes: class names by id, for a split that must agree with another; None numbers them, sorted.
-
-    Raises:
-        InputError: when no item can be read, and as `Store.write` does.
-    """
-    skipped: list[dict[str, str]] = []
-    total = source.count(split)
-
-    def decoded() -> Iterator[tuple[str, np.ndarray, str | None]]:
-        done = 0
-        for item, result in _decode_ahead(source.items(split), decode, workers):
-            if isinstance(result, UnreadableItem):
-                skipped.append({"name": _readable(item.name), "reason": _readable(str(result))})
-            else:
-                yield _readable(item.name), result, None if item.label is None else _readable(item.label)
-            done += 1
-            if progress is not None:
-                progress(done, total)
-        if done == 0:
-            raise InputError(
-                f'The split "{split}" of {source.description} has no items: check the path and the split.'
-            )
-        if done == len(skipped):
-            first = skipped[0]
-            raise InputError(
-                f'None of the {done} items of {source.description}, split "{split}", can be read '
-                f"(the first, {first['name']}: {first['reason']}): check the files and the modality."
-            )
-
-    return Store.write(
-        directory,
-        decoded(),
-        (spec.channels, *spec.size),
-        smallest_dtype(spec.levels),
-        classes=classes,
-        skipped=skipped,
-        source=source.description,
-        split=split,
-        protocol=protocol,
-    )
 
 
 def smallest_dtype(levels: int) -> np.dtype:
@@ -339,83 +250,29 @@ def smallest_dtype(levels: int) -> np.dtype:
     return next(np.dtype(kind) for kind in kinds if levels - 1 <= np.iinfo(kind).max)
 
 
-def _decode_ahead(
-    items: Iterable[Item], decode: Callable[[Any], np.ndarray], workers: int | None
-) -> Iterator[tuple[Item, np.ndarray | UnreadableItem]]:
-    """Each item with what became of it, in order, while threads decode the next ones."""
-
-    def attempt(content: Any) -> np.ndarray | UnreadableItem:
-        try:
-            return decode(content)
-        except UnreadableItem as error:
-            return error
-
-    workers = workers or min(16, os.cpu_count() or 1)
-    window: deque[tuple[Item, Future[np.ndarray | UnreadableItem]]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    try:
-        for item in items:
-            window.append((item, pool.submit(attempt, item.content)))
-            if len(window) >= WINDOW * workers:
-                first, future = window.popleft()
-                yield first, future.result()
-        while window:
-            first, future = window.popleft()
-            yield first, future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full or closed disk into a sentence about `path`.
-
-    Raises:
-        InputError: in place of the `OSError`.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(
-                f"The disk is full, so {path} was not written: free space, or choose another place."
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise InputError(
-                f"{path} cannot be written ({error.strerror}): choose a place that you may write to."
-            ) from error
-        raise
-
-
-def sync(file: IO[bytes]) -> None:
-    """Have all that was written to a file on the disk, not in a cache."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
 def _read_index(directory: Path) -> _Index:
     file = directory / "index.json"
     if not file.is_file():
-        raise InputError(f"{directory} holds no prepared data (there is no index.json): check the path.")
+        raise InputError(f"{directory} holds no prepared data (there is no index.json): check the path")
     try:
         content = json.loads(file.read_bytes())
     except (ValueError, OSError) as error:
         raise InputError(
-            f"{file} is damaged or unreadable: delete {directory} and prepare it again."
+            f"{file} is damaged or unreadable: delete {directory} and prepare it again"
         ) from error
     version = content.get("format") if isinstance(content, dict) else None
     # Before all else, since a newer index may have other keys.
     if isinstance(version, int) and version > FORMAT:
         raise InputError(
             f"{directory} was written by a newer version of smalti (format {version}; "
-            f"this one reads up to {FORMAT}): run pip install -U smalti, or prepare the data again."
+            f"this one reads up to {FORMAT}): run pip install -U smalti, or prepare the data again"
         )
     try:
         index = _Index.model_validate(content)
         if np.dtype(index.dtype).kind not in "iuf":
             raise TypeError(index.dtype)
     except (ValidationError, TypeError) as error:
-        raise InputError(f"{file} is damaged: delete {directory} and prepare it again.") from error
+        raise InputError(f"{file} is damaged: delete {directory} and prepare it again") from error
     return index
 
 
@@ -425,31 +282,6 @@ def _is_replaceable(directory: Path) -> bool:
         return set(os.listdir(directory)) <= FILES
     except OSError:
         return not directory.exists()
-
-
-def _move_into_place(temporary: Path, directory: Path) -> None:
-    """Rename, after renaming what is there out of the way: a reader finds a whole store or none."""
-    aside = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.old.tmp")
-    with suppress(FileNotFoundError):
-        directory.rename(aside)
-    try:
-        temporary.rename(directory)
-    except OSError as error:
-        # Another process finished the same store in between: its data is as good as ours.
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    parent = os.open(directory.parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
-
-
-def _readable(text: str) -> str:
-    """Valid Unicode: file names need not be, but JSON and Parquet must."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _some(names: Sequence[str], most: int = 8) -> str:

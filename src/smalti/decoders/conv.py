@@ -52,8 +52,10 @@ class ConvDecoder(Decoder):
         super().__init__()
         conv = CONVOLUTIONS[ndim]
         layers: list[nn.Module] = [conv(dim, config.channels, 3, padding=1)]
-        for _ in range(config.residual_blocks):
-            layers.append(ResidualBlock(ndim, config.channels, config.residual_channels))
+        layers += [
+            ResidualBlock(ndim, config.channels, config.residual_channels)
+            for _ in range(config.residual_blocks)
+        ]
         widths = [config.channels] * (len(strides) - 1) + [config.head_channels or out_channels]
         channels = config.channels
         for stride, width in zip(strides, widths, strict=True):

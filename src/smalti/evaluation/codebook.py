@@ -41,6 +41,6 @@ class CodebookUse:
     def protocol() -> dict[str, str]:
         """How each figure is defined."""
         return {
-            "usage": "share of the codes that occur at least once in the whole split, mean over codebooks",
-            "perplexity": "exp of the entropy of the codes' frequencies over the whole split, mean over codebooks",
+            "usage": "share of the codes that occur in the whole split, mean over codebooks",
+            "perplexity": "exp of the entropy of the codes' frequencies in the split, mean over codebooks",
         }

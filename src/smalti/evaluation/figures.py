@@ -50,7 +50,9 @@ def usage_histogram(counts: Int64[Tensor, "g k"], path: Path) -> None:
     axes = figure.add_subplot()
     for row in counts.numpy():
         share = np.sort(row)[::-1] / max(1, row.sum())
-        axes.fill_between(np.arange(len(share)), share * 100, step="mid", color=INK, alpha=0.5 / len(counts) + 0.2)
+        axes.fill_between(
+            np.arange(len(share)), share * 100, step="mid", color=INK, alpha=0.5 / len(counts) + 0.2
+        )
     axes.axhline(100 / counts.shape[1], color=SOFT, linewidth=1, linestyle="--", label="even use")
     axes.legend(frameon=False, fontsize=8)
     _finish(axes, f"{int((counts > 0).sum())} of {counts.numel()} codes used", "codes, most frequent first")
@@ -64,17 +66,19 @@ def code_maps(
     path: Path,
     originals: UInt8[Tensor, "b c height width"] | None = None,
 ) -> None:
-    """The first codebook's codes of some items, each code a colour of its own, under the originals if given."""
+    """The first codebook's codes of some items, each code a colour; under the originals, if given."""
     rows = 1 if originals is None else 2
     figure = Figure(figsize=(1.3 * len(codes), 1.35 * rows), layout="constrained")
     colours = np.random.default_rng(0).permutation(num_codes)  # neighbours in number are not alike
     for index, item in enumerate(codes):
         if originals is not None:
             axes = figure.add_subplot(rows, len(codes), index + 1)
-            axes.imshow(originals[index].movedim(0, -1).expand(-1, -1, 3), interpolation="nearest")
+            axes.imshow(originals[index].movedim(0, -1).expand(-1, -1, 3).numpy(), interpolation="nearest")
             axes.set_axis_off()
         axes = figure.add_subplot(rows, len(codes), (rows - 1) * len(codes) + index + 1)
-        axes.imshow(colours[item[0].numpy()], cmap="turbo", vmin=0, vmax=num_codes - 1, interpolation="nearest")
+        axes.imshow(
+            colours[item[0].numpy()], cmap="turbo", vmin=0, vmax=num_codes - 1, interpolation="nearest"
+        )
         axes.set_axis_off()
     _save(figure, path)
 

@@ -24,7 +24,9 @@ class Reconstruction:
         self._elements = 0
 
     @torch.no_grad()
-    def update(self, original: Float[Tensor, "b c *size"], reconstruction: Float[Tensor, "b c *size"]) -> None:
+    def update(
+        self, original: Float[Tensor, "b c *size"], reconstruction: Float[Tensor, "b c *size"]
+    ) -> None:
         """Add a batch."""
         x = (original.float() + 1) / 2
         y = (reconstruction.float().clamp(-1, 1) + 1) / 2
@@ -56,7 +58,7 @@ class Reconstruction:
         return {
             "reconstruction": "mean of p(x|z), clipped to the data range",
             "psnr": "data range 1.0; mean over items of 10 log10(1 / mse); psnr_pooled: of the mean mse",
-            "ssim": f"data range 1.0; Gaussian window {SSIM_WINDOW}x{SSIM_WINDOW}, sigma 1.5; mean over items; "
-            "left out for sides below the window",
+            "ssim": f"data range 1.0; Gaussian window {SSIM_WINDOW}x{SSIM_WINDOW}, sigma 1.5, images "
+            "reflected at their borders; mean over items; left out for sides below the window",
             "mse_over_variance": "mean squared error over the variance of all values of this split",
         }

@@ -1,4 +1,4 @@
-"""Images: from files of every common kind to uint8 `(C, H, W)`, and from there to a model's range and back.
+"""Images as a modality: uint8 `(C, H, W)` from `pictures`, and from there to a model's range and back.
 
 Every choice that changes a pixel (filter, crop, background, size) is part of `protocol()`, because figures
 such as PSNR or bits/dim mean nothing without it.
@@ -6,51 +6,24 @@ such as PSNR or bits/dim mean nothing without it.
 
 from __future__ import annotations
 
-import io
-import threading
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, final
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from pydantic import BeforeValidator, PositiveInt
 from torch import Tensor
 
 from smalti.data.sources.base import UnreadableItem
 from smalti.interfaces import Configuration, InputError, SignalSpec
-
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+from smalti.modalities.pictures import MODES, read_picture, to_picture
 
 LEVELS = 256
 RANGE_TOLERANCE = 1e-4
 """How far a float signal may leave [-1, 1], so that rounding is not taken for a wrong range."""
-
-_FILTERS = {
-    "lanczos": Image.Resampling.LANCZOS,
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "box": Image.Resampling.BOX,
-    "nearest": Image.Resampling.NEAREST,
-}
-_MODES = {1: "L", 3: "RGB"}
-_BACKGROUNDS = {"white": 255, "black": 0}
-
-# What undoes each EXIF orientation (Exif 2.3, tag 0x0112); 1 is upright.
-_ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 PREVIEW_SIDE = 96
 """Small images are enlarged in previews until their longer side is about this many pixels."""
@@ -71,7 +44,7 @@ def _height_and_width(size: Any) -> Any:
     return size
 
 
-class Config(Configuration):
+class ImageConfig(Configuration):
     """How images are read.
 
     Attributes:
@@ -89,7 +62,7 @@ class Config(Configuration):
     background: Literal["white", "black"] = "white"
 
     @classmethod
-    def tiny(cls) -> Config:
+    def tiny(cls) -> ImageConfig:
         """The smallest useful one, for tests."""
         return cls(size=(8, 8))
 
@@ -98,14 +71,14 @@ class Config(Configuration):
 class ImageModality:
     """Images as signals `(B, C, H, W)`: 256 levels, in [-1, 1] for a model."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: ImageConfig) -> None:
         """
         Raises:
             InputError: when the size was left open.
         """
         if config.size is None:
             raise InputError(
-                "An image size is needed, none was given: set size=64 or size=64x48 (height x width)."
+                "an image size is needed, none was given: set size=64 or size=64x48 (height x width)"
             )
         self.config = config
         self.height, self.width = config.size
@@ -127,25 +100,19 @@ class ImageModality:
             "levels": LEVELS,
         }
 
-    def decode(self, content: Path | bytes | np.ndarray) -> UInt8[np.ndarray, "c h w"]:
-        """One image, upright, without transparency, scaled to cover the size and cropped about the centre.
-
-        An image that has the size already keeps its pixels exactly. Of an animation it is the first frame.
+    def decode(self, content: Path | bytes | np.ndarray | Image.Image) -> UInt8[np.ndarray, "c h w"]:
+        """One image in the size, as `read_picture` makes it: the same pixels, if it has that size already.
 
         Args:
-            content: a file, its bytes, or pixels: uint8 or uint16, `(H, W)` or `(H, W, C)`, 1 to 4 channels.
+            content: a file, its bytes, a PIL image, or pixels, uint8 or uint16.
 
         Raises:
             UnreadableItem: with the reason, when there is no such image in it.
         """
-        if isinstance(content, np.ndarray):
-            return self._fit(_from_pixels(content))
-        with _pillow():
-            data = content.read_bytes() if isinstance(content, Path) else content
-            if not data:
-                raise UnreadableItem("the file is empty")
-            with Image.open(io.BytesIO(data)) as image:
-                return self._fit(image)
+        config = self.config
+        return read_picture(
+            content, config.channels, (self.height, self.width), config.filter, config.background
+        )
 
     def to_model(self, pixels: UInt8[Tensor, "b c h w"]) -> Float32[Tensor, "b c h w"]:
         """Levels 0..255 to [-1, 1]: x / 127.5 - 1."""
@@ -175,11 +142,11 @@ class ImageModality:
                 return self._check_tensor(torch.from_numpy(self._read(signal)))
             case list() | tuple():
                 if not signal:
-                    raise InputError("Expected at least one image, received an empty list.")
+                    raise InputError("expected at least one image, received an empty list")
                 return torch.cat([self.check(one) for one in signal])
         raise InputError(
-            f"Expected images as a tensor, an array, a PIL image, a file or a list of these, "
-            f"received {type(signal).__name__}."
+            f"expected images as a tensor, an array, a PIL image, a file or a list of these, "
+            f"received {type(signal).__name__}"
         )
 
     def preview(
@@ -199,8 +166,8 @@ class ImageModality:
         shapes = {batch.shape for batch in batches}
         if len(shapes) != 1 or 0 in batches[0].shape:
             raise InputError(
-                f"Expected rows of images of one shape, received {sorted(shapes)}: "
-                f"pass batches of equal shape that are not empty."
+                f"expected rows of images of one shape, received {sorted(shapes)}: "
+                f"pass batches of equal shape that are not empty"
             )
         count, channels, height, width = batches[0].shape
         scale = scale or max(1, round(PREVIEW_SIDE / max(height, width)))
@@ -216,7 +183,7 @@ class ImageModality:
         cells = cells.reshape(bands, columns, len(batches), channels, *cells.shape[3:])
         lines = cells.transpose(0, 2, 4, 1, 5, 3).reshape(bands, -1, columns * cells.shape[5], channels)
         lines = pad(lines, none, after, none, none)
-        return _to_image(pad(lines.reshape(-1, *lines.shape[2:]), before, before, none))
+        return to_picture(pad(lines.reshape(-1, *lines.shape[2:]), before, before, none))
 
     def save(self, signal: Tensor | np.ndarray, path: str | Path) -> None:
         """Write one signal, `(C, H, W)` or `(1, C, H, W)`, uint8 or float in [-1, 1], as a PNG file.
@@ -227,66 +194,32 @@ class ImageModality:
         batch = self._pixels(signal[None] if signal.ndim == 3 else signal)
         if len(batch) != 1:
             raise InputError(
-                f"Expected one image, received {len(batch)}: save them one by one, or use preview."
+                f"expected one image, received {len(batch)}: save them one by one, or use preview"
             )
-        _to_image(batch[0].transpose(1, 2, 0)).save(path, format="PNG")
-
-    def _upright(self, image: Image.Image) -> Image.Image:
-        """The image in mode L or RGB, its transparency and its EXIF orientation applied."""
-        image.load()
-        if 0 in image.size:
-            raise UnreadableItem("the image has no pixels")
-        # Asked after loading: Pillow turns TIFF files itself while it loads them.
-        orientation = _orientation(image)
-        background = _BACKGROUNDS[self.config.background]
-        if image.mode == "F":
-            raise UnreadableItem(
-                "floating point pixels have no defined range: save the image with 8 or 16 bits"
-            )
-        if image.mode == "I" or image.mode.startswith("I;16"):
-            image = _from_16_bits(image, background)
-        elif image.has_transparency_data:
-            opaque = Image.new("RGBA", image.size, (background,) * 3 + (255,))
-            image = Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
-        elif image.mode not in ("L", "RGB"):
-            image = image.convert("L" if image.mode == "1" else "RGB")
-        return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-
-    def _fit(self, image: Image.Image) -> UInt8[np.ndarray, "c h w"]:
-        """Cover the size with the upright image and crop about the centre."""
-        image = self._upright(image)
-        if image.mode != _MODES[self.config.channels]:
-            image = image.convert(_MODES[self.config.channels])
-        if image.size != (self.width, self.height):
-            image = ImageOps.fit(image, (self.width, self.height), method=_FILTERS[self.config.filter])
-        pixels = np.asarray(image).reshape(self.height, self.width, self.config.channels)
-        return np.array(pixels.transpose(2, 0, 1), order="C")
+        to_picture(batch[0].transpose(1, 2, 0)).save(path, format="PNG")
 
     def _read(self, signal: Image.Image | str | Path | bytes) -> UInt8[np.ndarray, "c h w"]:
         """`decode`, for a user who passed this one image."""
         try:
-            if isinstance(signal, Image.Image):
-                with _pillow():
-                    return self._fit(signal)
             return self.decode(Path(signal) if isinstance(signal, str) else signal)
         except UnreadableItem as error:
-            name = str(signal) if isinstance(signal, (str, Path)) else "What was passed"
-            raise InputError(f"{name} cannot be read as an image: {error}; check the file.") from error
+            name = str(signal) if isinstance(signal, (str, Path)) else "what was passed"
+            raise InputError(f"{name} cannot be read as an image: {error}; check the file") from error
 
     def _check_tensor(self, signal: Tensor) -> Float32[Tensor, "b c h w"]:
         expected = (self.config.channels, self.height, self.width)
         batch = _channels_first(signal, expected)
         if batch is None:
             raise InputError(
-                f"Expected images of shape (B, {expected[0]}, {expected[1]}, {expected[2]}), received "
-                f"{tuple(signal.shape)}: resize them, or pass PIL images or files, which are fitted."
+                f"expected images of shape (B, {expected[0]}, {expected[1]}, {expected[2]}), received "
+                f"{tuple(signal.shape)}: resize them, or pass PIL images or files, which are fitted"
             )
         if batch.dtype == torch.uint8:
             return self.to_model(batch)
         if not batch.is_floating_point():
             raise InputError(
-                f"Expected uint8 levels 0..255 or floats in [-1, 1], received {batch.dtype}: "
-                f"convert levels with .to(torch.uint8) or .astype('uint8')."
+                f"expected uint8 levels 0..255 or floats in [-1, 1], received {batch.dtype}: "
+                f"convert levels with .to(torch.uint8) or .astype('uint8')"
             )
         batch = batch.to(torch.float32)
         if batch.numel():
@@ -294,17 +227,17 @@ class ImageModality:
             # Written so that NaN fails too.
             if not (low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
                 raise InputError(
-                    f"Expected floats in [-1, 1], received values from {low:g} to {high:g}: "
-                    f"pass levels 0..255 as uint8, or scale them with x / 127.5 - 1."
+                    f"expected floats in [-1, 1], received values from {low:g} to {high:g}: "
+                    f"pass levels 0..255 as uint8, or scale them with x / 127.5 - 1"
                 )
         return batch
 
     def _pixels(self, signal: Tensor | np.ndarray) -> UInt8[np.ndarray, "b c h w"]:
         """A batch as levels, on the host."""
         batch = torch.from_numpy(_own(signal)) if isinstance(signal, np.ndarray) else signal.detach()
-        if batch.ndim != 4 or batch.shape[1] not in _MODES:
+        if batch.ndim != 4 or batch.shape[1] not in MODES:
             raise InputError(
-                f"Expected images (B, C, H, W) with 1 or 3 channels, received {tuple(batch.shape)}."
+                f"expected images (B, C, H, W) with 1 or 3 channels, received {tuple(batch.shape)}"
             )
         return (batch if batch.dtype == torch.uint8 else self.to_pixels(batch)).cpu().numpy()
 
@@ -325,100 +258,5 @@ def _channels_first(signal: Tensor, expected: tuple[int, int, int]) -> Tensor | 
 def _own(array: np.ndarray) -> np.ndarray:
     """The array as torch can take it without a warning: writable and without negative strides."""
     if array.dtype.kind not in "biuf":
-        raise InputError(f"Expected an array of uint8 or float, received {array.dtype}.")
+        raise InputError(f"expected an array of uint8 or float, received {array.dtype}")
     return np.require(array, requirements=["C", "W"])
-
-
-def _from_pixels(pixels: np.ndarray) -> Image.Image:
-    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 2, 3, 4)):
-        raise UnreadableItem(f"expected pixels (H, W) or (H, W, 1 to 4), received the shape {pixels.shape}")
-    if 0 in pixels.shape:
-        raise UnreadableItem("the image has no pixels")
-    if pixels.dtype.kind != "u" or pixels.dtype.itemsize > 2:
-        raise UnreadableItem(f"expected pixels of type uint8 or uint16, received {pixels.dtype}")
-    return _to_image(pixels if pixels.dtype == np.uint8 else _to_8_bits(pixels))
-
-
-def _to_image(pixels: np.ndarray) -> Image.Image:
-    """uint8 `(H, W)` or `(H, W, C)` as a PIL image."""
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[:, :, 0]
-    return Image.fromarray(np.ascontiguousarray(pixels))
-
-
-def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """0..65535 to the nearest of 0..255: 65535 = 257 * 255, and an odd divisor leaves no ties."""
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def _from_16_bits(image: Image.Image, background: int) -> Image.Image:
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > 65535:
-        raise UnreadableItem(
-            f"pixels from {values.min()} to {values.max()} are not 16-bit: save it with 8 or 16 bits"
-        )
-    pixels = _to_8_bits(values)
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        pixels[values == transparent] = background
-    return Image.fromarray(pixels)
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8. Damaged metadata is no reason to lose a picture: it counts as upright."""
-    try:
-        return image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:
-        return 1
-
-
-def _reason(error: Exception) -> str:
-    """Why Pillow could not read a file, in few words."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image that Pillow can read"
-    if isinstance(error, Image.DecompressionBombError):
-        return "more pixels than Pillow's safety limit (a decompression bomb?)"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-_quiet_lock = threading.Lock()
-_quiet_depth = 0
-_quiet_filters = warnings.catch_warnings()
-
-
-@contextmanager
-def _pillow() -> Iterator[None]:
-    """Pillow's complaints, all in one form: no warnings, and `UnreadableItem` for whatever it raises."""
-    try:
-        with _quiet():
-            yield
-    except UnreadableItem:
-        raise
-    # Its decoders answer a damaged file with errors of a dozen types (struct.error, SyntaxError, ...).
-    except Exception as error:
-        raise UnreadableItem(_reason(error)) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Pillow's warnings from the user's terminal: a bad file is skipped and listed, or was read well.
-
-    Warning filters belong to the process and files are decoded by several threads, so the first to come
-    sets the filter and the last to leave restores what was there.
-    """
-    global _quiet_depth, _quiet_filters
-    with _quiet_lock:
-        if _quiet_depth == 0:
-            _quiet_filters = warnings.catch_warnings()
-            _quiet_filters.__enter__()
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-        _quiet_depth += 1
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_depth -= 1
-            if _quiet_depth == 0:
-                _quiet_filters.__exit__(None, None, None)

@@ -60,7 +60,9 @@ class UnigramPrior(Prior):
     name = "unigram"
     counts: Tensor
 
-    def __init__(self, num_codes: int, num_codebooks: int, grid: Sequence[int], smoothing: float = 1.0) -> None:
+    def __init__(
+        self, num_codes: int, num_codebooks: int, grid: Sequence[int], smoothing: float = 1.0
+    ) -> None:
         super().__init__()
         self.grid, self.smoothing = tuple(grid), smoothing
         self.register_buffer("counts", torch.zeros(num_codebooks, num_codes, dtype=torch.int64))
@@ -141,7 +143,9 @@ class LearnedPrior(Prior, Trainable):
         """
         if conditions.labels is not None and not self.network.num_classes:
             raise InputError("expected no class, this prior was trained without classes: leave --class out")
-        return sample(self.network, num, self.grid, conditions, temperature, top_k, top_p, generator, progress)
+        return sample(
+            self.network, num, self.grid, conditions, temperature, top_k, top_p, generator, progress
+        )
 
 
 @final

@@ -52,7 +52,9 @@ class FaithfulCodebook(Codebook):
     Initialised uniformly in +-sqrt(3/D), the fan-in scaling of the authors' published code.
     """
 
-    def __init__(self, config: FaithfulCodebookConfig, num_codebooks: int, num_codes: int, code_dim: int) -> None:
+    def __init__(
+        self, config: FaithfulCodebookConfig, num_codebooks: int, num_codes: int, code_dim: int
+    ) -> None:
         super().__init__()
         del config  # it has no settings
         bound = math.sqrt(3 / code_dim)
@@ -111,7 +113,9 @@ class RobustCodebook(Codebook):
     steps: Tensor
     """Batches learned from."""
 
-    def __init__(self, config: RobustCodebookConfig, num_codebooks: int, num_codes: int, code_dim: int) -> None:
+    def __init__(
+        self, config: RobustCodebookConfig, num_codebooks: int, num_codes: int, code_dim: int
+    ) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("codes", torch.randn(num_codebooks, num_codes, code_dim))

@@ -102,8 +102,5 @@ def _search_float64(
     codes64 = codebook.double()
     rows = max(1, budget // (8 * codebook.numel()))
     return torch.cat(
-        [
-            (chunk.double().unsqueeze(1) - codes64).square_().sum(2).argmin(1)
-            for chunk in tokens.split(rows)
-        ]
+        [(chunk.double().unsqueeze(1) - codes64).square_().sum(2).argmin(1) for chunk in tokens.split(rows)]
     )

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.interfaces import Configuration, InputError
-from smalti.modalities.image import Config as ImageConfig
+from smalti.modalities.image import ImageConfig
 from smalti.models.vqvae import VQVAEConfig
 from smalti.training.loop import TrainingConfig
 
@@ -38,7 +38,7 @@ class Recipe(Configuration):
     name: str
     data: ImageConfig = ImageConfig()
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
-    class_names: dict[str, str] = {}
+    class_names: dict[str, str] = Field(default_factory=dict)
     model: VQVAEConfig = VQVAEConfig()
     training: TrainingConfig = TrainingConfig()
     prior: PriorRecipe = PriorRecipe()
@@ -66,13 +66,15 @@ def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = (
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
-            raise InputError(f"expected key=value, received {assignment!r}: write for example training.steps=1000")
+            raise InputError(
+                f"expected key=value, received {assignment!r}: write for example training.steps=1000"
+            )
         path = _find(values, key, leave_out)
         inner = values
         for part in path[:-1]:
             inner = inner[part]
         current = inner[path[-1]]
-        if path[-1] in ("kind", "mode"):
+        if path[-1] in ("kind", "mode") and text != current:
             # Another member of a union has other keys: the old ones would be refused.
             inner.clear()
         values = _assigned(type(config), values, inner, path[-1], _readings(text, current))
@@ -123,7 +125,11 @@ def _find(values: dict[str, Any], key: str, leave_out: Sequence[str]) -> list[st
         raise InputError(f"the key {key!r} is ambiguous: write one of {', '.join(ends)}")
     near = difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
     last = {name.rsplit(".", 1)[-1]: name for name in keys}
-    near += [last[name] for name in difflib.get_close_matches(key.rsplit(".", 1)[-1], last, n=2) if last[name] not in near]
+    near += [
+        last[name]
+        for name in difflib.get_close_matches(key.rsplit(".", 1)[-1], last, n=2)
+        if last[name] not in near
+    ]
     hint = f"did you mean {' or '.join(near[:3])}?" if near else f"keys are {', '.join(list(keys)[:8])}, ..."
     raise InputError(f"unknown key {key!r}: {hint}")
 

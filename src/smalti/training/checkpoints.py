@@ -1,10 +1,10 @@
 """A run is a directory; everything in it is JSON or safetensors, and is written whole or not at all.
 
-    config.json          what was trained, completely; its `format` guards against newer versions
-    model.safetensors    the weights to use (averaged, if the run averages)
-    metrics.jsonl        one line each log or validation step
-    figures/             pictures
-    state/step-N/        all that is needed to go on from step N, bit for bit
+config.json          what was trained, completely; its `format` guards against newer versions
+model.safetensors    the weights to use (averaged, if the run averages)
+metrics.jsonl        one line each log or validation step
+figures/             pictures
+state/step-N/        all that is needed to go on from step N, bit for bit
 """
 
 from __future__ import annotations
@@ -59,35 +59,42 @@ class RunDirectory:
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.json, with the format's version."""
-        self.path.mkdir(parents=True, exist_ok=True)
         with atomic_file(self.config_path) as temporary:
             temporary.write_text(json.dumps({"format": FORMAT, **config}, indent=2) + "\n")
 
-    def read_config(self) -> dict[str, Any]:
-        """Read config.json.
+    def read_config(self, *needed: str) -> dict[str, Any]:
+        """Read config.json, in which these keys are needed.
 
         Raises:
             InputError: when there is none, or it is broken, or from a newer version.
         """
         if not self.path.is_dir():
-            raise InputError(f"expected a run directory, found nothing at {self.path}: check the path, or train one")
+            raise InputError(
+                f"expected a run directory, found nothing at {self.path}: check the path, or train one"
+            )
         if not self.config_path.is_file():
-            raise InputError(f"expected a run directory, but {self.path} has no config.json: give what `train` wrote")
+            raise InputError(
+                f"expected a run directory, but {self.path} has no config.json: give what `train` wrote"
+            )
         try:
             config = json.loads(self.config_path.read_text())
             version = config["format"]
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self.config_path} is not a run's configuration ({error}): restore it, or train anew") from None
+            raise InputError(
+                f"{self.config_path} is not a run's configuration ({error}): restore it, or train anew"
+            ) from None
         if version != FORMAT:
             raise InputError(
                 f"{self.path} has format {version}, this version of smalti reads {FORMAT}: "
                 "upgrade smalti (pip install -U smalti)"
             )
+        missing = [key for key in needed if key not in config]
+        if missing:
+            raise InputError(f"{self.config_path} says nothing of {missing[0]!r}: restore it, or train anew")
         return config
 
     def write_model(self, tensors: dict[str, Tensor]) -> None:
         """Write model.safetensors."""
-        self.path.mkdir(parents=True, exist_ok=True)
         with atomic_file(self.model_path) as temporary:
             save_file(_contiguous(tensors), temporary)
 
@@ -137,7 +144,9 @@ class RunDirectory:
             where = json.loads((complete[-1] / "state.json").read_text())
             return State(where["step"], where["metrics_bytes"], _load(complete[-1] / "tensors.safetensors"))
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"the checkpoint {complete[-1]} is broken ({error}): remove it, or begin a new run") from None
+            raise InputError(
+                f"the checkpoint {complete[-1]} is broken ({error}): remove it, or begin a new run"
+            ) from None
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
@@ -146,10 +155,11 @@ class RunDirectory:
             file.write(json.dumps(record) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl."""
+        """The lines of metrics.jsonl; one that a killed process did not end is left out."""
         if not self.metrics_path.is_file():
             return []
-        return [json.loads(line) for line in self.metrics_path.read_text().splitlines() if line]
+        lines = self.metrics_path.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     @property
     def metrics_bytes(self) -> int:
@@ -173,7 +183,9 @@ def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], where: Pat
         module.load_state_dict(tensors)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise InputError(f"the weights in {where} do not fit the model its config.json describes ({first})") from None
+        raise InputError(
+            f"the weights in {where} do not fit the model its config.json describes ({first})"
+        ) from None
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -185,4 +197,6 @@ def _load(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a complete safetensors file ({error}): restore it, or train anew") from None
+        raise InputError(
+            f"{path} is not a complete safetensors file ({error}): restore it, or train anew"
+        ) from None

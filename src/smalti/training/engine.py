@@ -6,11 +6,13 @@ share of the work, and a backward pass.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, final
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, is_initialized
 from torch import Tensor, nn
 
 from smalti.interfaces import InputError, Trainable
@@ -29,22 +31,30 @@ class Engine:
         directory: where trackers write.
     """
 
-    def __init__(self, precision: Precision = "auto", trackers: tuple[str, ...] = (), directory: Path | None = None) -> None:
+    def __init__(
+        self, precision: Precision = "auto", trackers: tuple[str, ...] = (), directory: Path | None = None
+    ) -> None:
         on_gpu = torch.cuda.is_available()
         bf16 = precision == "bf16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
-        try:
-            self._accelerator = Accelerator(
-                cpu=not on_gpu,
-                mixed_precision="bf16" if bf16 else "no",
-                log_with=list(trackers) or None,
-                project_dir=str(directory) if directory else None,
-                # Codebooks are summed over ranks already; a broadcast of buffers each step would be wasted.
-                kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-            )
-        except ImportError as error:
-            raise InputError(f"a tracker of {', '.join(trackers)} is not installed: {error}") from None
-        if trackers:
-            self._accelerator.init_trackers("smalti")
+        mixed_precision = "bf16" if bf16 else "no"
+        for tracker in trackers:
+            if find_spec(tracker) is None:
+                raise InputError(
+                    f"the tracker {tracker} is not installed: run pip install 'smalti[{tracker}]', "
+                    "or leave training.trackers out"
+                )
+        # Accelerate keeps the first precision for the whole process, but two stages may have two.
+        if is_initialized() and AcceleratorState().mixed_precision != mixed_precision:
+            AcceleratorState._reset_state()
+        self._accelerator = Accelerator(
+            cpu=not on_gpu,
+            mixed_precision=mixed_precision,
+            log_with=list(trackers) or None,
+            project_dir=str(directory) if directory else None,
+            # Codebooks are summed over ranks already; a broadcast of buffers each step would be wasted.
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+        self._tracks = bool(trackers)
 
     @property
     def device(self) -> torch.device:
@@ -66,8 +76,12 @@ class Engine:
         """Whether this process writes files and speaks to the user."""
         return self._accelerator.is_main_process
 
-    def prepare(self, model: Trainable, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """The model and the optimizer, wrapped for the devices at hand."""
+    def prepare(
+        self, model: Trainable, optimizer: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """The model and the optimizer, wrapped for the devices at hand; trackers begin here."""
+        if self._tracks:
+            self._accelerator.init_trackers("smalti")
         return self._accelerator.prepare(model, optimizer)
 
     def backward(self, loss: Tensor) -> None:
@@ -93,5 +107,6 @@ class Engine:
 
     def finish(self) -> None:
         """Close the trackers."""
-        if self._accelerator.trackers:
-            self._accelerator.end_training()
+        # Not `end_training`, which takes down the process group too: ranks still wait for each other.
+        for tracker in self._accelerator.trackers:
+            tracker.finish()

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -68,12 +68,8 @@ class TrainingConfig(Configuration):
         return min(self.weight_ema, (1 + step) / (10 + step))
 
 
-class Watcher(Protocol):
-    """What is told of a training's progress."""
-
-    def __call__(self, step: int, values: dict[str, float]) -> None:
-        """Called after every logged step with its values."""
-        ...
+Watcher = Callable[[int, dict[str, float]], None]
+"""Called after every logged step, with the step and its values."""
 
 
 def silent(step: int, values: dict[str, float]) -> None:
@@ -105,7 +101,7 @@ def fit(
         watch: told of every logged step.
 
     Raises:
-        InputError: when the loss stops being finite (the last checkpoint is kept).
+        InputError: when the loss or its gradient stops being finite (the last checkpoint is kept).
         Interrupted: after Ctrl-C, when the run is saved.
     """
     # The averaged weights live in a model of their own, so that it can be evaluated as it is.
@@ -121,8 +117,9 @@ def fit(
         watchdog.check(step)
         if engine.is_main:
             tensors = _collect(model, averaged, optimizer)
-            directory.write_state(State(step, directory.metrics_bytes, tensors))
+            # The state comes last: a run that is killed between the two writes the weights again.
             directory.write_model(averaged.state_dict())
+            directory.write_state(State(step, directory.metrics_bytes, tensors))
 
     with _ctrl_c() as interrupted:
         for step in range(first, config.steps):
@@ -132,9 +129,9 @@ def fit(
                 group["lr"] = rate
             model.train()
             loss: Loss = wrapped(batches(step, engine.rank, engine.world))
-            watchdog.watch(loss, step)
             engine.backward(loss.total)
             norm = engine.clip(wrapped, config.clip_norm or math.inf)
+            watchdog.watch(loss, norm, step + 1)
             prepared.step()
             prepared.zero_grad(set_to_none=True)
             if averaged is not model:
@@ -158,7 +155,10 @@ def fit(
             if stop or _due(done, config.checkpoint_every, config.steps):
                 save(done)
             if stop:
-                raise Interrupted(f"stopped and saved at step {done} of {config.steps}; run the same command to go on")
+                engine.finish()
+                raise Interrupted(
+                    f"stopped and saved at step {done} of {config.steps}; run the same command to go on"
+                )
     engine.finish()
     engine.wait()
 
@@ -210,7 +210,11 @@ def _collect(model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optim
 
 
 def _restore(
-    directory: RunDirectory, model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer, engine: Engine
+    directory: RunDirectory,
+    model: nn.Module,
+    averaged: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    engine: Engine,
 ) -> int:
     """Take up the newest state, if there is one; gives the step to go on from."""
     state = directory.read_state()
@@ -236,15 +240,17 @@ def _restore(
 
 
 class _Watchdog:
-    """Notices a loss that is not finite: at once on a CPU, without waiting for the device on a GPU."""
+    """Notices a loss or a gradient that is not finite: at once, and before the weights take it up, on a CPU;
+    on a GPU without waiting for the device, but before anything is saved."""
 
     def __init__(self, device: torch.device, directory: RunDirectory) -> None:
         self._device, self._directory = device, directory
         self._first: tuple[list[str], Tensor, Tensor] | None = None
 
-    def watch(self, loss: Loss, step: int) -> None:
-        names = [*loss.terms, "loss"]
-        bad = ~torch.stack([v.detach().isfinite() for v in (*loss.terms.values(), loss.total)])
+    def watch(self, loss: Loss, norm: Tensor, step: int) -> None:
+        named = {**loss.terms, "loss": loss.total.detach(), "gradient_norm": norm}
+        names = list(named)
+        bad = ~torch.stack([value.isfinite() for value in named.values()])
         at = torch.full((), step, device=bad.device)
         if self._first is not None:
             seen = self._first[1].any()
@@ -257,11 +263,14 @@ class _Watchdog:
         if self._first is None or not bool(self._first[1].any()):
             return
         names, bad, at = self._first
-        culprits = [name for name, is_bad in zip(names, bad.tolist(), strict=True) if is_bad]
-        kept = self._directory.read_state()
+        found = [name for name, is_bad in zip(names, bad.tolist(), strict=True) if is_bad]
+        # The sum and its gradient only follow the term that began it.
+        culprits = [name for name in found if name not in ("loss", "gradient_norm")] or found[:1]
+        state = self._directory.read_state()
+        kept = f"the checkpoint of step {state.step} is kept" if state else "there was no checkpoint yet"
         raise InputError(
-            f"{', '.join(culprits)} stopped being finite at step {int(at)}: the checkpoint of step "
-            f"{kept.step if kept else 0} is kept; try a lower training.learning_rate or training.clip_norm"
+            f"{', '.join(culprits)} stopped being finite at step {int(at)}: {kept}; "
+            "try a lower training.learning_rate or training.clip_norm"
         )
 
 

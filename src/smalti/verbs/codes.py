@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -15,6 +15,7 @@ from smalti.verbs.console import counting, note
 from smalti.verbs.data import open_data, pick_split, report_skipped
 
 BATCH = 64
+COMPARISON = "comparison.png"
 
 
 def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool = False) -> int:
@@ -47,12 +48,21 @@ def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool
                     yield names, tokenizer.encode(torch.stack(pictures)).numpy(), labels
                     names, labels, pictures = [], [], []
                     count(done, total)
+        if skipped and len(skipped) == total:
+            raise InputError(
+                f"none of the {total} items of {source.description} can be read (the first, "
+                f"{skipped[0]['name']}: {skipped[0]['reason']}): check the files"
+            )
 
     for text in source.notes(name):
         note(text, quiet)
     written = write_codes(out, codes_info(tokenizer), batches())
-    report_skipped(skipped, quiet)
-    note(f"{written} items are in {out}: {_shape(tokenizer)} codes each, out of {tokenizer.autoencoder.num_codes}.", quiet)
+    report_skipped(skipped)
+    note(
+        f"{written} items are in {out}: {_shape(tokenizer)} codes each, "
+        f"out of {tokenizer.autoencoder.num_codes}.",
+        quiet,
+    )
     return written
 
 
@@ -65,13 +75,12 @@ def decode(run: str, codes: Path, out: Path, quiet: bool = False) -> int:
     tokenizer = load(run)
     info, batches = read_codes(codes)
     check_codes(info, codes_info(tokenizer))
-    written = 0
+    taken: set[str] = set()
     for names, values, _ in batches:
         for name, picture in zip(names, tokenizer.decode(torch.from_numpy(values)), strict=True):
-            _save(tokenizer, picture, out, name)
-            written += 1
-    note(f"{written} pictures are in {out}.", quiet)
-    return written
+            _save(tokenizer, picture, out, name, taken)
+    note(f"{len(taken)} pictures are in {out}.", quiet)
+    return len(taken)
 
 
 def reconstruct(run: str, files: Sequence[Path], out: Path, quiet: bool = False) -> int:
@@ -92,15 +101,18 @@ def reconstruct(run: str, files: Sequence[Path], out: Path, quiet: bool = False)
             names.append(file.name)
         except UnreadableItem as error:
             skipped.append({"name": str(file), "reason": str(error)})
-    report_skipped(skipped, quiet)
+    report_skipped(skipped)
     if not pictures:
-        raise InputError(f"expected at least one readable picture, none of {len(files)} is: {skipped[0]['reason']}")
+        raise InputError(
+            f"expected at least one readable picture, none of {len(files)} is: {skipped[0]['reason']}"
+        )
     originals = torch.stack(pictures)
     reconstructed = tokenizer.reconstruct(originals)
+    taken = {COMPARISON}
     for name, picture in zip(names, reconstructed, strict=True):
-        _save(tokenizer, picture, out, name)
-    tokenizer.modality.preview([originals[:64], reconstructed[:64]]).save(out / "comparison.png")
-    note(f"{len(names)} reconstructions are in {out}; comparison.png shows them under the originals.", quiet)
+        _save(tokenizer, picture, out, name, taken)
+    tokenizer.modality.preview([originals[:64], reconstructed[:64]]).save(out / COMPARISON)
+    note(f"{len(names)} reconstructions are in {out}; {COMPARISON} shows them under the originals.", quiet)
     return len(names)
 
 
@@ -123,9 +135,21 @@ def _shape(tokenizer: Tokenizer) -> str:
     return " x ".join(str(n) for n in tokenizer.code_shape)
 
 
-def _save(tokenizer: Tokenizer, picture: torch.Tensor, out: Path, name: str) -> None:
-    """Save a picture below `out`, under its own relative name (a stranger's names cannot leave the folder)."""
-    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..", ".")]
-    target = out.joinpath(*parts).with_suffix(".png")
+def _save(tokenizer: Tokenizer, picture: torch.Tensor, out: Path, name: str, taken: set[str]) -> None:
+    """Save a picture below `out`, under its own relative name; `taken` are the names in use."""
+    free = _free_name(name, taken)
+    taken.add(free)
+    target = out / free
     target.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.modality.save(picture, target)
+
+
+def _free_name(name: str, taken: Collection[str]) -> str:
+    """The name of a PNG file that no other has: of a.jpg and a.png both are kept, as a.png and a.png.png.
+
+    A stranger's name cannot leave the folder.
+    """
+    parts = [part for part in PurePosixPath(name.replace("\0", "_")).parts if part not in ("/", "//", "..")]
+    path = PurePosixPath(*(parts or ["unnamed"]))
+    numbered = (f"{path}{number}.png" for number in ("", *range(2, len(taken) + 3)))
+    return next(free for free in (str(path.with_suffix(".png")), *numbered) if free not in taken)

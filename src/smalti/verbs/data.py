@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from smalti.data.ingest import build_store
 from smalti.data.sources import Source, open_source
-from smalti.data.store import Store, build_store
+from smalti.data.store import Store
 from smalti.interfaces import InputError
-from smalti.modalities.image import EXTENSIONS, ImageModality
+from smalti.modalities.image import ImageModality
+from smalti.modalities.pictures import EXTENSIONS
 from smalti.verbs.console import counting, note
 
 LISTED = 10
-"""Unreadable files that are named on the screen; all of them are in the store's index."""
+"""Unreadable files that are named on the screen where all of them are written down elsewhere."""
 
 
 def open_data(text: str) -> Source:
@@ -27,8 +29,11 @@ def prepare(
     modality: ImageModality,
     classes: Sequence[str] | None = None,
     quiet: bool = False,
+    skipped_in: str = "data/index.json in the run",
 ) -> Store:
     """Decode a split into a store, or take the one that is there, made from the same data in the same way.
+
+    Unreadable files are named; `skipped_in` says where all of them will be listed.
 
     Raises:
         InputError: when nothing can be decoded.
@@ -41,21 +46,34 @@ def prepare(
         note(text, quiet)
     with counting(f"Reading {split}", quiet) as count:
         store = build_store(
-            directory, source, split, modality.decode, modality.protocol(), modality.spec, count, classes=classes
+            directory,
+            source,
+            split,
+            modality.decode,
+            modality.protocol(),
+            modality.spec,
+            count,
+            classes=classes,
         )
-    report_skipped(store.skipped, quiet)
+    report_skipped(store.skipped, skipped_in)
     return store
 
 
-def report_skipped(skipped: Sequence[dict[str, str]], quiet: bool = False) -> None:
-    """Name the files that could not be read."""
+def report_skipped(skipped: Sequence[dict[str, str]], listed_in: str | None = None) -> None:
+    """Name the files that could not be read, also to users who want no progress shown.
+
+    Args:
+        skipped: the files, as {"name", "reason"}.
+        listed_in: where all of them are listed, so that a few will do here; None names them all.
+    """
     if not skipped:
         return
-    note(f"{len(skipped)} unreadable files were skipped:", quiet)
-    for entry in skipped[:LISTED]:
-        note(f"  {entry['name']}: {entry['reason']}", quiet)
-    if len(skipped) > LISTED:
-        note(f"  and {len(skipped) - LISTED} more (see data/index.json in the run)", quiet)
+    note(f"{len(skipped)} unreadable file{'s were' if len(skipped) > 1 else ' was'} skipped:")
+    shown = skipped[:LISTED] if listed_in else skipped
+    for entry in shown:
+        note(f"  {entry['name']}: {entry['reason']}")
+    if len(shown) < len(skipped):
+        note(f"  and {len(skipped) - len(shown)} more (see {listed_in})")
 
 
 def pick_split(source: Source, wanted: str | None, *preferred: str) -> str:
@@ -68,6 +86,7 @@ def pick_split(source: Source, wanted: str | None, *preferred: str) -> str:
         return source.pick(*preferred)
     if wanted not in source.splits:
         raise InputError(
-            f"expected a split of {source.description}, received {wanted!r}: there are {', '.join(source.splits)}"
+            f"expected a split of {source.description}, received {wanted!r}: "
+            f"there are {', '.join(source.splits)}"
         )
     return wanted

@@ -31,7 +31,10 @@ def write_pictures(directory: Path, num: int, quiet: bool = False) -> None:
         InputError: when the directory holds something, or `num` is below 1.
     """
     write_folder(directory, num)
-    note(f"{num} pictures are in {directory}. Next: smalti train image --data {directory} --out runs/mine", quiet)
+    note(
+        f"{num} pictures are in {directory}. Next: smalti train image --data {directory} --out runs/mine",
+        quiet,
+    )
 
 
 def demo(out: Path, assignments: Sequence[str] = (), quiet: bool = False) -> Path:
@@ -63,7 +66,9 @@ def demo(out: Path, assignments: Sequence[str] = (), quiet: bool = False) -> Pat
     return page
 
 
-def _write(page: Path, tokenizer: Tokenizer, report: dict[str, Any], autoencoder_seconds: float, prior_seconds: float) -> None:
+def _write(
+    page: Path, tokenizer: Tokenizer, report: dict[str, Any], autoencoder_seconds: float, prior_seconds: float
+) -> None:
     run, modality, autoencoder = tokenizer.directory, tokenizer.modality, tokenizer.autoencoder
     source = LettersSource()
     originals = torch.stack(

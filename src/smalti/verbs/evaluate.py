@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from smalti.data.loader import Loader
@@ -22,7 +23,9 @@ from smalti.verbs.data import open_data, pick_split, prepare
 RESULTS = "evaluation.json"
 
 
-def evaluate(run: str, data: str, split: str | None = None, batch_size: int = 100, quiet: bool = False) -> dict[str, Any]:
+def evaluate(
+    run: str, data: str, split: str | None = None, batch_size: int = 100, quiet: bool = False
+) -> dict[str, Any]:
     """Measure a run on a source; prints nothing, saves `evaluation.json` and figures into the run.
 
     Args:
@@ -39,13 +42,26 @@ def evaluate(run: str, data: str, split: str | None = None, batch_size: int = 10
     source = open_data(data)
     name = pick_split(source, split, "test", "validation", "all")
     with TemporaryDirectory(prefix="smalti-") as scratch:
-        store = prepare(Path(scratch) / "data", source, name, tokenizer.modality, quiet)
+        store = prepare(
+            Path(scratch) / "data",
+            source,
+            name,
+            tokenizer.modality,
+            quiet=quiet,
+            skipped_in=f"{RESULTS} in the run",
+        )
         labels = _labels(tokenizer, store)
         loader = Loader(
-            store, labels, batch_size=batch_size, device=tokenizer.device, to_model=tokenizer.modality.to_model
+            store,
+            labels,
+            batch_size=batch_size,
+            device=tokenizer.device,
+            to_model=tokenizer.modality.to_model,
         )
         priors = {
-            name: prior for name, prior in tokenizer.priors.items() if not prior.takes_labels or (labels >= 0).any()
+            name: prior
+            for name, prior in tokenizer.priors.items()
+            if not prior.takes_labels or (labels >= 0).any()
         }
         result = measure(tokenizer.autoencoder, priors, loader.sequential())
         report = _report(tokenizer, store, result, data)
@@ -64,7 +80,7 @@ def show(report: dict[str, Any]) -> None:
     """Print a report as tables, and the protocol under them."""
     from rich import print as show_table
 
-    table = Table(title=f"{report['data']}, split {report['split']}: {report['num']} items")
+    table = Table(title=f"{escape(report['data'])}, split {report['split']}: {report['num']} items")
     for column in ("prior", "bits/dim", "= rate", "+ distortion", "stderr", "nats/code"):
         table.add_column(column, justify="left" if column == "prior" else "right")
     for name, row in report["bits_per_dim"].items():
@@ -80,7 +96,7 @@ def show(report: dict[str, Any]) -> None:
         other.add_row(name, "-" if value is None else f"{value:.4f}")
     show_table(other)
     for name, text in report["protocol"].items():
-        show_table(f"[dim]{name}: {text}[/dim]")
+        show_table(f"[dim]{escape(name)}: {escape(text)}[/dim]")
 
 
 def _labels(tokenizer: Tokenizer, store: Store) -> np.ndarray:
@@ -95,7 +111,9 @@ def _report(tokenizer: Tokenizer, store: Store, result: Evaluation, data: str) -
     report["protocol"] |= {f"data {name}": str(value) for name, value in store.protocol.items()}
     report["protocol"]["codebook"] = tokenizer.recipe.model.quantizer.codebook.mode
     if "learned+class" in report["bits_per_dim"]:
-        report["protocol"]["learned+class"] = "the class is told, and log2(number of classes) bits are paid for it"
+        report["protocol"]["learned+class"] = (
+            "the class is told, and log2(number of classes) bits are paid for it"
+        )
     return {
         "data": data,
         "split": store.split,

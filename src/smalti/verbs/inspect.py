@@ -18,7 +18,8 @@ def list_recipes() -> str:
     """Every recipe with its first line."""
     width = max(len(name) for name in RECIPES)
     lines = [
-        f"{name:<{width}}  {(python_inspect.getdoc(build) or '').splitlines()[0]}" for name, build in RECIPES.items()
+        f"{name:<{width}}  {(python_inspect.getdoc(build) or '').splitlines()[0]}"
+        for name, build in RECIPES.items()
     ]
     return "\n".join([*lines, "", "All settings of one: smalti recipes NAME"])
 
@@ -40,6 +41,8 @@ def settings(config: Configuration, prefix: str = "") -> list[str]:
         value = getattr(config, name)
         if isinstance(value, Configuration):
             lines += settings(value, f"{prefix}{name}.")
+        elif isinstance(value, dict):
+            lines += [f"{prefix}{name}.{key}={inner}" for key, inner in value.items()]
         elif isinstance(value, tuple):
             lines.append(f"{prefix}{name}={','.join(str(part) for part in value)}")
         else:
@@ -65,7 +68,8 @@ def inspect(run: str) -> str:
         f"{sum(p.numel() for p in autoencoder.parameters()) / 1e6:.2f} M parameters",
         f"signal      {spec.channels} x {shape}, {spec.levels} levels",
         f"codes       {autoencoder.num_codebooks} x {grid} out of {autoencoder.num_codes} "
-        f"({config.model.quantizer.codebook.mode} codebook): {bits:.0f} bits, {raw_bits / bits:.1f} times fewer",
+        f"({config.model.quantizer.codebook.mode} codebook): {bits:.0f} bits, "
+        f"{raw_bits / bits:.1f} times fewer",
         f"classes     {', '.join(tokenizer.classes) or 'none'}",
         f"likelihood  {config.model.likelihood.kind}",
         f"priors      {', '.join(tokenizer.priors)}",
@@ -77,6 +81,10 @@ def inspect(run: str) -> str:
     results = Path(tokenizer.directory) / RESULTS
     if results.is_file():
         report = json.loads(results.read_text())
-        figures = ", ".join(f"{name} {row['bits_per_dim']:.3f}" for name, row in report["bits_per_dim"].items())
-        lines.append(f"evaluated   on {report['data']} ({report['split']}, {report['num']} items): bits/dim {figures}")
+        figures = ", ".join(
+            f"{name} {row['bits_per_dim']:.3f}" for name, row in report["bits_per_dim"].items()
+        )
+        lines.append(
+            f"evaluated   on {report['data']} ({report['split']}, {report['num']} items): bits/dim {figures}"
+        )
     return "\n".join(lines)

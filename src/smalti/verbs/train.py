@@ -14,7 +14,7 @@ from smalti.data.loader import Loader, split_indices
 from smalti.data.store import Store, smallest_dtype
 from smalti.evaluation.evaluate import evaluate
 from smalti.evaluation.figures import code_maps, learning_curves, usage_histogram
-from smalti.interfaces import Autoencoder, Batch, Conditions, InputError
+from smalti.interfaces import Autoencoder, InputError
 from smalti.modalities.image import ImageModality
 from smalti.models.prior import LearnedPrior, UnigramPrior
 from smalti.models.vqvae import VQVAE
@@ -24,7 +24,7 @@ from smalti.training.checkpoints import RunDirectory
 from smalti.training.engine import Engine
 from smalti.training.loop import TrainingConfig, fit
 from smalti.verbs.console import counting, note, watching
-from smalti.verbs.data import open_data, pick_split, prepare
+from smalti.verbs.data import open_data, prepare
 
 DATA_DIRECTORY = "data"
 CODES_DIRECTORY = "codes"
@@ -63,6 +63,7 @@ def train(
         data = "letters"
     run = RunDirectory(out)
     _check_target(run, recipe)
+    _check_data(run, data)
     modality = ImageModality(recipe.data)
     # Built before any data is read, so that settings that do not fit are told at once.
     torch.manual_seed(recipe.training.seed)
@@ -99,7 +100,15 @@ def train(
 
     _say_what(recipe.training, store.count, model, quiet)
     with watching("Training", recipe.training.steps, quiet) as watch:
-        fit(model, split.training.batch, recipe.training, run, engine, validate if split.held_out else None, watch)
+        fit(
+            model,
+            split.training.batch,
+            recipe.training,
+            run,
+            engine,
+            validate if split.held_out else None,
+            watch,
+        )
     if engine.is_main:
         _finish_autoencoder(run, recipe, store, split, quiet)
     engine.wait()
@@ -124,9 +133,10 @@ def train_prior(run_path: Path, assignments: Sequence[str] = (), quiet: bool = F
     engine.wait()
     store = Store.open(directory)
     if engine.is_main:
-        if run.exists and run.read_config()["autoencoder"] != tokenizer.fingerprint:
+        if run.exists and run.read_config("autoencoder")["autoencoder"] != tokenizer.fingerprint:
             raise InputError(
-                f"the prior in {run.path} belongs to another state of the autoencoder: remove {run.path} to begin anew"
+                f"the prior in {run.path} belongs to another state of the autoencoder: "
+                f"remove {run.path} to begin anew"
             )
         run.write_config(
             {
@@ -141,11 +151,16 @@ def train_prior(run_path: Path, assignments: Sequence[str] = (), quiet: bool = F
     training, held_out = split_indices(store.count, tokenizer.recipe.validation_fraction)
     size, seed = recipe.training.batch_size, recipe.training.seed
     loader = Loader(store, indices=training, batch_size=size, seed=seed, device=engine.device)
-    watched = Loader(store, indices=held_out, batch_size=size, device=engine.device) if len(held_out) else None
+    watched = (
+        Loader(store, indices=held_out, batch_size=size, device=engine.device) if len(held_out) else None
+    )
 
     def validate(candidate: LearnedPrior) -> dict[str, float]:
         assert watched is not None
-        sums = [(candidate.loss(batch).terms["bits_per_code"].item(), len(batch.data)) for batch in watched.sequential()]
+        sums = [
+            (candidate.loss(batch).terms["bits_per_code"].item(), len(batch.data))
+            for batch in watched.sequential()
+        ]
         return {"bits_per_code": sum(v * n for v, n in sums) / sum(n for _, n in sums)}
 
     _say_what(recipe.training, store.count, prior, quiet)
@@ -175,7 +190,12 @@ class _Split:
 
         def loader(indices: Any) -> Loader:
             return Loader(
-                store, indices=indices, batch_size=size, seed=seed, device=engine.device, to_model=modality.to_model
+                store,
+                indices=indices,
+                batch_size=size,
+                seed=seed,
+                device=engine.device,
+                to_model=modality.to_model,
             )
 
         return cls(loader(training), loader(held_out[:WATCHED_ITEMS]) if len(held_out) else None)
@@ -196,7 +216,7 @@ def _check_target(run: RunDirectory, recipe: Recipe | PriorRecipe) -> None:
                 "and no config.json; choose another --out"
             )
         return
-    stored = parse(type(recipe), run.read_config()["recipe"], str(run.config_path))
+    stored = parse(type(recipe), run.read_config("recipe")["recipe"], str(run.config_path))
     changed = differences(stored, recipe)
     refused = [key for key in changed if key not in MAY_CHANGE]
     if refused:
@@ -205,6 +225,16 @@ def _check_target(run: RunDirectory, recipe: Recipe | PriorRecipe) -> None:
         raise InputError(
             f"{run.path} holds a run with {key}={before}, now {now} is asked for: "
             "choose another --out, or the same settings to go on with it"
+        )
+
+
+def _check_data(run: RunDirectory, data: str) -> None:
+    """Refuse to go on with a run on other data."""
+    before = run.read_config("data")["data"] if run.exists else data
+    if before != data and Path(before).resolve() != Path(data).resolve():
+        raise InputError(
+            f"{run.path} holds a run on the data {before}, now {data} is asked for: "
+            "choose another --out, or the same data to go on with it"
         )
 
 
@@ -244,7 +274,11 @@ def _finish_autoencoder(run: RunDirectory, recipe: Recipe, store: Store, split: 
     usage_histogram(unigram.counts, run.figures_path / "usage.png")
     learning_curves(run.metrics(), CURVES, run.figures_path / "learning_curves.png")
     used = (unigram.counts > 0).float().mean().item()
-    note(f"{used:.1%} of the codes are used on the training data ({recipe.model.quantizer.codebook.mode} codebook).", quiet)
+    note(
+        f"{used:.1%} of the codes are used on the training data "
+        f"({recipe.model.quantizer.codebook.mode} codebook).",
+        quiet,
+    )
     note(f"The run is in {run.path}. Next: smalti train-prior {run.path}", quiet)
 
 
@@ -256,7 +290,8 @@ def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path,
     data = run_path / DATA_DIRECTORY
     if not data.is_dir():
         raise InputError(
-            f"expected the run's training data in {data}, found none: a prior is trained where its autoencoder was"
+            f"expected the run's training data in {data}, found none: "
+            "a prior is trained where its autoencoder was"
         )
     images = Store.open(data)
     loader = Loader(images, batch_size=256, device=tokenizer.device, to_model=tokenizer.modality.to_model)
@@ -282,5 +317,3 @@ def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path,
             split=images.split,
             protocol=protocol,
         )
-
-

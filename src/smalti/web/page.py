@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from smalti.files import atomic_file
@@ -22,10 +22,12 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         values: what the template names; a `Path` to a PNG or a picture of Pillow becomes a data address.
     """
     environment = Environment(
-        loader=PackageLoader("smalti", "web"), autoescape=select_autoescape(), undefined=StrictUndefined
+        loader=PackageLoader("smalti", "web"), autoescape=True, undefined=StrictUndefined
     )
-    inlined = {name: inline(value) if isinstance(value, Path | Image.Image) else value for name, value in values.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    inlined = {
+        name: inline(value) if isinstance(value, Path | Image.Image) else value
+        for name, value in values.items()
+    }
     with atomic_file(path) as temporary:
         temporary.write_text(environment.get_template(template).render(**inlined), encoding="utf-8")
 

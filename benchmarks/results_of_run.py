@@ -1,0 +1,71 @@
+"""Append what `evaluate` last measured of a run to `results/AREA.jsonl`: one record for each prior.
+
+    python benchmarks/results_of_run.py RUN --experiment fashion-mnist --dataset Fashion-MNIST --note "..."
+
+Nothing is typed in by hand: figures come from the run's evaluation.json, seconds and steps from its metrics.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from record import commit, device
+
+from smalti.training.checkpoints import RunDirectory
+
+RESULTS = Path(__file__).parents[1] / "results"
+LEARNED = ("learned", "learned+class")
+
+
+def main(
+    run: Annotated[Path, typer.Argument(help="A run that was evaluated.")],
+    experiment: Annotated[str, typer.Option(help="Name of the experiment.")],
+    dataset: Annotated[str, typer.Option(help="Name of the data.")],
+    area: Annotated[str, typer.Option(help="File of the records.")] = "images",
+    at_commit: Annotated[
+        str | None, typer.Option("--commit", help="Commit that trained it; default: this one.")
+    ] = None,
+    note: Annotated[str, typer.Option(help="What else must be known.")] = "",
+) -> None:
+    """Write the records."""
+    autoencoder, prior = RunDirectory(run), RunDirectory(run / "prior")
+    config = autoencoder.read_config()
+    report = json.loads((run / "evaluation.json").read_text())
+    training = config["recipe"]["training"]
+    for name, row in report["bits_per_dim"].items():
+        seconds, steps = trained(autoencoder)
+        if name in LEARNED:
+            more_seconds, more_steps = trained(prior)
+            seconds, steps = seconds + more_seconds, steps + more_steps
+        line = {
+            "experiment": experiment,
+            "dataset": dataset,
+            "split": report["split"],
+            "model": f"VQ-VAE, {config['recipe']['model']['quantizer']['codebook']['mode']} codebook",
+            "prior": name,
+            "metrics": {**row, **report["reconstruction"], **report["codebook"], "num": report["num"]},
+            "seed": training["seed"],
+            "steps": steps,
+            "seconds": round(seconds),
+            "device": device(),
+            "commit": at_commit or commit(),
+            "config": config["recipe"],
+            "note": note,
+        }
+        RESULTS.mkdir(exist_ok=True)
+        with (RESULTS / f"{area}.jsonl").open("a") as records:
+            records.write(json.dumps(line) + "\n")
+        print(f"{experiment} {name}: {row['bits_per_dim']:.4f} bits/dim")
+
+
+def trained(run: RunDirectory) -> tuple[float, int]:
+    """Seconds and steps of a training that was not interrupted."""
+    last = [line for line in run.metrics() if line["split"] == "train"][-1]
+    return last["seconds"], last["step"]
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,106 @@
+"""Write the tables of the README and the docs from the records: `python benchmarks/tables.py [--check]`.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "docs/experiments.md")
+MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def records(path: str) -> list[dict[str, Any]]:
+    """The lines of a file of records; none if there is no file."""
+    file = ROOT / path
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; figures to the right."""
+    align = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, align, *rows)) + "\n"
+
+
+def images() -> str:
+    """Bits/dim and reconstruction for each model and prior."""
+    rows = [
+        [
+            f"{r['dataset']} {r['split']} (n = {r['metrics']['num']:,})",
+            r["model"],
+            r["prior"],
+            f"{r['metrics']['bits_per_dim']:.3f} ± {r['metrics']['stderr']:.3f}",
+            f"{r['metrics']['rate']:.3f} + {r['metrics']['distortion']:.3f}",
+            f"{r['metrics']['psnr']:.2f}",
+            f"{r['metrics']['ssim']:.3f}",
+            f"{r['metrics']['usage']:.1%}",
+            f"{r['steps']:,} / {r['seconds'] / 60:.0f} min",
+        ]
+        for r in records("results/images.jsonl")
+    ]
+    header = [
+        "data",
+        "model",
+        "prior",
+        "bits/dim",
+        "rate + distortion",
+        "PSNR",
+        "SSIM",
+        "codes used",
+        "steps / time",
+    ]
+    return table(header, rows)
+
+
+def speed() -> str:
+    """The newest comparison of each kind."""
+    newest = {
+        (r["work"], r["peer"], r["threads"]): r
+        for path in sorted((ROOT / "benchmarks" / "results").glob("*.jsonl"))
+        for r in records(str(path.relative_to(ROOT)))
+    }
+    rows = [
+        [
+            r["work"],
+            str(r["threads"]),
+            r["peer"],
+            f"{r['ours']:.3g} {r['unit']}",
+            f"{r['theirs']:.3g} {r['unit']}",
+            f"{r['ratio']:.3g}x",
+        ]
+        for r in newest.values()
+    ]
+    return table(["work", "threads", "beside", "ours", "theirs", "ratio"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {"images": images, "speed": speed}
+
+
+def filled(text: str) -> str:
+    """A document with its tables made anew."""
+    return MARK.sub(lambda mark: mark[1] + TABLES[mark[2]]() + mark[3], text)
+
+
+def main() -> None:
+    """Write all tables, or with --check say which are out of date."""
+    stale = []
+    for name in DOCUMENTS:
+        path = ROOT / name
+        text = path.read_text()
+        if filled(text) != text:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                path.write_text(filled(text))
+    if "--check" in sys.argv and stale:
+        sys.exit(f"tables are out of date in {', '.join(stale)}: run `make results`")
+
+
+if __name__ == "__main__":
+    main()

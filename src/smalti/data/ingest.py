@@ -1,0 +1,117 @@
+"""A split of a source, decoded by several threads into a store."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smalti.data.sources.base import Item, Source, UnreadableItem
+from smalti.data.store import Store, smallest_dtype
+from smalti.interfaces import InputError, SignalSpec
+
+WINDOW = 4
+"""Items decoded ahead for each worker: enough to keep all of them busy, little enough for large files."""
+
+
+def build_store(
+    directory: str | Path,
+    source: Source,
+    split: str,
+    decode: Callable[[Any], np.ndarray],
+    protocol: dict[str, Any],
+    spec: SignalSpec,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
+    classes: Sequence[str] | None = None,
+) -> Store:
+    """Decode one split of a source into a store, by several threads, in the source's order.
+
+    An item that cannot be read is left out and listed in `Store.skipped`.
+
+    Args:
+        directory: where the store goes.
+        source: where the items come from.
+        split: which of its splits.
+        decode: `Item.content` -> array of `spec`'s shape; raises `UnreadableItem`.
+        protocol: what `decode` does, as plain JSON values.
+        spec: shape and levels of the decoded items.
+        progress: called with the items done, unreadable ones too, and the number of all.
+        workers: threads; None for one a core, at most 16.
+        classes: class names by id, for a split that must agree with another; None numbers them, sorted.
+
+    Raises:
+        InputError: when no item can be read, and as `Store.write` does.
+    """
+    skipped: list[dict[str, str]] = []
+    total = source.count(split)
+
+    def decoded() -> Iterator[tuple[str, np.ndarray, str | None]]:
+        done = 0
+        for item, result in _decode_ahead(source.items(split), decode, workers):
+            if isinstance(result, UnreadableItem):
+                skipped.append({"name": _readable(item.name), "reason": _readable(str(result))})
+            else:
+                yield _readable(item.name), result, None if item.label is None else _readable(item.label)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        if done == 0:
+            raise InputError(
+                f'the split "{split}" of {source.description} has no items: check the path and the split'
+            )
+        if done == len(skipped):
+            first = skipped[0]
+            raise InputError(
+                f'none of the {done} items of {source.description}, split "{split}", can be read '
+                f"(the first, {first['name']}: {first['reason']}): check the files and the modality"
+            )
+
+    return Store.write(
+        directory,
+        decoded(),
+        (spec.channels, *spec.size),
+        smallest_dtype(spec.levels),
+        classes=classes,
+        skipped=skipped,
+        source=source.description,
+        split=split,
+        protocol=protocol,
+    )
+
+
+def _decode_ahead(
+    items: Iterable[Item], decode: Callable[[Any], np.ndarray], workers: int | None
+) -> Iterator[tuple[Item, np.ndarray | UnreadableItem]]:
+    """Each item with what became of it, in order, while threads decode the next ones."""
+
+    def attempt(content: Any) -> np.ndarray | UnreadableItem:
+        try:
+            return decode(content)
+        except UnreadableItem as error:
+            return error
+
+    workers = workers or min(16, os.cpu_count() or 1)
+    window: deque[tuple[Item, Future[np.ndarray | UnreadableItem]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        for item in items:
+            window.append((item, pool.submit(attempt, item.content)))
+            if len(window) >= WINDOW * workers:
+                first, future = window.popleft()
+                yield first, future.result()
+        while window:
+            first, future = window.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _readable(text: str) -> str:
+    """Valid Unicode: file names need not be, but JSON and Parquet must."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,31 @@
+"""Which concrete classes there are of an interface, so that a table of cases can be held complete."""
+
+import importlib
+import inspect
+import pkgutil
+from functools import cache
+
+import smalti
+
+ABOVE_THE_MODELS = {"__main__", "cli", "recipes", "tokenizer", "training", "verbs", "web"}
+"""What composes implementations, and has none of its own."""
+
+
+@cache
+def _import_implementations() -> None:
+    for top in pkgutil.iter_modules(smalti.__path__, "smalti."):
+        if top.name.removeprefix("smalti.") not in ABOVE_THE_MODELS:
+            module = importlib.import_module(top.name)
+            for found in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{top.name}."):
+                importlib.import_module(found.name)
+
+
+def concrete(interface: type) -> set[type]:
+    """All classes of the package that implement an interface and can be instantiated."""
+    _import_implementations()
+    found, pending = set(), [interface]
+    while pending:
+        subclasses = pending.pop().__subclasses__()
+        pending += subclasses
+        found |= {kind for kind in subclasses if not inspect.isabstract(kind)}
+    return {kind for kind in found if kind.__module__.startswith("smalti.")}

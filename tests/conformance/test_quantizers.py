@@ -1,0 +1,140 @@
+"""Properties of every quantizer. A new one is a line in `CASES`."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from smalti.interfaces import InputError, Quantizer
+from smalti.quantizers.codebooks import FaithfulCodebookConfig
+from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
+from tests.conformance.classes import concrete
+
+TINY = VectorQuantizerConfig.tiny()
+CASES: dict[str, tuple[type[Quantizer], Callable[[], Quantizer]]] = {
+    "vq-robust": (VectorQuantizer, lambda: VectorQuantizer(TINY)),
+    "vq-faithful": (
+        VectorQuantizer,
+        lambda: VectorQuantizer(TINY.model_copy(update={"codebook": FaithfulCodebookConfig()})),
+    ),
+    "vq-one-codebook": (
+        VectorQuantizer,
+        lambda: VectorQuantizer(TINY.model_copy(update={"num_codebooks": 1})),
+    ),
+}
+EVERY = pytest.mark.parametrize("build", [build for _, build in CASES.values()], ids=CASES)
+GRIDS = pytest.mark.parametrize("grid", [(7,), (3, 5), (2, 3, 4), (1, 1)], ids=str)
+
+
+def trained(build: Callable[[], Quantizer], seed: int = 0) -> Quantizer:
+    """A quantizer after a step, in evaluation mode."""
+    torch.manual_seed(seed)
+    quantizer = build()
+    quantizer(torch.randn(4, quantizer.dim, 6, 6))
+    return quantizer.eval()
+
+
+def latents_for(quantizer: Quantizer, *grid: int) -> torch.Tensor:
+    return 2 * torch.randn(3, quantizer.dim, *grid, generator=torch.Generator().manual_seed(1))
+
+
+def test_every_quantizer_is_in_the_table():
+    assert concrete(Quantizer) == {kind for kind, _ in CASES.values()}
+
+
+@GRIDS
+@EVERY
+def test_encode_decode_round_trip(build, grid):
+    quantizer = trained(build)
+    latents = latents_for(quantizer, *grid)
+    codes = quantizer.encode(latents)
+    assert codes.dtype == torch.int64
+    assert codes.shape == (3, quantizer.num_codebooks, *grid)
+    assert codes.min() >= 0
+    assert codes.max() < quantizer.num_codes
+    decoded = quantizer.decode(codes)
+    assert decoded.shape == latents.shape
+    assert torch.equal(quantizer.encode(decoded), codes)
+
+
+@GRIDS
+@EVERY
+def test_forward_agrees_with_encode_and_decode(build, grid):
+    quantizer = trained(build)
+    latents = latents_for(quantizer, *grid)
+    quantized = quantizer(latents)
+    assert torch.equal(quantized.codes, quantizer.encode(latents))
+    assert torch.equal(quantized.latents, quantizer.decode(quantized.codes))
+    assert quantized.loss.isfinite()
+    assert not any(term.requires_grad for term in quantized.terms.values())
+
+
+@EVERY
+def test_every_code_decodes_to_itself(build):
+    quantizer = trained(build)
+    codes = torch.arange(quantizer.num_codes).expand(1, quantizer.num_codebooks, -1).contiguous()
+    assert torch.equal(quantizer.encode(quantizer.decode(codes)), codes)
+
+
+@EVERY
+def test_the_encoder_gets_a_gradient(build):
+    quantizer = trained(build).train()
+    latents = latents_for(quantizer, 3, 3).requires_grad_()
+    quantized = quantizer(latents)
+    (quantized.latents.sum() + quantized.loss).backward()
+    assert latents.grad.all()
+
+
+@EVERY
+def test_an_item_is_quantized_as_in_a_batch(build):
+    quantizer = trained(build)
+    latents = latents_for(quantizer, 4, 3)
+    codes = quantizer.encode(latents)
+    for item in range(3):
+        assert torch.equal(quantizer.encode(latents[[item]])[0], codes[item])
+
+
+@EVERY
+def test_autocast_changes_nothing(build):
+    quantizer = trained(build)
+    latents = 50 + latents_for(quantizer, 8, 8) / 10
+    expected = quantizer(latents)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        quantized, codes = quantizer(latents), quantizer.encode(latents)
+        decoded = quantizer.decode(codes)
+    assert torch.equal(codes, expected.codes)
+    assert torch.equal(quantized.codes, expected.codes)
+    assert torch.equal(quantized.latents, expected.latents)
+    assert torch.equal(decoded, expected.latents)
+
+
+@EVERY
+def test_a_loaded_state_gives_the_same(build):
+    saved, loaded = trained(build), build()
+    loaded.load_state_dict(saved.state_dict())
+    latents = latents_for(saved, 5, 5)
+    for one, other in (
+        (saved.eval(), loaded.eval()),
+        (saved.train(), loaded.train()),
+        (saved.eval(), loaded.eval()),
+    ):
+        assert torch.equal(one(latents).codes, other(latents).codes)
+        assert torch.equal(one.encode(latents), other.encode(latents))
+        assert torch.equal(one.decode(one.encode(latents)), other.decode(one.encode(latents)))
+
+
+@EVERY
+def test_evaluation_learns_nothing(build):
+    quantizer = trained(build)
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    quantizer(latents_for(quantizer, 5, 5))
+    assert all(torch.equal(before[name], value) for name, value in quantizer.state_dict().items())
+
+
+@EVERY
+def test_codes_of_another_model_get_a_sentence(build):
+    quantizer = trained(build)
+    codes = quantizer.encode(latents_for(quantizer, 2, 2))
+    for bad in (codes + quantizer.num_codes, codes - quantizer.num_codes, codes.repeat(1, 2, 1, 1)):
+        with pytest.raises(InputError, match=r"expected codes .* received .*another model"):
+            quantizer.decode(bad)

@@ -1,0 +1,76 @@
+"""A tiny trained run, made once, and the command line as a function."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.runs import TINY, TINY_PRIOR, Result, smooth
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 pictures of 16x16 in the classes `cat` and `dog`."""
+    folder = tmp_path_factory.mktemp("data") / "pictures"
+    rng = np.random.default_rng(0)
+    for index in range(40):
+        path = folder / ("cat", "dog")[index % 2] / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        smooth(rng).save(path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    """A finished run on `pictures`, with its prior. It is shared: a test that changes a run takes `run`."""
+    from smalti.verbs.train import train, train_prior
+
+    path = tmp_path_factory.mktemp("runs") / "trained"
+    train("image", str(pictures), path, TINY, quiet=True)
+    train_prior(path, TINY_PRIOR, quiet=True)
+    return path
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of `trained`, to spoil."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+@pytest.fixture
+def smalti(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """The real entry point: `smalti("train", "image", ...)`."""
+    from smalti.cli import main
+
+    def call(*words: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["smalti", *map(str, words)])
+        capsys.readouterr()
+        status = 0
+        try:
+            main()
+        except SystemExit as exit_:
+            status = exit_.code if isinstance(exit_.code, int) else 0
+        printed = capsys.readouterr()
+        return Result(status, printed.out, printed.err)
+
+    return call
+
+
+@pytest.fixture
+def mistake(smalti: Callable[..., Result]) -> Callable[..., str]:
+    """A command that must end in exit status 2 and one sentence, which it gives."""
+
+    def call(*words: object) -> str:
+        result = smalti(*words, *(["--quiet"] if words[0] not in ("inspect", "recipes") else []))
+        assert result.status == 2, result
+        assert result.out == ""
+        assert result.err.startswith("smalti: ")
+        assert len(result.err.splitlines()) == 1, result.err
+        return result.err.strip()
+
+    return call

@@ -1,0 +1,140 @@
+"""Decoding a source into a store: in its order, by threads, with what could not be read listed."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smalti.data.ingest import WINDOW, build_store
+from smalti.data.sources.base import Item, Source, UnreadableItem
+from smalti.data.store import Store
+from smalti.interfaces import InputError, SignalSpec
+
+SPEC = SignalSpec(channels=1, size=(2, 3))
+
+
+class FakeSource(Source):
+    description = "a fake folder"
+    splits = ("train",)
+
+    def __init__(self, items: list[Item]) -> None:
+        self.all = items
+
+    def count(self, split):
+        return len(self.all)
+
+    def items(self, split):
+        yield from self.all
+
+
+def items(count: int, classes=("cat", "ant")) -> list[Item]:
+    return [Item(f"{i}.png", bytes([i]), classes[i % len(classes)]) for i in range(count)]
+
+
+def decode(content: bytes) -> np.ndarray:
+    if not content:
+        raise UnreadableItem("the file is empty")
+    return np.full((1, 2, 3), content[0], np.uint8)
+
+
+def build(directory: Path, source: list[Item], **options) -> Store:
+    return build_store(directory, FakeSource(source), "train", decode, {"size": [2, 3]}, SPEC, **options)
+
+
+@pytest.mark.parametrize("workers", [1, 3, None])
+def test_order_classes_and_description(tmp_path: Path, workers):
+    store = build(tmp_path / "s", items(50), workers=workers)
+    assert store.signals[:, 0, 0, 0].tolist() == list(range(50))
+    assert store.names == tuple(f"{i}.png" for i in range(50))
+    assert store.classes == ("ant", "cat")
+    assert store.labels.tolist() == [1, 0] * 25
+    assert (store.source, store.split) == ("a fake folder", "train")
+    assert store.protocol == {"size": [2, 3]}
+
+
+def test_order_does_not_depend_on_who_is_faster(tmp_path: Path):
+    def slow_first(content):
+        time.sleep(0.02 if content[0] % 4 == 0 else 0)
+        return decode(content)
+
+    store = build_store(tmp_path / "s", FakeSource(items(12)), "train", slow_first, {}, SPEC, workers=4)
+    assert store.signals[:, 0, 0, 0].tolist() == list(range(12))
+
+
+def test_unreadable_items_are_listed(tmp_path: Path):
+    source = items(6)
+    source[1] = Item("broken.png", b"", "only here")
+    source[4] = Item("caf\udce9.png", b"", None)
+    calls = []
+    store = build(tmp_path / "s", source, progress=lambda done, total: calls.append((done, total)))
+    assert store.signals[:, 0, 0, 0].tolist() == [0, 2, 3, 5]
+    assert store.skipped == [
+        {"name": "broken.png", "reason": "the file is empty"},
+        {"name": "caf\\udce9.png", "reason": "the file is empty"},
+    ]
+    assert store.classes == ("ant", "cat")
+    assert calls == [(done, 6) for done in range(1, 7)]
+
+
+def test_names_that_are_no_unicode(tmp_path: Path):
+    store = build(tmp_path / "s", [Item("caf\udce9", b"a", "\udce9")])
+    assert (store.names, store.classes) == (("caf\\udce9",), ("\\udce9",))
+
+
+def test_all_unreadable(tmp_path: Path):
+    broken = [Item("a.png", b""), Item("b.png", b"")]
+    sentence = r"none of the 2 items of a fake folder.*first, a\.png: the file is empty\): check"
+    with pytest.raises(InputError, match=sentence):
+        build(tmp_path / "s", broken)
+    assert os.listdir(tmp_path) == []
+
+
+def test_empty_split(tmp_path: Path):
+    with pytest.raises(InputError, match='split "train" of a fake folder has no items'):
+        build(tmp_path / "s", [])
+
+
+def test_unknown_class(tmp_path: Path):
+    with pytest.raises(InputError, match=r'received "ant" for 1\.png'):
+        build(tmp_path / "s", items(4), classes=["cat"])
+
+
+def test_a_fault_of_ours_is_not_an_unreadable_item(tmp_path: Path):
+    def faulty(content):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        build_store(tmp_path / "s", FakeSource(items(4)), "train", faulty, {}, SPEC)
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_window_bounds_what_is_in_memory(tmp_path: Path):
+    taken = []
+
+    class Counting(FakeSource):
+        def items(self, split):
+            for item in self.all:
+                taken.append(item)
+                yield item
+
+    ahead = []
+    build_store(
+        tmp_path / "s",
+        Counting(items(100)),
+        "train",
+        decode,
+        {},
+        SPEC,
+        workers=2,
+        progress=lambda done, total: ahead.append(len(taken) - done),
+    )
+    assert max(ahead) <= 2 * WINDOW
+
+
+def test_more_levels_need_more_bytes(tmp_path: Path):
+    spec = SignalSpec(channels=1, size=(2,), levels=1000)
+    wide = np.array([[999, 3]], np.int16)
+    store = build_store(tmp_path / "s", FakeSource(items(1)), "train", lambda _: wide, {}, spec)
+    assert store.signals.tolist() == [[[999, 3]]]

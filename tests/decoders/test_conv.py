@@ -1,0 +1,51 @@
+"""The convolutional decoder: it undoes the encoder's sizes and depends on every latent."""
+
+import pytest
+import torch
+from torch import nn
+
+from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
+from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
+from smalti.interfaces import SignalSpec
+
+
+def decoder(ndim: int = 2, strides=(2, 2), **settings) -> ConvDecoder:
+    config = ConvDecoderConfig(channels=6, residual_channels=4, **settings)
+    return ConvDecoder(config, ndim, dim=5, out_channels=7, strides=strides)
+
+
+@pytest.mark.parametrize("head_channels", [0, 3])
+@pytest.mark.parametrize(
+    ("size", "strides"), [((20,), (4, 5)), ((8, 12), (2, 2)), ((6, 18), (3, 2)), ((4, 8, 12), (2, 2))]
+)
+def test_the_output_has_the_size_that_was_encoded(size, strides, head_channels):
+    encoder = ConvEncoder(
+        ConvEncoderConfig.tiny().model_copy(update={"strides": strides}), SignalSpec(3, size), 5
+    )
+    layer = decoder(len(size), encoder.strides[::-1], head_channels=head_channels)
+    assert layer(encoder(torch.randn(2, 3, *size))).shape == (2, 7, *size)
+
+
+def test_the_papers_decoder():
+    config = ConvDecoderConfig(channels=256, residual_channels=256)
+    layer = ConvDecoder(config, 2, dim=64, out_channels=768, strides=(2, 2))
+    kinds = (nn.Conv2d, nn.ConvTranspose2d)
+    convolutions = [module for module in layer.modules() if isinstance(module, kinds)]
+    assert [conv.kernel_size[0] for conv in convolutions] == [3, 3, 1, 3, 1, 4, 4]
+    assert [conv.stride[0] for conv in convolutions] == [1, 1, 1, 1, 1, 2, 2]
+
+
+def test_a_head_makes_the_parameters_by_a_1x1_convolution():
+    *_, last_upsampling, _, head = decoder(head_channels=3).layers
+    assert last_upsampling.out_channels == 3
+    assert head.kernel_size == (1, 1)
+    assert head.out_channels == 7
+
+
+@pytest.mark.parametrize("head_channels", [0, 3])
+def test_every_latent_and_every_parameter_counts(head_channels):
+    layer = decoder(head_channels=head_channels)
+    latents = torch.randn(4, 5, 3, 2, requires_grad=True)
+    layer(latents).square().sum().backward()
+    assert latents.grad.all()
+    assert [name for name, p in layer.named_parameters() if p.grad is None or not p.grad.any()] == []

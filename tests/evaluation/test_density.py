@@ -1,0 +1,95 @@
+"""Bits/dim against arithmetic by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from smalti.evaluation.density import Density
+from smalti.interfaces import Autoencoder, Batch, Conditions, Likelihood, Loss, Prior, SignalSpec
+
+NO_CONDITIONS = Conditions()
+
+
+class GivenLikelihood(Likelihood):
+    """-ln p of each element is its code plus the signal."""
+
+    def __init__(self, codes: torch.Tensor) -> None:
+        self.codes = codes
+
+    def log_prob(self, signal):
+        return -(self.codes[:, :1].float() + signal)
+
+    def sample(self, generator=None):
+        raise NotImplementedError
+
+    def mean(self):
+        return self.codes[:, :1].float()
+
+
+class GivenAutoencoder(Autoencoder):
+    """Codes `(B, 2, 3)` for signals `(B, 1, 3)`."""
+
+    signal, num_codebooks, num_codes, grid = SignalSpec(1, (3,)), 2, 10, (3,)
+
+    def loss(self, batch):
+        return Loss(torch.zeros(()), {})
+
+    def encode(self, signal):
+        return signal.round().long().expand(-1, 2, -1)
+
+    def likelihood(self, codes):
+        return GivenLikelihood(codes)
+
+
+class GivenPrior(Prior):
+    """-ln p(codes) is their sum, and 100 more for each item with a label."""
+
+    def __init__(self, name: str, takes_labels: bool) -> None:
+        super().__init__()
+        self.name, self.takes_labels = name, takes_labels
+        self.unused = nn.Parameter(torch.zeros(()))
+
+    def log_prob(self, codes, conditions=NO_CONDITIONS):
+        log_prob = -codes.flatten(1).sum(1).float()
+        return log_prob if conditions.labels is None else log_prob - 100.0 * (conditions.labels >= 0)
+
+    def sample(self, num, *args, **kwargs):
+        raise NotImplementedError
+
+
+X = torch.tensor([[[1.0, 2.0, 0.0]], [[0.0, 0.0, 3.0]], [[4.0, 0.0, 4.0]]])
+LABELS = torch.tensor([0, -1, 2])
+
+
+def measure(*sizes: int) -> dict[str, dict[str, float]]:
+    model = GivenAutoencoder()
+    density = Density(model, {"plain": GivenPrior("plain", False), "told": GivenPrior("told", True)})
+    for x, labels in zip(X[: sum(sizes)].split(sizes), LABELS[: sum(sizes)].split(sizes), strict=True):
+        density.update(Batch(x, Conditions(labels)), model.encode(x))
+    return density.compute()
+
+
+@pytest.mark.parametrize("sizes", [(3,), (2, 1), (1, 1, 1)])
+def test_by_hand(sizes):
+    """An element x has code x: items of sums 3, 3, 8 pay twice in distortion, twice in rate (G = 2)."""
+    sums, bits = np.array([3.0, 3.0, 8.0]), 1 / (3 * math.log(2))
+    for name, extra in (("plain", np.zeros(3)), ("told", np.array([100.0, 0.0, 100.0]))):
+        total = (4 * sums + extra) * bits
+        assert measure(*sizes)[name] == pytest.approx(
+            {
+                "bits_per_dim": total.mean(),
+                "rate": (2 * sums + extra).mean() * bits,
+                "distortion": (2 * sums).mean() * bits,
+                "stderr": total.std(ddof=1) / math.sqrt(3),
+                "nats_per_code": (2 * sums + extra).mean() / 6,
+            }
+        )
+
+
+def test_one_item_has_no_standard_error():
+    figures = measure(1)["plain"]
+    assert math.isnan(figures["stderr"])
+    assert figures["bits_per_dim"] == pytest.approx(12 / (3 * math.log(2)))

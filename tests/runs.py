@@ -1,0 +1,46 @@
+"""What tests of whole runs share: settings that train in a second, made pictures, and the look of a directory."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+WIDTHS = [f"{part}.{width}" for part in ("encoder", "decoder") for width in ("channels=8", "residual_channels=4")]
+MODEL = ["size=16", *WIDTHS, "num_codes=16", "code_dim=4", "components=2"]
+TRAINING = ["training.steps=10", "training.batch_size=8", "training.log_every=5", "training.checkpoint_every=5"]
+TINY = [*MODEL, *TRAINING]
+TINY_PRIOR = [
+    *TRAINING,
+    "network.channels=8",
+    "network.layers=2",
+    "network.head_channels=8",
+    "network.first_kernel_size=3",
+]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left: its exit status, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+def smooth(rng: np.random.Generator, width: int = 16, height: int = 16) -> Image.Image:
+    """A smooth random colour picture."""
+    coarse = Image.fromarray(rng.integers(0, 256, (3, 3, 3), dtype=np.uint8))
+    return coarse.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """Every file below a directory, with a digest of its bytes."""
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
