@@ -1,4 +1,4 @@
-"""What tests of whole runs share: settings that train in a second, made pictures, and the look of a directory."""
+"""What tests of whole runs share: settings that train in a second, made pictures, the look of a folder."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-WIDTHS = [f"{part}.{width}" for part in ("encoder", "decoder") for width in ("channels=8", "residual_channels=4")]
+WIDTHS = [
+    f"{part}.{width}" for part in ("encoder", "decoder") for width in ("channels=8", "residual_channels=4")
+]
 MODEL = ["size=16", *WIDTHS, "num_codes=16", "code_dim=4", "components=2"]
-TRAINING = ["training.steps=10", "training.batch_size=8", "training.log_every=5", "training.checkpoint_every=5"]
+TRAINING = [
+    "training.steps=10",
+    "training.batch_size=8",
+    "training.log_every=5",
+    "training.checkpoint_every=5",
+]
 TINY = [*MODEL, *TRAINING]
 TINY_PRIOR = [
     *TRAINING,

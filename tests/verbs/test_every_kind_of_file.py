@@ -60,7 +60,11 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(1)
     for index in range(195):
         place = ("", "cat", "dog", "trips/2019")[index % 4]
-        save(rng, folder / place / f"{index // 8:03d}" if index < 16 else folder / place / f"p{index}", index % 8)
+        save(
+            rng,
+            folder / place / f"{index // 8:03d}" if index < 16 else folder / place / f"p{index}",
+            index % 8,
+        )
     whole_png, whole_jpg = folder / "whole.png", folder / "whole.jpg"
     smooth(rng, 64, 64).save(whole_png)
     smooth(rng, 64, 64).save(whole_jpg)

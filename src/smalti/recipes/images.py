@@ -64,7 +64,7 @@ def letters() -> Recipe:
             encoder=ConvEncoderConfig(**width, strides=(2, 2)),
             decoder=ConvDecoderConfig(**width),
             quantizer=VectorQuantizerConfig(num_codebooks=2, num_codes=256, code_dim=4),
-            likelihood=LogisticMixtureConfig(components=3),
+            likelihood=GaussianConfig(),
         ),
         training=TrainingConfig(
             steps=2400,

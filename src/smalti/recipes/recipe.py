@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -78,7 +79,7 @@ def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = (
             # Another member of a union has other keys: the old ones would be refused.
             inner.clear()
         values = _assigned(type(config), values, inner, path[-1], _readings(text, current))
-    return _validated(type(config), values)
+    return type(config).model_validate(values)
 
 
 def parse(model: type[C], values: Any, where: str) -> C:
@@ -123,14 +124,11 @@ def _find(values: dict[str, Any], key: str, leave_out: Sequence[str]) -> list[st
         return ends[0].split(".")
     if ends:
         raise InputError(f"the key {key!r} is ambiguous: write one of {', '.join(ends)}")
-    near = difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
-    last = {name.rsplit(".", 1)[-1]: name for name in keys}
-    near += [
-        last[name]
-        for name in difflib.get_close_matches(key.rsplit(".", 1)[-1], last, n=2)
-        if last[name] not in near
-    ]
-    hint = f"did you mean {' or '.join(near[:3])}?" if near else f"keys are {', '.join(list(keys)[:8])}, ..."
+    near = difflib.get_close_matches(key, keys, n=3, cutoff=0.5) if "." in key else []
+    # Of keys that end alike the first is meant: the autoencoder's rather than the prior's.
+    by_last = {name.rsplit(".", 1)[-1]: name for name in reversed(keys)}
+    near = near or [by_last[last] for last in difflib.get_close_matches(key.rsplit(".", 1)[-1], by_last)]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"keys are {', '.join(list(keys)[:8])}, ..."
     raise InputError(f"unknown key {key!r}: {hint}")
 
 
@@ -138,6 +136,8 @@ def _readings(text: str, current: Any) -> list[Any]:
     """What a text may mean in the place of a value: pydantic tells which fits."""
     if isinstance(current, list):
         return [[part.strip() for part in text.strip("[]()").split(",") if part.strip()], text]
+    if isinstance(current, int) and re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII):
+        return [int(text)]  # a choice among numbers, unlike a number, is not recognised in a text
     return [None if text.lower() in ("none", "null") else text]
 
 
@@ -145,21 +145,16 @@ def _assigned(
     model: type[C], values: dict[str, Any], inner: dict[str, Any], name: str, readings: list[Any]
 ) -> dict[str, Any]:
     """The values with one of them set to the first reading that is valid."""
-    for reading in readings[:-1]:
+    errors: list[ValidationError] = []
+    for reading in readings:
         inner[name] = reading
         try:
             return model.model_validate(values).model_dump(mode="json")
-        except ValidationError:
-            continue
-    inner[name] = readings[-1]
-    return _validated(model, values).model_dump(mode="json")
-
-
-def _validated(model: type[C], values: dict[str, Any]) -> C:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise InputError(_sentence(error)) from None
+        except ValidationError as error:
+            errors.append(error)
+    # A validator of ours says best what is expected; else the first reading is the likeliest.
+    told = next((error for error in errors if error.errors()[0]["type"] == "value_error"), errors[0])
+    raise InputError(_sentence(told)) from None
 
 
 def _sentence(error: ValidationError) -> str:

@@ -77,7 +77,7 @@ def decode(run: str, codes: Path, out: Path, quiet: bool = False) -> int:
     check_codes(info, codes_info(tokenizer))
     taken: set[str] = set()
     for names, values, _ in batches:
-        for name, picture in zip(names, tokenizer.decode(torch.from_numpy(values)), strict=True):
+        for name, picture in zip(names, tokenizer.decode(torch.tensor(values)), strict=True):
             _save(tokenizer, picture, out, name, taken)
     note(f"{len(taken)} pictures are in {out}.", quiet)
     return len(taken)

@@ -43,7 +43,7 @@ def watching(title: str, steps: int, quiet: bool = False) -> Iterator[Watcher]:
             rate = f"{task.speed:.1f} steps/s" if task.speed else ""
             if shown:
                 progress.update(task.id, completed=step, values=shown, rate=rate)
-            else:
+            elif not quiet:
                 text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
                 progress.console.print(f"  step {step}: {text}")
 

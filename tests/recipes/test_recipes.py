@@ -1,0 +1,94 @@
+"""Every recipe is complete: it builds, it shrinks, and it says what it costs and what to expect."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+
+import pytest
+import torch
+
+from smalti.interfaces import Batch, InputError
+from smalti.modalities.image import ImageModality
+from smalti.models.prior import LearnedPrior
+from smalti.models.vqvae import VQVAE
+from smalti.recipes import RECIPES, get_recipe, override
+from smalti.tokenizer import new_prior
+
+SMALL = [
+    *(
+        f"model.{part}.{width}"
+        for part in ("encoder", "decoder")
+        for width in ("channels=8", "residual_channels=4")
+    ),
+    "model.quantizer.num_codes=16",
+    "model.quantizer.code_dim=4",
+    "prior.network.channels=8",
+    "prior.network.layers=2",
+    "prior.network.head_channels=8",
+]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_says_how_to_run_it_what_it_costs_and_what_to_expect(name: str) -> None:
+    text = inspect.getdoc(RECIPES[name]) or ""
+    assert f"Command: smalti train {name} " in text
+    for heading in ("Cost:", "Expect:"):
+        assert len(text.split(heading)[1].strip()) > 10
+    assert get_recipe(name).name == name
+
+
+def built(name: str) -> tuple[VQVAE, LearnedPrior]:
+    """Both stages at their full size, without memory."""
+    recipe = get_recipe(name)
+    with torch.device("meta"):
+        model = VQVAE(recipe.model, ImageModality(recipe.data).spec)
+        return model, new_prior(recipe.prior, model, 10)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_its_codes_are_those_that_it_says(name: str) -> None:
+    model, prior = built(name)
+    text = inspect.getdoc(RECIPES[name]) or ""
+    said = re.search(r"(\d+)x\1 (?:codes|positions)|(\d+)x\2x(\d+) latents", text)
+    assert said, text
+    side, deep_side, num_codebooks = said.groups()
+    assert model.grid == (int(side or deep_side),) * 2
+    if num_codebooks:
+        assert model.num_codebooks == int(num_codebooks)
+    out_of = re.search(r"out of (\d+)", text)
+    assert out_of is None or model.num_codes == int(out_of[1])
+    assert prior.network.num_classes == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "times"), [("cifar10", 32 * 32 * 3 * 8 / (8 * 8 * 10 * 7)), ("imagenet128", 42.7)]
+)
+def test_it_compresses_as_much_as_the_paper_says(name: str, times: float) -> None:
+    model, _ = built(name)
+    bits = model.num_codebooks * math.prod(model.grid) * math.log2(model.num_codes)
+    assert model.signal.dims * 8 / bits == pytest.approx(times, abs=0.05)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_shrinks_and_takes_a_step(name: str) -> None:
+    torch.manual_seed(0)
+    recipe = override(get_recipe(name), SMALL)
+    model = VQVAE(recipe.model, ImageModality(recipe.data).spec)
+    signal = torch.rand(2, model.signal.channels, *model.signal.size).mul(255).round().div(127.5).sub(1)
+    prior = new_prior(recipe.prior, model, 0)
+    for module, data in ((model, signal), (prior, model.encode(signal))):
+        loss = module.loss(Batch(data)).total
+        loss.backward()
+        assert loss.isfinite()
+        assert all(
+            p.grad is not None and bool(p.grad.isfinite().all())
+            for p in module.parameters()
+            if p.requires_grad
+        )
+
+
+def test_unknown_recipe() -> None:
+    with pytest.raises(InputError, match="received 'mnist': there are image, letters"):
+        get_recipe("mnist")

@@ -1,0 +1,294 @@
+"""A trained tokenizer: what it takes, what it gives, and what it takes along when it moves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from PIL import Image
+
+import smalti
+from smalti.interfaces import InputError
+from smalti.tokenizer import Tokenizer, load
+
+
+@pytest.fixture(scope="module")
+def tokenizer(trained: Path) -> Tokenizer:
+    return load(trained)
+
+
+@pytest.fixture(scope="module")
+def files(pictures: Path) -> list[Path]:
+    return sorted(pictures.rglob("*.png"))[:5]
+
+
+@pytest.fixture(scope="module")
+def pixels(files: list[Path]) -> torch.Tensor:
+    def read(file: Path) -> np.ndarray:
+        with Image.open(file) as picture:
+            return np.array(picture)
+
+    return torch.stack([torch.from_numpy(read(file)).permute(2, 0, 1) for file in files])
+
+
+def test_load_gives_what_was_trained(tokenizer: Tokenizer, trained: Path) -> None:
+    assert smalti.load is load
+    assert isinstance(tokenizer, smalti.Tokenizer)
+    assert tokenizer.classes == ("cat", "dog")
+    assert tokenizer.code_shape == (1, 4, 4)
+    assert list(tokenizer.priors) == ["uniform", "unigram", "learned", "learned+class"]
+    assert not tokenizer.autoencoder.training
+    assert tokenizer.learned is not None
+    assert not tokenizer.learned.training
+    assert tokenizer.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert load(str(trained), device="cpu").device.type == "cpu"
+    # Every code of the 40 training pictures was counted.
+    assert tokenizer.unigram is not None
+    assert tokenizer.unigram.counts.sum() == 40 * 16
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda pixels, files: pixels,
+        lambda pixels, files: pixels.float() / 127.5 - 1,
+        lambda pixels, files: pixels.numpy(),
+        lambda pixels, files: pixels.permute(0, 2, 3, 1).numpy(),
+        lambda pixels, files: files,
+        lambda pixels, files: [str(file) for file in files],
+        lambda pixels, files: [file.read_bytes() for file in files],
+        lambda pixels, files: [Image.fromarray(one.permute(1, 2, 0).numpy()) for one in pixels],
+        lambda pixels, files: [pixels[0], files[1], pixels[2:4], str(files[4])],
+    ],
+    ids=["uint8", "floats", "array", "channels last", "paths", "names", "bytes", "PIL", "mixed"],
+)
+def test_encode_takes_a_picture_in_any_form(
+    form: Callable[[torch.Tensor, list[Path]], Any],
+    tokenizer: Tokenizer,
+    pixels: torch.Tensor,
+    files: list[Path],
+) -> None:
+    codes = tokenizer.encode(form(pixels, files))
+    assert codes.dtype == torch.int64
+    assert codes.shape == (5, 1, 4, 4)
+    assert torch.equal(codes, tokenizer.autoencoder.encode(pixels.float() / 127.5 - 1))
+    assert len(codes.unique()) > 1
+
+
+def test_one_picture_is_a_batch_of_one(tokenizer: Tokenizer, pixels: torch.Tensor, files: list[Path]) -> None:
+    codes = tokenizer.encode(pixels)[:1]
+    for one in (pixels[0], files[0], str(files[0])):
+        assert torch.equal(tokenizer.encode(one), codes)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
+def test_batches_change_nothing(batch_size: int, tokenizer: Tokenizer, pixels: torch.Tensor) -> None:
+    codes = tokenizer.encode(pixels)
+    assert torch.equal(tokenizer.encode(pixels, batch_size), codes)
+    assert (tokenizer.decode(codes, batch_size).int() - tokenizer.decode(codes).int()).abs().max() <= 1
+
+
+def test_what_is_no_picture_is_refused(tokenizer: Tokenizer, pixels: torch.Tensor, tmp_path: Path) -> None:
+    for wrong, told in (
+        (pixels.float(), r"floats in \[-1, 1\]"),
+        (pixels.float() * float("nan"), r"floats in \[-1, 1\]"),
+        (pixels.long(), "uint8"),
+        (pixels[:, :, :8], r"shape \(B, 3, 16, 16\)"),
+        ([], "empty list"),
+        (tmp_path / "nowhere.png", "nowhere.png"),
+        (7, "received int"),
+    ):
+        with pytest.raises(InputError, match=told):
+            tokenizer.encode(wrong)
+
+
+def test_decode_is_the_mean_of_the_likelihood(tokenizer: Tokenizer, pixels: torch.Tensor) -> None:
+    codes = tokenizer.encode(pixels)
+    decoded = tokenizer.decode(codes)
+    assert decoded.dtype == torch.uint8
+    assert decoded.shape == pixels.shape
+    with torch.no_grad():
+        mean = tokenizer.autoencoder.likelihood(codes).mean()
+    assert torch.equal(decoded, ((mean + 1) * 127.5).round().clamp(0, 255).byte())
+    assert torch.equal(tokenizer.reconstruct(pixels), decoded)
+
+
+def test_wrong_codes_are_refused(tokenizer: Tokenizer, pixels: torch.Tensor) -> None:
+    codes = tokenizer.encode(pixels)
+    for wrong, told in (
+        (codes[:, :, :2], r"codes of shape \(B, 1, 4, 4\), received \(5, 1, 2, 4\)"),
+        (codes.expand(-1, 2, -1, -1), r"received \(5, 2, 4, 4\)"),
+        (codes + 16, "expected codes from 0 to 15"),
+        (codes - 16, "expected codes from 0 to 15"),
+    ):
+        with pytest.raises(InputError, match=told):
+            tokenizer.decode(wrong)
+
+
+def test_a_seed_draws_the_same_again(tokenizer: Tokenizer) -> None:
+    first = tokenizer.sample_codes(6, seed=3)
+    assert first.shape == (6, 1, 4, 4)
+    assert torch.equal(tokenizer.sample_codes(6, seed=3), first)
+    assert not torch.equal(tokenizer.sample_codes(6, seed=4), first)
+    assert not torch.equal(tokenizer.sample_codes(6), tokenizer.sample_codes(6))
+    assert torch.equal(tokenizer.sample(6, seed=3), tokenizer.decode(first))
+
+
+def test_a_seed_leaves_other_draws_alone(tokenizer: Tokenizer) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    tokenizer.sample(1, seed=3)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_class_and_settings_reach_the_prior(tokenizer: Tokenizer) -> None:
+    assert tokenizer.learned is not None
+    # After a few training steps classes hardly differ, so this is exaggerated for a moment.
+    tables = [
+        p for name, p in tokenizer.learned.network.named_parameters() if name.endswith("condition.weight")
+    ]
+    assert tables
+    kept = [table.detach().clone() for table in tables]
+    try:
+        for table in tables:
+            table.data.mul_(100)
+        drawn = [tokenizer.sample_codes(8, name, seed=0) for name in (None, "cat", "dog")]
+    finally:
+        for table, values in zip(tables, kept, strict=True):
+            table.data.copy_(values)
+    assert not torch.equal(drawn[1], drawn[2])
+    assert not torch.equal(drawn[0], drawn[1])
+    greedy = tokenizer.sample_codes(2, temperature=0.0, seed=0)
+    assert torch.equal(greedy[0], greedy[1])
+    assert torch.equal(tokenizer.sample_codes(1, top_k=1, seed=5), greedy[:1])
+    done: list[tuple[int, int]] = []
+    tokenizer.sample_codes(1, progress=lambda now, total: done.append((now, total)))
+    assert done == [(i, 16) for i in range(1, 17)]
+
+
+def test_labels(tokenizer: Tokenizer) -> None:
+    assert [tokenizer.label(name) for name in ("cat", "dog")] == [0, 1]
+    with pytest.raises(InputError, match="received 'cow': the classes are cat, dog"):
+        tokenizer.sample(1, "cow")
+
+
+def test_saved_holds_no_more_than_is_needed(
+    tokenizer: Tokenizer, pixels: torch.Tensor, tmp_path: Path
+) -> None:
+    tokenizer.save_pretrained(tmp_path / "saved")
+    files = {
+        str(path.relative_to(tmp_path / "saved"))
+        for path in (tmp_path / "saved").rglob("*")
+        if path.is_file()
+    }
+    assert files == {
+        "config.json",
+        "model.safetensors",
+        "unigram.json",
+        "prior/config.json",
+        "prior/model.safetensors",
+    }
+    again = load(tmp_path / "saved")
+    assert again.fingerprint == tokenizer.fingerprint
+    codes = tokenizer.encode(pixels)
+    assert torch.equal(again.encode(pixels), codes)
+    assert torch.equal(again.sample(3, "dog", seed=1), tokenizer.sample(3, "dog", seed=1))
+    for name, prior in tokenizer.priors.items():
+        assert torch.equal(again.priors[name].log_prob(codes), prior.log_prob(codes)), name
+
+
+def test_saved_without_a_prior(run: Path, tmp_path: Path) -> None:
+    shutil.rmtree(run / "prior")
+    load(run).save_pretrained(tmp_path / "saved")
+    again = load(tmp_path / "saved")
+    assert again.learned is None
+    assert list(again.priors) == ["uniform", "unigram"]
+    with pytest.raises(InputError, match="smalti train-prior"):
+        again.sample(1)
+
+
+def test_counts_of_an_earlier_checkpoint_are_not_used(run: Path) -> None:
+    path = run / "unigram.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "model": "0123456789abcdef"}))
+    tokenizer = load(run)
+    assert tokenizer.unigram is None
+    assert list(tokenizer.priors) == ["uniform", "learned", "learned+class"]
+    path.write_text(json.dumps({**stored, "counts": [[1, 2]]}))
+    with pytest.raises(InputError, match=r"expected counts of shape \(1, 16\)"):
+        load(run)
+
+
+def test_push_to_hub_uploads_what_save_pretrained_writes(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, Any]] = []
+
+    class Api:
+        def __init__(self, token: str | None) -> None:
+            calls.append(("token", token))
+
+        def create_repo(self, repository: str, *, private: bool, exist_ok: bool) -> str:
+            calls.append(("create", (repository, private, exist_ok)))
+            return f"https://huggingface.co/{repository}"
+
+        def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> None:
+            calls.append(("upload", (repo_id, sorted(os.listdir(folder_path)))))
+            assert load(folder_path).fingerprint == tokenizer.fingerprint
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    address = tokenizer.push_to_hub("me/letters", private=True, token="secret")
+    assert address == "https://huggingface.co/me/letters"
+    parts = ["config.json", "model.safetensors", "prior", "unigram.json"]
+    assert calls == [
+        ("token", "secret"),
+        ("create", ("me/letters", True, True)),
+        ("upload", ("me/letters", parts)),
+    ]
+
+
+def test_load_from_the_hub_asks_for_no_more_than_is_needed(
+    trained: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked: list[tuple[str, list[str]]] = []
+
+    def snapshot_download(repository: str, allow_patterns: list[str]) -> str:
+        asked.append((repository, allow_patterns))
+        return str(trained)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert load("me/letters").fingerprint == tokenizer.fingerprint
+    ((repository, patterns),) = asked
+    assert repository == "me/letters"
+    assert not any("state" in pattern or "data" in pattern or "*" in pattern for pattern in patterns)
+    # What lies here goes before what the Hub may have.
+    shutil.copytree(trained, tmp_path / "me" / "letters")
+    load("me/letters")
+    load(trained)
+    assert len(asked) == 1
+
+
+def test_a_name_that_nobody_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(repository: str, allow_patterns: list[str]) -> str:
+        raise LocalEntryNotFoundError("no connection\nand many more lines")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(
+        InputError, match=r"no directory me/nothing here .* \(no connection\): check the path"
+    ):
+        load("me/nothing")
+    for path in ("nothing", "./me/nothing", tmp_path / "nothing"):
+        with pytest.raises(InputError, match="found nothing at"):
+            load(path)

@@ -1,0 +1,60 @@
+"""A page is one file: pictures inside, text escaped, nothing missing."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import pytest
+from PIL import Image
+
+from smalti.web import page
+from smalti.web.page import inline, write_page
+
+
+def picture() -> Image.Image:
+    return Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+
+
+def shown(address: str) -> np.ndarray:
+    """The pixels of a data address."""
+    kind, data = address.split(",", 1)
+    assert kind == "data:image/png;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data, validate=True))))
+
+
+@pytest.fixture
+def template(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template in place of those of the package."""
+    text = '<p>{{ name }}</p><img src="{{ one }}"><img src="{{ two }}">'
+    monkeypatch.setattr(page, "PackageLoader", lambda *_: jinja2.DictLoader({"small.html.j2": text}))
+
+
+def test_pictures_become_data_addresses(tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.png")
+    for one in (picture(), tmp_path / "a.png"):
+        np.testing.assert_array_equal(shown(inline(one)), np.asarray(picture()))
+
+
+@pytest.mark.usefixtures("template")
+def test_text_is_escaped_and_pictures_are_not(tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.png")
+    path = tmp_path / "deep" / "index.html"
+    write_page(path, "small.html.j2", name="<b> & 'ß'", one=picture(), two=tmp_path / "a.png")
+    text = path.read_text(encoding="utf-8")
+    assert "<p>&lt;b&gt; &amp; &#39;ß&#39;</p>" in text
+    assert text.count(f'src="{inline(tmp_path / "a.png")}"') >= 1
+    assert text.count('src="data:image/png;base64,') == 2
+
+
+@pytest.mark.usefixtures("template")
+def test_a_value_that_is_missing_leaves_the_old_page(tmp_path: Path) -> None:
+    path = tmp_path / "index.html"
+    path.write_text("old")
+    with pytest.raises(jinja2.UndefinedError, match="two"):
+        write_page(path, "small.html.j2", name="a", one=picture())
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
