@@ -36,10 +36,7 @@ def main(
     report = json.loads((run / "evaluation.json").read_text())
     training = config["recipe"]["training"]
     for name, row in report["bits_per_dim"].items():
-        seconds, steps = trained(autoencoder)
-        if name in LEARNED:
-            more_seconds, more_steps = trained(prior)
-            seconds, steps = seconds + more_seconds, steps + more_steps
+        runs = [autoencoder, prior] if name in LEARNED else [autoencoder]
         line = {
             "experiment": experiment,
             "dataset": dataset,
@@ -48,8 +45,8 @@ def main(
             "prior": name,
             "metrics": {**row, **report["reconstruction"], **report["codebook"], "num": report["num"]},
             "seed": training["seed"],
-            "steps": steps,
-            "seconds": round(seconds),
+            "steps": sum(steps(run) for run in runs),
+            "seconds": round(sum(run.seconds for run in runs)),
             "device": device(),
             "commit": at_commit or commit(),
             "config": config["recipe"],
@@ -61,10 +58,9 @@ def main(
         print(f"{experiment} {name}: {row['bits_per_dim']:.4f} bits/dim")
 
 
-def trained(run: RunDirectory) -> tuple[float, int]:
-    """Seconds and steps of a training that was not interrupted."""
-    last = [line for line in run.metrics() if line["split"] == "train"][-1]
-    return last["seconds"], last["step"]
+def steps(run: RunDirectory) -> int:
+    """Steps that were trained."""
+    return max(line["step"] for line in run.metrics())
 
 
 if __name__ == "__main__":

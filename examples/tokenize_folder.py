@@ -1,4 +1,4 @@
-"""Train on a folder from Python, and turn it into codes: `python examples/tokenize_folder.py FOLDER RUN [key=value ...]`."""
+"""Train on a folder from Python: `python examples/tokenize_folder.py FOLDER RUN [key=value ...]`."""
 
 import sys
 from pathlib import Path

@@ -12,7 +12,14 @@ from PIL import Image
 WIDTHS = [
     f"{part}.{width}" for part in ("encoder", "decoder") for width in ("channels=8", "residual_channels=4")
 ]
-MODEL = ["size=16", *WIDTHS, "num_codes=16", "code_dim=4", "components=2"]
+MODEL = [
+    "size=16",
+    *WIDTHS,
+    "num_codes=16",
+    "code_dim=4",
+    "model.likelihood.kind=logistic_mixture",
+    "components=2",
+]
 TRAINING = [
     "training.steps=10",
     "training.batch_size=8",

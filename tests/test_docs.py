@@ -13,13 +13,26 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/guide.md", "docs/figures.md", "docs/architecture.md", "docs/experiments.md", "CONTRIBUTING.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/guide.md",
+    "docs/figures.md",
+    "docs/architecture.md",
+    "docs/experiments.md",
+    "CONTRIBUTING.md",
+)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # A command is run as it is written, with these settings after it: the same path, in seconds.
-SMALL = "model.encoder.channels=8 model.decoder.channels=8 model.encoder.residual_channels=4 training.batch_size=8 training.validate_every=0"
+SMALL = (
+    "model.encoder.channels=8 model.decoder.channels=8 model.encoder.residual_channels=4 "
+    "training.batch_size=8 training.validate_every=0"
+)
 SHRINK = {
     ("smalti", "train"): f"{SMALL} training.steps=3",
-    ("smalti", "train-prior"): "training.steps=3 training.batch_size=8 network.channels=8 network.layers=2 network.head_channels=8",
+    (
+        "smalti",
+        "train-prior",
+    ): "training.steps=3 training.batch_size=8 network.channels=8 network.layers=2 network.head_channels=8",
     ("torchrun", None): f"{SMALL} training.steps=3",
 }
 # What sets up the environment that the tests already run in is looked at, not run.
@@ -61,10 +74,17 @@ def run_command(line: str, directory: Path) -> None:
         return  # a document may begin from nothing; the pictures are there already
     command = next((c for c in SHRINK if c[0] == words[0] and c[1] in (None, *words[1:2])), None)
     words += SHRINK[command].split() if command else []
-    launch = {"smalti": ["-m", "smalti"], "torchrun": ["-m", "torch.distributed.run", "--standalone"]}[words[0]]
+    launch = {"smalti": ["-m", "smalti"], "torchrun": ["-m", "torch.distributed.run", "--standalone"]}[
+        words[0]
+    ]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *launch, *words[1:]], cwd=directory, capture_output=True, text=True, env=environment, check=False
+        [sys.executable, *launch, *words[1:]],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
 
@@ -86,7 +106,13 @@ def test_every_block_runs(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_every_target_of_the_documents_is_in_the_makefile() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {line.split()[1] for b in blocks() if b.language == "bash" for line in b.text.splitlines() if line.startswith("make ")}
+    named = {
+        line.split()[1]
+        for b in blocks()
+        if b.language == "bash"
+        for line in b.text.splitlines()
+        if line.startswith("make ")
+    }
     assert named <= targets
 
 
@@ -102,7 +128,9 @@ def test_every_verb_has_help_with_an_example() -> None:
 
     from smalti.cli import app
 
-    names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    names = [
+        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
+    ]
     assert len(names) == 11
     for name in names:
         result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
@@ -119,5 +147,7 @@ def test_examples_run(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ["tokenize_folder.py", "pictures", "runs/example", *settings],
         ["overview.py", "runs/mine", "overview.png"],
     ):
-        subprocess.run([sys.executable, str(ROOT / "examples" / command[0]), *command[1:]], cwd=scratch, check=True)
+        subprocess.run(
+            [sys.executable, str(ROOT / "examples" / command[0]), *command[1:]], cwd=scratch, check=True
+        )
     assert (scratch / "overview.png").stat().st_size > 1000

@@ -239,6 +239,11 @@ class Tokenizer:
                 if (self.directory / source / part).is_file():
                     with atomic_file(target / source / part) as temporary:
                         shutil.copyfile(self.directory / source / part, temporary)
+        exported = RunDirectory(target)
+        config = exported.read_config()
+        # Where the training data lay is nobody else's business.
+        config.pop("data", None)
+        exported.write_config(config)
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload to the Hugging Face Hub; gives the address.

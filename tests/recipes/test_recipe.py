@@ -64,18 +64,19 @@ def test_the_last_assignment_wins() -> None:
 
 
 def test_another_member_of_a_union_brings_its_own_settings() -> None:
-    letters = get_recipe("letters")
-    gaussian = override(letters, ["model.likelihood.kind=gaussian"])
+    fashion = get_recipe("fashion-mnist")
+    gaussian = override(fashion, ["model.likelihood.kind=gaussian"])
     assert gaussian.model.likelihood.kind == "gaussian"
-    faithful = override(letters, ["codebook.mode=faithful"])
+    faithful = override(fashion, ["codebook.mode=faithful"])
     assert faithful.model.quantizer.codebook.model_dump() == {"mode": "faithful"}
     back = override(gaussian, ["model.likelihood.kind=logistic_mixture", "components=4"])
     assert back.model.likelihood.model_dump() == {"kind": "logistic_mixture", "components": 4}
 
 
 def test_the_member_that_is_there_keeps_its_settings() -> None:
-    letters = get_recipe("letters")
-    assert override(letters, ["model.likelihood.kind=logistic_mixture"]) == letters
+    fashion = get_recipe("fashion-mnist")
+    few = override(fashion, ["components=2"])
+    assert override(few, ["model.likelihood.kind=logistic_mixture"]) == few
 
 
 def test_left_out_keys_need_their_full_name() -> None:
@@ -137,10 +138,11 @@ def test_any_text_is_a_recipe_or_a_sentence(key: str, value: str) -> None:
 
 
 def test_differences_name_both_values() -> None:
-    changed = override(IMAGE, ["training.steps=7", "model.likelihood.kind=categorical"])
-    assert differences(IMAGE, IMAGE) == {}
-    assert differences(IMAGE, changed) == {
-        "training.steps": (20_000, 7),
+    fashion = get_recipe("fashion-mnist")
+    changed = override(fashion, ["training.steps=7", "model.likelihood.kind=categorical"])
+    assert differences(fashion, fashion) == {}
+    assert differences(fashion, changed) == {
+        "training.steps": (12_000, 7),
         "model.likelihood.kind": ("logistic_mixture", "categorical"),
         "model.likelihood.components": (5, None),
     }

@@ -26,7 +26,6 @@ TINY = [
     ),
     "num_codes=16",
     "code_dim=4",
-    "components=1",
     *(
         f"{stage}{setting}"
         for stage in ("", "prior.")

@@ -96,7 +96,7 @@ class RunDirectory:
     def write_model(self, tensors: dict[str, Tensor]) -> None:
         """Write model.safetensors."""
         with atomic_file(self.model_path) as temporary:
-            save_file(_contiguous(tensors), temporary)
+            _save(tensors, temporary)
 
     def read_model(self) -> dict[str, Tensor]:
         """Read model.safetensors.
@@ -123,7 +123,7 @@ class RunDirectory:
         target = self._states / f"step-{state.step:09d}"
         if not target.exists():
             with atomic_directory(target) as temporary:
-                save_file(_contiguous(state.tensors), temporary / "tensors.safetensors")
+                _save(state.tensors, temporary / "tensors.safetensors")
                 where = {"format": FORMAT, "step": state.step, "metrics_bytes": state.metrics_bytes}
                 (temporary / "state.json").write_text(json.dumps(where))
         for older in self._states.iterdir():
@@ -162,6 +162,11 @@ class RunDirectory:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     @property
+    def seconds(self) -> float:
+        """Training time that metrics.jsonl tells of, over all resumptions."""
+        return max((line["seconds"] for line in self.metrics() if "seconds" in line), default=0.0)
+
+    @property
     def metrics_bytes(self) -> int:
         """Length of metrics.jsonl."""
         return self.metrics_path.stat().st_size if self.metrics_path.is_file() else 0
@@ -188,9 +193,10 @@ def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], where: Pat
         ) from None
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
     # Clones, because safetensors refuses tensors that share storage.
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, path)
+    path.chmod(0o644)  # safetensors writes for its owner alone; a run is shared like any other file
 
 
 def _load(path: Path) -> dict[str, Tensor]:

@@ -111,7 +111,7 @@ def fit(
     wrapped, prepared = engine.prepare(model, optimizer)
     first = _restore(directory, model, averaged, optimizer, engine)
     watchdog = _Watchdog(engine.device, directory)
-    started = time.perf_counter()
+    started = time.perf_counter() - directory.seconds
 
     def save(step: int) -> None:
         watchdog.check(step)

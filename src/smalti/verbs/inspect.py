@@ -80,11 +80,15 @@ def inspect(run: str) -> str:
         lines.append(f"training    step {records[-1]['step']} of {config.training.steps}")
     results = Path(tokenizer.directory) / RESULTS
     if results.is_file():
-        report = json.loads(results.read_text())
-        figures = ", ".join(
-            f"{name} {row['bits_per_dim']:.3f}" for name, row in report["bits_per_dim"].items()
-        )
-        lines.append(
-            f"evaluated   on {report['data']} ({report['split']}, {report['num']} items): bits/dim {figures}"
-        )
+        lines.append(f"evaluated   {_last_evaluation(results)}")
     return "\n".join(lines)
+
+
+def _last_evaluation(path: Path) -> str:
+    try:
+        report = json.loads(path.read_text())
+        rows = report["bits_per_dim"].items()
+        figures = ", ".join(f"{name} {row['bits_per_dim']:.3f}" for name, row in rows)
+        return f"on {report['data']} ({report['split']}, {report['num']} items): bits/dim {figures}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{path.name} is damaged: run `smalti evaluate` again"
