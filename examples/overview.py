@@ -1,4 +1,4 @@
-"""Draw the picture at the top of the README: `python examples/overview.py demo/run docs/images/overview.png`."""
+"""Draw the picture at the top of the README: `python examples/overview.py RUN docs/images/overview.png`."""
 
 import sys
 from pathlib import Path

@@ -28,7 +28,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     """A finished run on `pictures`, with its prior. It is shared: a test that changes a run takes `run`."""
-    from smalti.verbs.train import train, train_prior
+    from smalti.verbs.train import train
+    from smalti.verbs.train_prior import train_prior
 
     path = tmp_path_factory.mktemp("runs") / "trained"
     train("image", str(pictures), path, TINY, quiet=True)

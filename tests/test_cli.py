@@ -96,7 +96,7 @@ def test_quiet_is_quiet_and_the_default_is_not(
     for text in (
         "40 items",
         "10 steps of 8",
-        "validation bits_per_dim",
+        "held out: bits/dim",
         "10/10",
         "loss",
         "robust codebook",

@@ -54,7 +54,7 @@ def train_prior(run: RunPath, overrides: Overrides = None, quiet: Quiet = False)
 
     Example: `smalti train-prior runs/mine training.steps=2000 network.layers=8`
     """
-    from smalti.verbs.train import train_prior as verb
+    from smalti.verbs.train_prior import train_prior as verb
 
     verb(run, overrides or [], quiet)
 

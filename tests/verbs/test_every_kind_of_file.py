@@ -90,7 +90,7 @@ def mixed_run(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         check=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
-    from smalti.verbs.train import train_prior
+    from smalti.verbs.train_prior import train_prior
 
     train_prior(path, TINY_PRIOR, quiet=True)
     return path, done.stderr

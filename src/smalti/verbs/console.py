@@ -11,7 +11,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from smalti.training.loop import Watcher
 
 console = Console(stderr=True, highlight=False)
-SHOWN = ("loss", "distortion_bits_per_dim", "bits_per_code", "batch_usage")
+SHOWN = {
+    "loss": "loss",
+    "distortion_bits_per_dim": "distortion",
+    "bits_per_code": "bits/code",
+    "batch_usage": "codes used",
+}
+"""What stands beside a training's bar, and how it is called there."""
+SHORT = {
+    "validation bits_per_dim": "bits/dim",
+    "validation distortion_bits_per_dim": "distortion",
+    "validation psnr": "PSNR",
+    "validation usage": "codes used",
+    "validation bits_per_code": "bits/code",
+}
 
 
 @contextmanager
@@ -38,14 +51,14 @@ def watching(title: str, steps: int, quiet: bool = False) -> Iterator[Watcher]:
     with bar(title, steps, quiet) as progress:
 
         def watch(step: int, values: dict[str, float]) -> None:
-            shown = " ".join(f"{name} {values[name]:.3f}" for name in SHOWN if name in values)
+            shown = " ".join(f"{text} {values[name]:.3f}" for name, text in SHOWN.items() if name in values)
             task = progress.tasks[0]
             rate = f"{task.speed:.1f} steps/s" if task.speed else ""
             if shown:
                 progress.update(task.id, completed=step, values=shown, rate=rate)
             elif not quiet:
-                text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-                progress.console.print(f"  step {step}: {text}")
+                text = ", ".join(f"{SHORT.get(name, name)} {value:.4g}" for name, value in values.items())
+                progress.console.print(f"  step {step}, held out: {text}")
 
         yield watch
 

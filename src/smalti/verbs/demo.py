@@ -17,7 +17,8 @@ from smalti.evaluation.figures import code_maps
 from smalti.tokenizer import PRIOR_DIRECTORY, Tokenizer, load
 from smalti.verbs.console import note
 from smalti.verbs.evaluate import evaluate, show
-from smalti.verbs.train import train, train_prior
+from smalti.verbs.train import train
+from smalti.verbs.train_prior import train_prior
 from smalti.web.page import inline, write_page
 
 SAMPLES_PER_CLASS = 4

@@ -1,0 +1,66 @@
+"""What both stages of training share: whether a run may be gone on with, and what is said and drawn of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from smalti.interfaces import InputError
+from smalti.recipes import PriorRecipe, Recipe, differences, parse
+from smalti.training.checkpoints import RunDirectory
+from smalti.training.loop import TrainingConfig
+from smalti.verbs.console import note
+
+DATA_DIRECTORY = "data"
+MAY_CHANGE = ("training.steps", "training.log_every", "training.validate_every", "training.checkpoint_every")
+CURVES = {
+    "loss": "loss",
+    "distortion_bits_per_dim": "distortion, bits/dim",
+    "bits_per_dim": "bits/dim, uniform prior",
+    "bits_per_code": "bits a code",
+    "psnr": "PSNR, dB",
+    "batch_usage": "share of codes used in a batch",
+}
+
+
+def check_target(run: RunDirectory, recipe: Recipe | PriorRecipe) -> None:
+    """Refuse to mix two runs, or a run and other files."""
+    if not run.exists:
+        taken = [path.name for path in run.path.iterdir()] if run.path.is_dir() else []
+        foreign = [name for name in taken if not name.startswith(".") and name != DATA_DIRECTORY]
+        if foreign:
+            raise InputError(
+                f"expected a new or empty directory, or a run to go on with: {run.path} holds {foreign[0]} "
+                "and no config.json; choose another --out"
+            )
+        return
+    stored = parse(type(recipe), run.read_config("recipe")["recipe"], str(run.config_path))
+    changed = differences(stored, recipe)
+    refused = [key for key in changed if key not in MAY_CHANGE]
+    if refused:
+        key = refused[0]
+        before, now = changed[key]
+        raise InputError(
+            f"{run.path} holds a run with {key}={before}, now {now} is asked for: "
+            "choose another --out, or the same settings to go on with it"
+        )
+
+
+def check_data(run: RunDirectory, data: str) -> None:
+    """Refuse to go on with a run on other data."""
+    before = run.read_config("data")["data"] if run.exists else data
+    if before != data and Path(before).resolve() != Path(data).resolve():
+        raise InputError(
+            f"{run.path} holds a run on the data {before}, now {data} is asked for: "
+            "choose another --out, or the same data to go on with it"
+        )
+
+
+def say_what(config: TrainingConfig, count: int, model: torch.nn.Module, quiet: bool) -> None:
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    note(
+        f"{count} items, {millions:.2f} M parameters, {config.steps} steps of {config.batch_size} "
+        f"({config.steps * config.batch_size / count:.1f} epochs). Ctrl-C saves and stops.",
+        quiet,
+    )

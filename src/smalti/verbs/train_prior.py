@@ -1,0 +1,123 @@
+"""`smalti train-prior`: the prior over a run's codes, into a run of its own beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smalti import __version__
+from smalti.data.loader import Loader, split_indices
+from smalti.data.store import Store, smallest_dtype
+from smalti.evaluation.figures import learning_curves
+from smalti.interfaces import InputError
+from smalti.models.prior import LearnedPrior
+from smalti.recipes import override
+from smalti.tokenizer import PRIOR_DIRECTORY, Tokenizer, new_prior
+from smalti.training.checkpoints import RunDirectory
+from smalti.training.engine import Engine
+from smalti.training.loop import fit
+from smalti.verbs.console import counting, note, watching
+from smalti.verbs.runs import CURVES, DATA_DIRECTORY, check_target, say_what
+
+CODES_DIRECTORY = "codes"
+
+
+def train_prior(run_path: Path, assignments: Sequence[str] = (), quiet: bool = False) -> RunDirectory:
+    """Train the prior of a run over the codes of its training data; an interrupted one goes on.
+
+    Raises:
+        InputError: for a user's mistake.
+    """
+    tokenizer = Tokenizer.from_pretrained(run_path, load_prior=False)
+    recipe = override(tokenizer.recipe.prior, assignments)
+    run = RunDirectory(run_path / PRIOR_DIRECTORY)
+    check_target(run, recipe)
+    engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
+    quiet = quiet or not engine.is_main
+    directory = run_path / CODES_DIRECTORY
+    if engine.is_main:
+        _encode_training_data(tokenizer, run_path, directory, quiet)
+    engine.wait()
+    store = Store.open(directory)
+    if engine.is_main:
+        if run.exists and run.read_config("autoencoder")["autoencoder"] != tokenizer.fingerprint:
+            raise InputError(
+                f"the prior in {run.path} belongs to another state of the autoencoder: "
+                f"remove {run.path} to begin anew"
+            )
+        run.write_config(
+            {
+                "kind": "prior",
+                "smalti": __version__,
+                "recipe": recipe.model_dump(mode="json"),
+                "autoencoder": tokenizer.fingerprint,
+            }
+        )
+    torch.manual_seed(recipe.training.seed)
+    prior = new_prior(recipe, tokenizer.autoencoder, len(tokenizer.classes))
+    training, held_out = split_indices(store.count, tokenizer.recipe.validation_fraction)
+    size, seed = recipe.training.batch_size, recipe.training.seed
+    loader = Loader(store, indices=training, batch_size=size, seed=seed, device=engine.device)
+    watched = (
+        Loader(store, indices=held_out, batch_size=size, device=engine.device) if len(held_out) else None
+    )
+
+    def validate(candidate: LearnedPrior) -> dict[str, float]:
+        assert watched is not None
+        sums = [
+            (candidate.loss(batch).terms["bits_per_code"].item(), len(batch.data))
+            for batch in watched.sequential()
+        ]
+        return {"bits_per_code": sum(v * n for v, n in sums) / sum(n for _, n in sums)}
+
+    say_what(recipe.training, store.count, prior, quiet)
+    with watching("Training the prior", recipe.training.steps, quiet) as watch:
+        fit(prior, loader.batch, recipe.training, run, engine, validate if watched else None, watch)
+    if engine.is_main:
+        learning_curves(run.metrics(), CURVES, run.figures_path / "learning_curves.png")
+        trained = Tokenizer.from_pretrained(run_path, device=engine.device)
+        samples = trained.sample(32, seed=recipe.training.seed)
+        trained.modality.preview([samples]).save(run.figures_path / "samples.png")
+        note(f"The prior is in {run.path}. Next: smalti sample {run_path} --num 16 --out samples", quiet)
+    engine.wait()
+    return run
+
+
+def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path, quiet: bool) -> None:
+    """Encode a run's own data into a store beside it, unless that is there already."""
+    protocol = {"model": tokenizer.fingerprint}
+    if directory.is_dir() and Store.open(directory).protocol == protocol:
+        return
+    data = run_path / DATA_DIRECTORY
+    if not data.is_dir():
+        raise InputError(
+            f"expected the run's training data in {data}, found none: "
+            "a prior is trained where its autoencoder was"
+        )
+    images = Store.open(data)
+    loader = Loader(images, batch_size=256, device=tokenizer.device, to_model=tokenizer.modality.to_model)
+
+    def encoded(report: Any) -> Any:
+        done = 0
+        for batch in loader.sequential():
+            for row in tokenizer.autoencoder.encode(batch.data).cpu().numpy():
+                label = int(images.labels[done])
+                yield images.names[done], row, images.classes[label] if label >= 0 else None
+                done += 1
+            report(done, images.count)
+
+    with counting("Encoding", quiet) as count:
+        dtype = smallest_dtype(tokenizer.autoencoder.num_codes)
+        Store.write(
+            directory,
+            ((name, row.astype(dtype), label) for name, row, label in encoded(count)),
+            tokenizer.code_shape,
+            dtype,
+            classes=images.classes,
+            source=images.source,
+            split=images.split,
+            protocol=protocol,
+        )
