@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from smalti import cli
 from smalti.interfaces import InputError
 from smalti.training.loop import Interrupted
 from smalti.verbs.console import console
-from tests.runs import TINY, Result
+from tests.runs import TINY, Result, digests
 
 Smalti = Callable[..., Result]
 
@@ -68,6 +70,14 @@ def test_unknown_verbs_and_missing_options_are_mistakes_too(smalti: Smalti) -> N
         assert "Traceback" not in result.err
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_out_of_range_is_a_mistake(seed: int, trained: Path, tmp_path: Path, smalti: Smalti) -> None:
+    result = smalti("sample", trained, "--out", tmp_path / "out", "--seed", seed)
+    assert result.status == 2
+    assert "--seed" in result.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_help_does_not_wait_for_torch() -> None:
     code = "import sys, smalti.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -94,7 +104,7 @@ def test_quiet_is_quiet_and_the_default_is_not(
     told = smalti(*words("told"))
     assert (told.status, told.out) == (0, "")
     for text in (
-        "40 items",
+        "38 items",
         "10 steps of 8",
         "held out: bits/dim",
         "10/10",
@@ -156,6 +166,36 @@ def test_evaluate_as_tables_and_as_json_say_the_same(
         assert text in tables.out
     # One bit for the class of two, spread over 768 values, is part of what the class costs.
     assert "bits are paid for it" in report["protocol"]["learned+class"]
+
+
+def test_evaluate_writes_nothing_into_the_cache_of_the_hub(
+    run: Path, pictures: Path, tmp_path: Path, smalti: Smalti, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(run))
+    before = digests(run)
+    result = smalti("evaluate", "me/letters", "--data", pictures, "--json")
+    assert result.status == 0
+    assert json.loads(result.out)["num"] == 40
+    assert digests(run) == before
+
+
+def test_a_report_that_cannot_be_saved_is_printed(run: Path, pictures: Path, smalti: Smalti) -> None:
+    (run / "figures").rename(run / "elsewhere")
+    (run / "figures").write_text("a file")
+    result = smalti("evaluate", run, "--data", pictures, "--json")
+    assert result.status == 0
+    assert json.loads(result.out)["num"] == 40
+    assert "The report is not saved in the run" in " ".join(result.err.split())
+
+
+def test_one_item_has_no_standard_error(run: Path, tmp_path: Path, pictures: Path, smalti: Smalti) -> None:
+    (tmp_path / "one").mkdir()
+    shutil.copy(pictures / "cat" / "000.png", tmp_path / "one")
+    assert smalti("evaluate", run, "--data", tmp_path / "one", "--quiet").status == 0
+    report = (run / "evaluation.json").read_text()
+    assert json.loads(report)["bits_per_dim"]["uniform"]["stderr"] is None
+    assert "NaN" not in report
 
 
 def test_a_folder_whose_name_looks_like_markup(

@@ -176,6 +176,19 @@ def test_class_and_settings_reach_the_prior(tokenizer: Tokenizer) -> None:
     assert done == [(i, 16) for i in range(1, 17)]
 
 
+def test_many_are_drawn_in_batches_of_one_generator(tokenizer: Tokenizer) -> None:
+    done: list[tuple[int, int]] = []
+    codes = tokenizer.sample_codes(
+        5, seed=3, batch_size=2, progress=lambda now, total: done.append((now, total))
+    )
+    assert codes.shape == (5, 1, 4, 4)
+    assert done == [(i, 48) for i in range(1, 49)]
+    assert torch.equal(codes[:2], tokenizer.sample_codes(2, seed=3))
+    assert not torch.equal(codes[:2], codes[2:4])
+    with pytest.raises(InputError, match="num of at least 1, received 0"):
+        tokenizer.sample_codes(0)
+
+
 def test_labels(tokenizer: Tokenizer) -> None:
     assert [tokenizer.label(name) for name in ("cat", "dog")] == [0, 1]
     with pytest.raises(InputError, match="received 'cow': the classes are cat, dog"):
@@ -289,6 +302,7 @@ def test_a_name_that_nobody_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         InputError, match=r"no directory me/nothing here .* \(no connection\): check the path"
     ):
         load("me/nothing")
-    for path in ("nothing", "./me/nothing", tmp_path / "nothing"):
+    (tmp_path / "runs").mkdir()
+    for path in ("nothing", "./me/nothing", "runs/mien", tmp_path / "nothing"):
         with pytest.raises(InputError, match="found nothing at"):
             load(path)

@@ -123,7 +123,9 @@ def sample(
     top_p: Annotated[
         float | None, typer.Option(help="Draw from the likeliest codes that make up this share.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same pictures.")
+    ] = 0,
     quiet: Quiet = False,
 ) -> None:
     """Make new pictures with the learned prior.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -182,6 +183,7 @@ class Tokenizer:
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
+        batch_size: int = 64,
         progress: Callable[[int, int], None] | None = None,
     ) -> Int64[Tensor, "b g h w"]:
         """Draw code grids from the learned prior.
@@ -191,7 +193,8 @@ class Tokenizer:
             class_name: one of `classes`; None draws without naming a class.
             temperature, top_k, top_p: of each draw.
             seed: None draws differently each time.
-            progress: called with (symbols drawn, symbols in all).
+            batch_size: grids at a time; it is part of what a seed draws.
+            progress: called with (symbols drawn, symbols in all), counted once a batch.
 
         Raises:
             InputError: when there is no learned prior or no such class, or a setting is out of range.
@@ -201,12 +204,25 @@ class Tokenizer:
                 f"expected a learned prior in {self.directory / PRIOR_DIRECTORY}, found none: "
                 f"run `smalti train-prior {self.directory}` first"
             )
-        generator = torch.Generator(self.device)
+        if num < 1:
+            raise InputError(f"expected num of at least 1, received {num}; ask for one sample or more")
+        generator = torch.Generator()
         generator.manual_seed(seed) if seed is not None else generator.seed()
         label = -1 if class_name is None else self.label(class_name)
-        labels = torch.full((num,), label, device=self.device) if self.learned.network.num_classes else None
-        codes = self.learned.sample(num, Conditions(labels), temperature, top_k, top_p, generator, progress)
-        return codes.cpu()
+        parts: list[Tensor] = []
+        for labels in torch.full((num,), label, device=self.device).split(batch_size):
+            conditions = Conditions(labels if self.learned.network.num_classes else None)
+            codes = self.learned.sample(
+                len(labels),
+                conditions,
+                temperature,
+                top_k,
+                top_p,
+                generator,
+                progress and _of_batch(progress, len(parts), math.ceil(num / batch_size)),
+            )
+            parts.append(codes.cpu())
+        return torch.cat(parts)
 
     def sample(
         self, num: int, class_name: str | None = None, **settings: Any
@@ -317,11 +333,17 @@ def _load_prior(
     return prior
 
 
+def _of_batch(progress: Callable[[int, int], None], batch: int, batches: int) -> Callable[[int, int], None]:
+    """What one of several batches of equal work reports, as progress of all of them."""
+    return lambda done, total: progress(batch * total + done, batches * total)
+
+
 def _locate(path_or_hub_name: str | Path) -> Path:
     """A local directory as it is, or a snapshot of a repository on the Hub."""
     path = Path(path_or_hub_name).expanduser()
     text = str(path_or_hub_name)
-    if path.exists() or text.count("/") != 1 or text.startswith((".", "~", "/")):
+    # Where there is a folder `runs`, `runs/mien` is a slip of the pen and not a repository.
+    if path.exists() or path.parent.is_dir() or text.count("/") != 1 or text.startswith((".", "~", "/")):
         return path
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -208,6 +208,10 @@ class TestReadRefuses:
     def test_damaged_metadata(self, path: Path, content):
         self.refused(rewritten(path, metadata={b"smalti": content}), "metadata is damaged")
 
+    def test_null_name(self, path: Path):
+        column = pa.array([f"item {i}" for i in range(7)] + [None])
+        self.refused(rewritten(path, name=column), "expected a name for each item in .*, received null")
+
     @pytest.mark.parametrize("row", [[0] * 11, [0] * 13, [], None, [0] * 11 + [None]], ids=str)
     def test_lengths(self, path: Path, row):
         column = pa.array([[0] * 12] * 7 + [row], pa.list_(pa.int32()))

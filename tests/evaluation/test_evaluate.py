@@ -54,6 +54,13 @@ def test_one_pass_equals_item_by_item(model):
     assert result.codebook["usage"] == pytest.approx((counts > 0).double().mean().item())
 
 
+def test_the_decoder_runs_once_a_batch(model):
+    calls = []
+    model.decoder.register_forward_hook(lambda *_: calls.append(1))
+    evaluate(model, priors(model), (Batch(part) for part in signals(7).split(3)))
+    assert len(calls) == 3
+
+
 def test_uniform_rate_is_the_compression_ratios_bits(model):
     density = evaluate(model, priors(model), [Batch(signals(2))]).density["uniform"]
     assert density["rate"] == pytest.approx(2 * 3 * 4 * math.log2(16) / (3 * 12 * 16), rel=1e-5)

@@ -114,6 +114,16 @@ def test_uniform_pays_ln_k_for_each_code():
     torch.testing.assert_close(rate, torch.full((2,), 60 * math.log(512)))
 
 
+@pytest.mark.parametrize("name", ["uniform", "unigram", "learned"])
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
+def test_a_seed_draws_the_same_on_every_device(name):
+    here, there = (
+        PRIORS[name](2).to(device).sample(3, generator=torch.Generator().manual_seed(0))
+        for device in ("cpu", "cuda")
+    )
+    assert torch.equal(here, there.cpu())
+
+
 class TestUnigram:
     @pytest.mark.parametrize("smoothing", [1.0, 0.25])
     def test_counts_and_smoothing_by_hand(self, smoothing):

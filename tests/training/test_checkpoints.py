@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from smalti.interfaces import InputError
-from smalti.training.checkpoints import RunDirectory, State, load_weights
+from smalti.training.checkpoints import FORMAT, RunDirectory, State, load_weights
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b.c": torch.tensor(7), "empty": torch.zeros(0, 2)}
 
@@ -92,6 +92,14 @@ def test_damaged_state_is_told(directory: RunDirectory, file: str, content: byte
     path = directory.path / "state" / "step-000000005" / file
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(InputError, match="step-000000005"):
+        directory.read_state()
+
+
+def test_state_of_a_newer_version_is_refused(directory: RunDirectory) -> None:
+    directory.write_state(State(5, 0, TENSORS))
+    path = directory.path / "state" / "step-000000005" / "state.json"
+    path.write_text(json.dumps({"format": FORMAT + 1, "place": 5}))
+    with pytest.raises(InputError, match=r"has format 2, this version of smalti reads 1: upgrade"):
         directory.read_state()
 
 

@@ -231,6 +231,36 @@ def test_reconstructions_of_files_of_one_name_are_all_kept(
     assert len(list((tmp_path / "out").iterdir())) == 3
 
 
+@pytest.mark.parametrize("verb", ["decode", "reconstruct"])
+def test_files_of_the_user_are_not_overwritten(
+    verb: str, trained: Path, pictures: Path, codes: Path, tmp_path: Path, mistake: Mistake
+) -> None:
+    given = codes if verb == "decode" else pictures / "cat" / "038.png"
+    last = "dog/039.png" if verb == "decode" else "038.png"
+    mine = tmp_path / "out" / last
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert f"{last} exists already: choose another --out" in mistake(
+        verb, trained, given, "--out", tmp_path / "out"
+    )
+    assert list(digests(tmp_path)) == [f"out/{last}"]
+    assert mine.read_text() == "mine"
+
+
+def test_encode_a_name_that_is_no_unicode(
+    trained: Path, pictures: Path, tmp_path: Path, smalti: Smalti
+) -> None:
+    (tmp_path / "data").mkdir()
+    shutil.copy(pictures / "cat" / "000.png", tmp_path / "data" / "caf\udce9.png")
+    (tmp_path / "data" / "bad\udce9.png").write_bytes(b"")
+    out = tmp_path / "codes.parquet"
+    result = smalti("encode", trained, "--data", tmp_path / "data", "--out", out)
+    assert result.status == 0
+    assert "1 items of the split all are in" in " ".join(result.err.split())
+    assert "bad\\udce9.png: " in result.err
+    assert pq.read_table(out)["name"].to_pylist() == ["caf\\udce9.png"]
+
+
 # The run
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from smalti.interfaces import AutoregressiveNetwork, Conditions, Configuration, InputError
 from smalti.nn.causal import HorizontalConv2d, HorizontalState, VerticalConv2d, VerticalState
+from smalti.nn.collectives import rank_and_world
 
 
 class GatedPixelCNNConfig(Configuration):
@@ -271,8 +272,9 @@ class GatedPixelCNN(AutoregressiveNetwork):
         self._check_codes(codes)
         labels = self._labels(conditions, len(codes), codes.device)
         if self.training and self.num_classes:
-            hidden = torch.rand(len(labels), device=labels.device) < self.config.label_dropout
-            labels = labels.masked_fill(hidden, self.num_classes)
+            rank, world = rank_and_world()
+            drawn = torch.rand(world, len(labels), device=labels.device)[rank]
+            labels = labels.masked_fill(drawn < self.config.label_dropout, self.num_classes)
         each = codes.unbind(1)
         v = h = (
             torch.stack([embed(c) for embed, c in zip(self.embeddings, each, strict=True)])

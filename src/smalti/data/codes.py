@@ -156,6 +156,11 @@ def _batches(path: Path, info: CodesInfo, batch_size: int) -> Iterator[CodesBatc
             # Other tools write the same rows with int64, large or dictionary types.
             lists = record.column("codes").cast(pa.list_(pa.int64()))
             names = record.column("name").cast(pa.string()).to_pylist()
+            if None in names:
+                raise InputError(
+                    f"expected a name for each item in {path}, received null: "
+                    f"the file is damaged or edited; encode the data again"
+                )
             labels = record.column("label").cast(pa.string()).to_pylist()
             yield names, _to_array(path, lists, info), labels
 

@@ -53,11 +53,11 @@ def build_store(
 
     def decoded() -> Iterator[tuple[str, np.ndarray, str | None]]:
         done = 0
-        for item, result in _decode_ahead(source.items(split), decode, workers):
+        for item, result in decode_ahead(source.items(split), decode, workers):
             if isinstance(result, UnreadableItem):
-                skipped.append({"name": _readable(item.name), "reason": _readable(str(result))})
+                skipped.append({"name": readable(item.name), "reason": readable(str(result))})
             else:
-                yield _readable(item.name), result, None if item.label is None else _readable(item.label)
+                yield readable(item.name), result, None if item.label is None else readable(item.label)
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -85,8 +85,8 @@ def build_store(
     )
 
 
-def _decode_ahead(
-    items: Iterable[Item], decode: Callable[[Any], np.ndarray], workers: int | None
+def decode_ahead(
+    items: Iterable[Item], decode: Callable[[Any], np.ndarray], workers: int | None = None
 ) -> Iterator[tuple[Item, np.ndarray | UnreadableItem]]:
     """Each item with what became of it, in order, while threads decode the next ones."""
 
@@ -112,6 +112,6 @@ def _decode_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _readable(text: str) -> str:
+def readable(text: str) -> str:
     """Valid Unicode: file names need not be, but JSON and Parquet must."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

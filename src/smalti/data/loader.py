@@ -120,6 +120,10 @@ class Loader:
         for start in range(0, self.count, size):
             yield self._gather(torch.arange(start, min(start + size, self.count)))
 
+    def items(self, positions: Int64[np.ndarray, " b"]) -> Batch:
+        """Items at these positions of the set, as one batch."""
+        return self._gather(torch.from_numpy(positions))
+
     def _order(self, start: int, length: int) -> Int64[Tensor, " length"]:
         """Items `[start, start + length)` of the endless concatenation of epochs."""
         parts: list[Tensor] = []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from smalti.evaluation.codebook import CodebookUse
-from smalti.evaluation.density import Density
+from smalti.evaluation.density import Density, PriorDensity
 from smalti.evaluation.reconstruction import Reconstruction
 from smalti.interfaces import Autoencoder, Batch, Prior
 
@@ -29,7 +29,7 @@ class Evaluation:
     """
 
     num: int
-    density: dict[str, dict[str, float]]
+    density: dict[str, PriorDensity]
     reconstruction: dict[str, float | None]
     codebook: dict[str, float]
     counts: Tensor
@@ -64,8 +64,9 @@ def evaluate(autoencoder: Autoencoder, priors: Mapping[str, Prior], batches: Ite
     num = 0
     for batch in batches:
         codes = autoencoder.encode(batch.data)
-        density.update(batch, codes)
-        reconstruction.update(batch.data, autoencoder.decode(codes))
+        likelihood = autoencoder.likelihood(codes)
+        density.update(batch, codes, likelihood)
+        reconstruction.update(batch.data, likelihood.mean())
         use.update(codes)
         num += len(codes)
     protocol = {

@@ -25,9 +25,6 @@ class UniformPrior(Prior):
     def __init__(self, num_codes: int, num_codebooks: int, grid: Sequence[int]) -> None:
         super().__init__()
         self.num_codes, self.num_codebooks, self.grid = num_codes, num_codebooks, tuple(grid)
-        self.register_buffer("device_anchor", torch.zeros(()), persistent=False)
-
-    device_anchor: Tensor
 
     def log_prob(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
@@ -45,9 +42,10 @@ class UniformPrior(Prior):
         top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
-        """Independent uniform codes; temperature, top_k and top_p change nothing."""
+        """Independent uniform codes, on the generator's device; the other settings change nothing."""
         shape = (num, self.num_codebooks, *self.grid)
-        return torch.randint(self.num_codes, shape, generator=generator, device=self.device_anchor.device)
+        device = generator.device if generator is not None else None
+        return torch.randint(self.num_codes, shape, generator=generator, device=device)
 
 
 @final
@@ -96,10 +94,12 @@ class UnigramPrior(Prior):
         generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
         """Independent codes by frequency; only temperature is heeded."""
-        weights = (self.log_table() / max(temperature, 1e-4)).softmax(1)
+        # The generator decides where the numbers are made.
+        source = generator.device if generator is not None else self.counts.device
+        weights = (self.log_table() / max(temperature, 1e-4)).softmax(1).to(source)
         positions = math.prod(self.grid)
         drawn = [torch.multinomial(row, num * positions, True, generator=generator) for row in weights]
-        return torch.stack([d.view(num, *self.grid) for d in drawn], 1)
+        return torch.stack([d.view(num, *self.grid) for d in drawn], 1).to(self.counts.device)
 
 
 @final

@@ -19,6 +19,9 @@ from smalti.interfaces import Configuration
 from smalti.nn.collectives import counts_of_ranks, rows_over_ranks, sum_over_ranks
 from smalti.quantizers.nearest import nearest_codes
 
+APART = 0.03
+"""Noise on tokens that become codes, in standard deviations of the tokens."""
+
 
 class Codebook(nn.Module, ABC):
     """G codebooks of K codes of dimension D, and the rule by which they learn."""
@@ -90,7 +93,7 @@ class RobustCodebookConfig(Configuration):
     init_iterations: int = Field(default=10, ge=0)
     revive_after: float = Field(default=100.0, ge=0)
     revive_every: int = Field(default=10, ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**31)
 
 
 @final
@@ -169,22 +172,24 @@ class RobustCodebook(Codebook):
         self.codes.copy_(self.sums / smoothed.clamp_min(1e-12).unsqueeze(2))
 
     def _draw_tokens(self, tokens: Float[Tensor, "g n d"], num: int, salt: int) -> Float[Tensor, "g num d"]:
-        """Random finite tokens of all ranks, the same on every rank and for every number of ranks."""
+        """Random tokens of all ranks, a little apart, the same on every rank and for every number of ranks.
+
+        Tokens may be equal (flat regions of pictures), and there may be fewer of them than codes: codes that
+        began at one place would never part, and each would cost the search a second look.
+        """
         rows = tokens.transpose(0, 1)
         total = sum(counts_of_ranks(len(rows), rows.device))
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + salt)
         # Without replacement as far as the tokens go, so that codes begin apart.
         order = torch.cat([torch.randperm(total, generator=generator) for _ in range(math.ceil(num / total))])
         drawn = rows_over_ranks(rows.contiguous(), order[:num].to(rows.device)).transpose(0, 1)
-        return torch.where(drawn.isfinite(), drawn, 0)
+        drawn = torch.where(drawn.isfinite(), drawn, 0)
+        noise = torch.randn(drawn.shape, generator=generator).to(drawn)
+        return drawn + APART * drawn.std() * noise
 
     @torch.no_grad()
     def _initialise(self, tokens: Float[Tensor, "g n d"]) -> None:
-        num_codes = self.codes.shape[1]
-        drawn = self._draw_tokens(tokens, num_codes, salt=0)
-        noise = torch.randn(drawn.shape, generator=torch.Generator().manual_seed(self.config.seed))
-        # A little noise separates codes that began at equal tokens (there may be fewer tokens than codes).
-        self.codes.copy_(drawn + 1e-3 * drawn.std() * noise.to(drawn))
+        self.codes.copy_(self._draw_tokens(tokens, self.codes.shape[1], salt=0))
         for _ in range(self.config.init_iterations):
             statistics = self._statistics(tokens, search(tokens, self.codes))
             counts = statistics[..., -1:]

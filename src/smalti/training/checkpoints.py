@@ -83,11 +83,7 @@ class RunDirectory:
             raise InputError(
                 f"{self.config_path} is not a run's configuration ({error}): restore it, or train anew"
             ) from None
-        if version != FORMAT:
-            raise InputError(
-                f"{self.path} has format {version}, this version of smalti reads {FORMAT}: "
-                "upgrade smalti (pip install -U smalti)"
-            )
+        _check_format(version, self.path)
         missing = [key for key in needed if key not in config]
         if missing:
             raise InputError(f"{self.config_path} says nothing of {missing[0]!r}: restore it, or train anew")
@@ -134,7 +130,7 @@ class RunDirectory:
         """The newest checkpoint, or None.
 
         Raises:
-            InputError: when it is broken.
+            InputError: when it is broken, or from a newer version.
         """
         # A directory appears under its name only when it is complete.
         complete = sorted(self._states.glob("step-*"))
@@ -142,11 +138,14 @@ class RunDirectory:
             return None
         try:
             where = json.loads((complete[-1] / "state.json").read_text())
+            version = where["format"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _broken(complete[-1], error) from None
+        _check_format(version, complete[-1])
+        try:
             return State(where["step"], where["metrics_bytes"], _load(complete[-1] / "tensors.safetensors"))
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(
-                f"the checkpoint {complete[-1]} is broken ({error}): remove it, or begin a new run"
-            ) from None
+            raise _broken(complete[-1], error) from None
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
@@ -191,6 +190,18 @@ def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], where: Pat
         raise InputError(
             f"the weights in {where} do not fit the model its config.json describes ({first})"
         ) from None
+
+
+def _check_format(version: object, path: Path) -> None:
+    if version != FORMAT:
+        raise InputError(
+            f"{path} has format {version}, this version of smalti reads {FORMAT}: "
+            "upgrade smalti (pip install -U smalti)"
+        )
+
+
+def _broken(checkpoint: Path, error: Exception) -> InputError:
+    return InputError(f"the checkpoint {checkpoint} is broken ({error}): remove it, or begin a new run")
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:

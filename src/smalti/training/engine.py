@@ -6,6 +6,7 @@ share of the work, and a backward pass.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, final
@@ -13,6 +14,7 @@ from typing import Literal, final
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, is_initialized
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from smalti.interfaces import InputError, Trainable
@@ -35,7 +37,7 @@ class Engine:
         self, precision: Precision = "auto", trackers: tuple[str, ...] = (), directory: Path | None = None
     ) -> None:
         on_gpu = torch.cuda.is_available()
-        bf16 = precision == "bf16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+        bf16 = precision == "bf16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported(False))
         mixed_precision = "bf16" if bf16 else "no"
         for tracker in trackers:
             if find_spec(tracker) is None:
@@ -52,7 +54,11 @@ class Engine:
             log_with=list(trackers) or None,
             project_dir=str(directory) if directory else None,
             # Codebooks are summed over ranks already; a broadcast of buffers each step would be wasted.
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                # The others wait while the main process decodes a corpus, which may take hours.
+                InitProcessGroupKwargs(timeout=timedelta(days=1)),
+            ],
         )
         self._tracks = bool(trackers)
 
@@ -95,6 +101,12 @@ class Engine:
     def mean_over_ranks(self, values: Tensor) -> Tensor:
         """Mean of a tensor over ranks."""
         return sum_over_ranks(values) / self.world
+
+    def any_rank(self, flag: bool) -> bool:
+        """Whether a flag is set on any rank."""
+        return (
+            flag if self.world == 1 else bool(sum_over_ranks(torch.tensor(float(flag), device=self.device)))
+        )
 
     def track(self, values: dict[str, float], step: int) -> None:
         """Hand values to the trackers."""

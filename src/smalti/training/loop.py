@@ -54,7 +54,7 @@ class TrainingConfig(Configuration):
     validate_every: int = Field(default=500, ge=0)
     checkpoint_every: int = Field(default=500, ge=0)
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**31)
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step (the first is 0)."""
@@ -123,7 +123,7 @@ def fit(
 
     with _ctrl_c() as interrupted:
         for step in range(first, config.steps):
-            _seed(config.seed, step, engine.rank)
+            _seed(config.seed, step)
             rate = config.learning_rate_at(step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -146,12 +146,16 @@ def fit(
                     directory.append_metrics({"step": done, "split": "train", "seconds": seconds, **values})
                 engine.track(values, done)
                 watch(done, values)
+            else:
+                watch(done, {})
             if validate and _due(done, config.validate_every, config.steps) and engine.is_main:
                 values = _validated(validate, averaged)
                 directory.append_metrics({"step": done, "split": "validation", **values})
                 engine.track({f"validation/{name}": value for name, value in values.items()}, done)
                 watch(done, {f"validation {name}": value for name, value in values.items()})
-            stop = interrupted.is_set() and (engine.world == 1 or done % config.log_every == 0)
+            # Ranks must leave together, and ask each other only now and then.
+            asked = engine.world == 1 or done % config.log_every == 0
+            stop = asked and engine.any_rank(interrupted.is_set())
             if stop or _due(done, config.checkpoint_every, config.steps):
                 save(done)
             if stop:
@@ -167,9 +171,13 @@ def _due(done: int, every: int, steps: int) -> bool:
     return done == steps or (every > 0 and done % every == 0)
 
 
-def _seed(seed: int, step: int, rank: int) -> None:
-    """Make every draw of a step a function of (seed, step, rank)."""
-    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
+def _seed(seed: int, step: int) -> None:
+    """Make every draw of a step a function of (seed, step), on every rank.
+
+    A model that draws for the items of a batch draws for the whole batch and takes its rank's share, so that
+    the result does not depend on the number of ranks.
+    """
+    torch.manual_seed(seed * 1_000_003 + step)
 
 
 def _values(loss: Loss, norm: Tensor, engine: Engine) -> dict[str, float]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import torch
 
 from smalti.data.codes import CodesBatch, CodesInfo, check_codes, read_codes, write_codes
+from smalti.data.ingest import decode_ahead, readable
 from smalti.data.sources import UnreadableItem
 from smalti.interfaces import InputError
 from smalti.tokenizer import Tokenizer, load
@@ -37,13 +38,14 @@ def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool
             names: list[str] = []
             labels: list[str | None] = []
             pictures: list[torch.Tensor] = []
-            for done, item in enumerate(source.items(name), 1):
-                try:
-                    pictures.append(torch.from_numpy(tokenizer.modality.decode(item.content)))
-                    names.append(item.name)
+            items = decode_ahead(source.items(name), tokenizer.modality.decode)
+            for done, (item, picture) in enumerate(items, 1):
+                if isinstance(picture, UnreadableItem):
+                    skipped.append({"name": readable(item.name), "reason": readable(str(picture))})
+                else:
+                    pictures.append(torch.from_numpy(picture))
+                    names.append(readable(item.name))
                     labels.append(_shown(tokenizer, item.label))
-                except UnreadableItem as error:
-                    skipped.append({"name": item.name, "reason": str(error)})
                 if pictures and (len(pictures) == BATCH or done == total):
                     yield names, tokenizer.encode(torch.stack(pictures)).numpy(), labels
                     names, labels, pictures = [], [], []
@@ -59,7 +61,7 @@ def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool
     written = write_codes(out, codes_info(tokenizer), batches())
     report_skipped(skipped)
     note(
-        f"{written} items are in {out}: {_shape(tokenizer)} codes each, "
+        f"{written} items of the split {name} are in {out}: {_shape(tokenizer)} codes each, "
         f"out of {tokenizer.autoencoder.num_codes}.",
         quiet,
     )
@@ -70,24 +72,27 @@ def decode(run: str, codes: Path, out: Path, quiet: bool = False) -> int:
     """Decode a Parquet file of codes into picture files of the same names; gives their number.
 
     Raises:
-        InputError: for codes of another model, out of range or of the wrong shape.
+        InputError: for codes of another model, out of range or of the wrong shape, or when a file of one of
+            the names exists; nothing is written then.
     """
     tokenizer = load(run)
     info, batches = read_codes(codes)
     check_codes(info, codes_info(tokenizer))
-    taken: set[str] = set()
-    for names, values, _ in batches:
-        for name, picture in zip(names, tokenizer.decode(torch.tensor(values)), strict=True):
-            _save(tokenizer, picture, out, name, taken)
-    note(f"{len(taken)} pictures are in {out}.", quiet)
-    return len(taken)
+    # The file is read twice, so that all of it is checked before anything is written.
+    targets = _free_targets(out, (name for names, _, _ in batches for name in names))
+    _, batches = read_codes(codes)
+    decoded = (picture for _, values, _ in batches for picture in tokenizer.decode(torch.tensor(values)))
+    for target, picture in zip(targets, decoded, strict=True):
+        _save(tokenizer, picture, target)
+    note(f"{len(targets)} pictures are in {out}.", quiet)
+    return len(targets)
 
 
 def reconstruct(run: str, files: Sequence[Path], out: Path, quiet: bool = False) -> int:
     """Write each file's reconstruction, and one picture of originals above reconstructions.
 
     Raises:
-        InputError: when a file does not exist, or none can be read.
+        InputError: when a file does not exist, none can be read, or a reconstruction's name is in use.
     """
     tokenizer = load(run)
     names: list[str] = []
@@ -100,18 +105,18 @@ def reconstruct(run: str, files: Sequence[Path], out: Path, quiet: bool = False)
             pictures.append(torch.from_numpy(tokenizer.modality.decode(file)))
             names.append(file.name)
         except UnreadableItem as error:
-            skipped.append({"name": str(file), "reason": str(error)})
+            skipped.append({"name": readable(str(file)), "reason": readable(str(error))})
     report_skipped(skipped)
     if not pictures:
         raise InputError(
             f"expected at least one readable picture, none of {len(files)} is: {skipped[0]['reason']}"
         )
+    comparison, *targets = _free_targets(out, [COMPARISON, *names])
     originals = torch.stack(pictures)
     reconstructed = tokenizer.reconstruct(originals)
-    taken = {COMPARISON}
-    for name, picture in zip(names, reconstructed, strict=True):
-        _save(tokenizer, picture, out, name, taken)
-    tokenizer.modality.preview([originals[:64], reconstructed[:64]]).save(out / COMPARISON)
+    for target, picture in zip(targets, reconstructed, strict=True):
+        _save(tokenizer, picture, target)
+    tokenizer.modality.preview([originals[:64], reconstructed[:64]]).save(comparison)
     note(f"{len(names)} reconstructions are in {out}; {COMPARISON} shows them under the originals.", quiet)
     return len(names)
 
@@ -128,18 +133,32 @@ def codes_info(tokenizer: Tokenizer) -> CodesInfo:
 
 
 def _shown(tokenizer: Tokenizer, label: str | None) -> str | None:
-    return None if label is None else tokenizer.recipe.class_names.get(label, label)
+    if label is None:
+        return None
+    return tokenizer.recipe.class_names.get(readable(label), readable(label))
 
 
 def _shape(tokenizer: Tokenizer) -> str:
     return " x ".join(str(n) for n in tokenizer.code_shape)
 
 
-def _save(tokenizer: Tokenizer, picture: torch.Tensor, out: Path, name: str, taken: set[str]) -> None:
-    """Save a picture below `out`, under its own relative name; `taken` are the names in use."""
-    free = _free_name(name, taken)
-    taken.add(free)
-    target = out / free
+def _free_targets(out: Path, names: Iterable[str]) -> list[Path]:
+    """A file of its own below `out` for each name.
+
+    Raises:
+        InputError: when one of them exists.
+    """
+    taken: dict[str, None] = {}
+    for name in names:
+        taken[_free_name(name, taken)] = None
+    targets = [out / name for name in taken]
+    for target in targets:
+        if target.exists():
+            raise InputError(f"{target} exists already: choose another --out")
+    return targets
+
+
+def _save(tokenizer: Tokenizer, picture: torch.Tensor, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.modality.save(picture, target)
 

@@ -39,6 +39,7 @@ def bar(title: str, total: int, quiet: bool = False) -> Iterator[Progress]:
         TextColumn("{task.fields[values]}"),
         console=console,
         disable=quiet,
+        speed_estimate_period=600,  # steps may be slow; rich forgets after 30 s
     )
     with progress:
         progress.add_task(title, total=total, rate="", values="")
@@ -56,6 +57,8 @@ def watching(title: str, steps: int, quiet: bool = False) -> Iterator[Watcher]:
             rate = f"{task.speed:.1f} steps/s" if task.speed else ""
             if shown:
                 progress.update(task.id, completed=step, values=shown, rate=rate)
+            elif not values:
+                progress.update(task.id, completed=step, rate=rate)
             elif not quiet:
                 text = ", ".join(f"{SHORT.get(name, name)} {value:.4g}" for name, value in values.items())
                 progress.console.print(f"  step {step}, held out: {text}")

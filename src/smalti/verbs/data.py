@@ -27,20 +27,28 @@ def prepare(
     source: Source,
     split: str,
     modality: ImageModality,
-    classes: Sequence[str] | None = None,
+    keep: bool = False,
     quiet: bool = False,
     skipped_in: str = "data/index.json in the run",
 ) -> Store:
     """Decode a split into a store, or take the one that is there, made from the same data in the same way.
 
-    Unreadable files are named; `skipped_in` says where all of them will be listed.
+    Unreadable files are named; `skipped_in` says where all of them will be listed. With `keep` the store that
+    is there is taken whatever the source holds by now: a run goes on with the data that it began with, or
+    else items that were held out could become training items.
 
     Raises:
         InputError: when nothing can be decoded.
     """
     if directory.is_dir():
         store = Store.open(directory)
-        if (store.source, store.split, store.protocol) == (source.description, split, modality.protocol()):
+        if keep and source.count(split) != store.count + len(store.skipped):
+            note(
+                f"The data has changed since; the run goes on with the {store.count} items it began with.",
+                quiet,
+            )
+        same = (store.source, store.split, store.protocol) == (source.description, split, modality.protocol())
+        if keep or same:
             return store
     for text in source.notes(split):
         note(text, quiet)
@@ -53,7 +61,6 @@ def prepare(
             modality.protocol(),
             modality.spec,
             count,
-            classes=classes,
         )
     report_skipped(store.skipped, skipped_in)
     return store
@@ -90,3 +97,18 @@ def pick_split(source: Source, wanted: str | None, *preferred: str) -> str:
             f"there are {', '.join(source.splits)}"
         )
     return wanted
+
+
+def training_split(source: Source) -> str:
+    """The split to train on: `train`, or all where there are no splits.
+
+    Raises:
+        InputError: when there are splits, and none of them is for training.
+    """
+    for name in ("train", "all"):
+        if name in source.splits:
+            return name
+    raise InputError(
+        f"expected a split to train on in {source.description}, received only {', '.join(source.splits)}: "
+        "name a folder without splits, or one with train"
+    )

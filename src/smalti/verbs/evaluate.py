@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
 from smalti.data.loader import Loader
 from smalti.data.store import Store
@@ -17,7 +19,9 @@ from smalti.evaluation.evaluate import Evaluation
 from smalti.evaluation.evaluate import evaluate as measure
 from smalti.evaluation.figures import usage_histogram
 from smalti.files import atomic_file
+from smalti.interfaces import Batch, InputError
 from smalti.tokenizer import Tokenizer, load
+from smalti.verbs.console import counting, note
 from smalti.verbs.data import open_data, pick_split, prepare
 
 RESULTS = "evaluation.json"
@@ -26,7 +30,9 @@ RESULTS = "evaluation.json"
 def evaluate(
     run: str, data: str, split: str | None = None, batch_size: int = 100, quiet: bool = False
 ) -> dict[str, Any]:
-    """Measure a run on a source; prints nothing, saves `evaluation.json` and figures into the run.
+    """Measure a run on a source; prints no result, saves `evaluation.json` and figures into a local run.
+
+    A run that cannot be written to is measured all the same, and a note says that nothing was saved.
 
     Args:
         run: a run's directory, or a name on the Hub.
@@ -41,6 +47,7 @@ def evaluate(
     tokenizer = load(run)
     source = open_data(data)
     name = pick_split(source, split, "test", "validation", "all")
+    is_local = Path(run).expanduser().is_dir()
     with TemporaryDirectory(prefix="smalti-") as scratch:
         store = prepare(
             Path(scratch) / "data",
@@ -48,7 +55,7 @@ def evaluate(
             name,
             tokenizer.modality,
             quiet=quiet,
-            skipped_in=f"{RESULTS} in the run",
+            skipped_in=f"{RESULTS} in the run" if is_local else "what --json prints",
         )
         labels = _labels(tokenizer, store)
         loader = Loader(
@@ -63,16 +70,13 @@ def evaluate(
             for name, prior in tokenizer.priors.items()
             if not prior.takes_labels or (labels >= 0).any()
         }
-        result = measure(tokenizer.autoencoder, priors, loader.sequential())
+        with counting("Measuring", quiet) as count:
+            batches = _counted(loader.sequential(), store.count, count)
+            result = measure(tokenizer.autoencoder, priors, batches)
         report = _report(tokenizer, store, result, data)
-        figures = tokenizer.directory / "figures"
-        figures.mkdir(exist_ok=True)
-        usage_histogram(result.counts, figures / "usage_evaluation.png")
-        shown = next(loader.sequential()).data[:16].cpu()
-        again = tokenizer.modality.to_model(tokenizer.reconstruct(shown))
-        tokenizer.modality.preview([shown, again]).save(figures / "reconstructions_evaluation.png")
-    with atomic_file(tokenizer.directory / RESULTS) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+        if is_local:
+            shown = next(loader.sequential()).data[:16].cpu()
+            _save(tokenizer, report, result, shown)
     return report
 
 
@@ -86,17 +90,44 @@ def show(report: dict[str, Any]) -> None:
     for name, row in report["bits_per_dim"].items():
         table.add_row(
             name,
-            *(f"{row[key]:.4f}" for key in ("bits_per_dim", "rate", "distortion", "stderr", "nats_per_code")),
+            *(_figure(row[key]) for key in ("bits_per_dim", "rate", "distortion", "stderr", "nats_per_code")),
         )
     show_table(table)
     other = Table(show_header=False)
     other.add_column("measure")
     other.add_column("value", justify="right")
     for name, value in {**report["reconstruction"], **report["codebook"]}.items():
-        other.add_row(name, "-" if value is None else f"{value:.4f}")
+        other.add_row(name, _figure(value))
     show_table(other)
     for name, text in report["protocol"].items():
         show_table(f"[dim]{escape(name)}: {escape(text)}[/dim]")
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _counted(batches: Iterable[Batch], total: int, progress: Callable[[int, int], None]) -> Iterator[Batch]:
+    """The batches; each is counted when the next is asked for."""
+    done = 0
+    for batch in batches:
+        yield batch
+        done += len(batch.data)
+        progress(done, total)
+
+
+def _save(tokenizer: Tokenizer, report: dict[str, Any], result: Evaluation, shown: Tensor) -> None:
+    """Write the report and figures into the run, or note why not: what was measured is not to be lost."""
+    again = tokenizer.modality.to_model(tokenizer.reconstruct(shown))
+    figures = tokenizer.directory / "figures"
+    try:
+        with atomic_file(tokenizer.directory / RESULTS) as temporary:
+            temporary.write_text(json.dumps(report, indent=2) + "\n")
+        figures.mkdir(exist_ok=True)
+        usage_histogram(result.counts, figures / "usage_evaluation.png")
+        tokenizer.modality.preview([shown, again]).save(figures / "reconstructions_evaluation.png")
+    except (InputError, OSError) as error:
+        note(f"The report is not saved in the run: {error}")
 
 
 def _labels(tokenizer: Tokenizer, store: Store) -> np.ndarray:

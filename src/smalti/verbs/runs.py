@@ -58,6 +58,7 @@ def check_data(run: RunDirectory, data: str) -> None:
 
 
 def say_what(config: TrainingConfig, count: int, model: torch.nn.Module, quiet: bool) -> None:
+    """Say how much is to be trained on how many items."""
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     note(
         f"{count} items, {millions:.2f} M parameters, {config.steps} steps of {config.batch_size} "

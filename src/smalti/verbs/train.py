@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from smalti import __version__
@@ -24,9 +25,10 @@ from smalti.training.checkpoints import RunDirectory
 from smalti.training.engine import Engine
 from smalti.training.loop import fit
 from smalti.verbs.console import counting, note, watching
-from smalti.verbs.data import open_data, prepare
+from smalti.verbs.data import open_data, prepare, training_split
 from smalti.verbs.runs import CURVES, DATA_DIRECTORY, check_data, check_target, say_what
 
+SHOWN_ITEMS = 16
 WATCHED_ITEMS = 512
 """At most so many held-out items are looked at while training; `evaluate` looks at all."""
 
@@ -59,11 +61,12 @@ def train(
     torch.manual_seed(recipe.training.seed)
     model = VQVAE(recipe.model, modality.spec)
     source = open_data(data)
+    split = training_split(source)
     engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
     quiet = quiet or not engine.is_main
     directory = run.path / DATA_DIRECTORY
     if engine.is_main:
-        prepare(directory, source, source.pick("train", "all"), modality, quiet=quiet)
+        prepare(directory, source, split, modality, keep=run.exists, quiet=quiet)
     engine.wait()
     store = Store.open(directory)
     if engine.is_main:
@@ -76,12 +79,12 @@ def train(
                 "data": data,
             }
         )
-    split = _Split.of(store, recipe, engine, modality)
+    items = _Items.of(store, recipe, engine, modality)
 
     uniform = UniformPrior(model.num_codes, model.num_codebooks, model.grid)
 
     def validate(candidate: Autoencoder) -> dict[str, float]:
-        result = evaluate(candidate, {"uniform": uniform}, split.watched())
+        result = evaluate(candidate, {"uniform": uniform}, items.watched())
         psnr = result.reconstruction["psnr"]
         return {
             "bits_per_dim": result.density["uniform"]["bits_per_dim"],
@@ -90,32 +93,32 @@ def train(
             "usage": result.codebook["usage"],
         }
 
-    say_what(recipe.training, store.count, model, quiet)
+    say_what(recipe.training, items.training.count, model, quiet)
     with watching("Training", recipe.training.steps, quiet) as watch:
         fit(
             model,
-            split.training.batch,
+            items.training.batch,
             recipe.training,
             run,
             engine,
-            validate if split.held_out else None,
+            validate if items.held_out else None,
             watch,
         )
     if engine.is_main:
-        _finish(run, recipe, split, quiet)
+        _finish(run, recipe, items, quiet)
     engine.wait()
     return run
 
 
 @dataclass(frozen=True)
-class _Split:
+class _Items:
     """The training items, and those that are held out to be watched."""
 
     training: Loader
     held_out: Loader | None
 
     @classmethod
-    def of(cls, store: Store, recipe: Recipe, engine: Engine, modality: ImageModality) -> _Split:
+    def of(cls, store: Store, recipe: Recipe, engine: Engine, modality: ImageModality) -> _Items:
         training, held_out = split_indices(store.count, recipe.validation_fraction)
         size, seed = recipe.training.batch_size, recipe.training.seed
 
@@ -129,26 +132,27 @@ class _Split:
                 to_model=modality.to_model,
             )
 
-        return cls(loader(training), loader(held_out[:WATCHED_ITEMS]) if len(held_out) else None)
+        return cls(loader(training), loader(spread(held_out, WATCHED_ITEMS)) if len(held_out) else None)
 
     def watched(self) -> Iterator[Batch]:
         assert self.held_out is not None
         return self.held_out.sequential()
 
 
-def _finish(run: RunDirectory, recipe: Recipe, split: _Split, quiet: bool) -> None:
+def _finish(run: RunDirectory, recipe: Recipe, items: _Items, quiet: bool) -> None:
     """Count the codes of the training items, and draw the figures that people look for."""
     tokenizer = Tokenizer.from_pretrained(run.path, load_prior=False)
     autoencoder, modality = tokenizer.autoencoder, tokenizer.modality
     unigram = UnigramPrior(autoencoder.num_codes, autoencoder.num_codebooks, autoencoder.grid)
     with counting("Counting codes", quiet) as count:
         done = 0
-        for batch in split.training.sequential(256):
+        for batch in items.training.sequential(256):
             unigram.count(autoencoder.encode(batch.data.to(tokenizer.device)).cpu())
             done += len(batch.data)
-            count(done, split.training.count)
+            count(done, items.training.count)
     write_unigram(run.path / UNIGRAM_FILE, unigram, run.fingerprint())
-    shown = next((split.held_out or split.training).sequential()).data[:16]
+    looked_at = items.held_out or items.training
+    shown = looked_at.items(spread(np.arange(looked_at.count), SHOWN_ITEMS)).data
     run.figures_path.mkdir(exist_ok=True)
     reconstructed = modality.to_model(tokenizer.reconstruct(shown.cpu()))
     modality.preview([shown.cpu(), reconstructed]).save(run.figures_path / "reconstructions.png")
@@ -162,3 +166,8 @@ def _finish(run: RunDirectory, recipe: Recipe, split: _Split, quiet: bool) -> No
         quiet,
     )
     note(f"The run is in {run.path}. Next: smalti train-prior {run.path}", quiet)
+
+
+def spread(indices: np.ndarray, num: int) -> np.ndarray:
+    """At most `num` of some indices, evenly spaced: the first ones would be of the first classes."""
+    return indices[np.linspace(0, len(indices) - 1, min(num, len(indices))).round().astype(np.int64)]

@@ -31,11 +31,13 @@ def train_prior(run_path: Path, assignments: Sequence[str] = (), quiet: bool = F
     Raises:
         InputError: for a user's mistake.
     """
-    tokenizer = Tokenizer.from_pretrained(run_path, load_prior=False)
+    # On the CPU until the engine says which device is this rank's.
+    tokenizer = Tokenizer.from_pretrained(run_path, device="cpu", load_prior=False)
     recipe = override(tokenizer.recipe.prior, assignments)
     run = RunDirectory(run_path / PRIOR_DIRECTORY)
     check_target(run, recipe)
     engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
+    tokenizer.autoencoder.to(engine.device)
     quiet = quiet or not engine.is_main
     directory = run_path / CODES_DIRECTORY
     if engine.is_main:
@@ -73,7 +75,7 @@ def train_prior(run_path: Path, assignments: Sequence[str] = (), quiet: bool = F
         ]
         return {"bits_per_code": sum(v * n for v, n in sums) / sum(n for _, n in sums)}
 
-    say_what(recipe.training, store.count, prior, quiet)
+    say_what(recipe.training, len(training), prior, quiet)
     with watching("Training the prior", recipe.training.steps, quiet) as watch:
         fit(prior, loader.batch, recipe.training, run, engine, validate if watched else None, watch)
     if engine.is_main:

@@ -133,16 +133,11 @@ def test_letters_lie_whole_within_the_picture():
 
 
 def test_contrast_is_clear_in_every_picture():
-    rngs = (np.random.default_rng(seed) for seed in range(2000))
+    rngs = (np.random.default_rng(seed) for seed in range(200))
     pairs = np.array([letters._colours(rng) for rng in rngs])
     luma = pairs @ np.array([0.299, 0.587, 0.114])
     assert np.abs(luma[:, 0] - luma[:, 1]).min() >= 100
-
-
-def test_contrast_when_no_drawn_pair_has_it(monkeypatch):
-    monkeypatch.setattr(letters, "CONTRAST", 255)
-    background, ink = letters._colours(np.random.default_rng(0))
-    assert (background.tolist(), ink.tolist()) == ([255.0] * 3, [0.0] * 3)
+    assert len(np.unique(pairs.reshape(-1, 6), axis=0)) == len(letters.COLOURS)
 
 
 def test_other_characters_and_sizes():

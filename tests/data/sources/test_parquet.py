@@ -110,6 +110,19 @@ def test_rows_without_bytes_give_their_path_or_nothing(tmp_path):
     assert [content for _, content, _ in listed(ParquetSource(file))] == [tmp_path / "pic.png", b"", b""]
 
 
+def test_paths_that_lead_out_of_the_folder_are_not_followed(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (tmp_path / "secret.png").write_bytes(b"a")
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    paths = ["../secret.png", str(tmp_path / "secret.png"), "link.png", "a\0b", "sub/../pic.png"]
+    rows = pa.array([{"bytes": None, "path": path} for path in paths], SIGNAL)
+    contents = [
+        content for _, content, _ in listed(ParquetSource(write(folder / "t.parquet", {"image": rows})))
+    ]
+    assert contents == [b"", b"", b"", b"", folder / "sub/../pic.png"]
+
+
 def test_folder_of_the_hub(tmp_path):
     for name, rows in {
         "data/train-00001-of-00002": [b"c"],

@@ -71,16 +71,26 @@ def signal_content(cell: object, folder: Path) -> Path | bytes:
     """The content of a row's signal: raw bytes, or a dict of `bytes` and `path` as Hugging Face writes it.
 
     A row without content gives no bytes, which no decoder can read: it is then skipped and counted as
-    unreadable, like any other damaged item.
+    unreadable, like any other damaged item. So does a path that leads out of the folder: rows come from
+    strangers, who are not to choose which of the user's files are read.
 
     Args:
         cell: what the row holds.
-        folder: where a relative path is looked for.
+        folder: where a path is looked for, and must lie.
     """
     if isinstance(cell, bytes):
         return cell
     if isinstance(cell, dict) and cell.get("bytes") is not None:
         return cell["bytes"]
-    if isinstance(cell, dict) and cell.get("path"):
+    if isinstance(cell, dict) and cell.get("path") and _leads_inside(cell["path"], folder):
         return folder / cell["path"]
     return b""
+
+
+def _leads_inside(path: str, folder: Path) -> bool:
+    """Whether a path lies below a folder after `..` and symbolic links are followed."""
+    try:
+        return (folder / path).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):
+        # A loop of links, or a name that no file can have.
+        return False

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import final
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import require_split
@@ -39,14 +39,21 @@ TRAIN_FONTS = (
 TEST_FONTS = ("DejaVuSansMono-Bold", "DejaVuSerif-Bold", "STIXGeneralItalic", "cmss10")
 """Held out: no training picture shows them. Four styles: mono, serif, italic and sans."""
 
-CONTRAST = 100
-"""Least difference in luma (of 255) between a letter and its background."""
-LUMA = np.array([0.299, 0.587, 0.114])
+COLOURS = (
+    ("#f4efe3", "#1f3a5f"),
+    ("#1f3a5f", "#f2c14e"),
+    ("#f2c14e", "#7a1e2c"),
+    ("#2a6f4e", "#f4efe3"),
+    ("#a83f2a", "#fff3d6"),
+    ("#d7e8ef", "#a3271f"),
+    ("#3b2a4a", "#8fd3c1"),
+    ("#f6d5c6", "#22543d"),
+)
+"""Background and ink, of clear contrast. They are few, so that a prior learns letters rather than colours."""
 
 SUPERSAMPLING = 3
 PADDING = 2
 """Empty pixels around a glyph's mask, so that its edges stay smooth when it is turned."""
-COLOUR_DRAWS = 32
 
 
 @final
@@ -132,12 +139,12 @@ class LettersSource(Source):
             How much of each pixel it covers, float32 `(H, W)` in [0, 1].
         """
         turn, shear, scale, stretch, shift_x, shift_y = rng.uniform(-1, 1, 6).tolist()
-        angle = math.radians(10) * turn
-        scale = 1 + 0.15 * scale
+        angle = math.radians(6) * turn
+        scale = 1 + 0.08 * scale
         # Forward map of an offset from the glyph's centre: rotation . shear . scale.
         cos, sin = math.cos(angle), math.sin(angle)
-        sheared = 0.15 * shear
-        across, along = scale * (1 + 0.1 * stretch), scale * (1 - 0.1 * stretch)
+        sheared = 0.08 * shear
+        across, along = scale * (1 + 0.05 * stretch), scale * (1 - 0.05 * stretch)
         xx, xy = cos * across, (cos * sheared - sin) * along
         yx, yy = sin * across, (sin * sheared + cos) * along
 
@@ -149,7 +156,7 @@ class LettersSource(Source):
         room = canvas - 2 * (SUPERSAMPLING + 2)
         fit = min(1.0, room / max(extent_x, extent_y))
         xx, xy, yx, yy = xx * fit, xy * fit, yx * fit, yy * fit
-        reach = canvas / 10
+        reach = canvas / 20
         centre_x = canvas / 2 + shift_x * min(reach, (room - fit * extent_x) / 2)
         centre_y = canvas / 2 + shift_y * min(reach, (room - fit * extent_y) / 2)
 
@@ -282,10 +289,6 @@ def _framed(mask: Image.Image) -> Image.Image:
 
 
 def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two colours of clear contrast, float32 `(3,)` in 0..255: the first drawn pair that has it."""
-    pairs = rng.integers(0, 256, (COLOUR_DRAWS, 2, 3), dtype=np.uint8).astype(np.float32)
-    luma = pairs @ LUMA
-    clear = np.abs(luma[:, 0] - luma[:, 1]) >= CONTRAST
-    # One pair in seven is clear: that none of 32 is happens in fewer than one picture of a hundred.
-    pair = pairs[clear.argmax()] if clear.any() else np.array(((255,) * 3, (0,) * 3), np.float32)
-    return pair[0], pair[1]
+    """A background and an ink, float32 `(3,)` in 0..255."""
+    background, ink = COLOURS[rng.integers(len(COLOURS))]
+    return np.array(ImageColor.getrgb(background), np.float32), np.array(ImageColor.getrgb(ink), np.float32)
