@@ -193,6 +193,9 @@ def demo(
         typer.Option("--write-images", metavar="DIR", help="Only write a folder of letters as pictures."),
     ] = None,
     num: Annotated[int, typer.Option("--num", help="How many pictures --write-images writes.")] = 2600,
+    split: Annotated[
+        str, typer.Option("--split", help="For --write-images: train, or test for fonts held out from it.")
+    ] = "train",
     overrides: Overrides = None,
     quiet: Quiet = False,
 ) -> None:
@@ -204,7 +207,7 @@ def demo(
     from smalti.verbs.demo import write_pictures
 
     if write_images:
-        write_pictures(write_images, num, quiet)
+        write_pictures(write_images, num, split, quiet)
     else:
         verb(out, overrides or [], quiet)
 

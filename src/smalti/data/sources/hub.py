@@ -36,6 +36,7 @@ class HubSource(Source):
 
     def __init__(self, name: str):
         tables = _load(name)
+        self._cache = _cache()
         self._tables = {_split_name(split, tables): table for split, table in tables.items()}
         self.splits = ordered_splits(self._tables)
         features = next(iter(self._tables.values())).features
@@ -56,7 +57,7 @@ class HubSource(Source):
         row: dict[str, Any]
         for index, row in enumerate(table):  # pyright: ignore[reportAssignmentType]
             label = None if self._label is None else row[self._label]
-            content = signal_content(row[self._signal], Path())
+            content = signal_content(row[self._signal], self._cache)
             yield Item(f"{split}#{index}", content, class_name(label, names))
 
     def _undecoded(self, table: Dataset) -> Dataset:
@@ -67,6 +68,13 @@ class HubSource(Source):
         if not hasattr(feature, "decode"):
             return table
         return table.cast_column(self._signal, type(feature)(decode=False))
+
+
+def _cache() -> Path:
+    """Where files that `datasets` fetched lie: the only ones that a row may name."""
+    from datasets import config
+
+    return Path(config.HF_CACHE_HOME)
 
 
 def _load(name: str) -> dict[str, Dataset]:
