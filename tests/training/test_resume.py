@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.runs import TINY
+
 WORKER = Path(__file__).with_name("worker.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -71,8 +73,30 @@ def test_killed_run_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_ten_kills(tmp_path: Path) -> None:
-    assert kill_and_resume(tmp_path, steps=3000, kills=10, seed=1) == 10
+def test_ten_kills_of_the_command_at_any_moment(tmp_path: Path, pictures: Path) -> None:
+    """Start-up, reading, training, saving, counting: a kill may hit any of them."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    settings = [*TINY, "training.steps=3000", "training.checkpoint_every=20"]
+
+    def command(run: Path) -> subprocess.Popen[bytes]:
+        words = ["train", "image", "--data", str(pictures), "--out", str(run), "--quiet", *settings]
+        return subprocess.Popen([sys.executable, "-m", "smalti", *words], env=ENVIRONMENT)
+
+    begun = time.monotonic()
+    assert command(whole).wait() == 0
+    longest = time.monotonic() - begun
+    rng = random.Random(1)
+    for _ in range(10):
+        process = command(broken)
+        time.sleep(rng.uniform(0, longest / 2))
+        process.kill()
+        process.wait()
+    assert command(broken).wait() == 0
+    expected, received = load_file(whole / "model.safetensors"), load_file(broken / "model.safetensors")
+    assert expected.keys() == received.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, received[name]), name
+    assert steps_logged(broken) == steps_logged(whole)
 
 
 def test_two_ranks_agree_with_one(tmp_path: Path) -> None:
