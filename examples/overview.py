@@ -11,8 +11,10 @@ import smalti
 from smalti.data.sources.letters import LettersSource
 
 INK = "#1f3a5f"
-TEST_ITEMS = (31, 18, 6)
-"""Held-out letters to show."""
+TEST_ITEMS = (3, 14, 38)
+"""Held-out letters to show, and the seeds of what is drawn of their classes."""
+SEEDS = (0, 1, 2)
+TEMPERATURE = 0.7
 
 
 def main(run: str, out: str) -> None:
@@ -22,7 +24,12 @@ def main(run: str, out: str) -> None:
     originals = torch.stack([torch.from_numpy(tokenizer.modality.decode(item.content)) for item in items])
     codes = tokenizer.encode(originals)
     again = tokenizer.decode(codes)
-    drawn = tokenizer.sample_codes(len(items), items[0].label, seed=3)
+    drawn = torch.cat(
+        [
+            tokenizer.sample_codes(1, item.label, seed=seed, temperature=TEMPERATURE)
+            for item, seed in zip(items, SEEDS, strict=True)
+        ]
+    )
     new = tokenizer.decode(drawn)
 
     figure = Figure(figsize=(9.6, 4.4), layout="constrained", facecolor="white")
@@ -35,7 +42,7 @@ def main(run: str, out: str) -> None:
         pair = grid[row, 6].subgridspec(1, 3, width_ratios=[1, 0.35, 1])
         show_codes(figure.add_subplot(pair[0, 0]), drawn[row, 0], "drawn" if row == 0 else "")
         arrow(figure.add_subplot(pair[0, 1]), "")
-        show(figure.add_subplot(pair[0, 2]), new[row], f"class {items[0].label}" if row == 0 else "")
+        show(figure.add_subplot(pair[0, 2]), new[row], f"class {items[row].label}")
         arrow(figure.add_subplot(grid[row, 1]), "encoder" if row == 0 else "")
         arrow(figure.add_subplot(grid[row, 3]), "decoder" if row == 0 else "")
     Path(out).parent.mkdir(parents=True, exist_ok=True)
