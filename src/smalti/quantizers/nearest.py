@@ -6,7 +6,7 @@ notice and which keeps data far from the origin exact. The minimum is taken in t
 because a reduction without indices is ten times faster than `argmin` on a CPU.
 
 A float32 product has a rounding error, so two codes may be too near to call. The blocks' minima show at no
-cost where that is so; those few tokens (well under one in a hundred) are decided again in float64. The
+cost where that is so; those few tokens are decided again in float64, between the codes that come near. The
 result therefore equals the float64 search on every token; equal distances give the lowest index.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
@@ -59,12 +59,13 @@ def nearest_codes(
             chunk = tokens[begin : begin + rows] - centre
             result = torch.addmm(bias, chunk, weight, out=scores[: len(chunk)])
             tolerance = margin * code_norm * (2 * chunk.norm(dim=1) + code_norm)
-            best, doubtful = _two_level_argmin(result.view(len(chunk), -1, block), tolerance)
+            best, limit, doubtful = _two_level_argmin(result.view(len(chunk), -1, block), tolerance)
             codes[begin : begin + rows] = best
             doubtful &= finite[begin : begin + rows]
-            if doubtful.any():
-                where = doubtful.nonzero().squeeze(1)
-                codes[begin + where] = _search_float64(tokens[begin + where], codebook, budget)
+            for where in doubtful.nonzero().squeeze(1).split(max(1, budget // (16 * num_codes))):
+                # Negated, so that all codes are candidates where a score overflowed.
+                candidates = ~(result[where, :num_codes] > limit[where])
+                codes[begin + where] = _decide_float64(tokens[begin + where], codebook, candidates, budget)
         codes[~finite] = 0
     return codes
 
@@ -83,8 +84,8 @@ def _rounding_margin(dim: int, device: torch.device) -> float:
 
 def _two_level_argmin(
     scores: Float[Tensor, "n blocks block"], tolerance: Float[Tensor, " n"]
-) -> tuple[Int64[Tensor, " n"], Tensor]:
-    """The argmin over all codes, and where another code comes within the tolerance of it."""
+) -> tuple[Int64[Tensor, " n"], Float[Tensor, "n 1"], Bool[Tensor, " n"]]:
+    """The argmin over all codes, the minimum plus the tolerance, and where another code lies below that."""
     minima = scores.amin(2)
     winner = minima.argmin(1)
     block = scores[torch.arange(len(scores), device=scores.device), winner]
@@ -92,15 +93,15 @@ def _two_level_argmin(
     limit = (minima.amin(1) + tolerance).unsqueeze(1)
     # Not "more than one": where a score overflowed, the limit is not a number and no minimum is below it.
     doubtful = ((minima <= limit).sum(1) != 1) | ((block <= limit).sum(1) != 1)
-    return winner * scores.shape[2] + best, doubtful
+    return winner * scores.shape[2] + best, limit, doubtful
 
 
-def _search_float64(
-    tokens: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"], budget: int
+def _decide_float64(
+    tokens: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"], candidates: Bool[Tensor, "n k"], budget: int
 ) -> Int64[Tensor, " n"]:
-    """The same search by differences in float64, in chunks."""
-    codes64 = codebook.double()
-    rows = max(1, budget // (8 * codebook.numel()))
-    return torch.cat(
-        [(chunk.double().unsqueeze(1) - codes64).square_().sum(2).argmin(1) for chunk in tokens.split(rows)]
-    )
+    """The nearest of each token's candidates by differences in float64, in chunks."""
+    distances = torch.full(candidates.shape, torch.inf, dtype=torch.float64, device=tokens.device)
+    pairs = max(1, budget // (8 * codebook.shape[1]))
+    for row, code in zip(*(index.split(pairs) for index in candidates.nonzero(as_tuple=True)), strict=True):
+        distances[row, code] = (tokens[row].double() - codebook[code].double()).square_().sum(1)
+    return distances.argmin(1)
