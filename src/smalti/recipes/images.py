@@ -66,7 +66,7 @@ def letters() -> Recipe:
     """The demo's letters, 32x32 colour, to 8x8 codes out of 128.
 
     Command: smalti train letters --out runs/letters
-    Cost: about 2 minutes for the autoencoder and 2 for the prior on 2 CPU cores.
+    Cost: about 2 minutes for the autoencoder and 3 for the prior on one CPU thread (two are no faster).
     Expect: legible letters of every class; bits/dim falls from uniform to unigram to learned.
     """
     width: dict[str, Any] = {"channels": 64, "residual_channels": 32, "residual_blocks": 2}
@@ -81,7 +81,7 @@ def letters() -> Recipe:
             likelihood=GaussianConfig(),
         ),
         training=TrainingConfig(
-            steps=1500,
+            steps=1200,
             batch_size=32,
             learning_rate=1e-3,
             warmup_steps=50,
@@ -93,7 +93,7 @@ def letters() -> Recipe:
         prior=PriorRecipe(
             network=GatedPixelCNNConfig(channels=64, layers=6, head_channels=128),
             training=TrainingConfig(
-                steps=2000,
+                steps=1300,
                 batch_size=32,
                 learning_rate=2e-3,
                 warmup_steps=50,
