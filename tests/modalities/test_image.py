@@ -127,7 +127,7 @@ class TestCheck:
             EXPECTED.double(),
             EXPECTED.numpy(),
         ],
-        ids=str,
+        ids=lambda value: type(value).__name__,
     )
     def test_accepted(self, signal):
         checked = modality().check(signal)
@@ -176,7 +176,7 @@ class TestCheck:
             (Image.new("F", (4, 4)), "floating point"),
             (Image.new("RGB", (0, 4)), "no pixels"),
         ],
-        ids=str,
+        ids=lambda value: value if isinstance(value, str) else type(value).__name__,
     )
     def test_refused(self, signal, words):
         with pytest.raises(InputError, match=words):
@@ -208,7 +208,9 @@ class TestFigures:
         assert figure.mode == "L"
 
     @pytest.mark.parametrize(
-        "rows", [[], [torch.zeros(0, 3, 2, 2)], [torch.zeros(1, 3, 2, 2), torch.zeros(2, 3, 2, 2)]], ids=str
+        "rows",
+        [[], [torch.zeros(0, 3, 2, 2)], [torch.zeros(1, 3, 2, 2), torch.zeros(2, 3, 2, 2)]],
+        ids=["none", "empty", "unequal"],
     )
     def test_unequal_rows(self, rows):
         with pytest.raises(InputError, match="rows of images of one shape"):
