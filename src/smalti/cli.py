@@ -19,7 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-DATA_HELP = "A folder, a Parquet file, a folder of idx files, owner/name on the Hub, or the word letters."
+DATA_HELP = "A folder, a tar or Parquet file, idx or CIFAR files, owner/name on the Hub, or the word letters."
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or owner/name on the Hub.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
 Data = Annotated[str, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)]
@@ -36,6 +36,9 @@ def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name that `smalti recipes` lists.")],
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="The run's directory.")],
     data: Annotated[str | None, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN", help="Begin with this run's weights.")
+    ] = None,
     overrides: Overrides = None,
     quiet: Quiet = False,
 ) -> None:
@@ -45,18 +48,25 @@ def train(
     """
     from smalti.verbs.train import train as run
 
-    run(recipe, data, out, overrides or [], quiet)
+    run(recipe, data, out, overrides or [], quiet, start)
 
 
 @app.command("train-prior")
-def train_prior(run: RunPath, overrides: Overrides = None, quiet: Quiet = False) -> None:
+def train_prior(
+    run: RunPath,
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="Of a further prior beside the first.")
+    ] = "learned",
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
     """Train the prior over a run's codes, for sampling and for fewer bits.
 
     Example: `smalti train-prior runs/mine training.steps=2000 network.layers=8`
     """
     from smalti.verbs.train_prior import train_prior as verb
 
-    verb(run, overrides or [], quiet)
+    verb(run, overrides or [], quiet, name)
 
 
 @app.command()
@@ -126,6 +136,9 @@ def sample(
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same pictures.")
     ] = 0,
+    prior: Annotated[
+        str, typer.Option("--prior", metavar="NAME", help="Which learned prior, where a run has several.")
+    ] = "learned",
     quiet: Quiet = False,
 ) -> None:
     """Make new pictures with the learned prior.
@@ -134,7 +147,7 @@ def sample(
     """
     from smalti.verbs.sample import sample as verb
 
-    verb(run, num, out, class_name, temperature, top_k, top_p, seed, quiet)
+    verb(run, num, out, class_name, temperature, top_k, top_p, seed, quiet, prior)
 
 
 @app.command()
@@ -143,6 +156,9 @@ def evaluate(
     data: Data,
     split: Split = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    draws: Annotated[
+        int, typer.Option("--draws", min=1, help="From each posterior, of a VAE or VIMCO.")
+    ] = 50,
     quiet: Quiet = False,
 ) -> None:
     """Measure bits/dim for each prior, PSNR, SSIM and codebook use, and say how each was measured.
@@ -152,11 +168,41 @@ def evaluate(
     from smalti.verbs.evaluate import evaluate as verb
     from smalti.verbs.evaluate import show
 
-    report = verb(run, data, split, quiet=quiet or as_json)
+    report = verb(run, data, split, quiet=quiet or as_json, draws=draws)
     if as_json:
         print(json.dumps(report, indent=2))
     else:
         show(report)
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="fashion-mnist or cifar10.")],
+    data: Data,
+    out: Out,
+    part: Annotated[
+        str, typer.Option("--part", help="table, codes, beta, codebook or likelihood.")
+    ] = "table",
+    budget: Annotated[
+        str, typer.Option("--budget", help="tiny to see it run, cpu for two cores, paper for the paper's.")
+    ] = "cpu",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each model.")] = 1,
+    pretrain: Annotated[
+        str | None,
+        typer.Option("--pretrain", metavar="SOURCE", help="Data to train on before --data itself."),
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="MODEL", help="One of the models; run others elsewhere.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train the models of an experiment of the paper, and print its table beside the paper's figures.
+
+    Example: `smalti reproduce fashion-mnist --data fashion-mnist --seeds 3 --out runs/table`
+    """
+    from smalti.verbs.reproduce import reproduce as verb
+
+    verb(name, data, out, part, budget, seeds, pretrain, only, quiet)
 
 
 @app.command()

@@ -246,10 +246,57 @@ class Prior(nn.Module, ABC):
     ) -> Int64[Tensor, "b g *grid"]: ...
 
 
-class Autoencoder(Trainable):
-    """signal -> codes -> likelihood of the signal. Trained with `loss`."""
+@dataclass(frozen=True)
+class Measured:
+    """What one batch gives to evaluation.
+
+    Attributes:
+        bounds: on the items' log-probability, by the name of the prior (and of the bound, where a model has
+            several).
+        reconstruction: `(B, C, *size)`, in the signal's model range.
+        codes: int64 `(B, G, *grid)`, or None for a model without codes.
+    """
+
+    bounds: dict[str, Bound]
+    reconstruction: Tensor
+    codes: Tensor | None
+
+
+class LatentVariableModel(Trainable):
+    """signal -> latents -> likelihood of the signal. Trained with `loss`, compared by bounds on ln p(x)."""
 
     signal: SignalSpec
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What tables call it, such as "VQ-VAE, robust codebook"."""
+
+    @abstractmethod
+    def reconstruct(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        """The mean of p(x | z) at the signal's most probable latents."""
+
+    @abstractmethod
+    def measure(
+        self,
+        batch: Batch,
+        priors: Sequence[Prior] = (),
+        draws: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Measured:
+        """Everything that is reported of a batch, in one pass.
+
+        Args:
+            batch: signals, and their conditions, which only priors that `takes_labels` are told.
+            priors: over the model's codes; a model with continuous latents has a prior of its own.
+            draws: from the posterior of each item, where it is a distribution.
+            generator: of the draws.
+        """
+
+
+class Autoencoder(LatentVariableModel):
+    """signal -> codes -> likelihood of the signal."""
+
     num_codebooks: int
     num_codes: int
 
@@ -265,6 +312,12 @@ class Autoencoder(Trainable):
     def likelihood(self, codes: Int64[Tensor, "b g *grid"]) -> Likelihood:
         """p(x | codes), the whole distribution."""
 
+    def draw_codes(
+        self, signal: Float[Tensor, "b c *size"], generator: torch.Generator | None = None
+    ) -> Int64[Tensor, "b g *grid"]:
+        """Codes as the posterior gives them, for a prior to learn from; a deterministic encoder's own."""
+        return self.encode(signal)
+
     def decode(self, codes: Int64[Tensor, "b g *grid"]) -> Float[Tensor, "b c *size"]:
         """The mean of p(x | codes), in the signal's model range."""
         return self.likelihood(codes).mean()
@@ -273,15 +326,24 @@ class Autoencoder(Trainable):
         """`decode(encode(signal))`."""
         return self.decode(self.encode(signal))
 
-    def log_prob(
-        self, signal: Float[Tensor, "b c *size"], prior: Prior, conditions: Conditions | None = None
-    ) -> Bound:
-        """The bound -ln p(x) <= -ln p(z) - ln p(x|z) at the signal's own codes z, nats for each item.
+    def measure(
+        self,
+        batch: Batch,
+        priors: Sequence[Prior] = (),
+        draws: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Measured:
+        """The bound -ln p(x) <= -ln p(z) - ln p(x|z) at the signal's own codes z, for each prior.
 
-        For a deterministic encoder the one term of the sum over z is the whole posterior, so this is
-        exactly the evidence lower bound (van den Oord et al. 2017, section 3.2).
+        For a deterministic encoder the one term of the sum over z is the whole posterior, so this is exactly
+        the evidence lower bound (van den Oord et al. 2017, section 3.2), and more draws would change nothing.
         """
-        codes = self.encode(signal)
-        rate = -prior.log_prob(codes, conditions or Conditions())
-        distortion = -self.likelihood(codes).log_prob(signal).flatten(1).sum(1)
-        return Bound(rate=rate, distortion=distortion)
+        codes = self.encode(batch.data)
+        likelihood = self.likelihood(codes)
+        distortion = -likelihood.log_prob(batch.data).flatten(1).sum(1)
+        rates = {
+            prior.name: -prior.log_prob(codes, batch.conditions if prior.takes_labels else Conditions())
+            for prior in priors
+        }
+        bounds = {name: Bound(rate, distortion) for name, rate in rates.items()}
+        return Measured(bounds, likelihood.mean(), codes)

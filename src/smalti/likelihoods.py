@@ -7,13 +7,15 @@ and bits/dim made from it are honest. Level k of L lies at 2k / (L - 1) - 1.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, final
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, cast, final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from smalti.interfaces import Configuration, Likelihood, LikelihoodFamily, SignalSpec
 
@@ -178,6 +180,46 @@ class LogisticMixtureFamily(LikelihoodFamily):
         return LogisticMixture(logits, means, (log_scales - 2).clamp_min(-7), self.levels)
 
 
+class _LogSoftmaxOf(torch.autograd.Function):
+    """The log-softmax over dimension 2 of `(B, C, L, *size)` logits, at one level of each element.
+
+    The logits are by far the largest tensor of a model. They are read item by item, so that each stays in a
+    CPU's cache, and one tensor of their size is kept: the probabilities, which become the gradient in place.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, levels: Tensor) -> Tensor:
+        parts = zip(_in_cache(logits), _in_cache(levels.unsqueeze(2)), strict=True)
+        keeps = ctx.needs_input_grad[0]
+        kept = torch.empty_like(logits) if keeps else logits
+        picked = []
+        for out, (part, level) in zip(_in_cache(kept), parts, strict=True):
+            log_softmax = part.log_softmax(2)
+            picked.append(log_softmax.gather(2, level).squeeze(2))
+            if keeps:
+                torch.exp(log_softmax, out=out)
+        if keeps:
+            # Not as an attribute: what is saved so, checkpointing drops and makes again.
+            ctx.save_for_backward(levels, kept)
+        ctx.is_taken = False
+        return torch.cat(picked)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        if ctx.is_taken:
+            raise RuntimeError("the gradient of a categorical likelihood can be taken once only")
+        ctx.is_taken = True
+        levels, probabilities = ctx.saved_tensors
+        grad = grad_outputs[0].unsqueeze(2)
+        return probabilities.mul_(-grad).scatter_add_(2, levels.unsqueeze(2), grad), None
+
+
+def _in_cache(batch: Tensor) -> Sequence[Tensor]:
+    """A batch in parts that are worked on one after another: items on a CPU, all at once elsewhere."""
+    return batch.split(1) if batch.device.type == "cpu" else (batch,)
+
+
 @final
 class Categorical(Likelihood):
     """A softmax over the levels of every element.
@@ -191,9 +233,8 @@ class Categorical(Likelihood):
 
     def log_prob(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         """ln of the level's probability."""
-        target = to_levels(signal, self._logits.shape[2])
-        # One fused pass over the logits; log_softmax and gather would write them out again.
-        return -F.cross_entropy(self._logits.movedim(2, 1), target, reduction="none")
+        levels = to_levels(signal, self._logits.shape[2])
+        return cast("Tensor", _LogSoftmaxOf.apply(self._logits, levels))
 
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c *size"]:
         """A draw of each element's level (Gumbel-max)."""

@@ -13,6 +13,7 @@ import torch
 import smalti.autoregressive
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
 from smalti.autoregressive.sampling import sample, sample_naive
+from smalti.autoregressive.transformer import Transformer, TransformerConfig
 from smalti.interfaces import AutoregressiveNetwork, Conditions, InputError
 
 NUM_CODES, NUM_CLASSES = 5, 3
@@ -37,6 +38,10 @@ CASES: dict[type[AutoregressiveNetwork], Case] = {
     GatedPixelCNN: Case(
         build=lambda *sizes: GatedPixelCNN(GatedPixelCNNConfig.tiny(), *sizes),
         grids=((4, 4), (3, 5), (5, 2), (1, 5), (5, 1), (1, 1)),
+    ),
+    Transformer: Case(
+        build=lambda *sizes: Transformer(TransformerConfig.tiny(), *sizes),
+        grids=((3, 4), (6,), (4, 1), (1, 1), (2, 2, 3)),
     ),
 }
 EVERY = [

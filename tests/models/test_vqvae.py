@@ -1,6 +1,5 @@
 """The VQ-VAE: its loss and bound by hand, and the bound against the sum over all codes."""
 
-import itertools
 import math
 
 import pytest
@@ -8,18 +7,15 @@ import torch
 
 from smalti.decoders.conv import ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoderConfig
-from smalti.interfaces import Batch, InputError, SignalSpec
-from smalti.likelihoods import CategoricalConfig, GaussianConfig, LogisticMixtureConfig, from_levels
+from smalti.interfaces import Batch, Bound, InputError, Prior, SignalSpec
+from smalti.likelihoods import CategoricalConfig, from_levels
 from smalti.models.prior import UniformPrior, UnigramPrior
 from smalti.models.vqvae import VQVAE, VQVAEConfig
 from smalti.quantizers.codebooks import FaithfulCodebookConfig, RobustCodebookConfig
 from smalti.quantizers.vq import VectorQuantizerConfig
+from tests.models import tiny
+from tests.models.tiny import LIKELIHOODS, all_grids, all_signals
 
-LIKELIHOODS = pytest.mark.parametrize(
-    "likelihood",
-    [LogisticMixtureConfig(components=2), CategoricalConfig(), GaussianConfig()],
-    ids=lambda config: config.kind,
-)
 CODEBOOKS = pytest.mark.parametrize(
     "codebook", [FaithfulCodebookConfig(), RobustCodebookConfig()], ids=lambda config: config.mode
 )
@@ -36,11 +32,7 @@ def quantizer(codebook, **sizes) -> VectorQuantizerConfig:
 
 
 def signals(model: VQVAE, num: int = 4, seed: int = 1) -> torch.Tensor:
-    spec = model.signal
-    generator = torch.Generator().manual_seed(seed)
-    return from_levels(
-        torch.randint(spec.levels, (num, spec.channels, *spec.size), generator=generator), spec.levels
-    )
+    return tiny.signals(model.signal, num, seed)
 
 
 class TestLoss:
@@ -118,21 +110,12 @@ def enumerable(size: tuple[int, ...], num_codes: int, **parts) -> VQVAE:
     """A model with one codebook, whose codes make some difference to the likelihood."""
     codes = quantizer(FaithfulCodebookConfig(), num_codebooks=1, num_codes=num_codes)
     model = vqvae(size, channels=1, levels=4, quantizer=codes, **parts)
-    with torch.no_grad():
-        for parameter in model.decoder.parameters():
-            parameter.mul_(2)
+    tiny.exaggerate(model.decoder)
     return model.eval()
 
 
-def all_grids(model: VQVAE) -> torch.Tensor:
-    symbols = math.prod(model.grid) * model.num_codebooks
-    every = itertools.product(range(model.num_codes), repeat=symbols)
-    return torch.tensor(list(every)).view(-1, model.num_codebooks, *model.grid)
-
-
-def all_signals(model: VQVAE) -> torch.Tensor:
-    levels = itertools.product(range(model.signal.levels), repeat=model.signal.dims)
-    return from_levels(torch.tensor(list(levels)), model.signal.levels).view(-1, 1, *model.signal.size)
+def log_prob_bound(model: VQVAE, x: torch.Tensor, prior: Prior) -> Bound:
+    return model.measure(Batch(x), [prior]).bounds[prior.name]
 
 
 class TestBound:
@@ -140,7 +123,7 @@ class TestBound:
     def test_with_the_uniform_prior_is_n_ln_k_and_the_distortion(self, likelihood):
         model = vqvae((8, 12), likelihood=likelihood).eval()
         x = signals(model)
-        bound = model.log_prob(x, UniformPrior(model.num_codes, model.num_codebooks, model.grid))
+        bound = log_prob_bound(model, x, UniformPrior(model.num_codes, model.num_codebooks, model.grid))
         torch.testing.assert_close(bound.rate, torch.full((4,), 2 * 2 * 3 * math.log(16)))
         for item in range(4):
             log_prob = model.likelihood(model.encode(x[[item]])).log_prob(x[[item]]).sum()
@@ -164,7 +147,7 @@ class TestBound:
             log_prob = model.likelihood(codes).log_prob(x).flatten(1).sum(1)
             terms.append(log_prob + prior.log_prob(codes))
         evidence = torch.stack(terms).logsumexp(0)
-        bound = model.log_prob(x, prior).log_prob
+        bound = log_prob_bound(model, x, prior).log_prob
         assert (bound <= evidence + 1e-4).all()
         assert (evidence - bound).max() > 0.01
 
@@ -172,12 +155,12 @@ class TestBound:
     @torch.no_grad()
     def test_the_probabilities_of_all_signals_sum_to_at_most_one(self, likelihood):
         model = enumerable((4,), 3, likelihood=likelihood)
-        x = all_signals(model)
+        x = all_signals(model.signal)
         assert len(x) == 256
         for codes in all_grids(model):
             log_prob = model.likelihood(codes.expand(256, 1, 1)).log_prob(x).flatten(1).sum(1)
             torch.testing.assert_close(log_prob.exp().sum(), torch.tensor(1.0), rtol=1e-3, atol=0)
-        bound = model.log_prob(x, UniformPrior(3, 1, model.grid)).log_prob
+        bound = log_prob_bound(model, x, UniformPrior(3, 1, model.grid)).log_prob
         assert 0.05 < bound.exp().sum() < 1
 
 
@@ -219,11 +202,11 @@ class TestParts:
         model.eval()
         x = signals(model, 5, seed=2)
         prior = UniformPrior(model.num_codes, model.num_codebooks, model.grid)
-        codes, bound, reconstruction = model.encode(x), model.log_prob(x, prior), model.reconstruct(x)
+        codes, bound, reconstruction = model.encode(x), log_prob_bound(model, x, prior), model.reconstruct(x)
         for item in range(5):
             alone = x[[item]]
             assert torch.equal(model.encode(alone)[0], codes[item])
-            torch.testing.assert_close(model.log_prob(alone, prior).log_prob[0], bound.log_prob[item])
+            torch.testing.assert_close(log_prob_bound(model, alone, prior).log_prob[0], bound.log_prob[item])
             torch.testing.assert_close(model.reconstruct(alone)[0], reconstruction[item])
 
     @CODEBOOKS
@@ -246,7 +229,9 @@ class TestParts:
         logits = torch.nn.functional.one_hot(pixels.long(), 256).float().movedim(-1, 2).flatten(1, 2)
         model.decoder.forward = lambda latents: 100 * logits
         for signal in (pixels.float() / 127.5 - 1, from_levels(pixels, 256)):
-            bound = model.log_prob(signal, UniformPrior(model.num_codes, model.num_codebooks, model.grid))
+            bound = log_prob_bound(
+                model, signal, UniformPrior(model.num_codes, model.num_codebooks, model.grid)
+            )
             assert bound.distortion.item() < 1e-6
 
     def test_a_config_survives_json(self):

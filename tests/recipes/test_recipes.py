@@ -14,7 +14,7 @@ from smalti.modalities.image import ImageModality
 from smalti.models.prior import LearnedPrior
 from smalti.models.vqvae import VQVAE
 from smalti.recipes import RECIPES, get_recipe, override
-from smalti.tokenizer import new_prior
+from smalti.trained import new_prior
 
 SMALL = [
     *(

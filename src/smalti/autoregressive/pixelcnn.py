@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from smalti.interfaces import AutoregressiveNetwork, Conditions, Configuration, InputError
 from smalti.nn.causal import HorizontalConv2d, HorizontalState, VerticalConv2d, VerticalState
-from smalti.nn.collectives import rank_and_world
+from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels, label_indices
 
 
 class GatedPixelCNNConfig(Configuration):
@@ -223,11 +223,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
         self, config: GatedPixelCNNConfig, num_codes: int, num_codebooks: int = 1, num_classes: int = 0
     ) -> None:
         super().__init__()
-        if num_codes < 1 or num_codebooks < 1 or num_classes < 0:
-            raise InputError(
-                "expected num_codes and num_codebooks of at least 1 and num_classes of at least 0, received "
-                f"{num_codes}, {num_codebooks} and {num_classes}; take them from the codes to learn"
-            )
+        check_counts(num_codes, num_codebooks, num_classes)
         self.config = config
         self.num_codes = num_codes
         self.num_codebooks = num_codebooks
@@ -269,12 +265,10 @@ class GatedPixelCNN(AutoregressiveNetwork):
         Raises:
             InputError: when a code or label is out of range, or the number of codebooks is another.
         """
-        self._check_codes(codes)
-        labels = self._labels(conditions, len(codes), codes.device)
-        if self.training and self.num_classes:
-            rank, world = rank_and_world()
-            drawn = torch.rand(world, len(labels), device=labels.device)[rank]
-            labels = labels.masked_fill(drawn < self.config.label_dropout, self.num_classes)
+        check_codes(codes, self.num_codebooks, self.num_codes)
+        labels = label_indices(conditions, len(codes), self.num_classes, codes.device)
+        if self.training:
+            labels = hide_labels(labels, self.config.label_dropout, self.num_classes)
         each = codes.unbind(1)
         v = h = (
             torch.stack([embed(c) for embed, c in zip(self.embeddings, each, strict=True)])
@@ -305,7 +299,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
             )
         rows, columns = grid
         weight = self.layers[0].out.weight
-        labels = self._labels(conditions, batch_size, weight.device)
+        labels = label_indices(conditions, batch_size, self.num_classes, weight.device)
         features = weight.new_empty(batch_size, self.config.channels)
         layers = [layer.start(columns, labels) for layer in self.layers]
         heads = [transposed(head) for head in self.heads]
@@ -314,11 +308,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
     @torch.no_grad()
     def step(self, previous: Int64[Tensor, " b"] | None, state: PixelCNNState) -> Float[Tensor, "b k"]:
         """Logits of the next symbol, without dropout. See `AutoregressiveNetwork.step`."""
-        if (previous is None) != (state.symbols == 0):
-            raise InputError(
-                f"expected the previous code at every step but the first, received {previous} after "
-                f"{state.symbols} symbols; pass what was drawn from the last logits"
-            )
+        check_turn(previous, state.symbols)
         if previous is not None:
             self._feed(previous, state)
         position, codebook = divmod(state.symbols, self.num_codebooks)
@@ -353,32 +343,3 @@ class GatedPixelCNN(AutoregressiveNetwork):
         for (layer, layer_state), out in zip(layers, outs, strict=True):
             layer.step(column, layer_state, out)
         state.context = state.features
-
-    def _check_codes(self, codes: Tensor) -> None:
-        if codes.shape[1] != self.num_codebooks:
-            raise InputError(
-                f"expected {self.num_codebooks} codebooks, received codes of shape {tuple(codes.shape)}; "
-                "the second dimension counts codebooks"
-            )
-        low, high = (int(bound) for bound in codes.aminmax())
-        if low < 0 or high >= self.num_codes:
-            raise InputError(
-                f"expected codes from 0 to {self.num_codes - 1}, received codes from {low} to {high}; "
-                "were they made by another tokenizer?"
-            )
-
-    def _labels(self, conditions: Conditions | None, batch_size: int, device: torch.device) -> Tensor:
-        """Indices into the tables of labels, `(B,)`, the last of which stands for "not given"."""
-        labels = conditions.labels if conditions is not None else None
-        if labels is None or not self.num_classes:
-            return torch.full((batch_size,), self.num_classes, device=device)
-        if len(labels) != batch_size:
-            raise InputError(f"expected {batch_size} labels, one for each item, received {len(labels)}")
-        low, high = (int(bound) for bound in labels.aminmax())
-        if low < -1 or high >= self.num_classes:
-            raise InputError(
-                f"expected labels from 0 to {self.num_classes - 1}, or -1 for none, "
-                f"received labels from {low} to {high}"
-            )
-        labels = labels.to(device)
-        return labels.where(labels >= 0, self.num_classes)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TypedDict, final
+from typing import NotRequired, TypedDict, final
 
 import torch
 from torch import Tensor
 
-from smalti.interfaces import Autoencoder, Batch, Conditions, Likelihood, Prior
+from smalti.interfaces import Measured, SignalSpec
 
 
 class PriorDensity(TypedDict):
@@ -20,47 +19,46 @@ class PriorDensity(TypedDict):
     distortion: float
     stderr: float | None
     """Over items; None where there is but one."""
-    nats_per_code: float
+    nats_per_code: NotRequired[float]
+    """Of models with codes."""
 
 
 @final
 class Density:
-    """Collects the bound -log2 p(x) <= rate + distortion over a split, in bits for each dimension.
+    """Collects bounds -log2 p(x) <= rate + distortion over a split, in bits for each dimension.
 
     Args:
-        autoencoder: whose codes and likelihoods are given, the same for every prior.
-        priors: by the name under which each is reported. Only those that `takes_labels` are told the
-            labels of the data.
+        signal: whose number of dimensions divides.
     """
 
-    def __init__(self, autoencoder: Autoencoder, priors: Mapping[str, Prior]) -> None:
-        self._autoencoder, self._priors = autoencoder, priors
-        self._distortion: list[Tensor] = []
-        self._rates: dict[str, list[Tensor]] = {name: [] for name in priors}
+    def __init__(self, signal: SignalSpec) -> None:
+        self._signal = signal
+        self._rates: dict[str, list[Tensor]] = {}
+        self._distortions: dict[str, list[Tensor]] = {}
+        self._codes_each: int | None = None
 
     @torch.no_grad()
-    def update(self, batch: Batch, codes: Tensor, likelihood: Likelihood) -> None:
-        """Add a batch, with its codes and their likelihood p(x | codes)."""
-        self._distortion.append(-likelihood.log_prob(batch.data).double().flatten(1).sum(1).cpu())
-        for name, prior in self._priors.items():
-            conditions = batch.conditions if prior.takes_labels else Conditions()
-            self._rates[name].append(-prior.log_prob(codes, conditions).double().cpu())
+    def update(self, measured: Measured) -> None:
+        """Add what was measured of a batch."""
+        if measured.codes is not None:
+            self._codes_each = measured.codes[0].numel()
+        for name, bound in measured.bounds.items():
+            self._rates.setdefault(name, []).append(bound.rate.double().cpu())
+            self._distortions.setdefault(name, []).append(bound.distortion.double().cpu())
 
     def compute(self) -> dict[str, PriorDensity]:
-        """What was measured, for each prior."""
-        distortion = torch.cat(self._distortion)
-        num_codes = math.prod(self._autoencoder.grid) * self._autoencoder.num_codebooks
-        to_bits = 1 / (self._autoencoder.signal.dims * math.log(2))
+        """What was measured, for each bound."""
+        to_bits = 1 / (self._signal.dims * math.log(2))
         results: dict[str, PriorDensity] = {}
-        for name, rates in self._rates.items():
-            rate = torch.cat(rates)
+        for name in self._rates:
+            rate, distortion = torch.cat(self._rates[name]), torch.cat(self._distortions[name])
             total = (rate + distortion) * to_bits
-            stderr = total.std().item() / math.sqrt(len(total)) if len(total) > 1 else None
             results[name] = {
                 "bits_per_dim": total.mean().item(),
                 "rate": rate.mean().item() * to_bits,
                 "distortion": distortion.mean().item() * to_bits,
-                "stderr": stderr,
-                "nats_per_code": rate.mean().item() / num_codes,
+                "stderr": total.std().item() / math.sqrt(len(total)) if len(total) > 1 else None,
             }
+            if self._codes_each is not None:
+                results[name]["nats_per_code"] = rate.mean().item() / self._codes_each
         return results

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from smalti.evaluation.codebook import CodebookUse
 from smalti.evaluation.density import Density, PriorDensity
 from smalti.evaluation.reconstruction import Reconstruction
-from smalti.interfaces import Autoencoder, Batch, Prior
+from smalti.interfaces import Autoencoder, Batch, LatentVariableModel, Prior
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Evaluation:
 
     Attributes:
         num: items.
-        density: for each prior its bits_per_dim, rate, distortion, stderr, nats_per_code.
+        density: for each bound its bits_per_dim, rate, distortion, stderr, nats_per_code.
         reconstruction: psnr, psnr_pooled, ssim, mse, mse_over_variance.
-        codebook: usage, perplexity.
-        counts: how often each code occurred, int64 `(G, K)`.
+        codebook: usage, perplexity; empty for a model without codes.
+        counts: how often each code occurred, int64 `(G, K)`, or None.
         protocol: what each figure means.
     """
 
@@ -32,7 +32,7 @@ class Evaluation:
     density: dict[str, PriorDensity]
     reconstruction: dict[str, float | None]
     codebook: dict[str, float]
-    counts: Tensor
+    counts: Tensor | None
     protocol: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
@@ -47,33 +47,51 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(autoencoder: Autoencoder, priors: Mapping[str, Prior], batches: Iterable[Batch]) -> Evaluation:
-    """Measure an autoencoder with each prior on a split; the models are put into evaluation mode.
+def evaluate(
+    model: LatentVariableModel,
+    priors: Sequence[Prior],
+    batches: Iterable[Batch],
+    draws: int = 50,
+    seed: int = 0,
+) -> Evaluation:
+    """Measure a model with each prior on a split; the models are put into evaluation mode.
 
     Args:
-        autoencoder: the model.
-        priors: by reported name.
+        model: the model.
+        priors: over its codes, if it has any.
         batches: the split, each item once.
+        draws: from the posterior of each item, of models whose posterior is a distribution.
+        seed: of the draws.
     """
-    autoencoder.eval()
-    for prior in priors.values():
+    model.eval()
+    for prior in priors:
         prior.eval()
-    density = Density(autoencoder, priors)
-    reconstruction = Reconstruction()
-    use = CodebookUse(autoencoder.num_codebooks, autoencoder.num_codes)
+    density, reconstruction = Density(model.signal), Reconstruction()
+    generator = torch.Generator().manual_seed(seed)
+    use: CodebookUse | None = None
     num = 0
     for batch in batches:
-        codes = autoencoder.encode(batch.data)
-        likelihood = autoencoder.likelihood(codes)
-        density.update(batch, codes, likelihood)
-        reconstruction.update(batch.data, likelihood.mean())
-        use.update(codes)
-        num += len(codes)
+        measured = model.measure(batch, priors, draws, generator)
+        density.update(measured)
+        reconstruction.update(batch.data, measured.reconstruction)
+        if isinstance(model, Autoencoder) and measured.codes is not None:
+            use = use or CodebookUse(model.num_codebooks, model.num_codes)
+            use.update(measured.codes)
+        num += len(batch.data)
     protocol = {
-        "bits_per_dim": "upper bound on -log2 p(x) / dims: rate -log2 p(z) + distortion -log2 p(x|z) at the "
-        "item's own codes, exact uint8 levels; stderr over items",
-        "dims": f"{autoencoder.signal.dims} = channels x {'x'.join(str(n) for n in autoencoder.signal.size)}",
+        "bits_per_dim": "upper bound on -log2 p(x) / dims: rate log2 q(z|x) / p(z) + distortion "
+        "-log2 p(x|z), exact uint8 levels; at the item's own codes where the encoder is deterministic, else "
+        f"the average over {draws} draws of the posterior; 'N draws': the importance-weighted bound; stderr "
+        "over items",
+        "dims": f"{model.signal.dims} = channels x {'x'.join(str(n) for n in model.signal.size)}",
         **Reconstruction.protocol(),
-        **CodebookUse.protocol(),
+        **(CodebookUse.protocol() if use else {}),
     }
-    return Evaluation(num, density.compute(), reconstruction.compute(), use.compute(), use.counts, protocol)
+    return Evaluation(
+        num,
+        density.compute(),
+        reconstruction.compute(),
+        use.compute() if use else {},
+        use.counts if use else None,
+        protocol,
+    )

@@ -104,13 +104,17 @@ class UnigramPrior(Prior):
 
 @final
 class LearnedPrior(Prior, Trainable):
-    """An autoregressive network over the frozen codes of a trained autoencoder."""
+    """An autoregressive network over the frozen codes of a trained autoencoder.
 
-    name = "learned"
+    Args:
+        network: what predicts each code.
+        grid: of the codes.
+        name: under which it is reported.
+    """
 
-    def __init__(self, network: AutoregressiveNetwork, grid: Sequence[int]) -> None:
+    def __init__(self, network: AutoregressiveNetwork, grid: Sequence[int], name: str = "learned") -> None:
         super().__init__()
-        self.network, self.grid = network, tuple(grid)
+        self.network, self.grid, self.name = network, tuple(grid), name
 
     def loss(self, batch: Batch) -> Loss:
         """Mean cross-entropy of a code, nats; `batch.data` are codes `(B, G, *grid)`."""
@@ -156,12 +160,11 @@ class LabelledPrior(Prior):
     given none and pay nothing.
     """
 
-    name = "learned+class"
     takes_labels = True
 
     def __init__(self, prior: LearnedPrior) -> None:
         super().__init__()
-        self.prior = prior
+        self.prior, self.name = prior, f"{prior.name}+class"
 
     def log_prob(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS

@@ -8,31 +8,22 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
-from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
-from smalti.interfaces import Autoencoder, Batch, Configuration, Likelihood, Loss, SignalSpec
-from smalti.likelihoods import LikelihoodConfig, LogisticMixtureConfig, bits_per_dim, build_likelihood
+from smalti.interfaces import Autoencoder, Batch, Likelihood, Loss, SignalSpec
+from smalti.likelihoods import bits_per_dim
+from smalti.models.networks import TINY, NetworksConfig, build_networks
 from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
 
 
-class VQVAEConfig(Configuration):
+class VQVAEConfig(NetworksConfig):
     """The four parts of a `VQVAE`."""
 
     kind: Literal["vqvae"] = "vqvae"
-    encoder: ConvEncoderConfig = ConvEncoderConfig()
     quantizer: VectorQuantizerConfig = VectorQuantizerConfig()
-    decoder: ConvDecoderConfig = ConvDecoderConfig()
-    likelihood: LikelihoodConfig = LogisticMixtureConfig()
 
     @classmethod
     def tiny(cls) -> VQVAEConfig:
         """The smallest that still has every part."""
-        return cls(
-            encoder=ConvEncoderConfig.tiny(),
-            quantizer=VectorQuantizerConfig.tiny(),
-            decoder=ConvDecoderConfig.tiny(),
-            likelihood=LogisticMixtureConfig(components=2),
-        )
+        return cls(**dict(TINY), quantizer=VectorQuantizerConfig.tiny())
 
 
 @final
@@ -56,17 +47,15 @@ class VQVAE(Autoencoder):
         super().__init__()
         self.config, self.signal = config, signal
         self.quantizer = VectorQuantizer(config.quantizer)
-        self.encoder = ConvEncoder(config.encoder, signal, self.quantizer.dim)
-        self.family = build_likelihood(config.likelihood, signal)
-        self.decoder = ConvDecoder(
-            config.decoder,
-            signal.ndim,
-            self.quantizer.dim,
-            signal.channels * self.family.parameters_per_channel,
-            self.encoder.strides[::-1],
-        )
+        dim = self.quantizer.dim
+        self.encoder, self.decoder, self.family = build_networks(config, signal, encoded=dim, decoded=dim)
         self.num_codebooks, self.num_codes = self.quantizer.num_codebooks, self.quantizer.num_codes
         self._grid = self.encoder.grid(signal.size)
+
+    @property
+    def title(self) -> str:
+        """Its name and the mode of its codebook."""
+        return f"VQ-VAE, {self.config.quantizer.codebook.mode} codebook"
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -85,6 +74,11 @@ class VQVAE(Autoencoder):
     def encode(self, signal: Float[Tensor, "b c *size"]) -> Int64[Tensor, "b g *grid"]:
         """Codes of signals in [-1, 1]."""
         return self.quantizer.encode(self.encoder(signal))
+
+    @torch.no_grad()
+    def neighbours(self, signal: Float[Tensor, "b c *size"], num: int) -> Int64[Tensor, "num b g *grid"]:
+        """For every place the codes that are next nearest to the encoder's output, the nearest first."""
+        return self.quantizer.neighbours(self.encoder(signal), num)
 
     def likelihood(self, codes: Int64[Tensor, "b g *grid"]) -> Likelihood:
         """p(x | codes).

@@ -80,6 +80,7 @@ class RobustCodebookConfig(Configuration):
     Attributes:
         decay: of the averages; 0.99 in the paper's appendix A.1.
         epsilon: Laplace smoothing of the counts, as in the authors' published code.
+        data_init: whether the codes begin as tokens of the first batch, or at random.
         init_iterations: of k-means over the tokens of the first batch.
         revive_after: a code is dead when it has not been chosen for so long that an even share (tokens of a
             batch / number of codes) would have chosen it this many times; 0 never revives.
@@ -90,6 +91,7 @@ class RobustCodebookConfig(Configuration):
     mode: Literal["robust"] = "robust"
     decay: float = Field(default=0.99, ge=0, lt=1)
     epsilon: float = Field(default=1e-5, gt=0)
+    data_init: bool = True
     init_iterations: int = Field(default=10, ge=0)
     revive_after: float = Field(default=100.0, ge=0)
     revive_every: int = Field(default=10, ge=1)
@@ -129,8 +131,14 @@ class RobustCodebook(Codebook):
 
     def prepare(self, tokens: Float[Tensor, "g n d"]) -> None:
         """At the first batch, set the codes by k-means over the tokens of all ranks."""
-        if self.steps.item() == 0:
+        if self.steps.item() != 0:
+            return
+        if self.config.data_init:
             self._initialise(tokens)
+        else:
+            # As if each code had been chosen once: it moves when tokens choose it, and stays else.
+            self.counts.fill_(1)
+            self.sums.copy_(self.codes)
 
     def loss(self, z_e: Float[Tensor, "g n d"], z_q: Float[Tensor, "g n d"]) -> None:
         """None: the averages take the place of the paper's second term."""

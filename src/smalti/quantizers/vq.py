@@ -108,6 +108,24 @@ class VectorQuantizer(Quantizer):
         """Codes of latents; nothing learns."""
         return self._codes(search(self._tokens(latents.float()), self.codebook.codes), latents)
 
+    @torch.no_grad()
+    def neighbours(self, latents: Float[Tensor, "b d *grid"], num: int) -> Int64[Tensor, "num b g *grid"]:
+        """The codes of each place that follow the nearest in distance, the nearest of them first.
+
+        Raises:
+            InputError: when there are not so many.
+        """
+        if not 0 < num < self.num_codes:
+            raise InputError(
+                f"expected from 1 to {self.num_codes - 1} neighbours of a code, received {num}: ask for fewer"
+            )
+        tokens = self._tokens(latents.float())
+        nearest = search(tokens, self.codebook.codes)
+        distances = torch.cdist(tokens, self.codebook.codes.detach())
+        distances.scatter_(2, nearest.unsqueeze(2), torch.inf)
+        order = distances.topk(num, dim=2, largest=False).indices
+        return torch.stack([self._codes(indices, latents) for indices in order.unbind(2)])
+
     def decode(self, codes: Int64[Tensor, "b g *grid"]) -> Float[Tensor, "b d *grid"]:
         """Latents of codes.
 

@@ -6,7 +6,15 @@ from collections.abc import Callable
 
 from smalti.interfaces import InputError
 from smalti.recipes import images
-from smalti.recipes.recipe import PriorRecipe, Recipe, differences, override, parse
+from smalti.recipes.recipe import (
+    PriorRecipe,
+    Recipe,
+    build_model,
+    build_network,
+    differences,
+    override,
+    parse,
+)
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "image": images.image,
@@ -16,7 +24,17 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "imagenet128": images.imagenet128,
 }
 
-__all__ = ["RECIPES", "PriorRecipe", "Recipe", "differences", "get_recipe", "override", "parse"]
+__all__ = [
+    "RECIPES",
+    "PriorRecipe",
+    "Recipe",
+    "build_model",
+    "build_network",
+    "differences",
+    "get_recipe",
+    "override",
+    "parse",
+]
 
 
 def get_recipe(name: str) -> Recipe:

@@ -2,24 +2,60 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
-from smalti.interfaces import Configuration, InputError
+from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
+from smalti.autoregressive.transformer import Transformer, TransformerConfig
+from smalti.interfaces import (
+    AutoregressiveNetwork,
+    Configuration,
+    InputError,
+    LatentVariableModel,
+    SignalSpec,
+)
 from smalti.modalities.image import ImageConfig
-from smalti.models.vqvae import VQVAEConfig
+from smalti.models.vae import VAE, VAEConfig
+from smalti.models.vimco import VIMCO, VIMCOConfig
+from smalti.models.vqvae import VQVAE, VQVAEConfig
 from smalti.training.loop import TrainingConfig
+
+ModelConfig = Annotated[VQVAEConfig | VAEConfig | VIMCOConfig, Field(discriminator="kind")]
+NetworkConfig = Annotated[GatedPixelCNNConfig | TransformerConfig, Field(discriminator="kind")]
+
+
+def build_model(config: ModelConfig, signal: SignalSpec) -> LatentVariableModel:
+    """The untrained model that a config names."""
+    match config:
+        case VQVAEConfig():
+            return VQVAE(config, signal)
+        case VAEConfig():
+            return VAE(config, signal)
+        case VIMCOConfig():
+            return VIMCO(config, signal)
+
+
+def build_network(
+    config: NetworkConfig, num_codes: int, num_codebooks: int, num_classes: int
+) -> AutoregressiveNetwork:
+    """The untrained network over codes that a config names."""
+    match config:
+        case GatedPixelCNNConfig():
+            return GatedPixelCNN(config, num_codes, num_codebooks, num_classes)
+        case TransformerConfig():
+            return Transformer(config, num_codes, num_codebooks, num_classes)
 
 
 class PriorRecipe(Configuration):
     """The second stage: a network over the codes, and how it is trained."""
 
-    network: GatedPixelCNNConfig = GatedPixelCNNConfig()
+    network: NetworkConfig = GatedPixelCNNConfig()
     training: TrainingConfig = TrainingConfig()
 
 
@@ -31,7 +67,7 @@ class Recipe(Configuration):
         data: how signals are read.
         validation_fraction: share of the training split that is held out, to watch and never to learn from.
         class_names: names to show in place of those of the source.
-        model: the autoencoder.
+        model: what is trained: a VQ-VAE, or one that it is compared with.
         training: of the autoencoder.
         prior: the second stage.
     """
@@ -40,7 +76,7 @@ class Recipe(Configuration):
     data: ImageConfig = ImageConfig()
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
     class_names: dict[str, str] = Field(default_factory=dict)
-    model: VQVAEConfig = VQVAEConfig()
+    model: ModelConfig = VQVAEConfig()
     training: TrainingConfig = TrainingConfig()
     prior: PriorRecipe = PriorRecipe()
 
@@ -75,10 +111,13 @@ def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = (
         for part in path[:-1]:
             inner = inner[part]
         current = inner[path[-1]]
+        others: dict[str, Any] = {}
         if path[-1] in ("kind", "mode") and text != current:
             # Another member of a union has other keys: the old ones would be refused.
+            others = dict(inner)
             inner.clear()
         values = _assigned(type(config), values, inner, path[-1], _readings(text, current))
+        values = _kept(type(config), values, path[:-1], others)
     return type(config).model_validate(values)
 
 
@@ -91,7 +130,8 @@ def parse(model: type[C], values: Any, where: str) -> C:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{where} does not describe a model of this version: {_sentence(error)}") from None
+        told = _sentence(error, values)
+        raise InputError(f"{where} does not describe a model of this version: {told}") from None
 
 
 def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
@@ -154,11 +194,39 @@ def _assigned(
             errors.append(error)
     # A validator of ours says best what is expected; else the first reading is the likeliest.
     told = next((error for error in errors if error.errors()[0]["type"] == "value_error"), errors[0])
-    raise InputError(_sentence(told)) from None
+    raise InputError(_sentence(told, values)) from None
 
 
-def _sentence(error: ValidationError) -> str:
+def _kept(
+    model: type[C], values: dict[str, Any], path: Sequence[str], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """The values with those settings that the new member of a union has as well as the old one."""
+    for key, setting in settings.items():
+        candidate = copy.deepcopy(values)
+        inner = candidate
+        for part in path:
+            inner = inner[part]
+        if key in inner and key not in ("kind", "mode"):
+            inner[key] = setting
+            with suppress(ValidationError):
+                values = model.model_validate(candidate).model_dump(mode="json")
+    return values
+
+
+def _sentence(error: ValidationError, values: Any) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(_keys(first["loc"], values))
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {message[0].lower()}{message[1:]}, received {first['input']!r}"
+
+
+def _keys(location: Sequence[int | str], values: Any) -> list[str]:
+    """A location of pydantic's as keys: without the names of union members, which no key has."""
+    keys: list[str] = []
+    for part in location:
+        here = values if isinstance(values, dict) else {}
+        if part not in here and part in (here.get("kind"), here.get("mode")):
+            continue
+        keys.append(str(part))
+        values = here.get(part)
+    return keys

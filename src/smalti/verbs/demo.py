@@ -13,7 +13,8 @@ import torch
 from smalti import __version__
 from smalti.data.sources.letters import LettersSource, write_folder
 from smalti.evaluation.figures import code_maps
-from smalti.tokenizer import PRIOR_DIRECTORY, Tokenizer, load
+from smalti.tokenizer import Tokenizer, load
+from smalti.trained import PRIOR_DIRECTORY
 from smalti.training.checkpoints import RunDirectory
 from smalti.verbs.console import note
 from smalti.verbs.evaluate import evaluate, show

@@ -20,7 +20,8 @@ from smalti.evaluation.evaluate import evaluate as measure
 from smalti.evaluation.figures import usage_histogram
 from smalti.files import atomic_file
 from smalti.interfaces import Batch, InputError
-from smalti.tokenizer import Tokenizer, load
+from smalti.tokenizer import load_trained
+from smalti.trained import TrainedModel
 from smalti.verbs.console import counting, note
 from smalti.verbs.data import open_data, pick_split, prepare
 
@@ -28,7 +29,12 @@ RESULTS = "evaluation.json"
 
 
 def evaluate(
-    run: str, data: str, split: str | None = None, batch_size: int = 100, quiet: bool = False
+    run: str,
+    data: str,
+    split: str | None = None,
+    batch_size: int = 100,
+    quiet: bool = False,
+    draws: int = 50,
 ) -> dict[str, Any]:
     """Measure a run on a source; prints no result, saves `evaluation.json` and figures into a local run.
 
@@ -40,11 +46,12 @@ def evaluate(
         split: of the source; None prefers test, then validation.
         batch_size: items at a time.
         quiet: show no progress.
+        draws: from the posterior of each item, of models whose posterior is a distribution.
 
     Raises:
         InputError: for a user's mistake.
     """
-    tokenizer = load(run)
+    trained = load_trained(run)
     source = open_data(data)
     name = pick_split(source, split, "test", "validation", "all")
     is_local = Path(run).expanduser().is_dir()
@@ -53,30 +60,26 @@ def evaluate(
             Path(scratch) / "data",
             source,
             name,
-            tokenizer.modality,
+            trained.modality,
             quiet=quiet,
             skipped_in=f"{RESULTS} in the run" if is_local else "what --json prints",
         )
-        labels = _labels(tokenizer, store)
+        labels = _labels(trained, store)
         loader = Loader(
             store,
             labels,
             batch_size=batch_size,
-            device=tokenizer.device,
-            to_model=tokenizer.modality.to_model,
+            device=trained.device,
+            to_model=trained.modality.to_model,
         )
-        priors = {
-            name: prior
-            for name, prior in tokenizer.priors.items()
-            if not prior.takes_labels or (labels >= 0).any()
-        }
+        priors = [p for p in trained.priors.values() if not p.takes_labels or (labels >= 0).any()]
         with counting("Measuring", quiet) as count:
             batches = _counted(loader.sequential(), store.count, count)
-            result = measure(tokenizer.autoencoder, priors, batches)
-        report = _report(tokenizer, store, result, data)
+            result = measure(trained.model, priors, batches, draws)
+        report = _report(trained, store, result, data)
         if is_local:
             shown = next(loader.sequential()).data[:16].cpu()
-            _save(tokenizer, report, result, shown)
+            _save(trained, report, result, shown)
     return report
 
 
@@ -116,39 +119,38 @@ def _counted(batches: Iterable[Batch], total: int, progress: Callable[[int, int]
         progress(done, total)
 
 
-def _save(tokenizer: Tokenizer, report: dict[str, Any], result: Evaluation, shown: Tensor) -> None:
+def _save(trained: TrainedModel, report: dict[str, Any], result: Evaluation, shown: Tensor) -> None:
     """Write the report and figures into the run, or note why not: what was measured is not to be lost."""
-    again = tokenizer.modality.to_model(tokenizer.reconstruct(shown))
-    figures = tokenizer.directory / "figures"
+    again = trained.model.reconstruct(shown.to(trained.device)).cpu()
+    figures = trained.directory / "figures"
     try:
-        with atomic_file(tokenizer.directory / RESULTS) as temporary:
+        with atomic_file(trained.directory / RESULTS) as temporary:
             temporary.write_text(json.dumps(report, indent=2) + "\n")
         figures.mkdir(exist_ok=True)
-        usage_histogram(result.counts, figures / "usage_evaluation.png")
-        tokenizer.modality.preview([shown, again]).save(figures / "reconstructions_evaluation.png")
+        if result.counts is not None:
+            usage_histogram(result.counts, figures / "usage_evaluation.png")
+        trained.modality.preview([shown, again]).save(figures / "reconstructions_evaluation.png")
     except (InputError, OSError) as error:
         note(f"The report is not saved in the run: {error}")
 
 
-def _labels(tokenizer: Tokenizer, store: Store) -> np.ndarray:
+def _labels(trained: TrainedModel, store: Store) -> np.ndarray:
     """The data's labels as the tokenizer numbers its classes; -1 for classes that it does not know."""
-    names = [tokenizer.recipe.class_names.get(name, name) for name in store.classes]
-    known = [tokenizer.classes.index(name) if name in tokenizer.classes else -1 for name in names]
+    names = [trained.recipe.class_names.get(name, name) for name in store.classes]
+    known = [trained.classes.index(name) if name in trained.classes else -1 for name in names]
     return np.array([*known, -1], dtype=np.int64)[store.labels]
 
 
-def _report(tokenizer: Tokenizer, store: Store, result: Evaluation, data: str) -> dict[str, Any]:
+def _report(trained: TrainedModel, store: Store, result: Evaluation, data: str) -> dict[str, Any]:
     report = result.to_json()
     report["protocol"] |= {f"data {name}": str(value) for name, value in store.protocol.items()}
-    report["protocol"]["codebook"] = tokenizer.recipe.model.quantizer.codebook.mode
-    if "learned+class" in report["bits_per_dim"]:
-        report["protocol"]["learned+class"] = (
-            "the class is told, and log2(number of classes) bits are paid for it"
-        )
+    if any("+class" in name for name in report["bits_per_dim"]):
+        report["protocol"]["+class"] = "the class is told, and log2(number of classes) bits are paid for it"
     return {
         "data": data,
         "split": store.split,
-        "model": tokenizer.fingerprint,
+        "model": trained.fingerprint,
+        "title": trained.model.title,
         "skipped": store.skipped,
         **report,
     }

@@ -7,9 +7,9 @@ import json
 import math
 from pathlib import Path
 
-from smalti.interfaces import Configuration
+from smalti.interfaces import Autoencoder, Configuration
 from smalti.recipes import RECIPES, get_recipe
-from smalti.tokenizer import load
+from smalti.tokenizer import load_trained
 from smalti.training.checkpoints import RunDirectory
 from smalti.verbs.evaluate import RESULTS
 
@@ -56,32 +56,42 @@ def inspect(run: str) -> str:
     Raises:
         InputError: when it is not one.
     """
-    tokenizer = load(run)
-    autoencoder = tokenizer.autoencoder
-    spec, config = autoencoder.signal, tokenizer.recipe
-    bits = autoencoder.num_codebooks * math.prod(autoencoder.grid) * math.log2(autoencoder.num_codes)
-    raw_bits = spec.dims * math.log2(spec.levels)
+    trained = load_trained(run)
+    model, config = trained.model, trained.recipe
+    spec = model.signal
     shape = "x".join(str(n) for n in spec.size)
-    grid = "x".join(str(n) for n in autoencoder.grid)
     lines = [
-        f"model       {tokenizer.fingerprint}, recipe {config.name}, "
-        f"{sum(p.numel() for p in autoencoder.parameters()) / 1e6:.2f} M parameters",
+        f"model       {model.title}, {trained.fingerprint}, recipe {config.name}, "
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters",
         f"signal      {spec.channels} x {shape}, {spec.levels} levels",
-        f"codes       {autoencoder.num_codebooks} x {grid} out of {autoencoder.num_codes} "
-        f"({config.model.quantizer.codebook.mode} codebook): {bits:.0f} bits, "
-        f"{raw_bits / bits:.1f} times fewer",
-        f"classes     {', '.join(tokenizer.classes) or 'none'}",
+        *(
+            _codes(model)
+            if isinstance(model, Autoencoder)
+            else ["codes       none: its latents are continuous"]
+        ),
+        f"classes     {', '.join(trained.classes) or 'none'}",
         f"likelihood  {config.model.likelihood.kind}",
-        f"priors      {', '.join(tokenizer.priors)}",
+        f"priors      {', '.join(trained.priors) or 'its own'}",
     ]
-    directory = RunDirectory(tokenizer.directory)
+    directory = RunDirectory(trained.directory)
     records = directory.metrics()
     if records:
         lines.append(f"training    step {records[-1]['step']} of {config.training.steps}")
-    results = Path(tokenizer.directory) / RESULTS
+    results = Path(trained.directory) / RESULTS
     if results.is_file():
         lines.append(f"evaluated   {_last_evaluation(results)}")
     return "\n".join(lines)
+
+
+def _codes(autoencoder: Autoencoder) -> str:
+    spec = autoencoder.signal
+    bits = autoencoder.num_codebooks * math.prod(autoencoder.grid) * math.log2(autoencoder.num_codes)
+    raw_bits = spec.dims * math.log2(spec.levels)
+    grid = "x".join(str(n) for n in autoencoder.grid)
+    return (
+        f"{autoencoder.num_codebooks} x {grid} out of {autoencoder.num_codes}: {bits:.0f} bits, "
+        f"{raw_bits / bits:.1f} times fewer"
+    )
 
 
 def _last_evaluation(path: Path) -> str:

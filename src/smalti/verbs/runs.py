@@ -20,6 +20,7 @@ CURVES = {
     "bits_per_dim": "bits/dim, uniform prior",
     "bits_per_code": "bits a code",
     "psnr": "PSNR, dB",
+    "rate_bits_per_dim": "rate, bits/dim",
     "batch_usage": "share of codes used in a batch",
 }
 
@@ -54,6 +55,16 @@ def check_data(run: RunDirectory, data: str) -> None:
         raise InputError(
             f"{run.path} holds a run on the data {before}, now {data} is asked for: "
             "choose another --out, or the same data to go on with it"
+        )
+
+
+def check_start(run: RunDirectory, start: str | None) -> None:
+    """Refuse to go on with a run that began with other weights."""
+    before = run.read_config().get("start") if run.exists else start
+    if before != start:
+        raise InputError(
+            f"{run.path} holds a run that began from {before or 'nothing'}, now it is to begin from "
+            f"{start or 'nothing'}: choose another --out, or the same --from to go on with it"
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from smalti.data.codes import write_codes
 from smalti.interfaces import InputError
 from smalti.tokenizer import load
+from smalti.trained import LEARNED
 from smalti.verbs.codes import codes_info
 from smalti.verbs.console import counting, note
 
@@ -21,6 +22,7 @@ def sample(
     top_p: float | None = None,
     seed: int = 0,
     quiet: bool = False,
+    prior: str = LEARNED,
 ) -> int:
     """Write `num` new pictures, all of them in one picture, and their codes; gives their number.
 
@@ -32,7 +34,14 @@ def sample(
     tokenizer = load(run)
     with counting("Sampling", quiet) as count:
         codes = tokenizer.sample_codes(
-            num, class_name, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, progress=count
+            num,
+            class_name,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            prior=prior,
+            progress=count,
         )
     pictures = tokenizer.decode(codes)
     out.mkdir(parents=True, exist_ok=True)

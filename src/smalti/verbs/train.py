@@ -15,18 +15,17 @@ from smalti.data.loader import Loader, split_indices
 from smalti.data.store import Store
 from smalti.evaluation.evaluate import evaluate
 from smalti.evaluation.figures import code_maps, learning_curves, usage_histogram
-from smalti.interfaces import Autoencoder, Batch, InputError
+from smalti.interfaces import Autoencoder, Batch, InputError, LatentVariableModel
 from smalti.modalities.image import ImageModality
 from smalti.models.prior import UniformPrior, UnigramPrior
-from smalti.models.vqvae import VQVAE
-from smalti.recipes import Recipe, get_recipe, override
-from smalti.tokenizer import UNIGRAM_FILE, Tokenizer, write_unigram
-from smalti.training.checkpoints import RunDirectory
+from smalti.recipes import Recipe, build_model, get_recipe, override
+from smalti.trained import UNIGRAM_FILE, TrainedModel, write_unigram
+from smalti.training.checkpoints import RunDirectory, load_weights
 from smalti.training.engine import Engine
 from smalti.training.loop import fit
 from smalti.verbs.console import counting, note, watching
 from smalti.verbs.data import open_data, prepare, training_split
-from smalti.verbs.runs import CURVES, DATA_DIRECTORY, check_data, check_target, say_what
+from smalti.verbs.runs import CURVES, DATA_DIRECTORY, check_data, check_start, check_target, say_what
 
 SHOWN_ITEMS = 16
 WATCHED_ITEMS = 512
@@ -34,9 +33,14 @@ WATCHED_ITEMS = 512
 
 
 def train(
-    recipe_name: str, data: str | None, out: Path, assignments: Sequence[str] = (), quiet: bool = False
+    recipe_name: str,
+    data: str | None,
+    out: Path,
+    assignments: Sequence[str] = (),
+    quiet: bool = False,
+    start: Path | None = None,
 ) -> RunDirectory:
-    """Train an autoencoder from a recipe; an interrupted run goes on where it was.
+    """Train a model from a recipe; an interrupted run goes on where it was.
 
     Args:
         recipe_name: a name in `RECIPES`.
@@ -44,6 +48,7 @@ def train(
         out: the run's directory.
         assignments: `key=value` texts.
         quiet: show no progress.
+        start: another run, whose weights this one begins with.
 
     Raises:
         InputError: for a user's mistake.
@@ -53,13 +58,22 @@ def train(
         if recipe_name != "letters":
             raise InputError(f"the recipe {recipe_name} needs data: add --data SOURCE (a folder, say)")
         data = "letters"
+    return train_recipe(recipe, data, out, quiet, start)
+
+
+def train_recipe(
+    recipe: Recipe, data: str, out: Path, quiet: bool = False, start: Path | None = None
+) -> RunDirectory:
+    """`train`, of a recipe that is no name but a complete object."""
     run = RunDirectory(out)
     check_target(run, recipe)
     check_data(run, data)
     modality = ImageModality(recipe.data)
     # Built before any data is read, so that settings that do not fit are told at once.
     torch.manual_seed(recipe.training.seed)
-    model = VQVAE(recipe.model, modality.spec)
+    model = build_model(recipe.model, modality.spec)
+    begun_with = _start(model, start)
+    check_start(run, begun_with)
     source = open_data(data)
     split = training_split(source)
     engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
@@ -77,21 +91,25 @@ def train(
                 "recipe": recipe.model_dump(mode="json"),
                 "classes": [recipe.class_names.get(name, name) for name in store.classes],
                 "data": data,
+                "start": begun_with,
             }
         )
     items = _Items.of(store, recipe, engine, modality)
+    priors = (
+        [UniformPrior(model.num_codes, model.num_codebooks, model.grid)]
+        if isinstance(model, Autoencoder)
+        else []
+    )
 
-    uniform = UniformPrior(model.num_codes, model.num_codebooks, model.grid)
-
-    def validate(candidate: Autoencoder) -> dict[str, float]:
-        result = evaluate(candidate, {"uniform": uniform}, items.watched())
+    def validate(candidate: LatentVariableModel) -> dict[str, float]:
+        result = evaluate(candidate, priors, items.watched(), draws=1)
+        bound = next(iter(result.density.values()))
         psnr = result.reconstruction["psnr"]
         return {
-            "bits_per_dim": result.density["uniform"]["bits_per_dim"],
-            "distortion_bits_per_dim": result.density["uniform"]["distortion"],
+            "bits_per_dim": bound["bits_per_dim"],
+            "distortion_bits_per_dim": bound["distortion"],
             "psnr": psnr if psnr is not None else 0.0,
-            "usage": result.codebook["usage"],
-        }
+        } | {name: value for name, value in result.codebook.items() if name == "usage"}
 
     say_what(recipe.training, items.training.count, model, quiet)
     with watching("Training", recipe.training.steps, quiet) as watch:
@@ -105,9 +123,19 @@ def train(
             watch,
         )
     if engine.is_main:
-        _finish(run, recipe, items, quiet)
+        _finish(run, items, quiet)
     engine.wait()
     return run
+
+
+def _start(model: LatentVariableModel, start: Path | None) -> str | None:
+    """Give a model the weights of a run; gives their fingerprint."""
+    if start is None:
+        return None
+    begun_with = RunDirectory(start)
+    begun_with.read_config()
+    load_weights(model, begun_with.read_model(), start)
+    return begun_with.fingerprint()
 
 
 @dataclass(frozen=True)
@@ -139,33 +167,40 @@ class _Items:
         return self.held_out.sequential()
 
 
-def _finish(run: RunDirectory, recipe: Recipe, items: _Items, quiet: bool) -> None:
-    """Count the codes of the training items, and draw the figures that people look for."""
-    tokenizer = Tokenizer.from_pretrained(run.path, load_prior=False)
-    autoencoder, modality = tokenizer.autoencoder, tokenizer.modality
+def _finish(run: RunDirectory, items: _Items, quiet: bool) -> None:
+    """Draw the figures that people look for; of a model with codes, count those of the training items."""
+    trained = TrainedModel.load(run.path, load_priors=False)
+    modality = trained.modality
+    run.figures_path.mkdir(exist_ok=True)
+    looked_at = items.held_out or items.training
+    shown = looked_at.items(spread(np.arange(looked_at.count), SHOWN_ITEMS)).data.to(trained.device)
+    reconstructed = trained.model.reconstruct(shown).cpu()
+    modality.preview([shown.cpu(), reconstructed]).save(run.figures_path / "reconstructions.png")
+    learning_curves(run.metrics(), CURVES, run.figures_path / "learning_curves.png")
+    next_step = ""
+    if isinstance(trained.model, Autoencoder):
+        _count_codes(run, trained.model, trained, items, quiet)
+        codes = trained.model.encode(shown[:8]).cpu()
+        code_maps(codes, trained.model.num_codes, run.figures_path / "codes.png")
+        next_step = f" Next: smalti train-prior {run.path}"
+    note(f"The run is in {run.path}.{next_step}", quiet)
+
+
+def _count_codes(
+    run: RunDirectory, autoencoder: Autoencoder, trained: TrainedModel, items: _Items, quiet: bool
+) -> None:
     unigram = UnigramPrior(autoencoder.num_codes, autoencoder.num_codebooks, autoencoder.grid)
+    generator = torch.Generator().manual_seed(trained.recipe.training.seed)
     with counting("Counting codes", quiet) as count:
         done = 0
         for batch in items.training.sequential(256):
-            unigram.count(autoencoder.encode(batch.data.to(tokenizer.device)).cpu())
+            unigram.count(autoencoder.draw_codes(batch.data.to(trained.device), generator).cpu())
             done += len(batch.data)
             count(done, items.training.count)
     write_unigram(run.path / UNIGRAM_FILE, unigram, run.fingerprint())
-    looked_at = items.held_out or items.training
-    shown = looked_at.items(spread(np.arange(looked_at.count), SHOWN_ITEMS)).data
-    run.figures_path.mkdir(exist_ok=True)
-    reconstructed = modality.to_model(tokenizer.reconstruct(shown.cpu()))
-    modality.preview([shown.cpu(), reconstructed]).save(run.figures_path / "reconstructions.png")
-    code_maps(tokenizer.encode(shown[:8].cpu()), autoencoder.num_codes, run.figures_path / "codes.png")
     usage_histogram(unigram.counts, run.figures_path / "usage.png")
-    learning_curves(run.metrics(), CURVES, run.figures_path / "learning_curves.png")
     used = (unigram.counts > 0).float().mean().item()
-    note(
-        f"{used:.1%} of the codes are used on the training data "
-        f"({recipe.model.quantizer.codebook.mode} codebook).",
-        quiet,
-    )
-    note(f"The run is in {run.path}. Next: smalti train-prior {run.path}", quiet)
+    note(f"{used:.1%} of the codes are used on the training data ({autoencoder.title}).", quiet)
 
 
 def spread(indices: np.ndarray, num: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from smalti.data.store import Store, smallest_dtype
 from smalti.evaluation.figures import learning_curves
 from smalti.interfaces import InputError
 from smalti.models.prior import LearnedPrior
-from smalti.recipes import override
-from smalti.tokenizer import PRIOR_DIRECTORY, Tokenizer, new_prior
+from smalti.recipes import PriorRecipe, override
+from smalti.tokenizer import Tokenizer
+from smalti.trained import LEARNED, TrainedModel, new_prior, prior_directory
 from smalti.training.checkpoints import RunDirectory
 from smalti.training.engine import Engine
 from smalti.training.loop import fit
@@ -23,25 +25,47 @@ from smalti.verbs.console import counting, note, watching
 from smalti.verbs.runs import CURVES, DATA_DIRECTORY, check_target, say_what
 
 CODES_DIRECTORY = "codes"
+RESERVED = ("uniform", "unigram")
+"""Priors that every run has."""
 
 
-def train_prior(run_path: Path, assignments: Sequence[str] = (), quiet: bool = False) -> RunDirectory:
-    """Train the prior of a run over the codes of its training data; an interrupted one goes on.
+def train_prior(
+    run_path: Path, assignments: Sequence[str] = (), quiet: bool = False, name: str = LEARNED
+) -> RunDirectory:
+    """Train a prior of a run over the codes of its training data; an interrupted one goes on.
+
+    Args:
+        run_path: the autoencoder's run.
+        assignments: `key=value` texts.
+        quiet: show no progress.
+        name: of the prior, where a run is to have several.
 
     Raises:
         InputError: for a user's mistake.
     """
+    stored = TrainedModel.load(run_path, "cpu", load_priors=False).recipe.prior
+    return train_prior_recipe(run_path, override(stored, assignments), quiet, name)
+
+
+def train_prior_recipe(
+    run_path: Path, recipe: PriorRecipe, quiet: bool = False, name: str = LEARNED
+) -> RunDirectory:
+    """`train_prior`, of a recipe that is a complete object."""
+    if not re.fullmatch(r"[\w.-]+", name) or name in RESERVED:
+        raise InputError(
+            f"expected a name of letters, digits, dots and dashes for the prior, received {name!r}: "
+            f"choose one that is none of {', '.join(RESERVED)}"
+        )
     # On the CPU until the engine says which device is this rank's.
-    tokenizer = Tokenizer.from_pretrained(run_path, device="cpu", load_prior=False)
-    recipe = override(tokenizer.recipe.prior, assignments)
-    run = RunDirectory(run_path / PRIOR_DIRECTORY)
+    tokenizer = Tokenizer.from_pretrained(run_path, device="cpu", load_priors=False)
+    run = RunDirectory(prior_directory(run_path, name))
     check_target(run, recipe)
     engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
     tokenizer.autoencoder.to(engine.device)
     quiet = quiet or not engine.is_main
     directory = run_path / CODES_DIRECTORY
     if engine.is_main:
-        _encode_training_data(tokenizer, run_path, directory, quiet)
+        _encode_training_data(tokenizer, run_path, directory, engine.device, quiet)
     engine.wait()
     store = Store.open(directory)
     if engine.is_main:
@@ -59,7 +83,7 @@ def train_prior(run_path: Path, assignments: Sequence[str] = (), quiet: bool = F
             }
         )
     torch.manual_seed(recipe.training.seed)
-    prior = new_prior(recipe, tokenizer.autoencoder, len(tokenizer.classes))
+    prior = new_prior(recipe, tokenizer.autoencoder, len(tokenizer.classes), name)
     training, held_out = split_indices(store.count, tokenizer.recipe.validation_fraction)
     size, seed = recipe.training.batch_size, recipe.training.seed
     loader = Loader(store, indices=training, batch_size=size, seed=seed, device=engine.device)
@@ -81,14 +105,16 @@ def train_prior(run_path: Path, assignments: Sequence[str] = (), quiet: bool = F
     if engine.is_main:
         learning_curves(run.metrics(), CURVES, run.figures_path / "learning_curves.png")
         trained = Tokenizer.from_pretrained(run_path, device=engine.device)
-        samples = trained.sample(32, seed=recipe.training.seed)
+        samples = trained.sample(32, seed=recipe.training.seed, prior=name)
         trained.modality.preview([samples]).save(run.figures_path / "samples.png")
         note(f"The prior is in {run.path}. Next: smalti sample {run_path} --num 16 --out samples", quiet)
     engine.wait()
     return run
 
 
-def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path, quiet: bool) -> None:
+def _encode_training_data(
+    tokenizer: Tokenizer, run_path: Path, directory: Path, device: torch.device, quiet: bool
+) -> None:
     """Encode a run's own data into a store beside it, unless that is there already."""
     protocol = {"model": tokenizer.fingerprint}
     if directory.is_dir() and Store.open(directory).protocol == protocol:
@@ -100,12 +126,13 @@ def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path,
             "a prior is trained where its autoencoder was"
         )
     images = Store.open(data)
-    loader = Loader(images, batch_size=256, device=tokenizer.device, to_model=tokenizer.modality.to_model)
+    loader = Loader(images, batch_size=256, device=device, to_model=tokenizer.modality.to_model)
+    generator = torch.Generator().manual_seed(tokenizer.recipe.training.seed)
 
     def encoded(report: Any) -> Any:
         done = 0
         for batch in loader.sequential():
-            for row in tokenizer.autoencoder.encode(batch.data).cpu().numpy():
+            for row in tokenizer.autoencoder.draw_codes(batch.data, generator).cpu().numpy():
                 label = int(images.labels[done])
                 yield images.names[done], row, images.classes[label] if label >= 0 else None
                 done += 1

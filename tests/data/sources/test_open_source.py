@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import tarfile
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from smalti.data import sources
 from smalti.data.sources import Item, Source, UnreadableItem, open_source
+from smalti.data.sources.archive import TarSource
+from smalti.data.sources.cifar import CifarSource
 from smalti.data.sources.folder import FolderSource
+from smalti.data.sources.grids import TileGridSource
 from smalti.data.sources.idx import IdxSource
 from smalti.data.sources.letters import LettersSource
 from smalti.data.sources.parquet import ParquetSource
@@ -79,6 +86,49 @@ def test_idx_folder(tmp_path):
     assert isinstance(open_source(str(tmp_path), EXTENSIONS), IdxSource)
 
 
+def write_cifar(folder):
+    """The binary version with one black airplane a batch."""
+    folder.mkdir(parents=True)
+    for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"):
+        (folder / f"{name}.bin").write_bytes(bytes(3073))
+    return folder
+
+
+def write_tar(path, folder):
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(folder, folder.name)
+    return path
+
+
+def test_cifar_folder_and_archive(tmp_path):
+    folder = write_cifar(tmp_path / "cifar-10-batches-bin")
+    archive = write_tar(tmp_path / "any name.tar.gz", folder)
+    for path in (folder, tmp_path, archive):
+        source = open_source(str(path), EXTENSIONS)
+        assert isinstance(source, CifarSource)
+        assert source.count("train") == 5
+
+
+def test_grids_go_before_the_pictures_that_they_are(tmp_path):
+    Image.new("RGB", (64, 2)).save(tmp_path / "train_00.png")
+    assert isinstance(open_source(str(tmp_path), EXTENSIONS), FolderSource)
+    np.savez(tmp_path / "labels.npz", train_y=[1, 2, 3])
+    (tmp_path / "jpeg_q75.tar.xz").write_bytes(b"")
+    source = open_source(str(tmp_path), EXTENSIONS)
+    assert isinstance(source, TileGridSource)
+    assert source.count("train") == 3
+
+
+def test_tar_file_of_pictures(tmp_path):
+    picture = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(picture, "PNG")
+    (tmp_path / "pets").mkdir()
+    (tmp_path / "pets" / "a.png").write_bytes(picture.getvalue())
+    source = open_source(str(write_tar(tmp_path / "pets.tar.gz", tmp_path / "pets")), EXTENSIONS)
+    assert isinstance(source, TarSource)
+    assert [(item.name, item.content) for item in source.items("all")] == [("a.png", picture.getvalue())]
+
+
 @pytest.mark.parametrize("text", ["ylecun/mnist", "me/data-set_1.0:small", "0x/y"])
 def test_hub_names(hub_names, text):
     sources.open_source(text, EXTENSIONS)
@@ -106,6 +156,7 @@ def test_a_local_folder_goes_before_the_hub(hub_names, tmp_path, monkeypatch):
         "a/",
         "pictures/a.png",
         "pictures/a.PARQUET",
+        "cifar/jpeg.tar.xz",
         "a b/c",
     ],
 )

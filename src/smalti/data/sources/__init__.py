@@ -1,4 +1,8 @@
-"""Where items come from: folders, Parquet, the Hugging Face Hub, idx files, and drawn letters."""
+"""Where items come from.
+
+Folders, tar files, Parquet, the Hugging Face Hub, idx files, CIFAR's own archives, grids of tiles, and drawn
+letters.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from smalti.data.sources.archive import TAR_ENDINGS, TarSource
 from smalti.data.sources.base import Item, Source, UnreadableItem
+from smalti.data.sources.cifar import CifarSource
 from smalti.data.sources.folder import FolderSource
+from smalti.data.sources.grids import TileGridSource
 from smalti.data.sources.hub import HubSource
 from smalti.data.sources.idx import IdxSource
 from smalti.data.sources.letters import LettersSource
@@ -25,7 +32,7 @@ def open_source(text: str, extensions: Sequence[str]) -> Source:
     Args:
         text: "letters"; a folder or file; or "owner/name" of a data set of the Hugging Face Hub, with
             ":config" after it where it has several. What exists here goes before what the Hub may have.
-        extensions: endings of the files that a folder is searched for, such as ".png".
+        extensions: endings of the files that a folder or a tar file is searched for, such as ".png".
 
     Raises:
         InputError: when there is no such thing, or nothing in it that can be used.
@@ -35,7 +42,7 @@ def open_source(text: str, extensions: Sequence[str]) -> Source:
     path = Path(text).expanduser()
     if text and path.exists():
         return _open_path(path, extensions)
-    names_file = path.suffix.lower() in {".parquet", *(extension.lower() for extension in extensions)}
+    names_file = text.lower().endswith((".parquet", *TAR_ENDINGS, *map(str.lower, extensions)))
     if HUB_NAME.fullmatch(text) and not names_file:
         return HubSource(text)
     raise InputError(
@@ -47,6 +54,12 @@ def open_source(text: str, extensions: Sequence[str]) -> Source:
 def _open_path(path: Path, extensions: Sequence[str]) -> Source:
     if IdxSource.accepts(path):
         return IdxSource(path)
+    if CifarSource.accepts(path):
+        return CifarSource(path)
+    if TileGridSource.accepts(path):
+        return TileGridSource(path)
     if ParquetSource.accepts(path):
         return ParquetSource(path)
+    if TarSource.accepts(path):
+        return TarSource(path, extensions)
     return FolderSource(path, extensions)

@@ -1,0 +1,253 @@
+"""Causal transformer over code grids of any size and number of dimensions, with an optional class.
+
+Sources: Vaswani et al. 2017, "Attention Is All You Need" (arXiv 1706.03762); normalised before each branch
+and initialised as in Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from smalti.interfaces import AutoregressiveNetwork, Conditions, Configuration, InputError
+from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels, label_indices
+
+INITIAL_STD = 0.02
+"""Standard deviation of the first weights."""
+LONGEST_WAVE = 100
+"""How many times slower than 1 radian a position the slowest sinusoid turns, about: half a turn in 314.
+The 10,000 that is usual for texts would leave most channels at rest on the short axes of a grid."""
+
+
+class TransformerConfig(Configuration):
+    """Size of a `Transformer`.
+
+    Attributes:
+        channels: width of the residual stream.
+        layers: number of layers.
+        heads: of each attention; they share out the channels.
+        mlp_ratio: hidden width of each perceptron, in multiples of `channels`.
+        dropout: share of the embedded symbols, and of what each branch adds to them, that training drops.
+        label_dropout: share of the labels that training hides, so that one network learns both p(z) and
+            p(z | class).
+    """
+
+    kind: Literal["transformer"] = "transformer"
+    channels: int = Field(default=256, ge=2)
+    layers: int = Field(default=8, ge=1)
+    heads: int = Field(default=8, ge=1)
+    mlp_ratio: int = Field(default=4, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    label_dropout: float = Field(default=0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _shared_out(self) -> TransformerConfig:
+        if self.channels % self.heads:
+            raise ValueError(
+                f"expected heads that share out the channels evenly, received {self.heads} heads for "
+                f"{self.channels} channels; take {math.gcd(self.heads, self.channels)} heads"
+            )
+        return self
+
+    @classmethod
+    def tiny(cls) -> TransformerConfig:
+        """The smallest network that has every part."""
+        return cls(channels=16, layers=2, heads=2, mlp_ratio=2)
+
+
+def sinusoids(length: int, channels: int) -> Float[Tensor, "n c"]:
+    """Sines, then cosines, of the coordinates 0 to length - 1 at frequencies 1 to 1/`LONGEST_WAVE`."""
+    pairs = (channels + 1) // 2
+    frequencies = LONGEST_WAVE ** (-torch.arange(pairs) / pairs)
+    angles = torch.arange(length).unsqueeze(1) * frequencies
+    return torch.cat([angles.sin(), angles.cos()], 1)[:, :channels]
+
+
+def encoded_positions(grid: Sequence[int], channels: int) -> Float[Tensor, "p c"]:
+    """An encoding of each position of a grid, row-major: each axis has its share of the channels."""
+    axes = len(grid)
+    encodings = []
+    for axis, size in enumerate(grid):
+        share = channels // axes + (axis < channels % axes)
+        along = [size if other == axis else 1 for other in range(axes)]
+        encodings.append(sinusoids(size, share).view(*along, share).expand(*grid, share))
+    return torch.cat(encodings, -1).flatten(0, -2)
+
+
+class TransformerLayer(nn.Module):
+    """x + attention(norm(x)), then x + perceptron(norm(x)).
+
+    The queries, keys and values have no bias: that of the normalisation serves them, and a bias of the keys
+    would cancel in the softmax.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        channels, hidden = config.channels, config.channels * config.mlp_ratio
+        self.heads = config.heads
+        self.norm = nn.LayerNorm(channels)
+        self.project = nn.Linear(channels, 3 * channels, bias=False)
+        self.out = nn.Linear(channels, channels)
+        widen, narrow = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
+        self.mlp = nn.Sequential(nn.LayerNorm(channels), widen, nn.GELU(), narrow)
+        self.dropout = nn.Dropout(config.dropout)
+        for linear in (self.project, widen):
+            nn.init.normal_(linear.weight, std=INITIAL_STD)
+        for linear in (self.out, narrow):
+            # The residual stream is the sum of so many branches: it is to begin no wider in a deeper network.
+            nn.init.normal_(linear.weight, std=INITIAL_STD / math.sqrt(2 * config.layers))
+        for linear in (self.out, widen, narrow):
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Float[Tensor, "b s c"]) -> Float[Tensor, "b s c"]:
+        """All symbols at once. Symbol i of the output depends on symbols <= i of the input."""
+        q, k, v = self.project(self.norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        x = x + self.dropout(self.out(attended))
+        return x + self.dropout(self.mlp(x))
+
+    def step(
+        self, x: Float[Tensor, "b c"], symbol: int, cache: Float[Tensor, "two b h s d"]
+    ) -> Float[Tensor, "b c"]:
+        """One symbol, without dropout, after those before it; its key and value are left in the cache."""
+        qkv = self.project(self.norm(x)).unflatten(1, (3, self.heads, -1))
+        cache[:, :, :, symbol] = qkv[:, 1:].transpose(0, 1)
+        keys, values = cache[:, :, :, : symbol + 1]
+        x = x + self.out(F.scaled_dot_product_attention(qkv[:, 0].unsqueeze(2), keys, values).flatten(1))
+        return x + self.mlp(x)
+
+
+@dataclass(slots=True)
+class TransformerState:
+    """Where sampling stands.
+
+    Attributes:
+        grid: size of each axis.
+        begin: what stands before the first symbol, `(B, C)`.
+        places: what is added to the embedding of the symbol before each symbol, `(S, C)`.
+        caches: keys and values of each layer, `(2, B, heads, S, C / heads)`, filled as far as symbols are.
+        symbols: how many symbols logits were given for.
+    """
+
+    grid: tuple[int, ...]
+    begin: Tensor
+    places: Tensor
+    caches: list[Tensor]
+    symbols: int = 0
+
+
+@final
+class Transformer(AutoregressiveNetwork):
+    """Pre-norm transformer over the S = P * G symbols of a grid of P positions, in their order.
+
+    Symbol i is predicted at place i, whose input is the embedding of symbol i - 1 (of the class, for the
+    first) and an encoding of where symbol i itself stands: its position on each axis, and its codebook. So
+    one set of weights serves grids of every size.
+
+    Args:
+        config: sizes.
+        num_codes: codes K of each codebook.
+        num_codebooks: codes G of each position.
+        num_classes: number of classes; 0 for a network that ignores labels. A label of -1, or none at all,
+            selects a learned "not given".
+    """
+
+    def __init__(
+        self, config: TransformerConfig, num_codes: int, num_codebooks: int = 1, num_classes: int = 0
+    ) -> None:
+        super().__init__()
+        check_counts(num_codes, num_codebooks, num_classes)
+        self.config = config
+        self.num_codes = num_codes
+        self.num_codebooks = num_codebooks
+        self.num_classes = num_classes
+        channels = config.channels
+        self.begin = nn.Embedding(num_classes + 1, channels)
+        self.embeddings = nn.Parameter(torch.empty(num_codebooks, num_codes, channels))
+        self.codebooks = nn.Parameter(torch.empty(num_codebooks, channels))
+        self.position_scale = nn.Parameter(torch.full((channels,), INITIAL_STD))
+        layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
+        self.layers = cast("Sequence[TransformerLayer]", layers)
+        self.norm = nn.LayerNorm(channels)
+        self.head_weights = nn.Parameter(torch.empty(num_codebooks, num_codes, channels))
+        self.head_biases = nn.Parameter(torch.zeros(num_codebooks, num_codes))
+        self.dropout = nn.Dropout(config.dropout)
+        for table in (self.begin.weight, self.embeddings, self.codebooks, self.head_weights):
+            nn.init.normal_(table, std=INITIAL_STD)
+
+    def forward(
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b g *grid k"]:
+        """Logits of every code at once. In training mode some labels are hidden (`label_dropout`).
+
+        Raises:
+            InputError: when a code or label is out of range, or the number of codebooks is another.
+        """
+        check_codes(codes, self.num_codebooks, self.num_codes)
+        labels = label_indices(conditions, len(codes), self.num_classes, codes.device)
+        if self.training:
+            labels = hide_labels(labels, self.config.label_dropout, self.num_classes)
+        grid = codes.shape[2:]
+        rows = torch.arange(self.num_codebooks, device=codes.device) * self.num_codes
+        symbols = (codes.flatten(2).transpose(1, 2) + rows).flatten(1)
+        embedded = F.embedding(symbols[:, :-1], self.embeddings.flatten(0, 1))
+        x = torch.cat([self.begin(labels).unsqueeze(1), embedded], 1) + self._places(grid)
+        x = self.dropout(x)
+        for layer in self.layers:
+            x = layer(x)
+        by_codebook = self.norm(x).unflatten(1, (-1, self.num_codebooks)).permute(2, 0, 1, 3).flatten(1, 2)
+        biases = self.head_biases.unsqueeze(1)
+        logits = torch.baddbmm(biases, by_codebook, self.head_weights.transpose(1, 2))
+        return logits.unflatten(1, (len(codes), *grid)).transpose(0, 1)
+
+    @torch.no_grad()
+    def start(
+        self, batch_size: int, grid: Sequence[int], conditions: Conditions | None = None
+    ) -> TransformerState:
+        """State before the first symbol. Labels are taken as given.
+
+        Raises:
+            InputError: when the grid has an empty axis or none, or a label is out of range.
+        """
+        labels = label_indices(conditions, batch_size, self.num_classes, self.head_biases.device)
+        places = self._places(grid)
+        heads, layers = self.config.heads, self.config.layers
+        caches = places.new_empty(layers, 2, batch_size, heads, len(places), places.shape[1] // heads)
+        return TransformerState(tuple(grid), self.begin(labels), places, list(caches))
+
+    @torch.no_grad()
+    def step(self, previous: Int64[Tensor, " b"] | None, state: TransformerState) -> Float[Tensor, "b k"]:
+        """Logits of the next symbol, without dropout. See `AutoregressiveNetwork.step`."""
+        symbol = state.symbols
+        check_turn(previous, symbol)
+        if symbol == len(state.places):
+            raise InputError(f"expected no step after the last symbol of a grid {state.grid}; start anew")
+        if previous is None:
+            x = state.begin
+        else:
+            x = F.embedding(previous, self.embeddings[(symbol - 1) % self.num_codebooks])
+        x = x + state.places[symbol]
+        for layer, cache in zip(self.layers, state.caches, strict=True):
+            x = layer.step(x, symbol, cache)
+        state.symbols += 1
+        codebook = symbol % self.num_codebooks
+        return F.linear(self.norm(x), self.head_weights[codebook], self.head_biases[codebook])
+
+    def _places(self, grid: Sequence[int]) -> Float[Tensor, "s c"]:
+        """What every symbol of a grid is told of where it stands."""
+        axes = self.config.channels // 2
+        if not 1 <= len(grid) <= axes or min(grid) < 1:
+            raise InputError(
+                f"expected a grid of 1 to {axes} axes (half the channels), each of at least 1 position, "
+                f"received {tuple(grid)}; give one size for each axis"
+            )
+        positions = encoded_positions(grid, self.config.channels).to(self.position_scale)
+        return ((positions * self.position_scale).unsqueeze(1) + self.codebooks).flatten(0, 1)

@@ -1,0 +1,194 @@
+"""Tar files: their members in one pass, and the pictures among them as a source."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import posixpath
+import tarfile
+import zlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
+from typing import final
+
+from smalti.data.sources.base import Item, Source
+from smalti.data.sources.conventions import SPLIT_NAMES, ordered_splits, require_split
+from smalti.data.sources.listing import Listing, class_depth, ignored, normal_endings
+from smalti.interfaces import InputError
+
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
+
+DECOMPRESSORS: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {
+    b"\x1f\x8b": gzip.open,
+    b"\xfd7zXZ\x00": lzma.open,
+    b"BZh": bz2.open,
+}
+"""How a compressed file begins -> what opens it. Its name says less: browsers unpack, people rename."""
+
+BROKEN = (tarfile.TarError, OSError, EOFError, ValueError, RecursionError, zlib.error, lzma.LZMAError)
+"""What tarfile and the decompressors raise for files that are damaged or made to do harm."""
+
+
+@final
+class TarSource(Source):
+    """The files in a tar file whose names end in one of some extensions, never written to disk.
+
+    Splits and classes are told as by `FolderSource`, below whatever folders all of these files lie in. The
+    items come in the order of the archive, in one pass that never goes back. Hidden files and links are
+    left out; of members of the same name the last one counts, as when an archive is unpacked.
+
+    Args:
+        path: the tar file, plain or compressed by gzip, xz or bzip2.
+        extensions: endings of the wanted files, such as ".png"; case does not matter.
+
+    Raises:
+        InputError: when the archive is damaged or cut off, or no wanted file is in it.
+    """
+
+    def __init__(self, path: Path, extensions: Sequence[str]):
+        self._path = path
+        listing = Listing(normal_endings(extensions))
+        self._numbers, links = _scan(path, listing)
+        if not listing.wanted:
+            raise listing.none_wanted(f"in {path}")
+        self._top = _common_folders(listing.wanted)
+        listing.wanted = [name.removeprefix(self._top) for name in listing.wanted]
+        listing.others = [name.removeprefix(self._top) for name in listing.others]
+        self._files, self._notes = listing.by_split()
+        self.splits = ordered_splits(self._files)
+        self._notes[self.splits[0]] += ignored(links, "link", "in the archive")
+        sizes = ", ".join(f"{name} {len(self._files[name]):,}" for name in self.splits)
+        self.description = f"archive {path} ({sizes})"
+
+    @staticmethod
+    def accepts(path: Path) -> bool:
+        """Whether this is a file that is called like a tar file."""
+        return path.is_file() and path.name.lower().endswith(TAR_ENDINGS)
+
+    def count(self, split: str) -> int:
+        require_split(split, self.splits, self.description)
+        return len(self._files[split])
+
+    def items(self, split: str) -> Iterator[Item]:
+        require_split(split, self.splits, self.description)
+        files = self._files[split]
+        depth = class_depth(files, split)
+        names = {self._numbers[self._top + file]: file for file in files}
+        last = max(names)
+        with closing(read_members(self._path)) as members:
+            for number, (_, read) in enumerate(members):
+                if number in names:
+                    name = names[number]
+                    yield Item(name, read(), None if depth is None else PurePosixPath(name).parts[depth])
+                if number == last:
+                    return
+
+    def notes(self, split: str) -> list[str]:
+        require_split(split, self.splits, self.description)
+        return list(self._notes[split])
+
+
+def read_members(path: Path) -> Generator[tuple[tarfile.TarInfo, Callable[[], bytes]], None, None]:
+    """The members of a tar file, each with a function that reads it before the next is asked for.
+
+    Raises:
+        InputError: when the file is damaged, cut off, or no tar file; from the function too.
+    """
+    try:
+        with (
+            _decompressed(path) as stream,
+            # A stream is read in one pass: a step back in a compressed file starts again from its beginning.
+            tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", tarinfo=_StrictHeader) as archive,
+        ):
+            while (member := archive.next()) is not None:
+                yield member, _reader(archive, member, path)
+                # It keeps all headers that it has read, and large sets have millions.
+                archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
+            # A compressed file is compared with its checksum at its very end only.
+            while stream.read(1 << 20):
+                pass
+    except BROKEN as error:
+        raise _broken(path, error) from error
+
+
+def is_plain_file(member: tarfile.TarInfo) -> bool:
+    """Whether a member is a file with content of its own, all of it stored."""
+    return member.isreg() and not member.issparse()
+
+
+@final
+class _StrictHeader(tarfile.TarInfo):
+    """A header that is damaged or not there is an error, where tarfile takes it for the archive's end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _StrictHeader:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            is_end = len(buf) == tarfile.BLOCKSIZE and not any(buf)
+            if is_end:
+                raise
+            raise tarfile.ReadError(str(error)) from error
+
+
+def _decompressed(path: Path) -> io.BufferedIOBase:
+    with path.open("rb") as file:
+        start = file.read(max(map(len, DECOMPRESSORS)))
+    return next((open_ for magic, open_ in DECOMPRESSORS.items() if start.startswith(magic)), _plain)(path)
+
+
+def _plain(path: Path) -> io.BufferedIOBase:
+    return path.open("rb")
+
+
+def _reader(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> Callable[[], bytes]:
+    def read() -> bytes:
+        try:
+            content = archive.extractfile(member)
+            return b"" if content is None else content.read()
+        except BROKEN as error:
+            raise _broken(path, error) from error
+
+    return read
+
+
+def _broken(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"expected a whole tar file, got {path}, which is cut off, damaged or of another format "
+        f"({str(error) or type(error).__name__}): fetch it again"
+    )
+
+
+def _scan(path: Path, listing: Listing) -> tuple[dict[str, int], list[str]]:
+    """List the members of an archive.
+
+    Returns:
+        The number of the member that each wanted name stands for, and the wanted names that are links.
+    """
+    numbers: dict[str, int] = {}
+    links: list[str] = []
+    for number, (member, _) in enumerate(read_members(path)):
+        parts = [part for part in member.name.split("/") if part not in ("", ".")]
+        name = "/".join(parts)
+        if member.isdir() or any(part.startswith(".") for part in parts):
+            continue
+        if not listing.wants(name):
+            listing.others.append(name)
+        elif is_plain_file(member):
+            numbers[name] = number
+        else:
+            links.append(name)
+    listing.wanted = list(numbers)
+    return numbers, links
+
+
+def _common_folders(files: Sequence[str]) -> str:
+    """The folders "a/b/" that all files lie in, down to one that is called like a split; "" where none is."""
+    folders = posixpath.commonpath([posixpath.dirname(file) for file in files]).split("/")
+    return "".join(
+        f"{name}/" for name in takewhile(lambda name: name.lower() not in SPLIT_NAMES, folders) if name
+    )

@@ -1,0 +1,148 @@
+"""The continuous VAE that the paper compares with: the same networks, a Gaussian in place of the codes.
+
+Sources: Kingma & Welling 2014 (arXiv 1312.6114); the importance-weighted bound, Burda et al. 2016
+(arXiv 1509.00519).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from smalti.interfaces import Batch, Bound, LatentVariableModel, Likelihood, Loss, Measured, Prior, SignalSpec
+from smalti.likelihoods import bits_per_dim
+from smalti.models.draws import DrawnBounds
+from smalti.models.networks import TINY, NetworksConfig, build_networks
+from smalti.nn.collectives import rank_and_world
+
+PRIOR = "normal"
+"""Name of the prior, N(0, I)."""
+
+WIDEST = 5.0
+"""Bound on |ln| of the posterior's standard deviation, so that no exponential overflows."""
+
+
+class VAEConfig(NetworksConfig):
+    """A `VAE`: its networks, and the dimension of its latents at each position."""
+
+    kind: Literal["vae"] = "vae"
+    latent_dim: int = Field(default=64, ge=1)
+
+    @classmethod
+    def tiny(cls) -> VAEConfig:
+        """The smallest that still has every part."""
+        return cls(**dict(TINY), latent_dim=3)
+
+
+@final
+class VAE(LatentVariableModel):
+    """Diagonal Gaussian posterior, standard normal prior.
+
+        -ELBO = E_q[-ln p(x|z)] + KL(q(z|x) | N(0, I)),
+        KL = sum (mu^2 + sigma^2 - 1) / 2 - ln sigma
+
+    Args:
+        config: the parts.
+        signal: channels, size and levels of the data.
+
+    Raises:
+        InputError: when the encoder's strides do not divide the signal's size.
+    """
+
+    def __init__(self, config: VAEConfig, signal: SignalSpec) -> None:
+        super().__init__()
+        self.config, self.signal = config, signal
+        dim = config.latent_dim
+        self.encoder, self.decoder, self.family = build_networks(config, signal, 2 * dim, decoded=dim)
+        self.grid = self.encoder.grid(signal.size)
+
+    @property
+    def title(self) -> str:
+        """Its name."""
+        return "VAE"
+
+    def posterior(
+        self, signal: Float[Tensor, "b c *size"]
+    ) -> tuple[Float[Tensor, "b d *grid"], Float[Tensor, "b d *grid"]]:
+        """Mean and ln of the standard deviation of q(z | x)."""
+        mean, log_scale = self.encoder(signal).float().chunk(2, 1)
+        return mean, WIDEST * torch.tanh(log_scale / WIDEST)
+
+    def likelihood(self, latents: Float[Tensor, "b d *grid"]) -> Likelihood:
+        """p(x | z)."""
+        return self.family(self.decoder(latents))
+
+    def loss(self, batch: Batch) -> Loss:
+        """-ELBO in nats per dimension, with one draw an item; reported: both parts in bits/dim."""
+        mean, log_scale = self.posterior(batch.data)
+        rank, world = rank_and_world()
+        noise = torch.randn(world, *mean.shape, device=mean.device)[rank]
+        rate = kl_to_standard_normal(mean, log_scale).mean() / self.signal.dims
+        distortion = -self.likelihood(mean + log_scale.exp() * noise).log_prob(batch.data).mean()
+        terms = {
+            "distortion_bits_per_dim": bits_per_dim(distortion.detach(), 1),
+            "rate_bits_per_dim": bits_per_dim(rate.detach(), 1),
+        }
+        return Loss(total=distortion + rate, terms=terms)
+
+    @torch.no_grad()
+    def reconstruct(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        """The mean of p(x | z) at the posterior's mean."""
+        return self.likelihood(self.posterior(signal)[0]).mean()
+
+    @torch.no_grad()
+    def measure(
+        self,
+        batch: Batch,
+        priors: Sequence[Prior] = (),
+        draws: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Measured:
+        """The evidence lower bound (analytic KL, average distortion) and the importance-weighted one.
+
+        `priors` are over codes: there are none here.
+        """
+        mean, log_scale = self.posterior(batch.data)
+        drawn = DrawnBounds()
+        for _ in range(draws):
+            noise = _normal(mean, generator)
+            latents = mean + log_scale.exp() * noise
+            distortion = -self.likelihood(latents).log_prob(batch.data).double().flatten(1).sum(1)
+            drawn.add(distortion, log_ratio(latents, noise, log_scale).double())
+        average = drawn.average()
+        rate = kl_to_standard_normal(mean.double(), log_scale.double())
+        bounds = {PRIOR: Bound(rate, average.distortion), **drawn.weighted(PRIOR)}
+        return Measured(bounds, self.likelihood(mean).mean(), None)
+
+    @torch.no_grad()
+    def sample(self, num: int, generator: torch.Generator | None = None) -> Float[Tensor, "b c *size"]:
+        """The means of p(x | z) at draws of the prior."""
+        like = next(self.parameters()).new_empty(num, self.config.latent_dim, *self.grid)
+        return self.likelihood(_normal(like, generator)).mean()
+
+
+def kl_to_standard_normal(
+    mean: Float[Tensor, "b d *grid"], log_scale: Float[Tensor, "b d *grid"]
+) -> Float[Tensor, " b"]:
+    """KL(N(mean, scale^2) | N(0, 1)), nats, summed for each item."""
+    kl = (mean.square() + (2 * log_scale).exp() - 1) / 2 - log_scale
+    return kl.flatten(1).sum(1)
+
+
+def log_ratio(
+    latents: Float[Tensor, "b d *grid"], noise: Float[Tensor, "b d *grid"], log_scale: Tensor
+) -> Float[Tensor, " b"]:
+    """ln q(z | x) - ln p(z) of each item, nats, at z = mean + scale * noise."""
+    each = (latents.square() - noise.square()) / 2 - log_scale
+    return each.flatten(1).sum(1)
+
+
+def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    # The generator decides where the numbers are made, so that a seed gives the same ones on every device.
+    source = generator.device if generator is not None else like.device
+    return torch.randn(like.shape, generator=generator, device=source).to(like)

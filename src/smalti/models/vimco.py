@@ -1,0 +1,278 @@
+"""VIMCO: the same networks with a stochastic posterior over codes, trained by a multi-sample bound.
+
+Source: Mnih & Rezende 2016, "Variational Inference for Monte Carlo Objectives" (arXiv 1602.06725).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from smalti.interfaces import (
+    Autoencoder,
+    Batch,
+    Conditions,
+    InputError,
+    Likelihood,
+    Loss,
+    Measured,
+    Prior,
+    SignalSpec,
+)
+from smalti.likelihoods import bits_per_dim
+from smalti.models.draws import DrawnBounds
+from smalti.models.networks import TINY, NetworksConfig, build_networks
+from smalti.nn.collectives import rank_and_world
+
+NEGLIGIBLE = 1e-8
+"""Weights below this are lost when float32 adds them to the others, which sum to 1."""
+
+
+class VIMCOConfig(NetworksConfig):
+    """Settings of a `VIMCO`.
+
+    Attributes:
+        num_codebooks, num_codes, code_dim: G, K and D, as of a vector quantizer.
+        num_samples: S of the multi-sample bound; 50 in the paper.
+        decode_at_once: signals that are decoded at a time; memory grows with this, and not with S.
+    """
+
+    kind: Literal["vimco"] = "vimco"
+    num_codebooks: int = Field(default=1, ge=1)
+    num_codes: int = Field(default=512, ge=2)
+    code_dim: int = Field(default=64, ge=1)
+    num_samples: int = Field(default=50, ge=2)
+    decode_at_once: int = Field(default=256, ge=1)
+
+    @classmethod
+    def tiny(cls) -> VIMCOConfig:
+        """The smallest that still has every part."""
+        return cls(**dict(TINY), num_codebooks=2, num_codes=5, code_dim=4, num_samples=4, decode_at_once=5)
+
+
+@final
+class VIMCO(Autoencoder):
+    """A factorised categorical posterior: the encoder gives logits of each code.
+
+        L = ln 1/S sum_i exp l_i,  l_i = ln p(x|z_i) + ln p(z_i) - ln q(z_i|x),  z_i ~ q(z|x)
+
+    with the uniform prior p(z) in training. The gradient is sum_i (L - L_-i) grad ln q(z_i|x)
+    + sum_i w_i grad l_i, where w = softmax(l), and L_-i is L with l_i replaced by the mean of the others
+    (equations 8 to 11 of the source).
+
+    Args:
+        config: the parts.
+        signal: channels, size and levels of the data.
+
+    Raises:
+        InputError: when the encoder's strides do not divide the signal's size.
+    """
+
+    def __init__(self, config: VIMCOConfig, signal: SignalSpec) -> None:
+        super().__init__()
+        self.config, self.signal = config, signal
+        self.num_codebooks, self.num_codes = config.num_codebooks, config.num_codes
+        self.encoder, self.decoder, self.family = build_networks(
+            config,
+            signal,
+            encoded=config.num_codebooks * config.num_codes,
+            decoded=config.num_codebooks * config.code_dim,
+        )
+        bound = math.sqrt(3 / config.code_dim)
+        shape = (config.num_codebooks, config.num_codes, config.code_dim)
+        self.embeddings = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+        self._grid = self.encoder.grid(signal.size)
+
+    @property
+    def title(self) -> str:
+        """Its name and the samples of its bound."""
+        return f"VIMCO, {self.config.num_samples} samples"
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Grid of the codes of one signal."""
+        return self._grid
+
+    @property
+    def uniform_rate(self) -> float:
+        """-ln p(z) of the uniform prior, N ln K nats."""
+        return math.prod(self.grid) * self.num_codebooks * math.log(self.num_codes)
+
+    def log_posterior(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b g *grid k"]:
+        """ln q of every code at every place."""
+        logits = self.encoder(signal).float().unflatten(1, (self.num_codebooks, self.num_codes))
+        return logits.movedim(2, -1).log_softmax(-1)
+
+    def loss(self, batch: Batch) -> Loss:
+        """A scalar whose gradient is VIMCO's, in nats per dimension; its value is -L / dims."""
+        log_q = self.log_posterior(batch.data)
+        codes = _draw(log_q.detach(), self.config.num_samples)
+        log_q_drawn = _of_codes(log_q, codes)
+        with torch.no_grad():
+            # First pass: every draw is decoded, and nothing is kept but its log-probability.
+            log_weights = self._log_likelihoods(codes, batch.data) - self.uniform_rate - log_q_drawn
+        bound, signals = vimco_signals(log_weights)
+        weights = log_weights.softmax(0)
+        # Second pass: draws that carry weight are decoded again, with their gradient.
+        explained = self._weighted_log_likelihood(codes, weights, batch.data)
+        score = (signals * log_q_drawn).sum(0)
+        ascended = score + explained - (weights * log_q_drawn).sum(0)
+        dims = self.signal.dims
+        # The value is the bound's, the gradient is the estimator's.
+        total = -(bound + ascended - ascended.detach()).mean() / dims
+        one_sample = -log_weights.mean() / dims
+        terms = {
+            "bits_per_dim_1_sample": bits_per_dim(one_sample, 1),
+            "bits_per_dim": bits_per_dim(total.detach(), 1),
+        }
+        return Loss(total=total, terms=terms)
+
+    @torch.no_grad()
+    def encode(self, signal: Float[Tensor, "b c *size"]) -> Int64[Tensor, "b g *grid"]:
+        """The most probable codes of signals in [-1, 1]."""
+        return self.log_posterior(signal).argmax(-1)
+
+    @torch.no_grad()
+    def draw_codes(
+        self, signal: Float[Tensor, "b c *size"], generator: torch.Generator | None = None
+    ) -> Int64[Tensor, "b g *grid"]:
+        """One draw of the posterior for each signal."""
+        return _draw(self.log_posterior(signal), 1, generator)[0]
+
+    def likelihood(self, codes: Int64[Tensor, "b g *grid"]) -> Likelihood:
+        """p(x | codes).
+
+        Raises:
+            InputError: for codes out of range, or of another number of codebooks.
+        """
+        self._check(codes)
+        return self._likelihood(codes)
+
+    @torch.no_grad()
+    def measure(
+        self,
+        batch: Batch,
+        priors: Sequence[Prior] = (),
+        draws: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Measured:
+        """For each prior the 1-sample bound, averaged over draws, and the bound that weighs them all."""
+        log_q = self.log_posterior(batch.data)
+        codes = _draw(log_q, draws, generator)
+        log_q_drawn = _of_codes(log_q, codes).double()
+        distortions = -self._log_likelihoods(codes, batch.data).double()
+        bounds = {}
+        for prior in priors:
+            drawn = DrawnBounds()
+            conditions = batch.conditions if prior.takes_labels else Conditions()
+            for each, distortion, log_q_each in zip(codes, distortions, log_q_drawn, strict=True):
+                drawn.add(distortion, log_q_each - prior.log_prob(each, conditions).double())
+            bounds |= {prior.name: drawn.average(), **drawn.weighted(prior.name)}
+        mode = log_q.argmax(-1)
+        return Measured(bounds, self._likelihood(mode).mean(), mode)
+
+    def _likelihood(self, codes: Int64[Tensor, "b g *grid"]) -> Likelihood:
+        picked = [table[c] for table, c in zip(self.embeddings, codes.unbind(1), strict=True)]
+        return self.family(self.decoder(torch.cat(picked, -1).movedim(-1, 1)))
+
+    def _log_likelihood(
+        self, codes: Int64[Tensor, "b g *grid"], signal: Float[Tensor, "b c *size"]
+    ) -> Float[Tensor, " b"]:
+        return self._likelihood(codes).log_prob(signal).flatten(1).sum(1)
+
+    def _log_likelihoods(
+        self, codes: Int64[Tensor, "s b g *grid"], signal: Float[Tensor, "b c *size"]
+    ) -> Float[Tensor, "s b"]:
+        """ln p(x | z) of every draw, so many at a time; of no use for a gradient."""
+        items = torch.arange(len(signal), device=signal.device).repeat(len(codes))
+        at_once = self.config.decode_at_once
+        parts = [
+            self._log_likelihood(part, signal[rows])
+            for part, rows in zip(codes.flatten(0, 1).split(at_once), items.split(at_once), strict=True)
+        ]
+        return torch.cat(parts).view(codes.shape[:2])
+
+    def _weighted_log_likelihood(
+        self,
+        codes: Int64[Tensor, "s b g *grid"],
+        weights: Float[Tensor, "s b"],
+        signal: Float[Tensor, "b c *size"],
+    ) -> Float[Tensor, " b"]:
+        """sum_i w_i ln p(x | z_i) with its gradient, of the draws whose weight is not negligible.
+
+        The draws of a step share their weight among very few, because the log-probability of a whole signal
+        is large; the others' part would be lost in rounding.
+        """
+        draws, items = (weights > NEGLIGIBLE).nonzero(as_tuple=True)
+        at_once = self.config.decode_at_once
+        total = weights.new_zeros(len(signal))
+
+        def log_likelihood(d: Tensor, i: Tensor) -> Tensor:
+            return self._log_likelihood(codes[d, i], signal[i])
+
+        for d, i in zip(draws.split(at_once), items.split(at_once), strict=True):
+            # Decoded once more in the backward pass, so that the graph holds no decoder's activations, and
+            # of the draws nothing but their indices.
+            log_prob = checkpoint(log_likelihood, d, i, use_reentrant=False)
+            total = total.index_add(0, i, weights[d, i] * log_prob)
+        return total
+
+    def _check(self, codes: Tensor) -> None:
+        if codes.shape[1] != self.num_codebooks:
+            raise InputError(
+                f"expected codes with {self.num_codebooks} codebooks a position, received {codes.shape[1]}: "
+                "were they made by another model?"
+            )
+        if codes.numel() and (codes.min() < 0 or codes.max() >= self.num_codes):
+            raise InputError(
+                f"expected codes from 0 to {self.num_codes - 1}, received {int(codes.min())} to "
+                f"{int(codes.max())}: were they made by another model?"
+            )
+
+
+def vimco_signals(
+    log_weights: Float[Tensor, "s b"],
+) -> tuple[Float[Tensor, " b"], Float[Tensor, "s b"]]:
+    """The bound L of each item, and the learning signal L - L_-i of each of its draws."""
+    draws = len(log_weights)
+    bound = torch.logsumexp(log_weights, 0) - math.log(draws)
+    others = (log_weights.sum(0) - log_weights) / (draws - 1)
+    # Row i holds all log-weights, that of draw i replaced by the mean of the others.
+    own = torch.eye(draws, dtype=torch.bool, device=log_weights.device).unsqueeze(-1)
+    replaced = torch.where(own, others, log_weights)
+    return bound, bound - (torch.logsumexp(replaced, 1) - math.log(draws))
+
+
+def _draw(
+    log_q: Float[Tensor, "b g *grid k"], draws: int, generator: torch.Generator | None = None
+) -> Int64[Tensor, "s b g *grid"]:
+    """Independent codes by inverting each cumulative distribution.
+
+    Without a generator these are draws of training: all ranks make those of the whole batch and each takes
+    its own, so that the result does not depend on their number.
+    """
+    cumulative = log_q.exp().cumsum(-1)
+    shape = (*log_q.shape[:-1], draws)
+    if generator is not None:
+        uniform = torch.rand(shape, generator=generator, device=generator.device).to(log_q)
+    else:
+        rank, world = rank_and_world()
+        uniform = torch.rand(world, *shape, device=log_q.device)[rank]
+    threshold = uniform * cumulative[..., -1:]
+    drawn = torch.searchsorted(cumulative, threshold, right=True).clamp_(max=log_q.shape[-1] - 1)
+    return drawn.movedim(-1, 0).contiguous()
+
+
+def _of_codes(
+    log_q: Float[Tensor, "b g *grid k"], codes: Int64[Tensor, "s b g *grid"]
+) -> Float[Tensor, "s b"]:
+    """ln q(z | x) of each draw, summed over its places."""
+    picked = log_q.gather(-1, codes.movedim(0, -1))
+    return picked.movedim(-1, 0).flatten(2).sum(2)

@@ -1,0 +1,336 @@
+"""Studies: sets of models that are trained alike, measured alike, and shown in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import Field
+
+from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
+from smalti.autoregressive.transformer import TransformerConfig
+from smalti.decoders.conv import ConvDecoderConfig
+from smalti.encoders.conv import ConvEncoderConfig
+from smalti.interfaces import Configuration, InputError
+from smalti.likelihoods import CategoricalConfig, GaussianConfig, LikelihoodConfig, LogisticMixtureConfig
+from smalti.models.networks import NetworksConfig
+from smalti.models.vae import VAEConfig
+from smalti.models.vimco import VIMCOConfig
+from smalti.models.vqvae import VQVAEConfig
+from smalti.quantizers.codebooks import FaithfulCodebookConfig, RobustCodebookConfig
+from smalti.quantizers.vq import VectorQuantizerConfig
+from smalti.recipes.images import cifar10, fashion_mnist
+from smalti.recipes.recipe import ModelConfig, PriorRecipe, Recipe
+from smalti.training.loop import TrainingConfig
+
+BUDGETS = ("tiny", "cpu", "paper")
+PIXELCNN, TRANSFORMER = "learned", "transformer"
+"""Names of the two learned priors: the gated PixelCNN is a run's main one."""
+
+
+class Entry(Configuration):
+    """One model of a study.
+
+    Attributes:
+        name: its row, unique within the study.
+        recipe: how it is trained, but for the seed.
+        priors: the learned priors over its codes, by name.
+        fine_tuning: how it is trained further on the data itself, where it was first trained on other data.
+        most_seeds: it is repeated with at most so many seeds, however many are asked for.
+    """
+
+    name: str
+    recipe: Recipe
+    priors: dict[str, PriorRecipe] = Field(default_factory=dict)
+    fine_tuning: TrainingConfig | None = None
+    most_seeds: int = Field(default=1, ge=1)
+
+
+class Study(Configuration):
+    """A set of models on one set of data.
+
+    Attributes:
+        name: of the folder and of the records.
+        dataset: the data's name.
+        question: what the table answers, a sentence.
+        entries: the models.
+        paper: figures of the paper in bits/dim, by kind of model and row.
+        swaps: neighbouring codes whose terms are added to the paper's approximation of the likelihood.
+    """
+
+    name: str
+    dataset: str
+    question: str
+    entries: tuple[Entry, ...]
+    paper: dict[str, float] = Field(default_factory=dict)
+    swaps: int = Field(default=0, ge=0)
+
+
+class Scale(Configuration):
+    """How large and how long, for one data set and one budget.
+
+    Attributes:
+        recipe: the VQ-VAE that all others are made from.
+        latent_dim: of the VAE, at each position.
+        vimco: steps and batch of VIMCO, whose every step decodes 50 times.
+        sweep: training of each model of a sweep.
+        transformer: the second learned prior.
+        fine_tuning: on the data itself, after other data.
+    """
+
+    recipe: Recipe
+    latent_dim: int
+    vimco: TrainingConfig
+    sweep: TrainingConfig
+    transformer: TransformerConfig
+    fine_tuning: TrainingConfig
+
+
+PAPER = {"vae normal": 4.51, "vqvae uniform": 4.67, "vimco uniform, 50 draws": 5.14}
+"""Table in section 4.1 of the paper, CIFAR-10. Which of VIMCO's bounds it means is not said there."""
+
+CODEBOOKS = {
+    "gradient": FaithfulCodebookConfig(),
+    "ema": RobustCodebookConfig(data_init=False, revive_after=0),
+    "ema, data init": RobustCodebookConfig(revive_after=0),
+    "ema, data init, revival": RobustCodebookConfig(),
+}
+LIKELIHOODS: dict[str, LikelihoodConfig] = {
+    "logistic_mixture": LogisticMixtureConfig(),
+    "categorical": CategoricalConfig(),
+    "gaussian": GaussianConfig(),
+}
+BETAS = (0.1, 0.25, 0.5, 1.0, 2.0)
+
+
+def study(data: str, part: str, budget: str) -> Study:
+    """A study of a data set at a budget.
+
+    Raises:
+        InputError: when there is none of this name.
+    """
+    named = (("data set", data, SCALES), ("part", part, PARTS), ("budget", budget, BUDGETS))
+    for what, given, known in named:
+        if given not in known:
+            raise InputError(
+                f"expected a {what} to reproduce, received {given!r}: there are {', '.join(known)}"
+            )
+    scale = SCALES[data](budget)
+    made = PARTS[part](scale)
+    return made.model_copy(
+        update={
+            "name": f"{data}-{part}",
+            "dataset": DATASETS[data],
+            "paper": PAPER if data == "cifar10" and part == "table" else {},
+        }
+    )
+
+
+def _table(scale: Scale) -> Study:
+    recipe = scale.recipe
+    assert isinstance(recipe.model, VQVAEConfig)
+    quantizer = recipe.model.quantizer
+    parts = {name: getattr(recipe.model, name) for name in NetworksConfig.model_fields}
+    vae = VAEConfig(**parts, latent_dim=scale.latent_dim)
+    vimco = VIMCOConfig(
+        **parts,
+        num_codebooks=quantizer.num_codebooks,
+        num_codes=quantizer.num_codes,
+        code_dim=quantizer.code_dim,
+    )
+    transformer = recipe.prior.model_copy(update={"network": scale.transformer})
+    priors = {PIXELCNN: recipe.prior, TRANSFORMER: transformer}
+    tuning = scale.fine_tuning
+    return Study(
+        name="",
+        dataset="",
+        question="VAE, VQ-VAE and VIMCO with one encoder, one decoder, one likelihood",
+        swaps=4,
+        entries=(
+            Entry(name="vqvae", recipe=recipe, priors=priors, fine_tuning=tuning, most_seeds=100),
+            Entry(name="vae", recipe=_with(recipe, vae), fine_tuning=tuning, most_seeds=100),
+            Entry(name="vimco", recipe=_with(recipe, vimco, scale.vimco), fine_tuning=scale.vimco),
+        ),
+    )
+
+
+def _codes(scale: Scale) -> Study:
+    quantizers = {
+        f"{codebooks} x K={codes}": {"num_codebooks": codebooks, "num_codes": codes}
+        for codebooks in (1, 2, 4, 8)
+        for codes in (32, 128, 512)
+    }
+    return _sweep("how many codes a position, and out of how many", scale, _quantizers(scale, quantizers))
+
+
+def _beta(scale: Scale) -> Study:
+    settings = {
+        f"beta={beta}": {"commitment_weight": beta, "codebook": FaithfulCodebookConfig()} for beta in BETAS
+    }
+    return _sweep("does the weight of the commitment term matter", scale, _quantizers(scale, settings))
+
+
+def _codebook(scale: Scale) -> Study:
+    settings = {name: {"codebook": config} for name, config in CODEBOOKS.items()}
+    return _sweep("how the codebook learns", scale, _quantizers(scale, settings))
+
+
+def _likelihood(scale: Scale) -> Study:
+    model = scale.recipe.model
+    decoder = model.decoder.model_copy(update={"head_channels": 32})
+    models = {
+        name: model.model_copy(update={"likelihood": config, "decoder": decoder})
+        for name, config in LIKELIHOODS.items()
+    }
+    return _sweep("which likelihood", scale, models)
+
+
+def _sweep(question: str, scale: Scale, models: dict[str, ModelConfig]) -> Study:
+    entries = tuple(
+        Entry(name=name, recipe=_with(scale.recipe, model, scale.sweep), most_seeds=100)
+        for name, model in models.items()
+    )
+    return Study(name="", dataset="", question=question, entries=entries)
+
+
+def _quantizers(scale: Scale, settings: Mapping[str, Mapping[str, object]]) -> dict[str, ModelConfig]:
+    model = scale.recipe.model
+    assert isinstance(model, VQVAEConfig)
+    return {
+        name: model.model_copy(update={"quantizer": model.quantizer.model_copy(update=update)})
+        for name, update in settings.items()
+    }
+
+
+def _with(recipe: Recipe, model: ModelConfig, training: TrainingConfig | None = None) -> Recipe:
+    return recipe.model_copy(update={"model": model, "training": training or recipe.training})
+
+
+def _changed(training: TrainingConfig, **settings: object) -> TrainingConfig:
+    return TrainingConfig.model_validate({**training.model_dump(), **settings})
+
+
+def _fashion_mnist(budget: str) -> Scale:
+    recipe = fashion_mnist()
+    if budget == "tiny":
+        return _tiny(recipe)
+    if budget == "cpu":
+        training = _changed(recipe.training, steps=2_500, validate_every=0)
+        prior = _changed(recipe.prior.training, steps=1_000, validate_every=0)
+        return Scale(
+            recipe=recipe.model_copy(
+                update={
+                    "training": training,
+                    "prior": recipe.prior.model_copy(update={"training": prior}),
+                }
+            ),
+            latent_dim=16,
+            vimco=_changed(training, steps=1_200, batch_size=32),
+            sweep=_changed(training, steps=400),
+            transformer=TransformerConfig(channels=96, layers=4, heads=4, dropout=0.1),
+            fine_tuning=training,
+        )
+    return _paper(recipe, latent_dim=64)
+
+
+def _cifar10(budget: str) -> Scale:
+    recipe = cifar10()
+    if budget == "tiny":
+        return _tiny(recipe)
+    if budget == "paper":
+        return _paper(recipe, latent_dim=64)
+    assert isinstance(recipe.model, VQVAEConfig)
+    width: dict[str, Any] = {"channels": 96, "residual_channels": 48, "residual_blocks": 2}
+    model = VQVAEConfig(
+        encoder=ConvEncoderConfig(**width, strides=(2, 2)),
+        decoder=ConvDecoderConfig(**width, head_channels=48),
+        quantizer=recipe.model.quantizer.model_copy(update={"num_codes": 128, "code_dim": 8}),
+        likelihood=CategoricalConfig(),
+    )
+    training = TrainingConfig(
+        steps=3_000,
+        batch_size=32,
+        learning_rate=1e-3,
+        warmup_steps=100,
+        schedule="cosine",
+        weight_ema=0.999,
+        validate_every=500,
+        checkpoint_every=250,
+    )
+    tuning = _changed(training, steps=500, learning_rate=3e-4, weight_ema=0.99, validate_every=100)
+    network = GatedPixelCNNConfig(channels=64, layers=8, head_channels=128, dropout=0.1)
+    return Scale(
+        recipe=recipe.model_copy(
+            update={
+                "model": model,
+                "training": training,
+                "prior": PriorRecipe(network=network, training=_changed(training, steps=1_500)),
+            }
+        ),
+        latent_dim=32,
+        vimco=_changed(training, steps=100, batch_size=8),
+        sweep=_changed(training, steps=300),
+        transformer=TransformerConfig(channels=128, layers=4, heads=4, dropout=0.1),
+        fine_tuning=tuning,
+    )
+
+
+def _paper(recipe: Recipe, latent_dim: int) -> Scale:
+    """250k steps of batch 128 with 256 units, as in section 4.1; sweeps a tenth as long, for cost."""
+    width: dict[str, Any] = {"channels": 256, "residual_channels": 256, "residual_blocks": 2}
+    model = recipe.model.model_copy(
+        update={
+            "encoder": ConvEncoderConfig(**width, strides=(2, 2)),
+            "decoder": ConvDecoderConfig(**width, head_channels=64),
+            "likelihood": CategoricalConfig(),
+        }
+    )
+    training = TrainingConfig(
+        steps=250_000, batch_size=128, learning_rate=2e-4, weight_ema=0.9995, checkpoint_every=5_000
+    )
+    return Scale(
+        recipe=recipe.model_copy(update={"model": model, "training": training}),
+        latent_dim=latent_dim,
+        vimco=_changed(training, steps=25_000),
+        sweep=_changed(training, steps=25_000),
+        transformer=TransformerConfig(channels=512, layers=12, heads=8, dropout=0.1),
+        fine_tuning=_changed(training, steps=5_000, learning_rate=5e-5),
+    )
+
+
+def _tiny(recipe: Recipe) -> Scale:
+    """Seconds: to see that every part runs, not what it reaches."""
+    width: dict[str, Any] = {"channels": 8, "residual_channels": 4, "residual_blocks": 1}
+    model = VQVAEConfig(
+        encoder=ConvEncoderConfig(**width, strides=(2, 2)),
+        decoder=ConvDecoderConfig(**width, head_channels=8),
+        quantizer=VectorQuantizerConfig(num_codebooks=2, num_codes=8, code_dim=4),
+        likelihood=recipe.model.likelihood,
+    )
+    training = TrainingConfig(steps=4, batch_size=8, learning_rate=1e-3, log_every=2, weight_ema=0.9)
+    network = GatedPixelCNNConfig.tiny()
+    return Scale(
+        recipe=recipe.model_copy(
+            update={
+                "model": model,
+                "training": training,
+                "prior": PriorRecipe(network=network, training=training),
+            }
+        ),
+        latent_dim=3,
+        vimco=training,
+        sweep=training,
+        transformer=TransformerConfig.tiny(),
+        fine_tuning=training,
+    )
+
+
+SCALES: dict[str, Callable[[str], Scale]] = {"fashion-mnist": _fashion_mnist, "cifar10": _cifar10}
+DATASETS = {"fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
+PARTS: dict[str, Callable[[Scale], Study]] = {
+    "table": _table,
+    "codes": _codes,
+    "beta": _beta,
+    "codebook": _codebook,
+    "likelihood": _likelihood,
+}

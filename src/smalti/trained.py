@@ -1,0 +1,198 @@
+"""A trained model as its run holds it: weights, recipe, classes, and the priors over its codes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+
+from smalti.files import atomic_file
+from smalti.interfaces import Autoencoder, InputError, LatentVariableModel, Prior
+from smalti.modalities.image import ImageModality
+from smalti.models.prior import LabelledPrior, LearnedPrior, UniformPrior, UnigramPrior
+from smalti.recipes import PriorRecipe, Recipe, build_model, build_network, parse
+from smalti.training.checkpoints import RunDirectory, load_weights
+
+PRIOR_DIRECTORY = "prior"
+UNIGRAM_FILE = "unigram.json"
+LEARNED = "learned"
+"""Name of the prior that `PRIOR_DIRECTORY` holds; `PRIOR_DIRECTORY-NAME` holds one called NAME."""
+
+
+@final
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a run holds.
+
+    Attributes:
+        directory: where it lies.
+        recipe: how it was made.
+        model: in evaluation mode.
+        classes: names of the classes, by label.
+        fingerprint: of the model's weights: codes carry it.
+        unigram: frequencies of the codes, if they were counted.
+        learned: the learned priors, by name.
+    """
+
+    directory: Path
+    recipe: Recipe
+    model: LatentVariableModel
+    classes: tuple[str, ...]
+    fingerprint: str
+    unigram: UnigramPrior | None
+    learned: dict[str, LearnedPrior]
+
+    @classmethod
+    def load(
+        cls, directory: Path, device: str | torch.device | None = None, load_priors: bool = True
+    ) -> TrainedModel:
+        """Read a run; without `load_priors` the learned priors are left alone, whatever their state.
+
+        Args:
+            directory: the run.
+            device: None is a GPU if there is one.
+            load_priors: whether to read the learned priors.
+
+        Raises:
+            InputError: when there is no such run, it is half written, broken, or from a newer version.
+        """
+        run = RunDirectory(directory)
+        config = run.read_config("kind")
+        if config["kind"] != "autoencoder":
+            raise InputError(
+                f"expected an autoencoder's run, {directory} holds a {config['kind']}: "
+                "give the directory above it"
+            )
+        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        config = run.read_config("recipe", "classes")
+        recipe = parse(Recipe, config["recipe"], str(run.config_path))
+        classes = config["classes"]
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise InputError(
+                f"expected a list of names as 'classes' in {run.config_path}: restore it, or train anew"
+            )
+        model = build_model(recipe.model, ImageModality(recipe.data).spec)
+        load_weights(model, run.read_model(), directory)
+        model.to(target).eval()
+        fingerprint = run.fingerprint()
+        unigram, learned = None, {}
+        if isinstance(model, Autoencoder):
+            unigram = _load_unigram(directory / UNIGRAM_FILE, model, fingerprint)
+            for path in prior_directories(directory) if load_priors else []:
+                prior = _load_prior(path, model, len(classes), fingerprint)
+                if prior is not None:
+                    learned[prior.name] = prior.to(target).eval()
+        return cls(
+            directory,
+            recipe,
+            model,
+            tuple(classes),
+            fingerprint,
+            unigram.to(target) if unigram else None,
+            learned,
+        )
+
+    @property
+    def modality(self) -> ImageModality:
+        """What the model's signals are."""
+        return ImageModality(self.recipe.data)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """The model, if it has codes.
+
+        Raises:
+            InputError: when it has none.
+        """
+        if not isinstance(self.model, Autoencoder):
+            raise InputError(
+                f"expected a model with codes, {self.directory} holds a {self.model.title}, which has none: "
+                "it can be evaluated and compared, not used as a tokenizer"
+            )
+        return self.model
+
+    @property
+    def priors(self) -> dict[str, Prior]:
+        """The priors that there are, from the least to the most informed."""
+        if not isinstance(self.model, Autoencoder):
+            return {}
+        uniform = UniformPrior(self.model.num_codes, self.model.num_codebooks, self.model.grid)
+        priors: list[Prior] = [uniform.to(self.device)]
+        if self.unigram is not None:
+            priors.append(self.unigram)
+        for learned in self.learned.values():
+            priors.append(learned)
+            if learned.network.num_classes:
+                priors.append(LabelledPrior(learned))
+        return {prior.name: prior for prior in priors}
+
+
+def prior_directory(run: Path, name: str = LEARNED) -> Path:
+    """Where a run keeps its learned prior of this name."""
+    return run / (PRIOR_DIRECTORY if name == LEARNED else f"{PRIOR_DIRECTORY}-{name}")
+
+
+def prior_directories(run: Path) -> list[Path]:
+    """Where a run keeps its learned priors, the main one first."""
+    return [run / PRIOR_DIRECTORY, *sorted(run.glob(f"{PRIOR_DIRECTORY}-*"))]
+
+
+def new_prior(
+    recipe: PriorRecipe, autoencoder: Autoencoder, num_classes: int, name: str = LEARNED
+) -> LearnedPrior:
+    """An untrained prior over an autoencoder's codes."""
+    network = build_network(recipe.network, autoencoder.num_codes, autoencoder.num_codebooks, num_classes)
+    return LearnedPrior(network, autoencoder.grid, name)
+
+
+def write_unigram(path: Path, prior: UnigramPrior, fingerprint: str) -> None:
+    """Write the counts of the codes, with the model that they belong to."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps({"model": fingerprint, "counts": prior.counts.tolist()}))
+
+
+def _load_unigram(path: Path, autoencoder: Autoencoder, fingerprint: str) -> UnigramPrior | None:
+    if not path.is_file():
+        return None
+    prior = UnigramPrior(autoencoder.num_codes, autoencoder.num_codebooks, autoencoder.grid)
+    try:
+        stored = json.loads(path.read_text())
+        counts = torch.tensor(stored["counts"], dtype=torch.int64)
+        if stored["model"] != fingerprint:
+            return None  # counts of an earlier checkpoint; `train` counts again when it ends
+        if counts.shape != prior.counts.shape:
+            raise ValueError(
+                f"expected counts of shape {tuple(prior.counts.shape)}, received {tuple(counts.shape)}"
+            )
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is broken ({error}): remove it and run `smalti train` again") from None
+    prior.counts.copy_(counts)
+    return prior
+
+
+def _load_prior(
+    directory: Path, autoencoder: Autoencoder, num_classes: int, fingerprint: str
+) -> LearnedPrior | None:
+    run = RunDirectory(directory)
+    if not run.model_path.is_file():
+        return None
+    config = run.read_config("autoencoder", "recipe")
+    if config["autoencoder"] != fingerprint:
+        raise InputError(
+            f"the prior in {directory} was trained on codes of another state of the autoencoder "
+            f"({config['autoencoder']}, now {fingerprint}): "
+            f"remove {directory} and run `smalti train-prior` again"
+        )
+    recipe = parse(PriorRecipe, config["recipe"], str(run.config_path))
+    name = directory.name.removeprefix(PRIOR_DIRECTORY).removeprefix("-") or LEARNED
+    prior = new_prior(recipe, autoencoder, num_classes, name)
+    load_weights(prior, run.read_model(), directory)
+    return prior
