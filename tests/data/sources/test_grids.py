@@ -270,8 +270,7 @@ def test_pictures_that_are_no_grids(tmp_path, size, mode):
 def test_tiles_of_different_sizes(folder):
     write(folder, test=tiles(33, side=3))
     with pytest.raises(
-        InputError,
-        match=r"expected tiles of side 2, mode RGB, in .*train_00\.webp, .* test_00|side 3, mode RGB",
+        InputError, match=r"of side 3, mode RGB, in .*train_00\.webp, as in test_00\.webp, got 2, RGB: keep"
     ):
         TileGridSource(folder)
 

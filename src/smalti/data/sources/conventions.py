@@ -1,11 +1,8 @@
-"""The names that corpora in the wild give to their splits, classes and columns."""
+"""The names that corpora in the wild give to their splits and columns."""
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from smalti.interfaces import InputError
@@ -44,112 +41,6 @@ def require_split(split: str, splits: Sequence[str], description: str) -> None:
     """
     if split not in splits:
         raise InputError(f"expected one of the splits {', '.join(splits)} of {description}, got {split!r}")
-
-
-@dataclass
-class Listing:
-    """What lies below a folder or in an archive, as relative POSIX paths.
-
-    Attributes:
-        endings: of the wanted files, as `normal_endings` gives them.
-        wanted: the files with these endings.
-        others: the files with others.
-        closed: the folders that could not be opened.
-    """
-
-    endings: tuple[str, ...]
-    wanted: list[str] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)
-    closed: list[str] = field(default_factory=list)
-
-    def wants(self, name: str) -> bool:
-        """Whether a name ends like a wanted file; case does not matter."""
-        return os.path.splitext(name)[1].lower() in self.endings
-
-    def none_wanted(self, place: str) -> InputError:
-        """The error that there is no wanted file in a place ("below FOLDER"), with what there is."""
-        found = Counter(os.path.splitext(name)[1].lower() or "no extension" for name in self.others)
-        if found:
-            received = f"only {', '.join(f'{n:,} of {ending}' for ending, n in found.most_common(5))}"
-        elif self.closed:
-            received = f"no file, and folders that cannot be opened, such as {self.closed[0]}"
-        else:
-            received = "no file at all"
-        return InputError(
-            f"expected files that end in one of {', '.join(self.endings)} {place}, found {received}: "
-            "name the folder that holds the data, or convert the files"
-        )
-
-    def by_split(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """Wanted files by split, sorted, and notes by split.
-
-        Top-level folders that are all called train, val, test and the like are the splits; anything else is
-        one split, "all". There must be a wanted file.
-        """
-        tops = {file.split("/", 1)[0] for file in self.wanted if "/" in file}
-        # Folders without a wanted file (documents, annotations) have no say in what the others are.
-        has_splits = bool(tops) and all(top.lower() in SPLIT_NAMES for top in tops)
-
-        def split_of(file: str) -> str | None:
-            if not has_splits:
-                return "all"
-            return SPLIT_NAMES.get(file.split("/", 1)[0].lower()) if "/" in file else None
-
-        files = _group(self.wanted, split_of)
-        outside = files.pop(None, [])
-        others = _group(self.others, split_of)
-        closed = _group(self.closed, lambda folder: split_of(f"{folder}/"))
-        splits = ordered_splits(name for name in files if name is not None)
-        unlike = f"whose extension is none of {', '.join(self.endings)}"
-        notes: dict[str, list[str]] = {
-            split: [
-                *ignored(others.get(split, []), "file", unlike),
-                *ignored(closed.get(split, []), "folder", "that cannot be opened"),
-            ]
-            for split in splits
-        }
-        # What belongs to no split is told once, with the first of them.
-        notes[splits[0]] += [
-            *ignored(outside, "file", "of a known extension, but outside the folders of the splits,"),
-            *ignored(others.get(None, []), "file", "outside the folders of the splits"),
-            *ignored(closed.get(None, []), "folder", "that cannot be opened"),
-        ]
-        return {split: files[split] for split in splits}, notes
-
-
-def normal_endings(extensions: Iterable[str]) -> tuple[str, ...]:
-    """Endings in lower case with their dot, sorted."""
-    return tuple(sorted({f".{text.lower().lstrip('.')}" for text in extensions}))
-
-
-def class_depth(files: Sequence[str], split: str) -> int | None:
-    """Which part of the paths of a split's files is the class, or None where the folders tell no classes.
-
-    A file is SPLIT/CLASS/..., or CLASS/... where there are no splits. The folder is the class where every
-    file lies in one, and there are at least two of those.
-    """
-    depth = 0 if split == "all" else 1
-    parts = [file.split("/") for file in files]
-    if all(len(names) > depth + 1 for names in parts) and len({names[depth] for names in parts}) > 1:
-        return depth
-    return None
-
-
-def ignored(files: Sequence[str], noun: str, what: str) -> list[str]:
-    """A note on ignored files, or none where there are none."""
-    if not files:
-        return []
-    if len(files) == 1:
-        return [f"1 {noun} {what} was ignored: {files[0]}"]
-    return [f"{len(files):,} {noun}s {what} were ignored, the first of them {files[0]}"]
-
-
-def _group(files: Sequence[str], key: Callable[[str], str | None]) -> dict[str | None, list[str]]:
-    """Files by what `key` says of them, each group sorted."""
-    groups: dict[str | None, list[str]] = {}
-    for file in sorted(files):
-        groups.setdefault(key(file), []).append(file)
-    return groups
 
 
 def preferred_first(names: Iterable[str], preferred: Sequence[str]) -> list[str]:
