@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
+
+from smalti.verbs.records import commit, device
 
 HERE = Path(__file__).parent
 
@@ -56,30 +56,3 @@ def record(
         records.write(json.dumps(line) + "\n")
     print(f"{work}: ours {ours:.4g} {unit}, {peer} {theirs:.4g} {unit}, ratio {theirs / ours:.3g}")
     return line
-
-
-def device() -> str:
-    """Model of the processor and the number of its cores."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        fields = (line.partition(":") for line in cpuinfo.read_text().splitlines())
-        model = next((value.strip() for name, _, value in fields if name.strip() == "model name"), model)
-    return f"{model}, {os.cpu_count()} cores"
-
-
-def commit() -> str:
-    """The short hash of HEAD, with "+dirty" when tracked files differ; "unknown" outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(HERE), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    try:
-        # The records themselves change with every run, and are not what was measured.
-        changed = git(
-            "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results"
-        )
-        return git("rev-parse", "--short", "HEAD") + ("+dirty" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

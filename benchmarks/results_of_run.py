@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from record import commit, device
 
 from smalti.training.checkpoints import RunDirectory
+from smalti.verbs.records import commit, device
 
 RESULTS = Path(__file__).parents[1] / "results"
 LEARNED = ("learned", "learned+class")
@@ -41,7 +41,7 @@ def main(
             "experiment": experiment,
             "dataset": dataset,
             "split": report["split"],
-            "model": f"VQ-VAE, {config['recipe']['model']['quantizer']['codebook']['mode']} codebook",
+            "model": report["title"],
             "prior": name,
             "metrics": {**row, **report["reconstruction"], **report["codebook"], "num": report["num"]},
             "seed": training["seed"],

@@ -12,9 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from smalti.recipes.studies import PAPER, PARTS, SCALES
+from smalti.verbs.records import bounds_table, markdown
+
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/experiments.md")
-MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+DOCUMENTS = ("README.md", "docs/experiments.md", "docs/likelihood.md")
+MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def records(path: str) -> list[dict[str, Any]]:
@@ -80,7 +83,41 @@ def speed() -> str:
     return table(["work", "threads", "beside", "ours", "theirs", "ratio"], rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"images": images, "speed": speed}
+def bounds(experiment: str) -> str:
+    """Bits/dim of every model of a study, beside the paper's figures where it has any."""
+    chosen = [r for r in likelihood(experiment) if "swaps" not in r["metrics"]]
+    header, rows = bounds_table(chosen, PAPER if experiment == "cifar10-table" else {})
+    return markdown(header, rows)
+
+
+def swaps() -> str:
+    """The likelihood's approximation against sums over ever more codes."""
+    chosen = [r for r in likelihood("") if "swaps" in r["metrics"]]
+    most = max((len(r["metrics"]["swaps"]) for r in chosen), default=1)
+    header = ["data", "prior", "the encoder's codes", *(f"+ {m} swapped" for m in range(1, most))]
+    rows = [
+        [
+            f"{r['dataset']} (n = {r['metrics']['num']})",
+            r["prior"],
+            *(f"{bits:.4f}" for bits in r["metrics"]["swaps"]),
+        ]
+        for r in chosen
+    ]
+    return markdown(header, rows)
+
+
+def likelihood(experiment: str) -> list[dict[str, Any]]:
+    """The records of one study, or of all."""
+    return [r for r in records("results/likelihood.jsonl") if experiment in ("", r["experiment"])]
+
+
+STUDIES = [f"{data}-{part}" for data in SCALES for part in PARTS]
+TABLES: dict[str, Callable[[], str]] = {
+    "images": images,
+    "speed": speed,
+    "swaps": swaps,
+    **{name: lambda name=name: bounds(name) for name in STUDIES},
+}
 
 
 def filled(text: str) -> str:

@@ -129,7 +129,8 @@ def test_inspect(run: Path, pictures: Path, smalti: Smalti) -> None:
     for line in (
         "recipe image",
         "signal      3 x 16x16, 256 levels",
-        "codes       1 x 4x4 out of 16 (robust codebook): 64 bits, 96.0 times fewer",
+        "model       VQ-VAE, robust codebook, ",
+        "codes       1 x 4x4 out of 16: 64 bits, 96.0 times fewer",
         "classes     cat, dog",
         "likelihood  logistic_mixture",
         "priors      uniform, unigram, learned, learned+class",
@@ -165,7 +166,7 @@ def test_evaluate_as_tables_and_as_json_say_the_same(
     for text in ("psnr", "ssim", "mse_over_variance", "usage", "perplexity", "data range: [-1.0, 1.0]"):
         assert text in tables.out
     # One bit for the class of two, spread over 768 values, is part of what the class costs.
-    assert "bits are paid for it" in report["protocol"]["learned+class"]
+    assert "bits are paid for it" in report["protocol"]["+class"]
 
 
 def test_evaluate_writes_nothing_into_the_cache_of_the_hub(

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import smalti
 from smalti.interfaces import InputError
@@ -52,8 +54,8 @@ def test_load_gives_what_was_trained(tokenizer: Tokenizer, trained: Path) -> Non
     assert tokenizer.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert load(str(trained), device="cpu").device.type == "cpu"
     # Every code of the 40 training pictures was counted.
-    assert tokenizer.unigram is not None
-    assert tokenizer.unigram.counts.sum() == 38 * 16  # two of 40 items are held out
+    assert tokenizer.trained.unigram is not None
+    assert tokenizer.trained.unigram.counts.sum() == 38 * 16  # two of 40 items are held out
 
 
 @pytest.mark.parametrize(
@@ -220,6 +222,35 @@ def test_saved_holds_no_more_than_is_needed(
         assert torch.equal(again.priors[name].log_prob(codes), prior.log_prob(codes)), name
 
 
+def test_several_priors_are_told_apart_and_saved(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "prior", run / "prior-b.2")
+    weights = load_file(run / "prior" / "model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, run / "prior-b.2" / "model.safetensors")
+    tokenizer = load(run)
+    names = ["uniform", "unigram", "learned", "learned+class", "b.2", "b.2+class"]
+    assert list(tokenizer.priors) == names
+    assert tokenizer.learned is tokenizer.priors["learned"]
+    first, other = (tokenizer.sample_codes(6, seed=1, prior=name) for name in ("learned", "b.2"))
+    assert torch.equal(first, tokenizer.sample_codes(6, seed=1))
+    assert not torch.equal(first, other)
+    with pytest.raises(InputError, match=r"received 'c': there are learned, b\.2"):
+        tokenizer.sample(1, prior="c")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    again = load(tmp_path / "saved")
+    assert list(again.priors) == names
+    assert torch.equal(again.sample_codes(6, seed=1, prior="b.2"), other)
+
+
+def test_a_prior_under_another_name_alone(run: Path) -> None:
+    (run / "prior").rename(run / "prior-other")
+    tokenizer = load(run)
+    assert tokenizer.learned is None
+    assert list(tokenizer.priors) == ["uniform", "unigram", "other", "other+class"]
+    with pytest.raises(InputError, match="smalti train-prior"):
+        tokenizer.sample(1)
+    assert tokenizer.sample(1, prior="other").shape == (1, 3, 16, 16)
+
+
 def test_saved_without_a_prior(run: Path, tmp_path: Path) -> None:
     shutil.rmtree(run / "prior")
     load(run).save_pretrained(tmp_path / "saved")
@@ -235,7 +266,7 @@ def test_counts_of_an_earlier_checkpoint_are_not_used(run: Path) -> None:
     stored = json.loads(path.read_text())
     path.write_text(json.dumps({**stored, "model": "0123456789abcdef"}))
     tokenizer = load(run)
-    assert tokenizer.unigram is None
+    assert tokenizer.trained.unigram is None
     assert list(tokenizer.priors) == ["uniform", "learned", "learned+class"]
     path.write_text(json.dumps({**stored, "counts": [[1, 2]]}))
     with pytest.raises(InputError, match=r"expected counts of shape \(1, 16\)"):
@@ -271,7 +302,7 @@ def test_push_to_hub_uploads_what_save_pretrained_writes(
 
 
 def test_load_from_the_hub_asks_for_no_more_than_is_needed(
-    trained: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, run: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     asked: list[tuple[str, list[str]]] = []
@@ -284,7 +315,13 @@ def test_load_from_the_hub_asks_for_no_more_than_is_needed(
     assert load("me/letters").fingerprint == tokenizer.fingerprint
     ((repository, patterns),) = asked
     assert repository == "me/letters"
-    assert not any("state" in pattern or "data" in pattern or "*" in pattern for pattern in patterns)
+    shutil.copytree(trained / "prior", run / "prior-other")
+    there = [str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()]
+    assert any("state" in file for file in there)
+    chosen = {file for file in there if any(fnmatch(file, pattern) for pattern in patterns)}
+    parts = {"config.json", "model.safetensors"}
+    priors = {f"{name}/{part}" for name in ("prior", "prior-other") for part in parts}
+    assert chosen == {*parts, "unigram.json", *priors}
     # What lies here goes before what the Hub may have.
     shutil.copytree(trained, tmp_path / "me" / "letters")
     load("me/letters")

@@ -8,7 +8,17 @@ import torch
 from torch import nn
 
 from smalti.evaluation.density import Density, PriorDensity
-from smalti.interfaces import Autoencoder, Batch, Conditions, Likelihood, Loss, Prior, SignalSpec
+from smalti.interfaces import (
+    Autoencoder,
+    Batch,
+    Bound,
+    Conditions,
+    Likelihood,
+    Loss,
+    Measured,
+    Prior,
+    SignalSpec,
+)
 
 NO_CONDITIONS = Conditions()
 
@@ -32,7 +42,7 @@ class GivenLikelihood(Likelihood):
 class GivenAutoencoder(Autoencoder):
     """Codes `(B, 2, 3)` for signals `(B, 1, 3)`."""
 
-    signal, num_codebooks, num_codes, grid = SignalSpec(1, (3,)), 2, 10, (3,)
+    signal, num_codebooks, num_codes, grid, title = SignalSpec(1, (3,)), 2, 10, (3,), "given"
 
     def loss(self, batch):
         return Loss(torch.zeros(()), {})
@@ -66,10 +76,10 @@ LABELS = torch.tensor([0, -1, 2])
 
 def measure(*sizes: int) -> dict[str, PriorDensity]:
     model = GivenAutoencoder()
-    density = Density(model, {"plain": GivenPrior("plain", False), "told": GivenPrior("told", True)})
+    density = Density(model.signal)
+    priors = [GivenPrior("plain", False), GivenPrior("told", True)]
     for x, labels in zip(X[: sum(sizes)].split(sizes), LABELS[: sum(sizes)].split(sizes), strict=True):
-        codes = model.encode(x)
-        density.update(Batch(x, Conditions(labels)), codes, model.likelihood(codes))
+        density.update(model.measure(Batch(x, Conditions(labels)), priors))
     return density.compute()
 
 
@@ -88,6 +98,46 @@ def test_by_hand(sizes):
                 "nats_per_code": (2 * sums + extra).mean() / 6,
             }
         )
+
+
+def test_what_an_autoencoder_measures_of_a_batch():
+    measured = GivenAutoencoder().measure(Batch(X, Conditions(LABELS)), [GivenPrior("told", True)], draws=9)
+    assert list(measured.bounds) == ["told"]
+    assert measured.bounds["told"].rate.tolist() == [106.0, 6.0, 116.0]
+    assert measured.bounds["told"].distortion.tolist() == [6.0, 6.0, 16.0]
+    assert measured.bounds["told"].log_prob.tolist() == [-112.0, -12.0, -132.0]
+    assert torch.equal(measured.codes, X.long().expand(-1, 2, -1))
+    assert torch.equal(measured.reconstruction, X)
+
+
+def test_every_bound_has_its_row_and_without_codes_there_is_no_rate_a_code():
+    density = Density(SignalSpec(2, (5,)))
+    one = Bound(torch.tensor([1.0]), torch.tensor([4.0]))
+    two = Bound(torch.tensor([0.0, 2.0]), torch.tensor([4.0, 6.0]))
+    density.update(Measured({"normal": one, "normal, 3 draws": one}, torch.zeros(1, 2, 5), None))
+    density.update(Measured({"normal": two}, torch.zeros(2, 2, 5), None))
+    rows = density.compute()
+    assert list(rows) == ["normal", "normal, 3 draws"]
+    bits = 1 / (10 * math.log(2))
+    assert rows["normal"] == pytest.approx(
+        {
+            "bits_per_dim": 17 / 3 * bits,
+            "rate": 1 * bits,
+            "distortion": 14 / 3 * bits,
+            "stderr": np.std([5, 4, 8], ddof=1) / math.sqrt(3) * bits,
+        }
+    )
+    assert rows["normal, 3 draws"]["bits_per_dim"] == pytest.approx(5 * bits)
+
+
+def test_sums_of_single_precision_are_made_in_double():
+    """Of many items each worth much, float32 would lose the last digits of the mean."""
+    rate = torch.full((100_000,), 20_000.1)
+    density = Density(SignalSpec(1, (1,)))
+    for part in rate.split(100):
+        density.update(Measured({"p": Bound(part, torch.zeros_like(part))}, torch.zeros(100, 1, 1), None))
+    expected = np.float64(np.float32(20_000.1)) / math.log(2)
+    assert density.compute()["p"]["rate"] == pytest.approx(expected, rel=1e-12)
 
 
 def test_one_item_has_no_standard_error():

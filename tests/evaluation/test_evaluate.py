@@ -8,9 +8,11 @@ import torch
 
 from smalti.evaluation.evaluate import evaluate
 from smalti.evaluation.reconstruction import Reconstruction
-from smalti.interfaces import Batch, SignalSpec
+from smalti.interfaces import Autoencoder, Batch, Prior, SignalSpec
 from smalti.likelihoods import from_levels
 from smalti.models.prior import UniformPrior, UnigramPrior
+from smalti.models.vae import VAE, VAEConfig
+from smalti.models.vimco import VIMCO, VIMCOConfig
 from smalti.models.vqvae import VQVAE, VQVAEConfig
 
 
@@ -27,21 +29,22 @@ def signals(num: int, seed: int = 1) -> torch.Tensor:
     return from_levels(torch.randint(256, (num, 3, 12, 16), generator=generator), 256)
 
 
-def priors(model: VQVAE) -> dict:
+def priors(model: Autoencoder) -> list[Prior]:
     sizes = (model.num_codes, model.num_codebooks, model.grid)
-    return {"uniform": UniformPrior(*sizes), "unigram": UnigramPrior(*sizes)}
+    return [UniformPrior(*sizes), UnigramPrior(*sizes)]
 
 
 def test_one_pass_equals_item_by_item(model):
-    x, by_name = signals(7), priors(model)
-    by_name["unigram"].count(model.encode(x))
-    result = evaluate(model.train(), by_name, (Batch(part) for part in x.split(3)))
+    x, both = signals(7), priors(model)
+    both[1].count(model.encode(x))
+    result = evaluate(model.train(), both, (Batch(part) for part in x.split(3)))
     assert not model.training
     assert result.num == 7
     items = [x[[i]] for i in range(7)]
-    for name, prior in by_name.items():
-        bounds = torch.cat([-model.log_prob(item, prior).log_prob for item in items]).detach()
-        bits = bounds.double() / (3 * 12 * 16 * math.log(2))
+    assert list(result.density) == ["uniform", "unigram"]
+    for name in result.density:
+        bounds = [-model.measure(Batch(item), both).bounds[name].log_prob for item in items]
+        bits = torch.cat(bounds).detach().double() / (3 * 12 * 16 * math.log(2))
         assert result.density[name]["bits_per_dim"] == pytest.approx(bits.mean().item(), rel=1e-5)
         assert result.density[name]["stderr"] == pytest.approx(bits.std().item() / math.sqrt(7), rel=1e-3)
     meter = Reconstruction()
@@ -70,10 +73,10 @@ def test_uniform_rate_is_the_compression_ratios_bits(model):
 
 def test_nothing_learns_and_no_prior_stays_in_training_mode(model):
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    by_name = priors(model)
-    evaluate(model.train(), by_name, [Batch(signals(4))])
+    both = priors(model)
+    evaluate(model.train(), both, [Batch(signals(4))])
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert not any(prior.training for prior in by_name.values())
+    assert not any(prior.training for prior in both)
 
 
 def test_the_result_is_json_and_says_what_it_means(model):
@@ -82,3 +85,59 @@ def test_the_result_is_json_and_says_what_it_means(model):
     assert set(result["bits_per_dim"]) == {"uniform", "unigram"}
     assert "576 = channels x 12x16" in result["protocol"]["dims"]
     assert {"bits_per_dim", "psnr", "ssim", "usage", "perplexity"} <= set(result["protocol"])
+
+
+def stochastic(kind: str) -> VAE | VIMCO:
+    torch.manual_seed(0)
+    spec = SignalSpec(3, (12, 16))
+    return VAE(VAEConfig.tiny(), spec) if kind == "vae" else VIMCO(VIMCOConfig.tiny(), spec)
+
+
+@pytest.mark.parametrize("kind", ["vae", "vimco"])
+def test_draws_of_the_posterior_follow_the_seed(kind):
+    model = stochastic(kind)
+    both = priors(model) if isinstance(model, Autoencoder) else []
+    batches = [Batch(part) for part in signals(7).split(3)]
+    first, same, other = (evaluate(model, both, batches, draws=4, seed=seed) for seed in (1, 1, 2))
+    names = [prior.name for prior in both] or ["normal"]
+    assert list(first.density) == [n for name in names for n in (name, f"{name}, 4 draws")]
+    assert first.density == same.density
+    for name in names:
+        assert all(first.density[row] != other.density[row] for row in (name, f"{name}, 4 draws"))
+        plain, weighted = first.density[name], first.density[f"{name}, 4 draws"]
+        assert weighted["bits_per_dim"] < plain["bits_per_dim"]
+        assert plain["rate"] + plain["distortion"] == pytest.approx(plain["bits_per_dim"])
+        assert ("nats_per_code" in plain) == (kind == "vimco")
+    assert "4 draws" in first.protocol["bits_per_dim"]
+
+
+@pytest.mark.parametrize("kind", ["vae", "vimco"])
+def test_the_draws_of_a_batch_go_on_where_those_of_the_last_ended(kind):
+    model = stochastic(kind)
+    both = priors(model) if isinstance(model, Autoencoder) else []
+    parts = signals(6).split(2)
+    result = evaluate(model, both, [Batch(part) for part in parts], draws=3, seed=5)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        measured = [model.measure(Batch(part), both, 3, generator).bounds for part in parts]
+    for name, row in result.density.items():
+        nats = -torch.cat([bounds[name].log_prob for bounds in measured]).double().mean().item()
+        assert row["bits_per_dim"] == pytest.approx(nats / (3 * 12 * 16 * math.log(2)), rel=1e-6)
+
+
+def test_a_model_without_codes_has_no_codebook():
+    result = evaluate(stochastic("vae"), [], [Batch(signals(3))], draws=1)
+    assert result.codebook == {}
+    assert result.counts is None
+    assert list(result.density) == ["normal"]
+    assert not {"usage", "perplexity"} & set(result.protocol)
+    assert json.loads(json.dumps(result.to_json()))["codebook"] == {}
+
+
+def test_the_codes_of_a_stochastic_posterior_are_counted_at_its_mode():
+    model = stochastic("vimco")
+    x = signals(5)
+    result = evaluate(model, [], [Batch(part) for part in x.split(2)])
+    codes = model.encode(x)
+    counts = torch.stack([torch.bincount(codes[:, g].flatten(), minlength=5) for g in range(2)])
+    assert torch.equal(result.counts, counts)

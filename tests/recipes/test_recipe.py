@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smalti.autoregressive.transformer import TransformerConfig
 from smalti.interfaces import Configuration, InputError
-from smalti.recipes import RECIPES, Recipe, differences, get_recipe, override, parse
+from smalti.models.vqvae import VQVAEConfig
+from smalti.recipes import RECIPES, PriorRecipe, Recipe, differences, get_recipe, override, parse
 from smalti.verbs.inspect import settings
 
 IMAGE = get_recipe("image")
@@ -73,6 +75,38 @@ def test_another_member_of_a_union_brings_its_own_settings() -> None:
     assert back.model.likelihood.model_dump() == {"kind": "logistic_mixture", "components": 4}
 
 
+@pytest.mark.parametrize("kind", ["vae", "vimco"])
+def test_another_kind_of_model_keeps_the_settings_that_both_have(kind: str) -> None:
+    small = override(IMAGE, ["encoder.channels=5", "strides=4", "decoder.head_channels=6"])
+    small = override(small, ["model.likelihood.kind=logistic_mixture", "components=3"])
+    other = override(small, [f"model.kind={kind}"])
+    assert other.model.kind == kind
+    for part in ("encoder", "decoder", "likelihood"):
+        assert getattr(other.model, part) == getattr(small.model, part)
+    assert differences(small, other.model_copy(update={"model": small.model})) == {}
+    # What only the other has is as it is by default, and may be set in the same line.
+    settled = override(small, [f"model.kind={kind}", "encoder.channels=7"])
+    assert settled.model.encoder == small.model.encoder.model_copy(update={"channels": 7})
+    back = override(other, ["model.kind=vqvae"])
+    assert back.model.encoder == small.model.encoder
+    assert back.model.quantizer == VQVAEConfig().quantizer
+
+
+def test_another_network_keeps_the_settings_that_both_have() -> None:
+    prior = override(PriorRecipe(), ["layers=3", "network.dropout=0.25", "network.channels=16"])
+    other = override(prior, ["network.kind=transformer"])
+    assert isinstance(other.network, TransformerConfig)
+    shared = set(type(other.network).model_fields) & set(type(prior.network).model_fields) - {"kind"}
+    assert "layers" in shared
+    assert {key: getattr(other.network, key) for key in shared} == {
+        key: getattr(prior.network, key) for key in shared
+    }
+    assert other.training == prior.training
+    # 8 heads cannot share out 10 channels.
+    unfit = override(override(prior, ["network.channels=10"]), ["network.kind=transformer"])
+    assert unfit.network == other.network.model_copy(update={"channels": TransformerConfig().channels})
+
+
 def test_the_member_that_is_there_keeps_its_settings() -> None:
     fashion = get_recipe("fashion-mnist")
     few = override(fashion, ["components=2"])
@@ -104,6 +138,9 @@ def test_left_out_keys_need_their_full_name() -> None:
         ("strides=2,two", "model.encoder.strides.1"),
         ("trackers=papyrus", "training.trackers.0: input should be 'tensorboard' or 'wandb'"),
         ("kernel_size=4", "expected an odd kernel size, received 4"),
+        ("model.kind=vqgan", "'vqvae', 'vae', 'vimco'"),
+        ("latent_dim=5", "unknown key 'latent_dim'"),
+        ("num_samples=5", "unknown key 'num_samples'"),
     ],
 )
 def test_refusals(assignment: str, told: str) -> None:

@@ -9,11 +9,13 @@ import re
 import pytest
 import torch
 
-from smalti.interfaces import Batch, InputError
+from smalti.interfaces import Autoencoder, Batch, InputError, LatentVariableModel
 from smalti.modalities.image import ImageModality
 from smalti.models.prior import LearnedPrior
+from smalti.models.vae import VAE
+from smalti.models.vimco import VIMCO
 from smalti.models.vqvae import VQVAE
-from smalti.recipes import RECIPES, get_recipe, override
+from smalti.recipes import RECIPES, build_model, get_recipe, override
 from smalti.trained import new_prior
 
 SMALL = [
@@ -39,11 +41,12 @@ def test_it_says_how_to_run_it_what_it_costs_and_what_to_expect(name: str) -> No
     assert get_recipe(name).name == name
 
 
-def built(name: str) -> tuple[VQVAE, LearnedPrior]:
+def built(name: str) -> tuple[Autoencoder, LearnedPrior]:
     """Both stages at their full size, without memory."""
     recipe = get_recipe(name)
     with torch.device("meta"):
-        model = VQVAE(recipe.model, ImageModality(recipe.data).spec)
+        model = build_model(recipe.model, ImageModality(recipe.data).spec)
+        assert isinstance(model, Autoencoder)
         return model, new_prior(recipe.prior, model, 10)
 
 
@@ -75,7 +78,8 @@ def test_it_compresses_as_much_as_the_paper_says(name: str, times: float) -> Non
 def test_it_shrinks_and_takes_a_step(name: str) -> None:
     torch.manual_seed(0)
     recipe = override(get_recipe(name), SMALL)
-    model = VQVAE(recipe.model, ImageModality(recipe.data).spec)
+    model = build_model(recipe.model, ImageModality(recipe.data).spec)
+    assert isinstance(model, Autoencoder)
     signal = torch.rand(2, model.signal.channels, *model.signal.size).mul(255).round().div(127.5).sub(1)
     prior = new_prior(recipe.prior, model, 0)
     for module, data in ((model, signal), (prior, model.encode(signal))):
@@ -87,6 +91,32 @@ def test_it_shrinks_and_takes_a_step(name: str) -> None:
             for p in module.parameters()
             if p.requires_grad
         )
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (VQVAE, ["num_codebooks=2", "num_codes=9"]),
+        (VAE, ["latent_dim=6"]),
+        (VIMCO, ["num_codebooks=2", "num_codes=9", "num_samples=3"]),
+    ],
+)
+@pytest.mark.parametrize("name", ["letters", "cifar10"])
+def test_every_kind_of_model_in_a_recipe(
+    name: str, kind: type[LatentVariableModel], settings: list[str]
+) -> None:
+    """The networks and the likelihood are those of the recipe, whatever the model."""
+    recipe = get_recipe(name)
+    words = [f"model.kind={kind.__name__.lower()}", *settings]
+    other = override(recipe, words, leave_out=("prior",))
+    with torch.device("meta"):
+        model = build_model(other.model, ImageModality(other.data).spec)
+    assert type(model) is kind
+    for part in ("encoder", "decoder", "likelihood"):
+        assert getattr(other.model, part) == getattr(recipe.model, part)
+    if isinstance(model, Autoencoder):
+        assert (model.num_codebooks, model.num_codes) == (2, 9)
+    assert other.model_copy(update={"model": recipe.model}) == recipe
 
 
 def test_unknown_recipe() -> None:

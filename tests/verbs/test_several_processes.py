@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.runs import TINY, TINY_PRIOR
+from smalti.verbs.train import train
+from tests.runs import TINY, TINY_PRIOR, TRAINING, WIDTHS
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
 LAUNCHERS = {
@@ -48,6 +49,17 @@ def assert_same_weights(first: Path, second: Path) -> None:
 def test_train(launcher: str, trained: Path, pictures: Path, tmp_path: Path) -> None:
     launch(launcher, "train", "image", "--data", pictures, "--out", tmp_path / "two", "--quiet", *TINY)
     assert_same_weights(trained, tmp_path / "two")
+
+
+@pytest.mark.parametrize("kind", ["vae", "vimco"])
+def test_train_a_model_that_draws(kind: str, pictures: Path, tmp_path: Path) -> None:
+    """Each rank takes its share of the draws of the whole batch."""
+    settings = ["size=16", *WIDTHS, f"model.kind={kind}", *TRAINING, "training.steps=4"]
+    settings += {"vae": ["latent_dim=3"], "vimco": ["num_codes=16", "num_samples=3"]}[kind]
+    words = ["train", "image", "--data", pictures, "--quiet"]
+    train("image", str(pictures), tmp_path / "one", settings, quiet=True)
+    launch("torchrun", *words, "--out", tmp_path / "two", *settings)
+    assert_same_weights(tmp_path / "one", tmp_path / "two")
 
 
 def test_train_prior_hides_the_same_labels(run: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,7 +91,7 @@ def bounds_table(records: Sequence[Record], paper: dict[str, float]) -> tuple[li
         )
         if paper:
             kind = group[0]["config"]["model"]["kind"]
-            figure = paper.get(f"{kind} {prior}")
+            figure = paper.get(f"{kind} {re.sub(', .* draws', ', draws', prior)}")
             rows[-1].append("" if figure is None else f"{figure:.2f}")
     return header + (["paper"] if paper else []), rows
 

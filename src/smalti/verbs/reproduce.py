@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -30,9 +31,6 @@ from smalti.verbs.runs import DATA_DIRECTORY
 from smalti.verbs.train import spread, train_recipe
 from smalti.verbs.train_prior import train_prior_recipe
 
-DRAWS = 50
-SWAPPED_ITEMS = 100
-"""Items on which the approximation of the likelihood is checked: each takes hundreds of decodings."""
 FIRST = "first"
 """Folder, beside the runs, of those on other data."""
 
@@ -85,7 +83,7 @@ def reproduce(
             run = folder / f"{_file_name(entry.name)}-seed{seed}"
             if only is None or entry.name == only:
                 _train(entry, seed, data, pretrain, run, quiet)
-                _measure(entry, data, split, run, quiet)
+                _measure(chosen, entry, data, split, run, quiet)
             if (run / RESULTS).is_file():
                 records += _records(chosen, entry, seed, run)
     if chosen.swaps:
@@ -132,14 +130,14 @@ def _unless_done(run: Path, training: TrainingConfig, train: Any) -> None:
         train()
 
 
-def _measure(entry: Entry, data: str, split: str, run: Path, quiet: bool) -> None:
+def _measure(chosen: Study, entry: Entry, data: str, split: str, run: Path, quiet: bool) -> None:
     """Evaluate a run, unless its weights and all its priors were evaluated already."""
     if (run / RESULTS).is_file():
         report = json.loads((run / RESULTS).read_text())
         measured = report["model"] == RunDirectory(run).fingerprint() and report["split"] == split
         if measured and set(entry.priors) <= set(report["bits_per_dim"]):
             return
-    evaluate(str(run), data, split, quiet=quiet, draws=DRAWS)
+    evaluate(str(run), data, split, quiet=quiet, draws=chosen.draws)
 
 
 def _records(chosen: Study, entry: Entry, seed: int, run: Path) -> Iterator[Record]:
@@ -176,7 +174,7 @@ def _swaps(chosen: Study, folder: Path, data: str, split: str, quiet: bool) -> I
         trained = TrainedModel.load(run)
         assert isinstance(trained.model, VQVAE)
         priors = [prior for prior in trained.priors.values() if not prior.takes_labels]
-        batches = _with_neighbours(trained, trained.model, data, split, chosen.swaps, quiet)
+        batches = _with_neighbours(trained, trained.model, data, split, chosen, quiet)
         for name, bits in with_swaps(trained.model, priors, batches).items():
             yield {
                 "experiment": chosen.name,
@@ -185,7 +183,7 @@ def _swaps(chosen: Study, folder: Path, data: str, split: str, quiet: bool) -> I
                 "split": split,
                 "model": trained.model.title,
                 "prior": name,
-                "metrics": {"swaps": bits, "bits_per_dim": bits[0], "num": SWAPPED_ITEMS},
+                "metrics": {"swaps": bits, "bits_per_dim": bits[0], "num": chosen.swapped_items},
                 "seed": 0,
                 "steps": _steps(run),
                 "seconds": round(RunDirectory(run).seconds),
@@ -199,16 +197,16 @@ def _swaps(chosen: Study, folder: Path, data: str, split: str, quiet: bool) -> I
 
 
 def _with_neighbours(
-    trained: TrainedModel, model: VQVAE, data: str, split: str, num: int, quiet: bool
+    trained: TrainedModel, model: VQVAE, data: str, split: str, chosen: Study, quiet: bool
 ) -> Iterator[tuple[Batch, torch.Tensor]]:
     source = open_data(data)
     with TemporaryDirectory(prefix="smalti-") as scratch:
         store = prepare(Path(scratch) / "data", source, split, trained.modality, quiet=quiet)
         loader = Loader(store, batch_size=10, device=trained.device, to_model=trained.modality.to_model)
-        chosen = spread(torch.arange(store.count).numpy(), SWAPPED_ITEMS)
-        for positions in torch.from_numpy(chosen).split(10):
+        items = spread(np.arange(store.count), chosen.swapped_items)
+        for positions in torch.from_numpy(items).split(10):
             batch = loader.items(positions.numpy())
-            yield batch, model.neighbours(batch.data, num)
+            yield batch, model.neighbours(batch.data, chosen.swaps)
 
 
 def _stages(run: Path, prior: str | None) -> list[Path]:

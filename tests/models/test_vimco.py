@@ -1,0 +1,611 @@
+"""VIMCO: its bounds and its gradient against sums over all codes and all tuples of draws of tiny models."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import smalti.models.vimco
+from smalti.encoders.conv import ConvEncoderConfig
+from smalti.interfaces import Batch, Bound, Conditions, InputError, Prior, SignalSpec
+from smalti.likelihoods import CategoricalConfig, LogisticMixtureConfig
+from smalti.models.prior import UniformPrior, UnigramPrior
+from smalti.models.vimco import VIMCO, VIMCOConfig, vimco_signals
+from tests.models.memory import Alive
+from tests.models.tiny import LIKELIHOODS, all_grids, exaggerate, gradients, signals
+
+SMALLEST = SignalSpec(1, (4,), levels=4)
+LARGER = SignalSpec(3, (8, 12))
+TWICE = SignalSpec(1, (8,), levels=4)
+"""As the smallest, with codes at two positions."""
+
+
+def vimco(spec: SignalSpec = LARGER, encoder_times: float = 4, **settings) -> VIMCO:
+    """A model whose codes matter, and whose posterior is neither uniform nor the true one."""
+    torch.manual_seed(0)
+    model = VIMCO(VIMCOConfig.tiny().model_copy(update=settings), spec)
+    exaggerate(model.encoder, times=encoder_times)
+    exaggerate(model.decoder)
+    return model.eval()
+
+
+def listed(spec: SignalSpec = SMALLEST, num_codes: int = 3, num_codebooks: int = 1, **settings) -> VIMCO:
+    """One whose codes can be listed."""
+    settings = {"num_samples": 2, "decode_at_once": 1000, "likelihood": CategoricalConfig(), **settings}
+    return vimco(spec, num_codes=num_codes, num_codebooks=num_codebooks, **settings)
+
+
+LISTED = pytest.mark.parametrize(
+    "sizes",
+    [
+        {"spec": SMALLEST, "num_codes": 3},
+        {"spec": TWICE, "num_codes": 3},
+        {"spec": SMALLEST, "num_codes": 3, "num_codebooks": 2},
+    ],
+    ids=["one code", "two positions", "two codebooks"],
+)
+
+
+def log_posteriors(model: VIMCO, x: Tensor) -> Tensor:
+    """ln q(z | x) of every signal and every grid of `all_grids`, `(B, Z)`, with its gradient."""
+    codes = F.one_hot(all_grids(model), model.num_codes).double()
+    logits = model.encoder(x).reshape(len(x), model.num_codebooks, model.num_codes, *model.grid)
+    log_q = logits - logits.logsumexp(2, keepdim=True)
+    return torch.einsum("bgkn,zgnk->bz", log_q, codes)
+
+
+def log_likelihoods(model: VIMCO, x: Tensor) -> Tensor:
+    """ln p(x | z) of every signal and every grid of `all_grids`, `(B, Z)`, with its gradient."""
+    codes = F.one_hot(all_grids(model), model.num_codes).double()
+    latents = torch.einsum("zgnk,gkd->zgdn", codes, model.embeddings).flatten(1, 2)
+    likelihood = model.family(model.decoder(latents))
+    each = [likelihood.log_prob(one.expand(len(codes), *one.shape)).flatten(1).sum(1) for one in x]
+    return torch.stack(each)
+
+
+def log_priors(model: VIMCO, prior: Prior | None = None) -> Tensor:
+    """ln p(z) of every grid."""
+    grids = all_grids(model)
+    if prior is None:
+        return torch.full((len(grids),), -math.log(len(grids)))
+    return prior.log_prob(grids).double()
+
+
+def exact_bound(log_q: Tensor, log_joint: Tensor, draws: int) -> Tensor:
+    """The bound of so many draws in expectation, for one signal: a sum over all tuples of grids."""
+    log_weights = log_joint - log_q
+    total = torch.zeros(())
+    for drawn in itertools.product(range(len(log_q)), repeat=draws):
+        chosen = list(drawn)
+        bound = log_weights[chosen].logsumexp(0) - math.log(draws)
+        total = total + log_q[chosen].sum().exp() * bound
+    return total
+
+
+def repeated(model: VIMCO, x: Tensor, times: int, draws: int, *priors: Prior) -> dict[str, Bound]:
+    """Bounds of one signal from fresh draws, so often."""
+    batch = Batch(x.expand(times, *x.shape[1:]))
+    return model.measure(batch, priors, draws, torch.Generator().manual_seed(0)).bounds
+
+
+def assert_mean(values: Tensor, expected: Tensor) -> None:
+    error = values.std() / math.sqrt(len(values))
+    assert error < 0.25
+    assert (values.mean() - expected).abs() < 4 * error + 1e-6
+
+
+@pytest.mark.usefixtures("double")
+class TestPosterior:
+    @LISTED
+    @torch.no_grad()
+    def test_is_the_softmax_of_each_place(self, sizes):
+        model = listed(**sizes)
+        x = signals(model.signal)
+        log_q = model.log_posterior(x)
+        assert log_q.shape == (4, model.num_codebooks, *model.grid, model.num_codes)
+        of_grids = []
+        for codes in all_grids(model):
+            picked = log_q.gather(-1, codes.expand(4, *codes.shape).unsqueeze(-1))
+            of_grids.append(picked.flatten(1).sum(1))
+        torch.testing.assert_close(torch.stack(of_grids, 1), log_posteriors(model, x))
+        torch.testing.assert_close(log_posteriors(model, x).exp().sum(1), torch.ones(4))
+
+    @LISTED
+    @torch.no_grad()
+    def test_the_most_probable_codes_are_the_encoding(self, sizes):
+        model = listed(**sizes)
+        x = signals(model.signal, 20)
+        best = all_grids(model)[log_posteriors(model, x).argmax(1)]
+        assert torch.equal(model.encode(x), best)
+        assert len(best.unique(dim=0)) > 1
+
+    @LISTED
+    @torch.no_grad()
+    def test_draws_follow_it(self, sizes):
+        model = listed(**sizes)
+        (x,) = signals(model.signal, 1).split(1)
+        num = 20_000
+        drawn = model.draw_codes(x.expand(num, 1, -1), torch.Generator().manual_seed(0))
+        assert drawn.dtype == torch.int64
+        assert drawn.shape == (num, model.num_codebooks, *model.grid)
+        found = Counter(tuple(codes) for codes in drawn.flatten(1).tolist())
+        expected = num * log_posteriors(model, x)[0].exp()
+        observed = torch.tensor(
+            [float(found[tuple(codes)]) for codes in all_grids(model).flatten(1).tolist()]
+        )
+        assert observed.sum() == num
+        likely = expected > 5
+        chi_square = ((observed - expected)[likely].square() / expected[likely]).sum()
+        degrees = int(likely.sum())
+        assert degrees >= 3
+        assert chi_square < degrees + 5 * math.sqrt(2 * degrees)
+
+
+class TestDraws:
+    def test_follow_the_generator_and_nothing_else(self):
+        model = vimco()
+        x = signals(LARGER, 6)
+
+        def draw(seed: int) -> Tensor:
+            return model.draw_codes(x, torch.Generator().manual_seed(seed))
+
+        torch.manual_seed(0)
+        untouched = torch.rand(1)
+        torch.manual_seed(0)
+        first = draw(1)
+        assert torch.equal(torch.rand(1), untouched)
+        assert torch.equal(draw(1), first)
+        assert not torch.equal(draw(2), first)
+        assert not torch.equal(first, model.encode(x))
+        generator = torch.Generator().manual_seed(1)
+        drawn = model.draw_codes(x, generator)
+        assert torch.equal(drawn, first)
+        assert not torch.equal(model.draw_codes(x, generator), first)
+
+    @pytest.mark.parametrize("sure", [0, 3, 6])
+    def test_a_code_without_probability_is_never_drawn(self, sure: int):
+        """In single precision, with nearly all of it on one code, first, in the middle, or last."""
+        logits = torch.full((1, 1, 7), -150.0)
+        logits[..., sure] = 0
+        logits[..., (sure + 1) % 7] = -5
+        drawn = smalti.models.vimco._draw(logits.log_softmax(-1), 300_000, torch.Generator().manual_seed(0))
+        counts = drawn.flatten().bincount(minlength=7)
+        assert counts.nonzero().flatten().tolist() == sorted([sure, (sure + 1) % 7])
+        assert counts[(sure + 1) % 7].item() == pytest.approx(300_000 * math.exp(-5), rel=0.1)
+
+    def test_each_item_and_place_and_draw_has_its_own(self):
+        log_q = torch.full((5, 2, 3, 4, 64), -math.log(64))
+        drawn = smalti.models.vimco._draw(log_q, 6)
+        assert drawn.shape == (6, 5, 2, 3, 4)
+        for dim in range(5):
+            assert len(drawn.unique(dim=dim)) == len(drawn)
+            first, second = drawn.select(dim, 0), drawn.select(dim, 1)
+            assert not torch.equal(first, second)
+
+    def test_ranks_share_the_draws_of_one_process(self, monkeypatch: pytest.MonkeyPatch):
+        log_q = torch.randn(6, 2, 3, 5).log_softmax(-1)
+        torch.manual_seed(3)
+        whole = smalti.models.vimco._draw(log_q, 4)
+        shares = []
+        for rank, part in enumerate(log_q.split(2)):
+            monkeypatch.setattr(smalti.models.vimco, "rank_and_world", lambda rank=rank: (rank, 3))
+            torch.manual_seed(3)
+            shares.append(smalti.models.vimco._draw(part, 4))
+        assert torch.equal(torch.cat(shares, 1), whole)
+
+
+@pytest.mark.usefixtures("double")
+class TestBounds:
+    @LISTED
+    @LIKELIHOODS
+    @torch.no_grad()
+    def test_of_one_draw_is_the_sum_over_all_codes(self, likelihood, sizes):
+        model = listed(**sizes, likelihood=likelihood)
+        unigram = UnigramPrior(model.num_codes, model.num_codebooks, model.grid)
+        unigram.count(model.encode(signals(model.signal, 30, seed=4)))
+        priors = [UniformPrior(model.num_codes, model.num_codebooks, model.grid), unigram]
+        for x in signals(model.signal, 3).split(1):
+            bounds = repeated(model, x, 4000, 1, *priors)
+            assert list(bounds) == ["uniform", "unigram"]
+            log_q, log_p = log_posteriors(model, x)[0], log_likelihoods(model, x)[0]
+            for prior in priors:
+                log_joint = log_p + log_priors(model, prior)
+                bound = bounds[prior.name]
+                expected = (log_q.exp() * (log_joint - log_q)).sum()
+                assert_mean(bound.log_prob, expected)
+                assert_mean(bound.distortion, -(log_q.exp() * log_p).sum())
+                assert expected < log_joint.logsumexp(0)
+
+    @pytest.mark.parametrize("draws", [2, 3])
+    @LISTED
+    @torch.no_grad()
+    def test_of_several_draws_is_the_sum_over_all_tuples(self, sizes, draws):
+        model = listed(**sizes)
+        unigram = UnigramPrior(model.num_codes, model.num_codebooks, model.grid)
+        unigram.count(model.encode(signals(model.signal, 30, seed=4)))
+        priors = [UniformPrior(model.num_codes, model.num_codebooks, model.grid), unigram]
+        for x in signals(model.signal, 2).split(1):
+            bounds = repeated(model, x, 4000, draws, *priors)
+            named = [prior.name for prior in priors]
+            assert list(bounds) == [n for name in named for n in (name, f"{name}, {draws} draws")]
+            log_q, log_p = log_posteriors(model, x)[0], log_likelihoods(model, x)[0]
+            for prior in priors:
+                log_joint = log_p + log_priors(model, prior)
+                weighted, plain = bounds[f"{prior.name}, {draws} draws"], bounds[prior.name]
+                expected = exact_bound(log_q, log_joint, draws)
+                assert_mean(weighted.log_prob, expected)
+                assert_mean(plain.log_prob, exact_bound(log_q, log_joint, 1))
+                assert exact_bound(log_q, log_joint, 1) + 0.01 < expected < log_joint.logsumexp(0) - 0.001
+                # Of the same draws a weighted mean is never below the mean of the logarithms.
+                assert (weighted.log_prob >= plain.log_prob - 1e-9).all()
+
+    @torch.no_grad()
+    def test_of_many_draws_is_near_the_evidence(self):
+        model = listed(TWICE, encoder_times=1)
+        x = signals(TWICE, 6)
+        exact = (log_likelihoods(model, x) + log_priors(model)).logsumexp(1)
+        prior = UniformPrior(model.num_codes, 1, model.grid)
+        bounds = model.measure(Batch(x), [prior], 3000, torch.Generator().manual_seed(0)).bounds
+        torch.testing.assert_close(bounds["uniform, 3000 draws"].log_prob, exact, rtol=0, atol=0.05)
+
+    @torch.no_grad()
+    def test_only_a_prior_that_takes_labels_is_told_them(self):
+        told = {}
+
+        class Told(Prior):
+            def __init__(self, name: str, takes_labels: bool) -> None:
+                super().__init__()
+                self.name, self.takes_labels = name, takes_labels
+
+            def log_prob(self, codes, conditions=None):
+                told.setdefault(self.name, []).append(conditions.labels)
+                return torch.zeros(len(codes))
+
+            def sample(self, num, *args, **kwargs):
+                raise NotImplementedError
+
+        model = listed()
+        labels = torch.tensor([3, -1])
+        batch = Batch(signals(SMALLEST, 2), Conditions(labels))
+        model.measure(batch, [Told("yes", True), Told("no", False)], draws=2)
+        assert all(seen is labels for seen in told["yes"])
+        assert told["no"] == [None, None]
+
+    @torch.no_grad()
+    def test_reconstruction_and_codes_are_of_the_most_probable(self):
+        model = listed(TWICE)
+        x = signals(TWICE, 5)
+        measured = model.measure(Batch(x), draws=3)
+        assert torch.equal(measured.codes, model.encode(x))
+        assert torch.equal(measured.reconstruction, model.likelihood(model.encode(x)).mean())
+
+
+def naive_signals(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """L and L - L_-i by loops; a common factor is taken out, which floats could not hold."""
+    draws, items = log_weights.shape
+    bound, learning = np.zeros(items), np.zeros((draws, items))
+    for b in range(items):
+        top = log_weights[:, b].max()
+        weights = [math.exp(value - top) for value in log_weights[:, b]]
+        bound[b] = math.log(sum(weights) / draws) + top
+        for i in range(draws):
+            others = [log_weights[j, b] for j in range(draws) if j != i]
+            replaced = [*others, sum(others) / len(others)]
+            top_of_them = max(replaced)
+            total = sum(math.exp(value - top_of_them) for value in replaced)
+            learning[i, b] = bound[b] - (math.log(total / draws) + top_of_them)
+    return bound, learning
+
+
+class TestSignals:
+    @pytest.mark.parametrize("scale", [0.1, 3.0, 1000.0])
+    @pytest.mark.parametrize(("draws", "items"), [(2, 1), (3, 4), (50, 3)])
+    def test_equal_the_naive_loop(self, draws, items, scale):
+        log_weights = np.random.default_rng(draws).normal(-6000, scale, (draws, items))
+        bound, learning = vimco_signals(torch.tensor(log_weights))
+        expected_bound, expected = naive_signals(log_weights)
+        np.testing.assert_allclose(bound, expected_bound, rtol=1e-12)
+        np.testing.assert_allclose(learning, expected, rtol=1e-9, atol=1e-9)
+
+    def test_of_equal_draws_there_is_nothing_to_learn(self):
+        bound, learning = vimco_signals(torch.full((4, 2), -7.0))
+        torch.testing.assert_close(bound, torch.full((2,), -7.0))
+        torch.testing.assert_close(learning, torch.zeros(4, 2))
+
+    def test_the_better_draw_is_learnt_from_and_the_worse_unlearnt(self):
+        _, learning = vimco_signals(torch.tensor([[-5.0], [-9.0], [-9.0]]))
+        assert learning[0] > 1
+        assert (learning[1:] < 0).all()
+
+
+def expected_gradients(model: VIMCO, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """The loss's gradient in expectation: every tuple of draws, as often as it occurs."""
+    grids, draws = all_grids(model), model.config.num_samples
+    log_q = log_posteriors(model, x)[0].detach()
+    total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for drawn in itertools.product(range(len(grids)), repeat=draws):
+        chosen = list(drawn)
+        monkeypatch.setattr(smalti.models.vimco, "_draw", lambda *_, c=chosen: grids[c].unsqueeze(1))
+        probability = log_q[chosen].sum().exp()
+        for name, gradient in gradients(model, model.loss(Batch(x)).total).items():
+            total[name] += probability * gradient
+    return total
+
+
+@pytest.mark.usefixtures("double")
+class TestGradient:
+    @pytest.mark.parametrize(
+        ("sizes", "num_samples"),
+        [
+            ({"spec": SMALLEST, "num_codes": 3}, 2),
+            ({"spec": SMALLEST, "num_codes": 3}, 3),
+            ({"spec": SMALLEST, "num_codes": 2}, 5),
+            ({"spec": TWICE, "num_codes": 2}, 3),
+            ({"spec": TWICE, "num_codes": 3}, 2),
+            ({"spec": SMALLEST, "num_codes": 2, "num_codebooks": 2}, 3),
+        ],
+    )
+    def test_in_expectation_is_that_of_the_bound(self, sizes, num_samples, monkeypatch: pytest.MonkeyPatch):
+        model = listed(**sizes, num_samples=num_samples)
+        (x,) = signals(model.signal, 1, seed=num_samples).split(1)
+        log_joint = log_likelihoods(model, x)[0] + log_priors(model)
+        bound = exact_bound(log_posteriors(model, x)[0], log_joint, num_samples)
+        exact = gradients(model, -bound / model.signal.dims)
+        ours = expected_gradients(model, x, monkeypatch)
+        for name, gradient in exact.items():
+            torch.testing.assert_close(ours[name], gradient, rtol=1e-6, atol=1e-9)
+            assert gradient.any(), name
+
+    def test_of_a_mixture_of_logistics_too(self, monkeypatch: pytest.MonkeyPatch):
+        model = listed(num_samples=3, likelihood=LogisticMixtureConfig(components=2))
+        (x,) = signals(model.signal, 1).split(1)
+        log_joint = log_likelihoods(model, x)[0] + log_priors(model)
+        bound = exact_bound(log_posteriors(model, x)[0], log_joint, 3)
+        ours = expected_gradients(model, x, monkeypatch)
+        for name, gradient in gradients(model, -bound / model.signal.dims).items():
+            torch.testing.assert_close(ours[name], gradient, rtol=1e-6, atol=1e-9)
+
+    def test_of_a_batch_is_the_mean_of_its_items(self, monkeypatch: pytest.MonkeyPatch):
+        model = listed(TWICE, num_samples=4)
+        x = signals(TWICE, 3)
+        codes = model_draws(model, x)
+        monkeypatch.setattr(smalti.models.vimco, "_draw", lambda *_: codes)
+        whole = gradients(model, model.loss(Batch(x)).total)
+        each = []
+        for item in range(3):
+            monkeypatch.setattr(smalti.models.vimco, "_draw", lambda *_, i=item: codes[:, [i]])
+            each.append(gradients(model, model.loss(Batch(x[[item]])).total))
+        for name, gradient in whole.items():
+            torch.testing.assert_close(gradient, sum(one[name] for one in each) / 3)
+
+    @pytest.mark.parametrize("decode_at_once", [1, 3, 7, 1000])
+    def test_does_not_depend_on_how_many_are_decoded_at_once(self, decode_at_once):
+        reference, other = (
+            vimco(num_samples=5, decode_at_once=size, likelihood=CategoricalConfig())
+            for size in (20, decode_at_once)
+        )
+        found = []
+        for model in (reference, other):
+            torch.manual_seed(1)
+            total = model.loss(Batch(signals(LARGER, 4))).total
+            found.append({"value": total.detach(), **gradients(model, total)})
+        for name, gradient in found[0].items():
+            torch.testing.assert_close(found[1][name], gradient, rtol=1e-9, atol=1e-12)
+
+    def test_draws_without_weight_are_left_out_and_nothing_is_lost(self, monkeypatch: pytest.MonkeyPatch):
+        """Weights of a whole picture differ by many nats: most draws are not decoded again."""
+        model = vimco(num_samples=20, decode_at_once=1)
+        exaggerate(model.decoder)
+        x = signals(LARGER, 3)
+        found, decoded = [], []
+        for negligible in (smalti.models.vimco.NEGLIGIBLE, -1.0):
+            monkeypatch.setattr(smalti.models.vimco, "NEGLIGIBLE", negligible)
+            torch.manual_seed(1)
+            total = model.loss(Batch(x)).total
+            with_hook = []
+            handle = model.decoder.register_forward_hook(lambda *_, calls=with_hook: calls.append(1))
+            found.append(gradients(model, total))
+            handle.remove()
+            decoded.append(len(with_hook))
+        assert 3 <= decoded[0] <= 30
+        assert decoded[1] == 60
+        for name, gradient in found[1].items():
+            torch.testing.assert_close(found[0][name], gradient, rtol=1e-5, atol=1e-7)
+
+
+def model_draws(model: VIMCO, x: Tensor) -> Tensor:
+    """Draws of training, `(S, B, G, *grid)`."""
+    torch.manual_seed(5)
+    return smalti.models.vimco._draw(model.log_posterior(x).detach(), model.config.num_samples)
+
+
+class TestLoss:
+    @LIKELIHOODS
+    @pytest.mark.usefixtures("double")
+    def test_its_value_is_the_bound_of_its_draws(self, likelihood):
+        model = listed(TWICE, num_samples=6, likelihood=likelihood)
+        x = signals(TWICE, 5)
+        codes = model_draws(model, x)
+        torch.manual_seed(5)
+        loss = model.loss(Batch(x))
+        grids = all_grids(model).tolist()
+        log_weights = log_likelihoods(model, x) + log_priors(model) - log_posteriors(model, x)
+        drawn = torch.tensor([[grids.index(codes[s, b].tolist()) for s in range(6)] for b in range(5)])
+        weights = log_weights.gather(1, drawn).detach()
+        bits = 1 / (model.signal.dims * math.log(2))
+        bound = (weights.logsumexp(1) - math.log(6)).mean()
+        torch.testing.assert_close(loss.total.detach(), -bound / model.signal.dims)
+        torch.testing.assert_close(loss.terms["bits_per_dim"], -bound * bits)
+        torch.testing.assert_close(loss.terms["bits_per_dim_1_sample"], -weights.mean() * bits)
+        assert not any(term.requires_grad for term in loss.terms.values())
+
+    @torch.no_grad()
+    def test_its_average_is_the_measured_bound(self):
+        model = vimco(SMALLEST, num_samples=3, decode_at_once=10_000)
+        (x,) = signals(SMALLEST, 1).split(1)
+        torch.manual_seed(0)
+        loss = model.loss(Batch(x.expand(20_000, 1, 4)))
+        prior = UniformPrior(model.num_codes, model.num_codebooks, model.grid)
+        bounds = repeated(model, x, 20_000, 3, prior)
+        bits = 1 / (4 * math.log(2))
+        for name, term in (
+            ("uniform, 3 draws", loss.terms["bits_per_dim"]),
+            ("uniform", loss.terms["bits_per_dim_1_sample"]),
+        ):
+            assert term.item() == pytest.approx(-bounds[name].log_prob.mean().item() * bits, abs=0.02)
+
+    @LIKELIHOODS
+    @pytest.mark.usefixtures("double")
+    def test_a_few_steps_raise_the_exact_bound(self, likelihood):
+        model = listed(TWICE, num_samples=5, likelihood=likelihood)
+        x = signals(TWICE, 6)
+
+        @torch.no_grad()
+        def exact() -> float:
+            log_q = log_posteriors(model, x)
+            return (
+                (log_q.exp() * (log_likelihoods(model, x) + log_priors(model) - log_q)).sum(1).mean().item()
+            )
+
+        before = exact()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        for step in range(100):
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            model(Batch(x)).total.backward()
+            optimizer.step()
+        assert exact() > before + 1
+
+    def test_a_batch_of_one_and_a_remainder_train(self):
+        model = vimco()
+        for num in (4, 3, 1):
+            loss = model(Batch(signals(LARGER, num))).total
+            loss.backward()
+            assert loss.isfinite()
+
+    def test_ranks_average_to_one_process(self, monkeypatch: pytest.MonkeyPatch):
+        model = vimco()
+        x = signals(LARGER, 6)
+        torch.manual_seed(3)
+        whole = gradients(model, model.loss(Batch(x)).total)
+        shares = []
+        for rank, part in enumerate(x.split(3)):
+            monkeypatch.setattr(smalti.models.vimco, "rank_and_world", lambda rank=rank: (rank, 2))
+            torch.manual_seed(3)
+            shares.append(gradients(model, model.loss(Batch(part)).total))
+        for name, gradient in whole.items():
+            torch.testing.assert_close(
+                (shares[0][name] + shares[1][name]) / 2, gradient, rtol=1e-4, atol=1e-6
+            )
+
+
+class TestMemory:
+    @LIKELIHOODS
+    def test_does_not_grow_with_the_samples(self, likelihood):
+        """Of a further draw its codes stay, and some numbers: no picture, no activation, no parameter."""
+        items = 4
+        x = signals(LARGER, items)
+
+        def bytes_of(num_samples: int) -> tuple[int, int]:
+            model = VIMCO(
+                VIMCOConfig.tiny().model_copy(
+                    update={"num_samples": num_samples, "decode_at_once": 6, "likelihood": likelihood}
+                ),
+                LARGER,
+            )
+            # Draws that all weigh the same, so that every one is decoded again.
+            exaggerate(model.decoder, times=0)
+            with Alive() as alive:
+                loss = model.loss(Batch(x)).total
+                kept = alive.now()
+                loss.backward()
+            return kept, alive.peak
+
+        few, many = bytes_of(3), bytes_of(43)
+        codes = 8 * 2 * 2 * 3  # bytes of the codes of one draw of one item: G times the positions
+        of_each = [(more - less) / (40 * items) for less, more in zip(few, many, strict=True)]
+        assert all(growth < 8 * codes for growth in of_each), (few, many)
+        assert 8 * codes < x[0].numel() * 4
+        assert few[1] > 6 * x[0].numel() * 4
+
+    def test_no_more_are_decoded_at_once_than_is_set(self):
+        model = vimco(num_samples=7, decode_at_once=4)
+        sizes: list[int] = []
+        model.decoder.register_forward_hook(lambda module, given, made: sizes.append(len(given[0])))
+        loss = model.loss(Batch(signals(LARGER, 3))).total
+        first_pass = len(sizes)
+        assert sizes[:5] == [4, 4, 4, 4, 4]
+        loss.backward()
+        assert len(sizes) > first_pass
+        assert max(sizes) == 4
+
+    @torch.no_grad()
+    def test_measuring_decodes_no_more_at_once_either(self):
+        model = vimco(decode_at_once=4)
+        sizes: list[int] = []
+        model.decoder.register_forward_hook(lambda module, given, made: sizes.append(len(given[0])))
+        prior = UniformPrior(model.num_codes, model.num_codebooks, model.grid)
+        model.measure(Batch(signals(LARGER, 3)), [prior], draws=9)
+        # 27 draws by fours; the last call is the reconstruction.
+        assert sizes == [4, 4, 4, 4, 4, 4, 3, 3]
+
+
+class TestParts:
+    @pytest.mark.parametrize(
+        ("size", "strides", "grid"),
+        [((8, 16), (2, 2), (2, 4)), ((6, 9), (3,), (2, 3)), ((20,), (4, 5), (1,))],
+    )
+    @LIKELIHOODS
+    def test_sizes_that_are_not_square(self, likelihood, size, strides, grid):
+        encoder = ConvEncoderConfig.tiny().model_copy(update={"strides": strides})
+        model = vimco(SignalSpec(3, size), encoder=encoder, likelihood=likelihood)
+        x = signals(model.signal, 2)
+        assert model.grid == grid
+        assert model.loss(Batch(x)).total.isfinite()
+        codes = model.encode(x)
+        assert codes.shape == model.draw_codes(x).shape == (2, 2, *grid)
+        assert model.decode(codes).shape == x.shape
+
+    @torch.no_grad()
+    def test_each_codebook_and_code_has_its_own_embedding(self):
+        model = vimco()
+        given = []
+        model.decoder.register_forward_hook(lambda module, inputs, made: given.append(inputs[0]))
+        codes = torch.randint(5, (2, 2, 2, 3), generator=torch.Generator().manual_seed(0))
+        model.likelihood(codes)
+        for b, y, x in itertools.product(range(2), range(2), range(3)):
+            expected = [model.embeddings[g, codes[b, g, y, x]] for g in range(2)]
+            assert torch.equal(given[0][b, :, y, x], torch.cat(expected))
+
+    @pytest.mark.parametrize("bad", [-1, 5, 1000])
+    def test_codes_out_of_range(self, bad: int):
+        codes = torch.zeros(1, 2, 2, 3, dtype=torch.int64)
+        codes[0, 1, 1, 1] = bad
+        with pytest.raises(
+            InputError, match=rf"expected codes from 0 to 4, received .*{bad}.* another model"
+        ):
+            vimco().likelihood(codes)
+
+    def test_codes_of_another_number_of_codebooks(self):
+        with pytest.raises(InputError, match="with 2 codebooks a position, received 3"):
+            vimco().likelihood(torch.zeros(1, 3, 2, 3, dtype=torch.int64))
+
+    def test_a_size_that_does_not_divide(self):
+        with pytest.raises(InputError, match=r"multiples of 4 .* received 8x10"):
+            vimco(SignalSpec(3, (8, 10)))
+
+    def test_the_uniform_rate(self):
+        model = vimco()
+        assert model.uniform_rate == pytest.approx(2 * 2 * 3 * math.log(5))
+        assert model.title == "VIMCO, 4 samples"
+
+    def test_a_config_survives_json(self):
+        config = VIMCOConfig(num_codes=7, num_samples=9, likelihood=CategoricalConfig())
+        assert VIMCOConfig.model_validate_json(config.model_dump_json()) == config
