@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from smalti.autoregressive.pixelcnn import GatedPixelCNN
     from smalti.autoregressive.sampling import sample
+    from smalti.autoregressive.transformer import Transformer
     from smalti.interfaces import InputError
     from smalti.models.prior import LearnedPrior, UniformPrior, UnigramPrior
+    from smalti.models.vae import VAE
+    from smalti.models.vimco import VIMCO
     from smalti.models.vqvae import VQVAE
     from smalti.quantizers.nearest import nearest_codes
     from smalti.quantizers.vq import VectorQuantizer
@@ -31,8 +34,11 @@ _PUBLIC = {
     "InputError": "smalti.interfaces",
     "LearnedPrior": "smalti.models.prior",
     "Tokenizer": "smalti.tokenizer",
+    "Transformer": "smalti.autoregressive.transformer",
     "UniformPrior": "smalti.models.prior",
     "UnigramPrior": "smalti.models.prior",
+    "VAE": "smalti.models.vae",
+    "VIMCO": "smalti.models.vimco",
     "VQVAE": "smalti.models.vqvae",
     "VectorQuantizer": "smalti.quantizers.vq",
     "load": "smalti.tokenizer",
@@ -41,11 +47,14 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "VAE",
+    "VIMCO",
     "VQVAE",
     "GatedPixelCNN",
     "InputError",
     "LearnedPrior",
     "Tokenizer",
+    "Transformer",
     "UniformPrior",
     "UnigramPrior",
     "VectorQuantizer",

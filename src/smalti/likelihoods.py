@@ -206,7 +206,7 @@ class _LogSoftmaxOf(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         if ctx.is_taken:
             raise RuntimeError("the gradient of a categorical likelihood can be taken once only")
         ctx.is_taken = True

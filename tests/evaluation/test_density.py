@@ -132,12 +132,14 @@ def test_every_bound_has_its_row_and_without_codes_there_is_no_rate_a_code():
 
 def test_sums_of_single_precision_are_made_in_double():
     """Of many items each worth much, float32 would lose the last digits of the mean."""
-    rate = torch.full((100_000,), 20_000.1)
     density = Density(SignalSpec(1, (1,)))
-    for part in rate.split(100):
-        density.update(Measured({"p": Bound(part, torch.zeros_like(part))}, torch.zeros(100, 1, 1), None))
-    expected = np.float64(np.float32(20_000.1)) / math.log(2)
-    assert density.compute()["p"]["rate"] == pytest.approx(expected, rel=1e-12)
+    for part in torch.full((100_000,), 20_000.1).split(100):
+        density.update(Measured({"p": Bound(part, 2 * part)}, torch.zeros(100, 1, 1), None))
+    bits = np.float64(np.float32(20_000.1)) / math.log(2)
+    row = density.compute()["p"]
+    assert row["rate"] == pytest.approx(bits, rel=1e-12)
+    assert row["distortion"] == pytest.approx(2 * bits, rel=1e-12)
+    assert row["bits_per_dim"] == pytest.approx(3 * bits, rel=1e-12)
 
 
 def test_one_item_has_no_standard_error():

@@ -22,7 +22,7 @@ def test_codes(grid):
     codes = torch.zeros(2, 3, *grid, dtype=torch.int64)
     codes.view(-1)[-1] = 4
     check_codes(codes, num_codebooks=3, num_codes=5)
-    with pytest.raises(InputError, match="expected 2 codebooks, received codes of shape"):
+    with pytest.raises(InputError, match="expected codes with 2 codebooks, received codes of shape"):
         check_codes(codes, num_codebooks=2, num_codes=5)
     with pytest.raises(InputError, match="expected codes from 0 to 3, received codes from 0 to 4; were they"):
         check_codes(codes, num_codebooks=3, num_codes=4)

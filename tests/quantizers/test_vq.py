@@ -209,7 +209,7 @@ def test_codes_out_of_range(wrong):
 def test_another_number_of_codebooks():
     layer = quantizer(2)
     with pytest.raises(
-        InputError, match=r"expected codes with 2 codebooks a position, received 3: .*another model"
+        InputError, match=r"expected codes with 2 codebooks, received codes of shape .*another model"
     ):
         layer.decode(torch.zeros(1, 3, 3, 3, dtype=torch.int64))
 

@@ -19,7 +19,6 @@ from smalti.interfaces import (
     Autoencoder,
     Batch,
     Conditions,
-    InputError,
     Likelihood,
     Loss,
     Measured,
@@ -30,6 +29,7 @@ from smalti.likelihoods import bits_per_dim
 from smalti.models.draws import DrawnBounds
 from smalti.models.networks import TINY, NetworksConfig, build_networks
 from smalti.nn.collectives import rank_and_world
+from smalti.nn.symbols import check_codes
 
 NEGLIGIBLE = 1e-8
 """Weights below this are lost when float32 adds them to the others, which sum to 1."""
@@ -152,7 +152,7 @@ class VIMCO(Autoencoder):
         Raises:
             InputError: for codes out of range, or of another number of codebooks.
         """
-        self._check(codes)
+        check_codes(codes, self.num_codebooks, self.num_codes)
         return self._likelihood(codes)
 
     @torch.no_grad()
@@ -223,18 +223,6 @@ class VIMCO(Autoencoder):
             log_prob = checkpoint(log_likelihood, d, i, use_reentrant=False)
             total = total.index_add(0, i, weights[d, i] * log_prob)
         return total
-
-    def _check(self, codes: Tensor) -> None:
-        if codes.shape[1] != self.num_codebooks:
-            raise InputError(
-                f"expected codes with {self.num_codebooks} codebooks a position, received {codes.shape[1]}: "
-                "were they made by another model?"
-            )
-        if codes.numel() and (codes.min() < 0 or codes.max() >= self.num_codes):
-            raise InputError(
-                f"expected codes from 0 to {self.num_codes - 1}, received {int(codes.min())} to "
-                f"{int(codes.max())}: were they made by another model?"
-            )
 
 
 def vimco_signals(

@@ -1,4 +1,4 @@
-"""What every network over codes does with its input: check codes and labels, and hide labels in training."""
+"""What every model does with codes and labels that it is given: check them, and hide labels in training."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ def check_counts(num_codes: int, num_codebooks: int, num_classes: int) -> None:
 
 
 def check_codes(codes: Int64[Tensor, "b g *grid"], num_codebooks: int, num_codes: int) -> None:
-    """Refuse codes that a network has no embedding for.
+    """Refuse codes that a model has no embedding for.
 
     Raises:
         InputError: when a code is out of range, or the number of codebooks is another.
     """
     if codes.shape[1] != num_codebooks:
         raise InputError(
-            f"expected {num_codebooks} codebooks, received codes of shape {tuple(codes.shape)}; "
-            "the second dimension counts codebooks"
+            f"expected codes with {num_codebooks} codebooks, received codes of shape {tuple(codes.shape)}; "
+            "were they made by another model?"
         )
+    if not codes.numel():
+        return
     low, high = (int(bound) for bound in codes.aminmax())
     if low < 0 or high >= num_codes:
         raise InputError(
             f"expected codes from 0 to {num_codes - 1}, received codes from {low} to {high}; "
-            "were they made by another tokenizer?"
+            "were they made by another model?"
         )
 
 

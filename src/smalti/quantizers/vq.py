@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from smalti.interfaces import Configuration, InputError, Quantized, Quantizer
+from smalti.nn.symbols import check_codes
 from smalti.quantizers.codebooks import (
     Codebook,
     FaithfulCodebook,
@@ -132,16 +133,7 @@ class VectorQuantizer(Quantizer):
         Raises:
             InputError: for codes out of range or with another number of codebooks.
         """
-        if codes.shape[1] != self.num_codebooks:
-            raise InputError(
-                f"expected codes with {self.num_codebooks} codebooks a position, received {codes.shape[1]}: "
-                "were they made by another model?"
-            )
-        if codes.numel() and (codes.min() < 0 or codes.max() >= self.num_codes):
-            raise InputError(
-                f"expected codes from 0 to {self.num_codes - 1}, received {int(codes.min())} to "
-                f"{int(codes.max())}: were they made by another model?"
-            )
+        check_codes(codes, self.num_codebooks, self.num_codes)
         indices = codes.movedim(1, 0).flatten(1)
         return self._untokens(self._look_up(indices), codes)
 

@@ -76,7 +76,8 @@ class Scale(Configuration):
     Attributes:
         recipe: the VQ-VAE that all others are made from.
         latent_dim: of the VAE, at each position.
-        vimco: steps and batch of VIMCO, whose every step decodes 50 times.
+        vimco: steps and batch of VIMCO, whose every step decodes each item once for every sample.
+        vimco_samples: samples of its bound; 50 in the paper.
         sweep: training of each model of a sweep.
         transformer: the second learned prior, or None where it is too slow.
         fine_tuning: on the data itself, after other data.
@@ -85,6 +86,7 @@ class Scale(Configuration):
     recipe: Recipe
     latent_dim: int
     vimco: TrainingConfig
+    vimco_samples: int = Field(default=50, ge=2)
     sweep: TrainingConfig
     transformer: TransformerConfig | None
     fine_tuning: TrainingConfig
@@ -121,7 +123,7 @@ def study(data: str, part: str, budget: str) -> Study:
             )
     scale = SCALES[data](budget)
     made = PARTS[part](scale)
-    cheap = {"draws": 5, "swapped_items": 4} if budget == "tiny" else {}
+    cheap = {"draws": 5, "swapped_items": 2} if budget == "tiny" else {}
     return made.model_copy(
         update={
             **cheap,
@@ -143,6 +145,7 @@ def _table(scale: Scale) -> Study:
         num_codebooks=quantizer.num_codebooks,
         num_codes=quantizer.num_codes,
         code_dim=quantizer.code_dim,
+        num_samples=scale.vimco_samples,
     )
     priors = {PIXELCNN: recipe.prior}
     if scale.transformer is not None:
@@ -326,6 +329,7 @@ def _tiny(recipe: Recipe) -> Scale:
         ),
         latent_dim=3,
         vimco=training,
+        vimco_samples=3,
         sweep=training,
         transformer=TransformerConfig.tiny(),
         fine_tuning=training,

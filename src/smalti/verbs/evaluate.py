@@ -93,7 +93,10 @@ def show(report: dict[str, Any]) -> None:
     for name, row in report["bits_per_dim"].items():
         table.add_row(
             name,
-            *(_figure(row[key]) for key in ("bits_per_dim", "rate", "distortion", "stderr", "nats_per_code")),
+            *(
+                _figure(row.get(key))
+                for key in ("bits_per_dim", "rate", "distortion", "stderr", "nats_per_code")
+            ),
         )
     show_table(table)
     other = Table(show_header=False)

@@ -28,7 +28,7 @@ from smalti.verbs.data import open_data, pick_split, prepare
 from smalti.verbs.evaluate import RESULTS, evaluate
 from smalti.verbs.records import Record, bounds_table, commit, device, markdown, write_records
 from smalti.verbs.runs import DATA_DIRECTORY
-from smalti.verbs.train import spread, train_recipe
+from smalti.verbs.train import SHOWN_ITEMS, spread, train_recipe
 from smalti.verbs.train_prior import train_prior_recipe
 
 FIRST = "first"
@@ -46,7 +46,7 @@ def reproduce(
     only: str | None = None,
     quiet: bool = False,
 ) -> list[Record]:
-    """Train every model of a study, measure it on the test split, write `records.jsonl` and `table.md`.
+    """Train every model of a study, measure it on the test split, write records, a table and a picture.
 
     What is finished is not done again, so that the same command goes on after a stop.
 
@@ -74,8 +74,10 @@ def reproduce(
             f"expected a model of {chosen.name}, received {only!r}: there are {', '.join(names)}"
         )
     split = pick_split(open_data(data), None, "test", "validation")
-    if split == "train":
-        raise InputError(f"expected data with a test split to measure on, found none in {data}: add one")
+    if split not in ("test", "validation"):
+        raise InputError(
+            f"expected data with a test split to measure on, found only {split!r} in {data}: add one"
+        )
     folder = out / chosen.name
     records: list[Record] = []
     for entry in chosen.entries:
@@ -87,15 +89,16 @@ def reproduce(
             if (run / RESULTS).is_file():
                 records += _records(chosen, entry, seed, run)
     if chosen.swaps:
-        records += _swaps(chosen, folder, data, split, quiet)
+        records += _swaps(chosen, folder, data, split)
     write_records(folder / "records.jsonl", records)
+    _picture(chosen, folder, data, split)
     header, rows = bounds_table([r for r in records if "swaps" not in r["metrics"]], chosen.paper)
     caption = _caption(chosen, budget, records)
     with atomic_file(folder / "table.md") as temporary:
         temporary.write_text(f"{caption}\n\n{markdown(header, rows)}")
     if not quiet:
         _show(caption, header, rows)
-    note(f"The runs, records.jsonl and table.md are in {folder}.", quiet)
+    note(f"The runs, records.jsonl, table.md and reconstructions.png are in {folder}.", quiet)
     return records
 
 
@@ -165,7 +168,7 @@ def _records(chosen: Study, entry: Entry, seed: int, run: Path) -> Iterator[Reco
         }
 
 
-def _swaps(chosen: Study, folder: Path, data: str, split: str, quiet: bool) -> Iterator[Record]:
+def _swaps(chosen: Study, folder: Path, data: str, split: str) -> Iterator[Record]:
     """Records of the likelihood's approximation, for the first seed of each VQ-VAE of a study."""
     for entry in chosen.entries:
         run = folder / f"{_file_name(entry.name)}-seed0"
@@ -174,8 +177,9 @@ def _swaps(chosen: Study, folder: Path, data: str, split: str, quiet: bool) -> I
         trained = TrainedModel.load(run)
         assert isinstance(trained.model, VQVAE)
         priors = [prior for prior in trained.priors.values() if not prior.takes_labels]
-        batches = _with_neighbours(trained, trained.model, data, split, chosen, quiet)
-        for name, bits in with_swaps(trained.model, priors, batches).items():
+        batches = _items(trained, data, split, chosen.swapped_items)
+        swapped = ((batch, trained.model.neighbours(batch.data, chosen.swaps)) for batch in batches)
+        for name, bits in with_swaps(trained.model, priors, swapped).items():
             yield {
                 "experiment": chosen.name,
                 "entry": f"{entry.name}, sum over swapped codes",
@@ -196,17 +200,26 @@ def _swaps(chosen: Study, folder: Path, data: str, split: str, quiet: bool) -> I
             }
 
 
-def _with_neighbours(
-    trained: TrainedModel, model: VQVAE, data: str, split: str, chosen: Study, quiet: bool
-) -> Iterator[tuple[Batch, torch.Tensor]]:
-    source = open_data(data)
+def _picture(chosen: Study, folder: Path, data: str, split: str) -> None:
+    """Test items above what each model makes of them, in the order of the table."""
+    runs = [folder / f"{_file_name(entry.name)}-seed0" for entry in chosen.entries]
+    rows = []
+    for run in [run for run in runs if (run / RESULTS).is_file()]:
+        trained = TrainedModel.load(run, load_priors=False)
+        shown = torch.cat([batch.data for batch in _items(trained, data, split, SHOWN_ITEMS)])
+        rows = rows or [shown.cpu()]
+        with torch.no_grad():
+            rows.append(trained.model.reconstruct(shown).cpu())
+        trained.modality.preview(rows).save(folder / "reconstructions.png")
+
+
+def _items(trained: TrainedModel, data: str, split: str, num: int) -> Iterator[Batch]:
+    """Some items of a split, evenly spread over it."""
     with TemporaryDirectory(prefix="smalti-") as scratch:
-        store = prepare(Path(scratch) / "data", source, split, trained.modality, quiet=quiet)
+        store = prepare(Path(scratch) / "data", open_data(data), split, trained.modality, quiet=True)
         loader = Loader(store, batch_size=10, device=trained.device, to_model=trained.modality.to_model)
-        items = spread(np.arange(store.count), chosen.swapped_items)
-        for positions in torch.from_numpy(items).split(10):
-            batch = loader.items(positions.numpy())
-            yield batch, model.neighbours(batch.data, chosen.swaps)
+        for positions in torch.from_numpy(spread(np.arange(store.count), num)).split(10):
+            yield loader.items(positions.numpy())
 
 
 def _stages(run: Path, prior: str | None) -> list[Path]:

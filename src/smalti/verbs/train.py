@@ -134,7 +134,13 @@ def _start(model: LatentVariableModel, start: Path | None) -> str | None:
         return None
     begun_with = RunDirectory(start)
     begun_with.read_config()
-    load_weights(model, begun_with.read_model(), start)
+    try:
+        load_weights(model, begun_with.read_model(), start)
+    except InputError:
+        raise InputError(
+            f"expected a run of the same model to begin with, the weights in {start} are of other settings: "
+            "leave --from out, or ask for the settings that its config.json names"
+        ) from None
     return begun_with.fingerprint()
 
 
