@@ -64,7 +64,7 @@ def inspect(run: str) -> str:
         f"model       {model.title}, {trained.fingerprint}, recipe {config.name}, "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters",
         f"signal      {spec.channels} x {shape}, {spec.levels} levels",
-        f"codes       {_codes(model) if isinstance(model, Autoencoder) else 'none: its latents are continuous'}",
+        f"codes       {_codes(model) if isinstance(model, Autoencoder) else 'none: continuous latents'}",
         f"classes     {', '.join(trained.classes) or 'none'}",
         f"likelihood  {config.model.likelihood.kind}",
         f"priors      {', '.join(trained.priors) or 'its own'}",
