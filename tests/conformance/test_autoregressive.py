@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import smalti.autoregressive
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
@@ -192,3 +193,41 @@ def test_bad_input_gets_a_sentence(case, grid, num_codebooks, num_classes):
                 network(codes, conditions)
             with pytest.raises(InputError, match=r"[Ee]xpected .* label"):
                 network.start(2, grid, conditions)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.build(2, 1, 0).__class__.__name__)
+def test_steps_out_of_turn_are_refused(case):
+    network = build(case, 1, 0)
+    code = torch.zeros(1, dtype=torch.int64)
+    state = network.start(1, (1, 1))
+    with pytest.raises(InputError, match="previous code"):
+        network.step(code, state)
+    network.step(None, state)
+    with pytest.raises(InputError, match="previous code"):
+        network.step(None, state)
+    with pytest.raises(InputError, match="after the last symbol"):
+        network.step(code, state)
+
+
+@pytest.mark.parametrize(("case", "grid", "num_codebooks", "num_classes"), FIRST_GRID)
+def test_two_states_do_not_disturb_each_other(case, grid, num_codebooks, num_classes):
+    network, num = build(case, num_codebooks, num_classes), 4 * num_codebooks
+    symbols = random_codes(num, 1, (3,)).squeeze(1)
+    state = network.start(3, grid)
+    alone = [network.step(symbols[i - 1] if i else None, state) for i in range(num)]
+    one, other = network.start(3, grid), network.start(3, grid)
+    for i in range(num):
+        logits = network.step(symbols[i - 1] if i else None, one)
+        network.step((symbols[i - 1] + 1) % NUM_CODES if i else None, other)
+        torch.testing.assert_close(logits, alone[i], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("case", "grid", "num_codebooks", "num_classes"), FIRST_GRID)
+def test_weights_round_trip_through_safetensors(case, grid, num_codebooks, num_classes, tmp_path):
+    network, other = build(case, num_codebooks, num_classes), build(case, num_codebooks, num_classes)
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    for parameter in other.parameters():
+        parameter.data.zero_()
+    other.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    codes = random_codes(1, num_codebooks, grid)
+    torch.testing.assert_close(other(codes), network(codes))
