@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-from smalti.verbs.records import commit, device
+from smalti.verbs.provenance import commit, device
 
 HERE = Path(__file__).parent
 

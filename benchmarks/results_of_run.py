@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from smalti.training.checkpoints import RunDirectory
-from smalti.verbs.records import commit, device
+from smalti.verbs.provenance import commit, device
 
 RESULTS = Path(__file__).parents[1] / "results"
 LEARNED = ("learned", "learned+class")

@@ -178,15 +178,18 @@ def evaluate(
 @app.command()
 def reproduce(
     name: Annotated[str, typer.Argument(metavar="NAME", help="fashion-mnist or cifar10.")],
-    data: Data,
-    out: Out,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="SOURCE", help=DATA_HELP + " Default: the whole, from the Hub."),
+    ] = None,
+    out: Out = Path("reproduced"),
     part: Annotated[
         str, typer.Option("--part", help="table, codes, beta, codebook or likelihood.")
     ] = "table",
     budget: Annotated[
         str, typer.Option("--budget", help="tiny to see it run, cpu for two cores, paper for the paper's.")
     ] = "cpu",
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each model.")] = 1,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each model (of VIMCO one).")] = 1,
     pretrain: Annotated[
         str | None,
         typer.Option("--pretrain", metavar="SOURCE", help="Data to train on before --data itself."),

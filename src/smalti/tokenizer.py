@@ -213,7 +213,8 @@ class Tokenizer:
         exported = RunDirectory(target)
         config = exported.read_config()
         # Where the training data lay is nobody else's business.
-        config.pop("data", None)
+        for key in ("data", "described", "device"):
+            config.pop(key, None)
         exported.write_config(config)
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:

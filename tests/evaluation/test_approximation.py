@@ -50,9 +50,9 @@ def terms(model: VQVAE, prior, x: torch.Tensor, grids: list[torch.Tensor]) -> to
 def test_against_the_terms_one_by_one(model):
     x, neighbours = signals(3), model.neighbours(signals(3), 2)
     priors = [UniformPrior(CODES, 1, model.grid), unigram(model)]
-    result = with_swaps(model, priors, [(Batch(x[:2]), neighbours[:, :2]), (Batch(x[2:]), neighbours[:, 2:])])
+    batches = [Batch(x[:2]), Batch(x[2:])]
+    result = with_swaps(model, priors, batches, lambda signal: model.neighbours(signal, 2))
     for prior in priors:
-        expected = torch.zeros(3, dtype=torch.float64)
         for item in range(3):
             codes = model.encode(x[[item]])
             for swaps in range(3):
@@ -62,14 +62,25 @@ def test_against_the_terms_one_by_one(model):
                     grid.view(-1)[place] = neighbours[order, item].flatten()[place]
                     grids.append(grid)
                 bound = terms(model, prior, x[[item]], grids).logsumexp(0)
-                expected[swaps] -= bound / (3 * 32 * math.log(2))
-        assert result[prior.name] == pytest.approx(expected.tolist(), rel=1e-6)
+                bits = -bound.item() / (32 * math.log(2))
+                assert result[prior.name][item, swaps].item() == pytest.approx(bits, rel=1e-6)
+
+
+def test_equal_neighbours_are_refused(model):
+    x = signals(1)
+    for wrong in (
+        lambda s: model.encode(s).unsqueeze(0),
+        lambda s: model.neighbours(s, 1).repeat(2, 1, 1, 1, 1),
+    ):
+        with pytest.raises(InputError, match="differ from the code and from each other"):
+            with_swaps(model, [unigram(model)], [Batch(x)], wrong)
 
 
 @torch.no_grad()
 def test_every_sum_is_a_bound_and_more_terms_are_tighter(model):
     x, prior = signals(1), unigram(model)
-    bits = with_swaps(model, [prior], [(Batch(x), model.neighbours(x, CODES - 1))])["unigram"]
+    swapped = with_swaps(model, [prior], [Batch(x)], lambda signal: model.neighbours(signal, CODES - 1))
+    bits = swapped["unigram"][0].tolist()
     everything = [
         torch.tensor(codes).view(1, 1, *model.grid)
         for codes in itertools.product(range(CODES), repeat=math.prod(model.grid))

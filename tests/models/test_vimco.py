@@ -451,8 +451,8 @@ class TestLoss:
         bits = 1 / (model.signal.dims * math.log(2))
         bound = (weights.logsumexp(1) - math.log(6)).mean()
         torch.testing.assert_close(loss.total.detach(), -bound / model.signal.dims)
-        torch.testing.assert_close(loss.terms["bits_per_dim"], -bound * bits)
-        torch.testing.assert_close(loss.terms["bits_per_dim_1_sample"], -weights.mean() * bits)
+        torch.testing.assert_close(loss.terms["bits_per_dim_weighted"], -bound * bits)
+        torch.testing.assert_close(loss.terms["bits_per_dim"], -weights.mean() * bits)
         assert not any(term.requires_grad for term in loss.terms.values())
 
     @torch.no_grad()
@@ -465,8 +465,8 @@ class TestLoss:
         bounds = repeated(model, x, 20_000, 3, prior)
         bits = 1 / (4 * math.log(2))
         for name, term in (
-            ("uniform, 3 draws", loss.terms["bits_per_dim"]),
-            ("uniform", loss.terms["bits_per_dim_1_sample"]),
+            ("uniform, 3 draws", loss.terms["bits_per_dim_weighted"]),
+            ("uniform", loss.terms["bits_per_dim"]),
         ):
             assert term.item() == pytest.approx(-bounds[name].log_prob.mean().item() * bits, abs=0.02)
 

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from smalti.interfaces import InputError
 from smalti.modalities.image import ImageModality
+from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
 from smalti.recipes import build_model
-from smalti.recipes.studies import BUDGETS, PARTS, SCALES, study
+from smalti.recipes.studies import BUDGETS, CODEBOOKS, PARTS, SCALES, study
 from smalti.verbs.records import read_records
 from tests.runs import digests, smooth
 
@@ -48,7 +50,7 @@ def table(data, other, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("reproduced")
     records = reproduce("cifar10", str(data), out, budget="tiny", seeds=2, pretrain=str(other), quiet=True)
-    return out / "cifar10-table", records
+    return out / "cifar10-table-tiny", records
 
 
 def test_every_model_and_prior_has_its_records(table):
@@ -61,12 +63,20 @@ def test_every_model_and_prior_has_its_records(table):
     assert rows == expected
     assert read_records(folder / "records.jsonl") == records
     for record in records:
-        assert record["split"] == "test"
-        assert record["dataset"] == "CIFAR-10"
-        assert record["note"].endswith("4 steps on 12 items, then 4 steps on 24 items")
-        assert str(folder) not in json.dumps(record)
-        learned = record["prior"].startswith(("learned", "transformer")) and "swaps" not in record["metrics"]
-        assert record["steps"] == (12 if learned else 8 if "swaps" not in record["metrics"] else 4)
+        assert (record["split"], record["dataset"], record["budget"]) == ("test", "CIFAR-10", "tiny")
+        assert str(folder.parent.parent) not in json.dumps(record)
+        learned = record["prior"].startswith(("learned", "transformer"))
+        first, tuned, *of_prior = record["stages"]
+        # Of 12 and of 24 items one in fifty is held out, and at least one.
+        assert (first["items"], tuned["items"]) == (11, 23)
+        assert first["data"] == "folder (all 12)"
+        assert tuned["data"] == "folder (train 24, test 20)"
+        assert [stage["prior"] for stage in of_prior] == ([record["prior"].split("+")[0]] if learned else [])
+        assert record["steps"] == 4 * len(record["stages"])
+        assert record["commit"] == tuned["commit"] != "unknown"
+        kind = "transformer" if record["prior"].startswith("transformer") else "gated_pixelcnn"
+        assert record["config"]["prior"]["network"]["kind"] == kind
+        assert record["config"]["training"]["seed"] == record["seed"]
 
 
 def test_records_are_what_was_measured(table):
@@ -102,8 +112,10 @@ def test_the_table_has_the_papers_figures_and_says_what_was_trained(table):
     assert lines["vae", "VAE", "normal"].rstrip(" |").endswith("4.51")
     assert lines["vimco", "VIMCO, 3 samples", "uniform, 5 draws"].rstrip(" |").endswith("5.14")
     assert "(2 seeds)" in lines["vae", "VAE", "normal"]
-    assert "vae: 4 steps on 12 items, then 4 steps on 24 items" in text
-    assert "20 items of the split test" in text
+    trained = "4 steps of 8 on 11 items (folder (all 12)), then 4 steps of 8 on 23 items"
+    assert f"vae: {trained}" in text
+    assert "4 steps of 8 on the codes (transformer)" in text
+    assert "20 items of the test split (folder (train 24, test 20)), budget tiny" in text
 
 
 def test_what_is_finished_is_not_done_again(table, data, other):
@@ -115,10 +127,29 @@ def test_what_is_finished_is_not_done_again(table, data, other):
         "cifar10", str(data), folder.parent, budget="tiny", seeds=2, pretrain=str(other), quiet=True
     )
     assert [r["metrics"] for r in again] == [r["metrics"] for r in records]
-    assert {name for name, digest in digests(folder).items() if before.get(name) != digest} <= {
-        "records.jsonl",
-        "table.md",
-    }
+    assert digests(folder) == before
+
+
+def test_other_data_or_settings_are_not_mixed_with_a_finished_run(table, data, other, tmp_path):
+    from smalti.verbs.reproduce import reproduce
+
+    settings = {"budget": "tiny", "pretrain": str(other), "only": "vae", "quiet": True}
+    copied = shutil.copytree(data, tmp_path / "copied")
+    with pytest.raises(InputError, match="holds a run on the data"):
+        reproduce("cifar10", str(copied), table[0].parent, **settings)
+    with pytest.raises(InputError, match="began from"):
+        reproduce("cifar10", str(data), table[0].parent, **{**settings, "pretrain": None})
+
+
+def test_a_kill_before_the_codes_are_counted_is_made_good(data, tmp_path):
+    from smalti.verbs.reproduce import reproduce
+
+    settings = {"part": "beta", "budget": "tiny", "only": "beta=0.1", "quiet": True}
+    records = reproduce("cifar10", str(data), tmp_path, **settings)
+    (tmp_path / "cifar10-beta-tiny" / "beta_0.1-seed0" / "unigram.json").unlink()
+    again = reproduce("cifar10", str(data), tmp_path, **settings)
+    assert [r["metrics"] for r in again] == [r["metrics"] for r in records]
+    assert (tmp_path / "cifar10-beta-tiny" / "beta_0.1-seed0" / "unigram.json").is_file()
 
 
 def test_a_sweep_through_the_command(smalti, data, tmp_path):
@@ -126,11 +157,11 @@ def test_a_sweep_through_the_command(smalti, data, tmp_path):
     result = smalti("reproduce", "cifar10", "--data", data, *words)
     assert result.status == 0, result.err
     made = study("cifar10", "likelihood", "tiny")
-    records = read_records(tmp_path / made.name / "records.jsonl")
+    records = read_records(tmp_path / f"{made.name}-tiny" / "records.jsonl")
     assert {r["entry"] for r in records} == {entry.name for entry in made.entries}
     assert {r["prior"] for r in records} == {"uniform", "unigram"}
     assert made.question in " ".join(result.out.split())
-    assert (tmp_path / made.name / "reconstructions.png").is_file()
+    assert (tmp_path / f"{made.name}-tiny" / "reconstructions.png").is_file()
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
@@ -150,7 +181,7 @@ def test_one_model_at_a_time_gives_the_records_of_all(smalti, data, tmp_path):
     for only in ("beta=0.1", "beta=2.0"):
         words = ("--part", "beta", "--budget", "tiny", "--only", only, "--out", tmp_path, "--quiet")
         assert smalti("reproduce", "fashion-mnist", "--data", _grey(tmp_path), *words).status == 0
-    records = read_records(tmp_path / "fashion-mnist-beta" / "records.jsonl")
+    records = read_records(tmp_path / "fashion-mnist-beta-tiny" / "records.jsonl")
     assert {r["entry"] for r in records} == {"beta=0.1", "beta=2.0"}
 
 
@@ -176,6 +207,10 @@ def test_mistakes_get_a_sentence(mistake, data, tmp_path, pictures):
         "cifar10", "--data", data, "--only", "gan"
     )
     assert "test split" in told("cifar10", "--data", pictures, "--budget", "tiny")
+    for split in ("train", "test"):
+        (tmp_path / "jpeg" / split).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "jpeg" / split / "a.jpg")
+    assert "holds JPEG: give it as --pretrain" in told("cifar10", "--data", tmp_path / "jpeg")
 
 
 @pytest.mark.parametrize("name", SCALES)
@@ -184,11 +219,20 @@ def test_the_papers_budget_is_the_papers(name):
     for model in ("vqvae", "vae"):
         training = entries[model].recipe.training
         assert (training.steps, training.batch_size, training.learning_rate) == (250_000, 128, 2e-4)
-    networks = [
-        (e.recipe.model.encoder, e.recipe.model.decoder, e.recipe.model.likelihood) for e in entries.values()
-    ]
-    assert networks.count(networks[0]) == 3
-    quantizer, vimco = entries["vqvae"].recipe.model.quantizer, entries["vimco"].recipe.model
+        assert (training.schedule, training.clip_norm, training.weight_ema) == ("constant", 0, 0)
+    configs = {name: entry.recipe.model for name, entry in entries.items()}
+    networks = [(config.encoder, config.decoder, config.likelihood) for config in configs.values()]
+    assert networks.count(networks[0]) == len(networks)
+    quantizer, vimco = configs["vqvae"].quantizer, configs["vimco"]
+    assert (quantizer.codebook.mode, quantizer.commitment_weight) == ("faithful", 0.25)
+    assert configs["vqvae, robust"].quantizer.codebook.mode == "robust"
     assert (quantizer.num_codebooks, quantizer.num_codes) == (vimco.num_codebooks, vimco.num_codes)
     assert vimco.num_samples == 50
-    assert math.isclose(entries["vqvae"].recipe.model.quantizer.commitment_weight, 0.25)
+
+
+def test_codebooks_that_are_compared_begin_alike():
+    books = {}
+    for name, config in CODEBOOKS.items():
+        torch.manual_seed(0)
+        books[name] = VectorQuantizer(VectorQuantizerConfig(num_codes=64, codebook=config)).codebook.codes
+    assert torch.equal(books["gradient"], books["ema"])

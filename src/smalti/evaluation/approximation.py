@@ -7,51 +7,57 @@ term missed.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from smalti.interfaces import Autoencoder, Batch, Conditions, Prior
+from smalti.interfaces import Autoencoder, Batch, Conditions, InputError, Prior
 
-AT_ONCE = 512
-"""Grids that are decoded together."""
+AT_ONCE = 2**26
+"""Likelihood parameters that are in memory together, if there is one for each level of each dimension."""
 
 
 @torch.no_grad()
 def with_swaps(
     autoencoder: Autoencoder,
     priors: Sequence[Prior],
-    batches: Iterable[tuple[Batch, Int64[Tensor, "m b g *grid"]]],
-) -> dict[str, list[float]]:
+    batches: Iterable[Batch],
+    neighbours: Callable[[Tensor], Int64[Tensor, "m b g *grid"]],
+) -> dict[str, Float64[Tensor, "items m1"]]:
     """Bits/dim from the one term, and from sums over ever more neighbours of it.
 
     Args:
         autoencoder: whose codes and likelihood.
         priors: by each of which it is measured, without being told classes.
-        batches: signals, and for each place its next-nearest codes, nearest first.
+        batches: signals.
+        neighbours: gives for each place of a signal's codes the next-nearest codes, nearest first.
 
     Returns:
-        For each prior bits/dim, averaged over items: entry m is with the first m neighbours of every place,
-        one of them at a time.
+        For each prior the bits/dim of each item: entry m is with the first m neighbours of every place, one
+        of them at a time.
+
+    Raises:
+        InputError: when a neighbour is the code itself, or another neighbour: its term would count twice.
     """
-    sums: dict[str, Tensor] = {}
-    num = 0
-    for batch, neighbours in batches:
-        for signal, codes, others in zip(
-            batch.data.split(1),
-            autoencoder.encode(batch.data).split(1),
-            neighbours.split(1, dim=1),
-            strict=True,
-        ):
-            for name, terms in _terms(autoencoder, priors, signal, codes, others.squeeze(1)).items():
-                bound = torch.stack([terms[: m + 1].flatten().logsumexp(0) for m in range(len(terms))])
-                sums[name] = sums.get(name, torch.zeros_like(bound)) + bound
-            num += 1
-    to_bits = 1 / (autoencoder.signal.dims * math.log(2) * num)
-    return {name: (-total * to_bits).tolist() for name, total in sums.items()}
+    bounds: dict[str, list[Tensor]] = {prior.name: [] for prior in priors}
+    for batch in batches:
+        codes = autoencoder.encode(batch.data)
+        grids = torch.cat([codes.unsqueeze(0), neighbours(batch.data)])
+        if any((one == other).any() for one, other in itertools.combinations(grids, 2)):
+            raise InputError(
+                "expected neighbours that differ from the code and from each other, received equal"
+            )
+        for item, signal in enumerate(batch.data.split(1)):
+            for name, terms in _terms(autoencoder, priors, signal, grids[0, [item]], grids[1:, item]).items():
+                bounds[name].append(
+                    torch.stack([terms[: m + 1].logsumexp((0, 1)) for m in range(len(terms))])
+                )
+    to_bits = 1 / (autoencoder.signal.dims * math.log(2))
+    return {name: -torch.stack(items).cpu() * to_bits for name, items in bounds.items()}
 
 
 def _terms(
@@ -67,10 +73,11 @@ def _terms(
     at = torch.arange(places, device=codes.device)
     swapped[:, at, at] = neighbours.flatten(1)
     grids = torch.cat([codes, swapped.view(-1, *codes.shape[1:])])
-    log_prob = torch.cat([_distortions(autoencoder, signal, part) for part in grids.split(AT_ONCE)])
+    at_once = max(1, AT_ONCE // (autoencoder.signal.dims * autoencoder.signal.levels))
+    log_prob = torch.cat([_log_likelihood(autoencoder, signal, part) for part in grids.split(at_once)])
     result = {}
     for prior in priors:
-        rates = torch.cat([prior.log_prob(part, Conditions()) for part in grids.split(AT_ONCE)])
+        rates = torch.cat([prior.log_prob(part, Conditions()) for part in grids.split(at_once)])
         terms = (log_prob + rates).double()
         first = torch.full((1, places), -torch.inf, dtype=terms.dtype, device=terms.device)
         first[0, 0] = terms[0]
@@ -78,7 +85,7 @@ def _terms(
     return result
 
 
-def _distortions(
+def _log_likelihood(
     autoencoder: Autoencoder, signal: Float[Tensor, "1 c *size"], codes: Int64[Tensor, "b g *grid"]
 ) -> Float[Tensor, " b"]:
     repeated = signal.expand(len(codes), *signal.shape[1:])

@@ -129,8 +129,8 @@ class VIMCO(Autoencoder):
         total = -(bound + ascended - ascended.detach()).mean() / dims
         one_sample = -log_weights.mean() / dims
         terms = {
-            "bits_per_dim_1_sample": bits_per_dim(one_sample, 1),
-            "bits_per_dim": bits_per_dim(total.detach(), 1),
+            "bits_per_dim": bits_per_dim(one_sample, 1),
+            "bits_per_dim_weighted": bits_per_dim(total.detach(), 1),
         }
         return Loss(total=total, terms=terms)
 

@@ -80,7 +80,7 @@ class RobustCodebookConfig(Configuration):
     Attributes:
         decay: of the averages; 0.99 in the paper's appendix A.1.
         epsilon: Laplace smoothing of the counts, as in the authors' published code.
-        data_init: whether the codes begin as tokens of the first batch, or at random.
+        data_init: whether the codes begin as tokens of the first batch, or at random as the faithful ones do.
         init_iterations: of k-means over the tokens of the first batch.
         revive_after: a code is dead when it has not been chosen for so long that an even share (tokens of a
             batch / number of codes) would have chosen it this many times; 0 never revives.
@@ -123,7 +123,9 @@ class RobustCodebook(Codebook):
     ) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("codes", torch.randn(num_codebooks, num_codes, code_dim))
+        bound = math.sqrt(3 / code_dim)
+        codes = torch.empty(num_codebooks, num_codes, code_dim).uniform_(-bound, bound)
+        self.register_buffer("codes", codes)
         self.register_buffer("counts", torch.zeros(num_codebooks, num_codes))
         self.register_buffer("sums", torch.zeros(num_codebooks, num_codes, code_dim))
         self.register_buffer("missed", torch.zeros(num_codebooks, num_codes))
@@ -136,7 +138,7 @@ class RobustCodebook(Codebook):
         if self.config.data_init:
             self._initialise(tokens)
         else:
-            # As if each code had been chosen once: it moves when tokens choose it, and stays else.
+            # As if each code had been chosen once; one that never is fades to zero with its count.
             self.counts.fill_(1)
             self.sums.copy_(self.codes)
 

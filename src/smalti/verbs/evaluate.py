@@ -21,7 +21,8 @@ from smalti.evaluation.figures import usage_histogram
 from smalti.files import atomic_file
 from smalti.interfaces import Batch, InputError
 from smalti.tokenizer import load_trained
-from smalti.trained import TrainedModel
+from smalti.trained import TrainedModel, prior_directory
+from smalti.training.checkpoints import RunDirectory
 from smalti.verbs.console import counting, note
 from smalti.verbs.data import open_data, pick_split, prepare
 
@@ -76,7 +77,7 @@ def evaluate(
         with counting("Measuring", quiet) as count:
             batches = _counted(loader.sequential(), store.count, count)
             result = measure(trained.model, priors, batches, draws)
-        report = _report(trained, store, result, data)
+        report = _report(trained, store, result, data, draws)
         if is_local:
             shown = next(loader.sequential()).data[:16].cpu()
             _save(trained, report, result, shown)
@@ -144,7 +145,7 @@ def _labels(trained: TrainedModel, store: Store) -> np.ndarray:
     return np.array([*known, -1], dtype=np.int64)[store.labels]
 
 
-def _report(trained: TrainedModel, store: Store, result: Evaluation, data: str) -> dict[str, Any]:
+def _report(trained: TrainedModel, store: Store, result: Evaluation, data: str, draws: int) -> dict[str, Any]:
     report = result.to_json()
     report["protocol"] |= {f"data {name}": str(value) for name, value in store.protocol.items()}
     if any("+class" in name for name in report["bits_per_dim"]):
@@ -154,6 +155,11 @@ def _report(trained: TrainedModel, store: Store, result: Evaluation, data: str) 
         "split": store.split,
         "model": trained.fingerprint,
         "title": trained.model.title,
+        "priors": {
+            name: RunDirectory(prior_directory(trained.directory, name)).fingerprint()
+            for name in trained.learned
+        },
+        "draws": draws,
         "skipped": store.skipped,
         **report,
     }

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
 import re
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from smalti import __version__
+from smalti.data.loader import split_indices
+from smalti.data.store import Store
 from smalti.files import atomic_file
+from smalti.training.checkpoints import RunDirectory
+from smalti.verbs.runs import DATA_DIRECTORY
 
 Record = dict[str, Any]
+BUDGETS = ("tiny", "cpu", "paper")
+"""From the least to the most."""
 
 
 def read_records(path: Path) -> list[Record]:
@@ -31,35 +31,70 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-def device() -> str:
-    """The GPU, or the model of the processor and the number of its cores."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        fields = (line.partition(":") for line in cpuinfo.read_text().splitlines())
-        model = next((value.strip() for name, _, value in fields if name.strip() == "model name"), model)
-    return f"{model}, {os.cpu_count()} cores"
-
-
-def commit(ignored: Sequence[str] = ("benchmarks/results", "results")) -> str:
-    """The short hash of the checkout's HEAD, "+dirty" when tracked files differ; else smalti's version.
+def stage(run: Path, of_prior: str | None = None) -> Record:
+    """What one training was: its data, items, steps, batch, seconds, commit and device.
 
     Args:
-        ignored: folders of the checkout that change with every run, and are not what was measured.
+        run: a finished run.
+        of_prior: name of the prior, if it is one's.
     """
+    directory = RunDirectory(run)
+    config = directory.read_config("recipe")
+    training = config["recipe"]["training"]
+    model_run = run if of_prior is None else run.parent
+    fraction = RunDirectory(model_run).read_config("recipe")["recipe"]["validation_fraction"]
+    return {
+        "prior": of_prior,
+        "data": config.get("described"),
+        "items": len(split_indices(Store.open(model_run / DATA_DIRECTORY).count, fraction)[0]),
+        "steps": last_step(directory),
+        "batch_size": training["batch_size"],
+        "seconds": round(directory.seconds),
+        "commit": config.get("commit", "unknown"),
+        "device": config.get("device", "unknown"),
+    }
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    excluded = [f":(top,exclude){folder}" for folder in ignored]
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", *excluded)
-        return git("rev-parse", "--short", "HEAD") + ("+dirty" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return f"smalti {__version__}"
+def last_step(run: RunDirectory) -> int:
+    """The step that a run has reached."""
+    return max((line["step"] for line in run.metrics()), default=0)
+
+
+def caption(records: Sequence[Record]) -> str:
+    """What the figures are, and what was trained on what: a paragraph for above the table."""
+    if not records:
+        return "Nothing is measured yet."
+    first = records[0]
+    nums = sorted({record["metrics"]["num"] for record in records})
+    trained = [
+        f"{entry}: {', then '.join(_trainings(group))}" for entry, group in by(records, "entry").items()
+    ]
+    return (
+        f"**{first['dataset']}**, {' and '.join(f'{num:,}' for num in nums)} items of the {first['split']} "
+        f"split ({first['measured_on']}), budget {first['budget']}. Bits/dim are upper bounds; ± is the "
+        "standard error over items, and over seeds in the column of that name. PSNR and codes used are those "
+        f"of the most probable latents. Trained: {'; '.join(trained)}."
+    )
+
+
+def _trainings(records: Sequence[Record]) -> list[str]:
+    """Each training of a model in words, the model's own before those of its priors."""
+    words: dict[str, None] = {}
+    for one in sorted((s for record in records for s in record["stages"]), key=lambda s: s["prior"] or ""):
+        on = (
+            f"on the codes ({one['prior']})" if one["prior"] else f"on {one['items']:,} items ({one['data']})"
+        )
+        words[f"{one['steps']:,} steps of {one['batch_size']} {on}"] = None
+    return list(words)
+
+
+def by(records: Iterable[Record], *keys: str) -> dict[Any, list[Record]]:
+    """Records in groups that agree in some keys (one key: its value is the group's name)."""
+    groups: dict[Any, list[Record]] = {}
+    for record in records:
+        values = tuple(record[key] for key in keys)
+        groups.setdefault(values if len(keys) > 1 else values[0], []).append(record)
+    return groups
 
 
 def bounds_table(records: Sequence[Record], paper: dict[str, float]) -> tuple[list[str], list[list[str]]]:
@@ -69,48 +104,72 @@ def bounds_table(records: Sequence[Record], paper: dict[str, float]) -> tuple[li
         records: those of one study.
         paper: the paper's figures, by kind of model and bound.
     """
-    groups: dict[tuple[str, str, str], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record["entry"], record["model"], record["prior"]), []).append(record)
     header = ["", "model", "prior", "bits/dim", "over seeds", "rate + distortion", "PSNR", "codes used"]
     rows = []
-    for (entry, model, prior), group in groups.items():
+    for (entry, model, prior), group in by(records, "entry", "model", "prior").items():
         metrics = [record["metrics"] for record in group]
-        usage = [m["usage"] for m in metrics if "usage" in m]
+        # Of the latents, not of the bound: once for each prior is enough.
+        reconstructed = [] if "draws" in prior else metrics
         rows.append(
             [
                 entry,
                 model,
                 prior,
-                f"{_mean(metrics, 'bits_per_dim'):.3f} ± {_mean(metrics, 'stderr'):.3f}",
+                f"{_mean(metrics, 'bits_per_dim')} ± {_mean(metrics, 'stderr')}",
                 over_seeds([m["bits_per_dim"] for m in metrics]),
-                f"{_mean(metrics, 'rate'):.3f} + {_mean(metrics, 'distortion'):.3f}",
-                f"{_mean(metrics, 'psnr'):.2f}",
-                f"{sum(usage) / len(usage):.1%}" if usage else "",
+                f"{_mean(metrics, 'rate')} + {_mean(metrics, 'distortion')}",
+                _mean(reconstructed, "psnr", ".2f"),
+                _mean(reconstructed, "usage", ".1%"),
             ]
         )
         if paper:
-            kind = group[0]["config"]["model"]["kind"]
-            figure = paper.get(f"{kind} {re.sub(', .* draws', ', draws', prior)}")
+            figure = paper.get(
+                f"{group[0]['config']['model']['kind']} {re.sub(', .* draws', ', draws', prior)}"
+            )
             rows[-1].append("" if figure is None else f"{figure:.2f}")
     return header + (["paper"] if paper else []), rows
+
+
+def swaps_table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the likelihood's approximation beside sums over ever more codes."""
+    most = max((len(record["metrics"]["swaps"]) for record in records), default=1)
+    header = ["data", "prior", "the encoder's codes", *(f"+ {m} swapped" for m in range(1, most)), "gain"]
+    rows = [
+        [
+            f"{record['dataset']} (n = {record['metrics']['num']})",
+            record["prior"],
+            *(f"{bits:.4f}" for bits in record["metrics"]["swaps"]),
+            f"{record['metrics']['gain']:.4f} ± {record['metrics']['gain_stderr'] or 0:.4f}",
+        ]
+        for record in records
+    ]
+    return header, rows
 
 
 def over_seeds(values: Sequence[float]) -> str:
     """The standard error of a mean over seeds, and their number."""
     num = len(values)
+    return "1 seed" if num < 2 else f"± {standard_error(values):.3f} ({num} seeds)"
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean of some values; None of one."""
+    num = len(values)
     if num < 2:
-        return "1 seed"
+        return None
     mean = sum(values) / num
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (num - 1))
-    return f"± {deviation / math.sqrt(num):.3f} ({num} seeds)"
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (num - 1) / num)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; figures to the right."""
-    align = ["---"] * 2 + ["---:"] * (len(header) - 2)
+    """A Markdown table; words to the left, figures to the right."""
+    align = [
+        "---:" if any(character.isdigit() for character in cell) else "---" for cell in (rows or [header])[0]
+    ]
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, align, *rows)) + "\n"
 
 
-def _mean(metrics: Sequence[dict[str, float]], name: str) -> float:
-    return sum(m[name] or 0.0 for m in metrics) / len(metrics)
+def _mean(metrics: Sequence[dict[str, float | None]], name: str, form: str = ".3f") -> str:
+    """The mean of what was measured, as text; "-" where nothing was."""
+    known = [value for value in (m.get(name) for m in metrics) if value is not None]
+    return format(sum(known) / len(known), form) if known else "-"

@@ -17,7 +17,7 @@ MAY_CHANGE = ("training.steps", "training.log_every", "training.validate_every",
 CURVES = {
     "loss": "loss",
     "distortion_bits_per_dim": "distortion, bits/dim",
-    "bits_per_dim": "bits/dim, uniform prior",
+    "bits_per_dim": "bits/dim, no learned prior",
     "bits_per_code": "bits a code",
     "psnr": "PSNR, dB",
     "rate_bits_per_dim": "rate, bits/dim",

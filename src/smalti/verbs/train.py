@@ -25,6 +25,7 @@ from smalti.training.engine import Engine
 from smalti.training.loop import fit
 from smalti.verbs.console import counting, note, watching
 from smalti.verbs.data import open_data, prepare, training_split
+from smalti.verbs.provenance import commit, described, device
 from smalti.verbs.runs import CURVES, DATA_DIRECTORY, check_data, check_start, check_target, say_what
 
 SHOWN_ITEMS = 16
@@ -91,7 +92,10 @@ def train_recipe(
                 "recipe": recipe.model_dump(mode="json"),
                 "classes": [recipe.class_names.get(name, name) for name in store.classes],
                 "data": data,
+                "described": described(source, split, data),
                 "start": begun_with,
+                "commit": commit(),
+                "device": device(),
             }
         )
     items = _Items.of(store, recipe, engine, modality)

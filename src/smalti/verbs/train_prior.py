@@ -22,6 +22,7 @@ from smalti.training.checkpoints import RunDirectory
 from smalti.training.engine import Engine
 from smalti.training.loop import fit
 from smalti.verbs.console import counting, note, watching
+from smalti.verbs.provenance import commit, device
 from smalti.verbs.runs import CURVES, DATA_DIRECTORY, check_target, say_what
 
 CODES_DIRECTORY = "codes"
@@ -80,6 +81,8 @@ def train_prior_recipe(
                 "smalti": __version__,
                 "recipe": recipe.model_dump(mode="json"),
                 "autoencoder": tokenizer.fingerprint,
+                "commit": commit(),
+                "device": device(),
             }
         )
     torch.manual_seed(recipe.training.seed)

@@ -1,0 +1,65 @@
+"""Where a result comes from: the commit, the device, the data."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from smalti import __version__
+from smalti.data.sources import Source
+
+JPEG = b"\xff\xd8"
+"""How a JPEG file begins."""
+
+
+def device() -> str:
+    """The GPU, or the model of the processor and the number of its cores."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        fields = (line.partition(":") for line in cpuinfo.read_text().splitlines())
+        model = next((value.strip() for name, _, value in fields if name.strip() == "model name"), model)
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def commit(ignored: Sequence[str] = ("benchmarks/results", "results")) -> str:
+    """The short hash of the checkout's HEAD, "+dirty" when tracked files differ; else smalti's version.
+
+    Args:
+        ignored: folders of the checkout that change with every run, and are not what was measured.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    excluded = [f":(top,exclude){folder}" for folder in ignored]
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", *excluded)
+        return git("rev-parse", "--short", "HEAD") + ("+dirty" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return f"smalti {__version__}"
+
+
+def described(source: Source, split: str, data: str) -> str:
+    """The data in words, for others to read: without the user's path, and with what it was compressed by."""
+    words = source.description
+    if Path(data).expanduser().exists():
+        words = " ".join(words.replace(f"of {data}", "").replace(data, "").split())
+    return f"{words}, JPEG" if is_jpeg(source, split) else words
+
+
+def is_jpeg(source: Source, split: str) -> bool:
+    """Whether the first item of a split is a JPEG: its pixels are then not those that were photographed."""
+    content = next(source.items(split)).content
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            return file.read(2) == JPEG
+    return isinstance(content, bytes) and content[:2] == JPEG
