@@ -1,6 +1,7 @@
 """Take what `smalti reproduce` wrote into `results/likelihood.jsonl`: `python benchmarks/collect.py OUT`.
 
-A record replaces one of the same experiment, model, prior and seed.
+A record replaces one of the same experiment, budget, model, prior and seed. `make results` then makes the
+tables.
 """
 
 from __future__ import annotations
@@ -17,20 +18,19 @@ RESULTS = Path(__file__).parents[1] / "results" / "likelihood.jsonl"
 
 def key(record: Record) -> tuple[str, ...]:
     """What a record is the result of."""
-    return tuple(str(record[name]) for name in ("experiment", "entry", "prior", "seed"))
+    kind = "swaps" if "swaps" in record["metrics"] else "bounds"
+    return (kind, *(str(record[name]) for name in ("experiment", "budget", "entry", "prior", "seed")))
 
 
 def main(
     out: Annotated[Path, typer.Argument(help="The --out of smalti reproduce.")],
-    at_commit: Annotated[
-        str | None, typer.Option("--commit", help="Commit that trained it, where that is not in the records.")
-    ] = None,
 ) -> None:
-    """Merge the records."""
+    """Merge the records; those of the tiny budget are none."""
     merged = {key(record): record for record in read_records(RESULTS)}
     for path in sorted(out.glob("*/records.jsonl")):
         for record in read_records(path):
-            merged[key(record)] = {**record, "commit": at_commit or record["commit"]}
+            if record["budget"] != "tiny":
+                merged[key(record)] = record
     write_records(RESULTS, list(merged.values()))
     print(f"{len(merged)} records in {RESULTS.name}")
 

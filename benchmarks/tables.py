@@ -5,31 +5,26 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from smalti.recipes.studies import PAPER, PARTS, SCALES
-from smalti.verbs.records import bounds_table, markdown
+from smalti.verbs.records import (
+    BUDGETS,
+    Record,
+    bounds_table,
+    by,
+    caption,
+    markdown,
+    read_records,
+    swaps_table,
+)
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "docs/experiments.md", "docs/likelihood.md")
 MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def records(path: str) -> list[dict[str, Any]]:
-    """The lines of a file of records; none if there is no file."""
-    file = ROOT / path
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; figures to the right."""
-    align = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, align, *rows)) + "\n"
 
 
 def images() -> str:
@@ -46,7 +41,7 @@ def images() -> str:
             f"{r['metrics']['usage']:.1%}",
             f"{r['steps']:,} / {r['seconds'] / 60:.0f} min",
         ]
-        for r in records("results/images.jsonl")
+        for r in read_records(ROOT / "results" / "images.jsonl")
     ]
     header = [
         "data",
@@ -59,7 +54,7 @@ def images() -> str:
         "codes used",
         "steps / time",
     ]
-    return table(header, rows)
+    return markdown(header, rows)
 
 
 def speed() -> str:
@@ -67,7 +62,7 @@ def speed() -> str:
     newest = {
         (r["work"], r["peer"], r["threads"]): r
         for path in sorted((ROOT / "benchmarks" / "results").glob("*.jsonl"))
-        for r in records(str(path.relative_to(ROOT)))
+        for r in read_records(path)
     }
     rows = [
         [
@@ -80,35 +75,29 @@ def speed() -> str:
         ]
         for r in newest.values()
     ]
-    return table(["work", "threads", "beside", "ours", "theirs", "ratio"], rows)
+    return markdown(["work", "threads", "beside", "ours", "theirs", "ratio"], rows)
 
 
 def bounds(experiment: str) -> str:
-    """Bits/dim of every model of a study, beside the paper's figures where it has any."""
+    """Bits/dim of every model of a study, and the paper's figures where it has any, under their caption."""
     chosen = [r for r in likelihood(experiment) if "swaps" not in r["metrics"]]
-    header, rows = bounds_table(chosen, PAPER if experiment == "cifar10-table" else {})
-    return markdown(header, rows)
+    if not chosen:
+        return "Not measured yet.\n"
+    paper = PAPER if experiment == "cifar10-table" else {}
+    return f"{caption(chosen)}\n\n{markdown(*bounds_table(chosen, paper))}"
 
 
 def swaps() -> str:
     """The likelihood's approximation against sums over ever more codes."""
-    chosen = [r for r in likelihood("") if "swaps" in r["metrics"]]
-    most = max((len(r["metrics"]["swaps"]) for r in chosen), default=1)
-    header = ["data", "prior", "the encoder's codes", *(f"+ {m} swapped" for m in range(1, most))]
-    rows = [
-        [
-            f"{r['dataset']} (n = {r['metrics']['num']})",
-            r["prior"],
-            *(f"{bits:.4f}" for bits in r["metrics"]["swaps"]),
-        ]
-        for r in chosen
-    ]
-    return markdown(header, rows)
+    chosen = [r for name in STUDIES for r in likelihood(name) if "swaps" in r["metrics"]]
+    return markdown(*swaps_table(chosen))
 
 
-def likelihood(experiment: str) -> list[dict[str, Any]]:
-    """The records of one study, or of all."""
-    return [r for r in records("results/likelihood.jsonl") if experiment in ("", r["experiment"])]
+def likelihood(experiment: str) -> list[Record]:
+    """The records of one study, at the largest budget that there is."""
+    chosen = by(read_records(ROOT / "results" / "likelihood.jsonl"), "experiment").get(experiment, [])
+    largest = max((BUDGETS.index(record["budget"]) for record in chosen), default=0)
+    return [record for record in chosen if record["budget"] == BUDGETS[largest]]
 
 
 STUDIES = [f"{data}-{part}" for data in SCALES for part in PARTS]
