@@ -263,7 +263,7 @@ def _cifar10(budget: str) -> Scale:
         encoder=ConvEncoderConfig(**width, strides=(2, 2)),
         decoder=ConvDecoderConfig(**width),
         quantizer=recipe.model.quantizer.model_copy(update={"num_codes": 128, "code_dim": 8}),
-        # In so few steps a softmax does not even learn that levels have an order (docs/experiments.md).
+        # A softmax takes twice the time a step, and there are few steps.
         likelihood=LogisticMixtureConfig(components=5),
     )
     training = TrainingConfig(

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from smalti.data.sources import archive as archive_module
-from smalti.data.sources.archive import TarSource
+from smalti.data.sources.archive import TarSource, read_members
 from smalti.interfaces import InputError
 
 EXTENSIONS = (".png", ".jpg")
@@ -120,6 +120,37 @@ def test_what_is_left_out(tmp_path):
         "3 files whose extension is none of .jpg, .png were ignored, the first of them link.txt",
         "1 link in the archive was ignored: link.png",
     ]
+
+
+def test_large_members_are_left_out_and_never_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_module, "MOST_BYTES", 1 << 20)
+    path = tmp_path / "a.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        add(archive, "a.png", b"a")
+        add(archive, "large.png", bytes(archive_module.MOST_BYTES + 1))
+        add(archive, "full.png", bytes(archive_module.MOST_BYTES))
+    source = TarSource(path, EXTENSIONS)
+    assert [(item.name, len(item.content)) for item in source.items("all")] == [
+        ("a.png", 1),
+        ("full.png", archive_module.MOST_BYTES),
+    ]
+    assert source.notes("all") == ["1 file of more than 1 MiB was ignored: large.png"]
+    for member, read in read_members(path):
+        if member.name == "large.png":
+            with pytest.raises(
+                InputError,
+                match=r"at most 1,048,576 bytes in large\.png of .*, got 1,048,577: it is not the true file",
+            ):
+                read()
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_headers_of_many_bytes_are_damage(tmp_path, kind):
+    header = tarfile.TarInfo("a.png")
+    header.type, header.size = kind, 8 << 30
+    (tmp_path / "a.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT))
+    with pytest.raises(InputError, match=r"damaged or of another format \(header of 8,589,934,592 bytes\)"):
+        TarSource(tmp_path / "a.tar", EXTENSIONS)
 
 
 def test_of_two_members_of_a_name_the_last_counts(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import pickle
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smalti.data.sources import pickles as pickles_module
 from smalti.data.sources.cifar import CifarSource
 from smalti.data.sources.pickles import read_pickle
 from smalti.interfaces import InputError
@@ -310,6 +312,68 @@ def test_damaged_batches(tmp_path, content, message):
     folder = write_folder(tmp_path, {**python_files(), "data_batch_1": content})
     with pytest.raises(InputError, match=message):
         CifarSource(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"}r\x80\x96\x98\x00.",
+        b"}r\xff\xff\xff\xff.",
+        b"}p10000000\n.",
+        b"}p-10000000\n.",
+        b"\x80\x04\x95\x02" + bytes(7) + b"}p-10000000\n.",
+        b"\x80\x04\x95\x03" + bytes(7) + b"}T\0" + bytes(4) + b".",
+        b"\x80\x04\x95\x0b" + bytes(7) + b"}\x95\x02" + bytes(7) + b"T\0" + bytes(4) + b".",
+        b"\x80\x04\x95\x02" + bytes(7) + b"}\x95\x10" + bytes(7) + b"0" * 15 + b".",
+        b"\x80\x04\x96" + b"\xff" * 5 + bytes(3) + b".",
+        b"\xff.",
+        b"}",
+        b"}S'a",
+    ],
+    ids=range(12),
+)
+def test_damaged_opcodes_take_no_memory(content, monkeypatch):
+    monkeypatch.setattr(pickles_module, "_Unpickler", lambda *_: pytest.fail("it was unpickled"))
+    with pytest.raises(InputError, match="expected a whole pickle in x, got one that is cut off or damaged"):
+        read_pickle(content, "x")
+
+
+def test_the_number_of_opcodes_and_the_indices_have_a_bound(monkeypatch):
+    monkeypatch.setattr(pickles_module, "MOST_STEPS", 4)
+    assert read_pickle(b"}q\3.", "x") == {}
+    assert read_pickle(b"}}0.", "x") == {}
+    for content in (b"}q\4.", b"}}}00."):
+        with pytest.raises(
+            InputError, match="expected a whole pickle in x, got one that is cut off or damag"
+        ):
+            read_pickle(content, "x")
+
+
+def test_strings_of_protocol_0_by_python_2():
+    assert read_pickle(b"(dp1\nS'data'\np2\nS'\\xff\xe9\\n'\np3\ns.", "x") == {"data": b"\xff\xe9\n"}
+
+
+def announce(path: Path, name: str, size: int) -> Path:
+    """An archive that is cut off where a file of this size begins."""
+    member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+    member.size = size
+    path.write_bytes(gzip.compress(member.tobuf()))
+    return path
+
+
+@pytest.mark.parametrize("form", ["folder", "archive"])
+@pytest.mark.parametrize(("name", "most"), [("data_batch_1", 256 << 20), ("batches.meta", 1 << 20)])
+def test_files_that_are_far_too_large_are_never_read(tmp_path, form, name, most):
+    if form == "folder":
+        path = place_python_folder(tmp_path)
+        os.truncate(path / name, most + 1)
+    else:
+        path = announce(tmp_path / "cifar-10-python.tar.gz", name, most + 1)
+    with pytest.raises(
+        InputError,
+        match=rf"at most {most:,} bytes in {name} of .*, got {most + 1:,}: it is not the true file",
+    ):
+        CifarSource(path)
 
 
 def test_arrays_stored_by_columns(tmp_path):

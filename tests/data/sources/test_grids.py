@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +227,35 @@ def test_damaged_labels(folder, content):
             np.save(file, np.arange(3))
     else:
         (folder / "labels.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"expected a whole \.npz file of numbers, got .*, which is damaged"):
+        TileGridSource(folder)
+
+
+def test_labels_that_unpack_to_too_much(folder):
+    np.savez_compressed(folder / "labels.npz", train_y=np.zeros(2**23, int), test_y=np.arange(33))
+    assert (folder / "labels.npz").stat().st_size < 100_000
+    with pytest.raises(
+        InputError,
+        match=r"at most 67,108,864 bytes in train_y\.npy of .*labels\.npz, got 67,108,992: it is not",
+    ):
+        TileGridSource(folder)
+
+
+def test_other_arrays_beside_the_labels_may_be_large(folder):
+    labels = {"train_y": np.arange(40), "test_y": np.arange(33)}
+    np.savez_compressed(folder / "labels.npz", **labels, pixels=np.zeros(2**23, int))
+    assert TileGridSource(folder).count("train") == 40
+
+
+def test_labels_compressed_as_numpy_never_does(folder):
+    with (
+        np.load(folder / "labels.npz") as arrays,
+        zipfile.ZipFile(folder / "new.npz", "w", zipfile.ZIP_BZIP2) as archive,
+    ):
+        for name in arrays.files:
+            with archive.open(f"{name}.npy", "w") as file:
+                np.save(file, arrays[name])
+    (folder / "new.npz").replace(folder / "labels.npz")
     with pytest.raises(InputError, match=r"expected a whole \.npz file of numbers, got .*, which is damaged"):
         TileGridSource(folder)
 

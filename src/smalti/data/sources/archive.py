@@ -29,6 +29,20 @@ DECOMPRESSORS: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {
 }
 """How a compressed file begins -> what opens it. Its name says less: browsers unpack, people rename."""
 
+MOST_BYTES = 256 << 20
+"""The largest member that is read: far more than a picture has, and little enough for any memory."""
+
+HEADER_BYTES = 1 << 20
+"""The longest name, or list of a member's properties, that is read; tarfile reads them whole."""
+
+HEADERS_OF_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+
 BROKEN = (tarfile.TarError, OSError, EOFError, ValueError, RecursionError, zlib.error, lzma.LZMAError)
 """What tarfile and the decompressors raise for files that are damaged or made to do harm."""
 
@@ -39,7 +53,8 @@ class TarSource(Source):
 
     Splits and classes are told as by `FolderSource`, below whatever folders all of these files lie in. The
     items come in the order of the archive, in one pass that never goes back. Hidden files and links are
-    left out; of members of the same name the last one counts, as when an archive is unpacked.
+    left out, and so are files above 256 MiB; of members of the same name the last one counts, as when an
+    archive is unpacked.
 
     Args:
         path: the tar file, plain or compressed by gzip, xz or bzip2.
@@ -52,7 +67,7 @@ class TarSource(Source):
     def __init__(self, path: Path, extensions: Sequence[str]):
         self._path = path
         listing = Listing(normal_endings(extensions))
-        self._numbers, links = _scan(path, listing)
+        self._numbers, links, large = _scan(path, listing)
         if not listing.wanted:
             raise listing.none_wanted(f"in {path}")
         self._top = _common_folders(listing.wanted)
@@ -61,6 +76,7 @@ class TarSource(Source):
         self._files, self._notes = listing.by_split()
         self.splits = ordered_splits(self._files)
         self._notes[self.splits[0]] += ignored(links, "link", "in the archive")
+        self._notes[self.splits[0]] += ignored(large, "file", f"of more than {MOST_BYTES >> 20} MiB")
         sizes = ", ".join(f"{name} {len(self._files[name]):,}" for name in self.splits)
         self.description = f"archive {path} ({sizes})"
 
@@ -96,7 +112,8 @@ def read_members(path: Path) -> Generator[tuple[tarfile.TarInfo, Callable[[], by
     """The members of a tar file, each with a function that reads it before the next is asked for.
 
     Raises:
-        InputError: when the file is damaged, cut off, or no tar file; from the function too.
+        InputError: when the file is damaged, cut off, or no tar file; from the function too, and from it
+            when the member has more than `MOST_BYTES`.
     """
     try:
         with (
@@ -122,17 +139,23 @@ def is_plain_file(member: tarfile.TarInfo) -> bool:
 
 @final
 class _StrictHeader(tarfile.TarInfo):
-    """A header that is damaged or not there is an error, where tarfile takes it for the archive's end."""
+    """A header that is damaged or not there is an error, where tarfile takes it for the archive's end.
+
+    So is one that announces more text about a member than anybody writes.
+    """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _StrictHeader:
         try:
-            return super().frombuf(buf, encoding, errors)
+            header = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             is_end = len(buf) == tarfile.BLOCKSIZE and not any(buf)
             if is_end:
                 raise
             raise tarfile.ReadError(str(error)) from error
+        if header.type in HEADERS_OF_HEADERS and header.size > HEADER_BYTES:
+            raise tarfile.ReadError(f"header of {header.size:,} bytes")
+        return header
 
 
 def _decompressed(path: Path) -> io.BufferedIOBase:
@@ -147,6 +170,11 @@ def _plain(path: Path) -> io.BufferedIOBase:
 
 def _reader(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> Callable[[], bytes]:
     def read() -> bytes:
+        if member.size > MOST_BYTES:
+            raise InputError(
+                f"expected at most {MOST_BYTES:,} bytes in {member.name} of {path}, got {member.size:,}: it "
+                "is not the true file, fetch it again"
+            )
         try:
             content = archive.extractfile(member)
             return b"" if content is None else content.read()
@@ -163,14 +191,16 @@ def _broken(path: Path, error: Exception) -> InputError:
     )
 
 
-def _scan(path: Path, listing: Listing) -> tuple[dict[str, int], list[str]]:
+def _scan(path: Path, listing: Listing) -> tuple[dict[str, int], list[str], list[str]]:
     """List the members of an archive.
 
     Returns:
-        The number of the member that each wanted name stands for, and the wanted names that are links.
+        The number of the member that each wanted name stands for, the wanted names that are links, and those
+        of files that are too large.
     """
     numbers: dict[str, int] = {}
     links: list[str] = []
+    large: list[str] = []
     for number, (member, _) in enumerate(read_members(path)):
         parts = [part for part in member.name.split("/") if part not in ("", ".")]
         name = "/".join(parts)
@@ -178,12 +208,14 @@ def _scan(path: Path, listing: Listing) -> tuple[dict[str, int], list[str]]:
             continue
         if not listing.wants(name):
             listing.others.append(name)
-        elif is_plain_file(member):
-            numbers[name] = number
-        else:
+        elif not is_plain_file(member):
             links.append(name)
+        elif member.size > MOST_BYTES:
+            large.append(name)
+        else:
+            numbers[name] = number
     listing.wanted = list(numbers)
-    return numbers, links
+    return numbers, links, large
 
 
 def _common_folders(files: Sequence[str]) -> str:

@@ -31,8 +31,8 @@ class CifarSource(Source):
             out of it, or a folder that holds one of these.
 
     Raises:
-        InputError: when there is no such thing, or both data sets; a file is missing, damaged or cut off; or
-            a pickle asks for more than arrays.
+        InputError: when there is no such thing, or both data sets; a file is missing, damaged, cut off or
+            far too large; or a pickle asks for more than arrays.
     """
 
     def __init__(self, path: Path):
@@ -105,13 +105,23 @@ class CifarSource(Source):
         if self._place.is_dir():
             for name in names:
                 if (self._place / name).is_file():
+                    self._require_size(name, (self._place / name).stat().st_size)
                     yield name, (self._place / name).read_bytes()
             return
         with closing(read_members(self._place)) as members:
             for member, read in members:
                 file = PurePosixPath(member.name)
                 if file.parent.name == self._version.folder and file.name in names and is_plain_file(member):
+                    self._require_size(file.name, member.size)
                     yield file.name, read()
+
+    def _require_size(self, name: str, size: int) -> None:
+        """A few kB of an archive can stand for many GB, which must not come into memory."""
+        if size > (most := self._version.most_bytes(name)):
+            raise InputError(
+                f"expected at most {most:,} bytes in {self._called(name)}, got {size:,}: it is not the true "
+                "file, fetch it again"
+            )
 
     def _called(self, name: str) -> str:
         return f"{name} of {self._place}"

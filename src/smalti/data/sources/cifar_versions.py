@@ -18,6 +18,11 @@ from smalti.interfaces import InputError
 SIDE = 32
 PIXEL_BYTES = 3 * SIDE * SIDE
 
+MOST_BATCH_BYTES = 256 << 20
+"""The largest batch that is read: CIFAR-100's 50,000 images, in a protocol that takes 1.5 bytes for each."""
+MOST_META_BYTES = 1 << 20
+"""The largest file of names that is read; the true ones have 2 kB at most."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -55,6 +60,10 @@ class Version:
     def files(self) -> tuple[str, ...]:
         """The batches of all splits."""
         return tuple(name for names in self.batches.values() for name in names)
+
+    def most_bytes(self, name: str) -> int:
+        """The largest size that one of its files can have."""
+        return MOST_META_BYTES if name == self.meta else MOST_BATCH_BYTES
 
 
 def read_pickled_batch(content: bytes, place: str, label_key: str, num_classes: int) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from smalti.interfaces import InputError
 
 GRID_NAME = re.compile(rf"(?P<split>{'|'.join(SPLIT_ORDER)})_(?P<number>\d+)\.(webp|png)")
 LABELS_NAME = "labels.npz"
+
+MOST_LABEL_BYTES = 64 << 20
+"""The largest array of labels that is read: 8 million int64."""
 
 SIDE = 32
 """Tiles in a row, and most rows in a grid."""
@@ -137,8 +141,16 @@ def _others(folder: Path) -> list[str]:
 def _read_labels(file: Path, name: str) -> list[int]:
     """One array of the file of labels, read without unpickling anything."""
     try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            labels = arrays[name] if name in arrays.files else None
+        with file.open("rb") as stream:
+            with zipfile.ZipFile(stream) as archive:
+                _require_small(
+                    [entry for entry in archive.infolist() if Path(entry.filename).stem == name], file
+                )
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as arrays:
+                labels = arrays[name] if name in arrays.files else None
+    except InputError:
+        raise
     except Exception as error:
         # A damaged file fails in zipfile, in zlib or in numpy, each with errors of its own.
         raise InputError(
@@ -151,6 +163,18 @@ def _read_labels(file: Path, name: str) -> list[int]:
             f"remove the grids {name.removesuffix('_y')}_..."
         )
     return labels.tolist()
+
+
+def _require_small(entries: Sequence[zipfile.ZipInfo], file: Path) -> None:
+    """A few kB of a zip file can stand for many GB, and all but deflate unpack them at once."""
+    for entry in entries:
+        if entry.file_size > MOST_LABEL_BYTES:
+            raise InputError(
+                f"expected at most {MOST_LABEL_BYTES:,} bytes in {entry.filename} of {file}, got "
+                f"{entry.file_size:,}: it is not the true file, fetch it again"
+            )
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{entry.filename} is compressed as numpy never does")
 
 
 def _read_grids(files: Sequence[Path], num_images: int) -> list[_Grid]:

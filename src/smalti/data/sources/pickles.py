@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -19,6 +20,11 @@ NAMES = {
     ("_codecs", "encode"),
 }
 """What the pickle of an array names or, when Python 3 wrote it in an old protocol, that of a byte string."""
+
+MOST_STEPS = 2_000_000
+"""More opcodes than a pickle of CIFAR-100 has in any protocol; each can take some hundred bytes of memory."""
+
+OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 
 
 @final
@@ -51,6 +57,7 @@ def read_pickle(content: bytes, place: str) -> dict[str, Any]:
         InputError: when it is damaged, is no dict, or names anything but what arrays need.
     """
     try:
+        _check_steps(content)
         fields = _Unpickler(content, place).load()
     except InputError:
         raise
@@ -90,6 +97,39 @@ def _to_bytes(value: object) -> bytes:
         case Inert(name="encode", args=(str(text), "latin1")):
             return text.encode("latin1", "replace")
     return b""
+
+
+def _check_steps(content: bytes) -> None:
+    """Go through the opcodes without following them; whatever is raised says that they are damaged.
+
+    The unpickler makes room for as many objects as the largest index it is told to keep one at, and for as
+    many bytes as a length says; no pickler skips indices, so there are never more of them than opcodes.
+    """
+    stream = io.BytesIO(content)
+    frame_end = 0
+    for _ in range(MOST_STEPS):
+        start = stream.tell()
+        opcode = OPCODES[stream.read(1).decode("latin-1")]
+        arg = None
+        if opcode.name == "STRING":
+            # Its reader, which `pickletools.genops` uses, knows ASCII only, and Python 2 wrote pixels so.
+            stream.readline()
+        elif opcode.arg is not None:
+            arg = opcode.arg.reader(stream)
+        is_frame = opcode.name == "FRAME"
+        end = stream.tell() + (arg if is_frame and arg else 0)
+        # The unpickler drops what is left of a frame that ends within an opcode, and sees other opcodes then.
+        if start < frame_end < end:
+            raise ValueError(f"frame that ends within {opcode.name}")
+        if is_frame:
+            frame_end = max(frame_end, end)
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not (
+            arg is not None and 0 <= arg < MOST_STEPS
+        ):
+            raise ValueError(f"index {arg} of {opcode.name}")
+        if opcode.name == "STOP":
+            return
+    raise ValueError(f"more than {MOST_STEPS:,} opcodes")
 
 
 @final
