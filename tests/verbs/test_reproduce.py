@@ -112,7 +112,7 @@ def test_the_table_has_the_papers_figures_and_says_what_was_trained(table):
     assert lines["vae", "VAE", "normal"].rstrip(" |").endswith("4.51")
     assert lines["vimco", "VIMCO, 3 samples", "uniform, 5 draws"].rstrip(" |").endswith("5.14")
     assert "(2 seeds)" in lines["vae", "VAE", "normal"]
-    trained = "4 steps of 8 on 11 items (folder (all 12)), then 4 steps of 8 on 23 items"
+    trained = "4 steps of 8 on 11 items of folder (all 12), then 4 steps of 8 on 23 items of folder"
     assert f"vae: {trained}" in text
     assert "4 steps of 8 on the codes (transformer)" in text
     assert "20 items of the test split (folder (train 24, test 20)), budget tiny" in text

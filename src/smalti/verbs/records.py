@@ -66,8 +66,11 @@ def caption(records: Sequence[Record]) -> str:
         return "Nothing is measured yet."
     first = records[0]
     nums = sorted({record["metrics"]["num"] for record in records})
+    alike: dict[str, list[str]] = {}
+    for entry, group in by(records, "entry").items():
+        alike.setdefault(", then ".join(_trainings(group)), []).append(entry)
     trained = [
-        f"{entry}: {', then '.join(_trainings(group))}" for entry, group in by(records, "entry").items()
+        f"{'each' if len(alike) == 1 else ', '.join(names)}: {words}" for words, names in alike.items()
     ]
     return (
         f"**{first['dataset']}**, {' and '.join(f'{num:,}' for num in nums)} items of the {first['split']} "
@@ -81,10 +84,8 @@ def _trainings(records: Sequence[Record]) -> list[str]:
     """Each training of a model in words, the model's own before those of its priors."""
     words: dict[str, None] = {}
     for one in sorted((s for record in records for s in record["stages"]), key=lambda s: s["prior"] or ""):
-        on = (
-            f"on the codes ({one['prior']})" if one["prior"] else f"on {one['items']:,} items ({one['data']})"
-        )
-        words[f"{one['steps']:,} steps of {one['batch_size']} {on}"] = None
+        on = f"the codes ({one['prior']})" if one["prior"] else f"{one['items']:,} items of {one['data']}"
+        words[f"{one['steps']:,} steps of {one['batch_size']} on {on}"] = None
     return list(words)
 
 
