@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from smalti import __version__
@@ -42,6 +44,8 @@ def commit(ignored: Sequence[str] = ("benchmarks/results", "results")) -> str:
 
     excluded = [f":(top,exclude){folder}" for folder in ignored]
     try:
+        # An installed copy may lie in the checkout of something else.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", *excluded)
         return git("rev-parse", "--short", "HEAD") + ("+dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
@@ -50,16 +54,22 @@ def commit(ignored: Sequence[str] = ("benchmarks/results", "results")) -> str:
 
 def described(source: Source, split: str, data: str) -> str:
     """The data in words, for others to read: without the user's path, and with what it was compressed by."""
+    path = Path(data).expanduser()
     words = source.description
-    if Path(data).expanduser().exists():
-        words = " ".join(words.replace(f"of {data}", "").replace(data, "").split())
+    if path.exists():
+        words = re.sub(rf"( of)? {re.escape(str(path))}(?= \(|$)", "", words)
     return f"{words}, JPEG" if is_jpeg(source, split) else words
 
 
 def is_jpeg(source: Source, split: str) -> bool:
     """Whether the first item of a split is a JPEG: its pixels are then not those that were photographed."""
-    content = next(source.items(split)).content
-    if isinstance(content, Path):
-        with content.open("rb") as file:
-            return file.read(2) == JPEG
-    return isinstance(content, bytes) and content[:2] == JPEG
+    first = next(source.items(split), None)
+    if first is None or isinstance(first.content, np.ndarray):
+        return False
+    if isinstance(first.content, bytes):
+        return first.content.startswith(JPEG)
+    try:
+        with first.content.open("rb") as file:
+            return file.read(len(JPEG)) == JPEG
+    except OSError:
+        return False  # it will be told as an unreadable item
