@@ -6,7 +6,7 @@ import json
 import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +266,15 @@ def test_ctrl_c_saves_the_step_it_is_in(tmp_path: Path) -> None:
     assert_like_undisturbed(tmp_path / "broken", tmp_path / "whole")
 
 
+@pytest.fixture
+def heeded_ctrl_c() -> Iterator[None]:
+    """Ctrl-C as a terminal has it: a shell starts jobs in the background with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_ctrl_c")
 def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     def feed(step: int, rank: int, world: int) -> Batch:
         if step == 6:
