@@ -164,9 +164,9 @@ def standard_error(values: Sequence[float]) -> float | None:
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; words to the left, figures to the right."""
-    align = [
-        "---:" if any(character.isdigit() for character in cell) else "---" for cell in (rows or [header])[0]
-    ]
+    first = (rows or [header])[0]
+    figures = [index > 0 and cell[:1] in tuple("0123456789±-") for index, cell in enumerate(first)]
+    align = ["---:" if is_figure else "---" for is_figure in figures]
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, align, *rows)) + "\n"
 
 
