@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -34,7 +34,9 @@ def oracle(tokens: torch.Tensor, codebook: torch.Tensor) -> np.ndarray:
             differences = ((tokens[begin + row].double().numpy() - codebook[few].double().numpy()) ** 2).sum(
                 1
             )
-            found[begin + row] = few[differences.argmin()]
+            # What float64 cannot tell apart is equal, and the first of equals is meant.
+            equal = differences <= differences.min() * (1 + tokens.shape[1] * 2.0**-52)
+            found[begin + row] = few[equal.argmax()]
     return found
 
 
@@ -151,6 +153,7 @@ def test_any_size_of_chunk(chunk_bytes):
 
 
 @settings(max_examples=60, deadline=None)
+@example(num=40, dim=15, num_codes=3, values=4, chunk_bytes=None, seed=40)
 @given(
     num=st.integers(0, 40),
     dim=st.integers(1, 20),

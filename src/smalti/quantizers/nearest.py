@@ -99,9 +99,14 @@ def _two_level_argmin(
 def _decide_float64(
     tokens: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"], candidates: Bool[Tensor, "n k"], budget: int
 ) -> Int64[Tensor, " n"]:
-    """The nearest of each token's candidates by differences in float64, in chunks."""
+    """The nearest of each token's candidates by differences in float64, in chunks.
+
+    Equal distances may be sums of other terms, and be rounded apart: what float64 cannot tell apart is
+    equal.
+    """
     distances = torch.full(candidates.shape, torch.inf, dtype=torch.float64, device=tokens.device)
     pairs = max(1, budget // (8 * codebook.shape[1]))
     for row, code in zip(*(index.split(pairs) for index in candidates.nonzero(as_tuple=True)), strict=True):
         distances[row, code] = (tokens[row].double() - codebook[code].double()).square_().sum(1)
-    return distances.argmin(1)
+    limit = distances.amin(1, keepdim=True) * (1 + codebook.shape[1] * 2.0**-52)
+    return (distances <= limit).to(torch.uint8).argmax(1)
