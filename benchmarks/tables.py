@@ -10,9 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from smalti.recipes.studies import PAPER, PARTS, SCALES
+from smalti.recipes.studies import BUDGETS, PAPER, PARTS, SCALES
 from smalti.verbs.records import (
-    BUDGETS,
     Record,
     bounds_table,
     by,

@@ -100,7 +100,12 @@ class Quantized:
 
 @dataclass(frozen=True)
 class Bound:
-    """An upper bound on -ln p(x) for each item, in two parts, nats: rate -ln p(z), distortion -ln p(x|z)."""
+    """An upper bound on -ln p(x) for each item, in two parts, nats.
+
+    Attributes:
+        rate: ln q(z|x) - ln p(z); of a deterministic encoder, -ln p(z).
+        distortion: -ln p(x|z).
+    """
 
     rate: Float[Tensor, " b"]
     distortion: Float[Tensor, " b"]

@@ -231,3 +231,23 @@ def test_weights_round_trip_through_safetensors(case, grid, num_codebooks, num_c
     other.load_state_dict(load_file(tmp_path / "model.safetensors"))
     codes = random_codes(1, num_codebooks, grid)
     torch.testing.assert_close(other(codes), network(codes))
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.build(2, 1, 0).__class__.__name__)
+@torch.no_grad()
+def test_training_hides_labels_at_the_given_rate_and_evaluation_never(case):
+    conditions = Conditions(torch.arange(64) % NUM_CLASSES)
+    codes = random_codes(1, 1, (2, 2)).repeat(64, 1, 1, 1)
+    network = build(case, 1, NUM_CLASSES)
+    with_label, without = network(codes, conditions), network(codes)
+    network.train()
+    torch.manual_seed(0)
+    hidden = 0
+    for _ in range(40):
+        logits = network(codes, conditions)
+        is_without = (logits - without).flatten(1).abs().amax(1) < 1e-12
+        is_with = (logits - with_label).flatten(1).abs().amax(1) < 1e-12
+        assert (is_without ^ is_with).all()
+        hidden += int(is_without.sum())
+    assert abs(hidden / (40 * 64) - network.config.label_dropout) < 0.025  # 4.2 standard errors of 0.1
+    torch.testing.assert_close(network.eval()(codes, conditions), with_label)

@@ -45,7 +45,8 @@ def test_learning_curves_of_nothing(tmp_path):
 @pytest.mark.parametrize("counts", [[[5, 0, 1, 9]], [[1, 2, 3], [0, 0, 0]]])
 def test_usage_histogram(tmp_path, counts):
     usage_histogram(torch.tensor(counts), tmp_path / "usage.png")
-    pixels(tmp_path / "usage.png")
+    usage_histogram(torch.ones_like(torch.tensor(counts)), tmp_path / "even.png")
+    assert not np.array_equal(pixels(tmp_path / "usage.png"), pixels(tmp_path / "even.png"))
 
 
 def test_code_maps_show_the_codes(tmp_path):

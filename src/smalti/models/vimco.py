@@ -41,7 +41,7 @@ class VIMCOConfig(NetworksConfig):
     Attributes:
         num_codebooks, num_codes, code_dim: G, K and D, as of a vector quantizer.
         num_samples: S of the multi-sample bound; 50 in the paper.
-        decode_at_once: signals that are decoded at a time; memory grows with this, and not with S.
+        decode_at_once: signals that are decoded at a time; memory of decoding grows with this, not with S.
     """
 
     kind: Literal["vimco"] = "vimco"

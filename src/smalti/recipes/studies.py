@@ -24,6 +24,7 @@ from smalti.recipes.recipe import ModelConfig, PriorRecipe, Recipe
 from smalti.training.loop import TrainingConfig
 
 BUDGETS = ("tiny", "cpu", "paper")
+"""From the least to the most."""
 PIXELCNN, TRANSFORMER = "learned", "transformer"
 """Names of the two learned priors: the gated PixelCNN is a run's main one."""
 

@@ -16,8 +16,6 @@ from smalti.training.checkpoints import RunDirectory
 from smalti.verbs.runs import DATA_DIRECTORY
 
 Record = dict[str, Any]
-BUDGETS = ("tiny", "cpu", "paper")
-"""From the least to the most."""
 
 
 def read_records(path: Path) -> list[Record]:
