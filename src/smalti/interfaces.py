@@ -10,12 +10,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class InputError(ValueError):
@@ -55,22 +60,37 @@ class Conditions:
     """What a network is told beside its input.
 
     Attributes:
-        labels: class of each item, int64 `(B,)`; -1 means "not given". None when no item has one.
+        labels: class (of speech: speaker) of each item, int64 `(B,)`; -1 means "not given". None when no
+            item has one.
+        local: what is told of each stretch of the input, `(B, P, *coarse)`, where every axis of `coarse`
+            divides that of the input: an autoregressive decoder's upsampled latents. None when there is none.
     """
 
     labels: Int64[Tensor, " b"] | None = None
+    local: Float[Tensor, "b p *coarse"] | None = None
 
     def to(self, device: torch.device) -> Conditions:
         """The same conditions on another device."""
-        return Conditions(None if self.labels is None else self.labels.to(device))
+        return Conditions(
+            None if self.labels is None else self.labels.to(device),
+            None if self.local is None else self.local.to(device),
+        )
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch, ready for a model: `data` is a signal in its model range, or codes for a prior."""
+    """One batch, ready for a model.
+
+    Attributes:
+        data: signals in their model range, or codes for a prior.
+        conditions: what is told beside them.
+        lengths: of each item on its last axis, int64 `(B,)`, where items end before the batch does; what
+            follows an item is padding, and does not count. None when all fill the batch.
+    """
 
     data: Tensor
     conditions: Conditions = field(default_factory=Conditions)
+    lengths: Int64[Tensor, " b"] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +136,85 @@ class Bound:
         return -(self.rate + self.distortion)
 
 
+class Modality(ABC):
+    """What a signal is: how it is read from a file, its range, how it is shown and written.
+
+    Stored items are levels, integers `(C, *size)`; a model sees them in [-1, 1]. Where `is_ragged`, items
+    differ in their last axis (time), and `spec.size` is that of the crops that training takes.
+    """
+
+    extensions: tuple[str, ...]
+    """Endings of the files that it can read, such as ".png"."""
+    ending: str
+    """Of the files that `save` writes."""
+    noun: str
+    """What its items are called in messages, in the plural: "pictures"."""
+    is_ragged: bool = False
+    padding: int = 0
+    """The level that follows an item that is shorter than a crop."""
+    pattern: str | None = None
+    """A regular expression over file names that a user gave, with a group `speaker` or `label`."""
+
+    @property
+    def stored_shape(self) -> tuple[int | None, ...]:
+        """Shape of an item; None as its last side where items differ in it."""
+        spec = self.spec
+        return (spec.channels, *spec.size[:-1], None if self.is_ragged else spec.size[-1])
+
+    @property
+    @abstractmethod
+    def spec(self) -> SignalSpec:
+        """Channels, size and levels of a training signal."""
+
+    @abstractmethod
+    def protocol(self) -> dict[str, Any]:
+        """All that a figure measured on these signals depends on, as plain JSON values."""
+
+    @abstractmethod
+    def decode(self, content: Any) -> np.ndarray:
+        """The levels of one item, `(C, *size)`, from a file, its bytes, or what the modality calls raw.
+
+        Raises:
+            UnreadableItem: with the reason, when there is no such signal in it.
+        """
+
+    @abstractmethod
+    def to_model(self, levels: Tensor) -> Float[Tensor, "b c *size"]:
+        """Stored levels to [-1, 1]."""
+
+    @abstractmethod
+    def to_stored(self, signal: Float[Tensor, "b c *size"]) -> Tensor:
+        """[-1, 1] to the nearest level, clipped: the exact inverse of `to_model`."""
+
+    @abstractmethod
+    def check(self, signal: Any) -> Any:
+        """What a user passes, in the range of a model: `(B, C, *size)`, or of ragged items a list of such.
+
+        Raises:
+            InputError: for another type, range or shape.
+        """
+
+    def seconds(self, length: int) -> float | None:
+        """How long an item of this length on its last axis lasts, or None where it does not last."""
+        return None
+
+    def render(self, signal: Float[Tensor, "b c *size"]) -> Tensor:
+        """A model's signal as a user wants it: levels, unless the modality has something better."""
+        return self.to_stored(signal)
+
+    @abstractmethod
+    def preview(self, rows: Sequence[Any]) -> Image.Image:
+        """A picture of signals: each of `rows[0]` with those of the other rows under it.
+
+        Args:
+            rows: batches `(B, C, *size)`, or lists of `(C, *size)`, levels or floats in [-1, 1].
+        """
+
+    @abstractmethod
+    def save(self, signal: Tensor | np.ndarray, path: str | Path) -> None:
+        """Write one signal, `(C, *size)` or `(1, C, *size)`, levels or floats in [-1, 1], as a file."""
+
+
 class Trainable(nn.Module, ABC):
     """Anything the training loop can train: it turns a batch into a loss."""
 
@@ -150,7 +249,9 @@ class Decoder(nn.Module, ABC):
     """latents `(B, D, *grid)` -> parameters of a likelihood `(B, P, *size)`."""
 
     @abstractmethod
-    def forward(self, latents: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b p *size"]: ...
+    def forward(
+        self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b p *size"]: ...
 
 
 class Quantizer(nn.Module, ABC):
@@ -175,6 +276,9 @@ class Quantizer(nn.Module, ABC):
 class Likelihood(ABC):
     """A distribution over signals, as a decoder parametrises it."""
 
+    has_mean: bool = True
+    """Whether `mean` is known; of an autoregressive one it is not."""
+
     @abstractmethod
     def log_prob(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         """ln p of each element, nats."""
@@ -185,6 +289,14 @@ class Likelihood(ABC):
     @abstractmethod
     def mean(self) -> Float[Tensor, "b c *size"]: ...
 
+    def known_mean(self) -> Float[Tensor, "b c *size"] | None:
+        """`mean`, or None where it is not known."""
+        return self.mean() if self.has_mean else None
+
+    def mean_or_draw(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c *size"]:
+        """`mean`, or a draw where it is not known."""
+        return self.mean() if self.has_mean else self.sample(generator)
+
 
 class LikelihoodFamily(nn.Module, ABC):
     """A family of likelihoods; called with a decoder's output it gives the member."""
@@ -193,7 +305,23 @@ class LikelihoodFamily(nn.Module, ABC):
     """Decoder channels for each signal channel."""
 
     @abstractmethod
-    def forward(self, parameters: Float[Tensor, "b p *size"]) -> Likelihood: ...
+    def forward(
+        self, parameters: Float[Tensor, "b p *size"], conditions: Conditions | None = None
+    ) -> Likelihood:
+        """The member; only a family that is itself a network heeds conditions."""
+
+
+class SamplingKernel(ABC):
+    """A whole sampling loop, compiled for one device, that goes on from a network's state."""
+
+    @abstractmethod
+    def draw(self, uniform: Float[np.ndarray, "s b"], temperature: float = 1.0) -> Int64[np.ndarray, "s b"]:
+        """The next symbols of each item, each by inverting its cumulative distribution at one number.
+
+        Args:
+            uniform: in [0, 1), one for each symbol of each item.
+            temperature: divides the logits; 0 takes the most probable symbol.
+        """
 
 
 class AutoregressiveNetwork(nn.Module, ABC):
@@ -224,6 +352,13 @@ class AutoregressiveNetwork(nn.Module, ABC):
             previous: the symbol that the last call's logits were for; None at the first call.
             state: what `start` gave; it is updated in place.
         """
+
+    def kernel(self, state: Any) -> SamplingKernel | None:
+        """A faster way to draw all that follows a fresh state, or None where there is none.
+
+        It computes what `step` computes, up to the order of sums.
+        """
+        return None
 
 
 class Prior(nn.Module, ABC):
@@ -258,12 +393,12 @@ class Measured:
     Attributes:
         bounds: on the items' log-probability, by the name of the prior (and of the bound, where a model has
             several).
-        reconstruction: `(B, C, *size)`, in the signal's model range.
+        reconstruction: `(B, C, *size)`, in the signal's model range; None where it would have to be drawn.
         codes: int64 `(B, G, *grid)`, or None for a model without codes.
     """
 
     bounds: dict[str, Bound]
-    reconstruction: Tensor
+    reconstruction: Tensor | None
     codes: Tensor | None
 
 
@@ -271,6 +406,12 @@ class LatentVariableModel(Trainable):
     """signal -> latents -> likelihood of the signal. Trained with `loss`, compared by bounds on ln p(x)."""
 
     signal: SignalSpec
+    encoder: Encoder
+
+    @property
+    def stride(self) -> int:
+        """Positions of a signal for each of its latents, along an axis."""
+        return math.prod(self.encoder.strides)
 
     @property
     @abstractmethod
@@ -278,8 +419,13 @@ class LatentVariableModel(Trainable):
         """What tables call it, such as "VQ-VAE, robust codebook"."""
 
     @abstractmethod
-    def reconstruct(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
-        """The mean of p(x | z) at the signal's most probable latents."""
+    def reconstruct(
+        self,
+        signal: Float[Tensor, "b c *size"],
+        conditions: Conditions | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "b c *size"]:
+        """The mean of p(x | z) at the signal's most probable latents; a draw where it has no known mean."""
 
     @abstractmethod
     def measure(
@@ -314,8 +460,10 @@ class Autoencoder(LatentVariableModel):
     def encode(self, signal: Float[Tensor, "b c *size"]) -> Int64[Tensor, "b g *grid"]: ...
 
     @abstractmethod
-    def likelihood(self, codes: Int64[Tensor, "b g *grid"]) -> Likelihood:
-        """p(x | codes), the whole distribution."""
+    def likelihood(
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None
+    ) -> Likelihood:
+        """p(x | codes, conditions), the whole distribution."""
 
     def draw_codes(
         self, signal: Float[Tensor, "b c *size"], generator: torch.Generator | None = None
@@ -323,13 +471,23 @@ class Autoencoder(LatentVariableModel):
         """Codes as the posterior gives them, for a prior to learn from; a deterministic encoder's own."""
         return self.encode(signal)
 
-    def decode(self, codes: Int64[Tensor, "b g *grid"]) -> Float[Tensor, "b c *size"]:
-        """The mean of p(x | codes), in the signal's model range."""
-        return self.likelihood(codes).mean()
+    def decode(
+        self,
+        codes: Int64[Tensor, "b g *grid"],
+        conditions: Conditions | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "b c *size"]:
+        """The mean of p(x | codes), in the signal's model range; a draw where it has no known mean."""
+        return self.likelihood(codes, conditions).mean_or_draw(generator)
 
-    def reconstruct(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+    def reconstruct(
+        self,
+        signal: Float[Tensor, "b c *size"],
+        conditions: Conditions | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "b c *size"]:
         """`decode(encode(signal))`."""
-        return self.decode(self.encode(signal))
+        return self.decode(self.encode(signal), conditions, generator)
 
     def measure(
         self,
@@ -344,11 +502,19 @@ class Autoencoder(LatentVariableModel):
         the evidence lower bound (van den Oord et al. 2017, section 3.2), and more draws would change nothing.
         """
         codes = self.encode(batch.data)
-        likelihood = self.likelihood(codes)
-        distortion = -likelihood.log_prob(batch.data).flatten(1).sum(1)
+        likelihood = self.likelihood(codes, batch.conditions)
+        distortion = -summed(likelihood.log_prob(batch.data), batch.lengths)
         rates = {
             prior.name: -prior.log_prob(codes, batch.conditions if prior.takes_labels else Conditions())
             for prior in priors
         }
         bounds = {name: Bound(rate, distortion) for name, rate in rates.items()}
-        return Measured(bounds, likelihood.mean(), codes)
+        return Measured(bounds, likelihood.known_mean(), codes)
+
+
+def summed(log_prob: Float[Tensor, "b c *size"], lengths: Int64[Tensor, " b"] | None) -> Float[Tensor, " b"]:
+    """The sum over each item, without its padding: what lies beyond its length on the last axis."""
+    if lengths is not None:
+        inside = torch.arange(log_prob.shape[-1], device=log_prob.device) < lengths.unsqueeze(1)
+        log_prob = log_prob * inside.view(len(log_prob), *(1,) * (log_prob.ndim - 2), -1)
+    return log_prob.flatten(1).sum(1)

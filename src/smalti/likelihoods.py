@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from smalti.interfaces import Configuration, Likelihood, LikelihoodFamily, SignalSpec
+from smalti.interfaces import Conditions, Configuration, Likelihood, LikelihoodFamily, SignalSpec
 
 FAR = 1e8
 """Stands for infinity at the outermost bins, in units of the scale."""
@@ -109,7 +109,9 @@ class GaussianFamily(LikelihoodFamily):
         self.levels = signal.levels
         self.log_scale = nn.Parameter(torch.full((signal.channels,), math.log(0.3)))
 
-    def forward(self, parameters: Float[Tensor, "b p *size"]) -> Gaussian:
+    def forward(
+        self, parameters: Float[Tensor, "b p *size"], conditions: Conditions | None = None
+    ) -> Gaussian:
         """The Gaussian of `(B, C, *size)` means."""
         shape = (-1,) + (1,) * (parameters.ndim - 2)
         return Gaussian(parameters.float(), self.log_scale.float().view(shape).clamp_min(-7), self.levels)
@@ -172,7 +174,9 @@ class LogisticMixtureFamily(LikelihoodFamily):
 
     anchors: Tensor
 
-    def forward(self, parameters: Float[Tensor, "b p *size"]) -> LogisticMixture:
+    def forward(
+        self, parameters: Float[Tensor, "b p *size"], conditions: Conditions | None = None
+    ) -> LogisticMixture:
         """The mixture of `(B, 3*M*C, *size)` parameters."""
         split = parameters.float().unflatten(1, (self.channels, 3, -1))
         logits, means, log_scales = split.unbind(2)
@@ -266,7 +270,9 @@ class CategoricalFamily(LikelihoodFamily):
         self.channels = signal.channels
         self.parameters_per_channel = signal.levels
 
-    def forward(self, parameters: Float[Tensor, "b p *size"]) -> Categorical:
+    def forward(
+        self, parameters: Float[Tensor, "b p *size"], conditions: Conditions | None = None
+    ) -> Categorical:
         """The softmax of `(B, L*C, *size)` logits."""
         return Categorical(parameters.float().unflatten(1, (self.channels, self.parameters_per_channel)))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from smalti.files import atomic_file
@@ -20,6 +20,9 @@ from smalti.training.checkpoints import RunDirectory
 
 PARTS = ("config.json", "model.safetensors", UNIGRAM_FILE)
 PRIOR_PARTS = ("config.json", "model.safetensors")
+
+Codes = Int64[Tensor, "b g *grid"] | list[Tensor]
+"""Codes of items of one size, or a list with `(1, G, n)` for each of items that differ in length."""
 
 
 def load(path_or_hub_name: str | Path, device: str | torch.device | None = None) -> Tokenizer:
@@ -44,7 +47,7 @@ def load_trained(
 
 @final
 class Tokenizer:
-    """Pictures to codes, codes to pictures, and new pictures from a prior.
+    """Signals (pictures, sounds) to codes, codes to signals, and new signals from a prior.
 
     Args:
         trained: a model with codes, and its priors.
@@ -74,48 +77,105 @@ class Tokenizer:
 
     @property
     def code_shape(self) -> tuple[int, ...]:
-        """`(G, *grid)`: shape of the codes of one item."""
+        """`(G, *grid)`: shape of the codes of one item; of sounds, of one training crop."""
         return (self.autoencoder.num_codebooks, *self.autoencoder.grid)
 
+    @property
+    def stored_code_shape(self) -> tuple[int | None, ...]:
+        """`code_shape`, with None as its last side where items differ in it."""
+        return (*self.code_shape[:-1], None) if self.modality.is_ragged else self.code_shape
+
     @torch.no_grad()
-    def encode(self, images: Any, batch_size: int = 64) -> Int64[Tensor, "b g h w"]:
-        """Codes of pictures.
+    def encode(self, signals: Any, batch_size: int = 64) -> Any:
+        """Codes of pictures or sounds.
 
         Args:
-            images: uint8 `(B, C, H, W)` or `(C, H, W)`, floats in [-1, 1], a picture of Pillow, a path, or
-                a list of these.
+            signals: pictures: uint8 `(B, C, H, W)` or `(C, H, W)`, floats in [-1, 1], a picture of Pillow, a
+                path, or a list of these. Sounds: amplitudes in [-1, 1] at the model's rate, `(T,)`, `(1, T)`
+                or `(B, 1, T)`, a path, or a list of these.
             batch_size: pictures at a time.
+
+        Returns:
+            Of pictures int64 `(B, G, h, w)`; of sounds, whose lengths differ, a list with `(1, G, n)` for
+            each; n codes cover its end, the last stretch filled up with silence.
 
         Raises:
             InputError: for another size or range.
         """
-        signal = self.modality.check(images)
-        parts = [self.autoencoder.encode(part.to(self.device)).cpu() for part in signal.split(batch_size)]
-        return torch.cat(parts)
+        checked = self.modality.check(signals)
+        if self.modality.is_ragged:
+            return [self.autoencoder.encode(self.padded(one).to(self.device)).cpu() for one in checked]
+        return torch.cat(
+            [self.autoencoder.encode(part.to(self.device)).cpu() for part in checked.split(batch_size)]
+        )
 
-    @torch.no_grad()
+    def padded(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *padded"]:
+        """A signal with its last axis filled up to whole codes."""
+        missing = -signal.shape[-1] % self.autoencoder.stride
+        if not missing:
+            return signal
+        filler = self.modality.to_model(torch.full((1, 1, 1), self.modality.padding))
+        return torch.cat([signal, filler.to(signal).expand(*signal.shape[:-1], missing)], -1)
+
     def decode(
-        self, codes: Int64[Tensor, "b g h w"], batch_size: int = 64
-    ) -> UInt8[Tensor, "b c height width"]:
-        """Pictures of codes, uint8.
+        self,
+        codes: Codes,
+        batch_size: int = 64,
+        class_name: str | None = None,
+        seed: int | None = 0,
+    ) -> Any:
+        """Pictures (uint8) or sounds (amplitudes in [-1, 1]) of codes.
+
+        Args:
+            codes: as `encode` gives them, a tensor or a list of tensors.
+            batch_size: items at a time; it is part of what a seed draws.
+            class_name: a class (speaker) that the decoder is told, where it takes one.
+            seed: of the draws of an autoregressive decoder; None draws differently each time.
+
+        Returns:
+            A tensor for a tensor, a list for a list.
 
         Raises:
-            InputError: for codes out of range or of another shape.
+            InputError: for codes out of range or of another shape, or a class that there is not.
         """
-        if codes.ndim != 1 + len(self.code_shape) or tuple(codes.shape[1:]) != self.code_shape:
+        if isinstance(codes, list):
+            decoded = [self.decode_signals(one, batch_size, class_name, seed) for one in codes]
+            return [self.modality.render(signal) for signal in decoded]
+        return self.modality.render(self.decode_signals(codes, batch_size, class_name, seed))
+
+    @torch.no_grad()
+    def decode_signals(
+        self,
+        codes: Int64[Tensor, "b g *grid"],
+        batch_size: int = 64,
+        class_name: str | None = None,
+        seed: int | None = 0,
+    ) -> Float[Tensor, "b c *size"]:
+        """`decode`, in the model's range."""
+        fixed = self.stored_code_shape[:-1] if self.modality.is_ragged else self.code_shape
+        if codes.ndim != 1 + len(self.code_shape) or tuple(codes.shape[1:])[: len(fixed)] != fixed:
+            sides = ["?" if side is None else str(side) for side in self.stored_code_shape]
             raise InputError(
-                f"expected codes of shape (B, {', '.join(map(str, self.code_shape))}), received "
+                f"expected codes of shape (B, {', '.join(sides)}), received "
                 f"{tuple(codes.shape)}: give codes that this model made"
             )
-        parts = [
-            self.modality.to_pixels(self.autoencoder.decode(part.to(self.device)).cpu())
-            for part in codes.split(batch_size)
-        ]
+        generator = _generator(seed)
+        label = -1 if class_name is None else self.label(class_name)
+        parts = []
+        for part in codes.split(batch_size):
+            labels = torch.full((len(part),), label, device=self.device) if self.classes else None
+            decoded = self.autoencoder.decode(part.to(self.device), Conditions(labels), generator)
+            parts.append(decoded.cpu())
         return torch.cat(parts)
 
-    def reconstruct(self, images: Any, batch_size: int = 64) -> UInt8[Tensor, "b c height width"]:
-        """`decode(encode(images))`."""
-        return self.decode(self.encode(images, batch_size), batch_size)
+    def reconstruct(self, signals: Any, batch_size: int = 64, class_name: str | None = None) -> Any:
+        """`decode(encode(signals))`; of a sound, in its own length."""
+        if not self.modality.is_ragged:
+            return self.decode(self.encode(signals, batch_size), batch_size, class_name)
+        checked = self.modality.check(signals)
+        codes = [self.autoencoder.encode(self.padded(one).to(self.device)).cpu() for one in checked]
+        decoded = self.decode(codes, batch_size, class_name)
+        return [again[..., : one.shape[-1]] for again, one in zip(decoded, checked, strict=True)]
 
     def sample_codes(
         self,
@@ -129,7 +189,8 @@ class Tokenizer:
         batch_size: int = 64,
         prior: str = LEARNED,
         progress: Callable[[int, int], None] | None = None,
-    ) -> Int64[Tensor, "b g h w"]:
+        length: int | None = None,
+    ) -> Int64[Tensor, "b g *grid"]:
         """Draw code grids from the learned prior.
 
         Args:
@@ -140,6 +201,7 @@ class Tokenizer:
             batch_size: grids at a time; it is part of what a seed draws.
             prior: name of the learned prior.
             progress: called with (symbols drawn, symbols in all), counted once a batch.
+            length: codes along the last axis, of sounds; None for as many as the prior was trained on.
 
         Raises:
             InputError: when there is no learned prior or no such class, or a setting is out of range.
@@ -147,8 +209,12 @@ class Tokenizer:
         learned = self._learned(prior)
         if num < 1:
             raise InputError(f"expected num of at least 1, received {num}; ask for one sample or more")
-        generator = torch.Generator()
-        generator.manual_seed(seed) if seed is not None else generator.seed()
+        if length is not None and not self.modality.is_ragged:
+            raise InputError(
+                f"expected no length, {self.modality.noun} of this model have one size: leave it out"
+            )
+        grid = learned.grid if length is None else (*learned.grid[:-1], length)
+        generator = _generator(seed)
         label = -1 if class_name is None else self.label(class_name)
         parts: list[Tensor] = []
         for labels in torch.full((num,), label, device=self.device).split(batch_size):
@@ -161,15 +227,15 @@ class Tokenizer:
                 top_p,
                 generator,
                 progress and _of_batch(progress, len(parts), math.ceil(num / batch_size)),
+                grid,
             )
             parts.append(codes.cpu())
         return torch.cat(parts)
 
-    def sample(
-        self, num: int, class_name: str | None = None, **settings: Any
-    ) -> UInt8[Tensor, "b c height width"]:
-        """New pictures, uint8; the arguments are those of `sample_codes`."""
-        return self.decode(self.sample_codes(num, class_name, **settings))
+    def sample(self, num: int, class_name: str | None = None, **settings: Any) -> Any:
+        """New pictures or sounds, as `decode` gives them; the arguments are those of `sample_codes`."""
+        codes = self.sample_codes(num, class_name, **settings)
+        return self.decode(codes, class_name=class_name, seed=settings.get("seed"))
 
     def _learned(self, name: str) -> LearnedPrior:
         known = self.trained.learned
@@ -237,6 +303,12 @@ class Tokenizer:
                 repo_id=repository, folder_path=directory, commit_message="Upload a smalti tokenizer"
             )
         return str(address)
+
+
+def _generator(seed: int | None) -> torch.Generator:
+    generator = torch.Generator()
+    generator.manual_seed(seed) if seed is not None else generator.seed()
+    return generator
 
 
 def _of_batch(progress: Callable[[int, int], None], batch: int, batches: int) -> Callable[[int, int], None]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import final
 
 import torch
 
 from smalti.files import atomic_file
-from smalti.interfaces import Autoencoder, InputError, LatentVariableModel, Prior
-from smalti.modalities.image import ImageModality
+from smalti.interfaces import Autoencoder, InputError, LatentVariableModel, Modality, Prior
 from smalti.models.prior import LabelledPrior, LearnedPrior, UniformPrior, UnigramPrior
-from smalti.recipes import PriorRecipe, Recipe, build_model, build_network, parse
+from smalti.recipes import PriorRecipe, Recipe, build_modality, build_model, build_network, parse
 from smalti.training.checkpoints import RunDirectory, load_weights
 
 PRIOR_DIRECTORY = "prior"
@@ -74,7 +74,7 @@ class TrainedModel:
             raise InputError(
                 f"expected a list of names as 'classes' in {run.config_path}: restore it, or train anew"
             )
-        model = build_model(recipe.model, ImageModality(recipe.data).spec)
+        model = build_model(recipe.model, build_modality(recipe.data).spec, len(classes))
         load_weights(model, run.read_model(), directory)
         model.to(target).eval()
         fingerprint = run.fingerprint()
@@ -95,10 +95,10 @@ class TrainedModel:
             learned,
         )
 
-    @property
-    def modality(self) -> ImageModality:
+    @cached_property
+    def modality(self) -> Modality:
         """What the model's signals are."""
-        return ImageModality(self.recipe.data)
+        return build_modality(self.recipe.data)
 
     @property
     def device(self) -> torch.device:
@@ -150,7 +150,8 @@ def new_prior(
 ) -> LearnedPrior:
     """An untrained prior over an autoencoder's codes."""
     network = build_network(recipe.network, autoencoder.num_codes, autoencoder.num_codebooks, num_classes)
-    return LearnedPrior(network, autoencoder.grid, name)
+    grid = autoencoder.grid if recipe.length is None else (*autoencoder.grid[:-1], recipe.length)
+    return LearnedPrior(network, grid, name)
 
 
 def write_unigram(path: Path, prior: UnigramPrior, fingerprint: str) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
-from smalti.autoregressive.sampling import draw, sample, sample_naive
+from smalti.autoregressive.sampling import draw_codes, sample, sample_naive
 from smalti.interfaces import Conditions, InputError
 
 
@@ -51,7 +51,7 @@ def test_frequencies_are_those_of_the_oracle(temperature, top_k, top_p):
     logits = torch.tensor([2.0, -1.0, 0.5, 1.2, 0.0, -3.0, 1.0], dtype=torch.float64)
     expected = oracle(logits.numpy(), temperature, top_k, top_p)
     n = 200_000
-    codes = draw(logits.expand(n, -1), temperature, top_k, top_p, torch.Generator().manual_seed(0))
+    codes = draw_codes(logits.expand(n, -1), temperature, top_k, top_p, torch.Generator().manual_seed(0))
     observed = np.bincount(codes.numpy(), minlength=7) / n
     assert (observed[expected == 0] == 0).all()
     standard_error = np.sqrt(expected * (1 - expected) / n)
@@ -73,7 +73,7 @@ def test_a_draw_inverts_the_oracle_at_the_same_uniform(tenths, temperature, top_
     order = np.argsort(-p, kind="stable") if cut else np.arange(len(p))
     uniform = torch.rand(1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).item()
     cumulative = p[order].cumsum()
-    code = draw(
+    code = draw_codes(
         torch.from_numpy(logits[None]),
         temperature,
         top_k,
@@ -89,25 +89,25 @@ def test_a_draw_inverts_the_oracle_at_the_same_uniform(tenths, temperature, top_
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_temperature_zero_is_argmax_and_top_1_is_too(dtype):
     logits = torch.randn(50, 9).to(dtype)
-    assert torch.equal(draw(logits, temperature=0.0), logits.argmax(1))
+    assert torch.equal(draw_codes(logits, temperature=0.0), logits.argmax(1))
     unique = (logits == logits.amax(1, keepdim=True)).sum(1) == 1
-    assert torch.equal(draw(logits, top_k=1)[unique], logits.argmax(1)[unique])
-    assert torch.equal(draw(logits, top_p=1e-9)[unique], logits.argmax(1)[unique])
+    assert torch.equal(draw_codes(logits, top_k=1)[unique], logits.argmax(1)[unique])
+    assert torch.equal(draw_codes(logits, top_p=1e-9)[unique], logits.argmax(1)[unique])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1e-3, 1e-30, 1e-45])
 def test_codes_without_probability_are_never_drawn(temperature):
     logits = torch.full((4096, 6), -torch.inf)
     logits[:, 2], logits[:, 4] = 3e4, 2.9e4
-    assert (draw(logits, temperature) == 2).all()
-    assert (draw(logits, temperature, top_k=6, top_p=1.0) == 2).all()
+    assert (draw_codes(logits, temperature) == 2).all()
+    assert (draw_codes(logits, temperature, top_k=6, top_p=1.0) == 2).all()
 
 
 @pytest.mark.parametrize(("uniform", "drawn"), [(0.0, 2), (1 - 2**-24, 4)])
 def test_the_ends_of_the_uniform_interval_draw_codes_that_have_probability(monkeypatch, uniform, drawn):
     monkeypatch.setattr(torch, "rand", lambda *shape, dtype, **_: torch.full(shape, uniform, dtype=dtype))
     logits = torch.log(torch.tensor([[0.0, 0.0, 0.3, 0.0, 0.7, 0.0]]))
-    assert draw(logits).item() == drawn
+    assert draw_codes(logits).item() == drawn
 
 
 @pytest.mark.parametrize("loop", [sample, sample_naive])

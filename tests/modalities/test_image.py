@@ -93,20 +93,20 @@ class TestRange:
         signal = modality(1, 16).to_model(levels)
         assert signal.dtype == torch.float32
         assert (signal.min(), signal.max()) == (-1.0, 1.0)
-        assert torch.equal(modality(1, 16).to_pixels(signal), levels)
+        assert torch.equal(modality(1, 16).to_stored(signal), levels)
 
     @settings(max_examples=30, deadline=None)
     @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=4, max_dims=4, max_side=6)))
     def test_round_trip(self, pixels):
         one = modality()
-        assert torch.equal(one.to_pixels(one.to_model(torch.from_numpy(pixels))), torch.from_numpy(pixels))
+        assert torch.equal(one.to_stored(one.to_model(torch.from_numpy(pixels))), torch.from_numpy(pixels))
 
     def test_nearest_level_and_clipping(self):
         signal = torch.tensor([-2.0, -1.0, 0.4 / 127.5 - 1, 0.6 / 127.5 - 1, 1.0, 3.0]).reshape(1, 1, 1, 6)
-        assert modality(1).to_pixels(signal).flatten().tolist() == [0, 0, 0, 1, 255, 255]
+        assert modality(1).to_stored(signal).flatten().tolist() == [0, 0, 0, 1, 255, 255]
 
     def test_half_precision(self):
-        assert modality(1).to_pixels(torch.ones(1, 1, 1, 1, dtype=torch.bfloat16)).item() == 255
+        assert modality(1).to_stored(torch.ones(1, 1, 1, 1, dtype=torch.bfloat16)).item() == 255
 
 
 class TestCheck:

@@ -227,7 +227,7 @@ class TestParts:
         model = vqvae((16, 16), channels=1, likelihood=CategoricalConfig()).eval()
         pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
         logits = torch.nn.functional.one_hot(pixels.long(), 256).float().movedim(-1, 2).flatten(1, 2)
-        model.decoder.forward = lambda latents: 100 * logits
+        model.decoder.forward = lambda latents, conditions=None: 100 * logits
         for signal in (pixels.float() / 127.5 - 1, from_levels(pixels, 256)):
             bound = log_prob_bound(
                 model, signal, UniformPrior(model.num_codes, model.num_codebooks, model.grid)

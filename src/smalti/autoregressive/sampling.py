@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from smalti.interfaces import AutoregressiveNetwork, Conditions, InputError
+from smalti.interfaces import AutoregressiveNetwork, Conditions, InputError, SamplingKernel
 
 Progress = Callable[[int, int], None]
 """Called with the number of symbols drawn and the number of all."""
+
+Draw = Callable[[Tensor, torch.Generator | None], Tensor]
+"""From what a network gives for a symbol, `(B, P)`, to the symbols int64 `(B,)`."""
+
+BLOCK = 2048
+"""Symbols that a compiled loop draws between two reports of its progress."""
 
 
 def sample(
@@ -25,8 +32,9 @@ def sample(
     top_p: float | None = None,
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
+    draw: Draw | None = None,
 ) -> Int64[Tensor, "b g *grid"]:
-    """Draw code grids, each symbol from the cached step of the network.
+    """Draw code grids, each symbol from the cached step of the network, or from its compiled loop.
 
     The network is in evaluation mode meanwhile, and afterwards as it was.
 
@@ -39,25 +47,67 @@ def sample(
         top_k: draw among the k most probable codes only.
         top_p: draw among the fewest codes whose probabilities sum to at least p (after `top_k`).
         generator: source of randomness; the same seed gives the same codes.
-        progress: called after each symbol.
+        progress: called after each symbol, by a compiled loop after each `BLOCK` of them.
+        draw: of a network that gives other parameters than logits; temperature and the like are then
+            its own affair.
 
     Raises:
         InputError: when an argument is out of its range.
     """
     _check(num, grid, temperature, top_k, top_p)
     total = network.num_codebooks * torch.Size(grid).numel()
-    symbols: list[Tensor] = []
-    previous = None
     with torch.no_grad(), _evaluating(network):
         state = network.start(num, grid, conditions or Conditions())
-        for done in range(1, total + 1):
-            logits = network.step(previous, state)
-            previous = draw(logits, temperature, top_k, top_p, generator)
-            symbols.append(previous)
-            if progress is not None:
-                progress(done, total)
-    by_position = torch.stack(symbols, 1).unflatten(1, (-1, network.num_codebooks))
+        kernel = network.kernel(state) if top_k is None and top_p is None and draw is None else None
+        if kernel is not None:
+            symbols = _compiled(kernel, num, total, temperature, generator, progress)
+        else:
+
+            def draw_logits(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+                return draw_codes(logits, temperature, top_k, top_p, generator)
+
+            symbols = _stepped(network, state, total, draw or draw_logits, generator, progress)
+    by_position = symbols.unflatten(1, (-1, network.num_codebooks))
     return by_position.transpose(1, 2).unflatten(2, tuple(grid)).contiguous()
+
+
+def _stepped(
+    network: AutoregressiveNetwork,
+    state: Any,
+    total: int,
+    draw: Draw,
+    generator: torch.Generator | None,
+    progress: Progress | None,
+) -> Int64[Tensor, "b s"]:
+    symbols: list[Tensor] = []
+    previous = None
+    for done in range(1, total + 1):
+        previous = draw(network.step(previous, state), generator)
+        symbols.append(previous)
+        if progress is not None:
+            progress(done, total)
+    return torch.stack(symbols, 1)
+
+
+def _compiled(
+    kernel: SamplingKernel,
+    num: int,
+    total: int,
+    temperature: float,
+    generator: torch.Generator | None,
+    progress: Progress | None,
+) -> Int64[Tensor, "b s"]:
+    blocks: list[Tensor] = []
+    device = generator.device if generator is not None else torch.device("cpu")
+    for begin in range(0, total, BLOCK):
+        size = min(BLOCK, total - begin)
+        # Drawn one by one, so that a seed means the same numbers as it does step by step.
+        uniform = [torch.rand(num, 1, generator=generator, device=device) for _ in range(size)]
+        drawn = kernel.draw(torch.cat(uniform, 1).t().contiguous().cpu().numpy(), temperature)
+        blocks.append(torch.from_numpy(drawn.copy()))
+        if progress is not None:
+            progress(begin + size, total)
+    return torch.cat(blocks).t()
 
 
 def sample_naive(
@@ -81,13 +131,13 @@ def sample_naive(
         for symbol in range(total):
             position, codebook = divmod(symbol, network.num_codebooks)
             logits = network(codes, conditions or Conditions()).flatten(2, -2)[:, codebook, position]
-            flat[:, codebook, position] = draw(logits, temperature, top_k, top_p, generator)
+            flat[:, codebook, position] = draw_codes(logits, temperature, top_k, top_p, generator)
             if progress is not None:
                 progress(symbol + 1, total)
     return codes
 
 
-def draw(
+def draw_codes(
     logits: Float[Tensor, "b k"],
     temperature: float = 1.0,
     top_k: int | None = None,

@@ -1,7 +1,8 @@
 """The file of codes: Parquet with a row for each item, which `datasets`, DuckDB, pandas and Spark can read.
 
 Columns `name` (string), `label` (string or null) and `codes` (list of int32: a code grid `(G, *grid)`,
-row-major). What the codes mean is JSON under the key `smalti` of the schema's metadata.
+row-major). What the codes mean is JSON under the key `smalti` of the schema's metadata. The last side of the
+grid is null there where items differ in it: a row's length then tells it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class CodesInfo(Configuration):
     """What a file of codes says of itself.
 
     Attributes:
-        grid: positions of the codes of one item.
+        grid: positions of the codes of one item; None as its last side where items differ in it.
         num_codebooks: codes at each position, G.
         num_codes: entries of each codebook; codes are in [0, num_codes).
         model: fingerprint of the tokenizer, hexadecimal.
@@ -47,7 +48,7 @@ class CodesInfo(Configuration):
         version: of the smalti that wrote it.
     """
 
-    grid: tuple[PositiveInt, ...]
+    grid: tuple[PositiveInt | None, ...]
     num_codebooks: PositiveInt
     num_codes: Annotated[int, Field(gt=0, lt=2**31)]
     model: str
@@ -55,9 +56,21 @@ class CodesInfo(Configuration):
     version: str = version("smalti")
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int | None, ...]:
         """Shape of the codes of one item, `(G, *grid)`."""
         return (self.num_codebooks, *self.grid)
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether items differ in their last side."""
+        return bool(self.grid) and self.grid[-1] is None
+
+    def admits(self, shape: tuple[int, ...]) -> bool:
+        """Whether an item may have codes of this shape."""
+        return len(shape) == len(self.shape) and all(
+            side == expected or (expected is None and side > 0)
+            for side, expected in zip(shape, self.shape, strict=True)
+        )
 
 
 def write_codes(path: str | Path, info: CodesInfo, batches: Iterable[CodesBatch]) -> int:
@@ -129,24 +142,25 @@ def check_codes(info: CodesInfo, expected: CodesInfo) -> None:
 
 def _row_groups(info: CodesInfo, batches: Iterable[CodesBatch], schema: pa.Schema) -> Iterator[pa.Table]:
     """Batches of any size, checked and joined to row groups of a useful size."""
-    per_item = math.prod(info.shape)
     pending: list[pa.Table] = []
+    waiting = 0
     for names, codes, labels in batches:
-        if codes.shape != (len(names), *info.shape) or len(labels) != len(names):
+        if not info.admits(codes.shape[1:]) or not len(codes) == len(labels) == len(names):
             raise InputError(
                 f"expected {len(names)} labels and codes of shape {(len(names), *info.shape)} "
                 f"for {len(names)} names, received {len(labels)} labels and codes of "
                 f"shape {codes.shape}: encode the data again"
             )
         _check_range("the codes to write", codes, info.num_codes)
-        offsets = np.arange(0, codes.size + 1, per_item, dtype=np.int32)
+        offsets = np.arange(0, codes.size + 1, codes[0].size, dtype=np.int32)
         lists = pa.ListArray.from_arrays(offsets, codes.reshape(-1).astype(np.int32))
         columns = [pa.array(names, pa.string()), pa.array(labels, pa.string()), lists]
         pending.append(pa.Table.from_arrays(columns, schema=schema))
-        if sum(map(len, pending)) * per_item >= _ROW_GROUP_CODES:
+        waiting += codes.size
+        if waiting >= _ROW_GROUP_CODES:
             yield pa.concat_tables(pending)
-            pending = []
-    if sum(map(len, pending)):
+            pending, waiting = [], 0
+    if waiting:
         yield pa.concat_tables(pending)
 
 
@@ -162,12 +176,19 @@ def _batches(path: Path, info: CodesInfo, batch_size: int) -> Iterator[CodesBatc
                     f"the file is damaged or edited; encode the data again"
                 )
             labels = record.column("label").cast(pa.string()).to_pylist()
-            yield names, _to_array(path, lists, info), labels
+            if info.is_ragged:
+                for row, (name, label) in enumerate(zip(names, labels, strict=True)):
+                    yield [name], _to_array(path, lists.slice(row, 1), info), [label]
+            else:
+                yield names, _to_array(path, lists, info), labels
 
 
 def _to_array(path: Path, lists: pa.ListArray, info: CodesInfo) -> Int64[np.ndarray, "b g *grid"]:
-    per_item = math.prod(info.shape)
     lengths = np.diff(lists.offsets.to_numpy())
+    fixed = math.prod(side for side in info.shape if side is not None)
+    # Ragged items come one by one, and each says by its length how many positions it has.
+    positions = max(1, int(lengths[0]) // fixed) if info.is_ragged else 1
+    per_item = fixed * positions
     flat = lists.flatten()
     if lists.null_count or flat.null_count or (lengths != per_item).any():
         wrong = next((str(length) for length in lengths if length != per_item), "missing codes")
@@ -175,7 +196,8 @@ def _to_array(path: Path, lists: pa.ListArray, info: CodesInfo) -> Int64[np.ndar
             f"expected {per_item} codes an item in {path} (shape {info.shape}), received {wrong}: "
             f"the file is damaged or edited; encode the data again"
         )
-    codes = flat.to_numpy().reshape(len(lists), *info.shape)
+    shape = [positions if side is None else side for side in info.shape]
+    codes = flat.to_numpy().reshape(len(lists), *shape)
     _check_range(str(path), codes, info.num_codes)
     return codes
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from smalti.data.sources.base import Item, Source, UnreadableItem
-from smalti.data.store import Store, smallest_dtype
-from smalti.interfaces import InputError, SignalSpec
+from smalti.data.store import Shape, Store, smallest_dtype
+from smalti.interfaces import InputError
 
 WINDOW = 4
 """Items decoded ahead for each worker: enough to keep all of them busy, little enough for large files."""
@@ -25,7 +25,8 @@ def build_store(
     split: str,
     decode: Callable[[Any], np.ndarray],
     protocol: dict[str, Any],
-    spec: SignalSpec,
+    shape: Shape,
+    levels: int,
     progress: Callable[[int, int], None] | None = None,
     workers: int | None = None,
     classes: Sequence[str] | None = None,
@@ -38,9 +39,10 @@ def build_store(
         directory: where the store goes.
         source: where the items come from.
         split: which of its splits.
-        decode: `Item.content` -> array of `spec`'s shape; raises `UnreadableItem`.
+        decode: `Item.content` -> array of this shape; raises `UnreadableItem`.
         protocol: what `decode` does, as plain JSON values.
-        spec: shape and levels of the decoded items.
+        shape: of the decoded items; None as its last side where they differ in it.
+        levels: that the decoded items have.
         progress: called with the items done, unreadable ones too, and the number of all.
         workers: threads; None for one a core, at most 16.
         classes: class names by id, for a split that must agree with another; None numbers them, sorted.
@@ -75,8 +77,8 @@ def build_store(
     return Store.write(
         directory,
         decoded(),
-        (spec.channels, *spec.size),
-        smallest_dtype(spec.levels),
+        shape,
+        smallest_dtype(levels),
         classes=classes,
         skipped=skipped,
         source=source.description,

@@ -120,6 +120,10 @@ class Loader:
         for start in range(0, self.count, size):
             yield self._gather(torch.arange(start, min(start + size, self.count)))
 
+    def watch(self, batch_size: int | None = None) -> Iterator[Batch]:
+        """What is looked at while training: every item."""
+        return self.sequential(batch_size)
+
     def items(self, positions: Int64[np.ndarray, " b"]) -> Batch:
         """Items at these positions of the set, as one batch."""
         return self._gather(torch.from_numpy(positions))

@@ -1,8 +1,11 @@
 """Decoded data on disk, memory-mapped: every item has the same shape, so that a batch is one gather.
 
+Items may differ in their last axis, time: they are then ragged, and lie with that axis first, so that a
+stretch of one is adjacent in the file.
+
 A store is a directory: `index.json` (what it is), `signals.bin` (items one after another), `labels.bin`
-(int64) and `names.txt` (one JSON string a line). It is written beside its place and renamed into it, whole or
-not at all.
+(int64), of ragged items `lengths.bin` (int64), and `names.txt` (one JSON string a line). It is written beside
+its place and renamed into it, whole or not at all.
 """
 
 from __future__ import annotations
@@ -26,13 +29,16 @@ from smalti.interfaces import Configuration, InputError
 FORMAT = 1
 """Version of the layout; raised when an older smalti could no longer read it."""
 
-FILES = frozenset({"index.json", "signals.bin", "labels.bin", "names.txt"})
+FILES = frozenset({"index.json", "signals.bin", "labels.bin", "lengths.bin", "names.txt"})
+
+Shape = tuple[int | None, ...]
+"""Shape of an item; None as its last side where items differ in it."""
 
 
 class _Index(Configuration):
     format: PositiveInt
     count: PositiveInt
-    shape: tuple[PositiveInt, ...]
+    shape: tuple[PositiveInt | None, ...]
     dtype: str
     names_bytes: NonNegativeInt
     classes: tuple[str, ...]
@@ -49,13 +55,15 @@ class Store:
 
     Attributes:
         directory: where it lies.
-        signals: `(count, *shape)`, a memory map of the items; changes to it never reach the disk.
+        signals: `(count, *shape)`, a memory map of the items; of ragged items `(sum of lengths, *others)`.
+            Changes to it never reach the disk.
         labels: class id of each item; -1 where none was given.
         classes: class names, by id.
         skipped: items that could not be decoded, as {"name", "reason"}.
         source: the source in words.
         split: which of its splits this is.
         protocol: what the items went through.
+        lengths: of each ragged item, or None.
     """
 
     directory: Path
@@ -66,16 +74,31 @@ class Store:
     source: str
     split: str
     protocol: dict[str, Any]
+    lengths: Int64[np.ndarray, " count"] | None = None
 
     @property
     def count(self) -> int:
         """Number of items."""
-        return len(self.signals)
+        return len(self.labels)
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one item."""
-        return self.signals.shape[1:]
+    def shape(self) -> Shape:
+        """Shape of one item; the last side is None where items differ in it."""
+        others = self.signals.shape[1:]
+        return others if self.lengths is None else (*others, None)
+
+    @cached_property
+    def begins(self) -> Int64[np.ndarray, " count"]:
+        """Row of `signals` at which each ragged item begins."""
+        assert self.lengths is not None
+        return np.cumsum(self.lengths) - self.lengths
+
+    def item(self, index: int) -> np.ndarray:
+        """One item, in its shape."""
+        if self.lengths is None:
+            return self.signals[index]
+        begin = self.begins[index]
+        return np.moveaxis(self.signals[begin : begin + self.lengths[index]], 0, -1)
 
     @property
     def dtype(self) -> np.dtype:
@@ -98,20 +121,20 @@ class Store:
         directory = Path(directory)
         index = _read_index(directory)
         dtype = np.dtype(index.dtype)
-        shape = (index.count, *index.shape)
-        expected_bytes = {
-            "signals.bin": int(np.prod(shape, dtype=object)) * dtype.itemsize,
-            "labels.bin": index.count * 8,
-            "names.txt": index.names_bytes,
-        }
-        for name, expected in expected_bytes.items():
-            file = directory / name
-            received = file.stat().st_size if file.is_file() else 0
-            if received != expected:
+        is_ragged = bool(index.shape) and index.shape[-1] is None
+        _check_sizes(directory, index, {"labels.bin": index.count * 8, "names.txt": index.names_bytes})
+        lengths = None
+        if is_ragged:
+            _check_sizes(directory, index, {"lengths.bin": index.count * 8})
+            lengths = np.fromfile(directory / "lengths.bin", np.int64)
+            if lengths.min() < 1:
                 raise InputError(
-                    f"{file} should hold {expected} bytes for {index.count} items but holds {received}: "
-                    f"the data was not written to its end; delete {directory} and prepare it again"
+                    f"{directory / 'lengths.bin'} names an item of length {lengths.min()}: "
+                    f"it is damaged; delete {directory} and prepare it again"
                 )
+        rows = index.count if lengths is None else sum(lengths.tolist())
+        shape = (rows, *(side for side in index.shape if side is not None))
+        _check_sizes(directory, index, {"signals.bin": int(np.prod(shape, dtype=object)) * dtype.itemsize})
         labels = np.fromfile(directory / "labels.bin", np.int64)
         if labels.min() < -1 or labels.max() >= len(index.classes):
             raise InputError(
@@ -128,6 +151,7 @@ class Store:
             source=index.source,
             split=index.split,
             protocol=index.protocol,
+            lengths=lengths,
         )
 
     @classmethod
@@ -135,7 +159,7 @@ class Store:
         cls,
         directory: str | Path,
         decoded: Iterable[tuple[str, np.ndarray, str | None]],
-        shape: Sequence[int],
+        shape: Sequence[int | None],
         dtype: np.dtype | type | str,
         *,
         classes: Sequence[str] | None = None,
@@ -149,7 +173,7 @@ class Store:
         Args:
             directory: its place; a directory of anything else than a store is left alone.
             decoded: (name, array of `shape` and `dtype`, class name or None) of each item, taken one by one.
-            shape: shape of one item.
+            shape: shape of one item; None as its last side where items differ in it.
             dtype: an integer or float type.
             classes: class names by id; None numbers the names that occur, sorted.
             skipped: what could not be decoded; read after the last item, so `decoded` may still add to it.
@@ -182,10 +206,9 @@ class Store:
 class _Writer:
     """The files of one store, while they grow."""
 
-    def __init__(
-        self, directory: Path, shape: tuple[int, ...], dtype: np.dtype, classes: Sequence[str] | None
-    ) -> None:
+    def __init__(self, directory: Path, shape: Shape, dtype: np.dtype, classes: Sequence[str] | None) -> None:
         self.directory, self.shape, self.dtype, self.classes = directory, shape, dtype, classes
+        self.lengths: list[int] | None = [] if shape and shape[-1] is None else None
         self.known = None if classes is None else frozenset(classes)
         self.labels: list[str | None] = []
         self.signals_file: IO[bytes] = (directory / "signals.bin").open("wb")
@@ -196,7 +219,7 @@ class _Writer:
         return len(self.labels)
 
     def append(self, name: str, array: np.ndarray, label: str | None) -> None:
-        if array.shape != self.shape or array.dtype != self.dtype:
+        if not self._fits(array) or array.dtype != self.dtype:
             raise InputError(
                 f"expected items of shape {self.shape} and type {self.dtype}, received "
                 f"{array.shape} and {array.dtype} for {name}: bring all items to one shape and type"
@@ -206,9 +229,17 @@ class _Writer:
                 f"expected one of the {len(self.known)} known classes ({_some(self.classes or ())}), "
                 f'received "{label}" for {name}: remove or rename that class, or train with it'
             )
+        if self.lengths is not None:
+            self.lengths.append(array.shape[-1])
+            array = np.moveaxis(array, -1, 0)
         self.signals_file.write(np.ascontiguousarray(array).data)
         self.names_file.write(json.dumps(name).encode("ascii") + b"\n")
         self.labels.append(label)
+
+    def _fits(self, array: np.ndarray) -> bool:
+        if self.lengths is None:
+            return array.shape == self.shape
+        return array.ndim == len(self.shape) and array.shape[:-1] == self.shape[:-1] and array.shape[-1] > 0
 
     def finish(self, **description: Any) -> None:
         """Close the files of the items, and write labels and index."""
@@ -232,6 +263,8 @@ class _Writer:
         for file in (self.signals_file, self.names_file):
             file.close()
         (self.directory / "labels.bin").write_bytes(labels.tobytes())
+        if self.lengths is not None:
+            (self.directory / "lengths.bin").write_bytes(np.array(self.lengths, np.int64).tobytes())
         (self.directory / "index.json").write_text(index.model_dump_json(indent=1), encoding="utf-8")
 
     def __enter__(self) -> _Writer:
@@ -269,11 +302,22 @@ def _read_index(directory: Path) -> _Index:
         )
     try:
         index = _Index.model_validate(content)
-        if np.dtype(index.dtype).kind not in "iuf":
+        if np.dtype(index.dtype).kind not in "iuf" or None in index.shape[:-1]:
             raise TypeError(index.dtype)
     except (ValidationError, TypeError) as error:
         raise InputError(f"{file} is damaged: delete {directory} and prepare it again") from error
     return index
+
+
+def _check_sizes(directory: Path, index: _Index, expected_bytes: dict[str, int]) -> None:
+    for name, expected in expected_bytes.items():
+        file = directory / name
+        received = file.stat().st_size if file.is_file() else 0
+        if received != expected:
+            raise InputError(
+                f"{file} should hold {expected} bytes for {index.count} items but holds {received}: "
+                f"the data was not written to its end; delete {directory} and prepare it again"
+            )
 
 
 def _is_replaceable(directory: Path) -> bool:

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from smalti.interfaces import Configuration, Decoder
+from smalti.interfaces import Conditions, Configuration, Decoder
 from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, upsample
+from smalti.nn.symbols import label_indices
 
 
 class ConvDecoderConfig(Configuration):
@@ -18,6 +19,7 @@ class ConvDecoderConfig(Configuration):
 
     `head_channels`: when above 0, the last transposed convolution gives this many channels and a 1x1
     convolution makes the parameters from them: four times cheaper for the 256-way softmax.
+    `use_labels`: whether the decoder is told each item's label (the speaker), so that codes need not say it.
     """
 
     kind: Literal["conv"] = "conv"
@@ -25,6 +27,7 @@ class ConvDecoderConfig(Configuration):
     residual_channels: int = Field(default=32, ge=1)
     residual_blocks: int = Field(default=2, ge=0)
     head_channels: int = Field(default=0, ge=0)
+    use_labels: bool = False
 
     @classmethod
     def tiny(cls) -> ConvDecoderConfig:
@@ -44,15 +47,24 @@ class ConvDecoder(Decoder):
         dim: channels of the latents.
         out_channels: channels of the output, the parameters of a likelihood.
         strides: of the transposed convolutions, in order (the encoder's, reversed).
+        num_classes: labels that it may be told.
     """
 
     def __init__(
-        self, config: ConvDecoderConfig, ndim: int, dim: int, out_channels: int, strides: Sequence[int]
+        self,
+        config: ConvDecoderConfig,
+        ndim: int,
+        dim: int,
+        out_channels: int,
+        strides: Sequence[int],
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
         conv = CONVOLUTIONS[ndim]
-        layers: list[nn.Module] = [conv(dim, config.channels, 3, padding=1)]
-        layers += [
+        self.first = conv(dim, config.channels, 3, padding=1)
+        self.num_classes = num_classes if config.use_labels else 0
+        self.label = nn.Embedding(self.num_classes + 1, config.channels) if self.num_classes else None
+        layers: list[nn.Module] = [
             ResidualBlock(ndim, config.channels, config.residual_channels)
             for _ in range(config.residual_blocks)
         ]
@@ -65,6 +77,16 @@ class ConvDecoder(Decoder):
             layers += [nn.ReLU(), conv(channels, out_channels, 1)]
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, latents: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b p *size"]:
-        """Parameters of the likelihood; `*size` is `*grid` times the product of the strides."""
-        return self.layers(latents)
+    def forward(
+        self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b p *size"]:
+        """Parameters of the likelihood; `*size` is `*grid` times the product of the strides.
+
+        Raises:
+            InputError: when a label is out of range.
+        """
+        x = self.first(latents)
+        if self.label is not None:
+            labels = label_indices(conditions, len(x), self.num_classes, x.device)
+            x = x + self.label(labels).view(*x.shape[:2], *(1,) * (x.ndim - 2))
+        return self.layers(x)

@@ -60,12 +60,22 @@ class ConvEncoder(Encoder):
         return self.layers(signal)
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        factor = math.prod(self.strides)
-        if any(length % factor for length in size):
-            given = "x".join(str(length) for length in size)
-            fitting = "x".join(str(max(1, round(length / factor)) * factor) for length in size)
-            raise InputError(
-                f"expected a size whose sides are multiples of {factor} (strides {self.strides}), "
-                f"received {given}: set data.size={fitting}, or other encoder strides"
-            )
-        return tuple(length // factor for length in size)
+        return fitting_grid(size, self.strides)
+
+
+def fitting_grid(size: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
+    """Grid of the latents of a signal of this size: its sides divided by the product of the strides.
+
+    Raises:
+        InputError: when that does not divide them.
+    """
+    factor = math.prod(strides)
+    if any(length % factor for length in size):
+        given = "x".join(str(length) for length in size)
+        fitting = "x".join(str(max(1, round(length / factor)) * factor) for length in size)
+        key = "data.length" if len(size) == 1 else "data.size"
+        raise InputError(
+            f"expected a size whose sides are multiples of {factor} (strides {tuple(strides)}), "
+            f"received {given}: set {key}={fitting}, or other encoder strides"
+        )
+    return tuple(length // factor for length in size)

@@ -6,6 +6,7 @@ import math
 from typing import NotRequired, TypedDict, final
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from smalti.interfaces import Measured, SignalSpec
@@ -35,30 +36,46 @@ class Density:
         self._signal = signal
         self._rates: dict[str, list[Tensor]] = {}
         self._distortions: dict[str, list[Tensor]] = {}
-        self._codes_each: int | None = None
+        self._dims: list[Tensor] = []
+        self._codes = 0
 
     @torch.no_grad()
-    def update(self, measured: Measured) -> None:
-        """Add what was measured of a batch."""
+    def update(self, measured: Measured, lengths: Int64[Tensor, " b"] | None = None) -> None:
+        """Add what was measured of a batch.
+
+        Args:
+            measured: bounds and codes.
+            lengths: of each item on its last axis; None for the signal's own size.
+        """
+        num = len(next(iter(measured.bounds.values())).rate)
+        each = self._signal.dims // self._signal.size[-1]
+        if lengths is None:
+            lengths = torch.full((num,), self._signal.size[-1])
+        self._dims.append(lengths.cpu() * each)
         if measured.codes is not None:
-            self._codes_each = measured.codes[0].numel()
+            self._codes += measured.codes.numel()
         for name, bound in measured.bounds.items():
             self._rates.setdefault(name, []).append(bound.rate.double().cpu())
             self._distortions.setdefault(name, []).append(bound.distortion.double().cpu())
 
     def compute(self) -> dict[str, PriorDensity]:
-        """What was measured, for each bound."""
-        to_bits = 1 / (self._signal.dims * math.log(2))
+        """What was measured, for each bound: all bits over all dimensions, so that long items count more."""
+        dims = torch.cat(self._dims).double()
+        to_bits = 1 / (dims.mean().item() * math.log(2))
         results: dict[str, PriorDensity] = {}
         for name in self._rates:
             rate, distortion = torch.cat(self._rates[name]), torch.cat(self._distortions[name])
             total = (rate + distortion) * to_bits
+            # Of a ratio of two sums: for items of one size it is that of the mean.
+            error = total - total.mean() * dims / dims.mean()
+            num = len(total)
+            stderr = math.sqrt(error.square().sum().item() / (num - 1) / num) if num > 1 else None
             results[name] = {
                 "bits_per_dim": total.mean().item(),
                 "rate": rate.mean().item() * to_bits,
                 "distortion": distortion.mean().item() * to_bits,
-                "stderr": total.std().item() / math.sqrt(len(total)) if len(total) > 1 else None,
+                "stderr": stderr,
             }
-            if self._codes_each is not None:
-                results[name]["nats_per_code"] = rate.mean().item() / self._codes_each
+            if self._codes:
+                results[name]["nats_per_code"] = rate.sum().item() / self._codes
         return results

@@ -69,28 +69,35 @@ def evaluate(
     density, reconstruction = Density(model.signal), Reconstruction()
     generator = torch.Generator().manual_seed(seed)
     use: CodebookUse | None = None
-    num = 0
+    num, is_ragged = 0, False
     for batch in batches:
         measured = model.measure(batch, priors, draws, generator)
-        density.update(measured)
-        reconstruction.update(batch.data, measured.reconstruction)
+        lengths = batch.lengths
+        if lengths is None and batch.data.shape[-1] != model.signal.size[-1]:
+            lengths = torch.full((len(batch.data),), batch.data.shape[-1])
+        is_ragged = is_ragged or lengths is not None
+        density.update(measured, lengths)
+        if measured.reconstruction is not None:
+            reconstruction.update(batch.data, measured.reconstruction, batch.lengths)
         if isinstance(model, Autoencoder) and measured.codes is not None:
             use = use or CodebookUse(model.num_codebooks, model.num_codes)
             use.update(measured.codes)
         num += len(batch.data)
+    reconstructed = reconstruction.compute()
     protocol = {
         "bits_per_dim": "upper bound on -log2 p(x) / dims: rate log2 q(z|x) / p(z) + distortion "
         "-log2 p(x|z), exact uint8 levels; at the item's own codes where the encoder is deterministic, else "
         f"the average over {draws} draws of the posterior; 'N draws': the importance-weighted bound; stderr "
         "over items",
-        "dims": f"{model.signal.dims} = channels x {'x'.join(str(n) for n in model.signal.size)}",
-        **Reconstruction.protocol(),
+        "dims": f"{model.signal.dims} = channels x {'x'.join(str(n) for n in model.signal.size)}"
+        + ("; of items of other lengths as many as they have; all bits over all dims" if is_ragged else ""),
+        **(Reconstruction.protocol() if reconstructed else {}),
         **(CodebookUse.protocol() if use else {}),
     }
     return Evaluation(
         num,
         density.compute(),
-        reconstruction.compute(),
+        reconstructed,
         use.compute() if use else {},
         use.counts if use else None,
         protocol,

@@ -61,12 +61,15 @@ def usage_histogram(counts: Int64[Tensor, "g k"], path: Path) -> None:
 
 
 def code_maps(
-    codes: Int64[Tensor, "b g h w"],
+    codes: Int64[Tensor, "b g *grid"],
     num_codes: int,
     path: Path,
     originals: UInt8[Tensor, "b c height width"] | None = None,
 ) -> None:
-    """The first codebook's codes of some items, each code a colour; under the originals, if given."""
+    """The first codebook's codes of some items, each code a colour; under the originals, if given.
+
+    Codes of a line, a sound's, are a band over time.
+    """
     rows = 1 if originals is None else 2
     figure = Figure(figsize=(1.3 * len(codes), 1.35 * rows), layout="constrained")
     colours = np.random.default_rng(0).permutation(num_codes)  # neighbours in number are not alike
@@ -77,7 +80,12 @@ def code_maps(
             axes.set_axis_off()
         axes = figure.add_subplot(rows, len(codes), (rows - 1) * len(codes) + index + 1)
         axes.imshow(
-            colours[item[0].numpy()], cmap="turbo", vmin=0, vmax=num_codes - 1, interpolation="nearest"
+            np.atleast_2d(colours[item[0].numpy()]),
+            cmap="turbo",
+            vmin=0,
+            vmax=num_codes - 1,
+            interpolation="nearest",
+            aspect="equal" if item[0].ndim > 1 else "auto",
         )
         axes.set_axis_off()
     _save(figure, path)

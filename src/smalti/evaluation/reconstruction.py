@@ -6,7 +6,7 @@ import math
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -25,9 +25,16 @@ class Reconstruction:
 
     @torch.no_grad()
     def update(
-        self, original: Float[Tensor, "b c *size"], reconstruction: Float[Tensor, "b c *size"]
+        self,
+        original: Float[Tensor, "b c *size"],
+        reconstruction: Float[Tensor, "b c *size"],
+        lengths: Int64[Tensor, " b"] | None = None,
     ) -> None:
-        """Add a batch."""
+        """Add a batch, each item up to its length on the last axis."""
+        if lengths is not None:
+            for x, y, length in zip(original.split(1), reconstruction.split(1), lengths, strict=True):
+                self.update(x[..., :length], y[..., :length])
+            return
         x = (original.float() + 1) / 2
         y = (reconstruction.float().clamp(-1, 1) + 1) / 2
         self._squared_errors.append((x - y).double().square().flatten(1).mean(1).cpu())
@@ -39,7 +46,12 @@ class Reconstruction:
             self._ssim.append(torch.as_tensor(ssim).double().view(-1).cpu())
 
     def compute(self) -> dict[str, float | None]:
-        """psnr (mean over items), psnr_pooled (of the mean squared error), ssim, mse, mse_over_variance."""
+        """psnr (mean over items), psnr_pooled (of the mean squared error), ssim, mse, mse_over_variance.
+
+        Nothing, where nothing was added: of models whose reconstructions would have to be drawn.
+        """
+        if not self._elements:
+            return {}
         errors = torch.cat(self._squared_errors)
         mean = self._sum / self._elements
         variance = self._sum_of_squares / self._elements - mean**2

@@ -18,8 +18,8 @@ from pydantic import BeforeValidator, PositiveInt
 from torch import Tensor
 
 from smalti.data.sources.base import UnreadableItem
-from smalti.interfaces import Configuration, InputError, SignalSpec
-from smalti.modalities.pictures import MODES, read_picture, to_picture
+from smalti.interfaces import Configuration, InputError, Modality, SignalSpec
+from smalti.modalities.pictures import EXTENSIONS, MODES, read_picture, to_picture
 
 LEVELS = 256
 RANGE_TOLERANCE = 1e-4
@@ -68,8 +68,12 @@ class ImageConfig(Configuration):
 
 
 @final
-class ImageModality:
+class ImageModality(Modality):
     """Images as signals `(B, C, H, W)`: 256 levels, in [-1, 1] for a model."""
+
+    extensions = EXTENSIONS
+    ending = ".png"
+    noun = "pictures"
 
     def __init__(self, config: ImageConfig) -> None:
         """
@@ -114,11 +118,11 @@ class ImageModality:
             content, config.channels, (self.height, self.width), config.filter, config.background
         )
 
-    def to_model(self, pixels: UInt8[Tensor, "b c h w"]) -> Float32[Tensor, "b c h w"]:
+    def to_model(self, levels: UInt8[Tensor, "b c h w"]) -> Float32[Tensor, "b c h w"]:
         """Levels 0..255 to [-1, 1]: x / 127.5 - 1."""
-        return pixels.to(torch.float32).div_(127.5).sub_(1.0)
+        return levels.to(torch.float32).div_(127.5).sub_(1.0)
 
-    def to_pixels(self, signal: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
+    def to_stored(self, signal: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
         """[-1, 1] to the nearest level 0..255, clipped: the exact inverse of `to_model`."""
         return ((signal.detach().to(torch.float32) + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
@@ -239,7 +243,7 @@ class ImageModality:
             raise InputError(
                 f"expected images (B, C, H, W) with 1 or 3 channels, received {tuple(batch.shape)}"
             )
-        return (batch if batch.dtype == torch.uint8 else self.to_pixels(batch)).cpu().numpy()
+        return (batch if batch.dtype == torch.uint8 else self.to_stored(batch)).cpu().numpy()
 
 
 def _channels_first(signal: Tensor, expected: tuple[int, int, int]) -> Tensor | None:

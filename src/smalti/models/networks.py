@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from typing import Annotated
+
+from pydantic import Field
+
+from smalti.decoders.autoregressive import AutoregressiveFamily, LocalDecoder, WaveNetDecoderConfig
 from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
-from smalti.interfaces import Configuration, LikelihoodFamily, SignalSpec
+from smalti.encoders.log_mel import LogMelEncoder, LogMelEncoderConfig
+from smalti.interfaces import Configuration, Decoder, Encoder, InputError, LikelihoodFamily, SignalSpec
 from smalti.likelihoods import LikelihoodConfig, LogisticMixtureConfig, build_likelihood
+
+EncoderConfig = Annotated[ConvEncoderConfig | LogMelEncoderConfig, Field(discriminator="kind")]
+DecoderConfig = Annotated[ConvDecoderConfig | WaveNetDecoderConfig, Field(discriminator="kind")]
 
 
 class NetworksConfig(Configuration):
     """Encoder, decoder and likelihood; the base of every model's config."""
 
-    encoder: ConvEncoderConfig = ConvEncoderConfig()
-    decoder: ConvDecoderConfig = ConvDecoderConfig()
+    encoder: EncoderConfig = ConvEncoderConfig()
+    decoder: DecoderConfig = ConvDecoderConfig()
     likelihood: LikelihoodConfig = LogisticMixtureConfig()
 
 
@@ -25,8 +35,8 @@ TINY = NetworksConfig(
 
 
 def build_networks(
-    config: NetworksConfig, signal: SignalSpec, encoded: int, decoded: int
-) -> tuple[ConvEncoder, ConvDecoder, LikelihoodFamily]:
+    config: NetworksConfig, signal: SignalSpec, encoded: int, decoded: int, num_classes: int = 0
+) -> tuple[Encoder, Decoder, LikelihoodFamily]:
     """The networks of a model.
 
     Args:
@@ -34,9 +44,54 @@ def build_networks(
         signal: channels, size and levels of the data.
         encoded: channels that the encoder gives at each position.
         decoded: channels of the latents that the decoder takes.
+        num_classes: labels that the decoder may be told.
+
+    Raises:
+        InputError: when the parts do not fit each other or the signal.
     """
-    encoder = ConvEncoder(config.encoder, signal, encoded)
+    encoder = build_encoder(config.encoder, signal, encoded)
     family = build_likelihood(config.likelihood, signal)
-    parameters = signal.channels * family.parameters_per_channel
-    decoder = ConvDecoder(config.decoder, signal.ndim, decoded, parameters, encoder.strides[::-1])
-    return encoder, decoder, family
+    match config.decoder:
+        case ConvDecoderConfig():
+            parameters = signal.channels * family.parameters_per_channel
+            strides = encoder.strides[::-1]
+            decoder = ConvDecoder(config.decoder, signal.ndim, decoded, parameters, strides, num_classes)
+            return encoder, decoder, family
+        case WaveNetDecoderConfig():
+            _check_wavenet(config, config.decoder, signal, encoder.strides)
+            local = LocalDecoder(config.decoder, decoded)
+            return (
+                encoder,
+                local,
+                AutoregressiveFamily(config.decoder, family, signal, encoder.strides, num_classes),
+            )
+
+
+def build_encoder(config: EncoderConfig, signal: SignalSpec, dim: int) -> Encoder:
+    """The encoder that a config names."""
+    match config:
+        case ConvEncoderConfig():
+            return ConvEncoder(config, signal, dim)
+        case LogMelEncoderConfig():
+            return LogMelEncoder(config, signal, dim)
+
+
+def _check_wavenet(
+    config: NetworksConfig, decoder: WaveNetDecoderConfig, signal: SignalSpec, strides: tuple[int, ...]
+) -> None:
+    if (signal.channels, signal.ndim) != (1, 1):
+        raise InputError(
+            f"expected a waveform (one channel, one axis) for a WaveNet decoder, received {signal.channels} "
+            f"channels and {signal.ndim} axes: take decoder.kind=conv"
+        )
+    factor, made = math.prod(strides), math.prod(decoder.upsample)
+    if factor % made:
+        raise InputError(
+            f"expected decoder.upsample to divide the encoder's stride of {factor}, received "
+            f"{decoder.upsample}: choose strides whose product divides it"
+        )
+    if config.likelihood.kind == "gaussian":
+        raise InputError(
+            "expected a likelihood that gives every sample its own shape, received gaussian: take "
+            "likelihood.kind=categorical or logistic_mixture"
+        )

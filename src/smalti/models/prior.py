@@ -14,6 +14,8 @@ from smalti.autoregressive.sampling import sample
 from smalti.interfaces import AutoregressiveNetwork, Batch, Conditions, InputError, Loss, Prior, Trainable
 
 NO_CONDITIONS = Conditions()
+PADDING = -100
+"""Stands for a code that is not there."""
 
 
 @final
@@ -118,8 +120,13 @@ class LearnedPrior(Prior, Trainable):
 
     def loss(self, batch: Batch) -> Loss:
         """Mean cross-entropy of a code, nats; `batch.data` are codes `(B, G, *grid)`."""
-        logits = self.network(batch.data.long(), batch.conditions)
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, -2), batch.data.long().flatten())
+        codes = batch.data.long()
+        logits = self.network(codes, batch.conditions)
+        if batch.lengths is not None:
+            # Every item counts by its codes; what follows a short one is no code of it.
+            at = torch.arange(codes.shape[-1], device=codes.device)
+            codes = codes.masked_fill((at >= batch.lengths.view(-1, *(1,) * (codes.ndim - 1))), PADDING)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, -2), codes.flatten(), ignore_index=PADDING)
         return Loss(total=loss, terms={"bits_per_code": loss.detach() / math.log(2)})
 
     def log_prob(
@@ -139,8 +146,9 @@ class LearnedPrior(Prior, Trainable):
         top_p: float | None = None,
         generator: torch.Generator | None = None,
         progress: Callable[[int, int], None] | None = None,
+        grid: Sequence[int] | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
-        """Draw grids through the cached loop.
+        """Draw grids through the cached loop; of another size than it was trained on where `grid` says so.
 
         Raises:
             InputError: for labels on a prior without classes, or settings out of range.
@@ -148,7 +156,15 @@ class LearnedPrior(Prior, Trainable):
         if conditions.labels is not None and not self.network.num_classes:
             raise InputError("expected no class, this prior was trained without classes: leave --class out")
         return sample(
-            self.network, num, self.grid, conditions, temperature, top_k, top_p, generator, progress
+            self.network,
+            num,
+            grid or self.grid,
+            conditions,
+            temperature,
+            top_k,
+            top_p,
+            generator,
+            progress,
         )
 
 

@@ -14,7 +14,18 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from smalti.interfaces import Batch, Bound, LatentVariableModel, Likelihood, Loss, Measured, Prior, SignalSpec
+from smalti.interfaces import (
+    Batch,
+    Bound,
+    Conditions,
+    LatentVariableModel,
+    Likelihood,
+    Loss,
+    Measured,
+    Prior,
+    SignalSpec,
+    summed,
+)
 from smalti.likelihoods import bits_per_dim
 from smalti.models.draws import DrawnBounds
 from smalti.models.networks import TINY, NetworksConfig, build_networks
@@ -49,16 +60,19 @@ class VAE(LatentVariableModel):
     Args:
         config: the parts.
         signal: channels, size and levels of the data.
+        num_classes: labels (speakers, say) that the decoder may be told.
 
     Raises:
-        InputError: when the encoder's strides do not divide the signal's size.
+        InputError: when the encoder's strides do not divide the signal's size, or the parts do not fit.
     """
 
-    def __init__(self, config: VAEConfig, signal: SignalSpec) -> None:
+    def __init__(self, config: VAEConfig, signal: SignalSpec, num_classes: int = 0) -> None:
         super().__init__()
         self.config, self.signal = config, signal
         dim = config.latent_dim
-        self.encoder, self.decoder, self.family = build_networks(config, signal, 2 * dim, decoded=dim)
+        self.encoder, self.decoder, self.family = build_networks(
+            config, signal, 2 * dim, decoded=dim, num_classes=num_classes
+        )
         self.grid = self.encoder.grid(signal.size)
 
     @property
@@ -73,9 +87,11 @@ class VAE(LatentVariableModel):
         mean, log_scale = self.encoder(signal).float().chunk(2, 1)
         return mean, WIDEST * torch.tanh(log_scale / WIDEST)
 
-    def likelihood(self, latents: Float[Tensor, "b d *grid"]) -> Likelihood:
-        """p(x | z)."""
-        return self.family(self.decoder(latents))
+    def likelihood(
+        self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None = None
+    ) -> Likelihood:
+        """p(x | z, label)."""
+        return self.family(self.decoder(latents, conditions), conditions)
 
     def loss(self, batch: Batch) -> Loss:
         """-ELBO in nats per dimension, with one draw an item; reported: both parts in bits/dim."""
@@ -83,7 +99,8 @@ class VAE(LatentVariableModel):
         rank, world = rank_and_world()
         noise = torch.randn(world, *mean.shape, device=mean.device)[rank]
         rate = kl_to_standard_normal(mean, log_scale).mean() / self.signal.dims
-        distortion = -self.likelihood(mean + log_scale.exp() * noise).log_prob(batch.data).mean()
+        likelihood = self.likelihood(mean + log_scale.exp() * noise, batch.conditions)
+        distortion = -likelihood.log_prob(batch.data).mean()
         terms = {
             "distortion_bits_per_dim": bits_per_dim(distortion.detach(), 1),
             "rate_bits_per_dim": bits_per_dim(rate.detach(), 1),
@@ -91,9 +108,14 @@ class VAE(LatentVariableModel):
         return Loss(total=distortion + rate, terms=terms)
 
     @torch.no_grad()
-    def reconstruct(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
-        """The mean of p(x | z) at the posterior's mean."""
-        return self.likelihood(self.posterior(signal)[0]).mean()
+    def reconstruct(
+        self,
+        signal: Float[Tensor, "b c *size"],
+        conditions: Conditions | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "b c *size"]:
+        """The mean of p(x | z) at the posterior's mean; a draw where it has no known mean."""
+        return self.likelihood(self.posterior(signal)[0], conditions).mean_or_draw(generator)
 
     @torch.no_grad()
     def measure(
@@ -112,18 +134,18 @@ class VAE(LatentVariableModel):
         for _ in range(draws):
             noise = _normal(mean, generator)
             latents = mean + log_scale.exp() * noise
-            distortion = -self.likelihood(latents).log_prob(batch.data).double().flatten(1).sum(1)
-            drawn.add(distortion, log_ratio(latents, noise, log_scale).double())
+            log_prob = self.likelihood(latents, batch.conditions).log_prob(batch.data).double()
+            drawn.add(-summed(log_prob, batch.lengths), log_ratio(latents, noise, log_scale).double())
         average = drawn.average()
         rate = kl_to_standard_normal(mean.double(), log_scale.double())
         bounds = {PRIOR: Bound(rate, average.distortion), **drawn.weighted(PRIOR)}
-        return Measured(bounds, self.likelihood(mean).mean(), None)
+        return Measured(bounds, self.likelihood(mean, batch.conditions).known_mean(), None)
 
     @torch.no_grad()
     def sample(self, num: int, generator: torch.Generator | None = None) -> Float[Tensor, "b c *size"]:
         """The means of p(x | z) at draws of the prior."""
         like = next(self.parameters()).new_empty(num, self.config.latent_dim, *self.grid)
-        return self.likelihood(_normal(like, generator)).mean()
+        return self.likelihood(_normal(like, generator)).mean_or_draw(generator)
 
 
 def kl_to_standard_normal(

@@ -70,13 +70,15 @@ class VIMCO(Autoencoder):
     Args:
         config: the parts.
         signal: channels, size and levels of the data.
+        num_classes: of the data; this model's decoder is told no labels.
 
     Raises:
-        InputError: when the encoder's strides do not divide the signal's size.
+        InputError: when the encoder's strides do not divide the signal's size, or the parts do not fit.
     """
 
-    def __init__(self, config: VIMCOConfig, signal: SignalSpec) -> None:
+    def __init__(self, config: VIMCOConfig, signal: SignalSpec, num_classes: int = 0) -> None:
         super().__init__()
+        del num_classes
         self.config, self.signal = config, signal
         self.num_codebooks, self.num_codes = config.num_codebooks, config.num_codes
         self.encoder, self.decoder, self.family = build_networks(
@@ -146,7 +148,9 @@ class VIMCO(Autoencoder):
         """One draw of the posterior for each signal."""
         return _draw(self.log_posterior(signal), 1, generator)[0]
 
-    def likelihood(self, codes: Int64[Tensor, "b g *grid"]) -> Likelihood:
+    def likelihood(
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None
+    ) -> Likelihood:
         """p(x | codes).
 
         Raises:
@@ -176,7 +180,7 @@ class VIMCO(Autoencoder):
                 drawn.add(distortion, log_q_each - prior.log_prob(each, conditions).double())
             bounds |= {prior.name: drawn.average(), **drawn.weighted(prior.name)}
         mode = log_q.argmax(-1)
-        return Measured(bounds, self._likelihood(mode).mean(), mode)
+        return Measured(bounds, self._likelihood(mode).known_mean(), mode)
 
     def _likelihood(self, codes: Int64[Tensor, "b g *grid"]) -> Likelihood:
         picked = [table[c] for table, c in zip(self.embeddings, codes.unbind(1), strict=True)]

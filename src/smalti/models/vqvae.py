@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, final
 
 import torch
 from jaxtyping import Float, Int64
+from pydantic import Field
 from torch import Tensor
 
-from smalti.interfaces import Autoencoder, Batch, Likelihood, Loss, SignalSpec
+from smalti.interfaces import (
+    Autoencoder,
+    Batch,
+    Conditions,
+    InputError,
+    Likelihood,
+    Loss,
+    SignalSpec,
+)
 from smalti.likelihoods import bits_per_dim
 from smalti.models.networks import TINY, NetworksConfig, build_networks
+from smalti.nn.collectives import rank_and_world
+from smalti.nn.jitter import jitter
 from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
 
 
 class VQVAEConfig(NetworksConfig):
-    """The four parts of a `VQVAE`."""
+    """The four parts of a `VQVAE`, and what training does to the latents between quantizer and decoder.
+
+    Attributes:
+        quantizer: latents to codes.
+        jitter: share of the positions, on a line, whose latents are replaced by a neighbour's.
+        code_dropout: share of the items that are decoded without their codes (zeros in place of latents), so
+            that the decoder also knows p(x | no codes), and what codes are worth to it can be measured.
+    """
 
     kind: Literal["vqvae"] = "vqvae"
     quantizer: VectorQuantizerConfig = VectorQuantizerConfig()
+    jitter: float = Field(default=0.0, ge=0, le=1)
+    code_dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @classmethod
     def tiny(cls) -> VQVAEConfig:
@@ -38,19 +59,27 @@ class VQVAE(Autoencoder):
     Args:
         config: the parts.
         signal: channels, size and levels of the data.
+        num_classes: labels (speakers, say) that the decoder may be told.
 
     Raises:
-        InputError: when the encoder's strides do not divide the signal's size.
+        InputError: when the encoder's strides do not divide the signal's size, or the parts do not fit.
     """
 
-    def __init__(self, config: VQVAEConfig, signal: SignalSpec) -> None:
+    def __init__(self, config: VQVAEConfig, signal: SignalSpec, num_classes: int = 0) -> None:
         super().__init__()
         self.config, self.signal = config, signal
         self.quantizer = VectorQuantizer(config.quantizer)
         dim = self.quantizer.dim
-        self.encoder, self.decoder, self.family = build_networks(config, signal, encoded=dim, decoded=dim)
+        self.encoder, self.decoder, self.family = build_networks(
+            config, signal, encoded=dim, decoded=dim, num_classes=num_classes
+        )
         self.num_codebooks, self.num_codes = self.quantizer.num_codebooks, self.quantizer.num_codes
         self._grid = self.encoder.grid(signal.size)
+        if config.jitter and signal.ndim != 1:
+            raise InputError(
+                f"expected signals on a line for a jitter of {config.jitter}, received {signal.ndim} axes: "
+                "set model.jitter=0"
+            )
 
     @property
     def title(self) -> str:
@@ -65,7 +94,8 @@ class VQVAE(Autoencoder):
     def loss(self, batch: Batch) -> Loss:
         """The paper's three terms; also reported: the distortion in bits/dim."""
         quantized = self.quantizer(self.encoder(batch.data))
-        log_prob = self.family(self.decoder(quantized.latents)).log_prob(batch.data)
+        latents = self._regularised(quantized.latents) if self.training else quantized.latents
+        log_prob = self._decoded(latents, batch.conditions).log_prob(batch.data)
         distortion = -log_prob.mean()
         terms = {"distortion_bits_per_dim": bits_per_dim(distortion.detach(), 1), **quantized.terms}
         return Loss(total=distortion + quantized.loss, terms=terms)
@@ -80,10 +110,36 @@ class VQVAE(Autoencoder):
         """For every place the codes that are next nearest to the encoder's output, the nearest first."""
         return self.quantizer.neighbours(self.encoder(signal), num)
 
-    def likelihood(self, codes: Int64[Tensor, "b g *grid"]) -> Likelihood:
-        """p(x | codes).
+    def likelihood(
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None
+    ) -> Likelihood:
+        """p(x | codes, label).
 
         Raises:
             InputError: for codes out of range, or of another number of codebooks.
         """
-        return self.family(self.decoder(self.quantizer.decode(codes)))
+        return self._decoded(self.quantizer.decode(codes), conditions)
+
+    def likelihood_without_codes(
+        self, num: int, grid: Sequence[int], conditions: Conditions | None = None
+    ) -> Likelihood:
+        """p(x | no codes, label) of `num` signals whose codes would have this grid.
+
+        It is what the decoder learned only if it was trained with `code_dropout`.
+        """
+        device = next(self.parameters()).device
+        return self._decoded(torch.zeros(num, self.quantizer.dim, *grid, device=device), conditions)
+
+    def _regularised(self, latents: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b d *grid"]:
+        """Jitter and dropout of codes, drawn for the batch of all ranks."""
+        if self.config.jitter:
+            latents = jitter(latents, self.config.jitter)
+        if self.config.code_dropout:
+            rank, world = rank_and_world()
+            drawn = torch.rand(world, len(latents), device=latents.device)[rank]
+            kept = (drawn >= self.config.code_dropout).to(latents)
+            latents = latents * kept.view(-1, *(1,) * (latents.ndim - 1))
+        return latents
+
+    def _decoded(self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None) -> Likelihood:
+        return self.family(self.decoder(latents, conditions), conditions)

@@ -139,3 +139,57 @@ class HorizontalConv2d(nn.Module):
     def step(self, column: int, state: HorizontalState, into: Float[Tensor, "b o"]) -> None:
         """Add the output at `column` to `into`, given that the slots that it depends on are filled."""
         into.addmm_(state.windows[column], state.weight)
+
+
+@dataclass(slots=True)
+class DilatedState:
+    """The inputs within reach, in a ring, `(reach, B, C)`, and where in it the next input goes.
+
+    Attributes:
+        ring: slot `at` holds the oldest input, the one that is `reach` positions back.
+        at: moves on by one, and round, with each step.
+    """
+
+    ring: Tensor
+    at: int = 0
+
+
+class DilatedConv1d(nn.Module):
+    """Convolution over the present position and every `dilation`-th one before it.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: taps k.
+        dilation: distance of the taps d, so that the oldest is (k - 1) d positions back.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, dilation: int) -> None:
+        super().__init__()
+        self.reach = (kernel_size - 1) * dilation
+        self.dilation = dilation
+        self.conv = nn.Conv1d(in_channels, out_channels, kernel_size, dilation=dilation)
+
+    def forward(self, x: Float[Tensor, "b c t"]) -> Float[Tensor, "b o t"]:
+        """All positions at once. Position t of the output depends on positions <= t of the input."""
+        return self.conv(F.pad(x, (self.reach, 0)))
+
+    def start(self, batch_size: int) -> DilatedState:
+        """State before the first position. What lies before it are zeros."""
+        return DilatedState(self.conv.weight.new_zeros(self.reach, batch_size, self.conv.in_channels))
+
+    def step(self, x: Float[Tensor, "b c"], state: DilatedState) -> Float[Tensor, "b o"]:
+        """The output of the next position (le Paine et al. 2016, arXiv 1611.09482).
+
+        Args:
+            x: the input there.
+            state: what `start` gave; it is updated in place.
+        """
+        weight = self.conv.weight
+        out = F.linear(x, weight[:, :, -1], self.conv.bias)
+        for tap in range(weight.shape[2] - 1):
+            out = out + F.linear(state.ring[(state.at + tap * self.dilation) % self.reach], weight[:, :, tap])
+        if self.reach:
+            state.ring[state.at] = x
+            state.at = (state.at + 1) % self.reach
+        return out

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from smalti.interfaces import InputError
-from smalti.recipes import images
+from smalti.recipes import images, speech
 from smalti.recipes.recipe import (
     PriorRecipe,
     Recipe,
+    build_modality,
     build_model,
     build_network,
     differences,
@@ -22,12 +23,14 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "fashion-mnist": images.fashion_mnist,
     "cifar10": images.cifar10,
     "imagenet128": images.imagenet128,
+    "digits": speech.digits,
 }
 
 __all__ = [
     "RECIPES",
     "PriorRecipe",
     "Recipe",
+    "build_modality",
     "build_model",
     "build_network",
     "differences",

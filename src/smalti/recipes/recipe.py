@@ -13,32 +13,50 @@ from pydantic import BaseModel, Field, ValidationError
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
 from smalti.autoregressive.transformer import Transformer, TransformerConfig
+from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
 from smalti.interfaces import (
     AutoregressiveNetwork,
     Configuration,
     InputError,
     LatentVariableModel,
+    Modality,
     SignalSpec,
 )
-from smalti.modalities.image import ImageConfig
+from smalti.modalities.audio import AudioConfig, AudioModality
+from smalti.modalities.image import ImageConfig, ImageModality
+from smalti.modalities.spectrogram import LogMelConfig, LogMelModality
 from smalti.models.vae import VAE, VAEConfig
 from smalti.models.vimco import VIMCO, VIMCOConfig
 from smalti.models.vqvae import VQVAE, VQVAEConfig
 from smalti.training.loop import TrainingConfig
 
 ModelConfig = Annotated[VQVAEConfig | VAEConfig | VIMCOConfig, Field(discriminator="kind")]
-NetworkConfig = Annotated[GatedPixelCNNConfig | TransformerConfig, Field(discriminator="kind")]
+NetworkConfig = Annotated[
+    GatedPixelCNNConfig | TransformerConfig | WaveNetConfig, Field(discriminator="kind")
+]
+DataConfig = Annotated[ImageConfig | AudioConfig | LogMelConfig, Field(discriminator="kind")]
 
 
-def build_model(config: ModelConfig, signal: SignalSpec) -> LatentVariableModel:
-    """The untrained model that a config names."""
+def build_modality(config: DataConfig) -> Modality:
+    """The modality that a config names."""
+    match config:
+        case ImageConfig():
+            return ImageModality(config)
+        case AudioConfig():
+            return AudioModality(config)
+        case LogMelConfig():
+            return LogMelModality(config)
+
+
+def build_model(config: ModelConfig, signal: SignalSpec, num_classes: int = 0) -> LatentVariableModel:
+    """The untrained model that a config names; `num_classes` are the labels that its decoder may be told."""
     match config:
         case VQVAEConfig():
-            return VQVAE(config, signal)
+            return VQVAE(config, signal, num_classes)
         case VAEConfig():
-            return VAE(config, signal)
+            return VAE(config, signal, num_classes)
         case VIMCOConfig():
-            return VIMCO(config, signal)
+            return VIMCO(config, signal, num_classes)
 
 
 def build_network(
@@ -50,11 +68,17 @@ def build_network(
             return GatedPixelCNN(config, num_codes, num_codebooks, num_classes)
         case TransformerConfig():
             return Transformer(config, num_codes, num_codebooks, num_classes)
+        case WaveNetConfig():
+            return WaveNet(config, num_codes, num_codebooks, num_classes)
 
 
 class PriorRecipe(Configuration):
-    """The second stage: a network over the codes, and how it is trained."""
+    """The second stage: a network over the codes, and how it is trained.
 
+    `length`: codes of a chunk, where items differ in length; None for those of one training crop.
+    """
+
+    length: int | None = Field(default=None, ge=1)
     network: NetworkConfig = GatedPixelCNNConfig()
     training: TrainingConfig = TrainingConfig()
 
@@ -73,7 +97,7 @@ class Recipe(Configuration):
     """
 
     name: str
-    data: ImageConfig = ImageConfig()
+    data: DataConfig = ImageConfig()
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
     class_names: dict[str, str] = Field(default_factory=dict)
     model: ModelConfig = VQVAEConfig()

@@ -5,28 +5,66 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
+
+from smalti.data.crops import CropLoader
 from smalti.data.ingest import build_store
+from smalti.data.loader import Loader
 from smalti.data.sources import Source, open_source
 from smalti.data.store import Store
-from smalti.interfaces import InputError
-from smalti.modalities.image import ImageModality
-from smalti.modalities.pictures import EXTENSIONS
+from smalti.interfaces import InputError, LatentVariableModel, Modality
 from smalti.verbs.console import counting, note
 
 LISTED = 10
 """Unreadable files that are named on the screen where all of them are written down elsewhere."""
 
 
-def open_data(text: str) -> Source:
-    """The source that `--data` names."""
-    return open_source(text, EXTENSIONS)
+def open_data(text: str, modality: Modality) -> Source:
+    """The source that `--data` names, of files that the modality can read."""
+    return open_source(text, modality.extensions, modality.pattern)
+
+
+def open_loader(
+    store: Store,
+    modality: Modality,
+    model: LatentVariableModel,
+    batch_size: int,
+    device: torch.device,
+    seed: int = 0,
+    indices: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+) -> Loader | CropLoader:
+    """Batches of a store's signals as a model takes them: ragged ones in crops, or padded to whole codes."""
+    if store.lengths is None:
+        return Loader(
+            store,
+            labels,
+            indices,
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            to_model=modality.to_model,
+        )
+    return CropLoader(
+        store,
+        indices,
+        length=modality.spec.size[-1],
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        to_model=modality.to_model,
+        labels=labels,
+        padding=modality.padding,
+        multiple=model.stride,
+    )
 
 
 def prepare(
     directory: Path,
     source: Source,
     split: str,
-    modality: ImageModality,
+    modality: Modality,
     keep: bool = False,
     quiet: bool = False,
     skipped_in: str = "data/index.json in the run",
@@ -59,7 +97,8 @@ def prepare(
             split,
             modality.decode,
             modality.protocol(),
-            modality.spec,
+            modality.stored_shape,
+            modality.spec.levels,
             count,
         )
     report_skipped(store.skipped, skipped_in)

@@ -13,6 +13,7 @@ import torch
 from smalti import __version__
 from smalti.data.sources.letters import LettersSource, write_folder
 from smalti.evaluation.figures import code_maps
+from smalti.modalities.image import ImageModality
 from smalti.tokenizer import Tokenizer, load
 from smalti.trained import PRIOR_DIRECTORY
 from smalti.training.checkpoints import RunDirectory
@@ -67,7 +68,7 @@ def demo(out: Path, assignments: Sequence[str] = (), quiet: bool = False) -> Pat
 
 
 def _write(page: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> None:
-    run, modality, autoencoder = tokenizer.directory, tokenizer.modality, tokenizer.autoencoder
+    run, modality, autoencoder = tokenizer.directory, _modality(tokenizer), tokenizer.autoencoder
     source = LettersSource()
     originals = torch.stack(
         [torch.from_numpy(modality.decode(source.item("test", index).content)) for index in range(SHOWN)]
@@ -123,11 +124,17 @@ def _write(page: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> None:
 
 def _samples(tokenizer: Tokenizer) -> list[tuple[str, str]]:
     """For each class one picture of a few samples."""
-    pictures = []
+    pictures, modality = [], _modality(tokenizer)
     for index, name in enumerate(tokenizer.classes):
         drawn = tokenizer.sample(SAMPLES_PER_CLASS, name, seed=index, temperature=TEMPERATURE)
-        pictures.append((name, inline(tokenizer.modality.preview([drawn], columns=2, scale=2))))
+        pictures.append((name, inline(modality.preview([drawn], columns=2, scale=2))))
     return pictures
+
+
+def _modality(tokenizer: Tokenizer) -> ImageModality:
+    modality = tokenizer.modality
+    assert isinstance(modality, ImageModality)
+    return modality
 
 
 def _figure(value: float | None) -> str:

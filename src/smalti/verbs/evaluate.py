@@ -9,11 +9,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
 
-from smalti.data.loader import Loader
 from smalti.data.store import Store
 from smalti.evaluation.evaluate import Evaluation
 from smalti.evaluation.evaluate import evaluate as measure
@@ -24,7 +23,7 @@ from smalti.tokenizer import load_trained
 from smalti.trained import TrainedModel, prior_directory
 from smalti.training.checkpoints import RunDirectory
 from smalti.verbs.console import counting, note
-from smalti.verbs.data import open_data, pick_split, prepare
+from smalti.verbs.data import open_data, open_loader, pick_split, prepare
 
 RESULTS = "evaluation.json"
 
@@ -53,7 +52,7 @@ def evaluate(
         InputError: for a user's mistake.
     """
     trained = load_trained(run)
-    source = open_data(data)
+    source = open_data(data, trained.modality)
     name = pick_split(source, split, "test", "validation", "all")
     is_local = Path(run).expanduser().is_dir()
     with TemporaryDirectory(prefix="smalti-") as scratch:
@@ -66,12 +65,8 @@ def evaluate(
             skipped_in=f"{RESULTS} in the run" if is_local else "what --json prints",
         )
         labels = _labels(trained, store)
-        loader = Loader(
-            store,
-            labels,
-            batch_size=batch_size,
-            device=trained.device,
-            to_model=trained.modality.to_model,
+        loader = open_loader(
+            store, trained.modality, trained.model, batch_size, trained.device, labels=labels
         )
         priors = [p for p in trained.priors.values() if not p.takes_labels or (labels >= 0).any()]
         with counting("Measuring", quiet) as count:
@@ -79,8 +74,7 @@ def evaluate(
             result = measure(trained.model, priors, batches, draws)
         report = _report(trained, store, result, data, draws)
         if is_local:
-            shown = next(loader.sequential()).data[:16].cpu()
-            _save(trained, report, result, shown)
+            _save(trained, report, result, next(loader.watch(16)))
     return report
 
 
@@ -123,9 +117,12 @@ def _counted(batches: Iterable[Batch], total: int, progress: Callable[[int, int]
         progress(done, total)
 
 
-def _save(trained: TrainedModel, report: dict[str, Any], result: Evaluation, shown: Tensor) -> None:
+def _save(trained: TrainedModel, report: dict[str, Any], result: Evaluation, batch: Batch) -> None:
     """Write the report and figures into the run, or note why not: what was measured is not to be lost."""
-    again = trained.model.reconstruct(shown.to(trained.device)).cpu()
+    shown = batch.data[:16]
+    with torch.no_grad():
+        again = trained.model.reconstruct(shown, batch.conditions).cpu()
+    shown = shown.cpu()
     figures = trained.directory / "figures"
     try:
         with atomic_file(trained.directory / RESULTS) as temporary:

@@ -16,9 +16,9 @@ from smalti.data.loader import Loader
 from smalti.data.store import Store
 from smalti.evaluation.approximation import with_swaps
 from smalti.files import atomic_file
-from smalti.interfaces import Autoencoder, Batch, InputError
+from smalti.interfaces import Autoencoder, Batch, InputError, Modality
 from smalti.models.vqvae import VQVAE
-from smalti.recipes import PriorRecipe, Recipe
+from smalti.recipes import PriorRecipe, Recipe, build_modality
 from smalti.recipes.studies import HUB_NAMES, Entry, Study, study
 from smalti.trained import TrainedModel, prior_directory
 from smalti.training.checkpoints import RunDirectory
@@ -86,7 +86,8 @@ def reproduce(
             f"expected a model of {chosen.name}, received {only!r}: there are {', '.join(names)}"
         )
     data = data or HUB_NAMES[name]
-    split = _measured_split(data)
+    modality = build_modality(chosen.entries[0].recipe.data)
+    split = _measured_split(data, modality)
     folder = out / f"{chosen.name}-{budget}"
     finished: list[tuple[Entry, int, Path]] = []
     for entry in chosen.entries:
@@ -98,11 +99,10 @@ def reproduce(
                 _measure(chosen, entry, data, split, run, quiet)
             if (run / RESULTS).is_file():
                 finished.append((entry, seed, run))
-    described_data = described(open_data(data), split, data)
+    described_data = described(open_data(data, modality), split, data)
     records = [r for entry, seed, run in finished for r in _records(chosen, entry, seed, run)]
     with TemporaryDirectory(prefix="smalti-") as scratch:
-        trained = TrainedModel.load(finished[0][2], load_priors=False)
-        store = prepare(Path(scratch) / "data", open_data(data), split, trained.modality, quiet=True)
+        store = prepare(Path(scratch) / "data", open_data(data, modality), split, modality, quiet=True)
         _picture([run for _, seed, run in finished if seed == 0], store, folder)
         for entry, seed, run in finished:
             if chosen.swaps and seed == 0 and entry.recipe.model.kind == "vqvae":
@@ -114,13 +114,13 @@ def reproduce(
     return records
 
 
-def _measured_split(data: str) -> str:
+def _measured_split(data: str, modality: Modality) -> str:
     """The split to measure on.
 
     Raises:
         InputError: when there is none, or its pictures were changed by JPEG.
     """
-    source = open_data(data)
+    source = open_data(data, modality)
     split = pick_split(source, None, "test", "validation")
     if split not in ("test", "validation"):
         raise InputError(

@@ -1,8 +1,10 @@
-"""`smalti sample`: new pictures from a run's learned prior."""
+"""`smalti sample`: new pictures or sounds from a run's learned prior."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import torch
 
 from smalti.data.codes import write_codes
 from smalti.interfaces import InputError
@@ -10,6 +12,9 @@ from smalti.tokenizer import load
 from smalti.trained import LEARNED
 from smalti.verbs.codes import codes_info
 from smalti.verbs.console import counting, note
+
+BATCH = 64
+"""Decoded at a time; it is part of what a seed draws where decoding draws."""
 
 
 def sample(
@@ -23,8 +28,9 @@ def sample(
     seed: int = 0,
     quiet: bool = False,
     prior: str = LEARNED,
+    length: int | None = None,
 ) -> int:
-    """Write `num` new pictures, all of them in one picture, and their codes; gives their number.
+    """Write `num` new pictures or sounds, all of them in one picture, and their codes; gives their number.
 
     Raises:
         InputError: when there is no learned prior, no such class, or a setting is out of range.
@@ -42,13 +48,21 @@ def sample(
             seed=seed,
             prior=prior,
             progress=count,
+            length=length,
         )
-    pictures = tokenizer.decode(codes)
+    with counting("Decoding", quiet) as count:
+        signals = []
+        for begin in range(0, num, BATCH):
+            part = codes[begin : begin + BATCH]
+            signals.append(tokenizer.decode_signals(part, class_name=class_name, seed=seed + begin))
+            count(begin + len(part), num)
+    drawn = torch.cat(signals)
     out.mkdir(parents=True, exist_ok=True)
-    names = [f"{index:05d}.png" for index in range(num)]
-    for name, picture in zip(names, pictures, strict=True):
-        tokenizer.modality.save(picture, out / name)
-    tokenizer.modality.preview([pictures[:64]]).save(out / "samples.png")
+    ending, noun = tokenizer.modality.ending, tokenizer.modality.noun
+    names = [f"{index:05d}{ending}" for index in range(num)]
+    for name, signal in zip(names, drawn, strict=True):
+        tokenizer.modality.save(signal, out / name)
+    tokenizer.modality.preview([drawn[:64]]).save(out / "samples.png")
     write_codes(out / "codes.parquet", codes_info(tokenizer), [(names, codes.numpy(), [class_name] * num)])
-    note(f"{num} pictures are in {out}, all together in samples.png, their codes in codes.parquet.", quiet)
+    note(f"{num} {noun} are in {out}, all together in samples.png, their codes in codes.parquet.", quiet)
     return num

@@ -11,20 +11,20 @@ import numpy as np
 import torch
 
 from smalti import __version__
+from smalti.data.crops import CropLoader
 from smalti.data.loader import Loader, split_indices
 from smalti.data.store import Store
 from smalti.evaluation.evaluate import evaluate
 from smalti.evaluation.figures import code_maps, learning_curves, usage_histogram
-from smalti.interfaces import Autoencoder, Batch, InputError, LatentVariableModel
-from smalti.modalities.image import ImageModality
+from smalti.interfaces import Autoencoder, Batch, InputError, LatentVariableModel, Modality
 from smalti.models.prior import UniformPrior, UnigramPrior
-from smalti.recipes import Recipe, build_model, get_recipe, override
+from smalti.recipes import Recipe, build_modality, build_model, get_recipe, override
 from smalti.trained import UNIGRAM_FILE, TrainedModel, write_unigram
 from smalti.training.checkpoints import RunDirectory, load_weights
 from smalti.training.engine import Engine
 from smalti.training.loop import fit
 from smalti.verbs.console import counting, note, watching
-from smalti.verbs.data import open_data, prepare, training_split
+from smalti.verbs.data import open_data, open_loader, prepare, training_split
 from smalti.verbs.provenance import commit, described, device
 from smalti.verbs.runs import CURVES, DATA_DIRECTORY, check_data, check_start, check_target, say_what
 
@@ -69,13 +69,11 @@ def train_recipe(
     run = RunDirectory(out)
     check_target(run, recipe)
     check_data(run, data)
-    modality = ImageModality(recipe.data)
+    modality = build_modality(recipe.data)
     # Built before any data is read, so that settings that do not fit are told at once.
     torch.manual_seed(recipe.training.seed)
     model = build_model(recipe.model, modality.spec)
-    begun_with = _start(model, start)
-    check_start(run, begun_with)
-    source = open_data(data)
+    source = open_data(data, modality)
     split = training_split(source)
     engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
     quiet = quiet or not engine.is_main
@@ -84,6 +82,11 @@ def train_recipe(
         prepare(directory, source, split, modality, keep=run.exists, quiet=quiet)
     engine.wait()
     store = Store.open(directory)
+    # Once more, with the labels (speakers) that its decoder may be told; for others this changes nothing.
+    torch.manual_seed(recipe.training.seed)
+    model = build_model(recipe.model, modality.spec, len(store.classes))
+    begun_with = _start(model, start)
+    check_start(run, begun_with)
     if engine.is_main:
         run.write_config(
             {
@@ -98,7 +101,7 @@ def train_recipe(
                 "device": device(),
             }
         )
-    items = _Items.of(store, recipe, engine, modality)
+    items = _Items.of(store, recipe, engine, modality, model)
     priors = (
         [UniformPrior(model.num_codes, model.num_codebooks, model.grid)]
         if isinstance(model, Autoencoder)
@@ -108,12 +111,12 @@ def train_recipe(
     def validate(candidate: LatentVariableModel) -> dict[str, float]:
         result = evaluate(candidate, priors, items.watched(), draws=1)
         bound = next(iter(result.density.values()))
-        psnr = result.reconstruction["psnr"]
-        return {
-            "bits_per_dim": bound["bits_per_dim"],
-            "distortion_bits_per_dim": bound["distortion"],
-            "psnr": psnr if psnr is not None else 0.0,
-        } | {name: value for name, value in result.codebook.items() if name == "usage"}
+        psnr = result.reconstruction.get("psnr")
+        return (
+            {"bits_per_dim": bound["bits_per_dim"], "distortion_bits_per_dim": bound["distortion"]}
+            | ({} if psnr is None else {"psnr": psnr})
+            | {name: value for name, value in result.codebook.items() if name == "usage"}
+        )
 
     say_what(recipe.training, items.training.count, model, quiet)
     with watching("Training", recipe.training.steps, quiet) as watch:
@@ -152,29 +155,24 @@ def _start(model: LatentVariableModel, start: Path | None) -> str | None:
 class _Items:
     """The training items, and those that are held out to be watched."""
 
-    training: Loader
-    held_out: Loader | None
+    training: Loader | CropLoader
+    held_out: Loader | CropLoader | None
 
     @classmethod
-    def of(cls, store: Store, recipe: Recipe, engine: Engine, modality: ImageModality) -> _Items:
+    def of(
+        cls, store: Store, recipe: Recipe, engine: Engine, modality: Modality, model: LatentVariableModel
+    ) -> _Items:
         training, held_out = split_indices(store.count, recipe.validation_fraction)
         size, seed = recipe.training.batch_size, recipe.training.seed
 
-        def loader(indices: Any) -> Loader:
-            return Loader(
-                store,
-                indices=indices,
-                batch_size=size,
-                seed=seed,
-                device=engine.device,
-                to_model=modality.to_model,
-            )
+        def loader(indices: Any) -> Loader | CropLoader:
+            return open_loader(store, modality, model, size, engine.device, seed, indices)
 
         return cls(loader(training), loader(spread(held_out, WATCHED_ITEMS)) if len(held_out) else None)
 
     def watched(self) -> Iterator[Batch]:
         assert self.held_out is not None
-        return self.held_out.sequential()
+        return self.held_out.watch()
 
 
 def _finish(run: RunDirectory, items: _Items, quiet: bool) -> None:
@@ -183,8 +181,10 @@ def _finish(run: RunDirectory, items: _Items, quiet: bool) -> None:
     modality = trained.modality
     run.figures_path.mkdir(exist_ok=True)
     looked_at = items.held_out or items.training
-    shown = looked_at.items(spread(np.arange(looked_at.count), SHOWN_ITEMS)).data.to(trained.device)
-    reconstructed = trained.model.reconstruct(shown).cpu()
+    batch = looked_at.items(spread(np.arange(looked_at.count), SHOWN_ITEMS))
+    shown = batch.data.to(trained.device)
+    with torch.no_grad():
+        reconstructed = trained.model.reconstruct(shown, batch.conditions.to(trained.device)).cpu()
     modality.preview([shown.cpu(), reconstructed]).save(run.figures_path / "reconstructions.png")
     learning_curves(run.metrics(), CURVES, run.figures_path / "learning_curves.png")
     next_step = ""

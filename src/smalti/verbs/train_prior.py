@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from smalti import __version__
+from smalti.data.crops import CropLoader
 from smalti.data.loader import Loader, split_indices
 from smalti.data.store import Store, smallest_dtype
 from smalti.evaluation.figures import learning_curves
@@ -22,10 +24,13 @@ from smalti.training.checkpoints import RunDirectory
 from smalti.training.engine import Engine
 from smalti.training.loop import fit
 from smalti.verbs.console import counting, note, watching
+from smalti.verbs.data import open_loader
 from smalti.verbs.provenance import commit, device
 from smalti.verbs.runs import CURVES, DATA_DIRECTORY, check_target, say_what
 
 CODES_DIRECTORY = "codes"
+SHOWN = 32
+"""Samples in the picture that is drawn at the end."""
 RESERVED = ("uniform", "unigram")
 """Priors that every run has."""
 
@@ -89,16 +94,21 @@ def train_prior_recipe(
     prior = new_prior(recipe, tokenizer.autoencoder, len(tokenizer.classes), name)
     training, held_out = split_indices(store.count, tokenizer.recipe.validation_fraction)
     size, seed = recipe.training.batch_size, recipe.training.seed
-    loader = Loader(store, indices=training, batch_size=size, seed=seed, device=engine.device)
-    watched = (
-        Loader(store, indices=held_out, batch_size=size, device=engine.device) if len(held_out) else None
-    )
+
+    def loader_of(indices: np.ndarray) -> Loader | CropLoader:
+        if store.lengths is None:
+            return Loader(store, indices=indices, batch_size=size, seed=seed, device=engine.device)
+        length = prior.grid[-1]
+        return CropLoader(store, indices, length=length, batch_size=size, seed=seed, device=engine.device)
+
+    loader = loader_of(training)
+    watched = loader_of(held_out) if len(held_out) else None
 
     def validate(candidate: LearnedPrior) -> dict[str, float]:
         assert watched is not None
         sums = [
             (candidate.loss(batch).terms["bits_per_code"].item(), len(batch.data))
-            for batch in watched.sequential()
+            for batch in watched.watch()
         ]
         return {"bits_per_code": sum(v * n for v, n in sums) / sum(n for _, n in sums)}
 
@@ -108,8 +118,9 @@ def train_prior_recipe(
     if engine.is_main:
         learning_curves(run.metrics(), CURVES, run.figures_path / "learning_curves.png")
         trained = Tokenizer.from_pretrained(run_path, device=engine.device)
-        samples = trained.sample(32, seed=recipe.training.seed, prior=name)
-        trained.modality.preview([samples]).save(run.figures_path / "samples.png")
+        codes = trained.sample_codes(SHOWN, seed=recipe.training.seed, prior=name)
+        drawn = trained.decode_signals(codes)
+        trained.modality.preview([drawn]).save(run.figures_path / "samples.png")
         note(f"The prior is in {run.path}. Next: smalti sample {run_path} --num 16 --out samples", quiet)
     engine.wait()
     return run
@@ -128,28 +139,28 @@ def _encode_training_data(
             f"expected the run's training data in {data}, found none: "
             "a prior is trained where its autoencoder was"
         )
-    images = Store.open(data)
-    loader = Loader(images, batch_size=256, device=device, to_model=tokenizer.modality.to_model)
+    signals = Store.open(data)
+    loader = open_loader(signals, tokenizer.modality, tokenizer.autoencoder, 256, device)
     generator = torch.Generator().manual_seed(tokenizer.recipe.training.seed)
 
     def encoded(report: Any) -> Any:
         done = 0
         for batch in loader.sequential():
             for row in tokenizer.autoencoder.draw_codes(batch.data, generator).cpu().numpy():
-                label = int(images.labels[done])
-                yield images.names[done], row, images.classes[label] if label >= 0 else None
+                label = int(signals.labels[done])
+                yield signals.names[done], row, signals.classes[label] if label >= 0 else None
                 done += 1
-            report(done, images.count)
+            report(done, signals.count)
 
     with counting("Encoding", quiet) as count:
         dtype = smallest_dtype(tokenizer.autoencoder.num_codes)
         Store.write(
             directory,
             ((name, row.astype(dtype), label) for name, row, label in encoded(count)),
-            tokenizer.code_shape,
+            tokenizer.stored_code_shape,
             dtype,
-            classes=images.classes,
-            source=images.source,
-            split=images.split,
+            classes=signals.classes,
+            source=signals.source,
+            split=signals.split,
             protocol=protocol,
         )

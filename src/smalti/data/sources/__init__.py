@@ -19,6 +19,7 @@ from smalti.data.sources.hub import HubSource
 from smalti.data.sources.idx import IdxSource
 from smalti.data.sources.letters import LettersSource
 from smalti.data.sources.parquet import ParquetSource
+from smalti.data.sources.speech import SpeechSource, TableSource
 from smalti.interfaces import InputError
 
 __all__ = ["Item", "Source", "UnreadableItem", "open_source"]
@@ -26,13 +27,14 @@ __all__ = ["Item", "Source", "UnreadableItem", "open_source"]
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?")
 
 
-def open_source(text: str, extensions: Sequence[str]) -> Source:
+def open_source(text: str, extensions: Sequence[str], pattern: str | None = None) -> Source:
     """The source that a user named.
 
     Args:
         text: "letters"; a folder or file; or "owner/name" of a data set of the Hugging Face Hub, with
             ":config" after it where it has several. What exists here goes before what the Hub may have.
         extensions: endings of the files that a folder or a tar file is searched for, such as ".png".
+        pattern: of a folder's file names, with a group `speaker` or `label`; see `SpeechSource`.
 
     Raises:
         InputError: when there is no such thing, or nothing in it that can be used.
@@ -41,7 +43,7 @@ def open_source(text: str, extensions: Sequence[str]) -> Source:
         return LettersSource()
     path = Path(text).expanduser()
     if text and path.exists():
-        return _open_path(path, extensions)
+        return _open_path(path, extensions, pattern)
     names_file = text.lower().endswith((".parquet", *TAR_ENDINGS, *map(str.lower, extensions)))
     if HUB_NAME.fullmatch(text) and not names_file:
         return HubSource(text)
@@ -51,13 +53,19 @@ def open_source(text: str, extensions: Sequence[str]) -> Source:
     )
 
 
-def _open_path(path: Path, extensions: Sequence[str]) -> Source:
+def _open_path(path: Path, extensions: Sequence[str], pattern: str | None) -> Source:
+    if pattern is not None:
+        return SpeechSource(path, extensions, pattern)
     if IdxSource.accepts(path):
         return IdxSource(path)
     if CifarSource.accepts(path):
         return CifarSource(path)
     if TileGridSource.accepts(path):
         return TileGridSource(path)
+    if TableSource.accepts(path):
+        return TableSource(path, extensions)
+    if SpeechSource.accepts(path, extensions):
+        return SpeechSource(path, extensions)
     if ParquetSource.accepts(path):
         return ParquetSource(path)
     if TarSource.accepts(path):

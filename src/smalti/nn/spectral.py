@@ -1,0 +1,228 @@
+"""Functions of a waveform: mu-law companding, the log-mel spectrogram and the way back from it.
+
+Waveforms are float `(B, 1, T)` in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Complex64, Float
+from torch import Tensor, nn
+
+from smalti.interfaces import InputError
+
+FLOOR = 1e-5
+"""Mel magnitudes below this count as this: 100 dB under a full-scale sine, near the noise of 16 bits."""
+
+FRAMES_AT_ONCE = 4096
+"""Frames that are transformed together, so that an hour of sound needs no more memory than a minute."""
+
+SLANEY_KNEE_HZ = 1000.0
+SLANEY_HZ_PER_MEL = 200 / 3
+SLANEY_STEPS_PER_E = 27 / math.log(6.4)
+
+
+def mu_law_encode(amplitude: Float[Tensor, "*any"], mu: float = 255.0) -> Float[Tensor, "*any"]:
+    """Linear amplitude in [-1, 1] -> sign(x) ln(1 + mu |x|) / ln(1 + mu), in [-1, 1] (ITU-T G.711)."""
+    return amplitude.sign() * torch.log1p(mu * amplitude.abs()) / math.log1p(mu)
+
+
+def mu_law_decode(companded: Float[Tensor, "*any"], mu: float = 255.0) -> Float[Tensor, "*any"]:
+    """The inverse of `mu_law_encode`: sign(y) ((1 + mu)^|y| - 1) / mu."""
+    return companded.sign() * torch.expm1(companded.abs() * math.log1p(mu)) / mu
+
+
+def mel_filters(
+    sample_rate_hz: int, n_fft: int, num_mels: int
+) -> tuple[Float[Tensor, "m f"], Float[Tensor, " m"]]:
+    """Triangles over the frequencies of an FFT, and where their peaks lie, Hz.
+
+    The peaks are evenly spaced on Slaney's mel scale (linear below 1 kHz, logarithmic above) between 0 and
+    half the sample rate, each triangle reaches to its neighbours' peaks, and its height is one (peak norm).
+
+    Raises:
+        InputError: when a triangle lies between two frequencies of the FFT.
+    """
+    edges = _mel_to_hz(torch.linspace(0, _hz_to_mel(sample_rate_hz / 2), num_mels + 2, dtype=torch.float64))
+    frequencies = torch.linspace(0, sample_rate_hz / 2, n_fft // 2 + 1, dtype=torch.float64)
+    lower, centres, upper = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising = (frequencies - lower) / (centres - lower)
+    falling = (upper - frequencies) / (upper - centres)
+    filters = torch.minimum(rising, falling).clamp_min(0)
+    empty = int((filters.amax(1) == 0).sum())
+    if empty:
+        raise InputError(
+            f"expected mel channels that are wider than the {sample_rate_hz / n_fft:.3g} Hz between two "
+            f"frequencies of {n_fft} samples, but {empty} of the {num_mels} channels are narrower: take "
+            "fewer channels, or a longer window"
+        )
+    return filters.float(), edges[1:-1].float()
+
+
+@final
+class ShortTimeFourier(nn.Module):
+    """The short-time Fourier transform with a Hann window, and its inverse.
+
+    Frame i is centred on sample i*hop + hop/2 (half a sample later where the window is odd), so that T
+    samples have T // hop frames, each about its own hop. Beyond its ends the signal is reflected, as often as
+    need be: it may be shorter than a window. A sine of amplitude 1 has the magnitude 1.
+
+    Args:
+        hop: samples from frame to frame.
+        n_fft: samples of a window.
+
+    Raises:
+        InputError: when the hop is longer than the window, or the window is no window.
+    """
+
+    def __init__(self, hop: int, n_fft: int) -> None:
+        super().__init__()
+        if not 1 <= hop <= n_fft or n_fft < 2:
+            raise InputError(
+                f"expected a hop of 1 sample or more, up to the window's, and a window of 2 or more, "
+                f"received a hop of {hop} and a window of {n_fft}: shorten the hop, or lengthen the window"
+            )
+        self.hop, self.n_fft = hop, n_fft
+        window = torch.hann_window(n_fft)
+        self.register_buffer("window", window / (window.sum() / 2), persistent=False)
+
+    window: Tensor
+
+    def forward(self, waveform: Float[Tensor, "b 1 t"]) -> Complex64[Tensor, "b f n"]:
+        """The spectra of all frames, `(B, n_fft // 2 + 1, T // hop)`."""
+        return self.block(waveform, 0, waveform.shape[-1] // self.hop)
+
+    def block(self, waveform: Float[Tensor, "b 1 t"], first: int, last: int) -> Complex64[Tensor, "b f n"]:
+        """The spectra of the frames `first` to `last - 1`."""
+        count = last - first
+        if count == 0:
+            return self.window.new_zeros(len(waveform), self.n_fft // 2 + 1, 0, dtype=torch.complex64)
+        start = first * self.hop - self._lead
+        stop = start + (count - 1) * self.hop + self.n_fft
+        indices = _reflected(start, stop, waveform.shape[-1]).to(waveform.device)
+        frames = waveform[:, 0, indices].float().unfold(-1, self.n_fft, self.hop)
+        return torch.fft.rfft(frames * self.window).transpose(1, 2)
+
+    def inverse(self, spectra: Complex64[Tensor, "b f n"]) -> Float[Tensor, "b 1 t"]:
+        """The n * hop samples whose spectra are nearest to these (Griffin and Lim 1984, equation 6)."""
+        count = spectra.shape[-1]
+        if count == 0:
+            return self.window.new_zeros(len(spectra), 1, 0)
+        frames = torch.fft.irfft(spectra.transpose(1, 2), self.n_fft) * self.window
+        weights = self.window.square().expand(1, count, -1)
+        overlapped, weight = self._overlap(frames), self._overlap(weights)
+        return (overlapped / weight.clamp_min(1e-6 * float(weights.amax())))[:, None]
+
+    def _overlap(self, frames: Float[Tensor, "b n w"]) -> Float[Tensor, "b t"]:
+        """Frames added where they lie, without what they reach beyond the signal."""
+        count = frames.shape[1]
+        total = (count - 1) * self.hop + self.n_fft
+        added = F.fold(frames.transpose(1, 2), (1, total), (1, self.n_fft), stride=(1, self.hop))
+        return added[:, 0, 0, self._lead : self._lead + count * self.hop]
+
+    @property
+    def _lead(self) -> int:
+        """Samples of the first window that lie before the signal."""
+        return self.n_fft // 2 - self.hop // 2
+
+
+@final
+class LogMel(nn.Module):
+    """waveform `(B, 1, T)` -> natural log of mel magnitudes `(B, M, T // hop)`.
+
+    Slaney's mel scale, peak norm, magnitudes and not powers: a full-scale sine comes out near 0 nats, silence
+    at ln(1e-5).
+
+    Args:
+        sample_rate_hz: of the waveforms.
+        num_mels: channels M, from 0 to half the sample rate.
+        hop: samples from frame to frame; frame i is centred on sample i*hop + hop/2.
+        n_fft: samples of a window.
+
+    Raises:
+        InputError: for channels that are too narrow, or a hop that is too long, for the window.
+    """
+
+    def __init__(self, sample_rate_hz: int, num_mels: int = 80, hop: int = 160, n_fft: int = 400) -> None:
+        super().__init__()
+        self.sample_rate_hz, self.num_mels, self.hop, self.n_fft = sample_rate_hz, num_mels, hop, n_fft
+        self.fourier = ShortTimeFourier(hop, n_fft)
+        filters, centres_hz = mel_filters(sample_rate_hz, n_fft, num_mels)
+        self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("centres_hz", centres_hz, persistent=False)
+
+    filters: Tensor
+    centres_hz: Tensor
+
+    def forward(self, waveform: Float[Tensor, "b 1 t"]) -> Float[Tensor, "b m n"]:
+        """ln(max(mel magnitude, 1e-5)) of every frame."""
+        frames = waveform.shape[-1] // self.hop
+        # An empty block, where there are no frames, still has its channels.
+        starts = range(0, max(frames, 1), FRAMES_AT_ONCE)
+        return torch.cat(
+            [self._block(waveform, first, min(first + FRAMES_AT_ONCE, frames)) for first in starts], -1
+        )
+
+    def _block(self, waveform: Float[Tensor, "b 1 t"], first: int, last: int) -> Float[Tensor, "b m n"]:
+        magnitudes = self.fourier.block(waveform, first, last).abs()
+        with torch.autocast(magnitudes.device.type, enabled=False):  # a product, so it would be rounded
+            return (self.filters @ magnitudes).clamp_min(FLOOR).log()
+
+
+@torch.no_grad()
+def griffin_lim(
+    log_mel: Float[Tensor, "b m n"],
+    transform: LogMel,
+    iterations: int = 32,
+    momentum: float = 0.99,
+    seed: int = 0,
+) -> Float[Tensor, "b 1 t"]:
+    """A waveform whose log-mel spectrogram is about this one; its phases are made up.
+
+    Linear magnitudes are the filters' pseudo-inverse of the mel magnitudes, clipped at 0; phases follow from
+    the fast Griffin-Lim algorithm (Perraudin et al. 2013, algorithm 2).
+
+    Args:
+        log_mel: as `transform` gives it.
+        transform: what it was made with.
+        iterations: projections; more sound cleaner, up to about a hundred.
+        momentum: the paper's alpha; 0 is the algorithm of Griffin and Lim (1984).
+        seed: of the first phases.
+
+    Returns:
+        `(B, 1, N * hop)`, not clipped to [-1, 1].
+    """
+    fourier = transform.fourier
+    magnitudes = (torch.linalg.pinv(transform.filters) @ log_mel.float().exp()).clamp_min(0)
+    turns = torch.rand(magnitudes.shape, generator=torch.Generator().manual_seed(seed)).to(magnitudes.device)
+    phases = torch.polar(torch.ones_like(magnitudes), 2 * math.pi * turns)
+    previous = torch.zeros_like(phases)
+    for _ in range(iterations):
+        consistent = fourier(fourier.inverse(magnitudes * phases))
+        ahead = consistent + momentum * (consistent - previous)
+        phases = ahead / ahead.abs().clamp_min(1e-12)
+        previous = consistent
+    return fourier.inverse(magnitudes * phases)
+
+
+def _reflected(start: int, stop: int, length: int) -> Tensor:
+    """Indices into a signal of this length for positions `start` to `stop - 1`, mirrored at both ends."""
+    period = max(1, 2 * (length - 1))
+    positions = torch.arange(start, stop) % period
+    return torch.minimum(positions, period - positions)
+
+
+def _hz_to_mel(hz: float) -> float:
+    if hz < SLANEY_KNEE_HZ:
+        return hz / SLANEY_HZ_PER_MEL
+    return SLANEY_KNEE_HZ / SLANEY_HZ_PER_MEL + SLANEY_STEPS_PER_E * math.log(hz / SLANEY_KNEE_HZ)
+
+
+def _mel_to_hz(mel: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    knee = SLANEY_KNEE_HZ / SLANEY_HZ_PER_MEL
+    logarithmic = SLANEY_KNEE_HZ * torch.exp((mel - knee).clamp_min(0) / SLANEY_STEPS_PER_E)
+    return torch.where(mel < knee, mel * SLANEY_HZ_PER_MEL, logarithmic)
