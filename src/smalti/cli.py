@@ -11,7 +11,7 @@ import typer
 
 app = typer.Typer(
     name="smalti",
-    help="Learn discrete codes from your own pictures, turn data into codes and back, and generate.",
+    help="Learn discrete codes from your own pictures and sounds, go to codes and back, and generate.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -73,11 +73,18 @@ def train_prior(
 def encode(
     run: Run,
     data: Data,
-    out: Annotated[Path, typer.Option("--out", metavar="CODES", help="The Parquet file to write.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="CODES",
+            help="A .parquet file for all codes, a .smc file for one item's, or a directory for one each.",
+        ),
+    ],
     split: Split = None,
     quiet: Quiet = False,
 ) -> None:
-    """Turn pictures into codes, as a Parquet file with the columns name, label and codes.
+    """Turn pictures or sounds into codes: a Parquet file with a row an item, or a compact file for each.
 
     Example: `smalti encode runs/mine --data photos --out codes.parquet`
     """
@@ -89,27 +96,31 @@ def encode(
 @app.command()
 def decode(
     run: Run,
-    codes: Annotated[Path, typer.Argument(metavar="CODES", help="A Parquet file that `encode` wrote.")],
+    codes: Annotated[Path, typer.Argument(metavar="CODES", help="What `encode` wrote.")],
     out: Out,
+    class_name: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help="The class or speaker to decode as.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the draws, where decoding draws.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Turn codes back into pictures.
+    """Turn codes back into pictures or sounds.
 
     Example: `smalti decode runs/mine codes.parquet --out decoded`
     """
     from smalti.verbs.codes import decode as verb
 
-    verb(run, codes, out, quiet)
+    verb(run, codes, out, quiet, class_name, seed)
 
 
 @app.command()
 def reconstruct(
     run: Run,
-    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Pictures.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Pictures or sounds.")],
     out: Out,
     quiet: Quiet = False,
 ) -> None:
-    """Encode and decode pictures, and show them beside the originals.
+    """Encode and decode files, and show them beside the originals.
 
     Example: `smalti reconstruct runs/mine photos/one.jpg photos/two.png --out reconstructed`
     """
@@ -133,21 +144,65 @@ def sample(
     top_p: Annotated[
         float | None, typer.Option(help="Draw from the likeliest codes that make up this share.")
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same pictures.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same items.")] = 0,
     prior: Annotated[
         str, typer.Option("--prior", metavar="NAME", help="Which learned prior, where a run has several.")
     ] = "learned",
+    length: Annotated[
+        int | None, typer.Option("--length", min=1, help="Codes of each sound; default: as it was trained.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Make new pictures with the learned prior.
+    """Make new pictures or sounds with the learned prior.
 
     Example: `smalti sample runs/mine --num 16 --class cat --temperature 0.9 --out samples`
     """
     from smalti.verbs.sample import sample as verb
 
-    verb(run, num, out, class_name, temperature, top_k, top_p, seed, quiet, prior)
+    verb(run, num, out, class_name, temperature, top_k, top_p, seed, quiet, prior, length)
+
+
+@app.command()
+def convert(
+    run: Run,
+    file: Annotated[Path, typer.Argument(metavar="IN", help="A recording.")],
+    speaker: Annotated[str, typer.Option("--speaker", metavar="NAME", help="Whose voice is wanted.")],
+    out: Annotated[Path, typer.Option("--out", metavar="OUT", help="The WAV or FLAC file to write.")],
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the draws.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Say what a recording says in the voice of another speaker of the training data.
+
+    Example: `smalti convert runs/voices me.wav --speaker jackson --out converted.wav`
+    """
+    from smalti.verbs.convert import convert as verb
+
+    verb(run, file, speaker, out, quiet, seed)
+
+
+@app.command()
+def phonemes(
+    run: Run,
+    data: Data,
+    alignments: Annotated[
+        Path, typer.Option("--alignments", metavar="TSV", help="Phones in time: utt, start, end, phone.")
+    ],
+    split: Split = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how much of the phonemes is in the codes of speech, on speakers held out from the map.
+
+    Example: `smalti phonemes runs/units --data speech --alignments speech/phones.tsv`
+    """
+    from smalti.verbs.phonemes import phonemes as verb
+    from smalti.verbs.phonemes import show
+
+    report = verb(run, data, alignments, quiet or as_json, split)
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        show(report)
 
 
 @app.command()

@@ -69,6 +69,13 @@ class Conditions:
     labels: Int64[Tensor, " b"] | None = None
     local: Float[Tensor, "b p *coarse"] | None = None
 
+    def part(self, first: int) -> Conditions:
+        """Those of the items from `first` on."""
+        return Conditions(
+            None if self.labels is None else self.labels[first:],
+            None if self.local is None else self.local[first:],
+        )
+
     def to(self, device: torch.device) -> Conditions:
         """The same conditions on another device."""
         return Conditions(
@@ -248,6 +255,9 @@ class Encoder(nn.Module, ABC):
 class Decoder(nn.Module, ABC):
     """latents `(B, D, *grid)` -> parameters of a likelihood `(B, P, *size)`."""
 
+    num_classes: int = 0
+    """Labels that it is told; 0 for one that heeds none."""
+
     @abstractmethod
     def forward(
         self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None = None
@@ -303,6 +313,8 @@ class LikelihoodFamily(nn.Module, ABC):
 
     parameters_per_channel: int
     """Decoder channels for each signal channel."""
+    num_classes: int = 0
+    """Labels that it is told; 0 for one that heeds none."""
 
     @abstractmethod
     def forward(
@@ -407,6 +419,19 @@ class LatentVariableModel(Trainable):
 
     signal: SignalSpec
     encoder: Encoder
+    decoder: Decoder
+    family: LikelihoodFamily
+
+    @property
+    def told_classes(self) -> int:
+        """Labels that p(x | z, label) is told, and that a bound on p(x) has to pay for; 0 for none."""
+        return max(self.decoder.num_classes, self.family.num_classes)
+
+    def cost_of_labels(self, conditions: Conditions) -> float | Float[Tensor, " b"]:
+        """What a receiver must be told besides the codes: p(x) >= p(x | label) / number of labels, nats."""
+        if not self.told_classes or conditions.labels is None:
+            return 0.0
+        return math.log(self.told_classes) * (conditions.labels >= 0)
 
     @property
     def stride(self) -> int:
@@ -465,6 +490,12 @@ class Autoencoder(LatentVariableModel):
     ) -> Likelihood:
         """p(x | codes, conditions), the whole distribution."""
 
+    def likelihood_without_codes(
+        self, num: int, grid: Sequence[int], conditions: Conditions | None = None
+    ) -> Likelihood | None:
+        """p(x | no codes) of `num` signals whose codes would have this grid; None if it was not learned."""
+        return None
+
     def draw_codes(
         self, signal: Float[Tensor, "b c *size"], generator: torch.Generator | None = None
     ) -> Int64[Tensor, "b g *grid"]:
@@ -504,11 +535,14 @@ class Autoencoder(LatentVariableModel):
         codes = self.encode(batch.data)
         likelihood = self.likelihood(codes, batch.conditions)
         distortion = -summed(likelihood.log_prob(batch.data), batch.lengths)
-        rates = {
-            prior.name: -prior.log_prob(codes, batch.conditions if prior.takes_labels else Conditions())
-            for prior in priors
-        }
-        bounds = {name: Bound(rate, distortion) for name, rate in rates.items()}
+        labels = self.cost_of_labels(batch.conditions)
+        bounds = {}
+        for prior in priors:
+            if prior.takes_labels:
+                rate = -prior.log_prob(codes, batch.conditions)  # which pays for the labels itself
+            else:
+                rate = labels - prior.log_prob(codes, Conditions())
+            bounds[prior.name] = Bound(rate, distortion)
         return Measured(bounds, likelihood.known_mean(), codes)
 
 

@@ -189,16 +189,17 @@ class WaveNet(AutoregressiveNetwork):
         return 1 + sum(layer.dilated.reach for layer in self.layers)
 
     def forward(
-        self, codes: Int64[Tensor, "b g t"], conditions: Conditions | None = None
-    ) -> Float[Tensor, "b g t k"]:
+        self, codes: Int64[Tensor, "b g *line"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b g *line k"]:
         """Logits (or parameters) of every symbol at once.
 
         In training mode some symbols and labels are hidden (`dropout`, `label_dropout`).
 
         Raises:
-            InputError: when a symbol or label is out of range, or the local condition is missing, has other
-                channels, or does not divide the line.
+            InputError: when the grid is not a line, a symbol or label is out of range, or the local condition
+                is missing, has other channels, or does not divide the line.
         """
+        _check_line(codes.shape[2:])
         check_codes(codes, self.num_codebooks, self.num_codes)
         x = self._embed(codes.squeeze(1)).movedim(2, 1)
         labels = self._labels(conditions, len(codes), x.device)
@@ -223,11 +224,7 @@ class WaveNet(AutoregressiveNetwork):
         Raises:
             InputError: when the grid is not a line, or as `forward` does.
         """
-        if len(grid) != 1 or grid[0] < 1:
-            raise InputError(
-                f"expected a line of at least one symbol, received a grid {tuple(grid)}; a WaveNet reads "
-                "lines: take a gated PixelCNN or a transformer for other grids"
-            )
+        _check_line(grid)
         device = self.hidden.weight.device
         labels = self._labels(conditions, batch_size, device)
         local = self._local(conditions, batch_size, grid[0])
@@ -324,3 +321,11 @@ class WaveNet(AutoregressiveNetwork):
             return shifts.unbind(1)
         repeats = length // local.shape[3]
         return [part.repeat_interleave(repeats, 2) for part in (shifts + local).unbind(1)]
+
+
+def _check_line(grid: Sequence[int]) -> None:
+    if len(grid) != 1 or grid[0] < 1:
+        raise InputError(
+            f"expected a line of at least one symbol, received a grid {tuple(grid)}; a WaveNet reads "
+            "lines: take a gated PixelCNN or a transformer for other grids"
+        )

@@ -3,12 +3,14 @@
 Step by step, a small network spends its time in calls, not in arithmetic. Here numba compiles the whole loop,
 the draw included. The weights lie in the order in which they are read, several lines share each read, and
 whatever a condition adds is made beforehand.
+
+`no_type_check` keeps the checks that tests put around every function off what numba is to compile.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, final, no_type_check
 
 import numba
 import numpy as np
@@ -24,6 +26,7 @@ Array = np.ndarray
 
 
 @numba.njit(inline="always", fastmath=True)
+@no_type_check
 def _tanh(x: Any) -> Any:
     """tanh(x) = 2t / (1 + t^2) with t = tanh(x / 2) by Lambert's continued fraction, 7 terms deep.
 
@@ -41,6 +44,7 @@ def _tanh(x: Any) -> Any:
 
 
 @numba.njit(inline="always", fastmath=True)
+@no_type_check
 def _add_product(out: Any, weight: Any, x: Any) -> None:
     """out[b] += x[b] @ weight for each line b; `weight` is (inputs, outputs), read once for all lines."""
     inputs, outputs = weight.shape
@@ -62,6 +66,7 @@ def _add_product(out: Any, weight: Any, x: Any) -> None:
 
 
 @numba.njit(fastmath=True, cache=True, nogil=True)
+@no_type_check
 def _run(
     symbols: Any,
     uniform: Any,
@@ -151,6 +156,7 @@ def _run(
 
 
 @numba.njit(inline="always")
+@no_type_check
 def _draw(logits: Any, num_codes: Any, uniform: Any, temperature: Any) -> Any:
     """The first index at which the cumulative weights exceed a uniform share of their sum."""
     best = 0
@@ -219,7 +225,8 @@ class WaveNetKernel(SamplingKernel):
         """
         symbols = np.empty((len(uniform) + 1, len(self._last)), np.int64)
         symbols[0] = self._last
-        _run(symbols, uniform, temperature, self._drawn, self._length, *self._arrays, self._logits)
+        # An integer here would be another type, and compiled for again.
+        _run(symbols, uniform, float(temperature), self._drawn, self._length, *self._arrays, self._logits)
         self._drawn += len(uniform)
         self._last = symbols[-1]
         return symbols[1:]

@@ -201,7 +201,7 @@ class _Table:
         text = row[column]
         in_frames = column.endswith("_frame")
         try:
-            # Divided, not multiplied by 0.01: frame 29 then is exactly what 0.29 is.
+            # Divided, not multiplied by 0.01: frame 35 then is exactly what 0.35 is.
             seconds = int(text) / FRAMES_PER_SECOND if in_frames else float(text)
         except ValueError:
             seconds = math.nan

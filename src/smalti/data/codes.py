@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt, ValidationError, field_validator
 
 from smalti.files import atomic_file
 from smalti.interfaces import Configuration, InputError
@@ -54,6 +54,13 @@ class CodesInfo(Configuration):
     model: str
     classes: tuple[str, ...] = ()
     version: str = version("smalti")
+
+    @field_validator("grid")
+    @classmethod
+    def _only_the_last_side_differs(cls, grid: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        if None in grid[:-1]:
+            raise ValueError(f"expected sides that are numbers but for the last, received {grid}")
+        return grid
 
     @property
     def shape(self) -> tuple[int | None, ...]:
@@ -152,7 +159,8 @@ def _row_groups(info: CodesInfo, batches: Iterable[CodesBatch], schema: pa.Schem
                 f"shape {codes.shape}: encode the data again"
             )
         _check_range("the codes to write", codes, info.num_codes)
-        offsets = np.arange(0, codes.size + 1, codes[0].size, dtype=np.int32)
+        per_item = math.prod(codes.shape[1:])
+        offsets = np.arange(0, codes.size + 1, per_item, dtype=np.int32)
         lists = pa.ListArray.from_arrays(offsets, codes.reshape(-1).astype(np.int32))
         columns = [pa.array(names, pa.string()), pa.array(labels, pa.string()), lists]
         pending.append(pa.Table.from_arrays(columns, schema=schema))

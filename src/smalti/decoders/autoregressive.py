@@ -24,7 +24,7 @@ from smalti.interfaces import (
     LikelihoodFamily,
     SignalSpec,
 )
-from smalti.likelihoods import from_levels, to_levels
+from smalti.likelihoods import CategoricalFamily, from_levels, to_levels
 from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, upsample
 
 
@@ -159,7 +159,7 @@ class AutoregressiveFamily(LikelihoodFamily):
         self.parameters_per_channel = config.channels
         self.frame = factor // made
         """Samples for each frame of the local condition."""
-        self.levels = signal.levels
+        self.levels, self.num_classes = signal.levels, num_classes
         self.family = family
         outputs = family.parameters_per_channel
         self.network = WaveNet(
@@ -167,7 +167,8 @@ class AutoregressiveFamily(LikelihoodFamily):
             signal.levels,
             num_classes=num_classes,
             local_channels=config.channels,
-            outputs=None if outputs == signal.levels else outputs,
+            # By its kind: a mixture may by chance have as many parameters as there are levels.
+            outputs=None if isinstance(family, CategoricalFamily) else outputs,
         )
 
     def forward(

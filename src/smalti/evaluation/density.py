@@ -47,6 +47,8 @@ class Density:
             measured: bounds and codes.
             lengths: of each item on its last axis; None for the signal's own size.
         """
+        if not measured.bounds:
+            return
         num = len(next(iter(measured.bounds.values())).rate)
         each = self._signal.dims // self._signal.size[-1]
         if lengths is None:
@@ -60,6 +62,8 @@ class Density:
 
     def compute(self) -> dict[str, PriorDensity]:
         """What was measured, for each bound: all bits over all dimensions, so that long items count more."""
+        if not self._dims:
+            return {}
         dims = torch.cat(self._dims).double()
         to_bits = 1 / (dims.mean().item() * math.log(2))
         results: dict[str, PriorDensity] = {}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smalti.evaluation.code_use import CodeUse
 from smalti.evaluation.codebook import CodebookUse
 from smalti.evaluation.density import Density, PriorDensity
 from smalti.evaluation.reconstruction import Reconstruction
@@ -23,7 +24,8 @@ class Evaluation:
         num: items.
         density: for each bound its bits_per_dim, rate, distortion, stderr, nats_per_code.
         reconstruction: psnr, psnr_pooled, ssim, mse, mse_over_variance.
-        codebook: usage, perplexity; empty for a model without codes.
+        codebook: usage, perplexity, and of a decoder that knows no codes distortion_true,
+            distortion_shuffled, distortion_none; empty for a model without codes.
         counts: how often each code occurred, int64 `(G, K)`, or None.
         protocol: what each figure means.
     """
@@ -69,6 +71,7 @@ def evaluate(
     density, reconstruction = Density(model.signal), Reconstruction()
     generator = torch.Generator().manual_seed(seed)
     use: CodebookUse | None = None
+    code_use = CodeUse(model) if isinstance(model, Autoencoder) else None
     num, is_ragged = 0, False
     for batch in batches:
         measured = model.measure(batch, priors, draws, generator)
@@ -82,8 +85,11 @@ def evaluate(
         if isinstance(model, Autoencoder) and measured.codes is not None:
             use = use or CodebookUse(model.num_codebooks, model.num_codes)
             use.update(measured.codes)
+            if code_use is not None:
+                code_use.update(batch, measured.codes)
         num += len(batch.data)
     reconstructed = reconstruction.compute()
+    worth = code_use.compute() if code_use else {}
     protocol = {
         "bits_per_dim": "upper bound on -log2 p(x) / dims: rate log2 q(z|x) / p(z) + distortion "
         "-log2 p(x|z), exact uint8 levels; at the item's own codes where the encoder is deterministic, else "
@@ -93,12 +99,21 @@ def evaluate(
         + ("; of items of other lengths as many as they have; all bits over all dims" if is_ragged else ""),
         **(Reconstruction.protocol() if reconstructed else {}),
         **(CodebookUse.protocol() if use else {}),
+        **(CodeUse.protocol() if worth else {}),
+        **(
+            {
+                "labels": f"the decoder is told one of {model.told_classes} labels where it is known, and "
+                "the rate pays for it"
+            }
+            if model.told_classes
+            else {}
+        ),
     }
     return Evaluation(
         num,
         density.compute(),
         reconstructed,
-        use.compute() if use else {},
+        (use.compute() if use else {}) | worth,
         use.counts if use else None,
         protocol,
     )

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
 
 from smalti.interfaces import InputError
+from smalti.quantizers.kmeans import kmeans
 from smalti.quantizers.nearest import nearest_codes
 
 UNLABELLED = -1
@@ -254,24 +254,11 @@ def kmeans_codes(
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " m"]]:
     """Codes of features by k-means, fitted to the training ones: a control, for learned codes to beat.
 
-    Lloyd's algorithm from k-means++ (Arthur & Vassilvitskii 2007); a cluster that loses all its features
-    keeps its centre.
-
     Raises:
         InputError: when there are fewer training features than clusters.
     """
-    if not 1 <= num_clusters <= len(train):
-        raise InputError(
-            f"expected from 1 to {len(train)} clusters, the number of training features, received "
-            f"{num_clusters}"
-        )
     features = torch.from_numpy(train).float()
-    centres = _spread_centres(features, num_clusters, torch.Generator().manual_seed(seed))
-    for _ in range(iterations):
-        codes = nearest_codes(features, centres)
-        sums = torch.zeros(centres.shape, dtype=torch.float64).index_add_(0, codes, features.double())
-        counts = torch.bincount(codes, minlength=num_clusters).unsqueeze(1)
-        centres = torch.where(counts > 0, (sums / counts.clamp_min(1)).float(), centres)
+    centres = kmeans(features, num_clusters, seed, iterations)
     return (
         nearest_codes(features, centres).numpy(),
         nearest_codes(torch.from_numpy(test).float(), centres).numpy(),
@@ -327,22 +314,3 @@ def _as_numbers(contexts: Int64[np.ndarray, "n c"], base: int) -> Int64[np.ndarr
     for column in contexts.T:
         numbers = numbers * base + column
     return numbers
-
-
-def _spread_centres(
-    features: Float[Tensor, "n d"], num_clusters: int, generator: torch.Generator
-) -> Float[Tensor, "k d"]:
-    """k-means++: each next centre is a feature, drawn by its squared distance to the nearest one so far."""
-    centres = features[torch.randint(len(features), (1,), generator=generator)]
-    distances = (features - centres).square().sum(1)
-    while len(centres) < num_clusters:
-        # Where every feature is a centre already, any will do.
-        weights = distances if distances.any() else torch.ones_like(distances)
-        # Not `multinomial`, which takes at most 2^24 categories.
-        total = weights.double().cumsum(0)
-        point = torch.rand(1, generator=generator, dtype=torch.float64) * total[-1]
-        drawn = torch.searchsorted(total, point, right=True)
-        centre = features[drawn.clamp_max(len(features) - 1)]
-        centres = torch.cat([centres, centre])
-        distances = torch.minimum(distances, (features - centre).square().sum(1))
-    return centres

@@ -9,12 +9,15 @@ from pydantic import Field
 
 from smalti.decoders.autoregressive import AutoregressiveFamily, LocalDecoder, WaveNetDecoderConfig
 from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
+from smalti.encoders.context import ContextEncoder, ContextEncoderConfig
 from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
 from smalti.encoders.log_mel import LogMelEncoder, LogMelEncoderConfig
 from smalti.interfaces import Configuration, Decoder, Encoder, InputError, LikelihoodFamily, SignalSpec
 from smalti.likelihoods import LikelihoodConfig, LogisticMixtureConfig, build_likelihood
 
-EncoderConfig = Annotated[ConvEncoderConfig | LogMelEncoderConfig, Field(discriminator="kind")]
+EncoderConfig = Annotated[
+    ConvEncoderConfig | LogMelEncoderConfig | ContextEncoderConfig, Field(discriminator="kind")
+]
 DecoderConfig = Annotated[ConvDecoderConfig | WaveNetDecoderConfig, Field(discriminator="kind")]
 
 
@@ -74,6 +77,8 @@ def build_encoder(config: EncoderConfig, signal: SignalSpec, dim: int) -> Encode
             return ConvEncoder(config, signal, dim)
         case LogMelEncoderConfig():
             return LogMelEncoder(config, signal, dim)
+        case ContextEncoderConfig():
+            return ContextEncoder(config, signal, dim)
 
 
 def _check_wavenet(

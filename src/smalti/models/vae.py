@@ -130,14 +130,16 @@ class VAE(LatentVariableModel):
         `priors` are over codes: there are none here.
         """
         mean, log_scale = self.posterior(batch.data)
-        drawn = DrawnBounds()
+        drawn, labels = DrawnBounds(), self.cost_of_labels(batch.conditions)
         for _ in range(draws):
             noise = _normal(mean, generator)
             latents = mean + log_scale.exp() * noise
             log_prob = self.likelihood(latents, batch.conditions).log_prob(batch.data).double()
-            drawn.add(-summed(log_prob, batch.lengths), log_ratio(latents, noise, log_scale).double())
+            ratio = log_ratio(latents, noise, log_scale).double()
+            drawn.add(-summed(log_prob, batch.lengths), ratio + labels)
         average = drawn.average()
         rate = kl_to_standard_normal(mean.double(), log_scale.double())
+        rate = rate + labels
         bounds = {PRIOR: Bound(rate, average.distortion), **drawn.weighted(PRIOR)}
         return Measured(bounds, self.likelihood(mean, batch.conditions).known_mean(), None)
 

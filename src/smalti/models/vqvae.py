@@ -122,11 +122,10 @@ class VQVAE(Autoencoder):
 
     def likelihood_without_codes(
         self, num: int, grid: Sequence[int], conditions: Conditions | None = None
-    ) -> Likelihood:
-        """p(x | no codes, label) of `num` signals whose codes would have this grid.
-
-        It is what the decoder learned only if it was trained with `code_dropout`.
-        """
+    ) -> Likelihood | None:
+        """p(x | no codes, label); None for a model that is trained without `code_dropout`."""
+        if not self.config.code_dropout:
+            return None
         device = next(self.parameters()).device
         return self._decoded(torch.zeros(num, self.quantizer.dim, *grid, device=device), conditions)
 

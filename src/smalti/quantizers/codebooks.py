@@ -1,6 +1,6 @@
-"""How a codebook learns: by the paper's loss (faithful), or from statistics (robust).
+"""How a codebook learns: by the paper's loss (faithful), from statistics (robust), or not at all (frozen).
 
-Both hold G codebooks `(G, K, D)` in float32. A `VectorQuantizer` owns one and asks three things of it: the
+All hold G codebooks `(G, K, D)` in float32. A `VectorQuantizer` owns one and asks three things of it: the
 codebook itself, a loss, and what to learn from the tokens of a training batch.
 """
 
@@ -219,6 +219,39 @@ class RobustCodebook(Codebook):
         self.counts.copy_(torch.where(dead, even_share, self.counts))
         self.sums.copy_(torch.where(dead.unsqueeze(2), drawn * even_share.unsqueeze(2), self.sums))
         self.missed.copy_(torch.where(dead, 0, self.missed))
+
+
+class FrozenCodebookConfig(Configuration):
+    """A codebook that was set once, from all the training data, and stays."""
+
+    mode: Literal["frozen"] = "frozen"
+
+
+@final
+class FrozenCodebook(Codebook):
+    """Codes that learn nothing: for an encoder that does not change either. See `set`."""
+
+    def __init__(
+        self, config: FrozenCodebookConfig, num_codebooks: int, num_codes: int, code_dim: int
+    ) -> None:
+        super().__init__()
+        del config  # it has no settings
+        self.register_buffer("codes", torch.randn(num_codebooks, num_codes, code_dim))
+
+    @torch.no_grad()
+    def set(self, codes: Float[Tensor, "g k d"]) -> None:
+        """Take these codes, by k-means say."""
+        self.codes.copy_(codes)
+
+    def prepare(self, tokens: Float[Tensor, "g n d"]) -> None:
+        """Nothing to prepare."""
+
+    def loss(self, z_e: Float[Tensor, "g n d"], z_q: Float[Tensor, "g n d"]) -> None:
+        """None: nothing is to change."""
+        return None
+
+    def learn(self, tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"]) -> None:
+        """Nothing."""
 
 
 def search(tokens: Float[Tensor, "g n d"], codes: Float[Tensor, "g k d"]) -> Int64[Tensor, "g n"]:

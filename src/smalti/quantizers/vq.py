@@ -15,13 +15,16 @@ from smalti.quantizers.codebooks import (
     Codebook,
     FaithfulCodebook,
     FaithfulCodebookConfig,
+    FrozenCodebook,
+    FrozenCodebookConfig,
     RobustCodebook,
     RobustCodebookConfig,
     search,
 )
 
-CODEBOOKS: dict[str, type[FaithfulCodebook] | type[RobustCodebook]] = {
+CODEBOOKS: dict[str, type[FaithfulCodebook] | type[RobustCodebook] | type[FrozenCodebook]] = {
     "faithful": FaithfulCodebook,
+    "frozen": FrozenCodebook,
     "robust": RobustCodebook,
 }
 
@@ -42,9 +45,9 @@ class VectorQuantizerConfig(Configuration):
     num_codes: int = Field(default=512, ge=2)
     code_dim: int = Field(default=64, ge=1)
     commitment_weight: float = Field(default=0.25, ge=0)
-    codebook: Annotated[RobustCodebookConfig | FaithfulCodebookConfig, Field(discriminator="mode")] = (
-        RobustCodebookConfig()
-    )
+    codebook: Annotated[
+        RobustCodebookConfig | FaithfulCodebookConfig | FrozenCodebookConfig, Field(discriminator="mode")
+    ] = RobustCodebookConfig()
 
     @classmethod
     def tiny(cls) -> VectorQuantizerConfig:

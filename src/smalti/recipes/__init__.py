@@ -7,6 +7,7 @@ from collections.abc import Callable
 from smalti.interfaces import InputError
 from smalti.recipes import images, speech
 from smalti.recipes.recipe import (
+    Pretraining,
     PriorRecipe,
     Recipe,
     build_modality,
@@ -24,10 +25,12 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "cifar10": images.cifar10,
     "imagenet128": images.imagenet128,
     "digits": speech.digits,
+    "units": speech.units,
 }
 
 __all__ = [
     "RECIPES",
+    "Pretraining",
     "PriorRecipe",
     "Recipe",
     "build_modality",

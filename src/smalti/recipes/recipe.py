@@ -25,6 +25,7 @@ from smalti.interfaces import (
 from smalti.modalities.audio import AudioConfig, AudioModality
 from smalti.modalities.image import ImageConfig, ImageModality
 from smalti.modalities.spectrogram import LogMelConfig, LogMelModality
+from smalti.models.masked import MaskedPredictionConfig
 from smalti.models.vae import VAE, VAEConfig
 from smalti.models.vimco import VIMCO, VIMCOConfig
 from smalti.models.vqvae import VQVAE, VQVAEConfig
@@ -83,6 +84,13 @@ class PriorRecipe(Configuration):
     training: TrainingConfig = TrainingConfig()
 
 
+class Pretraining(Configuration):
+    """A stage before the autoencoder: its encoder learns by masked prediction, and is then frozen."""
+
+    task: MaskedPredictionConfig = MaskedPredictionConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
 class Recipe(Configuration):
     """A complete experiment; the whole of it is saved with its run.
 
@@ -93,6 +101,7 @@ class Recipe(Configuration):
         class_names: names to show in place of those of the source.
         model: what is trained: a VQ-VAE, or one that it is compared with.
         training: of the autoencoder.
+        pretraining: of its encoder, where that is trained before.
         prior: the second stage.
     """
 
@@ -102,6 +111,7 @@ class Recipe(Configuration):
     class_names: dict[str, str] = Field(default_factory=dict)
     model: ModelConfig = VQVAEConfig()
     training: TrainingConfig = TrainingConfig()
+    pretraining: Pretraining | None = None
     prior: PriorRecipe = PriorRecipe()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from smalti.interfaces import InputError
-from smalti.recipes import PriorRecipe, Recipe, differences, parse
+from smalti.recipes import Pretraining, PriorRecipe, Recipe, differences, parse
 from smalti.training.checkpoints import RunDirectory
 from smalti.training.loop import TrainingConfig
 from smalti.verbs.console import note
@@ -25,7 +25,7 @@ CURVES = {
 }
 
 
-def check_target(run: RunDirectory, recipe: Recipe | PriorRecipe) -> None:
+def check_target(run: RunDirectory, recipe: Recipe | PriorRecipe | Pretraining) -> None:
     """Refuse to mix two runs, or a run and other files."""
     if not run.exists:
         taken = [path.name for path in run.path.iterdir()] if run.path.is_dir() else []

@@ -25,6 +25,7 @@ from smalti.training.engine import Engine
 from smalti.training.loop import fit
 from smalti.verbs.console import counting, note, watching
 from smalti.verbs.data import open_data, open_loader, prepare, training_split
+from smalti.verbs.pretrain import pretrain
 from smalti.verbs.provenance import commit, described, device
 from smalti.verbs.runs import CURVES, DATA_DIRECTORY, check_data, check_start, check_target, say_what
 
@@ -107,6 +108,13 @@ def train_recipe(
         if isinstance(model, Autoencoder)
         else []
     )
+
+    if recipe.pretraining is not None:
+        if not isinstance(items.training, CropLoader):
+            raise InputError(
+                "expected sounds to pretrain on, received items of one size: leave pretraining out"
+            )
+        pretrain(recipe.pretraining, model, items.training, modality, run, engine, quiet)
 
     def validate(candidate: LatentVariableModel) -> dict[str, float]:
         result = evaluate(candidate, priors, items.watched(), draws=1)

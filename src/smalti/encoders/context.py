@@ -1,0 +1,190 @@
+"""An encoder of log-mel frames that sees what is around them, and is trained before the codebook.
+
+Its network first learns to predict the cluster of hidden stretches of speech from what surrounds them
+(`models/masked.py`); one of its layers, projected, smoothed and frozen, gives the latents. The idea is that
+of HuBERT (Hsu et al. 2021, arXiv 2106.07447), at the size of an hour of speech.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from smalti.encoders.conv import fitting_grid
+from smalti.interfaces import Configuration, Encoder, SignalSpec
+
+QUIET, LOUD = 0.05, 0.95
+"""Quantiles of an utterance's energy that stand for its silence and its speech."""
+SPEECH_FROM = 0.35
+"""Share of the way from the one to the other above which a frame counts as speech."""
+
+
+class ContextEncoderConfig(Configuration):
+    """Size of the network, and which of its layers becomes the latents.
+
+    Attributes:
+        channels: width.
+        strides: of the convolutions that come first; frames a code are their product.
+        dilations: of the residual blocks, a block each.
+        layer: the block whose output is taken, counted from 1.
+        smoothing: share of each neighbour in the average over three codes that latents are.
+        dropout: of each block, in training of the network.
+    """
+
+    kind: Literal["context"] = "context"
+    channels: int = Field(default=192, ge=1)
+    strides: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(2, 2), min_length=1)
+    dilations: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 1, 2, 2, 3, 3), min_length=1)
+    layer: int = Field(default=6, ge=1)
+    smoothing: float = Field(default=0.25, ge=0, le=0.5)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _has_layer(self) -> ContextEncoderConfig:
+        if self.layer > len(self.dilations):
+            raise ValueError(
+                f"expected a layer from 1 to {len(self.dilations)}, the number of dilations, received "
+                f"{self.layer}; take an earlier one or add dilations"
+            )
+        return self
+
+    @classmethod
+    def tiny(cls) -> ContextEncoderConfig:
+        """The smallest that still has every part."""
+        return cls(channels=8, dilations=(1, 2), layer=2)
+
+
+class _Block(nn.Module):
+    """x + conv1(GELU(conv3(GELU(norm(x)))))."""
+
+    def __init__(self, channels: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.GroupNorm(1, channels),
+            nn.GELU(),
+            nn.Conv1d(channels, channels, 3, padding=dilation, dilation=dilation),
+            nn.GELU(),
+            nn.Conv1d(channels, channels, 1),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, x: Float[Tensor, "b c n"]) -> Float[Tensor, "b c n"]:
+        return x + self.layers(x)
+
+
+@final
+class ContextNetwork(nn.Module):
+    """Strided convolutions over frames, then residual blocks over codes' places.
+
+    Args:
+        config: sizes.
+        num_mels: bands of a frame.
+    """
+
+    def __init__(self, config: ContextEncoderConfig, num_mels: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = num_mels
+        for stride in config.strides:
+            layers += [
+                nn.Conv1d(width, config.channels, 2 * stride, stride, (stride + 1) // 2),
+                nn.GELU(),
+            ]
+            width = config.channels
+        self.first = nn.Sequential(*layers)
+        self.hidden = nn.Parameter(torch.zeros(config.channels))
+        """What stands in a place that is hidden."""
+        self.blocks = nn.ModuleList(
+            _Block(config.channels, dilation, config.dropout) for dilation in config.dilations
+        )
+        self.norm = nn.GroupNorm(1, config.channels)
+        self._stride = torch.Size(config.strides).numel()
+
+    def forward(
+        self,
+        frames: Float[Tensor, "b m t"],
+        hidden: Bool[Tensor, "b n"] | None = None,
+        layers: int | None = None,
+    ) -> Float[Tensor, "b c n"]:
+        """The output of the last block, normalised, or that of block `layers` as it is.
+
+        Args:
+            frames: normalised log-mels, as many as make whole codes.
+            hidden: places that are not to be seen.
+            layers: how many blocks to go through; None for all.
+        """
+        x = self.first(frames)[..., : frames.shape[2] // self._stride]
+        if hidden is not None:
+            x = torch.where(hidden.unsqueeze(1), self.hidden.view(1, -1, 1), x)
+        for block in self.blocks[:layers]:
+            x = block(x)
+        return F.gelu(self.norm(x)) if layers is None else x
+
+
+@final
+class ContextEncoder(Encoder):
+    """A frozen `ContextNetwork` up to one layer, smoothed in time and projected to the latents.
+
+    Args:
+        config: sizes.
+        signal: log-mels: bands as channels, frames as the one axis.
+        dim: channels of the latents.
+    """
+
+    mean: Tensor
+    """Of the layer's output over speech, `(C,)`."""
+    projection: Tensor
+    """From the layer's output to latents, `(C, D)`."""
+
+    def __init__(self, config: ContextEncoderConfig, signal: SignalSpec, dim: int) -> None:
+        super().__init__()
+        self.config, self.strides = config, config.strides
+        self.network = ContextNetwork(config, signal.channels).requires_grad_(False)
+        self.register_buffer("mean", torch.zeros(config.channels))
+        self.register_buffer("projection", torch.randn(config.channels, dim) / config.channels**0.5)
+
+    def train(self, mode: bool = True) -> ContextEncoder:
+        """Stays in evaluation mode: it was trained before."""
+        del mode
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, signal: Float[Tensor, "b m t"]) -> Float[Tensor, "b d n"]:
+        """Latents of log-mels."""
+        features = self.features(signal) - self.mean.view(1, -1, 1)
+        return torch.einsum("bcn,cd->bdn", features, self.projection)
+
+    @torch.no_grad()
+    def features(self, signal: Float[Tensor, "b m t"]) -> Float[Tensor, "b c n"]:
+        """The layer's output, smoothed."""
+        x = self.network(normalised(signal), layers=self.config.layer)
+        share = self.config.smoothing
+        if share and x.shape[2] > 1:
+            padded = F.pad(x, (1, 1), mode="replicate")
+            x = (1 - 2 * share) * x + share * (padded[..., :-2] + padded[..., 2:])
+        return x
+
+    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
+        return fitting_grid(size, self.strides)
+
+
+def is_speech(signal: Float[Tensor, "b m t"]) -> Bool[Tensor, "b t"]:
+    """Whether each frame of a log-mel spectrogram is loud enough to be speech, by its utterance's measure."""
+    energy = signal.mean(1)
+    quiet, loud = torch.quantile(energy, torch.tensor([QUIET, LOUD], device=energy.device), 1)
+    return energy > (quiet + SPEECH_FROM * (loud - quiet)).unsqueeze(1)
+
+
+def normalised(signal: Float[Tensor, "b m t"]) -> Float[Tensor, "b m t"]:
+    """Each band without the mean, and over the deviation, that it has in the speech of its utterance."""
+    weight = is_speech(signal).to(signal).unsqueeze(1) + 1e-6  # an utterance may have none
+    weight = weight / weight.sum(2, keepdim=True)
+    mean = (signal * weight).sum(2, keepdim=True)
+    variance = ((signal - mean).square() * weight).sum(2, keepdim=True)
+    return (signal - mean) / (variance + 1e-6).sqrt()
