@@ -28,6 +28,9 @@ Split = Annotated[str | None, typer.Option("--split", help="Which split of the s
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings of the recipe to change.")
 ]
+DecoderTemperature = Annotated[
+    float, typer.Option("--temperature", min=0, help="Where decoding draws: below 1 has less noise.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
 
@@ -102,6 +105,7 @@ def decode(
         str | None, typer.Option("--class", metavar="NAME", help="The class or speaker to decode as.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the draws, where decoding draws.")] = 0,
+    temperature: DecoderTemperature = 1.0,
     quiet: Quiet = False,
 ) -> None:
     """Turn codes back into pictures or sounds.
@@ -110,7 +114,7 @@ def decode(
     """
     from smalti.verbs.codes import decode as verb
 
-    verb(run, codes, out, quiet, class_name, seed)
+    verb(run, codes, out, quiet, class_name, seed, temperature)
 
 
 @app.command()
@@ -169,6 +173,7 @@ def convert(
     speaker: Annotated[str, typer.Option("--speaker", metavar="NAME", help="Whose voice is wanted.")],
     out: Annotated[Path, typer.Option("--out", metavar="OUT", help="The WAV or FLAC file to write.")],
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the draws.")] = 0,
+    temperature: DecoderTemperature = 1.0,
     quiet: Quiet = False,
 ) -> None:
     """Say what a recording says in the voice of another speaker of the training data.
@@ -177,7 +182,7 @@ def convert(
     """
     from smalti.verbs.convert import convert as verb
 
-    verb(run, file, speaker, out, quiet, seed)
+    verb(run, file, speaker, out, quiet, seed, temperature)
 
 
 @app.command()
@@ -232,7 +237,7 @@ def evaluate(
 
 @app.command()
 def reproduce(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="fashion-mnist or cifar10.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="fashion-mnist, cifar10, speech or phonemes.")],
     data: Annotated[
         str | None,
         typer.Option("--data", metavar="SOURCE", help=DATA_HELP + " Default: the whole, from the Hub."),
@@ -252,12 +257,20 @@ def reproduce(
     only: Annotated[
         str | None, typer.Option("--only", metavar="MODEL", help="One of the models; run others elsewhere.")
     ] = None,
+    alignments: Annotated[
+        Path | None, typer.Option("--alignments", metavar="TSV", help="Phones in time, for phonemes.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train the models of an experiment of the paper, and print its table beside the paper's figures.
 
     Example: `smalti reproduce fashion-mnist --data fashion-mnist --seeds 3 --out runs/table`
     """
+    if name in ("speech", "phonemes"):
+        from smalti.verbs.reproduce_speech import reproduce_speech
+
+        reproduce_speech(name, data, out, budget, seeds, alignments, quiet)
+        return
     from smalti.verbs.reproduce import reproduce as verb
 
     verb(name, data, out, part, budget, seeds, pretrain, only, quiet)

@@ -294,7 +294,10 @@ class Likelihood(ABC):
         """ln p of each element, nats."""
 
     @abstractmethod
-    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c *size"]: ...
+    def sample(
+        self, generator: torch.Generator | None = None, temperature: float = 1.0
+    ) -> Float[Tensor, "b c *size"]:
+        """A draw; a temperature below 1 keeps it nearer to what is most probable, 0 takes just that."""
 
     @abstractmethod
     def mean(self) -> Float[Tensor, "b c *size"]: ...
@@ -303,9 +306,11 @@ class Likelihood(ABC):
         """`mean`, or None where it is not known."""
         return self.mean() if self.has_mean else None
 
-    def mean_or_draw(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c *size"]:
+    def mean_or_draw(
+        self, generator: torch.Generator | None = None, temperature: float = 1.0
+    ) -> Float[Tensor, "b c *size"]:
         """`mean`, or a draw where it is not known."""
-        return self.mean() if self.has_mean else self.sample(generator)
+        return self.mean() if self.has_mean else self.sample(generator, temperature)
 
 
 class LikelihoodFamily(nn.Module, ABC):
@@ -507,9 +512,10 @@ class Autoencoder(LatentVariableModel):
         codes: Int64[Tensor, "b g *grid"],
         conditions: Conditions | None = None,
         generator: torch.Generator | None = None,
+        temperature: float = 1.0,
     ) -> Float[Tensor, "b c *size"]:
         """The mean of p(x | codes), in the signal's model range; a draw where it has no known mean."""
-        return self.likelihood(codes, conditions).mean_or_draw(generator)
+        return self.likelihood(codes, conditions).mean_or_draw(generator, temperature)
 
     def reconstruct(
         self,

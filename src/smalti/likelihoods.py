@@ -80,10 +80,12 @@ class Gaussian(Likelihood):
         difference = (_log_normal_cdf(a) - log_cdf_b).clamp_max(-1e-7)
         return log_cdf_b + torch.log(-torch.expm1(difference))
 
-    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c *size"]:
+    def sample(
+        self, generator: torch.Generator | None = None, temperature: float = 1.0
+    ) -> Float[Tensor, "b c *size"]:
         """A draw, rounded to its level."""
         noise = torch.randn(self._mean.shape, generator=generator, device=self._mean.device)
-        value = self._mean + noise * torch.exp(self._log_scale)
+        value = self._mean + temperature * noise * torch.exp(self._log_scale)
         return from_levels(to_levels(value.clamp(-1, 1), self._levels), self._levels)
 
     def mean(self) -> Float[Tensor, "b c *size"]:
@@ -138,15 +140,16 @@ class LogisticMixture(Likelihood):
         log_mass = F.logsigmoid(b) + F.logsigmoid(-a) + torch.log(-torch.expm1((a - b).clamp_max(-1e-7)))
         return torch.logsumexp(F.log_softmax(self._logits, 2) + log_mass, 2)
 
-    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c *size"]:
+    def sample(
+        self, generator: torch.Generator | None = None, temperature: float = 1.0
+    ) -> Float[Tensor, "b c *size"]:
         """A draw: a component (Gumbel-max), then its logistic, rounded to its level."""
         uniform = torch.rand(self._logits.shape, generator=generator, device=self._logits.device)
-        component = (self._logits - torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))).argmax(
-            2, keepdim=True
-        )
+        noise = -torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))
+        component = (self._logits + temperature * noise).argmax(2, keepdim=True)
         mean, log_scale = self._means.gather(2, component), self._log_scales.gather(2, component)
         uniform = torch.rand(mean.shape, generator=generator, device=mean.device).clamp(1e-6, 1 - 1e-6)
-        value = (mean + torch.exp(log_scale) * torch.logit(uniform)).squeeze(2)
+        value = (mean + temperature * torch.exp(log_scale) * torch.logit(uniform)).squeeze(2)
         return from_levels(to_levels(value.clamp(-1, 1), self._levels), self._levels)
 
     def mean(self) -> Float[Tensor, "b c *size"]:
@@ -240,10 +243,13 @@ class Categorical(Likelihood):
         levels = to_levels(signal, self._logits.shape[2])
         return cast("Tensor", _LogSoftmaxOf.apply(self._logits, levels))
 
-    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c *size"]:
+    def sample(
+        self, generator: torch.Generator | None = None, temperature: float = 1.0
+    ) -> Float[Tensor, "b c *size"]:
         """A draw of each element's level (Gumbel-max)."""
         uniform = torch.rand(self._logits.shape, generator=generator, device=self._logits.device)
-        level = (self._logits - torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))).argmax(2)
+        noise = -torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))
+        level = (self._logits + temperature * noise).argmax(2)
         return from_levels(level, self._logits.shape[2])
 
     def mean(self) -> Float[Tensor, "b c *size"]:

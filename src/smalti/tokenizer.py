@@ -123,6 +123,7 @@ class Tokenizer:
         batch_size: int = 64,
         class_name: str | None = None,
         seed: int | None = 0,
+        temperature: float = 1.0,
     ) -> Any:
         """Pictures (uint8) or sounds (amplitudes in [-1, 1]) of codes.
 
@@ -131,6 +132,7 @@ class Tokenizer:
             batch_size: items at a time; it is part of what a seed draws.
             class_name: a class (speaker) that the decoder is told, where it takes one.
             seed: of the draws of an autoregressive decoder; None draws differently each time.
+            temperature: of those draws.
 
         Returns:
             A tensor for a tensor, a list for a list.
@@ -139,9 +141,9 @@ class Tokenizer:
             InputError: for codes out of range or of another shape, or a class that there is not.
         """
         if isinstance(codes, list):
-            decoded = [self.decode_signals(one, batch_size, class_name, seed) for one in codes]
+            decoded = [self.decode_signals(one, batch_size, class_name, seed, temperature) for one in codes]
             return [self.modality.render(signal) for signal in decoded]
-        return self.modality.render(self.decode_signals(codes, batch_size, class_name, seed))
+        return self.modality.render(self.decode_signals(codes, batch_size, class_name, seed, temperature))
 
     @torch.no_grad()
     def decode_signals(
@@ -150,6 +152,7 @@ class Tokenizer:
         batch_size: int = 64,
         class_name: str | None = None,
         seed: int | None = 0,
+        temperature: float = 1.0,
     ) -> Float[Tensor, "b c *size"]:
         """`decode`, in the model's range."""
         fixed = self.stored_code_shape[:-1] if self.modality.is_ragged else self.code_shape
@@ -164,7 +167,9 @@ class Tokenizer:
         parts = []
         for part in codes.split(batch_size):
             labels = torch.full((len(part),), label, device=self.device) if self.classes else None
-            decoded = self.autoencoder.decode(part.to(self.device), Conditions(labels), generator)
+            decoded = self.autoencoder.decode(
+                part.to(self.device), Conditions(labels), generator, temperature
+            )
             parts.append(decoded.cpu())
         return torch.cat(parts)
 

@@ -111,13 +111,25 @@ class AutoregressiveLikelihood(Likelihood):
         outputs = self._network(to_levels(signal, self._levels), self._conditions)
         return self._family(outputs.squeeze(1).movedim(2, 1)).log_prob(signal)
 
-    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c t"]:
+    def sample(
+        self, generator: torch.Generator | None = None, temperature: float = 1.0
+    ) -> Float[Tensor, "b c t"]:
         """A draw, sample after sample, from the cached step."""
         local = self._conditions.local
         assert local is not None
-        draw = None if self._network.gives_logits else self._draw
+
+        def draw(outputs: Float[Tensor, "b p"], generator: torch.Generator | None) -> Tensor:
+            drawn = self._family(outputs.unsqueeze(2)).sample(generator, temperature)
+            return to_levels(drawn, self._levels).flatten()
+
         levels = sample(
-            self._network, len(local), (self._length,), self._conditions, generator=generator, draw=draw
+            self._network,
+            len(local),
+            (self._length,),
+            self._conditions,
+            temperature,
+            generator=generator,
+            draw=None if self._network.gives_logits else draw,
         )
         return from_levels(levels, self._levels)
 
@@ -128,9 +140,6 @@ class AutoregressiveLikelihood(Likelihood):
             RuntimeError: always; `has_mean` says so beforehand.
         """
         raise RuntimeError("an autoregressive likelihood has no mean in closed form: draw with sample")
-
-    def _draw(self, outputs: Float[Tensor, "b p"], generator: torch.Generator | None) -> Tensor:
-        return to_levels(self._family(outputs.unsqueeze(2)).sample(generator), self._levels).flatten()
 
 
 @final

@@ -24,7 +24,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "fashion-mnist": images.fashion_mnist,
     "cifar10": images.cifar10,
     "imagenet128": images.imagenet128,
+    "voices": speech.voices,
     "digits": speech.digits,
+    "vctk": speech.vctk,
+    "librispeech": speech.librispeech,
     "units": speech.units,
 }
 

@@ -79,6 +79,7 @@ def decode(
     quiet: bool = False,
     class_name: str | None = None,
     seed: int = 0,
+    temperature: float = 1.0,
 ) -> int:
     """Decode a file of codes, or a directory of compact ones, into files of the same names; their number.
 
@@ -89,6 +90,7 @@ def decode(
         quiet: show no progress.
         class_name: a class (speaker) that the decoder is told.
         seed: of the draws of an autoregressive decoder.
+        temperature: of those draws.
 
     Raises:
         InputError: for codes of another model, out of range or of the wrong shape, or when a file of one of
@@ -100,7 +102,9 @@ def decode(
     targets = _free_targets(out, (one.name for one in _read(codes, tokenizer)), ending)
     with counting("Decoding", quiet) as count:
         for done, (target, one) in enumerate(zip(targets, _read(codes, tokenizer), strict=True), 1):
-            signal = tokenizer.decode_signals(one.codes, class_name=class_name, seed=seed)
+            signal = tokenizer.decode_signals(
+                one.codes, class_name=class_name, seed=seed, temperature=temperature
+            )
             _save(tokenizer, signal[..., : one.length], target)
             count(done, len(targets))
     note(f"{len(targets)} {tokenizer.modality.noun} are in {out}.", quiet)
@@ -131,12 +135,17 @@ def reconstruct(run: str, files: Sequence[Path], out: Path, quiet: bool = False)
 
 
 def through_codes(
-    tokenizer: Tokenizer, signal: Tensor, class_name: str | None = None, seed: int = 0
+    tokenizer: Tokenizer,
+    signal: Tensor,
+    class_name: str | None = None,
+    seed: int = 0,
+    temperature: float = 1.0,
 ) -> Tensor:
     """A model's signal `(1, C, *size)`, encoded and decoded, in its own length."""
     with torch.no_grad():
         codes = tokenizer.autoencoder.encode(tokenizer.padded(signal).to(tokenizer.device)).cpu()
-    return tokenizer.decode_signals(codes, class_name=class_name, seed=seed)[..., : signal.shape[-1]]
+    decoded = tokenizer.decode_signals(codes, class_name=class_name, seed=seed, temperature=temperature)
+    return decoded[..., : signal.shape[-1]]
 
 
 def read_files(tokenizer: Tokenizer, files: Sequence[Path]) -> tuple[list[str], list[Tensor]]:

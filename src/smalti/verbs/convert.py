@@ -10,7 +10,15 @@ from smalti.verbs.codes import read_files, through_codes
 from smalti.verbs.console import counting, note
 
 
-def convert(run: str, file: Path, speaker: str, out: Path, quiet: bool = False, seed: int = 0) -> Path:
+def convert(
+    run: str,
+    file: Path,
+    speaker: str,
+    out: Path,
+    quiet: bool = False,
+    seed: int = 0,
+    temperature: float = 1.0,
+) -> Path:
     """Encode a recording, and decode it with another speaker's label (van den Oord et al. 2017, section 4.3).
 
     Args:
@@ -20,6 +28,7 @@ def convert(run: str, file: Path, speaker: str, out: Path, quiet: bool = False, 
         out: the file to write, WAV or FLAC by its ending.
         quiet: show no progress.
         seed: of the draws of the decoder.
+        temperature: of those draws.
 
     Raises:
         InputError: for a run over something else than sounds, an unknown speaker, or a file that cannot be
@@ -37,7 +46,7 @@ def convert(run: str, file: Path, speaker: str, out: Path, quiet: bool = False, 
         raise InputError(f"{out} exists already: choose another --out")
     _, signals = read_files(tokenizer, [file])
     with counting("Converting", quiet) as count:
-        converted = through_codes(tokenizer, signals[0], speaker, seed)
+        converted = through_codes(tokenizer, signals[0], speaker, seed, temperature)
         count(1, 1)
     out.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.modality.save(converted, out)

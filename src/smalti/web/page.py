@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import wave
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
@@ -41,3 +43,15 @@ def inline(picture: Path | Image.Image) -> str:
         picture.save(buffer, format="PNG", optimize=True)
         data = buffer.getvalue()
     return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+
+
+def sound(waveform: np.ndarray, sample_rate_hz: int) -> str:
+    """A waveform in [-1, 1], `(T,)`, as the data address of a 16-bit WAV file."""
+    levels = (np.clip(waveform, -1, 1) * 32767).round().astype("<i2")
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate_hz)
+        file.writeframes(levels.tobytes())
+    return "data:audio/wav;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
