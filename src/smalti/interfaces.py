@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,24 +64,25 @@ class Conditions:
             item has one.
         local: what is told of each stretch of the input, `(B, P, *coarse)`, where every axis of `coarse`
             divides that of the input: an autoregressive decoder's upsampled latents. None when there is none.
+        voices: what an encoder of speech knows of each item's speaker, `(B, V)`; None where it has to find it
+            in the item itself.
     """
 
     labels: Int64[Tensor, " b"] | None = None
     local: Float[Tensor, "b p *coarse"] | None = None
+    voices: Float[Tensor, "b v"] | None = None
 
     def part(self, first: int) -> Conditions:
         """Those of the items from `first` on."""
-        return Conditions(
-            None if self.labels is None else self.labels[first:],
-            None if self.local is None else self.local[first:],
-        )
+        return self._each(lambda tensor: tensor[first:])
 
     def to(self, device: torch.device) -> Conditions:
         """The same conditions on another device."""
-        return Conditions(
-            None if self.labels is None else self.labels.to(device),
-            None if self.local is None else self.local.to(device),
-        )
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Conditions:
+        given = (self.labels, self.local, self.voices)
+        return Conditions(*(None if tensor is None else change(tensor) for tensor in given))
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,10 @@ class Encoder(nn.Module, ABC):
     """How far each stage downsamples every dimension; their product is the "f" of f4, f8, f16."""
 
     @abstractmethod
-    def forward(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b d *grid"]: ...
+    def forward(
+        self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b d *grid"]:
+        """Latents; most encoders heed no conditions."""
 
     @abstractmethod
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
@@ -487,7 +491,9 @@ class Autoencoder(LatentVariableModel):
         """Grid of the codes of one signal."""
 
     @abstractmethod
-    def encode(self, signal: Float[Tensor, "b c *size"]) -> Int64[Tensor, "b g *grid"]: ...
+    def encode(
+        self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
+    ) -> Int64[Tensor, "b g *grid"]: ...
 
     @abstractmethod
     def likelihood(
@@ -502,10 +508,13 @@ class Autoencoder(LatentVariableModel):
         return None
 
     def draw_codes(
-        self, signal: Float[Tensor, "b c *size"], generator: torch.Generator | None = None
+        self,
+        signal: Float[Tensor, "b c *size"],
+        generator: torch.Generator | None = None,
+        conditions: Conditions | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
         """Codes as the posterior gives them, for a prior to learn from; a deterministic encoder's own."""
-        return self.encode(signal)
+        return self.encode(signal, conditions)
 
     def decode(
         self,
@@ -524,7 +533,7 @@ class Autoencoder(LatentVariableModel):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "b c *size"]:
         """`decode(encode(signal))`."""
-        return self.decode(self.encode(signal), conditions, generator)
+        return self.decode(self.encode(signal, conditions), conditions, generator)
 
     def measure(
         self,
@@ -538,7 +547,7 @@ class Autoencoder(LatentVariableModel):
         For a deterministic encoder the one term of the sum over z is the whole posterior, so this is exactly
         the evidence lower bound (van den Oord et al. 2017, section 3.2), and more draws would change nothing.
         """
-        codes = self.encode(batch.data)
+        codes = self.encode(batch.data, batch.conditions)
         likelihood = self.likelihood(codes, batch.conditions)
         distortion = -summed(likelihood.log_prob(batch.data), batch.lengths)
         labels = self.cost_of_labels(batch.conditions)

@@ -10,7 +10,7 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from smalti.data.store import Store
@@ -74,6 +74,8 @@ class CropLoader:
         self._places = np.cumsum(np.maximum(1, self._lengths - length + 1))
         given = (store.labels if labels is None else labels)[chosen]
         self._labels = torch.from_numpy(given) if (given >= 0).any() else None
+        self.voices: Float[Tensor, "m v"] | None = None
+        """What is known of each item's speaker, to be given with it; see `Conditions.voices`."""
 
     @property
     def steps_per_epoch(self) -> float:
@@ -97,6 +99,14 @@ class CropLoader:
         items = np.searchsorted(self._places, drawn, side="right")
         before = np.where(items > 0, self._places[items - 1], 0)
         return self._crops(items, drawn - before)
+
+    def speakers(self) -> dict[int, list[int]]:
+        """Positions of the items of each label; an item without one is a speaker of its own, below -1."""
+        groups: dict[int, list[int]] = {}
+        for position in range(self.count):
+            label = -1 if self._labels is None else int(self._labels[position])
+            groups.setdefault(label if label >= 0 else -2 - position, []).append(position)
+        return groups
 
     def watch(self, batch_size: int | None = None) -> Iterator[Batch]:
         """The middle crop of each item, in order: what is looked at while training."""
@@ -133,4 +143,5 @@ class CropLoader:
         labels = None if self._labels is None else self._labels[torch.from_numpy(items)].to(self.device)
         is_full = bool((inside == length).all())
         lengths = None if is_full else torch.from_numpy(inside.astype(np.int64)).to(self.device)
-        return Batch(self._to_model(signals), Conditions(labels), lengths)
+        voices = None if self.voices is None else self.voices[torch.from_numpy(items)].to(self.device)
+        return Batch(self._to_model(signals), Conditions(labels, voices=voices), lengths)

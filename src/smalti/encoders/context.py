@@ -17,12 +17,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from smalti.encoders.conv import fitting_grid
-from smalti.interfaces import Configuration, Encoder, SignalSpec
-
-QUIET, LOUD = 0.05, 0.95
-"""Quantiles of an utterance's energy that stand for its silence and its speech."""
-SPEECH_FROM = 0.35
-"""Share of the way from the one to the other above which a frame counts as speech."""
+from smalti.encoders.voice import VoiceConfig, VoiceFinder
+from smalti.interfaces import Conditions, Configuration, Encoder, SignalSpec
 
 
 class ContextEncoderConfig(Configuration):
@@ -35,6 +31,7 @@ class ContextEncoderConfig(Configuration):
         layer: the block whose output is taken, counted from 1.
         smoothing: share of each neighbour in the average over three codes that latents are.
         dropout: of each block, in training of the network.
+        voice: how what is the speaker's is found and taken away first.
     """
 
     kind: Literal["context"] = "context"
@@ -44,6 +41,7 @@ class ContextEncoderConfig(Configuration):
     layer: int = Field(default=6, ge=1)
     smoothing: float = Field(default=0.25, ge=0, le=0.5)
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    voice: VoiceConfig = VoiceConfig()
 
     @model_validator(mode="after")
     def _has_layer(self) -> ContextEncoderConfig:
@@ -57,7 +55,7 @@ class ContextEncoderConfig(Configuration):
     @classmethod
     def tiny(cls) -> ContextEncoderConfig:
         """The smallest that still has every part."""
-        return cls(channels=8, dilations=(1, 2), layer=2)
+        return cls(channels=8, dilations=(1, 2), layer=2, voice=VoiceConfig.tiny())
 
 
 class _Block(nn.Module):
@@ -145,6 +143,7 @@ class ContextEncoder(Encoder):
     def __init__(self, config: ContextEncoderConfig, signal: SignalSpec, dim: int) -> None:
         super().__init__()
         self.config, self.strides = config, config.strides
+        self.voice = VoiceFinder(config.voice, signal.channels, torch.Size(config.strides).numel())
         self.network = ContextNetwork(config, signal.channels).requires_grad_(False)
         self.register_buffer("mean", torch.zeros(config.channels))
         self.register_buffer("projection", torch.randn(config.channels, dim) / config.channels**0.5)
@@ -155,15 +154,22 @@ class ContextEncoder(Encoder):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, signal: Float[Tensor, "b m t"]) -> Float[Tensor, "b d n"]:
-        """Latents of log-mels."""
-        features = self.features(signal) - self.mean.view(1, -1, 1)
+    def forward(
+        self, signal: Float[Tensor, "b m t"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b d n"]:
+        """Latents of log-mels; a voice that is not among the conditions is found in the item itself."""
+        features = self.features(signal, conditions) - self.mean.view(1, -1, 1)
         return torch.einsum("bcn,cd->bdn", features, self.projection)
 
     @torch.no_grad()
-    def features(self, signal: Float[Tensor, "b m t"]) -> Float[Tensor, "b c n"]:
+    def features(
+        self, signal: Float[Tensor, "b m t"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b c n"]:
         """The layer's output, smoothed."""
-        x = self.network(normalised(signal), layers=self.config.layer)
+        voices = conditions.voices if conditions is not None else None
+        if voices is None:
+            voices = self.voice.voices(signal)
+        x = self.network(self.voice.normalised(signal, voices), layers=self.config.layer)
         share = self.config.smoothing
         if share and x.shape[2] > 1:
             padded = F.pad(x, (1, 1), mode="replicate")
@@ -172,19 +178,3 @@ class ContextEncoder(Encoder):
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         return fitting_grid(size, self.strides)
-
-
-def is_speech(signal: Float[Tensor, "b m t"]) -> Bool[Tensor, "b t"]:
-    """Whether each frame of a log-mel spectrogram is loud enough to be speech, by its utterance's measure."""
-    energy = signal.mean(1)
-    quiet, loud = torch.quantile(energy, torch.tensor([QUIET, LOUD], device=energy.device), 1)
-    return energy > (quiet + SPEECH_FROM * (loud - quiet)).unsqueeze(1)
-
-
-def normalised(signal: Float[Tensor, "b m t"]) -> Float[Tensor, "b m t"]:
-    """Each band without the mean, and over the deviation, that it has in the speech of its utterance."""
-    weight = is_speech(signal).to(signal).unsqueeze(1) + 1e-6  # an utterance may have none
-    weight = weight / weight.sum(2, keepdim=True)
-    mean = (signal * weight).sum(2, keepdim=True)
-    variance = ((signal - mean).square() * weight).sum(2, keepdim=True)
-    return (signal - mean) / (variance + 1e-6).sqrt()

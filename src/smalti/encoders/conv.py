@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from smalti.interfaces import Configuration, Encoder, InputError, SignalSpec
+from smalti.interfaces import Conditions, Configuration, Encoder, InputError, SignalSpec
 from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, downsample
 
 
@@ -55,7 +55,9 @@ class ConvEncoder(Encoder):
         layers += [nn.ReLU(), CONVOLUTIONS[signal.ndim](channels, dim, 1)]
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b d *grid"]:
+    def forward(
+        self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b d *grid"]:
         """Latents of a signal; `*grid` is `*size` divided by the product of the strides."""
         return self.layers(signal)
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig, fitting_grid
-from smalti.interfaces import Configuration, Encoder, InputError, SignalSpec
+from smalti.interfaces import Conditions, Configuration, Encoder, InputError, SignalSpec
 from smalti.nn.spectral import LogMel, mu_law_decode
 
 
@@ -78,7 +78,9 @@ class LogMelEncoder(Encoder):
         frames = SignalSpec(config.num_mels, (max(1, signal.size[0] // config.hop),))
         self.network = ConvEncoder(config.network, frames, dim)
 
-    def forward(self, signal: Float[Tensor, "b 1 t"]) -> Float[Tensor, "b d n"]:
+    def forward(
+        self, signal: Float[Tensor, "b 1 t"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b d n"]:
         """Latents of waveforms in the model range."""
         waveform = mu_law_decode(signal) if self.companded else signal
         frames = self.front_end(waveform)

@@ -11,18 +11,16 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from smalti.encoders.context import ContextEncoderConfig, ContextNetwork, is_speech, normalised
+from smalti.encoders.context import ContextEncoderConfig, ContextNetwork
+from smalti.encoders.voice import VoiceFinder, places_of_speech, warped
 from smalti.interfaces import Batch, Configuration, Loss, Trainable
 from smalti.nn.collectives import rank_and_world
 from smalti.quantizers.kmeans import kmeans
 from smalti.quantizers.nearest import nearest_codes
-
-MEL_BREAK = 0.8
-"""Share of the frequencies up to which a warp is linear; above, it bends back to the end of the range."""
 
 
 class MaskedPredictionConfig(Configuration):
@@ -31,8 +29,6 @@ class MaskedPredictionConfig(Configuration):
     Attributes:
         num_clusters: of cepstra.
         clusterings: k-means runs from other beginnings, each predicted by a head of its own.
-        cepstra: coefficients of a frame, the zeroth included; with as many differences in time.
-        window: frames around a place that are clustered together.
         mask_share: places at which a hidden stretch begins.
         mask_length: of a hidden stretch, in places.
         seen_weight: of places that are not hidden, in the loss.
@@ -43,19 +39,17 @@ class MaskedPredictionConfig(Configuration):
 
     num_clusters: int = Field(default=128, ge=2)
     clusterings: int = Field(default=3, ge=1)
-    cepstra: int = Field(default=13, ge=2)
-    window: int = Field(default=8, ge=1)
     mask_share: float = Field(default=0.08, ge=0, lt=1)
     mask_length: int = Field(default=5, ge=1)
     seen_weight: float = Field(default=0.3, ge=0)
     silence_weight: float = Field(default=0.1, ge=0)
-    warp: float = Field(default=0.12, ge=0, lt=0.2)
+    warp: float = Field(default=0.06, ge=0, lt=0.2)
     tilt: float = Field(default=0.3, ge=0)
 
     @classmethod
     def tiny(cls) -> MaskedPredictionConfig:
         """The smallest that still has every part."""
-        return cls(num_clusters=4, clusterings=2, cepstra=3, window=4)
+        return cls(num_clusters=4, clusterings=2)
 
 
 @final
@@ -77,7 +71,8 @@ class MaskedPrediction(Trainable):
         self.stride = math.prod(encoder.strides)
         self.network = ContextNetwork(encoder, num_mels)
         self.heads = nn.Conv1d(encoder.channels, config.clusterings * config.num_clusters, 1)
-        dim = 2 * config.cepstra * config.window
+        self.voice = VoiceFinder(encoder.voice, num_mels, self.stride)
+        dim = self.voice.reference.shape[1]
         self.register_buffer("centres", torch.zeros(config.clusterings, config.num_clusters, dim))
 
     @torch.no_grad()
@@ -86,35 +81,15 @@ class MaskedPrediction(Trainable):
         for index in range(self.config.clusterings):
             self.centres[index] = kmeans(cepstra, self.config.num_clusters, seed + index, iterations=20)
 
-    @torch.no_grad()
-    def cepstra(self, signal: Float[Tensor, "b m t"]) -> tuple[Float[Tensor, "b n d"], Bool[Tensor, "b n"]]:
-        """Cepstra and their differences of the frames around each place, and whether it is speech."""
-        frames = normalised(signal)
-        transform = _cosines(frames.shape[1], self.config.cepstra).to(frames)
-        each = torch.einsum("bmt,mc->bct", frames, transform)
-        speech = is_speech(signal)
-        # A coefficient counts by how much it varies in speech.
-        weight = speech.to(each).unsqueeze(1) + 1e-6
-        scale = ((each.square() * weight).sum((0, 2)) / weight.sum((0, 2))).sqrt().view(1, -1, 1)
-        each = each / scale
-        padded = F.pad(each, (2, 2), mode="replicate")
-        slope = (2 * (padded[..., 4:] - padded[..., :-4]) + padded[..., 3:-1] - padded[..., 1:-3]) / 10
-        both = torch.cat([each, 3 * slope], 1)
-        num = signal.shape[2] // self.stride
-        before = (self.config.window - self.stride) // 2
-        after = self.config.window - self.stride - before
-        both = F.pad(both, (max(0, before), max(0, after)), mode="replicate")
-        windows = both.unfold(2, self.config.window, self.stride)[:, :, :num]
-        share = F.avg_pool1d(speech.to(each).unsqueeze(1), self.stride).squeeze(1)
-        return windows.permute(0, 2, 1, 3).flatten(2), share[:, :num] > 0.5
-
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy of the clusters, mostly of hidden places, nats."""
         signal = batch.data
-        cepstra, speech = self.cepstra(signal)
-        flat = cepstra.flatten(0, 1)
+        voices = batch.conditions.voices
+        clean = self.voice.normalised(signal, self.voice.voices(signal) if voices is None else voices)
+        speech = places_of_speech(signal, self.stride)
+        flat = self.voice.cepstra(clean).flatten(0, 1)
         targets = torch.stack([nearest_codes(flat, centres) for centres in self.centres], 1)
-        hidden, frames = self._disturbed(normalised(signal), speech.shape[1])
+        hidden, frames = self._disturbed(clean, speech.shape[1])
         logits = self.heads(self.network(frames, hidden if self.training else None))
         logits = logits.unflatten(1, (self.config.clusterings, -1)).permute(0, 3, 1, 2)
         nats = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none")
@@ -140,34 +115,3 @@ class MaskedPrediction(Trainable):
         curves = torch.randn(world, batch_size, 1, 6, device=device)[rank]
         tilt = F.interpolate(curves, num_mels, mode="linear").transpose(1, 2)
         return hidden, warped(frames, factors) + self.config.tilt * tilt
-
-
-def warped(frames: Float[Tensor, "b m t"], factors: Float[Tensor, " b"]) -> Float[Tensor, "b m t"]:
-    """Spectra whose frequencies are multiplied by a factor for each item, read off a mel axis.
-
-    Vocal tract length perturbation (Jaitly & Hinton 2013): piecewise linear in Hz, so that the range's end
-    stays where it is. The bands are taken as even in mel from 0 to the end of the range.
-    """
-    num_mels = frames.shape[1]
-    place = torch.arange(1, num_mels + 1, device=frames.device) / (num_mels + 1)
-    octaves = math.log10(1 + 8000 / 700)
-    hz = 700 * (10 ** (place * octaves) - 1)
-    end = hz[-1]
-    bend = end * MEL_BREAK
-    factor = factors.unsqueeze(1)
-    above = end - (end - hz) * (end - factor * bend) / (end - bend)
-    moved = torch.where(hz < bend, hz * factor, above)
-    at = (torch.log10(moved / 700 + 1) / octaves * (num_mels + 1) - 1).clamp(0, num_mels - 1.001)
-    low = at.floor().long()
-    share = (at - low).unsqueeze(2)
-
-    def band(index: Int64[Tensor, "b m"]) -> Float[Tensor, "b m t"]:
-        return frames.gather(1, index.unsqueeze(2).expand_as(frames))
-
-    return band(low) * (1 - share) + band(low + 1) * share
-
-
-def _cosines(num_mels: int, num: int) -> Float[Tensor, "m c"]:
-    """The first columns of the cosine transform over the bands."""
-    bands = (torch.arange(num_mels) + 0.5) * math.pi / num_mels
-    return torch.cos(bands.unsqueeze(1) * torch.arange(num)) * math.sqrt(2 / num_mels)

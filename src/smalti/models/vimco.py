@@ -137,13 +137,18 @@ class VIMCO(Autoencoder):
         return Loss(total=total, terms=terms)
 
     @torch.no_grad()
-    def encode(self, signal: Float[Tensor, "b c *size"]) -> Int64[Tensor, "b g *grid"]:
+    def encode(
+        self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
+    ) -> Int64[Tensor, "b g *grid"]:
         """The most probable codes of signals in [-1, 1]."""
         return self.log_posterior(signal).argmax(-1)
 
     @torch.no_grad()
     def draw_codes(
-        self, signal: Float[Tensor, "b c *size"], generator: torch.Generator | None = None
+        self,
+        signal: Float[Tensor, "b c *size"],
+        generator: torch.Generator | None = None,
+        conditions: Conditions | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
         """One draw of the posterior for each signal."""
         return _draw(self.log_posterior(signal), 1, generator)[0]

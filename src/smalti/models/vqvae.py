@@ -93,7 +93,7 @@ class VQVAE(Autoencoder):
 
     def loss(self, batch: Batch) -> Loss:
         """The paper's three terms; also reported: the distortion in bits/dim."""
-        quantized = self.quantizer(self.encoder(batch.data))
+        quantized = self.quantizer(self.encoder(batch.data, batch.conditions))
         latents = self._regularised(quantized.latents) if self.training else quantized.latents
         log_prob = self._decoded(latents, batch.conditions).log_prob(batch.data)
         distortion = -log_prob.mean()
@@ -101,9 +101,11 @@ class VQVAE(Autoencoder):
         return Loss(total=distortion + quantized.loss, terms=terms)
 
     @torch.no_grad()
-    def encode(self, signal: Float[Tensor, "b c *size"]) -> Int64[Tensor, "b g *grid"]:
+    def encode(
+        self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
+    ) -> Int64[Tensor, "b g *grid"]:
         """Codes of signals in [-1, 1]."""
-        return self.quantizer.encode(self.encoder(signal))
+        return self.quantizer.encode(self.encoder(signal, conditions))
 
     @torch.no_grad()
     def neighbours(self, signal: Float[Tensor, "b c *size"], num: int) -> Int64[Tensor, "num b g *grid"]:

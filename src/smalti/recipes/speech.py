@@ -122,7 +122,7 @@ def units() -> Recipe:
             )
         ),
         training=TrainingConfig(
-            steps=1000,
+            steps=800,
             batch_size=16,
             learning_rate=1e-3,
             warmup_steps=50,
@@ -140,10 +140,10 @@ def units() -> Recipe:
                 head_channels=192,
                 layers=5,
                 stacks=2,
-                dropout=0.1,
+                dropout=0.2,
             ),
             training=TrainingConfig(
-                steps=3000,
+                steps=800,
                 batch_size=32,
                 learning_rate=1e-3,
                 warmup_steps=50,

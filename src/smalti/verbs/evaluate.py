@@ -24,6 +24,7 @@ from smalti.trained import TrainedModel, prior_directory
 from smalti.training.checkpoints import RunDirectory
 from smalti.verbs.console import counting, note
 from smalti.verbs.data import open_data, open_loader, pick_split, prepare
+from smalti.verbs.voices import tell_voices
 
 RESULTS = "evaluation.json"
 
@@ -68,6 +69,7 @@ def evaluate(
         loader = open_loader(
             store, trained.modality, trained.model, batch_size, trained.device, labels=labels
         )
+        tell_voices(trained.model, loader)
         priors = [p for p in trained.priors.values() if not p.takes_labels or (labels >= 0).any()]
         with counting("Measuring", quiet) as count:
             batches = _counted(loader.sequential(), store.count, count)

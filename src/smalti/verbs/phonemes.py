@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from rich.table import Table
 
 from smalti.data.alignments import Alignments
 from smalti.data.ingest import decode_ahead, readable
-from smalti.data.sources import Item, Source, UnreadableItem
+from smalti.data.sources import Source, UnreadableItem
+from smalti.data.store import Store, smallest_dtype
 from smalti.evaluation.abx import ABX, Token, abx, tokens_of
 from smalti.evaluation.phonemes import UNLABELLED, Windows, cooccurrences, kmeans_codes, phoneme_figures
 from smalti.evaluation.phonemes import protocol as phoneme_protocol
@@ -26,8 +28,9 @@ from smalti.modalities.sounds import read_sound
 from smalti.nn.spectral import LogMel
 from smalti.quantizers.vq import VectorQuantizer
 from smalti.tokenizer import Tokenizer, load
-from smalti.verbs.console import counting, note
-from smalti.verbs.data import open_data, report_skipped
+from smalti.verbs.console import Counter, counting, note
+from smalti.verbs.data import open_data, open_loader, report_skipped
+from smalti.verbs.voices import tell_voices
 
 RESULTS = "phonemes.json"
 SILENCE = ("SIL", "SP", "SPN", "NSN", "sil", "sp", "spn", "nsn", "h#", "pau", "")
@@ -82,10 +85,9 @@ def phonemes(
     skipped: list[dict[str, str]] = []
     fitted, scored = _divided(source, split)
     with counting("Encoding", quiet) as count:
-        total = sum(source.count(name) for name in source.splits)
         utterances = {
-            part: list(_utterances(tokenizer, items, table, seconds, skipped, lambda n: count(n, total)))
-            for part, items in (("train", fitted), ("held_out", scored))
+            part: _utterances(tokenizer, source, split_, kept, table, seconds, skipped, count)
+            for part, (split_, kept) in (("train", fitted), ("held_out", scored))
         }
     report_skipped(skipped)
     shared = _speakers(utterances["train"]) & _speakers(utterances["held_out"])
@@ -146,15 +148,19 @@ def show(report: dict[str, Any]) -> None:
         )
 
 
-def _divided(source: Source, split: str | None) -> tuple[Iterator[Item], Iterator[Item]]:
-    """The items to fit on, and those of other speakers to score on."""
+Kept = Callable[[str | None], bool]
+"""Whether the utterances of a speaker belong to a part."""
+
+
+def _divided(source: Source, split: str | None) -> tuple[tuple[str, Kept], tuple[str, Kept]]:
+    """Split and speakers to fit on, and those to score on."""
     training = next((name for name in ("train", "all") if name in source.splits), source.splits[0])
     others = [name for name in ("test", "validation") if name in source.splits]
     if split is not None and split not in source.splits:
         raise InputError(f"expected one of the splits {', '.join(source.splits)}, received {split!r}")
     held_out = split or next(iter(others), None)
     if held_out is not None:
-        return source.items(training), source.items(held_out)
+        return (training, lambda speaker: True), (held_out, lambda speaker: True)
     speakers = sorted({item.label for item in source.items(training) if item.label is not None})
     if len(speakers) < 2:
         raise InputError(
@@ -162,40 +168,59 @@ def _divided(source: Source, split: str | None) -> tuple[Iterator[Item], Iterato
             "add data.pattern=REGEX with a group `speaker` to training, or a table of utterances"
         )
     chosen = set(speakers[HELD_OUT - 1 :: HELD_OUT] or speakers[-1:])
-    return (
-        (item for item in source.items(training) if item.label not in chosen),
-        (item for item in source.items(training) if item.label in chosen),
-    )
+    return (training, lambda speaker: speaker not in chosen), (training, lambda speaker: speaker in chosen)
 
 
 def _utterances(
     tokenizer: Tokenizer,
-    items: Iterator[Item],
+    source: Source,
+    split: str,
+    kept: Kept,
     table: Alignments,
     seconds: float,
     skipped: list[dict[str, str]],
-    report: Any,
-) -> Iterator[_Utterance]:
-    """The aligned utterances, encoded whole."""
+    report: Counter,
+) -> list[_Utterance]:
+    """The aligned utterances of a part, encoded whole, each with all that is known of its speaker's voice."""
     log_mel = LogMel(CONTROL_RATE_HZ, CONTROL_MELS)
+    modality = tokenizer.modality
+    mels: dict[str, np.ndarray] = {}
 
     def read(content: Any) -> Any:
-        return tokenizer.modality.decode(content), read_sound(content, CONTROL_RATE_HZ)
+        return modality.decode(content), read_sound(content, CONTROL_RATE_HZ)
 
-    for done, (item, result) in enumerate(decode_ahead(items, read), 1):
-        report(done)
-        if isinstance(result, UnreadableItem):
-            skipped.append({"name": readable(item.name), "reason": readable(str(result))})
-            continue
-        if item.name not in table:
-            skipped.append({"name": readable(item.name), "reason": "there is no alignment of it"})
-            continue
-        levels, sound = result
-        signal = tokenizer.modality.to_model(torch.from_numpy(levels)[None])
-        with torch.no_grad():
-            codes = tokenizer.autoencoder.encode(tokenizer.padded(signal).to(tokenizer.device))[0, 0].cpu()
-            mels = log_mel(torch.from_numpy(sound)[None, None])[0].t()
-        yield _Utterance(item.name, item.label, codes.numpy(), _averaged(mels.numpy(), len(codes), seconds))
+    def decoded() -> Iterator[tuple[str, np.ndarray, str | None]]:
+        total = source.count(split)
+        for done, (item, result) in enumerate(decode_ahead(source.items(split), read), 1):
+            report(done, total)
+            if not kept(item.label):
+                continue
+            if isinstance(result, UnreadableItem):
+                skipped.append({"name": readable(item.name), "reason": readable(str(result))})
+            elif item.name not in table:
+                skipped.append({"name": readable(item.name), "reason": "there is no alignment of it"})
+            else:
+                levels, sound = result
+                with torch.no_grad():
+                    mels[readable(item.name)] = log_mel(torch.from_numpy(sound)[None, None])[0].t().numpy()
+                yield readable(item.name), levels, item.label
+
+    with TemporaryDirectory(prefix="smalti-") as scratch:
+        store = Store.write(
+            Path(scratch) / "data",
+            decoded(),
+            modality.stored_shape,
+            smallest_dtype(modality.spec.levels),
+            split=split,
+        )
+        loader = open_loader(store, modality, tokenizer.autoencoder, 1, tokenizer.device)
+        tell_voices(tokenizer.autoencoder, loader)
+        utterances = []
+        for name, label, batch in zip(store.names, store.labels, loader.sequential(), strict=True):
+            codes = tokenizer.autoencoder.encode(batch.data, batch.conditions)[0, 0].cpu().numpy()
+            speaker = store.classes[label] if label >= 0 else None
+            utterances.append(_Utterance(name, speaker, codes, _averaged(mels[name], len(codes), seconds)))
+    return utterances
 
 
 def _averaged(frames: np.ndarray, num: int, seconds: float) -> np.ndarray:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from smalti import __version__
 from smalti.data.crops import CropLoader
-from smalti.encoders.context import ContextEncoder, is_speech
+from smalti.encoders.context import ContextEncoder
+from smalti.encoders.voice import places_of_speech
 from smalti.interfaces import InputError, LatentVariableModel, Modality
 from smalti.models.masked import MaskedPrediction
 from smalti.models.vqvae import VQVAE
@@ -24,6 +25,7 @@ from smalti.training.loop import fit
 from smalti.verbs.console import Counter, counting, note, watching
 from smalti.verbs.provenance import commit, device
 from smalti.verbs.runs import check_target, say_what
+from smalti.verbs.voices import set_voices, utterances_of
 
 DIRECTORY = "pretraining"
 SILENT_CODES = 1 / 20
@@ -70,14 +72,17 @@ def pretrain(
                 "device": device(),
             }
         )
-    if own.read_state() is None:
-        with counting("Clustering", quiet) as count:
-            task.cluster(_cepstra(task, items, count), recipe.training.seed)
+    with counting("Finding voices", quiet) as count:
+        speakers = utterances_of(items, task.voice)
+        voices = task.voice.fit(speakers, recipe.training.seed)
+        set_voices(items, voices)
+        task.cluster(_cepstra(task, items, count), recipe.training.seed)
     say_what(recipe.training, items.count, task, quiet)
     with watching("Masked prediction", recipe.training.steps, quiet) as watch:
         fit(task, items.batch, recipe.training, own, engine, None, watch)
     load_weights(task, own.read_model(), own.path)
     encoder.network.load_state_dict(task.network.state_dict())
+    encoder.voice.load_state_dict(task.voice.state_dict())
     with counting("Setting the codebook", quiet) as count:
         _set(encoder, codebook, items, recipe.training.seed, count)
     note("The encoder is trained; the decoder follows.", quiet)
@@ -101,8 +106,9 @@ def _cepstra(task: MaskedPrediction, items: CropLoader, report: Counter) -> Floa
     """Cepstra of the speech of all training items."""
     kept = []
     for done, batch in enumerate(items.sequential(), 1):
-        cepstra, speech = task.cepstra(batch.data.cpu())
-        kept.append(cepstra[speech])
+        assert batch.conditions.voices is not None
+        clean = task.voice.normalised(batch.data.cpu(), batch.conditions.voices.cpu())
+        kept.append(task.voice.cepstra(clean)[places_of_speech(batch.data.cpu(), task.stride)])
         report(done, items.count)
     return torch.cat(kept)
 
@@ -120,10 +126,8 @@ def _set(
     features, speech = [], []
     for done, batch in enumerate(items.sequential(), 1):
         signal = batch.data.cpu()
-        x = encoder.features(signal)[0].t()
-        features.append(x)
-        frames = is_speech(signal).float()
-        speech.append(torch.nn.functional.avg_pool1d(frames, signal.shape[2] // len(x))[0, : len(x)] > 0.5)
+        features.append(encoder.features(signal, batch.conditions.to(signal.device))[0].t())
+        speech.append(places_of_speech(signal, signal.shape[2] // len(features[-1]))[0])
         report(done, items.count)
     x, is_loud = torch.cat(features), torch.cat(speech)
     _, num_codes, dim = codebook.codes.shape

@@ -28,6 +28,7 @@ from smalti.verbs.data import open_data, open_loader, prepare, training_split
 from smalti.verbs.pretrain import pretrain
 from smalti.verbs.provenance import commit, described, device
 from smalti.verbs.runs import CURVES, DATA_DIRECTORY, check_data, check_start, check_target, say_what
+from smalti.verbs.voices import tell_voices
 
 SHOWN_ITEMS = 16
 WATCHED_ITEMS = 512
@@ -115,6 +116,9 @@ def train_recipe(
                 "expected sounds to pretrain on, received items of one size: leave pretraining out"
             )
         pretrain(recipe.pretraining, model, items.training, modality, run, engine, quiet)
+    for loader in (items.training, items.held_out):
+        if loader is not None:
+            tell_voices(model, loader)
 
     def validate(candidate: LatentVariableModel) -> dict[str, float]:
         result = evaluate(candidate, priors, items.watched(), draws=1)
@@ -198,7 +202,7 @@ def _finish(run: RunDirectory, items: _Items, quiet: bool) -> None:
     next_step = ""
     if isinstance(trained.model, Autoencoder):
         _count_codes(run, trained.model, trained, items, quiet)
-        codes = trained.model.encode(shown[:8]).cpu()
+        codes = trained.model.encode(shown, batch.conditions.to(trained.device))[:8].cpu()
         code_maps(codes, trained.model.num_codes, run.figures_path / "codes.png")
         next_step = f" Next: smalti train-prior {run.path}"
     note(f"The run is in {run.path}.{next_step}", quiet)
@@ -212,7 +216,9 @@ def _count_codes(
     with counting("Counting codes", quiet) as count:
         done = 0
         for batch in items.training.sequential(256):
-            unigram.count(autoencoder.draw_codes(batch.data.to(trained.device), generator).cpu())
+            conditions = batch.conditions.to(trained.device)
+            codes = autoencoder.draw_codes(batch.data.to(trained.device), generator, conditions)
+            unigram.count(codes.cpu())
             done += len(batch.data)
             count(done, items.training.count)
     write_unigram(run.path / UNIGRAM_FILE, unigram, run.fingerprint())

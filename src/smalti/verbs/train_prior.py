@@ -27,6 +27,7 @@ from smalti.verbs.console import counting, note, watching
 from smalti.verbs.data import open_loader
 from smalti.verbs.provenance import commit, device
 from smalti.verbs.runs import CURVES, DATA_DIRECTORY, check_target, say_what
+from smalti.verbs.voices import tell_voices
 
 CODES_DIRECTORY = "codes"
 SHOWN = 32
@@ -141,12 +142,15 @@ def _encode_training_data(
         )
     signals = Store.open(data)
     loader = open_loader(signals, tokenizer.modality, tokenizer.autoencoder, 256, device)
+    tell_voices(tokenizer.autoencoder, loader)
     generator = torch.Generator().manual_seed(tokenizer.recipe.training.seed)
 
     def encoded(report: Any) -> Any:
         done = 0
         for batch in loader.sequential():
-            for row in tokenizer.autoencoder.draw_codes(batch.data, generator).cpu().numpy():
+            for row in (
+                tokenizer.autoencoder.draw_codes(batch.data, generator, batch.conditions).cpu().numpy()
+            ):
                 label = int(signals.labels[done])
                 yield signals.names[done], row, signals.classes[label] if label >= 0 else None
                 done += 1

@@ -1,0 +1,214 @@
+"""What of a spectrogram is the speaker's and not the words', found without labels.
+
+Here a speaker's voice is a factor of the frequency axis (vocal tract length normalisation), and the mean and
+the deviation of each band in speech. The factor is the one that brings the speaker's cepstra nearest to
+clusters of everybody's, as in Uebel & Woodland 1999 with clusters in place of a recogniser.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from pydantic import Field
+from torch import Tensor, nn
+
+from smalti.interfaces import Configuration
+from smalti.quantizers.kmeans import kmeans
+
+QUIET, LOUD = 0.05, 0.95
+"""Quantiles of an utterance's energy that stand for its silence and its speech."""
+SPEECH_FROM = 0.35
+"""Share of the way from the one to the other above which a frame counts as speech."""
+MEL_BREAK = 0.8
+"""Share of the frequencies up to which a warp is linear; above, it bends back to the end of the range."""
+FACTORS = tuple(1 + step * 0.04 for step in range(-4, 5))
+"""Of the frequency axis, that are tried."""
+
+
+class VoiceConfig(Configuration):
+    """How cepstra are made, and clustered.
+
+    Attributes:
+        cepstra: coefficients of a frame, the zeroth included; with as many differences in time.
+        window: frames around a code's place that are clustered together.
+        num_clusters: of everybody's cepstra.
+        rounds: of choosing factors and clustering anew; 0 leaves all factors at 1.
+    """
+
+    cepstra: int = Field(default=13, ge=2)
+    window: int = Field(default=8, ge=1)
+    num_clusters: int = Field(default=128, ge=2)
+    rounds: int = Field(default=3, ge=0)
+
+    @classmethod
+    def tiny(cls) -> VoiceConfig:
+        """The smallest that still has every part."""
+        return cls(cepstra=3, window=4, num_clusters=4, rounds=1)
+
+
+@final
+class VoiceFinder(nn.Module):
+    """Finds voices, takes them out of spectrograms, and makes cepstra of what is left.
+
+    Args:
+        config: sizes.
+        num_mels: bands M of a frame.
+        stride: frames a code.
+    """
+
+    reference: Tensor
+    """Centres of everybody's cepstra, `(K, D)`."""
+    scale: Tensor
+    """Deviation of each coefficient and of its difference, `(2C,)`."""
+
+    def __init__(self, config: VoiceConfig, num_mels: int, stride: int) -> None:
+        super().__init__()
+        self.config, self.stride, self.num_mels = config, stride, num_mels
+        dim = 2 * config.cepstra * config.window
+        self.register_buffer("reference", torch.zeros(config.num_clusters, dim))
+        self.register_buffer("scale", torch.ones(2 * config.cepstra))
+        self.register_buffer("is_fitted", torch.zeros((), dtype=torch.bool))
+
+    is_fitted: Tensor
+
+    @torch.no_grad()
+    def fit(self, speakers: Mapping[int, Sequence[Float[Tensor, "m _"]]], seed: int = 0) -> dict[int, Tensor]:
+        """Learn the clusters from all speakers' spectrograms; gives their voices.
+
+        Args:
+            speakers: utterances of each.
+            seed: of the clustering.
+        """
+        factors = dict.fromkeys(speakers, 1.0)
+        voices = {name: self._voice(utterances, 1.0) for name, utterances in speakers.items()}
+        self._set_scale(speakers, voices)
+        for round_ in range(self.config.rounds + 1):
+            cepstra = [self._speech_cepstra(utterances, voices[n]) for n, utterances in speakers.items()]
+            self.reference.copy_(kmeans(torch.cat(cepstra), self.config.num_clusters, seed, 15))
+            if round_ == self.config.rounds:
+                break
+            factors = {name: self._factor(utterances) for name, utterances in speakers.items()}
+            voices = {name: self._voice(u, factors[name]) for name, u in speakers.items()}
+        self.is_fitted.fill_(True)
+        return voices
+
+    @torch.no_grad()
+    def voice(self, utterances: Sequence[Float[Tensor, "m _"]]) -> Float[Tensor, " v"]:
+        """A speaker's voice from some utterances: factor, means and deviations, V = 1 + 2M."""
+        factor = self._factor(utterances) if self.is_fitted and self.config.rounds else 1.0
+        return self._voice(utterances, factor)
+
+    @torch.no_grad()
+    def voices(self, signal: Float[Tensor, "b m t"]) -> Float[Tensor, "b v"]:
+        """The voice of each item, from that item alone."""
+        return torch.stack([self.voice([item]) for item in signal])
+
+    def normalised(
+        self, signal: Float[Tensor, "b m t"], voices: Float[Tensor, "b v"]
+    ) -> Float[Tensor, "b m t"]:
+        """Spectrograms without their speakers' voices."""
+        factors, mean, deviation = voices.split((1, self.num_mels, self.num_mels), 1)
+        frames = warped(signal, factors.squeeze(1))
+        return (frames - mean.unsqueeze(2)) / deviation.unsqueeze(2)
+
+    @torch.no_grad()
+    def cepstra(self, frames: Float[Tensor, "b m t"]) -> Float[Tensor, "b n d"]:
+        """Cepstra and their differences of the frames around each place of normalised spectrograms."""
+        transform = _cosines(self.num_mels, self.config.cepstra).to(frames)
+        each = torch.einsum("bmt,mc->bct", frames, transform)
+        padded = F.pad(each, (2, 2), mode="replicate")
+        slope = (2 * (padded[..., 4:] - padded[..., :-4]) + padded[..., 3:-1] - padded[..., 1:-3]) / 10
+        both = torch.cat([each, slope], 1) / self.scale.view(1, -1, 1)
+        num = frames.shape[2] // self.stride
+        before = max(0, (self.config.window - self.stride) // 2)
+        after = max(0, self.config.window - self.stride - before)
+        windows = F.pad(both, (before, after), mode="replicate").unfold(2, self.config.window, self.stride)
+        return windows[:, :, :num].permute(0, 2, 1, 3).flatten(2)
+
+    def _voice(self, utterances: Sequence[Float[Tensor, "m _"]], factor: float) -> Float[Tensor, " v"]:
+        frames = torch.cat([_warped(u, factor)[:, is_speech(u.unsqueeze(0))[0]] for u in utterances], 1)
+        if frames.shape[1] < 2:  # nothing but silence
+            frames = torch.cat([_warped(u, factor) for u in utterances], 1)
+        deviation = frames.std(1, correction=0).clamp_min(1e-2)
+        return torch.cat([frames.new_tensor([factor]), frames.mean(1), deviation])
+
+    def _factor(self, utterances: Sequence[Float[Tensor, "m _"]]) -> float:
+        """The factor whose cepstra are nearest to the clusters."""
+        distances = []
+        for factor in FACTORS:
+            cepstra = self._speech_cepstra(utterances, self._voice(utterances, factor))
+            nearest = [torch.cdist(part, self.reference).amin(1).square() for part in cepstra.split(8192)]
+            distances.append(torch.cat(nearest).mean().item())
+        return FACTORS[min(range(len(FACTORS)), key=distances.__getitem__)]
+
+    def _speech_cepstra(
+        self, utterances: Sequence[Float[Tensor, "m _"]], voice: Float[Tensor, " v"]
+    ) -> Float[Tensor, "n d"]:
+        """Cepstra of the places that are speech (of all, if none is)."""
+        kept = []
+        for utterance in utterances:
+            signal = utterance.unsqueeze(0)
+            cepstra = self.cepstra(self.normalised(signal, voice.unsqueeze(0)))[0]
+            speech = places_of_speech(signal, self.stride)[0]
+            kept.append(cepstra[speech] if speech.any() else cepstra)
+        return torch.cat(kept)
+
+    def _set_scale(self, speakers: Mapping[int, Sequence[Tensor]], voices: Mapping[int, Tensor]) -> None:
+        self.scale.fill_(1)
+        cepstra = torch.cat([self._speech_cepstra(u, voices[n]) for n, u in speakers.items()])
+        each = cepstra.unflatten(1, (2 * self.config.cepstra, self.config.window))
+        self.scale.copy_(each.square().mean((0, 2)).sqrt().clamp_min(1e-6))
+
+
+def is_speech(signal: Float[Tensor, "b m t"]) -> Bool[Tensor, "b t"]:
+    """Whether each frame of a log-mel spectrogram is loud enough to be speech, by its utterance's measure."""
+    energy = signal.mean(1)
+    quiet, loud = torch.quantile(energy, torch.tensor([QUIET, LOUD], device=energy.device), 1)
+    return energy > (quiet + SPEECH_FROM * (loud - quiet)).unsqueeze(1)
+
+
+def places_of_speech(signal: Float[Tensor, "b m t"], stride: int) -> Bool[Tensor, "b n"]:
+    """Whether most of the frames of each code are speech."""
+    return F.avg_pool1d(is_speech(signal).to(signal).unsqueeze(1), stride).squeeze(1) > 0.5
+
+
+def warped(frames: Float[Tensor, "b m t"], factors: Float[Tensor, " b"]) -> Float[Tensor, "b m t"]:
+    """Spectra whose frequencies are multiplied by a factor for each item, read off a mel axis.
+
+    Piecewise linear in Hz (Jaitly & Hinton 2013), so that the range's end stays where it is. The bands are
+    taken as even in mel from 0 to 8 kHz.
+    """
+    num_mels = frames.shape[1]
+    place = torch.arange(1, num_mels + 1, device=frames.device) / (num_mels + 1)
+    span = math.log10(1 + 8000 / 700)
+    hz = 700 * (10 ** (place * span) - 1)
+    end = hz[-1]
+    bend = end * MEL_BREAK
+    factor = factors.unsqueeze(1)
+    above = end - (end - hz) * (end - factor * bend) / (end - bend)
+    moved = torch.where(hz < bend, hz * factor, above)
+    at = (torch.log10(moved / 700 + 1) / span * (num_mels + 1) - 1).clamp(0, num_mels - 1.001)
+    low = at.floor().long()
+    share = (at - low).unsqueeze(2)
+
+    def band(index: Int64[Tensor, "b m"]) -> Float[Tensor, "b m t"]:
+        return frames.gather(1, index.unsqueeze(2).expand_as(frames))
+
+    return band(low) * (1 - share) + band(low + 1) * share
+
+
+def _warped(frames: Float[Tensor, "m t"], factor: float) -> Float[Tensor, "m t"]:
+    if factor == 1:
+        return frames
+    return warped(frames.unsqueeze(0), torch.tensor([factor], device=frames.device))[0]
+
+
+def _cosines(num_mels: int, num: int) -> Float[Tensor, "m c"]:
+    """The first columns of the cosine transform over the bands."""
+    bands = (torch.arange(num_mels) + 0.5) * math.pi / num_mels
+    return torch.cos(bands.unsqueeze(1) * torch.arange(num)) * math.sqrt(2 / num_mels)
