@@ -1,6 +1,8 @@
 # Each target makes .venv itself when it is missing, with the versions of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
+# Smalti beside the packages that benchmarks compare it with; made on request, by `make .venv-peers/.installed`.
+PEERS := .venv-peers
 # Small models and tests are no faster with two threads than with one, and spinning threads slow all the rest.
 export OMP_WAIT_POLICY ?= passive
 
@@ -21,6 +23,7 @@ lint: .venv/.dev
 bench: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sampling.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/search.py
+	OMP_NUM_THREADS=1 $(if $(wildcard $(PEERS)/.installed),$(PEERS)/bin,$(BIN))/python benchmarks/wavenet.py
 
 results: .venv/.installed
 	$(BIN)/python benchmarks/tables.py
@@ -34,5 +37,10 @@ results: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+$(PEERS)/.installed: pyproject.toml constraints.txt benchmarks/peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . -r benchmarks/peers.txt
+	touch $@
+
 clean:
-	rm -rf .venv demo build dist src/*.egg-info
+	rm -rf .venv $(PEERS) demo build dist src/*.egg-info

@@ -1,7 +1,7 @@
-"""Take what `smalti reproduce` wrote into `results/likelihood.jsonl`: `python benchmarks/collect.py OUT`.
+"""Take what `smalti reproduce` wrote into `results/`: `python benchmarks/collect.py OUT`.
 
-A record replaces one of the same experiment, budget, model, prior and seed. `make results` then makes the
-tables.
+Speech goes to `speech.jsonl`, all else to `likelihood.jsonl`. A record replaces one of the same experiment,
+budget, data, model, prior and seed. `make results` then makes the tables.
 """
 
 from __future__ import annotations
@@ -13,26 +13,39 @@ import typer
 
 from smalti.verbs.records import Record, read_records, write_records
 
-RESULTS = Path(__file__).parents[1] / "results" / "likelihood.jsonl"
+RESULTS = Path(__file__).parents[1] / "results"
+SPEECH = ("speech", "phonemes")
 
 
 def key(record: Record) -> tuple[str, ...]:
     """What a record is the result of."""
+    if record["experiment"] in SPEECH:
+        names = ("experiment", "budget", "dataset", "model", "prior", "seed")
+        return tuple(str(record[name]) for name in names)
     kind = "swaps" if "swaps" in record["metrics"] else "bounds"
     return (kind, *(str(record[name]) for name in ("experiment", "budget", "entry", "prior", "seed")))
 
 
 def main(
     out: Annotated[Path, typer.Argument(help="The --out of smalti reproduce.")],
+    dataset: Annotated[str | None, typer.Option(help="Name of the data in records of speech.")] = None,
 ) -> None:
     """Merge the records; those of the tiny budget are none."""
-    merged = {key(record): record for record in read_records(RESULTS)}
-    for path in sorted(out.glob("*/records.jsonl")):
-        for record in read_records(path):
-            if record["budget"] != "tiny":
-                merged[key(record)] = record
-    write_records(RESULTS, list(merged.values()))
-    print(f"{len(merged)} records in {RESULTS.name}")
+    new = [r for path in sorted(out.glob("*/records.jsonl")) for r in read_records(path)]
+    new = [record for record in new if record["budget"] != "tiny"]
+    for area, chosen in (
+        ("likelihood", [r for r in new if r["experiment"] not in SPEECH]),
+        ("speech", [r for r in new if r["experiment"] in SPEECH]),
+    ):
+        if not chosen:
+            continue
+        path = RESULTS / f"{area}.jsonl"
+        merged = {key(record): record for record in read_records(path)}
+        for record in chosen:
+            named = record if dataset is None or area != "speech" else {**record, "dataset": dataset}
+            merged[key(named)] = named
+        write_records(path, list(merged.values()))
+        print(f"{len(merged)} records in {path.name}")
 
 
 if __name__ == "__main__":

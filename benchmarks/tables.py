@@ -18,11 +18,12 @@ from smalti.verbs.records import (
     caption,
     markdown,
     read_records,
+    standard_error,
     swaps_table,
 )
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/experiments.md", "docs/likelihood.md")
+DOCUMENTS = ("README.md", "docs/experiments.md", "docs/likelihood.md", "docs/speech.md")
 MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -68,13 +69,26 @@ def speed() -> str:
             r["work"],
             str(r["threads"]),
             r["peer"],
-            f"{r['ours']:.3g} {r['unit']}",
-            f"{r['theirs']:.3g} {r['unit']}",
-            f"{r['ratio']:.3g}x",
+            pace(r, "ours"),
+            pace(r, "theirs"),
+            f"{three_digits(r['ratio'])}x",
         ]
         for r in newest.values()
     ]
     return markdown(["work", "threads", "beside", "ours", "theirs", "ratio"], rows)
+
+
+def pace(record: Record, whose: str) -> str:
+    """Samples a second where the record gives them, else the time."""
+    rate = record.get(f"{whose}_samples_per_second")
+    if rate is not None:
+        return f"{three_digits(rate)} samples/s"
+    return f"{three_digits(record[whose])} {record['unit']}"
+
+
+def three_digits(figure: float) -> str:
+    """Three significant digits, the thousands apart."""
+    return f"{float(f'{figure:.3g}'):,g}"
 
 
 def bounds(experiment: str) -> str:
@@ -99,11 +113,114 @@ def likelihood(experiment: str) -> list[Record]:
     return [record for record in chosen if record["budget"] == BUDGETS[largest]]
 
 
+def phonemes() -> str:
+    """Phoneme accuracy of units and of their controls, over seeds."""
+    chosen = [r for r in speech("phonemes") if "phoneme_accuracy" in r["metrics"]]
+    rows = []
+    for (dataset, model), group in by(chosen, "dataset", "model").items():
+        metrics = [record["metrics"] for record in group]
+        rows.append(
+            [
+                dataset,
+                model,
+                f"{mean(metrics, 'phoneme_accuracy'):.1%} {spread(metrics, 'phoneme_accuracy')}",
+                f"{mean(metrics, 'phoneme_accuracy_with_silence'):.1%}",
+                f"{mean(metrics, 'majority'):.1%}",
+                f"{mean(metrics, 'shuffled'):.1%}",
+                f"{mean(metrics, 'bigram'):.1%}",
+                f"{mean(metrics, 'mutual_information'):.2f}",
+                abx_of(metrics),
+            ]
+        )
+    header = ["data", "codes", "phones", "with silence", "majority", "shuffled", "bigram map", "nats", "ABX"]
+    return markdown(header, rows)
+
+
+def abx_of(metrics: list[dict[str, float]]) -> str:
+    """ABX error of the code vectors, where it was measured."""
+    known = [m["abx code vectors, angular"] for m in metrics if "abx code vectors, angular" in m]
+    return f"{sum(known) / len(known):.1f} %" if known else "-"
+
+
+def speech_bits() -> str:
+    """Bits a dimension and nats a code of speech, for each prior, over seeds."""
+    chosen = [r for name in ("speech", "phonemes") for r in speech(name) if "bits_per_dim" in r["metrics"]]
+    rows = []
+    for (dataset, experiment, prior), group in by(chosen, "dataset", "experiment", "prior").items():
+        metrics = [record["metrics"] for record in group]
+        rows.append(
+            [
+                dataset,
+                "waveform" if experiment == "speech" else "log-mel",
+                prior,
+                f"{mean(metrics, 'bits_per_dim'):.3f} {spread(metrics, 'bits_per_dim', '.3f')}",
+                f"{mean(metrics, 'rate'):.4f} + {mean(metrics, 'distortion'):.3f}",
+                f"{mean(metrics, 'nats_per_code'):.3f}",
+                f"{mean(metrics, 'usage'):.0%}",
+            ]
+        )
+    header = ["data", "signal", "prior", "bits/dim", "rate + distortion", "nats a code", "codes used"]
+    return markdown(header, rows)
+
+
+def code_use() -> str:
+    """What true, shuffled and no codes are worth to the decoder of the waveform, a row for each seed."""
+    chosen = [r for r in speech("speech") if "distortion_true" in r["metrics"] and r["prior"] == "uniform"]
+    rows = [
+        [r["dataset"], str(r["seed"]), f"{r['steps']:,}"]
+        + [f"{r['metrics'][f'distortion_{kind}']:.3f}" for kind in ("true", "shuffled", "none")]
+        for r in chosen
+    ]
+    return markdown(["data", "seed", "steps", "true codes", "shuffled", "no codes"], rows)
+
+
+def conversion() -> str:
+    """What judges hear in recordings, reconstructions and conversions."""
+    chosen = [r for r in speech("speech") if "target_speaker_rate" in r["metrics"]]
+    rows = [
+        [
+            r["dataset"],
+            r["model"],
+            f"{r['metrics']['num']}",
+            f"{r['metrics']['target_speaker_rate']:.1%}",
+            f"{r['metrics']['source_speaker_rate']:.1%}",
+            f"{r['metrics']['content_rate']:.1%}" if "content_rate" in r["metrics"] else "-",
+            f"{r['metrics']['mel_distance']:.2f}",
+            f"{r['metrics']['f0_from_target_semitones']:.1f} / {r['metrics']['f0_from_source_semitones']:.1f}"
+            if "f0_from_target_semitones" in r["metrics"]
+            else "-",
+        ]
+        for r in chosen
+    ]
+    header = ["data", "sounds", "n", "wanted speaker", "source speaker", "digit", "mel distance"]
+    return markdown([*header, "F0, semitones from target / source"], rows)
+
+
+def speech(experiment: str) -> list[Record]:
+    """The records of one experiment with speech."""
+    return by(read_records(ROOT / "results" / "speech.jsonl"), "experiment").get(experiment, [])
+
+
+def mean(metrics: list[dict[str, float]], name: str) -> float:
+    """The mean over seeds."""
+    return sum(m[name] for m in metrics) / len(metrics)
+
+
+def spread(metrics: list[dict[str, float]], name: str, form: str = ".1%") -> str:
+    """The standard error over seeds, and their number."""
+    error = standard_error([m[name] for m in metrics])
+    return "(1 seed)" if error is None else f"± {error:{form}} ({len(metrics)} seeds)"
+
+
 STUDIES = [f"{data}-{part}" for data in SCALES for part in PARTS]
 TABLES: dict[str, Callable[[], str]] = {
     "images": images,
     "speed": speed,
     "swaps": swaps,
+    "phonemes": phonemes,
+    "speech-bits": speech_bits,
+    "code-use": code_use,
+    "conversion": conversion,
     **{name: lambda name=name: bounds(name) for name in STUDIES},
 }
 

@@ -1,16 +1,29 @@
-"""A tiny trained run, made once, and the command line as a function."""
+"""A tiny trained run, made once, the command line as a function, and double precision."""
 
 from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.runs import TINY, TINY_PRIOR, Result, smooth
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Models built in the test have float64 weights, and nothing in them goes down to float32.
+
+    So they can be compared with enumeration digit by digit.
+    """
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(scope="session")

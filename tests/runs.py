@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -43,6 +46,23 @@ class Result:
     status: int
     out: str
     err: str
+
+
+def command(*words: object) -> Result:
+    """The real entry point, for fixtures that outlive a test; a test takes the fixture `smalti`."""
+    from smalti.cli import main
+
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with (
+        mock.patch("sys.argv", ["smalti", *map(str, words)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as exit_:
+            status = exit_.code if isinstance(exit_.code, int) else 0
+    return Result(status, out.getvalue(), err.getvalue())
 
 
 def smooth(rng: np.random.Generator, width: int = 16, height: int = 16) -> Image.Image:

@@ -309,7 +309,11 @@ def demo(
         Path | None,
         typer.Option("--write-images", metavar="DIR", help="Only write a folder of letters as pictures."),
     ] = None,
-    num: Annotated[int, typer.Option("--num", help="How many pictures --write-images writes.")] = 2600,
+    write_speech: Annotated[
+        Path | None,
+        typer.Option("--write-speech", metavar="DIR", help="Only write a folder of synthetic speech."),
+    ] = None,
+    num: Annotated[int, typer.Option("--num", help="How many items --write-... writes.")] = 2600,
     split: Annotated[
         str, typer.Option("--split", help="For --write-images: train, or test for fonts held out from it.")
     ] = "train",
@@ -321,10 +325,12 @@ def demo(
     Example: `smalti demo --out demo`, or `smalti demo --write-images pictures`
     """
     from smalti.verbs.demo import demo as verb
-    from smalti.verbs.demo import write_pictures
+    from smalti.verbs.demo import write_pictures, write_sounds
 
     if write_images:
         write_pictures(write_images, num, split, quiet)
+    elif write_speech:
+        write_sounds(write_speech, num, quiet)
     else:
         verb(out, overrides or [], quiet)
 

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import itertools
+import math
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import smalti.autoregressive
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
 from smalti.autoregressive.sampling import sample, sample_naive
 from smalti.autoregressive.transformer import Transformer, TransformerConfig
+from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
 from smalti.interfaces import AutoregressiveNetwork, Conditions, InputError
 
 NUM_CODES, NUM_CLASSES = 5, 3
@@ -43,6 +45,12 @@ CASES: dict[type[AutoregressiveNetwork], Case] = {
     Transformer: Case(
         build=lambda *sizes: Transformer(TransformerConfig.tiny(), *sizes),
         grids=((3, 4), (6,), (4, 1), (1, 1), (2, 2, 3)),
+    ),
+    # With a local condition, and beyond its reach: tests/autoregressive/test_wavenet.py.
+    WaveNet: Case(
+        build=lambda *sizes: WaveNet(WaveNetConfig.tiny().model_copy(update={"layers": 3}), *sizes),
+        grids=((6,), (1,), (12,)),
+        settings=((1, 0), (1, NUM_CLASSES)),
     ),
 }
 EVERY = [
@@ -199,7 +207,7 @@ def test_bad_input_gets_a_sentence(case, grid, num_codebooks, num_classes):
 def test_steps_out_of_turn_are_refused(case):
     network = build(case, 1, 0)
     code = torch.zeros(1, dtype=torch.int64)
-    state = network.start(1, (1, 1))
+    state = network.start(1, min(case.grids, key=math.prod))
     with pytest.raises(InputError, match="previous code"):
         network.step(code, state)
     network.step(None, state)
@@ -237,7 +245,8 @@ def test_weights_round_trip_through_safetensors(case, grid, num_codebooks, num_c
 @torch.no_grad()
 def test_training_hides_labels_at_the_given_rate_and_evaluation_never(case):
     conditions = Conditions(torch.arange(64) % NUM_CLASSES)
-    codes = random_codes(1, 1, (2, 2)).repeat(64, 1, 1, 1)
+    grid = min(case.grids, key=math.prod)
+    codes = random_codes(1, 1, grid).expand(64, 1, *grid)
     network = build(case, 1, NUM_CLASSES)
     with_label, without = network(codes, conditions), network(codes)
     network.train()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from smalti.decoders.autoregressive import AutoregressiveFamily, AutoregressiveLikelihood
 from smalti.interfaces import Likelihood, LikelihoodFamily, SignalSpec
 from smalti.likelihoods import (
     Categorical,
@@ -30,6 +31,8 @@ CASES: dict[type[LikelihoodFamily], tuple[type[Likelihood], Callable[[SignalSpec
     ),
     CategoricalFamily: (Categorical, lambda spec: CategoricalFamily(CategoricalConfig(), spec)),
 }
+NOT_FACTORISED = {AutoregressiveFamily: AutoregressiveLikelihood}
+"""Has no parameters of each element and no mean, so that little here fits it; see tests/decoders."""
 EVERY = pytest.mark.parametrize(
     "build", [build for _, build in CASES.values()], ids=[kind.__name__ for kind in CASES]
 )
@@ -57,8 +60,10 @@ def signals(spec: SignalSpec, num: int = 3) -> torch.Tensor:
 
 
 def test_every_family_and_every_likelihood_is_in_the_table():
-    assert concrete(LikelihoodFamily) == set(CASES)
-    assert concrete(Likelihood) == {likelihood for likelihood, _ in CASES.values()}
+    assert concrete(LikelihoodFamily) == {*CASES, *NOT_FACTORISED}
+    assert concrete(Likelihood) == {likelihood for likelihood, _ in CASES.values()} | {
+        *NOT_FACTORISED.values()
+    }
 
 
 @SPECS
@@ -109,6 +114,24 @@ def test_samples_follow_the_probabilities(build):
         probability = family(one).log_prob(from_levels(torch.full((1, 2, 3), level), 5)).exp()[0]
         frequency = (drawn == level).float().mean(0)
         torch.testing.assert_close(frequency, probability, rtol=0, atol=0.03)
+
+
+@EVERY
+@torch.no_grad()
+def test_a_low_temperature_keeps_to_what_is_probable(build):
+    family = build(SMALL)
+    one = parameters_for(family, SMALL, num=1)
+    likelihood = family(one.expand(2000, -1, -1))
+
+    def draw(temperature: float, seed: int = 0) -> torch.Tensor:
+        return likelihood.sample(torch.Generator().manual_seed(seed), temperature)
+
+    assert torch.equal(draw(1.0), likelihood.sample(torch.Generator().manual_seed(0)))
+    assert torch.equal(draw(0.0), draw(0.0, seed=1))
+    assert len(draw(0.0).unique(dim=0)) == 1
+    probable = [likelihood.log_prob(draw(temperature)).mean().item() for temperature in (2.0, 1.0, 0.5)]
+    assert probable == sorted(probable)
+    assert probable[2] > probable[0] + 0.05
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e2, 1e4])

@@ -11,8 +11,8 @@ from smalti.data.alignments import Alignments, Segment
 from smalti.interfaces import InputError
 
 FRAMES = """utt\tspeaker\tstart_frame\tend_frame\tphone
-a1\tanna\t0\t29\tSIL
-a1\tanna\t29\t58\tAY
+a1\tanna\t0\t35\tSIL
+a1\tanna\t35\t57\tAY
 b1\tbert\t7\t9\tT
 a1\tanna\t60\t71\tIY
 """
@@ -29,15 +29,15 @@ def test_frames_of_ten_milliseconds(tmp_path):
     assert alignments.utterances == ("a1", "b1")
     assert alignments.phones == ("AY", "IY", "SIL", "T")
     assert alignments.segments("a1") == (
-        Segment(0.0, 0.29, "SIL"),
-        Segment(0.29, 0.58, "AY"),
+        Segment(0.0, 0.35, "SIL"),
+        Segment(0.35, 0.57, "AY"),
         Segment(0.6, 0.71, "IY"),
     )
     assert (alignments.speaker("a1"), alignments.speaker("b1")) == ("anna", "bert")
 
 
 def test_a_start_belongs_to_its_segment_and_an_end_does_not(tmp_path):
-    times = [0.0, 0.29, 0.28, 0.58, 0.59, 0.6, 0.71, -1, 99]
+    times = [0.0, 0.35, 0.34, 0.57, 0.59, 0.6, 0.71, -1.0, 99.0]
     labels = read(tmp_path, FRAMES).labels_at("a1", times)
     assert labels == ["SIL", "AY", "SIL", None, None, "IY", None, None, None]
     assert read(tmp_path, FRAMES).labels_at("b1", np.array([0.06, 0.08])) == [None, "T"]

@@ -243,3 +243,105 @@ class TestCheck:
     def test_other_layout(self, change):
         with pytest.raises(InputError, match=r"received \(2, 2, 3\) out of 512"):
             check_codes(INFO, INFO.model_copy(update=change))
+
+
+RAGGED = CodesInfo(grid=(None,), num_codebooks=2, num_codes=512, model="ab12" * 8, classes=("cat", "dog"))
+
+
+class TestRagged:
+    LENGTHS = (4, 1, 9, 4)
+
+    def batches(self, lengths=LENGTHS, info: CodesInfo = RAGGED):
+        rng = np.random.default_rng(0)
+        for index, length in enumerate(lengths):
+            shape = [length if side is None else side for side in info.shape]
+            yield [f"item {index}"], rng.integers(0, info.num_codes, (1, *shape)), [(None, "cat")[index % 2]]
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        write_codes(tmp_path / "codes.parquet", RAGGED, self.batches())
+        return tmp_path / "codes.parquet"
+
+    @pytest.mark.parametrize("batch_size", [1, 3, 100])
+    @pytest.mark.parametrize("row_group", [1, 10, 1 << 20])
+    @pytest.mark.parametrize("grid", [(None,), (3, None)])
+    def test_round_trip_one_by_one(self, tmp_path: Path, monkeypatch, grid, row_group, batch_size):
+        monkeypatch.setattr(codes_module, "_ROW_GROUP_CODES", row_group)
+        info = RAGGED.model_copy(update={"grid": grid})
+        path = tmp_path / "codes.parquet"
+        assert write_codes(path, info, self.batches(info=info)) == 4
+        received, read = read_codes(path, batch_size)
+        assert received == info
+        assert received.is_ragged
+        for (names, codes, labels), expected in zip(read, self.batches(info=info), strict=True):
+            assert (names, labels) == (expected[0], expected[2])
+            assert codes.dtype == np.int64
+            np.testing.assert_array_equal(codes, expected[1])
+
+    def test_items_of_one_length_may_be_written_together(self, tmp_path: Path):
+        codes = np.arange(24).reshape(3, 2, 4)
+        write_codes(tmp_path / "c", RAGGED, [(["a", "b", "c"], codes, [None] * 3), *self.batches((5,))])
+        read = list(read_codes(tmp_path / "c")[1])
+        assert [codes.shape for _, codes, _ in read] == [(1, 2, 4)] * 3 + [(1, 2, 5)]
+        np.testing.assert_array_equal(np.concatenate([codes for _, codes, _ in read[:3]]), codes)
+
+    def test_row_groups_are_of_a_useful_size(self, tmp_path: Path, monkeypatch):
+        monkeypatch.setattr(codes_module, "_ROW_GROUP_CODES", 20)
+        write_codes(tmp_path / "c", RAGGED, self.batches((4, 1, 5, 9, 9, 1)))
+        metadata = pq.read_metadata(tmp_path / "c")
+        assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [3, 2, 1]
+
+    def test_others_read_it(self, path: Path):
+        frame = pd.read_parquet(path)
+        assert [len(row) for row in frame["codes"]] == [2 * length for length in self.LENGTHS]
+        assert json.loads(pq.read_schema(path).metadata[b"smalti"])["grid"] == [None]
+
+    @pytest.mark.parametrize("shape", [(1, 2, 0), (1, 3, 4), (1, 2, 4, 4), (1, 8), (2, 2, 4)])
+    def test_other_shapes_are_not_written(self, tmp_path: Path, shape):
+        with pytest.raises(
+            InputError, match=r"shape \(1, 2, None\) for 1 names, received .* encode the data"
+        ):
+            write_codes(tmp_path / "c", RAGGED, [(["a"], np.zeros(shape, np.int64), [None])])
+        assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize("row", [[0] * 7, [], None, [0, 0, 0, None], [0] * 3 + [512], [-1, 0]], ids=str)
+    def test_damaged_rows_are_not_read(self, path: Path, row):
+        """An odd number of codes cannot be those of two codebooks."""
+        column = pa.array([[0] * 8, [0] * 2, [0] * 4, row], pa.list_(pa.int32()))
+        read = read_codes(rewritten(path, codes=column))[1]
+        assert [next(read)[1].shape[2] for _ in range(3)] == [4, 1, 2]
+        with pytest.raises(
+            InputError, match=r"expected .* codes .*encode the data again|codes from 0 to 511"
+        ):
+            next(read)
+
+    def test_other_integer_types(self, path: Path):
+        rows = [codes.flatten().tolist() for _, codes, _ in self.batches()]
+        read = read_codes(rewritten(path, codes=pa.array(rows, pa.large_list(pa.int16()))))[1]
+        for (_, codes, _), expected in zip(read, self.batches(), strict=True):
+            np.testing.assert_array_equal(codes, expected[1])
+
+    def test_are_not_taken_for_those_of_a_fixed_grid(self):
+        with pytest.raises(InputError, match=r"received \(2, None\) out of 512"):
+            check_codes(RAGGED, RAGGED.model_copy(update={"grid": (4,)}))
+        check_codes(RAGGED, RAGGED)
+
+    @pytest.mark.parametrize(
+        ("grid", "shape", "admitted"),
+        [
+            ((None,), (2, 4), True),
+            ((None,), (2, 0), False),
+            ((None,), (2, 4, 4), False),
+            ((3, None), (2, 3, 9), True),
+            ((3, None), (2, 4, 9), False),
+            ((4,), (2, 4), True),
+            ((4,), (2, 5), False),
+            ((), (2,), True),
+        ],
+    )
+    def test_what_is_admitted(self, grid, shape, admitted):
+        assert RAGGED.model_copy(update={"grid": grid}).admits(shape) == admitted
+
+    def test_only_the_last_side_may_differ(self):
+        with pytest.raises(ValidationError):
+            CodesInfo.model_validate(RAGGED.model_dump() | {"grid": (None, 3)})

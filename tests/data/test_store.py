@@ -286,3 +286,103 @@ class TestOpenRefuses:
         np.array([0, 1, 0, label]).tofile(directory / "labels.bin")
         with pytest.raises(InputError, match=r"names a class outside -1\.\.1"):
             Store.open(directory)
+
+
+class TestRagged:
+    SHAPE = (3, None)
+
+    def items(self, *lengths: int) -> list[np.ndarray]:
+        rng = np.random.default_rng(0)
+        return [rng.integers(0, 99, (3, length)).astype(np.int16) for length in lengths]
+
+    def write(self, directory: Path, items: list[np.ndarray], **options) -> Store:
+        named = [(f"n{i}", item, "ab"[i % 2]) for i, item in enumerate(items)]
+        return Store.write(directory, named, self.SHAPE, "int16", **options)
+
+    def test_round_trip(self, tmp_path: Path):
+        items = self.items(5, 1, 8, 2)
+        written = self.write(tmp_path / "s", items, protocol={"rate": 8000})
+        for store in (written, Store.open(tmp_path / "s")):
+            assert (store.count, store.shape, store.dtype) == (4, (3, None), np.dtype("int16"))
+            assert store.lengths.tolist() == [5, 1, 8, 2]
+            assert store.begins.tolist() == [0, 5, 6, 14]
+            assert store.labels.tolist() == [0, 1, 0, 1]
+            assert store.names == ("n0", "n1", "n2", "n3")
+            assert store.protocol == {"rate": 8000}
+            for index in (3, 0, 2, 1):
+                np.testing.assert_array_equal(store.item(index), items[index])
+
+    def test_time_comes_first_in_the_file(self, tmp_path: Path):
+        """A stretch of an item is adjacent there."""
+        items = self.items(5, 2)
+        store = self.write(tmp_path / "s", items)
+        np.testing.assert_array_equal(store.signals, np.concatenate(items, 1).T)
+        content = (tmp_path / "s" / "signals.bin").read_bytes()
+        assert content == np.concatenate(items, 1).T.tobytes()
+
+    @pytest.mark.parametrize("others", [(), (2, 3)])
+    def test_any_number_of_other_axes(self, tmp_path: Path, others):
+        items = [np.arange(np.prod((*others, n)), dtype=np.float32).reshape(*others, n) for n in (4, 7)]
+        named = [(f"{i}", item, None) for i, item in enumerate(items)]
+        store = Store.write(tmp_path / "s", named, (*others, None), "float32")
+        assert store.shape == (*others, None)
+        for index, item in enumerate(items):
+            np.testing.assert_array_equal(store.item(index), item)
+
+    def test_changes_never_reach_the_disk(self, tmp_path: Path):
+        store = self.write(tmp_path / "s", self.items(3, 2))
+        before = store.item(1).copy()
+        store.item(1)[:] = 77
+        assert (store.item(1) == 77).all()
+        np.testing.assert_array_equal(Store.open(tmp_path / "s").item(1), before)
+
+    @pytest.mark.parametrize("shape", [(3, 0), (2, 4), (4,), (3, 4, 1)])
+    def test_items_of_another_shape_and_empty_ones_are_refused(self, tmp_path: Path, shape):
+        with pytest.raises(InputError, match=r"expected items of shape \(3, None\) and type int16, received"):
+            self.write(tmp_path / "s", [*self.items(2), np.zeros(shape, np.int16)])
+        assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize("name", ["signals.bin", "labels.bin", "lengths.bin", "names.txt"])
+    @pytest.mark.parametrize("change", ["short", "long", "gone"])
+    def test_files_of_other_sizes_are_refused(self, tmp_path: Path, name, change):
+        file = self.write(tmp_path / "s", self.items(5, 1)).directory / name
+        content = file.read_bytes()
+        if change == "gone":
+            file.unlink()
+        else:
+            file.write_bytes(content[:-1] if change == "short" else content + b"0")
+        with pytest.raises(InputError, match=f"{name} should hold {len(content)} bytes"):
+            Store.open(tmp_path / "s")
+
+    @pytest.mark.parametrize("lengths", [[6, 0], [7, -1], [-(2**62), 2**62 + 6]])
+    def test_impossible_lengths_are_refused(self, tmp_path: Path, lengths):
+        directory = self.write(tmp_path / "s", self.items(5, 1)).directory
+        np.array(lengths).tofile(directory / "lengths.bin")
+        words = rf"lengths.bin names an item of length {min(lengths)}: it is damaged; delete"
+        with pytest.raises(InputError, match=words):
+            Store.open(directory)
+
+    @pytest.mark.parametrize("lengths", [[5, 2], [2**62, 2**62]])
+    def test_lengths_that_are_not_those_of_the_signals_are_refused(self, tmp_path: Path, lengths):
+        directory = self.write(tmp_path / "s", self.items(5, 1)).directory
+        np.array(lengths).tofile(directory / "lengths.bin")
+        with pytest.raises(InputError, match=rf"signals.bin should hold {sum(lengths) * 6} bytes"):
+            Store.open(directory)
+
+    def test_only_the_last_side_may_differ(self, tmp_path: Path):
+        directory = self.write(tmp_path / "s", self.items(5, 1)).directory
+        index = json.loads((directory / "index.json").read_text())
+        (directory / "index.json").write_text(json.dumps(index | {"shape": [None, 3]}))
+        with pytest.raises(InputError, match="is damaged: delete"):
+            Store.open(directory)
+
+    def test_takes_the_place_of_a_fixed_one_and_the_other_way_round(self, tmp_path: Path):
+        Store.write(tmp_path / "s", arrays(3), (2, 2), "uint8")
+        assert self.write(tmp_path / "s", self.items(5, 1)).lengths is not None
+        fixed = Store.write(tmp_path / "s", arrays(3), (2, 2), "uint8")
+        assert fixed.lengths is None
+        assert sorted(os.listdir(tmp_path / "s")) == ["index.json", "labels.bin", "names.txt", "signals.bin"]
+
+    def test_items_of_a_fixed_store(self, tmp_path: Path):
+        store = Store.write(tmp_path / "s", arrays(3), (2, 2), "uint8")
+        np.testing.assert_array_equal(store.item(2), np.full((2, 2), 2, np.uint8))

@@ -6,12 +6,13 @@ from torch import nn
 
 from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
-from smalti.interfaces import SignalSpec
+from smalti.interfaces import Conditions, InputError, SignalSpec
 
 
 def decoder(ndim: int = 2, strides=(2, 2), **settings) -> ConvDecoder:
+    num_classes = settings.pop("num_classes", 0)
     config = ConvDecoderConfig(channels=6, residual_channels=4, **settings)
-    return ConvDecoder(config, ndim, dim=5, out_channels=7, strides=strides)
+    return ConvDecoder(config, ndim, dim=5, out_channels=7, strides=strides, num_classes=num_classes)
 
 
 @pytest.mark.parametrize("head_channels", [0, 3])
@@ -49,3 +50,43 @@ def test_every_latent_and_every_parameter_counts(head_channels):
     layer(latents).square().sum().backward()
     assert latents.grad.all()
     assert [name for name, p in layer.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def labels(*given: int) -> Conditions:
+    return Conditions(torch.tensor(given))
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@torch.no_grad()
+def test_each_label_and_its_absence_say_something_else(ndim):
+    layer = decoder(ndim, use_labels=True, num_classes=3)
+    assert layer.num_classes == 3
+    latents = torch.randn(1, 5, *[2] * ndim).expand(4, 5, *[2] * ndim)
+    told = layer(latents, labels(0, 1, -1, 2))
+    assert len(told.flatten(1).unique(dim=0)) == 4
+    for absent in (None, Conditions(), labels(-1, -1, -1, -1)):
+        torch.testing.assert_close(layer(latents, absent), told[[2]].expand_as(told))
+
+
+@torch.no_grad()
+def test_labels_go_with_their_items():
+    layer = decoder(use_labels=True, num_classes=3)
+    latents = torch.randn(3, 5, 2, 3)
+    together = layer(latents, labels(2, -1, 0))
+    for item, label in enumerate((2, -1, 0)):
+        torch.testing.assert_close(layer(latents[[item]], labels(label))[0], together[item])
+
+
+@pytest.mark.parametrize("settings", [{"num_classes": 3}, {"use_labels": True}, {}], ids=str)
+@torch.no_grad()
+def test_without_use_labels_or_without_classes_labels_are_not_heeded(settings):
+    layer, latents = decoder(**settings), torch.randn(1, 5, 2, 2)
+    assert layer.num_classes == 0
+    assert not any("label" in name for name, _ in layer.named_parameters())
+    assert torch.equal(layer(latents, labels(2)), layer(latents))
+
+
+@pytest.mark.parametrize("wrong", [(3,), (-2,), (0, 1)])
+def test_labels_that_do_not_fit_are_refused(wrong):
+    with pytest.raises(InputError, match=r"expected .*label"):
+        decoder(use_labels=True, num_classes=3)(torch.randn(1, 5, 2, 2), labels(*wrong))

@@ -44,7 +44,8 @@ def test_the_grid_is_the_shape_of_the_latents(size, strides):
 )
 def test_a_size_that_does_not_divide_is_refused_with_an_advice_that_works(size, strides, given, advice):
     layer = encoder(size, strides)
-    with pytest.raises(InputError, match=rf"multiples of \d+ .*received {given}: set data.size={advice},"):
+    key = "data.length" if len(size) == 1 else "data.size"
+    with pytest.raises(InputError, match=rf"multiples of \d+ .*received {given}: set {key}={advice},"):
         layer.grid(size)
     assert layer.grid([int(side) for side in advice.split("x")])
 

@@ -133,6 +133,27 @@ def test_distances_pair_by_pair(drawn):
     np.testing.assert_allclose(edit(ones, others), expected)
 
 
+def test_the_second_token_goes_on_before_the_first():
+    one, other = np.array([[3.0], [0.0], [2.0]]), np.array([[2.0], [2.0], [3.0], [2.0]])
+    assert dtw([one], [other], euclidean).tolist() == [1.0]
+    assert dtw_by_hand(one, other, math.dist) == 1.0
+    # The other way about there is one more step.
+    assert dtw([other], [one], euclidean).tolist() == pytest.approx([0.8])
+
+
+@settings(max_examples=30)
+@given(sequences())
+def test_of_equally_good_paths_the_documented_one(drawn):
+    rng, *lengths = drawn
+    num = min(map(len, lengths))
+    ones, others = ([rng.integers(0, 3, (n, 1)).astype(float) for n in each[:num]] for each in lengths)
+    expected = [dtw_by_hand(one, other, math.dist) for one, other in zip(ones, others, strict=True)]
+    np.testing.assert_allclose(dtw(ones, others, euclidean), expected)
+    # Nor does it depend on how a sum was rounded.
+    rounded = dtw(ones, others, lambda a, b: (d := euclidean(a, b)) * rng.normal(1, 1e-15, d.shape))
+    np.testing.assert_allclose(rounded, expected)
+
+
 def test_equal_tokens_are_equally_near_in_any_batch():
     rng = np.random.default_rng(0)
     codebook = rng.normal(size=(8, 64))

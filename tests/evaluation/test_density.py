@@ -44,13 +44,15 @@ class GivenAutoencoder(Autoencoder):
 
     signal, num_codebooks, num_codes, grid, title = SignalSpec(1, (3,)), 2, 10, (3,), "given"
 
+    told_classes = 0
+
     def loss(self, batch):
         return Loss(torch.zeros(()), {})
 
-    def encode(self, signal):
+    def encode(self, signal, conditions=None):
         return signal.round().long().expand(-1, 2, -1)
 
-    def likelihood(self, codes):
+    def likelihood(self, codes, conditions=None):
         return GivenLikelihood(codes)
 
 
@@ -146,3 +148,94 @@ def test_one_item_has_no_standard_error():
     figures = measure(1)["plain"]
     assert figures["stderr"] is None
     assert figures["bits_per_dim"] == pytest.approx(12 / (3 * math.log(2)))
+
+
+class TestItemsOfDifferentLengths:
+    """All bits over all dimensions, so that a long item counts more than a short one."""
+
+    LENGTHS = np.array([3, 10, 1, 6, 20, 8])
+
+    def measured(self, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rates, distortions and numbers of codes of the items, longer ones paying more."""
+        rng = np.random.default_rng(seed)
+        rate = 2.0 * self.LENGTHS + rng.normal(size=6)
+        return rate, 5.0 * self.LENGTHS + 3 * rng.normal(size=6), self.LENGTHS * 2
+
+    def density(self, *sizes: int) -> PriorDensity:
+        rate, distortion, codes = self.measured()
+        density = Density(SignalSpec(2, (4, 8)))
+        for part in np.split(np.arange(6), np.cumsum(sizes)[:-1]):
+            bound = Bound(torch.from_numpy(rate[part]).float(), torch.from_numpy(distortion[part]).float())
+            found = torch.zeros(1, 1, int(codes[part].sum()), dtype=torch.int64)
+            lengths = torch.from_numpy(self.LENGTHS[part])
+            density.update(Measured({"p": bound}, None, found), lengths)
+        return density.compute()["p"]
+
+    @pytest.mark.parametrize("sizes", [(6,), (1,) * 6, (2, 4)], ids=str)
+    def test_by_hand(self, sizes):
+        rate, distortion, codes = self.measured()
+        dims, n = self.LENGTHS * 8, 6  # 2 channels, 4 rows
+        bits = (rate + distortion) / np.log(2)
+        ratio = bits.sum() / dims.sum()
+        # The variance of a ratio of means, by its linearisation (Cochran 1977, equation 2.46).
+        variance = ((bits - ratio * dims) ** 2).sum() / (n - 1) / n / dims.mean() ** 2
+        assert self.density(*sizes) == pytest.approx(
+            {
+                "bits_per_dim": ratio,
+                "rate": rate.sum() / np.log(2) / dims.sum(),
+                "distortion": distortion.sum() / np.log(2) / dims.sum(),
+                "stderr": np.sqrt(variance),
+                "nats_per_code": rate.sum() / codes.sum(),
+            },
+            rel=1e-6,
+        )
+
+    def test_the_standard_error_is_that_of_resampled_items(self):
+        rng = np.random.default_rng(1)
+        n = 400
+        lengths = rng.integers(1, 30, n)
+        nats = lengths * rng.gamma(9.0, 0.4, n)
+        density = Density(SignalSpec(1, (8,)))
+        bound = Bound(torch.zeros(n), torch.from_numpy(nats).float())
+        density.update(Measured({"p": bound}, None, None), torch.from_numpy(lengths))
+        drawn = rng.integers(n, size=(4000, n))
+        bootstrap = (nats[drawn].sum(1) / lengths[drawn].sum(1) / np.log(2)).std()
+        row = density.compute()["p"]
+        assert row["stderr"] == pytest.approx(bootstrap, rel=0.05)
+        # The spread of the items' own bits is another thing, and larger: lengths vary too.
+        naive = nats.std() / np.sqrt(n) / lengths.mean() / np.log(2)
+        assert row["stderr"] < 0.7 * naive
+
+    def test_lengths_that_are_all_the_signals_own_change_nothing(self):
+        rate, distortion, _ = self.measured()
+        bound = Bound(torch.from_numpy(rate).float(), torch.from_numpy(distortion).float())
+        rows = []
+        for lengths in (None, torch.full((6,), 8)):
+            density = Density(SignalSpec(2, (4, 8)))
+            density.update(Measured({"p": bound}, None, None), lengths)
+            rows.append(density.compute()["p"])
+        assert rows[0] == rows[1]
+        total = (bound.rate + bound.distortion).double().numpy() / (64 * np.log(2))
+        assert rows[0]["stderr"] == pytest.approx(total.std(ddof=1) / np.sqrt(6))
+
+    def test_one_item_has_no_standard_error(self):
+        density = Density(SignalSpec(1, (8,)))
+        density.update(
+            Measured({"p": Bound(torch.tensor([1.0]), torch.tensor([2.0]))}, None, None), torch.tensor([3])
+        )
+        assert density.compute()["p"]["stderr"] is None
+        assert density.compute()["p"]["bits_per_dim"] == pytest.approx(1 / math.log(2))
+
+
+def test_an_autoencoder_sums_what_lies_within_an_items_length():
+    lengths = torch.tensor([3, 1, 2])
+    measured = GivenAutoencoder().measure(Batch(X, lengths=lengths), [GivenPrior("plain", False)])
+    # An element x costs its code x and x again.
+    assert measured.bounds["plain"].distortion.tolist() == [6.0, 0.0, 8.0]
+
+
+def test_without_bounds_there_are_no_rows():
+    density = Density(SignalSpec(1, (3,)))
+    assert density.compute() == {}
+    density.update(GivenAutoencoder().measure(Batch(X)))
+    assert density.compute() == {}

@@ -98,3 +98,26 @@ def test_a_constant_split_has_no_variance():
 
 def test_every_figure_has_its_protocol():
     assert {"psnr", "ssim", "mse_over_variance"} <= set(Reconstruction.protocol())
+
+
+def test_items_count_up_to_their_length():
+    x, y = pair(size=(12,))
+    lengths = torch.tensor([12, 3, 1, 7, 12])
+    ragged, one_by_one = Reconstruction(), Reconstruction()
+    spoiled = y.clone()
+    for item, length in zip(spoiled, lengths.tolist(), strict=True):
+        item[:, length:] = 9.0
+    ragged.update(x[:2], spoiled[:2], lengths[:2])
+    ragged.update(x[2:], spoiled[2:], lengths[2:])
+    for item, length in enumerate(lengths.tolist()):
+        one_by_one.update(x[[item], :, :length], y[[item], :, :length])
+    assert ragged.compute() == one_by_one.compute()
+    errors = [
+        float(((to_unit(x[i, :, :n]) - to_unit(y[i, :, :n])) ** 2).mean())
+        for i, n in enumerate(lengths.tolist())
+    ]
+    assert ragged.compute()["mse"] == pytest.approx(np.mean(errors), rel=1e-5)
+
+
+def test_where_nothing_was_reconstructed_there_are_no_figures():
+    assert Reconstruction().compute() == {}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
+from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
 from smalti.interfaces import Batch, Conditions, InputError, Prior
 from smalti.models.prior import LabelledPrior, LearnedPrior, UniformPrior, UnigramPrior
 
@@ -31,6 +32,11 @@ def unigram(num_codebooks: int, smoothing: float = 1.0) -> UnigramPrior:
 
 def learned(num_codebooks: int, num_classes: int = 0) -> LearnedPrior:
     return LearnedPrior(network(num_codebooks, num_classes), GRID).eval()
+
+
+def line_prior() -> LearnedPrior:
+    torch.manual_seed(0)
+    return LearnedPrior(WaveNet(WaveNetConfig.tiny(), NUM_CODES), (6,)).eval()
 
 
 PRIORS = {
@@ -173,6 +179,39 @@ class TestLearned:
         torch.testing.assert_close(loss.terms["bits_per_code"], (rate / math.log(2)).detach())
         loss.total.backward()
         assert all(p.grad is not None for p in prior.parameters())
+
+    def test_what_follows_a_short_item_is_no_code_of_it(self):
+        """Every code of every item counts the same, and none that is padding."""
+        prior, lengths = line_prior(), torch.tensor([6, 2, 1, 5])
+        codes = torch.randint(NUM_CODES, (4, 1, 6), generator=torch.Generator().manual_seed(0))
+        loss = prior.loss(Batch(codes, lengths=lengths))
+        nats = 0.0
+        for item, length in zip(codes, lengths.tolist(), strict=True):
+            nats -= prior.log_prob(item[None, :, :length]).item()
+        assert loss.total.item() == pytest.approx(nats / 14, rel=1e-5)
+        assert loss.terms["bits_per_code"].item() == pytest.approx(nats / 14 / math.log(2), rel=1e-5)
+        padding = torch.arange(6) >= lengths.view(-1, 1, 1)
+        others = codes.where(~padding, (codes + 1) % NUM_CODES)
+        torch.testing.assert_close(prior.loss(Batch(others, lengths=lengths)).total, loss.total)
+        assert not torch.isclose(prior.loss(Batch(others)).total, prior.loss(Batch(codes)).total)
+        full = prior.loss(Batch(codes, lengths=torch.full((4,), 6)))
+        torch.testing.assert_close(full.total, prior.loss(Batch(codes)).total)
+        loss.total.backward()
+        assert all(bool(p.grad.isfinite().all()) for p in prior.parameters())
+
+    def test_padding_on_the_last_axis_of_several_codebooks(self):
+        prior, lengths = learned(2), torch.tensor([2, 1])
+        codes = all_grids(2)[[3, 70]]
+        loss = prior.loss(Batch(codes, lengths=lengths)).total
+        logits = prior.network(codes).log_softmax(-1).gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+        torch.testing.assert_close(loss, -(logits[0].sum() + logits[1, :, :, :1].sum()) / 6)
+
+    def test_draws_a_line_of_another_length(self):
+        prior = line_prior()
+        for length in (1, 6, 9):
+            drawn = prior.sample(2, grid=(length,), generator=torch.Generator().manual_seed(0))
+            assert drawn.shape == (2, 1, length)
+        assert prior.sample(2).shape == (2, 1, 6)
 
     def test_training_approaches_the_entropy_of_its_data(self):
         codes = torch.tensor([[[[0, 1]]], [[[2, 2]]]]).repeat(8, 1, 1, 1)

@@ -186,6 +186,28 @@ class TestParts:
         assert model.decode(codes).shape == x.shape
         assert model.likelihood(codes).sample().shape == x.shape
 
+    @pytest.mark.parametrize("size", [(8, 8), (4, 8, 4)])
+    def test_jitter_is_for_lines(self, size):
+        with pytest.raises(
+            InputError, match=rf"on a line for a jitter of 0.1, received {len(size)} axes: set"
+        ):
+            vqvae(size, jitter=0.1)
+        assert vqvae(size, jitter=0.0).loss(Batch(signals(vqvae(size)))).total.isfinite()
+
+    @torch.no_grad()
+    def test_code_dropout_on_a_plane(self):
+        """An item without its codes costs what it costs without any."""
+        model = vqvae(code_dropout=0.5, quantizer=quantizer(FaithfulCodebookConfig()))
+        x = signals(model, 40)
+        torch.manual_seed(0)
+        kept = torch.rand(1, 40)[0] >= 0.5
+        with_codes = model.likelihood(model.encode(x)).log_prob(x)
+        without = model.likelihood_without_codes(40, model.grid).log_prob(x)
+        expected = -torch.where(kept.view(-1, 1, 1, 1), with_codes, without).mean() / math.log(2)
+        torch.manual_seed(0)
+        received = model.train().loss(Batch(x)).terms["distortion_bits_per_dim"]
+        torch.testing.assert_close(received, expected)
+
     def test_a_size_that_does_not_divide(self):
         with pytest.raises(InputError, match=r"multiples of 4 .* received 8x10: set data.size=8x8"):
             vqvae((8, 10))

@@ -1,13 +1,17 @@
 """Causal layers: what they see, against kernels masked by hand, and the two speeds against each other."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from smalti.nn.causal import HorizontalConv2d, VerticalConv2d
+from smalti.nn.causal import DilatedConv1d, HorizontalConv2d, VerticalConv2d
 
 GRIDS = [(5, 6), (6, 5), (1, 7), (7, 1), (1, 1), (3, 2)]
 KERNELS = [3, 5, 7]
+DILATED = pytest.mark.parametrize(
+    ("kernel_size", "dilation"), [(1, 1), (1, 4), (2, 1), (2, 4), (3, 1), (3, 3), (4, 2), (2, 30)]
+)
 
 
 def square_kernel(layer: VerticalConv2d | HorizontalConv2d, kernel_size: int) -> torch.Tensor:
@@ -86,3 +90,44 @@ def test_steps_read_the_weights_as_they_are_at_the_start():
     with torch.no_grad():
         layer.conv.weight.fill_(2.0)
     assert layer.start(1, 4).weight.eq(2).all()
+
+
+def dilated(kernel_size: int, dilation: int) -> DilatedConv1d:
+    torch.manual_seed(0)
+    return DilatedConv1d(2, 3, kernel_size, dilation).double()
+
+
+@DILATED
+def test_dilated_forward_is_a_sum_over_the_taps(kernel_size, dilation):
+    layer = dilated(kernel_size, dilation)
+    x = torch.randn(2, 2, 11, dtype=torch.float64)
+    weight, bias = layer.conv.weight.detach().numpy(), layer.conv.bias.detach().numpy()
+    expected = np.zeros((2, 3, 11)) + bias[:, None]
+    for at in range(11):
+        for tap in range(kernel_size):
+            source = at - (kernel_size - 1 - tap) * dilation
+            if source >= 0:
+                expected[:, :, at] += x.numpy()[:, :, source] @ weight[:, :, tap].T
+    np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=0, atol=1e-12)
+    assert layer.reach == (kernel_size - 1) * dilation
+
+
+@DILATED
+@torch.no_grad()
+def test_dilated_steps_are_those_of_the_whole_line(kernel_size, dilation):
+    layer = dilated(kernel_size, dilation)
+    x = torch.randn(2, 2, 23, dtype=torch.float64)
+    whole, state = layer(x), layer.start(2)
+    for at in range(23):
+        torch.testing.assert_close(layer.step(x[:, :, at], state), whole[:, :, at], rtol=0, atol=1e-12)
+    assert state.ring.shape == (layer.reach, 2, 2)
+
+
+@torch.no_grad()
+def test_two_dilated_states_do_not_disturb_each_other():
+    layer = dilated(3, 2)
+    x = torch.randn(2, 2, 9, dtype=torch.float64)
+    whole, one, other = layer(x), layer.start(2), layer.start(2)
+    for at in range(9):
+        torch.testing.assert_close(layer.step(x[:, :, at], one), whole[:, :, at], rtol=0, atol=1e-12)
+        layer.step(-x[:, :, at], other)

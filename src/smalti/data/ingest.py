@@ -88,18 +88,21 @@ def build_store(
 
 
 def decode_ahead(
-    items: Iterable[Item], decode: Callable[[Any], np.ndarray], workers: int | None = None
-) -> Iterator[tuple[Item, np.ndarray | UnreadableItem]]:
-    """Each item with what became of it, in order, while threads decode the next ones."""
+    items: Iterable[Item], decode: Callable[[Any], Any], workers: int | None = None
+) -> Iterator[tuple[Item, Any]]:
+    """Each item with what `decode` made of it, or the `UnreadableItem` that it raised, in order.
 
-    def attempt(content: Any) -> np.ndarray | UnreadableItem:
+    Threads decode the next ones meanwhile.
+    """
+
+    def attempt(content: Any) -> Any:
         try:
             return decode(content)
         except UnreadableItem as error:
             return error
 
     workers = workers or min(16, os.cpu_count() or 1)
-    window: deque[tuple[Item, Future[np.ndarray | UnreadableItem]]] = deque()
+    window: deque[tuple[Item, Future[Any]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
         for item in items:

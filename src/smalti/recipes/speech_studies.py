@@ -21,7 +21,6 @@ class SpeechStudy(Configuration):
 
     Attributes:
         name: of the folder and the records.
-        dataset: the data's name in records.
         question: what it answers, a sentence.
         recipe: the model and its prior, but for the seed.
         content_pattern: over item names, with one group: a number for what is said.
@@ -31,7 +30,6 @@ class SpeechStudy(Configuration):
     """
 
     name: str
-    dataset: str
     question: str
     recipe: Recipe
     content_pattern: str | None = None
@@ -51,7 +49,6 @@ def speech_study(name: str, budget: str) -> SpeechStudy:
     if name == "phonemes":
         study = SpeechStudy(
             name="phonemes",
-            dataset="speech",
             question="How much of the phonemes is in units that were learned without labels?",
             recipe=speech.units(),
         )
@@ -59,7 +56,6 @@ def speech_study(name: str, budget: str) -> SpeechStudy:
         recipe = speech.vctk() if budget == "paper" else speech.digits()
         study = SpeechStudy(
             name="speech",
-            dataset="speech",
             question="Do codes keep what is said and leave to the label who says it?",
             recipe=recipe,
             content_pattern=r"^(\d)_" if budget != "paper" else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from smalti.interfaces import InputError
+from smalti.modalities.sounds import WRITTEN
 from smalti.tokenizer import load
 from smalti.verbs.codes import read_files, through_codes
 from smalti.verbs.console import counting, note
@@ -42,6 +43,8 @@ def convert(
             "its speakers, by folders or data.pattern"
         )
     tokenizer.label(speaker)
+    if out.suffix.lower() not in WRITTEN:
+        raise InputError(f"expected --out to end in {' or '.join(WRITTEN)}, received {out}: rename it")
     if out.exists():
         raise InputError(f"{out} exists already: choose another --out")
     _, signals = read_files(tokenizer, [file])

@@ -11,8 +11,11 @@ from typing import Any
 import torch
 
 from smalti import __version__
+from smalti.data.sources.espeak import SyntheticSpeechSource
 from smalti.data.sources.letters import LettersSource, write_folder
 from smalti.evaluation.figures import code_maps
+from smalti.files import atomic_directory
+from smalti.interfaces import InputError
 from smalti.modalities.image import ImageModality
 from smalti.tokenizer import Tokenizer, load
 from smalti.trained import PRIOR_DIRECTORY
@@ -24,6 +27,7 @@ from smalti.verbs.train_prior import train_prior
 from smalti.web.page import inline, write_page
 
 SAMPLES_PER_CLASS = 4
+SPEAKERS = 8
 SHOWN = 24
 TEMPERATURE = 0.8
 """Of the samples shown: a prior of two minutes draws too much at 1."""
@@ -38,6 +42,34 @@ def write_pictures(directory: Path, num: int, split: str = "train", quiet: bool 
     write_folder(directory, num, split=split)
     note(
         f"{num} pictures are in {directory}. Next: smalti train image --data {directory} --out runs/mine",
+        quiet,
+    )
+
+
+def write_sounds(directory: Path, num: int, quiet: bool = False) -> None:
+    """Write synthetic speech of eight speakers, two of them held out as `test`, with the times of its phones.
+
+    Raises:
+        InputError: when the directory holds something, espeak-ng is missing, or `num` is not one utterance or
+            more for each speaker.
+    """
+    each = num // SPEAKERS
+    source = SyntheticSpeechSource(SPEAKERS, each)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InputError(f"{directory} exists already: choose another folder for the speech")
+    lines: list[str] = []
+    with atomic_directory(directory) as temporary:
+        for split in source.splits:
+            source.write(temporary / split, split)
+            (temporary / split / "utts.tsv").unlink()
+            table = temporary / split / "phones.tsv"
+            header, *rows = table.read_text().splitlines()
+            lines += rows if lines else [header, *rows]
+            table.unlink()
+        (temporary / "phones.tsv").write_text("\n".join(lines) + "\n")
+    note(
+        f"{each * SPEAKERS} utterances are in {directory}, their phones in {directory / 'phones.tsv'}. Next: "
+        f"smalti train units --data {directory} --out runs/units",
         quiet,
     )
 

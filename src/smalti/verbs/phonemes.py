@@ -204,6 +204,12 @@ def _utterances(
                 with torch.no_grad():
                     mels[readable(item.name)] = log_mel(torch.from_numpy(sound)[None, None])[0].t().numpy()
                 yield readable(item.name), levels, item.label
+        if not mels:
+            raise InputError(
+                f"expected utterances of {source.description} that can be read and have an alignment, found "
+                f"none in the split {split} (the last, {skipped[-1]['name']}: {skipped[-1]['reason']}): give "
+                "the table of these files"
+            )
 
     with TemporaryDirectory(prefix="smalti-") as scratch:
         store = Store.write(

@@ -76,6 +76,8 @@ def reproduce_speech(
     study = speech_study(name, budget)
     if data is None:
         raise InputError(f"expected speech to reproduce {name} with, received none: add --data SOURCE")
+    if name == "phonemes" and alignments is None:
+        raise InputError("expected a table of phones in time for `reproduce phonemes`: add --alignments TSV")
     folder = out / f"{study.name}-{budget}"
     records: list[Record] = []
     for seed in range(seeds):
@@ -83,7 +85,7 @@ def reproduce_speech(
         note(f"{study.name}, seed {seed}", quiet)
         _train(study, seed, data, run, quiet)
         _evaluate(run, data, quiet)
-        if name == "phonemes":
+        if alignments is not None and name == "phonemes":
             records += _phoneme_records(study, seed, data, run, alignments, quiet)
         else:
             records += _speech_records(study, seed, data, run, quiet)
@@ -160,7 +162,7 @@ def _record(study: SpeechStudy, seed: int, run: Path, data: str, of_prior: str |
     split = pick_split(source, None, "test", "validation", "all")
     return {
         "experiment": study.name,
-        "dataset": study.dataset,
+        "dataset": Path(data).name,
         "split": split,
         "measured_on": described(source, split, data),
         "model": tokenizer.trained.model.title,
@@ -188,10 +190,8 @@ def _bound_records(study: SpeechStudy, seed: int, data: str, run: Path) -> list[
 
 
 def _phoneme_records(
-    study: SpeechStudy, seed: int, data: str, run: Path, alignments: Path | None, quiet: bool
+    study: SpeechStudy, seed: int, data: str, run: Path, alignments: Path, quiet: bool
 ) -> list[Record]:
-    if alignments is None:
-        raise InputError("expected a table of phones in time for `reproduce phonemes`: add --alignments TSV")
     report: dict[str, Any] = {}
     if (run / PHONEMES).is_file():
         report = json.loads((run / PHONEMES).read_text())

@@ -1,0 +1,109 @@
+"""Networks from their configs: which parts are built, and which do not fit each other."""
+
+import pytest
+import torch
+
+from smalti.autoregressive.wavenet import WaveNetConfig
+from smalti.decoders.autoregressive import AutoregressiveFamily, LocalDecoder, WaveNetDecoderConfig
+from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
+from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
+from smalti.encoders.log_mel import LogMelEncoder, LogMelEncoderConfig
+from smalti.interfaces import InputError, SignalSpec
+from smalti.likelihoods import (
+    CategoricalConfig,
+    CategoricalFamily,
+    GaussianConfig,
+    LogisticMixtureFamily,
+)
+from smalti.models.networks import TINY, NetworksConfig, build_networks
+
+WAVEFORM = SignalSpec(1, (64,), levels=16)
+WAVENET = WaveNetDecoderConfig.tiny()
+
+
+def config(**parts) -> NetworksConfig:
+    return TINY.model_copy(update=parts)
+
+
+def upsampling(*strides: int) -> WaveNetDecoderConfig:
+    return WAVENET.model_copy(update={"upsample": strides})
+
+
+@pytest.mark.parametrize(
+    ("parts", "kinds"),
+    [
+        ({}, (ConvEncoder, ConvDecoder, LogisticMixtureFamily)),
+        ({"likelihood": CategoricalConfig()}, (ConvEncoder, ConvDecoder, CategoricalFamily)),
+        ({"encoder": LogMelEncoderConfig.tiny()}, (LogMelEncoder, ConvDecoder, LogisticMixtureFamily)),
+        ({"decoder": WAVENET}, (ConvEncoder, LocalDecoder, AutoregressiveFamily)),
+        (
+            {"encoder": LogMelEncoderConfig.tiny(), "decoder": WAVENET},
+            (LogMelEncoder, LocalDecoder, AutoregressiveFamily),
+        ),
+    ],
+    ids=lambda parts: "-".join(parts) if isinstance(parts, dict) else "",
+)
+@torch.no_grad()
+def test_parts_of_these_kinds_that_fit(parts, kinds):
+    built = config(**parts)
+    encoder, decoder, family = build_networks(built, WAVEFORM, encoded=5, decoded=3)
+    assert (type(encoder), type(decoder), type(family)) == kinds
+    assert NetworksConfig.model_validate_json(built.model_dump_json()) == built
+    latents = encoder(torch.zeros(2, 1, 64))
+    assert latents.shape == (2, 5, *encoder.grid((64,)))
+    likelihood = family(decoder(torch.zeros(2, 3, *encoder.grid((64,)))))
+    assert likelihood.log_prob(torch.zeros(2, 1, 64)).shape == (2, 1, 64)
+
+
+@pytest.mark.parametrize("spec", [SignalSpec(3, (8, 8)), SignalSpec(1, (8, 8)), SignalSpec(2, (64,))])
+def test_a_wavenet_decoder_wants_a_waveform(spec):
+    words = rf"WaveNet decoder, received {spec.channels} channels and {spec.ndim} axes: take decoder.kind=con"
+    with pytest.raises(InputError, match=words):
+        build_networks(config(decoder=WAVENET), spec, 5, 3)
+
+
+@pytest.mark.parametrize("strides", [(3,), (8,), (2, 4)])
+def test_upsampling_must_divide_the_stride(strides):
+    words = r"upsample to divide the encoder's stride of 4, received \(.*\): choose strides whose product"
+    with pytest.raises(InputError, match=words):
+        build_networks(config(decoder=upsampling(*strides)), WAVEFORM, 5, 3)
+
+
+@pytest.mark.parametrize("strides", [(), (1,), (2,), (4,), (2, 2)])
+def test_upsampling_that_divides_it(strides):
+    *_, family = build_networks(config(decoder=upsampling(*strides)), WAVEFORM, 5, 3)
+    assert isinstance(family, AutoregressiveFamily)
+    assert family.frame * torch.Size(strides).numel() == 4
+
+
+def test_a_wavenet_decoder_wants_a_likelihood_with_a_shape_for_each_sample():
+    with pytest.raises(InputError, match=r"received gaussian: take likelihood.kind=categorical or logistic"):
+        build_networks(config(decoder=WAVENET, likelihood=GaussianConfig()), WAVEFORM, 5, 3)
+
+
+def test_a_log_mel_encoder_wants_a_waveform():
+    with pytest.raises(InputError, match=r"expected a waveform .* take encoder.kind=conv"):
+        build_networks(config(encoder=LogMelEncoderConfig.tiny()), SignalSpec(3, (8, 8)), 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "told"),
+    [
+        (ConvDecoderConfig.tiny(), 0),
+        (ConvDecoderConfig.tiny().model_copy(update={"use_labels": True}), 3),
+        (WAVENET, 3),
+    ],
+    ids=["conv", "conv with labels", "wavenet"],
+)
+def test_who_is_told_the_labels(decoder, told):
+    _, built, family = build_networks(config(decoder=decoder), WAVEFORM, 5, 3, num_classes=3)
+    assert max(built.num_classes, family.num_classes) == told
+
+
+def test_sizes_are_those_of_the_config():
+    wide = WAVENET.model_copy(update={"network": WaveNetConfig.tiny().model_copy(update={"layers": 4})})
+    narrow = ConvEncoderConfig.tiny().model_copy(update={"strides": (2, 2, 2)})
+    encoder, _, family = build_networks(config(decoder=wide, encoder=narrow), WAVEFORM, 5, 3)
+    assert encoder.grid((64,)) == (8,)
+    assert isinstance(family, AutoregressiveFamily)
+    assert (family.network.reach, family.frame) == (31, 4)
