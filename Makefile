@@ -6,7 +6,7 @@ PEERS := .venv-peers
 # Small models and tests are no faster with two threads than with one, and spinning threads slow all the rest.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test lint bench results clean
+.PHONY: demo test lint bench peers results clean
 
 demo: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/smalti demo --out demo
@@ -24,6 +24,8 @@ bench: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sampling.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/search.py
 	OMP_NUM_THREADS=1 $(if $(wildcard $(PEERS)/.installed),$(PEERS)/bin,$(BIN))/python benchmarks/wavenet.py
+
+peers: $(PEERS)/.installed
 
 results: .venv/.installed
 	$(BIN)/python benchmarks/tables.py

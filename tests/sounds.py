@@ -70,6 +70,7 @@ UNITS = [
     "pretraining.training.log_every=2",
     *STEPS,
     "training.validate_every=3",
+    "training.schedule=constant",
 ]
 """The recipe `units`, in seconds."""
 
@@ -127,7 +128,7 @@ Segments = list[tuple[float, float, str]]
 
 def utterance(rng: np.random.Generator, rate_hz: int, pitch: float) -> tuple[np.ndarray, Segments]:
     """Silence, some phones, silence, of a speaker whose frequencies are all `pitch` times as high."""
-    names = ["SIL", *map(str, rng.choice(list(PHONES), 4)), "SIL"]
+    names = ["SIL", *map(str, rng.permutation(list(PHONES))), *map(str, rng.permutation(list(PHONES))), "SIL"]
     parts, segments, begin = [], Segments(), 0.0
     for name in names:
         seconds = float(rng.integers(8, 16)) / 100
@@ -137,6 +138,6 @@ def utterance(rng: np.random.Generator, rate_hz: int, pitch: float) -> tuple[np.
             phase = 2 * np.pi * PHONES[name] * pitch * at + 0.3 * rng.standard_normal(len(at))
             wave = wave + 0.3 * np.sin(phase)
         parts.append(wave)
-        segments.append((begin, begin + seconds, name))
-        begin += seconds
+        segments.append((begin, round(begin + seconds, 2), name))
+        begin = round(begin + seconds, 2)
     return np.concatenate(parts), segments

@@ -42,11 +42,10 @@ SHRINK = {
         "train",
         "units",
     ): f"{SMALL_SOUNDS} model.encoder.channels=8 pretraining.training.batch_size=2",
-    (
-        "smalti",
-        "train-prior",
-        "runs/voices",
-    ): f"{SMALL_SOUNDS} network.channels=8 network.layers=2 network.head_channels=8",
+    **{
+        ("smalti", "train-prior", run): f"{SMALL_SOUNDS} network.channels=8 network.layers=2"
+        for run in ("runs/spoken", "runs/voices")
+    },
     ("smalti", "train"): f"{SMALL} training.steps=3",
     (
         "smalti",

@@ -328,6 +328,49 @@ class TestSamples:
         assert not torch.equal(one, other)
 
 
+class TestTemperature:
+    LIKELIHOODS = pytest.mark.parametrize(
+        ("likelihood", "mode"),
+        [
+            (gaussian(9, 0.13, -2.0, 16), 0.13),
+            (gaussian(9, 3.0, -2.0, 16), 1.0),
+            (mixture(9, [0.5, 1.5], [-0.6, 0.4], [-1.0, -3.0], 16), 0.4),
+            (categorical(9, [0.0, 3.0, 1.0, 2.9]), 2 / 3 - 1),
+        ],
+        ids=["gaussian", "gaussian beyond the range", "mixture", "categorical"],
+    )
+
+    @staticmethod
+    def draw(likelihood: Likelihood, temperature: float, seed: int) -> torch.Tensor:
+        return likelihood.sample(torch.Generator().manual_seed(seed), temperature)
+
+    @LIKELIHOODS
+    def test_none_takes_the_likeliest_level(self, likelihood, mode):
+        for seed in (0, 1):
+            drawn = self.draw(likelihood, 0.0, seed)
+            levels = 4 if isinstance(likelihood, Categorical) else 16
+            assert torch.equal(to_levels(drawn, levels), to_levels(torch.full((1, 1, 9), mode), levels))
+        every = log_probs(likelihood, 4) if isinstance(likelihood, Categorical) else None
+        assert every is None or every.argmax() == 1
+
+    @LIKELIHOODS
+    def test_of_one_changes_no_draw(self, likelihood, mode):
+        for seed in (0, 1):
+            plain = likelihood.sample(torch.Generator().manual_seed(seed))
+            assert torch.equal(self.draw(likelihood, 1.0, seed), plain)
+
+    def test_of_a_softmax_divides_the_logits(self):
+        logits = [0.0, 1.0, -1.0, 2.0]
+        drawn = to_levels(self.draw(categorical(40_000, logits), 0.5, 0), 4).flatten()
+        expected = torch.tensor(logits).div(0.5).softmax(0)
+        torch.testing.assert_close(drawn.bincount() / 40_000, expected, rtol=0, atol=0.01)
+
+    def test_of_a_gaussian_scales_its_deviation(self):
+        drawn = self.draw(gaussian(40_000, 0.1, math.log(0.2), 4096), 0.5, 0)
+        assert drawn.std().item() == pytest.approx(0.1, rel=0.02)
+        assert drawn.mean().item() == pytest.approx(0.1, abs=0.003)
+
+
 class TestMean:
     @pytest.mark.parametrize(
         "likelihood",

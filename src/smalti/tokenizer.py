@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from smalti.data.store import smallest_dtype
 from smalti.files import atomic_file
 from smalti.interfaces import Conditions, InputError
 from smalti.models.prior import LearnedPrior
@@ -114,7 +115,8 @@ class Tokenizer:
         missing = -signal.shape[-1] % self.autoencoder.stride
         if not missing:
             return signal
-        filler = self.modality.to_model(torch.full((1, 1, 1), self.modality.padding))
+        dtype = getattr(torch, smallest_dtype(self.modality.spec.levels).name)
+        filler = self.modality.to_model(torch.full((1, 1, 1), self.modality.padding, dtype=dtype))
         return torch.cat([signal, filler.to(signal).expand(*signal.shape[:-1], missing)], -1)
 
     def decode(

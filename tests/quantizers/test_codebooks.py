@@ -8,10 +8,13 @@ from smalti.quantizers.codebooks import (
     APART,
     FaithfulCodebook,
     FaithfulCodebookConfig,
+    FrozenCodebook,
+    FrozenCodebookConfig,
     RobustCodebook,
     RobustCodebookConfig,
     search,
 )
+from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
 from tests.nn.test_collectives import on_ranks
 
 BUFFERS = ("codes", "counts", "sums", "missed", "steps")
@@ -262,6 +265,36 @@ class TestFaithful:
         codebook.prepare(tokens)
         codebook.learn(tokens, search(tokens, codebook.codes))
         assert torch.equal(codebook.codes, before)
+
+
+class TestFrozen:
+    def test_only_set_moves_it(self):
+        codebook = FrozenCodebook(FrozenCodebookConfig(), 2, 4, 3).train()
+        assert list(codebook.parameters()) == []
+        codes = torch.randn(2, 4, 3)
+        codebook.set(codes)
+        tokens = torch.randn(2, 9, 3)
+        codebook.prepare(tokens)
+        codebook.learn(tokens, search(tokens, codebook.codes))
+        assert torch.equal(codebook.codes, codes)
+        assert codebook.loss(tokens, tokens) is None
+
+    def test_it_is_saved_with_its_model(self):
+        one, other = (FrozenCodebook(FrozenCodebookConfig(), 1, 4, 3) for _ in range(2))
+        assert not torch.equal(one.codes, other.codes)
+        other.load_state_dict(one.state_dict())
+        assert torch.equal(one.codes, other.codes)
+
+    def test_a_quantizer_over_it_searches_it(self):
+        config = VectorQuantizerConfig(num_codes=8, code_dim=3, codebook=FrozenCodebookConfig())
+        quantizer = VectorQuantizer(config).train()
+        latents = torch.randn(2, 3, 5)
+        before = quantizer.codebook.codes.clone()
+        quantized = quantizer(latents)
+        distances = torch.cdist(latents.transpose(1, 2), before[0])
+        assert torch.equal(quantized.codes[:, 0], distances.argmin(2))
+        torch.testing.assert_close(quantized.latents.transpose(1, 2), before[0][quantized.codes[:, 0]])
+        assert torch.equal(quantizer.codebook.codes, before)
 
 
 def batches(rank: int) -> list[torch.Tensor]:

@@ -101,7 +101,7 @@ def utterances(tmp_path_factory: pytest.TempPathFactory) -> PhoneRun:
     rows = ["utt\tstart\tend\tphone"]
     for index, speaker in enumerate(("ada", "bea", "cid", "dan")):
         for take in range(4):
-            wave, spoken_ = sounds.utterance(rng, 16_000, 1 + 0.05 * index)
+            wave, spoken_ = sounds.utterance(rng, 16_000, 1 + 0.02 * index)
             name = f"{speaker}/{index}{take}.wav" if take else f"{speaker}/{index}.wav"
             sounds.save(folder / "speech" / name, wave, sounds.KINDS[3])
             if name != UNALIGNED:

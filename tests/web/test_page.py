@@ -9,10 +9,11 @@ from pathlib import Path
 import jinja2
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from smalti.web import page
-from smalti.web.page import inline, write_page
+from smalti.web.page import inline, sound, write_page
 
 
 def picture() -> Image.Image:
@@ -37,6 +38,18 @@ def test_pictures_become_data_addresses(tmp_path: Path) -> None:
     picture().save(tmp_path / "a.png")
     for one in (picture(), tmp_path / "a.png"):
         np.testing.assert_array_equal(shown(inline(one)), np.asarray(picture()))
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 44_100])
+def test_sounds_become_data_addresses(rate_hz: int) -> None:
+    wave = np.random.default_rng(0).uniform(-1, 1, 500).astype(np.float32)
+    wave[:3] = (-3, 0, 2)  # what leaves the range is clipped
+    kind, data = sound(wave, rate_hz).split(",", 1)
+    assert kind == "data:audio/wav;base64"
+    levels, found_hz = soundfile.read(io.BytesIO(base64.b64decode(data, validate=True)), dtype="int16")
+    assert found_hz == rate_hz
+    np.testing.assert_array_equal(levels[:3], [-32767, 0, 32767])
+    np.testing.assert_allclose(levels[3:] / 32767, wave[3:], rtol=0, atol=0.51 / 32767)
 
 
 @pytest.mark.usefixtures("template")

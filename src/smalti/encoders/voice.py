@@ -178,7 +178,7 @@ def places_of_speech(signal: Float[Tensor, "b m t"], stride: int) -> Bool[Tensor
 
 
 def warped(frames: Float[Tensor, "b m t"], factors: Float[Tensor, " b"]) -> Float[Tensor, "b m t"]:
-    """Spectra whose frequencies are multiplied by a factor for each item, read off a mel axis.
+    """Spectra that are read at a factor times each frequency: above 1, what they hold goes down.
 
     Piecewise linear in Hz (Jaitly & Hinton 2013), so that the range's end stays where it is. The bands are
     taken as even in mel from 0 to 8 kHz.

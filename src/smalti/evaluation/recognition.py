@@ -63,14 +63,14 @@ class Recognizer(nn.Module):
         return self.logit(torch.cat([mean, (variance + 1e-4).sqrt()], 1))
 
     @torch.no_grad()
-    def predict(self, waveforms: Sequence[Float[np.ndarray, " t"]]) -> Int64[np.ndarray, " n"]:
+    def predict(self, waveforms: Sequence[Float[np.ndarray, " _"]]) -> Int64[np.ndarray, " n"]:
         """The class of each utterance."""
         self.eval()
         return np.array([self(*_batch([self.features(w)])).argmax(1).item() for w in waveforms], np.int64)
 
 
 def train_recognizer(
-    waveforms: Sequence[Float[np.ndarray, " t"]],
+    waveforms: Sequence[Float[np.ndarray, " _"]],
     labels: Int64[np.ndarray, " n"],
     sample_rate_hz: int,
     is_content: bool,

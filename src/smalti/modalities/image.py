@@ -162,14 +162,16 @@ class ImageModality(Modality):
         """A grid for figures: each image of `rows[0]` with those of the other rows under it.
 
         Args:
-            rows: batches `(B, C, H, W)`, or lists of `(C, H, W)`, of one shape, uint8 or float in [-1, 1]; originals come first.
+            rows: batches `(B, C, H, W)`, or lists of `(C, H, W)`, of one shape, uint8 or float in [-1, 1];
+                originals come first.
             columns: images side by side; further ones go into further bands.
             scale: whole factor of enlargement; None enlarges small images to about 96 pixels.
 
         Raises:
             InputError: when there is nothing to show, or the rows differ in shape.
         """
-        batches = [self._pixels(torch.stack(row) if isinstance(row, list) else row) for row in rows]
+        stacked = [torch.stack(row) if isinstance(row, list) else row for row in rows]
+        batches = [self._pixels(row) for row in stacked]
         shapes = {batch.shape for batch in batches}
         if len(shapes) != 1 or 0 in batches[0].shape:
             raise InputError(

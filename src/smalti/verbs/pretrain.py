@@ -57,7 +57,7 @@ def pretrain(
     Raises:
         InputError: for a model of other parts.
     """
-    encoder, codebook = _parts(model)
+    encoder, codebook = check_parts(model)
     own = RunDirectory(run.path / DIRECTORY)
     check_target(own, recipe)
     torch.manual_seed(recipe.training.seed)
@@ -88,7 +88,12 @@ def pretrain(
     note("The encoder is trained; the decoder follows.", quiet)
 
 
-def _parts(model: LatentVariableModel) -> tuple[ContextEncoder, FrozenCodebook]:
+def check_parts(model: LatentVariableModel) -> tuple[ContextEncoder, FrozenCodebook]:
+    """The encoder and the codebook that pretraining sets.
+
+    Raises:
+        InputError: for a model of other parts.
+    """
     if (
         isinstance(model, VQVAE)
         and isinstance(model.encoder, ContextEncoder)

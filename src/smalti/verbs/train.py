@@ -25,7 +25,7 @@ from smalti.training.engine import Engine
 from smalti.training.loop import fit
 from smalti.verbs.console import counting, note, watching
 from smalti.verbs.data import open_data, open_loader, prepare, training_split
-from smalti.verbs.pretrain import pretrain
+from smalti.verbs.pretrain import check_parts, pretrain
 from smalti.verbs.provenance import commit, described, device
 from smalti.verbs.runs import CURVES, DATA_DIRECTORY, check_data, check_start, check_target, say_what
 from smalti.verbs.voices import tell_voices
@@ -75,6 +75,8 @@ def train_recipe(
     # Built before any data is read, so that settings that do not fit are told at once.
     torch.manual_seed(recipe.training.seed)
     model = build_model(recipe.model, modality.spec)
+    if recipe.pretraining is not None:
+        check_parts(model)
     source = open_data(data, modality)
     split = training_split(source)
     engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)

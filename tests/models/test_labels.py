@@ -1,0 +1,53 @@
+"""What a label costs: once for each item, whoever is told it."""
+
+import math
+
+import pytest
+import torch
+
+from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
+from smalti.decoders.conv import ConvDecoderConfig
+from smalti.interfaces import Batch, Conditions, SignalSpec
+from smalti.models.prior import LabelledPrior, LearnedPrior, UniformPrior, UnigramPrior
+from smalti.models.vqvae import VQVAE, VQVAEConfig
+from tests.models import tiny
+
+NUM_CLASSES = 3
+LABELS = Conditions(torch.tensor([0, 1, -1, 2]))
+COST = math.log(NUM_CLASSES) * torch.tensor([1.0, 1.0, 0.0, 1.0])
+
+
+def model(is_told: bool) -> VQVAE:
+    torch.manual_seed(0)
+    decoder = ConvDecoderConfig.tiny().model_copy(update={"use_labels": is_told})
+    quantizer = VQVAEConfig.tiny().quantizer.model_copy(update={"num_codebooks": 1})
+    config = VQVAEConfig.tiny().model_copy(update={"decoder": decoder, "quantizer": quantizer})
+    made = VQVAE(config, SignalSpec(1, (32,)), NUM_CLASSES)
+    made.loss(Batch(tiny.signals(made.signal, 8, seed=5), Conditions(torch.zeros(8).long())))
+    return made.eval()
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+@torch.no_grad()
+def test_a_label_is_paid_for_once(is_told):
+    """By the prior that is told it, or for the decoder that is; and not by both."""
+    made = model(is_told)
+    sizes = (made.num_codes, made.num_codebooks, made.grid)
+    network = WaveNet(WaveNetConfig.tiny(), *sizes[:2], NUM_CLASSES).eval()
+    tiny.exaggerate(network)
+    learned = LearnedPrior(network, made.grid)
+    priors = [UniformPrior(*sizes), UnigramPrior(*sizes), learned, LabelledPrior(learned)]
+    x = tiny.signals(made.signal)
+    bounds = made.measure(Batch(x, LABELS), priors).bounds
+    codes = made.encode(x)
+    for_decoder = COST if is_told else torch.zeros(4)
+    assert made.told_classes == (NUM_CLASSES if is_told else 0)
+    for prior in priors[:3]:
+        torch.testing.assert_close(bounds[prior.name].rate, for_decoder - prior.log_prob(codes))
+    torch.testing.assert_close(bounds["learned+class"].rate, COST - learned.log_prob(codes, LABELS))
+    assert not torch.allclose(learned.log_prob(codes, LABELS), learned.log_prob(codes))
+    # Without labels nobody pays.
+    untold = made.measure(Batch(x), priors).bounds
+    for name, bound in untold.items():
+        torch.testing.assert_close(bound.rate, untold["learned" if "+" in name else name].rate)
+    torch.testing.assert_close(untold["learned"].rate, -learned.log_prob(codes))
