@@ -353,6 +353,31 @@ class TestTemperature:
         every = log_probs(likelihood, 4) if isinstance(likelihood, Categorical) else None
         assert every is None or every.argmax() == 1
 
+    def test_numbers_are_made_where_the_generator_is(self, monkeypatch):
+        """The meta device stands for a GPU here, whose generator cannot be that of a CPU."""
+        devices = []
+
+        def noted(draw: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+            def drawn(*size, **settings):
+                devices.append(torch.device(settings["device"]).type)
+                return draw(*size, **settings)
+
+            return drawn
+
+        for name in ("rand", "randn"):
+            monkeypatch.setattr(torch, name, noted(getattr(torch, name)))
+        given = torch.zeros(1, 1, 4, 9, device="meta")
+        for likelihood in (
+            Gaussian(given[:, :, 0], torch.zeros((), device="meta"), 16),
+            LogisticMixture(given, given, given, 16),
+            Categorical(given),
+        ):
+            assert self.draw(likelihood, 0.5, 0).device.type == "meta"
+            assert set(devices) == {"cpu"}
+            likelihood.sample()
+            assert devices.pop() == "meta"
+            devices.clear()
+
     @LIKELIHOODS
     def test_of_one_changes_no_draw(self, likelihood, mode):
         for seed in (0, 1):

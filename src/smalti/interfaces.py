@@ -158,6 +158,8 @@ class Modality(ABC):
     noun: str
     """What its items are called in messages, in the plural: "pictures"."""
     is_ragged: bool = False
+    sample_rate_hz: int | None = None
+    """Of the waveforms that `render` gives, where it gives waveforms."""
     padding: int = 0
     """The level that follows an item that is shorter than a crop."""
     pattern: str | None = None

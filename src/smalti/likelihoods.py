@@ -7,7 +7,7 @@ and bits/dim made from it are honest. Level k of L lies at 2k / (L - 1) - 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, cast, final
 
 import torch
@@ -36,6 +36,12 @@ def to_levels(signal: Float[Tensor, "*any"], levels: int) -> Int64[Tensor, "*any
 def from_levels(level: Tensor, levels: int) -> Float[Tensor, "*any"]:
     """Level 0 .. levels - 1 -> signal in [-1, 1]."""
     return level.float() * (2 / (levels - 1)) - 1
+
+
+def _drawn(draw: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Random numbers of a tensor's shape, made where the generator is: a seed's are the same everywhere."""
+    source = generator.device if generator is not None else like.device
+    return draw(like.shape, generator=generator, device=source).to(like.device)
 
 
 def _bin_edges(signal: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> tuple[Tensor, Tensor]:
@@ -84,7 +90,7 @@ class Gaussian(Likelihood):
         self, generator: torch.Generator | None = None, temperature: float = 1.0
     ) -> Float[Tensor, "b c *size"]:
         """A draw, rounded to its level."""
-        noise = torch.randn(self._mean.shape, generator=generator, device=self._mean.device)
+        noise = _drawn(torch.randn, self._mean, generator)
         value = self._mean + temperature * noise * torch.exp(self._log_scale)
         return from_levels(to_levels(value.clamp(-1, 1), self._levels), self._levels)
 
@@ -144,11 +150,11 @@ class LogisticMixture(Likelihood):
         self, generator: torch.Generator | None = None, temperature: float = 1.0
     ) -> Float[Tensor, "b c *size"]:
         """A draw: a component (Gumbel-max), then its logistic, rounded to its level."""
-        uniform = torch.rand(self._logits.shape, generator=generator, device=self._logits.device)
+        uniform = _drawn(torch.rand, self._logits, generator)
         noise = -torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))
         component = (self._logits + temperature * noise).argmax(2, keepdim=True)
         mean, log_scale = self._means.gather(2, component), self._log_scales.gather(2, component)
-        uniform = torch.rand(mean.shape, generator=generator, device=mean.device).clamp(1e-6, 1 - 1e-6)
+        uniform = _drawn(torch.rand, mean, generator).clamp(1e-6, 1 - 1e-6)
         value = (mean + temperature * torch.exp(log_scale) * torch.logit(uniform)).squeeze(2)
         return from_levels(to_levels(value.clamp(-1, 1), self._levels), self._levels)
 
@@ -247,7 +253,7 @@ class Categorical(Likelihood):
         self, generator: torch.Generator | None = None, temperature: float = 1.0
     ) -> Float[Tensor, "b c *size"]:
         """A draw of each element's level (Gumbel-max)."""
-        uniform = torch.rand(self._logits.shape, generator=generator, device=self._logits.device)
+        uniform = _drawn(torch.rand, self._logits, generator)
         noise = -torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))
         level = (self._logits + temperature * noise).argmax(2)
         return from_levels(level, self._logits.shape[2])

@@ -179,10 +179,13 @@ class Tokenizer:
         """`decode(encode(signals))`; of a sound, in its own length."""
         if not self.modality.is_ragged:
             return self.decode(self.encode(signals, batch_size), batch_size, class_name)
-        checked = self.modality.check(signals)
-        codes = [self.autoencoder.encode(self.padded(one).to(self.device)).cpu() for one in checked]
-        decoded = self.decode(codes, batch_size, class_name)
-        return [again[..., : one.shape[-1]] for again, one in zip(decoded, checked, strict=True)]
+        again = []
+        for one in self.modality.check(signals):
+            with torch.no_grad():
+                codes = self.autoencoder.encode(self.padded(one).to(self.device)).cpu()
+            decoded = self.decode_signals(codes, batch_size, class_name)
+            again.append(self.modality.render(decoded[..., : one.shape[-1]]))
+        return again
 
     def sample_codes(
         self,

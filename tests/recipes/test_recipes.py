@@ -9,15 +9,17 @@ import re
 import pytest
 import torch
 
-from smalti.interfaces import Autoencoder, Batch, InputError, LatentVariableModel
-from smalti.modalities.image import ImageModality
+from smalti.interfaces import Autoencoder, Batch, Conditions, InputError, LatentVariableModel
+from smalti.modalities.image import ImageConfig, ImageModality
 from smalti.models.prior import LearnedPrior
 from smalti.models.vae import VAE
 from smalti.models.vimco import VIMCO
 from smalti.models.vqvae import VQVAE
-from smalti.recipes import RECIPES, build_model, get_recipe, override
+from smalti.recipes import RECIPES, build_modality, build_model, get_recipe, override
 from smalti.trained import new_prior
 
+PICTURES = [name for name in RECIPES if isinstance(get_recipe(name).data, ImageConfig)]
+SOUNDS = [name for name in RECIPES if name not in PICTURES]
 SMALL = [
     *(
         f"model.{part}.{width}"
@@ -30,6 +32,22 @@ SMALL = [
     "prior.network.layers=2",
     "prior.network.head_channels=8",
 ]
+WAVENET = ("channels=8", "gate_channels=8", "skip_channels=8", "head_channels=8", "layers=2", "stacks=1")
+SMALL_SOUNDS = [
+    *(f"prior.network.{width}" for width in WAVENET),
+    "model.quantizer.num_codes=16",
+    "model.quantizer.code_dim=4",
+    "model.decoder.channels=8",
+    "model.decoder.residual_channels=4",
+]
+SMALL_PARTS = {
+    "log_mel encoder": ["model.encoder.network.channels=8", "model.encoder.network.residual_channels=4"],
+    "conv encoder": ["model.encoder.channels=8", "model.encoder.residual_channels=4"],
+    "context encoder": ["model.encoder.channels=8"],
+    "conv decoder": [],
+    "wavenet decoder": [f"model.decoder.network.{width}" for width in WAVENET],
+}
+"""Settings that only some encoders and decoders have."""
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -50,7 +68,7 @@ def built(name: str) -> tuple[Autoencoder, LearnedPrior]:
         return model, new_prior(recipe.prior, model, 10)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", PICTURES)
 def test_its_codes_are_those_that_it_says(name: str) -> None:
     model, prior = built(name)
     text = inspect.getdoc(RECIPES[name]) or ""
@@ -74,7 +92,7 @@ def test_it_compresses_as_much_as_the_paper_says(name: str, times: float) -> Non
     assert model.signal.dims * 8 / bits == pytest.approx(times, abs=0.05)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", PICTURES)
 def test_it_shrinks_and_takes_a_step(name: str) -> None:
     torch.manual_seed(0)
     recipe = override(get_recipe(name), SMALL)
@@ -91,6 +109,53 @@ def test_it_shrinks_and_takes_a_step(name: str) -> None:
             for p in module.parameters()
             if p.requires_grad
         )
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_codes_of_sounds_are_those_that_it_says(name: str) -> None:
+    recipe = get_recipe(name)
+    modality = build_modality(recipe.data)
+    model = build_model(recipe.model, modality.spec, 10)
+    assert isinstance(model, Autoencoder)
+    text = " ".join((inspect.getdoc(RECIPES[name]) or "").split())
+    said = re.search(r"(\d+) (?:codes )?a second|(\d+)x", text)
+    assert said, text
+    seconds = modality.seconds(model.stride)
+    assert seconds is not None
+    if said[1]:
+        assert 1 / seconds == pytest.approx(int(said[1]))
+    else:
+        assert model.stride == int(said[2])
+    out_of = re.search(r"(\d+) codes(?:,| of| out)", text)
+    assert out_of is None or int(out_of[1]) in (model.num_codes, recipe.prior.length)
+    assert model.told_classes == 10
+    prior = new_prior(recipe.prior, model, 10)
+    assert prior.grid == (recipe.prior.length,)
+    crop = modality.seconds(modality.spec.size[-1])
+    assert crop is not None
+    assert recipe.prior.length is not None
+    assert recipe.prior.length * seconds >= crop / 2, "a prior sees about as much as a crop, or more"
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_that_of_sounds_shrinks_and_takes_a_step(name: str) -> None:
+    torch.manual_seed(0)
+    recipe = get_recipe(name)
+    kinds = f"{recipe.model.encoder.kind} encoder", f"{recipe.model.decoder.kind} decoder"
+    recipe = override(recipe, [*SMALL_SOUNDS, *(s for kind in kinds for s in SMALL_PARTS[kind])])
+    modality = build_modality(recipe.data)
+    model = build_model(recipe.model, modality.spec, 3)
+    assert isinstance(model, Autoencoder)
+    levels = torch.randint(256, (2, modality.spec.channels, *modality.spec.size), dtype=torch.uint8)
+    signal, told = modality.to_model(levels), Conditions(torch.tensor([0, 2]))
+    prior = new_prior(recipe.prior, model, 3)
+    for module, data in ((model, signal), (prior, model.encode(signal))):
+        loss = module.loss(Batch(data, told)).total
+        loss.backward()
+        assert loss.isfinite()
+        for parameter in module.parameters():
+            assert not parameter.requires_grad or parameter.grad is None or parameter.grad.isfinite().all()
+        assert any(p.grad is not None and bool(p.grad.any()) for p in module.parameters())
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,7 @@ def spoken(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> SoundR
     assert prior.status == 0, prior.err
     modality = AudioModality(AudioConfig(sample_rate_hz=sounds.RATE_HZ))
     names = sorted(str(file.relative_to(recordings)) for file in recordings.rglob("*.*"))
-    lengths = {
-        name: modality.decode(recordings / name).shape[1] for name in names if name not in BROKEN
-    }
+    lengths = {name: modality.decode(recordings / name).shape[1] for name in names if name not in BROKEN}
     return SoundRun(path, recordings, trained.err, lengths)
 
 

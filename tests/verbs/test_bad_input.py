@@ -98,7 +98,7 @@ def test_reconstruct_without_a_readable_picture(trained: Path, tmp_path: Path, s
     bad.write_bytes(b"Dear Anna")
     result = smalti("reconstruct", trained, bad, "--out", tmp_path / "out", "--quiet")
     assert result.status == 2
-    assert "smalti: expected at least one readable picture, none of 1 is" in result.err
+    assert "smalti: expected at least one readable file, none of 1 is" in result.err
     result = smalti("reconstruct", trained, tmp_path / "nowhere.png", "--out", tmp_path / "out")
     assert result.status == 2
     assert "nowhere.png" in result.err

@@ -99,7 +99,9 @@ def test_a_kill_in_the_first_stage_is_made_good(
     assert "half written" in result.err
     assert smalti(*begin(units, run)).status == 0
     assert_same(weights(run), weights(units.path))
-    steps = [json.loads(line)["step"] for line in (run / "pretraining/metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"] for line in (run / "pretraining/metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == [2, 4]
 
 
@@ -139,9 +141,7 @@ def test_other_parts_are_refused_before_anything_is_written(
     assert not (tmp_path / "new").exists()
 
 
-def test_what_the_first_stage_was_cannot_change(
-    units: PhoneRun, mistake: Callable[..., str]
-) -> None:
+def test_what_the_first_stage_was_cannot_change(units: PhoneRun, mistake: Callable[..., str]) -> None:
     before = digests(units.path)
     for setting in ("pretraining.training.steps=9", "pretraining.task.warp=0.1"):
         assert f"now {setting.split('=')[1]} is asked for" in mistake(*begin(units, units.path)[:-1], setting)

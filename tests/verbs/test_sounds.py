@@ -53,7 +53,9 @@ def codes(spoken: SoundRun, tokenizer: Tokenizer, tmp_path_factory: pytest.TempP
     targets = out / "codes.parquet", out / "packed"
     results = [command("encode", spoken.path, "--data", spoken.data, "--out", target) for target in targets]
     encoded = tokenizer.encode([spoken.data / name for name in spoken.lengths])
-    return Codes(*targets, results, {n: e[0, 0].numpy() for n, e in zip(spoken.lengths, encoded, strict=True)})
+    return Codes(
+        *targets, results, {n: e[0, 0].numpy() for n, e in zip(spoken.lengths, encoded, strict=True)}
+    )
 
 
 def assert_names_the_broken(text: str) -> None:
@@ -124,9 +126,7 @@ def test_a_compact_file_is_as_small_as_its_codes_and_the_rate_is_theirs(
     assert int(said[3]) == size
 
 
-def test_one_item_to_one_compact_file(
-    codes: Codes, spoken: SoundRun, smalti: Smalti, tmp_path: Path
-) -> None:
+def test_one_item_to_one_compact_file(codes: Codes, spoken: SoundRun, smalti: Smalti, tmp_path: Path) -> None:
     file, out = spoken.data / "ben" / "12.ogg", tmp_path / "deep" / "one.smc"
     result = smalti("encode", spoken.path, "--data", file, "--out", out)
     assert result.status == 0, result.err
@@ -248,9 +248,7 @@ def report(spoken: SoundRun) -> dict:
     return report
 
 
-def nats_item_by_item(
-    tokenizer: Tokenizer, spoken: SoundRun, codes: Codes
-) -> dict[str, list[float]]:
+def nats_item_by_item(tokenizer: Tokenizer, spoken: SoundRun, codes: Codes) -> dict[str, list[float]]:
     """Rates and distortions of each item, nats, over its own samples and no padding."""
     nats: dict[str, list[float]] = {name: [] for name in ("distortion", "learned", "shuffled", "none")}
     model, before = tokenizer.autoencoder, None

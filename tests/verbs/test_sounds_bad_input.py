@@ -180,9 +180,7 @@ def test_decode_a_folder_without_codes(spoken: SoundRun, tmp_path: Path, mistake
     assert left(tmp_path) == []
 
 
-def test_encode_several_items_to_one_compact_file(
-    spoken: SoundRun, tmp_path: Path, mistake: Mistake
-) -> None:
+def test_encode_several_items_to_one_compact_file(spoken: SoundRun, tmp_path: Path, mistake: Mistake) -> None:
     told = mistake("encode", spoken.path, "--data", spoken.data, "--out", tmp_path / "deep" / "x.smc")
     assert "expected one item for the one file" in told
     assert "received 25" in told
@@ -195,9 +193,7 @@ def test_encode_over_files_of_the_user(
     for name, out in (("02.smc", tmp_path), ("mine.smc", tmp_path / "mine.smc")):
         (tmp_path / name).write_text("mine")
         before = digests(tmp_path)
-        assert f"{name} exists already" in mistake(
-            "encode", spoken.path, "--data", recording, "--out", out
-        )
+        assert f"{name} exists already" in mistake("encode", spoken.path, "--data", recording, "--out", out)
         assert digests(tmp_path) == before
 
 
@@ -229,9 +225,7 @@ def test_recipes_for_sounds_on_pictures(pictures: Path, tmp_path: Path, mistake:
 # Phonemes
 
 
-def test_phonemes_without_an_alignment_of_any_item(
-    units: PhoneRun, tmp_path: Path, mistake: Mistake
-) -> None:
+def test_phonemes_without_an_alignment_of_any_item(units: PhoneRun, tmp_path: Path, mistake: Mistake) -> None:
     table = tmp_path / "others.tsv"
     table.write_text("utt\tstart\tend\tphone\nsomebody\t0\t1\tAA\n")
     before = digests(units.path)

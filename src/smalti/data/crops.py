@@ -19,9 +19,10 @@ from smalti.interfaces import Batch, Conditions, InputError
 
 @final
 class CropLoader:
-    """Crops of one length, drawn evenly from all places of all items.
+    """Crops of one length, about places that are drawn evenly from all items.
 
-    An item that is shorter than a crop is followed by padding, and `Batch.lengths` says where it ends.
+    So long and short items have their share of the crops. A crop near an end of its item is moved inside; an
+    item that is shorter than a crop is followed by padding, and `Batch.lengths` says where it ends.
     """
 
     resident = False
@@ -70,8 +71,7 @@ class CropLoader:
         self._to_model = to_model or Tensor.long
         self._signals = store.signals
         self._lengths, self._begins = store.lengths[chosen], store.begins[chosen]
-        # Where a crop may begin: in a short item at its first place only.
-        self._places = np.cumsum(np.maximum(1, self._lengths - length + 1))
+        self._ends = np.cumsum(self._lengths)
         given = (store.labels if labels is None else labels)[chosen]
         self._labels = torch.from_numpy(given) if (given >= 0).any() else None
         self.voices: Float[Tensor, "m v"] | None = None
@@ -94,11 +94,12 @@ class CropLoader:
                 f"received {self.batch_size}: choose a multiple of {world}"
             )
         share = self.batch_size // world
-        drawn = np.random.default_rng([self.seed, step]).integers(self._places[-1], size=self.batch_size)
+        drawn = np.random.default_rng([self.seed, step]).integers(self._ends[-1], size=self.batch_size)
         drawn = drawn[rank * share : (rank + 1) * share]
-        items = np.searchsorted(self._places, drawn, side="right")
-        before = np.where(items > 0, self._places[items - 1], 0)
-        return self._crops(items, drawn - before)
+        items = np.searchsorted(self._ends, drawn, side="right")
+        centres = drawn - (self._ends[items] - self._lengths[items])
+        last = np.maximum(0, self._lengths[items] - self._length)
+        return self._crops(items, np.clip(centres - self._length // 2, 0, last))
 
     def speakers(self) -> dict[int, list[int]]:
         """Positions of the items of each label; an item without one is a speaker of its own, below -1."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from smalti.interfaces import Conditions, Configuration, Decoder
 from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, upsample
-from smalti.nn.symbols import label_indices
+from smalti.nn.symbols import hide_labels, label_indices
 
 
 class ConvDecoderConfig(Configuration):
@@ -19,7 +19,8 @@ class ConvDecoderConfig(Configuration):
 
     `head_channels`: when above 0, the last transposed convolution gives this many channels and a 1x1
     convolution makes the parameters from them: four times cheaper for the 256-way softmax.
-    `use_labels`: whether the decoder is told each item's label (the speaker), so that codes need not say it.
+    `use_labels`: whether the decoder is told each item's label (the speaker), so that codes need not say it;
+    `label_dropout` is the share of labels that training hides, so that it also knows items without one.
     """
 
     kind: Literal["conv"] = "conv"
@@ -28,6 +29,7 @@ class ConvDecoderConfig(Configuration):
     residual_blocks: int = Field(default=2, ge=0)
     head_channels: int = Field(default=0, ge=0)
     use_labels: bool = False
+    label_dropout: float = Field(default=0.1, ge=0, le=1)
 
     @classmethod
     def tiny(cls) -> ConvDecoderConfig:
@@ -63,6 +65,7 @@ class ConvDecoder(Decoder):
         conv = CONVOLUTIONS[ndim]
         self.first = conv(dim, config.channels, 3, padding=1)
         self.num_classes = num_classes if config.use_labels else 0
+        self.label_dropout = config.label_dropout
         self.label = nn.Embedding(self.num_classes + 1, config.channels) if self.num_classes else None
         layers: list[nn.Module] = [
             ResidualBlock(ndim, config.channels, config.residual_channels)
@@ -88,5 +91,7 @@ class ConvDecoder(Decoder):
         x = self.first(latents)
         if self.label is not None:
             labels = label_indices(conditions, len(x), self.num_classes, x.device)
+            if self.training:
+                labels = hide_labels(labels, self.label_dropout, self.num_classes)
             x = x + self.label(labels).view(*x.shape[:2], *(1,) * (x.ndim - 2))
         return self.layers(x)

@@ -95,7 +95,8 @@ class VoiceFinder(nn.Module):
             factors = {name: self._factor(utterances) for name, utterances in speakers.items()}
             voices = {name: self._voice(u, factors[name]) for name, u in speakers.items()}
         self.is_fitted.fill_(True)
-        return voices
+        # By the last clusters, as everybody's voice is found from now on.
+        return {name: self.voice(utterances) for name, utterances in speakers.items()}
 
     @torch.no_grad()
     def voice(self, utterances: Sequence[Float[Tensor, "m _"]]) -> Float[Tensor, " v"]:

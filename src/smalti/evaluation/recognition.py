@@ -15,6 +15,7 @@ from smalti.interfaces import InputError
 from smalti.nn.spectral import LogMel
 
 NUM_MELS = 40
+STRIDES = (1, 2, 2)
 LARGEST_SHIFT = 3
 """Mel bands by which training moves a spectrum, so that content is not told by a voice's formants."""
 
@@ -37,12 +38,9 @@ class Recognizer(nn.Module):
         hop = sample_rate_hz // 100
         self.front_end = LogMel(sample_rate_hz, NUM_MELS, hop=hop, n_fft=4 * hop)
         widths = (NUM_MELS, 96, 96, 96)
-        self.layers = nn.Sequential(
-            *(
-                layer
-                for a, b, stride in zip(widths, widths[1:], (1, 2, 2), strict=False)
-                for layer in (nn.Conv1d(a, b, 5, stride, 2), nn.BatchNorm1d(b), nn.ReLU(), nn.Dropout(0.2))
-            )
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Conv1d(a, b, 5, stride, 2), nn.BatchNorm1d(b), nn.ReLU(), nn.Dropout(0.2))
+            for a, b, stride in zip(widths, widths[1:], STRIDES, strict=False)
         )
         self.logit = nn.Linear(2 * widths[-1], num_classes)
 
@@ -55,9 +53,14 @@ class Recognizer(nn.Module):
 
     def forward(self, frames: Float[Tensor, "b m n"], lengths: Int64[Tensor, " b"]) -> Float[Tensor, "b c"]:
         """Logits of utterances that are padded to one length."""
-        x = self.layers(frames)
-        inside = torch.arange(x.shape[2]) < (lengths.unsqueeze(1) * x.shape[2] / frames.shape[2]).ceil()
-        weight = inside.unsqueeze(1) / inside.sum(1).view(-1, 1, 1)
+        x, inside = frames, torch.ones(())
+        for layer, stride in zip(self.layers, STRIDES, strict=True):
+            x = layer(x)
+            lengths = (lengths + stride - 1) // stride
+            # Zeros, as convolutions see beyond the end: padding is not heard.
+            inside = (torch.arange(x.shape[2]) < lengths.unsqueeze(1)).unsqueeze(1)
+            x = x * inside
+        weight = inside / inside.sum(2, keepdim=True)
         mean = (x * weight).sum(2)
         variance = ((x - mean.unsqueeze(2)).square() * weight).sum(2)
         return self.logit(torch.cat([mean, (variance + 1e-4).sqrt()], 1))

@@ -121,7 +121,7 @@ class AudioModality(Modality):
 
     def __init__(self, config: AudioConfig) -> None:
         self.config = config
-        self.pattern = config.pattern
+        self.pattern, self.sample_rate_hz = config.pattern, config.sample_rate_hz
         self._encoding = ENCODINGS[config.encoding]
         self.padding = int(self._encoding.quantize(torch.zeros(())))
 

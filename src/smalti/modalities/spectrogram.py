@@ -107,7 +107,7 @@ class LogMelModality(Modality):
             InputError: when the channels are too narrow, or the hop too long, for the window.
         """
         self.config = config
-        self.pattern = config.pattern
+        self.pattern, self.sample_rate_hz = config.pattern, config.sample_rate_hz
         self.padding = PADDING[config.normalise]
         self.log_mel = LogMel(config.sample_rate_hz, config.num_mels, config.hop, config.window)
         self._normalise, self._restore = NORMALISATIONS[config.normalise]
@@ -171,6 +171,10 @@ class LogMelModality(Modality):
     def seconds(self, length: int) -> float:
         """How long so many frames last."""
         return length * self.config.hop / self.config.sample_rate_hz
+
+    def render(self, signal: Float[Tensor, "b m n"]) -> Float[Tensor, "b 1 t"]:
+        """`waveform`: what a user wants of a sound."""
+        return self.waveform(signal)
 
     def check(self, signal: Any) -> list[Float32[Tensor, "1 m _"]]:
         """What a user passes as sounds, as spectrograms in the range of a model, one by one.

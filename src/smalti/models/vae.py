@@ -100,7 +100,8 @@ class VAE(LatentVariableModel):
         noise = torch.randn(world, *mean.shape, device=mean.device)[rank]
         rate = kl_to_standard_normal(mean, log_scale).mean() / self.signal.dims
         likelihood = self.likelihood(mean + log_scale.exp() * noise, batch.conditions)
-        distortion = -likelihood.log_prob(batch.data).mean()
+        log_prob = likelihood.log_prob(batch.data)
+        distortion = -summed(log_prob, batch.lengths).mean() / log_prob[0].numel()
         terms = {
             "distortion_bits_per_dim": bits_per_dim(distortion.detach(), 1),
             "rate_bits_per_dim": bits_per_dim(rate.detach(), 1),

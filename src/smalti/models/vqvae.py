@@ -18,6 +18,7 @@ from smalti.interfaces import (
     Likelihood,
     Loss,
     SignalSpec,
+    summed,
 )
 from smalti.likelihoods import bits_per_dim
 from smalti.models.networks import TINY, NetworksConfig, build_networks
@@ -96,8 +97,11 @@ class VQVAE(Autoencoder):
         quantized = self.quantizer(self.encoder(batch.data, batch.conditions))
         latents = self._regularised(quantized.latents) if self.training else quantized.latents
         log_prob = self._decoded(latents, batch.conditions).log_prob(batch.data)
-        distortion = -log_prob.mean()
-        terms = {"distortion_bits_per_dim": bits_per_dim(distortion.detach(), 1), **quantized.terms}
+        distortion = -summed(log_prob, batch.lengths).mean() / log_prob[0].numel()
+        # Of what is no padding: the log is in bits of a dimension that there is.
+        padded = 1 if batch.lengths is None else batch.data.shape[-1] / batch.lengths.float().mean()
+        bits = bits_per_dim(distortion.detach() * padded, 1)
+        terms = {"distortion_bits_per_dim": bits, **quantized.terms}
         return Loss(total=distortion + quantized.loss, terms=terms)
 
     @torch.no_grad()

@@ -212,7 +212,8 @@ def _readings(text: str, current: Any) -> list[Any]:
         return [[part.strip() for part in text.strip("[]()").split(",") if part.strip()], text]
     if isinstance(current, int) and re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII):
         return [int(text)]  # a choice among numbers, unlike a number, is not recognised in a text
-    return [None if text.lower() in ("none", "null") else text]
+    # There is a setting of which "none" is one of the words to choose from.
+    return [None, text] if text.lower() in ("none", "null") else [text]
 
 
 def _assigned(

@@ -36,7 +36,7 @@ def convert(
             read or exists already.
     """
     tokenizer = load(run)
-    if tokenizer.modality.ending != ".wav" or not tokenizer.classes:
+    if tokenizer.modality.sample_rate_hz is None or not tokenizer.classes:
         raise InputError(
             f"expected a run over the sounds of several speakers, {run} holds one over "
             f"{tokenizer.modality.noun} with {len(tokenizer.classes)} classes: train one whose data names "

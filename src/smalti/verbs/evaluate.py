@@ -122,8 +122,9 @@ def _counted(batches: Iterable[Batch], total: int, progress: Callable[[int, int]
 def _save(trained: TrainedModel, report: dict[str, Any], result: Evaluation, batch: Batch) -> None:
     """Write the report and figures into the run, or note why not: what was measured is not to be lost."""
     shown = batch.data[:16]
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        again = trained.model.reconstruct(shown, batch.conditions).cpu()
+        again = trained.model.reconstruct(shown, batch.conditions, generator).cpu()
     shown = shown.cpu()
     figures = trained.directory / "figures"
     try:

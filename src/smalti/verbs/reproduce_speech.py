@@ -118,7 +118,7 @@ def table_of(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _cell(value: float | None) -> str:
+def _cell(value: int | float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
@@ -263,7 +263,7 @@ def _speech_records(study: SpeechStudy, seed: int, data: str, run: Path, quiet: 
 
 def _convert_all(
     study: SpeechStudy, seed: int, data: str, tokenizer: Tokenizer, quiet: bool
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, int | float]]:
     """Reconstruct and convert utterances of the test split, and let judges hear them."""
     source = open_data(data, tokenizer.modality)
     split = pick_split(source, None, "test", "validation")
@@ -297,7 +297,7 @@ def _convert_all(
 def _spoken(study: SpeechStudy, tokenizer: Tokenizer, data: str, split: str) -> list[_Spoken]:
     """The utterances of a split whose speaker the run knows."""
     modality = tokenizer.modality
-    rate_hz = study.recipe.data.sample_rate_hz if study.recipe.data.kind != "image" else 0
+    rate_hz = rate_of(tokenizer)
     source = open_data(data, modality)
 
     def read(content: Any) -> Any:
@@ -327,7 +327,7 @@ def _spoken(study: SpeechStudy, tokenizer: Tokenizer, data: str, split: str) -> 
 
 
 def _judges(study: SpeechStudy, tokenizer: Tokenizer, training: Sequence[_Spoken], seed: int) -> _Judges:
-    rate_hz = study.recipe.data.sample_rate_hz if study.recipe.data.kind != "image" else 0
+    rate_hz = rate_of(tokenizer)
     waveforms = [u.waveform for u in training]
 
     def judge(labels: Sequence[int], is_content: bool) -> Recognizer:
@@ -339,6 +339,17 @@ def _judges(study: SpeechStudy, tokenizer: Tokenizer, training: Sequence[_Spoken
     return _Judges(
         judge([u.speaker for u in training], False), judge(contents, True) if has_content else None
     )
+
+
+def rate_of(tokenizer: Tokenizer) -> int:
+    """Sample rate of the run's sounds, Hz.
+
+    Raises:
+        InputError: when it has none.
+    """
+    if tokenizer.modality.sample_rate_hz is None:
+        raise InputError(f"expected a run over sounds, received one over {tokenizer.modality.noun}")
+    return tokenizer.modality.sample_rate_hz
 
 
 def _decoded(
@@ -376,7 +387,7 @@ def _heard(
     waveforms: Sequence[np.ndarray],
     wanted: Sequence[int],
     originals: Sequence[np.ndarray],
-) -> dict[str, float]:
+) -> dict[str, int | float]:
     """What the judges say of some sounds."""
     speakers = judges.speaker.predict(waveforms)
     rate_hz = judges.speaker.sample_rate_hz
@@ -400,9 +411,9 @@ def _pitch(
     spoken: Sequence[_Spoken],
     targets: Sequence[int],
     converted: Sequence[np.ndarray],
-) -> dict[str, float]:
+) -> dict[str, int | float]:
     """Median F0 of conversions, in semitones from the target's and from the source's median."""
-    rate_hz = int(getattr(tokenizer.recipe.data, "sample_rate_hz", 16_000))
+    rate_hz = rate_of(tokenizer)
 
     def median_hz(waveforms: Sequence[np.ndarray]) -> float:
         voiced = np.concatenate([f0(w, rate_hz) for w in waveforms])
@@ -428,7 +439,7 @@ def _write_page(
     seed: int,
 ) -> None:
     """A page to listen to and look at, beside the run."""
-    rate_hz = int(getattr(tokenizer.recipe.data, "sample_rate_hz", 16_000))
+    rate_hz = rate_of(tokenizer)
     figures = tokenizer.directory / "figures"
     rows = []
     for index in range(min(PLAYED, len(spoken))):

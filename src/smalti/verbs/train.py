@@ -196,15 +196,16 @@ def _finish(run: RunDirectory, items: _Items, quiet: bool) -> None:
     run.figures_path.mkdir(exist_ok=True)
     looked_at = items.held_out or items.training
     batch = looked_at.items(spread(np.arange(looked_at.count), SHOWN_ITEMS))
-    shown = batch.data.to(trained.device)
+    shown, conditions = batch.data.to(trained.device), batch.conditions.to(trained.device)
+    generator = torch.Generator().manual_seed(trained.recipe.training.seed)
     with torch.no_grad():
-        reconstructed = trained.model.reconstruct(shown, batch.conditions.to(trained.device)).cpu()
+        reconstructed = trained.model.reconstruct(shown, conditions, generator).cpu()
     modality.preview([shown.cpu(), reconstructed]).save(run.figures_path / "reconstructions.png")
     learning_curves(run.metrics(), CURVES, run.figures_path / "learning_curves.png")
     next_step = ""
     if isinstance(trained.model, Autoencoder):
         _count_codes(run, trained.model, trained, items, quiet)
-        codes = trained.model.encode(shown, batch.conditions.to(trained.device))[:8].cpu()
+        codes = trained.model.encode(shown, conditions)[:8].cpu()
         code_maps(codes, trained.model.num_codes, run.figures_path / "codes.png")
         next_step = f" Next: smalti train-prior {run.path}"
     note(f"The run is in {run.path}.{next_step}", quiet)
