@@ -197,8 +197,10 @@ def conversion() -> str:
 
 
 def speech(experiment: str) -> list[Record]:
-    """The records of one experiment with speech."""
-    return by(read_records(ROOT / "results" / "speech.jsonl"), "experiment").get(experiment, [])
+    """The records of one experiment with speech, at the largest budget that there is."""
+    chosen = by(read_records(ROOT / "results" / "speech.jsonl"), "experiment").get(experiment, [])
+    largest = max((BUDGETS.index(record["budget"]) for record in chosen), default=0)
+    return [record for record in chosen if record["budget"] == BUDGETS[largest]]
 
 
 def mean(metrics: list[dict[str, float]], name: str) -> float:

@@ -267,7 +267,11 @@ def reproduce(
     Example: `smalti reproduce fashion-mnist --data fashion-mnist --seeds 3 --out runs/table`
     """
     if name in ("speech", "phonemes"):
+        from smalti.interfaces import InputError
         from smalti.verbs.reproduce_speech import reproduce_speech
+
+        if part != "table" or pretrain is not None or only is not None:
+            raise InputError(f"expected neither --part, --pretrain nor --only for {name}: leave them out")
 
         reproduce_speech(name, data, out, budget, seeds, alignments, quiet)
         return

@@ -38,11 +38,15 @@ class Configuration(BaseModel):
 
 @dataclass(frozen=True)
 class SignalSpec:
-    """What a modality promises of its signals: `channels` and `levels` a channel, over `size` positions."""
+    """What a modality promises of its signals: `channels` and `levels` a channel, over `size` positions.
+
+    `sample_rate_hz` is that of waveforms.
+    """
 
     channels: int
     size: tuple[int, ...]
     levels: int = 256
+    sample_rate_hz: int | None = None
 
     @property
     def ndim(self) -> int:
@@ -131,12 +135,14 @@ class Bound:
     """An upper bound on -ln p(x) for each item, in two parts, nats.
 
     Attributes:
-        rate: ln q(z|x) - ln p(z); of a deterministic encoder, -ln p(z).
+        rate: ln q(z|x) - ln p(z); of a deterministic encoder, -ln p(z); and what is paid for labels.
         distortion: -ln p(x|z).
+        labels: what of the rate is paid for labels that a decoder is told.
     """
 
     rate: Float[Tensor, " b"]
     distortion: Float[Tensor, " b"]
+    labels: float | Float[Tensor, " b"] = 0.0
 
     @property
     def log_prob(self) -> Float[Tensor, " b"]:
@@ -555,11 +561,11 @@ class Autoencoder(LatentVariableModel):
         labels = self.cost_of_labels(batch.conditions)
         bounds = {}
         for prior in priors:
-            if prior.takes_labels:
-                rate = -prior.log_prob(codes, batch.conditions)  # which pays for the labels itself
+            if prior.takes_labels:  # it pays for the labels itself
+                bounds[prior.name] = Bound(-prior.log_prob(codes, batch.conditions), distortion)
             else:
                 rate = labels - prior.log_prob(codes, Conditions())
-            bounds[prior.name] = Bound(rate, distortion)
+                bounds[prior.name] = Bound(rate, distortion, labels)
         return Measured(bounds, likelihood.known_mean(), codes)
 
 

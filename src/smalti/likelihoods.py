@@ -57,6 +57,15 @@ def _bin_edges(signal: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> 
     return lower, upper
 
 
+def _source(generator: torch.Generator | None, like: Tensor) -> torch.device:
+    """Where numbers are made: the generator decides, so that a seed gives the same ones for every device."""
+    return like.device if generator is None else generator.device
+
+
+def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.rand(like.shape, generator=generator, device=_source(generator, like)).to(like.device)
+
+
 def _log_normal_cdf(x: Tensor) -> Tensor:
     """ln of the normal distribution function; the gradient of torch's is wrong, or infinite, below -1000."""
     low, high = x.clamp_max(-1), x.clamp_min(-1)

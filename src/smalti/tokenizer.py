@@ -166,6 +166,11 @@ class Tokenizer:
             )
         generator = _generator(seed)
         label = -1 if class_name is None else self.label(class_name)
+        if class_name is not None and not self.autoencoder.told_classes:
+            raise InputError(
+                f"expected no class to decode as, this decoder is told none, received {class_name!r}: leave "
+                "it out, or train a decoder that is told (kind=wavenet, or decoder.use_labels=true)"
+            )
         parts = []
         for part in codes.split(batch_size):
             labels = torch.full((len(part),), label, device=self.device) if self.classes else None
@@ -245,7 +250,8 @@ class Tokenizer:
     def sample(self, num: int, class_name: str | None = None, **settings: Any) -> Any:
         """New pictures or sounds, as `decode` gives them; the arguments are those of `sample_codes`."""
         codes = self.sample_codes(num, class_name, **settings)
-        return self.decode(codes, class_name=class_name, seed=settings.get("seed"))
+        told = class_name if self.autoencoder.told_classes else None
+        return self.decode(codes, class_name=told, seed=settings.get("seed"))
 
     def _learned(self, name: str) -> LearnedPrior:
         known = self.trained.learned

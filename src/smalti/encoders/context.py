@@ -158,8 +158,9 @@ class ContextEncoder(Encoder):
         self, signal: Float[Tensor, "b m t"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b d n"]:
         """Latents of log-mels; a voice that is not among the conditions is found in the item itself."""
-        features = self.features(signal, conditions) - self.mean.view(1, -1, 1)
-        return torch.einsum("bcn,cd->bdn", features, self.projection)
+        with torch.autocast(signal.device.type, enabled=False):  # the codebook was made in float32
+            features = self.features(signal.float(), conditions) - self.mean.view(1, -1, 1)
+            return torch.einsum("bcn,cd->bdn", features, self.projection)
 
     @torch.no_grad()
     def features(

@@ -17,6 +17,9 @@ from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig, fitting_grid
 from smalti.interfaces import Conditions, Configuration, Encoder, InputError, SignalSpec
 from smalti.nn.spectral import LogMel, mu_law_decode
 
+MU_LAW_LEVELS = 256
+"""Levels of a companded waveform."""
+
 
 class LogMelEncoderConfig(Configuration):
     """The front end, and the network over its frames.
@@ -57,7 +60,7 @@ class LogMelEncoder(Encoder):
         dim: channels of the latents.
 
     Raises:
-        InputError: when the signal is no waveform.
+        InputError: when the signal is no waveform, or is of another rate or encoding than the settings say.
     """
 
     def __init__(self, config: LogMelEncoderConfig, signal: SignalSpec, dim: int) -> None:
@@ -67,6 +70,15 @@ class LogMelEncoder(Encoder):
                 f"expected a waveform (one channel, one axis) for a log-mel encoder, received "
                 f"{signal.channels} channels and {signal.ndim} axes: take encoder.kind=conv"
             )
+        for key, expected, received in (
+            ("sample_rate_hz", signal.sample_rate_hz, config.sample_rate_hz),
+            ("companded", signal.levels == MU_LAW_LEVELS, config.companded),
+        ):
+            if expected is not None and expected != received:
+                raise InputError(
+                    f"expected model.encoder.{key}={expected}, as the data has it, received {received}: set "
+                    "both alike"
+                )
         self.strides = (config.hop, *config.network.strides)
         self.companded = config.companded
         self.front_end = LogMel(

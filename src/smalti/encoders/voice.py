@@ -121,7 +121,8 @@ class VoiceFinder(nn.Module):
     def cepstra(self, frames: Float[Tensor, "b m t"]) -> Float[Tensor, "b n d"]:
         """Cepstra and their differences of the frames around each place of normalised spectrograms."""
         transform = _cosines(self.num_mels, self.config.cepstra).to(frames)
-        each = torch.einsum("bmt,mc->bct", frames, transform)
+        with torch.autocast(frames.device.type, enabled=False):  # targets are not to depend on precision
+            each = torch.einsum("bmt,mc->bct", frames.float(), transform.float())
         padded = F.pad(each, (2, 2), mode="replicate")
         slope = (2 * (padded[..., 4:] - padded[..., :-4]) + padded[..., 3:-1] - padded[..., 1:-3]) / 10
         both = torch.cat([each, slope], 1) / self.scale.view(1, -1, 1)

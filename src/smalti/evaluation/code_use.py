@@ -7,6 +7,7 @@ do as well as true ones, it has.
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import final
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from smalti.interfaces import Autoencoder, Batch, summed
 
+APART = 64
+"""Items between an item and the one whose codes are its shuffled ones."""
 KINDS = ("true", "shuffled", "none")
 
 
@@ -30,22 +33,25 @@ class CodeUse:
         self._model = model
         self._nats: dict[str, float] = dict.fromkeys(KINDS, 0.0)
         self._dims = 0
-        self._before: Tensor | None = None
+        self._before: deque[Tensor] = deque(maxlen=APART)
 
     @torch.no_grad()
     def update(self, batch: Batch, codes: Int64[Tensor, "b g *grid"]) -> None:
         """Add a batch, whose own codes these are.
 
-        The shuffled codes of an item are those of the item before it, repeated or cut to its length. The
-        very first item has none before it, and is left out.
+        The shuffled codes of an item are those of the item `APART` before it, or of the first where there
+        are not so many (neighbours in a folder may say the same), repeated or cut to its length. The very
+        first item has none before it, and is left out.
         """
-        before, self._before = self._before, codes[-1:]
-        others = [] if before is None else [_fitted(before, codes.shape[-1])]
-        others.append(codes[:-1])
+        others = []
+        for own in codes.split(1):
+            if self._before:
+                others.append(_fitted(self._before[0], codes.shape[-1]))
+            self._before.append(own)
+        if not others:
+            return
         shuffled = torch.cat(others)
         first = len(codes) - len(shuffled)
-        if not len(shuffled):
-            return
         data, codes = batch.data[first:], codes[first:]
         lengths = None if batch.lengths is None else batch.lengths[first:]
         conditions = batch.conditions.part(first)
@@ -73,7 +79,8 @@ class CodeUse:
         """How each figure is defined."""
         return {
             "distortion_true": "-log2 p(x | its own codes) / dims, over the same items as the next two",
-            "distortion_shuffled": "the same with the codes of the item before, repeated or cut to length",
+            "distortion_shuffled": f"the same with the codes of the item {APART} before, or of the first, "
+            "repeated or cut to length",
             "distortion_none": "the same without codes, as code_dropout taught the decoder",
         }
 

@@ -38,6 +38,7 @@ class Density:
         self._distortions: dict[str, list[Tensor]] = {}
         self._dims: list[Tensor] = []
         self._codes = 0
+        self._code_nats: dict[str, float] = {}
 
     @torch.no_grad()
     def update(self, measured: Measured, lengths: Int64[Tensor, " b"] | None = None) -> None:
@@ -58,6 +59,9 @@ class Density:
             self._codes += measured.codes.numel()
         for name, bound in measured.bounds.items():
             self._rates.setdefault(name, []).append(bound.rate.double().cpu())
+            self._code_nats[name] = self._code_nats.get(name, 0.0) + float(
+                (bound.rate - bound.labels).double().sum()
+            )
             self._distortions.setdefault(name, []).append(bound.distortion.double().cpu())
 
     def compute(self) -> dict[str, PriorDensity]:
@@ -81,5 +85,5 @@ class Density:
                 "stderr": stderr,
             }
             if self._codes:
-                results[name]["nats_per_code"] = rate.sum().item() / self._codes
+                results[name]["nats_per_code"] = self._code_nats[name] / self._codes
         return results

@@ -128,7 +128,12 @@ class AudioModality(Modality):
     @property
     def spec(self) -> SignalSpec:
         """One channel, the size of a training crop, and the levels."""
-        return SignalSpec(channels=1, size=(self.config.length,), levels=self._encoding.levels)
+        return SignalSpec(
+            channels=1,
+            size=(self.config.length,),
+            levels=self._encoding.levels,
+            sample_rate_hz=self.config.sample_rate_hz,
+        )
 
     def protocol(self) -> dict[str, Any]:
         """All that a figure measured on these sounds depends on, as plain JSON values."""

@@ -108,6 +108,8 @@ def phonemes(
     report: dict[str, Any] = {
         "data": data,
         "model": tokenizer.fingerprint,
+        "alignments": str(alignments),
+        "seed": seed,
         "num_codes": num_codes,
         "codes_per_second": 1 / seconds,
         "speakers": {part: len(_speakers(each)) for part, each in utterances.items()},
@@ -115,7 +117,13 @@ def phonemes(
         "controls": {},
         "skipped": skipped,
         "protocol": phoneme_protocol()
-        | {"label": "of the phone at the centre of each code's stretch of time", "silence": "left out"},
+        | {
+            "label": "of the phone at the centre of each code's stretch of time",
+            "voice": "where the encoder wants one, each speaker's is found from all the recordings of that "
+            "speaker in the part that is measured, without transcripts or phones",
+            "held out": "from the map; from training too where the data has a test split",
+        },
+        "shared_speakers": len(shared),
     }
     if with_controls:
         report["controls"]["log-mel k-means"] = figures(_clustered(utterances, num_codes, seed))

@@ -29,20 +29,21 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-def stage(run: Path, of_prior: str | None = None) -> Record:
+def stage(run: Path, of_prior: str | None = None, of_model: Path | None = None) -> Record:
     """What one training was: its data, items, steps, batch, seconds, commit and device.
 
     Args:
         run: a finished run.
         of_prior: name of the prior, if it is one's.
+        of_model: the run that this one is a stage of, if it is the pretraining of its encoder.
     """
     directory = RunDirectory(run)
     config = directory.read_config("recipe")
     training = config["recipe"]["training"]
-    model_run = run if of_prior is None else run.parent
+    model_run = of_model or (run if of_prior is None else run.parent)
     fraction = RunDirectory(model_run).read_config("recipe")["recipe"]["validation_fraction"]
     return {
-        "prior": of_prior,
+        "prior": of_prior if of_model is None else "pretraining",
         "data": config.get("described"),
         "items": len(split_indices(Store.open(model_run / DATA_DIRECTORY).count, fraction)[0]),
         "steps": last_step(directory),

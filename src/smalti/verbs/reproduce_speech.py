@@ -24,7 +24,8 @@ from smalti.evaluation.spectra import mel_distance
 from smalti.evaluation.speech_figures import f0_curves, spectrograms
 from smalti.files import atomic_file
 from smalti.interfaces import Conditions, InputError
-from smalti.modalities.sounds import read_sound
+from smalti.modalities.waveforms import SoundConfig
+from smalti.recipes import build_modality
 from smalti.recipes.speech_studies import PAPER_PHONEMES, SpeechStudy, speech_study
 from smalti.tokenizer import Tokenizer, load
 from smalti.trained import prior_directory
@@ -34,6 +35,7 @@ from smalti.verbs.data import open_data, pick_split
 from smalti.verbs.evaluate import RESULTS, evaluate
 from smalti.verbs.phonemes import RESULTS as PHONEMES
 from smalti.verbs.phonemes import phonemes
+from smalti.verbs.pretrain import DIRECTORY as PRETRAINING
 from smalti.verbs.provenance import described
 from smalti.verbs.records import Record, last_step, markdown, stage, write_records
 from smalti.verbs.runs import check_data, check_target
@@ -78,13 +80,14 @@ def reproduce_speech(
         raise InputError(f"expected speech to reproduce {name} with, received none: add --data SOURCE")
     if name == "phonemes" and alignments is None:
         raise InputError("expected a table of phones in time for `reproduce phonemes`: add --alignments TSV")
+    split = _measured_split(study, data)
     folder = out / f"{study.name}-{budget}"
     records: list[Record] = []
     for seed in range(seeds):
         run = folder / f"seed{seed}"
         note(f"{study.name}, seed {seed}", quiet)
         _train(study, seed, data, run, quiet)
-        _evaluate(run, data, quiet)
+        _evaluate(run, data, split, quiet)
         if alignments is not None and name == "phonemes":
             records += _phoneme_records(study, seed, data, run, alignments, quiet)
         else:
@@ -145,17 +148,35 @@ def _train(study: SpeechStudy, seed: int, data: str, path: Path, quiet: bool) ->
         train_prior_recipe(path, prior, quiet)
 
 
-def _evaluate(run: Path, data: str, quiet: bool) -> None:
+def _measured_split(study: SpeechStudy, data: str) -> str:
+    """The split to measure on.
+
+    Raises:
+        InputError: when there is none that is held out.
+    """
+    source = open_data(data, build_modality(study.recipe.data))
+    split = pick_split(source, None, "test", "validation")
+    if split not in ("test", "validation"):
+        raise InputError(
+            f"expected data with a test split to measure on, found only {split!r} in {data}: name one by "
+            "folders `train` and `test`, a table with a column split, or a group `split` in data.pattern"
+        )
+    return split
+
+
+def _evaluate(run: Path, data: str, split: str, quiet: bool) -> None:
     fingerprints = (RunDirectory(run).fingerprint(), RunDirectory(prior_directory(run)).fingerprint())
     if (run / RESULTS).is_file():
         report = json.loads((run / RESULTS).read_text())
-        if (report["model"], report["priors"].get("learned")) == fingerprints:
+        same_data = Path(report["data"]).resolve() == Path(data).resolve() and report["split"] == split
+        if same_data and (report["model"], report["priors"].get("learned")) == fingerprints:
             return
-    evaluate(str(run), data, None, quiet=quiet, draws=1)
+    evaluate(str(run), data, split, quiet=quiet, draws=1)
 
 
 def _record(study: SpeechStudy, seed: int, run: Path, data: str, of_prior: str | None) -> Record:
-    stages = [stage(run)] + ([stage(prior_directory(run, of_prior), of_prior)] if of_prior else [])
+    before = [stage(run / PRETRAINING, of_model=run)] if (run / PRETRAINING).is_dir() else []
+    stages = [*before, stage(run)] + ([stage(prior_directory(run, of_prior), of_prior)] if of_prior else [])
     config = RunDirectory(run).read_config("recipe")["recipe"]
     tokenizer = load(run, "cpu")
     source = open_data(data, tokenizer.modality)
@@ -195,7 +216,8 @@ def _phoneme_records(
     report: dict[str, Any] = {}
     if (run / PHONEMES).is_file():
         report = json.loads((run / PHONEMES).read_text())
-    if report.get("model") != RunDirectory(run).fingerprint():
+    about = (RunDirectory(run).fingerprint(), data, str(alignments), seed)
+    if tuple(report.get(name) for name in ("model", "data", "alignments", "seed")) != about:
         report = phonemes(str(run), data, alignments, quiet, seed=seed)
     records = _bound_records(study, seed, data, run)
     base = _record(study, seed, run, data, None)
@@ -244,6 +266,8 @@ def _speech_records(study: SpeechStudy, seed: int, data: str, run: Path, quiet: 
     saved = json.loads((run / CONVERSION).read_text()) if (run / CONVERSION).is_file() else {}
     about: dict[str, Any] = {
         "model": tokenizer.fingerprint,
+        "data": data,
+        "seed": seed,
         "num": study.converted,
         "judge_steps": study.judge_steps,
     }
@@ -254,7 +278,7 @@ def _speech_records(study: SpeechStudy, seed: int, data: str, run: Path, quiet: 
             temporary.write_text(json.dumps(saved))
     words = {
         "originals": "control: real recordings",
-        "resampled": "control: real recordings through the levels of the signal, not the codes",
+        "levels": "control: real recordings through the levels of the signal, not the codes",
     }
     for kind, metrics in saved["metrics"].items():
         records.append({**base, "model": words.get(kind, f"{base['model']}: {kind}"), "metrics": metrics})
@@ -284,12 +308,15 @@ def _convert_all(
     _write_page(tokenizer, chosen, targets, same, other, seed)
     own = [u.speaker for u in chosen]
     originals = [u.waveform for u in chosen]
+    levels = [tokenizer.modality.render(u.signal)[0, 0].numpy() for u in chosen]
     return {
         "originals": _heard(judges, tokenizer, chosen, originals, own, originals),
+        "levels": _heard(judges, tokenizer, chosen, levels, own, originals),
         "reconstructed": _heard(judges, tokenizer, chosen, same, own, originals),
         "converted": {
             **_heard(judges, tokenizer, chosen, other, targets, originals),
             **_pitch(tokenizer, training, chosen, targets, other),
+            **_kept(judges, chosen, same, other),
         },
     }
 
@@ -297,11 +324,13 @@ def _convert_all(
 def _spoken(study: SpeechStudy, tokenizer: Tokenizer, data: str, split: str) -> list[_Spoken]:
     """The utterances of a split whose speaker the run knows."""
     modality = tokenizer.modality
-    rate_hz = rate_of(tokenizer)
+    sounds = tokenizer.recipe.data
+    if not isinstance(sounds, SoundConfig):
+        raise InputError(f"expected a run over sounds, received one over {modality.noun}")
     source = open_data(data, modality)
 
     def read(content: Any) -> Any:
-        return modality.decode(content), read_sound(content, rate_hz)
+        return modality.decode(content), sounds.read(content)
 
     spoken = []
     for item, result in decode_ahead(source.items(split), read):
@@ -403,6 +432,17 @@ def _heard(
         said = judges.content.predict(waveforms)
         metrics["content_rate"] = float(np.mean(said == np.array([u.content for u in spoken])))
     return metrics
+
+
+def _kept(
+    judges: _Judges, spoken: Sequence[_Spoken], same: Sequence[np.ndarray], other: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """Of what is still understood after plain reconstruction, the share that is after conversion."""
+    if judges.content is None:
+        return {}
+    content = np.array([u.content for u in spoken])
+    by_same, by_other = judges.content.predict(same) == content, judges.content.predict(other) == content
+    return {"content_kept": float((by_same & by_other).sum() / max(1, by_same.sum()))}
 
 
 def _pitch(

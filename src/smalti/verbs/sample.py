@@ -52,9 +52,10 @@ def sample(
         )
     with counting("Decoding", quiet) as count:
         signals = []
+        told = class_name if tokenizer.autoencoder.told_classes else None
         for begin in range(0, num, BATCH):
             part = codes[begin : begin + BATCH]
-            signals.append(tokenizer.decode_signals(part, class_name=class_name, seed=seed + begin))
+            signals.append(tokenizer.decode_signals(part, class_name=told, seed=seed + begin))
             count(begin + len(part), num)
     drawn = torch.cat(signals)
     out.mkdir(parents=True, exist_ok=True)

@@ -363,7 +363,7 @@ def _locate() -> tuple[Path, Path]:
         loader = importlib.import_module("espeakng_loader")
     except ImportError as error:
         raise InputError(
-            "synthetic speech needs espeak-ng, which is not installed: run pip install 'smalti[speech]'"
+            "synthetic speech needs espeak-ng, which is not installed: run pip install espeakng-loader"
         ) from error
     return Path(loader.get_library_path()), Path(loader.get_data_path())
 

@@ -292,9 +292,13 @@ Row = tuple[str, str | None, str | None]
 
 
 def _table_in(folder: Path) -> Path | None:
-    """The one table of a folder, or None where there is none or several."""
+    """The one table of a folder that tells speakers, classes or splits; None where there is no one such."""
     tables = [folder / name for name in TABLE_NAMES if (folder / name).is_file()]
-    return tables[0] if len(tables) == 1 else None
+    if len(tables) != 1:
+        return None
+    header, _ = _lines(tables[0])
+    # A table of captions says nothing that folders do not say better.
+    return None if _first((*SPEAKER_COLUMNS, SPLIT_COLUMN), header) is None else tables[0]
 
 
 def _rows(table: Path) -> list[Row]:
