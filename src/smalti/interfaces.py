@@ -210,6 +210,10 @@ class Modality(ABC):
             InputError: for another type, range or shape.
         """
 
+    def oddities(self, item: np.ndarray) -> list[str]:
+        """What a user should know of an item that was read, in words: that it is silent, say."""
+        return []
+
     def seconds(self, length: int) -> float | None:
         """How long an item of this length on its last axis lasts, or None where it does not last."""
         return None

@@ -73,16 +73,26 @@ class TestCrops:
 
     @pytest.mark.parametrize("length", [1, 4, 20])
     def test_come_evenly_from_all_places(self, store, length):
-        """Every place of a long item, and the first of a short one, as often as every other."""
-        places = [
-            (item, begin) for item, full in enumerate(LENGTHS) for begin in range(max(1, full - length + 1))
-        ]
+        """Every place is the middle equally often, the crop moved inside where it would leave its item."""
+        shares: dict[int, float] = {}
+        for item, full in enumerate(LENGTHS):
+            for middle in range(full):
+                begin = min(max(0, middle - length // 2), max(0, full - length))
+                key = 100 * (item + 1) + begin
+                shares[key] = shares.get(key, 0) + 1 / sum(LENGTHS)
         crops, n = loader(store, length, batch_size=500), 500 * 40
         first = np.concatenate([crops.batch(step).data[:, 0, 0].numpy() for step in range(40)])
         found, counts = np.unique(first, return_counts=True)
-        assert found.tolist() == [100 * (item + 1) + begin for item, begin in places]
-        p = 1 / len(places)
+        assert found.tolist() == sorted(shares)
+        p = np.array([shares[key] for key in found.tolist()])
         assert (np.abs(counts / n - p) < 4.5 * (p * (1 - p) / n) ** 0.5).all()
+
+    def test_short_items_have_their_share(self, store):
+        """An item is drawn as often as it is long, however long the crops."""
+        crops = loader(store, 20, batch_size=1000)
+        items = np.concatenate([crops.batch(step).data[:, 0, 0].numpy() // 100 - 1 for step in range(20)])
+        share = np.bincount(items, minlength=len(LENGTHS)) / len(items)
+        np.testing.assert_allclose(share, np.array(LENGTHS) / sum(LENGTHS), atol=0.02)
 
     @quick
     @given(st.lists(steps, min_size=1, max_size=5), seeds)

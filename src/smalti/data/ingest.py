@@ -19,6 +19,11 @@ WINDOW = 4
 """Items decoded ahead for each worker: enough to keep all of them busy, little enough for large files."""
 
 
+def nothing_odd(item: np.ndarray) -> list[str]:
+    """What is to be known of an item: nothing."""
+    return []
+
+
 def build_store(
     directory: str | Path,
     source: Source,
@@ -29,6 +34,8 @@ def build_store(
     levels: int,
     progress: Callable[[int, int], None] | None = None,
     workers: int | None = None,
+    oddities: Callable[[np.ndarray], list[str]] = nothing_odd,
+    told: dict[str, list[str]] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Store:
     """Decode one split of a source into a store, by several threads, in the source's order.
@@ -45,12 +52,15 @@ def build_store(
         levels: that the decoded items have.
         progress: called with the items done, unreadable ones too, and the number of all.
         workers: threads; None for one a core, at most 16.
+        oddities: what is to be known of a decoded item, in words.
+        told: receives the names of the items, by what was said of them (without figures).
         classes: class names by id, for a split that must agree with another; None numbers them, sorted.
 
     Raises:
         InputError: when no item can be read, and as `Store.write` does.
     """
     skipped: list[dict[str, str]] = []
+    told = {} if told is None else told
     total = source.count(split)
 
     def decoded() -> Iterator[tuple[str, np.ndarray, str | None]]:
@@ -59,6 +69,8 @@ def build_store(
             if isinstance(result, UnreadableItem):
                 skipped.append({"name": readable(item.name), "reason": readable(str(result))})
             else:
+                for words in oddities(result):
+                    told.setdefault(words.split(":")[0], []).append(readable(item.name))
                 yield readable(item.name), result, None if item.label is None else readable(item.label)
             done += 1
             if progress is not None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from smalti.data.store import smallest_dtype
 from smalti.interfaces import Modality, SignalSpec
 from smalti.likelihoods import from_levels, to_levels
-from smalti.modalities.sounds import EXTENSIONS, write_sound
+from smalti.modalities.sounds import EXTENSIONS, sound_notes, write_sound
 from smalti.modalities.waveforms import SoundConfig, only, separate, spectrogram_figure, waveforms
 from smalti.nn.spectral import LogMel, mu_law_decode, mu_law_encode
 
@@ -177,6 +177,11 @@ class AudioModality(Modality):
     def seconds(self, length: int) -> float:
         """How long so many samples last."""
         return length / self.config.sample_rate_hz
+
+    def oddities(self, item: Integer[np.ndarray, "1 t"]) -> list[str]:
+        """That a sound is silent throughout, or clipped."""
+        signal = self.to_model(torch.from_numpy(np.ascontiguousarray(item))[None])
+        return sound_notes(self.waveform(signal)[0, 0].numpy())
 
     def render(self, signal: Float[Tensor, "b 1 t"]) -> Float[Tensor, "b 1 t"]:
         """A model's signal as a user wants it: linear amplitude in [-1, 1]."""

@@ -90,6 +90,7 @@ def prepare(
             return store
     for text in source.notes(split):
         note(text, quiet)
+    told: dict[str, list[str]] = {}
     with counting(f"Reading {split}", quiet) as count:
         store = build_store(
             directory,
@@ -100,7 +101,11 @@ def prepare(
             modality.stored_shape,
             modality.spec.levels,
             count,
+            oddities=modality.oddities,
+            told=told,
         )
+    for words, names in told.items():
+        note(f"{len(names)} of {modality.noun} are {words}, {names[0]} for one; they are kept.", quiet)
     report_skipped(store.skipped, skipped_in)
     return store
 

@@ -128,7 +128,7 @@ def test_voices_of_speakers_differ_and_the_variants_of_test_are_held_out():
 def test_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(
-        InputError, match=r"needs espeak-ng, which is not installed: run pip install 'smalti\[speech\]'$"
+        InputError, match=r"needs espeak-ng, which is not installed: run pip install espeakng-loader$"
     ):
         SyntheticSpeechSource()
 
