@@ -10,9 +10,9 @@ import pytest
 from smalti.data.ingest import WINDOW, build_store
 from smalti.data.sources.base import Item, Source, UnreadableItem
 from smalti.data.store import Store
-from smalti.interfaces import InputError, SignalSpec
+from smalti.interfaces import InputError
 
-SPEC = SignalSpec(channels=1, size=(2, 3))
+SHAPE, LEVELS = (1, 2, 3), 256
 
 
 class FakeSource(Source):
@@ -40,7 +40,8 @@ def decode(content: bytes) -> np.ndarray:
 
 
 def build(directory: Path, source: list[Item], **options) -> Store:
-    return build_store(directory, FakeSource(source), "train", decode, {"size": [2, 3]}, SPEC, **options)
+    protocol = {"size": [2, 3]}
+    return build_store(directory, FakeSource(source), "train", decode, protocol, SHAPE, LEVELS, **options)
 
 
 @pytest.mark.parametrize("workers", [1, 3, None])
@@ -59,7 +60,8 @@ def test_order_does_not_depend_on_who_is_faster(tmp_path: Path):
         time.sleep(0.02 if content[0] % 4 == 0 else 0)
         return decode(content)
 
-    store = build_store(tmp_path / "s", FakeSource(items(12)), "train", slow_first, {}, SPEC, workers=4)
+    source = FakeSource(items(12))
+    store = build_store(tmp_path / "s", source, "train", slow_first, {}, SHAPE, LEVELS, workers=4)
     assert store.signals[:, 0, 0, 0].tolist() == list(range(12))
 
 
@@ -106,7 +108,7 @@ def test_a_fault_of_ours_is_not_an_unreadable_item(tmp_path: Path):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        build_store(tmp_path / "s", FakeSource(items(4)), "train", faulty, {}, SPEC)
+        build_store(tmp_path / "s", FakeSource(items(4)), "train", faulty, {}, SHAPE, LEVELS)
     assert os.listdir(tmp_path) == []
 
 
@@ -126,7 +128,8 @@ def test_the_window_bounds_what_is_in_memory(tmp_path: Path):
         "train",
         decode,
         {},
-        SPEC,
+        SHAPE,
+        LEVELS,
         workers=2,
         progress=lambda done, total: ahead.append(len(taken) - done),
     )
@@ -134,7 +137,6 @@ def test_the_window_bounds_what_is_in_memory(tmp_path: Path):
 
 
 def test_more_levels_need_more_bytes(tmp_path: Path):
-    spec = SignalSpec(channels=1, size=(2,), levels=1000)
     wide = np.array([[999, 3]], np.int16)
-    store = build_store(tmp_path / "s", FakeSource(items(1)), "train", lambda _: wide, {}, spec)
+    store = build_store(tmp_path / "s", FakeSource(items(1)), "train", lambda _: wide, {}, (1, 2), 1000)
     assert store.signals.tolist() == [[[999, 3]]]

@@ -7,8 +7,14 @@ from pathlib import Path
 
 from PIL import Image
 
+from smalti.data.sources import Source
+from smalti.modalities.image import ImageConfig, ImageModality
 from smalti.verbs.data import open_data
 from smalti.verbs.provenance import commit, described, device, is_jpeg
+
+
+def opened(data: str) -> Source:
+    return open_data(data, ImageModality(ImageConfig()))
 
 
 def folder(path: Path, ending: str) -> Path:
@@ -21,19 +27,19 @@ def folder(path: Path, ending: str) -> Path:
 def test_data_is_described_without_its_path_and_with_its_compression(tmp_path):
     for ending, expected in (("png", "folder (all 2)"), ("jpg", "folder (all 2), JPEG")):
         data = str(folder(tmp_path / ending, ending))
-        assert described(open_data(data), "all", data) == expected
-    assert described(open_data("letters"), "test", "letters").startswith("drawn letters")
+        assert described(opened(data), "all", data) == expected
+    assert described(opened("letters"), "test", "letters").startswith("drawn letters")
 
 
 def test_jpeg_is_told_by_its_bytes_and_not_by_its_name(tmp_path):
     data = folder(tmp_path / "data", "jpg")
     shutil.move(data / "a" / "1.jpg", data / "a" / "1.png")
-    assert is_jpeg(open_data(str(data)), "all")
+    assert is_jpeg(opened(str(data)), "all")
     (data / "a" / "1.png").write_bytes(b"")
-    assert not is_jpeg(open_data(str(data)), "all")
+    assert not is_jpeg(opened(str(data)), "all")
     (data / "a" / "1.png").unlink()
     (data / "a" / "1.png").symlink_to("nowhere")
-    assert not is_jpeg(open_data(str(data)), "all")
+    assert not is_jpeg(opened(str(data)), "all")
 
 
 def test_a_copy_inside_another_checkout_does_not_take_its_commit(tmp_path):

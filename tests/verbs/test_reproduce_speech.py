@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,13 @@ def speech(digits_said: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 @pytest.fixture(scope="module")
 def phonemes(utterances: PhoneRun, tmp_path_factory: pytest.TempPathFactory) -> Done:
-    words = ("--data", utterances.data, "--alignments", utterances.alignments)
+    """The last of the speakers is the test split."""
+    folder = tmp_path_factory.mktemp("data")
+    for file in utterances.data.rglob("*.wav"):
+        target = folder / ("test" if file.parent.name == "dan" else "train") / file.parent.name / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    words = ("--data", folder, "--alignments", utterances.alignments)
     return reproduced("phonemes", tmp_path_factory.mktemp("reproduced"), *words)
 
 
@@ -170,11 +177,18 @@ def test_a_kill_before_the_judges_were_done_is_made_good(speech: Done) -> None:
     assert not changed, "what is measured again is the same"
 
 
-def test_other_data_is_not_mixed_with_a_finished_run(speech: Done, utterances: PhoneRun) -> None:
-    words = [utterances.data if word == speech.words[-1] else word for word in speech.words]
+def test_other_data_is_not_mixed_with_a_finished_run(
+    speech: Done, digits_said: Path, utterances: PhoneRun, tmp_path: Path
+) -> None:
+    copied = shutil.copytree(digits_said, tmp_path / "copied")
+    words = [copied if word == digits_said else word for word in speech.words]
     result = command(*words)
     assert result.status == 2
     assert "holds a run on the data" in result.err
+    words = [utterances.data if word == digits_said else word for word in speech.words]
+    result = command(*words)
+    assert result.status == 2
+    assert "expected data with a test split to measure on" in result.err
 
 
 @pytest.mark.parametrize("budget", BUDGETS)

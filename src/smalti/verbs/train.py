@@ -72,11 +72,14 @@ def train_recipe(
     check_target(run, recipe)
     check_data(run, data)
     modality = build_modality(recipe.data)
-    # Built before any data is read, so that settings that do not fit are told at once.
+    # Built before any data is read, so that settings and weights that do not fit are told at once.
     torch.manual_seed(recipe.training.seed)
     model = build_model(recipe.model, modality.spec)
     if recipe.pretraining is not None:
         check_parts(model)
+    if start is not None:
+        known = RunDirectory(start).read_config().get("classes", [])
+        _start(build_model(recipe.model, modality.spec, len(known)), start)
     source = open_data(data, modality)
     split = training_split(source)
     engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
