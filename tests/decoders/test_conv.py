@@ -59,7 +59,7 @@ def labels(*given: int) -> Conditions:
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 @torch.no_grad()
 def test_each_label_and_its_absence_say_something_else(ndim):
-    layer = decoder(ndim, use_labels=True, num_classes=3)
+    layer = decoder(ndim, use_labels=True, num_classes=3).eval()
     assert layer.num_classes == 3
     latents = torch.randn(1, 5, *[2] * ndim).expand(4, 5, *[2] * ndim)
     told = layer(latents, labels(0, 1, -1, 2))
@@ -70,11 +70,22 @@ def test_each_label_and_its_absence_say_something_else(ndim):
 
 @torch.no_grad()
 def test_labels_go_with_their_items():
-    layer = decoder(use_labels=True, num_classes=3)
+    layer = decoder(use_labels=True, num_classes=3).eval()
     latents = torch.randn(3, 5, 2, 3)
     together = layer(latents, labels(2, -1, 0))
     for item, label in enumerate((2, -1, 0)):
         torch.testing.assert_close(layer(latents[[item]], labels(label))[0], together[item])
+
+
+@torch.no_grad()
+def test_training_hides_this_share_of_the_labels():
+    layer = decoder(use_labels=True, num_classes=3, label_dropout=0.3).train()
+    latents = torch.randn(1, 5, 2, 2).expand(2000, 5, 2, 2)
+    torch.manual_seed(0)
+    told = layer(latents, Conditions(torch.ones(2000, dtype=torch.int64))).flatten(1)
+    hidden = (told - layer(latents[:1]).flatten(1)).abs().amax(1) < 1e-5
+    assert hidden.float().mean().item() == pytest.approx(0.3, abs=0.04)
+    assert not torch.allclose(layer.eval()(latents[:1], labels(1)), layer(latents[:1]))
 
 
 @pytest.mark.parametrize("settings", [{"num_classes": 3}, {"use_labels": True}, {}], ids=str)

@@ -101,3 +101,23 @@ def test_settings_out_of_range(wrong):
     with pytest.raises(ValidationError):
         LogMelEncoderConfig(**wrong)
     assert LogMelEncoderConfig.model_validate(LogMelEncoderConfig().model_dump()) == LogMelEncoderConfig()
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        (
+            SignalSpec(1, (64,), 256, 8000),
+            "model.encoder.sample_rate_hz=8000, as the data has it, received 1000",
+        ),
+        (
+            SignalSpec(1, (64,), 65536, 1000),
+            "model.encoder.companded=False, as the data has it, received True",
+        ),
+    ],
+)
+def test_what_the_data_is_not_is_refused(spec, told):
+    with pytest.raises(InputError, match=told):
+        LogMelEncoder(LogMelEncoderConfig.tiny(), spec, DIM)
+    alike = {"sample_rate_hz": spec.sample_rate_hz, "companded": spec.levels == 256, "hop": 16, "window": 64}
+    LogMelEncoder(LogMelEncoderConfig.tiny().model_copy(update=alike), spec, DIM)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from smalti.evaluation import code_use
 from smalti.evaluation.code_use import KINDS, CodeUse
 from smalti.interfaces import Autoencoder, Batch, Conditions, Likelihood, Loss, SignalSpec
 from smalti.likelihoods import Categorical, from_levels
@@ -60,16 +61,22 @@ def measured(model: Known, batches: Sequence[Batch]) -> dict[str, float]:
     return use.compute()
 
 
-ITEMS = [line(0, 1, 2, 3), line(0, 1, 3, 2), line(3, 1, 3, 2), line(3, 3, 3, 3)]
-AGREE = [2 / 4, 3 / 4, 2 / 4]
-"""Share of the codes of each item but the first that are those of the item before."""
+LINES = [(0, 1, 2, 3), (0, 1, 3, 2), (3, 1, 3, 2), (3, 3, 3, 3), (2, 1, 3, 3)]
+ITEMS = [line(*codes) for codes in LINES]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_true_shuffled_and_none_by_hand_however_batched(size):
-    batches = [Batch(torch.cat(ITEMS[begin : begin + size])) for begin in range(0, 4, size)]
+@pytest.mark.parametrize("apart", [1, 2, 3, 64])
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_true_shuffled_and_none_by_hand_however_batched(size, apart, monkeypatch):
+    monkeypatch.setattr(code_use, "APART", apart)
+    batches = [Batch(torch.cat(ITEMS[begin : begin + size])) for begin in range(0, len(ITEMS), size)]
     result = measured(Known(), batches)
-    shuffled = sum(share * RIGHT + (1 - share) * WRONG for share in AGREE) / 3
+    agree = [
+        own == other
+        for index, codes in enumerate(LINES[1:], 1)
+        for own, other in zip(codes, LINES[max(0, index - apart)], strict=True)
+    ]
+    shuffled = (sum(agree) * RIGHT + (len(agree) - sum(agree)) * WRONG) / len(agree)
     assert result == pytest.approx(
         {"distortion_true": RIGHT, "distortion_shuffled": shuffled, "distortion_none": 2.0}
     )
@@ -78,14 +85,14 @@ def test_true_shuffled_and_none_by_hand_however_batched(size):
 def test_the_first_item_is_left_out():
     """Its samples are such that no code tells them, and they would raise all the figures."""
     odd = from_levels(torch.tensor([[[0, 3, 0, 3, 0, 3, 0, 3]]]), LEVELS)
-    others = [Batch(item) for item in ITEMS[1:]]
+    others = [Batch(item) for item in ITEMS[1:4]]
     assert measured(Known(), [Batch(odd), *others])["distortion_true"] == pytest.approx(RIGHT)
     last = measured(Known(), [*others, Batch(odd)])["distortion_true"]
     assert last == pytest.approx((2 * RIGHT + (RIGHT + WRONG) / 2) / 3)
 
 
 def test_items_of_many_lengths_count_by_their_samples():
-    """Codes of the item before are repeated, or cut."""
+    """Codes of the first item are repeated, or cut."""
     lines = [line(0, 1), line(0, 1, 0, 1, 2), line(0, 2, 2)]
     result = measured(Known(), [Batch(item) for item in lines])
     # Of 0 1 0 1 0 four in five are right; of 0 1 0 the first of three.

@@ -63,7 +63,7 @@ class TestConfig:
     def test_what_it_promises(self, encoding, levels):
         one = modality(encoding, trim=True)
         assert isinstance(one, Modality)
-        assert one.spec == SignalSpec(1, (64,), levels)
+        assert one.spec == SignalSpec(1, (64,), levels, RATE)
         assert one.stored_shape == (1, None)
         assert one.padding == one.decode(np.zeros(1)).item()
         assert one.pattern is None

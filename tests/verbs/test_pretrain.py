@@ -148,11 +148,3 @@ def test_what_the_first_stage_was_cannot_change(units: PhoneRun, mistake: Callab
     for setting in ("pretraining.training.steps=9", "pretraining.task.warp=0.1"):
         assert f"now {setting.split('=')[1]} is asked for" in mistake(*begin(units, units.path)[:-1], setting)
     assert digests(units.path) == before
-
-
-def test_more_codes_than_places_of_speech(
-    units: PhoneRun, tmp_path: Path, mistake: Callable[..., str]
-) -> None:
-    words = ("num_codes=100000", "pretraining.training.steps=1")
-    told = mistake(*begin(units, tmp_path / "new")[:-1], *words)
-    assert "clusters, the number of training features" in told

@@ -251,7 +251,7 @@ def report(spoken: SoundRun) -> dict:
 def nats_item_by_item(tokenizer: Tokenizer, spoken: SoundRun, codes: Codes) -> dict[str, list[float]]:
     """Rates and distortions of each item, nats, over its own samples and no padding."""
     nats: dict[str, list[float]] = {name: [] for name in ("distortion", "learned", "shuffled", "none")}
-    model, before = tokenizer.autoencoder, None
+    model, first = tokenizer.autoencoder, None
     for name, length in spoken.lengths.items():
         levels = torch.from_numpy(tokenizer.modality.decode(spoken.data / name))[None]
         signal = tokenizer.padded(tokenizer.modality.to_model(levels))
@@ -259,8 +259,8 @@ def nats_item_by_item(tokenizer: Tokenizer, spoken: SoundRun, codes: Codes) -> d
         own = torch.from_numpy(codes.expected[name])[None, None]
         with torch.no_grad():
             likelihoods = {"distortion": model.likelihood(own, told)}
-            if before is not None:
-                shuffled = before.repeat(1, 1, 9)[..., : own.shape[-1]]
+            if first is not None:
+                shuffled = first.repeat(1, 1, 99)[..., : own.shape[-1]]
                 likelihoods["shuffled"] = model.likelihood(shuffled, told)
                 without = model.likelihood_without_codes(1, own.shape[2:], told)
                 assert without is not None
@@ -268,7 +268,7 @@ def nats_item_by_item(tokenizer: Tokenizer, spoken: SoundRun, codes: Codes) -> d
             for kind, likelihood in likelihoods.items():
                 nats[kind].append(-likelihood.log_prob(signal)[..., :length].double().sum().item())
             nats["learned"].append(-tokenizer.priors["learned"].log_prob(own).item())
-        before = own
+        first = own if first is None else first
     return nats
 
 

@@ -74,7 +74,8 @@ class LogMelEncoder(Encoder):
             ("sample_rate_hz", signal.sample_rate_hz, config.sample_rate_hz),
             ("companded", signal.levels == MU_LAW_LEVELS, config.companded),
         ):
-            if expected is not None and expected != received:
+            # Of a signal without a rate nothing more is known either.
+            if signal.sample_rate_hz is not None and expected != received:
                 raise InputError(
                     f"expected model.encoder.{key}={expected}, as the data has it, received {received}: set "
                     "both alike"

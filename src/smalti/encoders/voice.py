@@ -13,7 +13,7 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -197,11 +197,8 @@ def warped(frames: Float[Tensor, "b m t"], factors: Float[Tensor, " b"]) -> Floa
     at = (torch.log10(moved / 700 + 1) / span * (num_mels + 1) - 1).clamp(0, num_mels - 1.001)
     low = at.floor().long()
     share = (at - low).unsqueeze(2)
-
-    def band(index: Int64[Tensor, "b m"]) -> Float[Tensor, "b m t"]:
-        return frames.gather(1, index.unsqueeze(2).expand_as(frames))
-
-    return band(low) * (1 - share) + band(low + 1) * share
+    below = low.unsqueeze(2).expand_as(frames)
+    return frames.gather(1, below) * (1 - share) + frames.gather(1, below + 1) * share
 
 
 def _warped(frames: Float[Tensor, "m t"], factor: float) -> Float[Tensor, "m t"]:

@@ -308,8 +308,11 @@ class TestTable:
         assert not TableSource.accepts(tmp_path / "none.csv")
         table(tmp_path / "phones.tsv", "id")
         assert not TableSource.accepts(tmp_path)
-        table(tmp_path / "metadata.csv", "id")
-        assert TableSource.accepts(tmp_path)
+        table(tmp_path / "metadata.csv", "id,caption", "a,a cat")
+        assert not TableSource.accepts(tmp_path)  # folders may tell more
+        for column in ("speaker", "label", "split"):
+            table(tmp_path / "metadata.csv", f"id,{column}", "a,test")
+            assert TableSource.accepts(tmp_path)
         table(tmp_path / "utts.tsv", "id")
         assert not TableSource.accepts(tmp_path)
         for path in (tmp_path, table(tmp_path / "t.txt", "id")):
