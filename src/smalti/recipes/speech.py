@@ -49,6 +49,7 @@ def digits() -> Recipe:
                     head_channels=96,
                     layers=8,
                     stacks=2,
+                    dropout=0.1,
                     label_dropout=0.1,
                 ),
             ),
