@@ -6,11 +6,13 @@ All that Pillow is needed for stands here. What cannot be read is an `Unreadable
 from __future__ import annotations
 
 import io
+import re
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -167,9 +169,13 @@ def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+"""The filter, as `warnings.filterwarnings` makes it."""
+
 _quiet_lock = threading.Lock()
 _quiet_depth = 0
-_quiet_filters = warnings.catch_warnings()
+_quiet_within: list[Any] | None = None
+"""The list of filters that ours stands in, or None where there was no need to set one."""
 
 
 @contextmanager
@@ -190,19 +196,23 @@ def _quiet() -> Iterator[None]:
     """Keep Pillow's warnings from the user's terminal: a bad file is skipped and listed, or was read well.
 
     Warning filters belong to the process and files are decoded by several threads, so the first to come
-    sets the filter and the last to leave restores what was there.
+    sets the filter and the last to leave takes it out. It is put into the list that there is, and taken out
+    of it, instead of exchanging the list: another thread may do that meanwhile (`warnings.catch_warnings`),
+    and would bring ours back when it restores what it found.
     """
-    global _quiet_depth, _quiet_filters
+    global _quiet_depth, _quiet_within
     with _quiet_lock:
         if _quiet_depth == 0:
-            _quiet_filters = warnings.catch_warnings()
-            _quiet_filters.__enter__()
-            warnings.filterwarnings("ignore", module=r"PIL\.")
+            _quiet_within = None if _QUIET in warnings.filters else cast("list[Any]", warnings.filters)
+            if _quiet_within is not None:
+                warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
         _quiet_depth += 1
     try:
         yield
     finally:
         with _quiet_lock:
             _quiet_depth -= 1
-            if _quiet_depth == 0:
-                _quiet_filters.__exit__(None, None, None)
+            if _quiet_depth == 0 and _quiet_within is not None:
+                for filters in (_quiet_within, cast("list[Any]", warnings.filters)):
+                    if _QUIET in filters:
+                        filters.remove(_QUIET)
