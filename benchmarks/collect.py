@@ -14,7 +14,7 @@ import typer
 from smalti.verbs.records import Record, read_records, write_records
 
 RESULTS = Path(__file__).parents[1] / "results"
-SPEECH = ("speech", "phonemes")
+SPEECH = ("speech", "conversion", "phonemes")
 
 
 def key(record: Record) -> tuple[str, ...]:

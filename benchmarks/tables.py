@@ -144,7 +144,8 @@ def abx_of(metrics: list[dict[str, float]]) -> str:
 
 def speech_bits() -> str:
     """Bits a dimension and nats a code of speech, for each prior, over seeds."""
-    chosen = [r for name in ("speech", "phonemes") for r in speech(name) if "bits_per_dim" in r["metrics"]]
+    names = ("speech", "conversion", "phonemes")
+    chosen = [r for name in names for r in speech(name) if "bits_per_dim" in r["metrics"]]
     rows = []
     for (dataset, experiment, prior), group in by(chosen, "dataset", "experiment", "prior").items():
         metrics = [record["metrics"] for record in group]
@@ -152,6 +153,7 @@ def speech_bits() -> str:
             [
                 dataset,
                 "waveform" if experiment == "speech" else "log-mel",
+                experiment,
                 prior,
                 f"{mean(metrics, 'bits_per_dim'):.3f} {spread(metrics, 'bits_per_dim', '.3f')}",
                 f"{mean(metrics, 'rate'):.4f} + {mean(metrics, 'distortion'):.3f}",
@@ -159,7 +161,16 @@ def speech_bits() -> str:
                 f"{mean(metrics, 'usage'):.0%}",
             ]
         )
-    header = ["data", "signal", "prior", "bits/dim", "rate + distortion", "nats a code", "codes used"]
+    header = [
+        "data",
+        "signal",
+        "study",
+        "prior",
+        "bits/dim",
+        "rate + distortion",
+        "nats a code",
+        "codes used",
+    ]
     return markdown(header, rows)
 
 
@@ -176,15 +187,18 @@ def code_use() -> str:
 
 def conversion() -> str:
     """What judges hear in recordings, reconstructions and conversions."""
-    chosen = [r for r in speech("speech") if "target_speaker_rate" in r["metrics"]]
+    names = {"speech": "waveform", "conversion": "log-mel"}
+    chosen = [r for name in names for r in speech(name) if "target_speaker_rate" in r["metrics"]]
     rows = [
         [
             r["dataset"],
-            r["model"],
+            names[r["experiment"]],
+            f"{r['model']} ({r['seed']})",
             f"{r['metrics']['num']}",
             f"{r['metrics']['target_speaker_rate']:.1%}",
             f"{r['metrics']['source_speaker_rate']:.1%}",
             f"{r['metrics']['content_rate']:.1%}" if "content_rate" in r["metrics"] else "-",
+            f"{r['metrics']['content_kept']:.1%}" if "content_kept" in r["metrics"] else "-",
             f"{r['metrics']['mel_distance']:.2f}",
             f"{r['metrics']['f0_from_target_semitones']:.1f} / {r['metrics']['f0_from_source_semitones']:.1f}"
             if "f0_from_target_semitones" in r["metrics"]
@@ -192,7 +206,17 @@ def conversion() -> str:
         ]
         for r in chosen
     ]
-    header = ["data", "sounds", "n", "wanted speaker", "source speaker", "digit", "mel distance"]
+    header = [
+        "data",
+        "signal",
+        "sounds (seed)",
+        "n",
+        "wanted speaker",
+        "source speaker",
+        "digit",
+        "digit kept",
+        "mel distance",
+    ]
     return markdown([*header, "F0, semitones from target / source"], rows)
 
 

@@ -237,7 +237,9 @@ def evaluate(
 
 @app.command()
 def reproduce(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="fashion-mnist, cifar10, speech or phonemes.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="fashion-mnist, cifar10, speech, conversion or phonemes.")
+    ],
     data: Annotated[
         str | None,
         typer.Option("--data", metavar="SOURCE", help=DATA_HELP + " Default: the whole, from the Hub."),
@@ -266,7 +268,7 @@ def reproduce(
 
     Example: `smalti reproduce fashion-mnist --data fashion-mnist --seeds 3 --out runs/table`
     """
-    if name in ("speech", "phonemes"):
+    if name in ("speech", "conversion", "phonemes"):
         from smalti.interfaces import InputError
         from smalti.verbs.reproduce_speech import reproduce_speech
 

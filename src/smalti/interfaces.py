@@ -40,7 +40,7 @@ class Configuration(BaseModel):
 class SignalSpec:
     """What a modality promises of its signals: `channels` and `levels` a channel, over `size` positions.
 
-    `sample_rate_hz` is that of waveforms.
+    `sample_rate_hz` is that of the sound, for waveforms and their spectrograms.
     """
 
     channels: int

@@ -14,6 +14,7 @@ from smalti.encoders.voice import (
     places_of_speech,
     warped,
 )
+from smalti.interfaces import SignalSpec
 
 NUM_MELS = 40
 MELS = np.arange(1, NUM_MELS + 1) / (NUM_MELS + 1) * math.log10(1 + 8000 / 700)
@@ -21,7 +22,7 @@ HZ = 700 * (10**MELS - 1)
 
 
 def finder(stride: int = 4, num_mels: int = NUM_MELS, **settings) -> VoiceFinder:
-    return VoiceFinder(VoiceConfig.tiny().model_copy(update=settings), num_mels, stride)
+    return VoiceFinder(VoiceConfig.tiny().model_copy(update=settings), SignalSpec(num_mels, (64,)), stride)
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -44,6 +45,18 @@ class TestWarp:
         expected = np.abs(HZ - HZ[band] / factor).argmin()
         assert abs(int(moved.argmax()) - expected) <= 1
         assert (int(moved.argmax()) < band) == (factor > 1)
+
+    def test_a_range_that_ends_elsewhere(self):
+        """At a sample rate of 8 kHz the bands lie closer, and a factor moves over more of them."""
+        bands = torch.arange(NUM_MELS)
+        peak = torch.exp(-0.5 * ((bands - 20) / 1.5) ** 2).view(1, -1, 1)
+        mels = np.arange(1, NUM_MELS + 1) / (NUM_MELS + 1) * math.log10(1 + 4000 / 700)
+        hz = 700 * (10**mels - 1)
+        top_hz = VoiceFinder(VoiceConfig.tiny(), SignalSpec(4, (64,), sample_rate_hz=8000), 4).top_hz
+        moved, by_default = (warped(peak, torch.tensor([0.84]), *end)[0, :, 0] for end in ((top_hz,), ()))
+        assert abs(int(moved.argmax()) - np.abs(hz - hz[20] / 0.84).argmin()) <= 1
+        place, place_by_default = ((x * bands).sum() / x.sum() for x in (moved, by_default))
+        assert place > place_by_default + 0.3
 
     def test_each_item_has_a_factor_of_its_own(self):
         frames = noise(1, NUM_MELS, 5).expand(3, -1, -1)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from smalti.encoders.context import ContextEncoderConfig
 from smalti.encoders.voice import places_of_speech
-from smalti.interfaces import Batch, Conditions
+from smalti.interfaces import Batch, Conditions, SignalSpec
 from smalti.models import masked
 from smalti.models.masked import MaskedPrediction, MaskedPredictionConfig
 
@@ -30,7 +30,7 @@ def signals(num: int = 6, seed: int = 1) -> torch.Tensor:
 def task(**settings) -> MaskedPrediction:
     torch.manual_seed(0)
     config = MaskedPredictionConfig.tiny().model_copy(update=settings)
-    made = MaskedPrediction(config, ContextEncoderConfig.tiny(), NUM_MELS)
+    made = MaskedPrediction(config, ContextEncoderConfig.tiny(), SignalSpec(NUM_MELS, (64,)))
     x = signals(seed=3)
     voices = made.voice.fit(dict(enumerate([item] for item in x)))
     clean = made.voice.normalised(x, torch.stack([voices[i] for i in range(len(x))]))

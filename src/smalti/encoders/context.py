@@ -143,7 +143,8 @@ class ContextEncoder(Encoder):
     def __init__(self, config: ContextEncoderConfig, signal: SignalSpec, dim: int) -> None:
         super().__init__()
         self.config, self.strides = config, config.strides
-        self.voice = VoiceFinder(config.voice, signal.channels, torch.Size(config.strides).numel())
+        stride = torch.Size(config.strides).numel()
+        self.voice = VoiceFinder(config.voice, signal, stride)
         self.network = ContextNetwork(config, signal.channels).requires_grad_(False)
         self.register_buffer("mean", torch.zeros(config.channels))
         self.register_buffer("projection", torch.randn(config.channels, dim) / config.channels**0.5)

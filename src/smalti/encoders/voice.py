@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from smalti.interfaces import Configuration
+from smalti.interfaces import Configuration, SignalSpec
 from smalti.quantizers.kmeans import kmeans
 
 QUIET, LOUD = 0.05, 0.95
@@ -26,6 +26,8 @@ SPEECH_FROM = 0.35
 """Share of the way from the one to the other above which a frame counts as speech."""
 MEL_BREAK = 0.8
 """Share of the frequencies up to which a warp is linear; above, it bends back to the end of the range."""
+TOP_HZ = 8000.0
+"""End of the range of frequencies, where nothing is known of it."""
 FACTORS = tuple(1 + step * 0.04 for step in range(-4, 5))
 """Of the frequency axis, that are tried."""
 
@@ -57,7 +59,7 @@ class VoiceFinder(nn.Module):
 
     Args:
         config: sizes.
-        num_mels: bands M of a frame.
+        signal: log-mels of M bands, up to half the sample rate.
         stride: frames a code.
     """
 
@@ -66,9 +68,10 @@ class VoiceFinder(nn.Module):
     scale: Tensor
     """Deviation of each coefficient and of its difference, `(2C,)`."""
 
-    def __init__(self, config: VoiceConfig, num_mels: int, stride: int) -> None:
+    def __init__(self, config: VoiceConfig, signal: SignalSpec, stride: int) -> None:
         super().__init__()
-        self.config, self.stride, self.num_mels = config, stride, num_mels
+        self.config, self.stride, self.num_mels = config, stride, signal.channels
+        self.top_hz = TOP_HZ if signal.sample_rate_hz is None else signal.sample_rate_hz / 2
         dim = 2 * config.cepstra * config.window
         self.register_buffer("reference", torch.zeros(config.num_clusters, dim))
         self.register_buffer("scale", torch.ones(2 * config.cepstra))
@@ -114,7 +117,7 @@ class VoiceFinder(nn.Module):
     ) -> Float[Tensor, "b m t"]:
         """Spectrograms without their speakers' voices."""
         factors, mean, deviation = voices.split((1, self.num_mels, self.num_mels), 1)
-        frames = warped(signal, factors.squeeze(1))
+        frames = warped(signal, factors.squeeze(1), self.top_hz)
         return (frames - mean.unsqueeze(2)) / deviation.unsqueeze(2)
 
     @torch.no_grad()
@@ -133,9 +136,11 @@ class VoiceFinder(nn.Module):
         return windows[:, :, :num].permute(0, 2, 1, 3).flatten(2)
 
     def _voice(self, utterances: Sequence[Float[Tensor, "m _"]], factor: float) -> Float[Tensor, " v"]:
-        frames = torch.cat([_warped(u, factor)[:, is_speech(u.unsqueeze(0))[0]] for u in utterances], 1)
+        frames = torch.cat(
+            [_warped(u, factor, self.top_hz)[:, is_speech(u.unsqueeze(0))[0]] for u in utterances], 1
+        )
         if frames.shape[1] < 2:  # nothing but silence
-            frames = torch.cat([_warped(u, factor) for u in utterances], 1)
+            frames = torch.cat([_warped(u, factor, self.top_hz) for u in utterances], 1)
         deviation = frames.std(1, correction=0).clamp_min(1e-2)
         return torch.cat([frames.new_tensor([factor]), frames.mean(1), deviation])
 
@@ -179,15 +184,17 @@ def places_of_speech(signal: Float[Tensor, "b m t"], stride: int) -> Bool[Tensor
     return F.avg_pool1d(is_speech(signal).to(signal).unsqueeze(1), stride).squeeze(1) > 0.5
 
 
-def warped(frames: Float[Tensor, "b m t"], factors: Float[Tensor, " b"]) -> Float[Tensor, "b m t"]:
+def warped(
+    frames: Float[Tensor, "b m t"], factors: Float[Tensor, " b"], top_hz: float = TOP_HZ
+) -> Float[Tensor, "b m t"]:
     """Spectra that are read at a factor times each frequency: above 1, what they hold goes down.
 
     Piecewise linear in Hz (Jaitly & Hinton 2013), so that the range's end stays where it is. The bands are
-    taken as even in mel from 0 to 8 kHz.
+    taken as even in mel from 0 to `top_hz`.
     """
     num_mels = frames.shape[1]
     place = torch.arange(1, num_mels + 1, device=frames.device) / (num_mels + 1)
-    span = math.log10(1 + 8000 / 700)
+    span = math.log10(1 + top_hz / 700)
     hz = 700 * (10 ** (place * span) - 1)
     end = hz[-1]
     bend = end * MEL_BREAK
@@ -201,10 +208,10 @@ def warped(frames: Float[Tensor, "b m t"], factors: Float[Tensor, " b"]) -> Floa
     return frames.gather(1, below) * (1 - share) + frames.gather(1, below + 1) * share
 
 
-def _warped(frames: Float[Tensor, "m t"], factor: float) -> Float[Tensor, "m t"]:
+def _warped(frames: Float[Tensor, "m t"], factor: float, top_hz: float) -> Float[Tensor, "m t"]:
     if factor == 1:
         return frames
-    return warped(frames.unsqueeze(0), torch.tensor([factor], device=frames.device))[0]
+    return warped(frames.unsqueeze(0), torch.tensor([factor], device=frames.device), top_hz)[0]
 
 
 def _cosines(num_mels: int, num: int) -> Float[Tensor, "m c"]:

@@ -115,7 +115,12 @@ class LogMelModality(Modality):
     @property
     def spec(self) -> SignalSpec:
         """Mel channels, the size of a training crop, and the levels."""
-        return SignalSpec(channels=self.config.num_mels, size=(self.config.length,), levels=LEVELS)
+        return SignalSpec(
+            channels=self.config.num_mels,
+            size=(self.config.length,),
+            levels=LEVELS,
+            sample_rate_hz=self.sample_rate_hz,
+        )
 
     def protocol(self) -> dict[str, Any]:
         """All that a figure measured on these sounds depends on, as plain JSON values."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from smalti.encoders.context import ContextEncoderConfig, ContextNetwork
 from smalti.encoders.voice import VoiceFinder, places_of_speech, warped
-from smalti.interfaces import Batch, Configuration, Loss, Trainable
+from smalti.interfaces import Batch, Configuration, Loss, SignalSpec, Trainable
 from smalti.nn.collectives import rank_and_world
 from smalti.quantizers.kmeans import kmeans
 from smalti.quantizers.nearest import nearest_codes
@@ -59,19 +59,21 @@ class MaskedPrediction(Trainable):
     Args:
         config: the task.
         encoder: size of the network.
-        num_mels: bands of a frame.
+        signal: log-mels: bands as channels, frames as the one axis.
     """
 
     centres: Tensor
     """Of the clusters, `(S, K, D)`; see `cluster`."""
 
-    def __init__(self, config: MaskedPredictionConfig, encoder: ContextEncoderConfig, num_mels: int) -> None:
+    def __init__(
+        self, config: MaskedPredictionConfig, encoder: ContextEncoderConfig, signal: SignalSpec
+    ) -> None:
         super().__init__()
         self.config = config
         self.stride = math.prod(encoder.strides)
-        self.network = ContextNetwork(encoder, num_mels)
+        self.network = ContextNetwork(encoder, signal.channels)
         self.heads = nn.Conv1d(encoder.channels, config.clusterings * config.num_clusters, 1)
-        self.voice = VoiceFinder(encoder.voice, num_mels, self.stride)
+        self.voice = VoiceFinder(encoder.voice, signal, self.stride)
         dim = self.voice.reference.shape[1]
         self.register_buffer("centres", torch.zeros(config.clusterings, config.num_clusters, dim))
 
@@ -114,4 +116,4 @@ class MaskedPrediction(Trainable):
         factors = 1 + self.config.warp * (2 * torch.rand(world, batch_size, device=device)[rank] - 1)
         curves = torch.randn(world, batch_size, 1, 6, device=device)[rank]
         tilt = F.interpolate(curves, num_mels, mode="linear").transpose(1, 2)
-        return hidden, warped(frames, factors) + self.config.tilt * tilt
+        return hidden, warped(frames, factors, self.voice.top_hz) + self.config.tilt * tilt

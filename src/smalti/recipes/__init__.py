@@ -26,6 +26,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "imagenet128": images.imagenet128,
     "voices": speech.voices,
     "digits": speech.digits,
+    "digits-spectral": speech.digits_spectral,
     "vctk": speech.vctk,
     "librispeech": speech.librispeech,
     "units": speech.units,

@@ -14,6 +14,9 @@ from smalti.training.loop import TrainingConfig
 
 PAPER_PHONEMES = "49.3 % at 128 codes, 25 a second; 7.2 % for the most frequent phoneme"
 BUDGETS = ("tiny", "cpu", "paper")
+STUDIES = ("speech", "conversion", "phonemes")
+DIGIT = r"^(\d)_"
+"""What is said in a recording of the Free Spoken Digit Dataset, by its name."""
 
 
 class SpeechStudy(Configuration):
@@ -58,10 +61,17 @@ def speech_study(name: str, budget: str) -> SpeechStudy:
             name="speech",
             question="Do codes keep what is said and leave to the label who says it?",
             recipe=recipe,
-            content_pattern=r"^(\d)_" if budget != "paper" else None,
+            content_pattern=DIGIT if budget != "paper" else None,
+        )
+    elif name == "conversion":
+        study = SpeechStudy(
+            name="conversion",
+            question="How well do codes convert voices where the decoder need not learn every sample?",
+            recipe=speech.digits_spectral(),
+            content_pattern=DIGIT,
         )
     else:
-        raise InputError(f"expected speech or phonemes, received {name!r}")
+        raise InputError(f"expected {', '.join(STUDIES)}, received {name!r}")
     return _tiny(study) if budget == "tiny" else study
 
 

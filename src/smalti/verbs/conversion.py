@@ -92,7 +92,7 @@ def convert_all(
     write_speech_page(tokenizer, shown, seed)
     own = [u.speaker for u in chosen]
     originals = [u.waveform for u in chosen]
-    levels = [tokenizer.modality.render(u.signal)[0, 0].numpy() for u in chosen]
+    levels = [tokenizer.modality.render(u.signal)[0, 0, : len(u.waveform)].numpy() for u in chosen]
     return {
         "originals": _heard(judges, tokenizer, chosen, originals, own, originals),
         "levels": _heard(judges, tokenizer, chosen, levels, own, originals),
@@ -175,7 +175,7 @@ def _decoded(
             labels = torch.tensor([speakers[i] for i in chosen], device=tokenizer.device)
             signals = model.decode(torch.cat(filled), Conditions(labels), generator, temperature).cpu()
             for i, signal in zip(chosen, modality.render(signals), strict=True):
-                waveforms[i] = signal[0, : spoken[i].signal.shape[-1]].numpy()
+                waveforms[i] = signal[0, : len(spoken[i].waveform)].numpy()
             report(begin + len(chosen))
     return [waveforms[i] for i in range(len(spoken))]
 
@@ -191,12 +191,12 @@ def _heard(
     """What the judges say of some sounds."""
     speakers = judges.speaker.predict(waveforms)
     rate_hz = judges.speaker.sample_rate_hz
+    # A spectrogram has no part of a frame, so what is made from one may be a little shorter.
+    pairs = [(o[: len(w)], w) for o, w in zip(originals, waveforms, strict=True)]
     metrics = {
         "target_speaker_rate": float(np.mean(speakers == np.array(wanted))),
         "source_speaker_rate": float(np.mean(speakers == np.array([u.speaker for u in spoken]))),
-        "mel_distance": float(
-            np.mean([mel_distance(o, w, rate_hz) for o, w in zip(originals, waveforms, strict=True)])
-        ),
+        "mel_distance": float(np.mean([mel_distance(o, w, rate_hz) for o, w in pairs])),
         "num": len(spoken),
     }
     if judges.content is not None:

@@ -61,7 +61,7 @@ def pretrain(
     own = RunDirectory(run.path / DIRECTORY)
     check_target(own, recipe)
     torch.manual_seed(recipe.training.seed)
-    task = MaskedPrediction(recipe.task, encoder.config, modality.spec.channels)
+    task = MaskedPrediction(recipe.task, encoder.config, modality.spec)
     if engine.is_main:
         own.write_config(
             {

@@ -51,7 +51,8 @@ def reproduce_speech(
     What is finished is not done again, so that the same command goes on after a stop.
 
     Args:
-        name: "speech" (codes of a waveform, conversion, prior) or "phonemes" (units).
+        name: "speech" (codes of a waveform, conversion, prior), "conversion" (the same of spectrograms) or
+            "phonemes" (units).
         data: a source of speech; its test split is measured on.
         out: where runs, records and the page go.
         budget: "tiny" to see it run, "cpu" for two cores, "paper" for the paper's sizes.

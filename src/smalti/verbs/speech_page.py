@@ -60,7 +60,7 @@ def write_speech_page(
         tokenizer.directory / "index.html",
         "speech.html.j2",
         title=f"{tokenizer.recipe.name}: {tokenizer.trained.model.title}",
-        codes_per_second=f"{rate_hz / tokenizer.autoencoder.stride:g}",
+        codes_per_second=f"{1 / tokenizer.modality.seconds(tokenizer.autoencoder.stride):g}",
         num_codes=tokenizer.autoencoder.num_codes,
         speakers=", ".join(tokenizer.classes[:12]) + (", ..." if len(tokenizer.classes) > 12 else ""),
         rows=rows,
