@@ -38,6 +38,8 @@ def write_speech_page(
         seed: of the samples.
     """
     rate_hz = rate_of(tokenizer)
+    seconds = tokenizer.modality.seconds(tokenizer.autoencoder.stride)
+    assert seconds is not None
     figures = tokenizer.directory / "figures"
     rows = []
     for index, (name, waveforms) in enumerate(spoken[:PLAYED]):
@@ -60,7 +62,7 @@ def write_speech_page(
         tokenizer.directory / "index.html",
         "speech.html.j2",
         title=f"{tokenizer.recipe.name}: {tokenizer.trained.model.title}",
-        codes_per_second=f"{1 / tokenizer.modality.seconds(tokenizer.autoencoder.stride):g}",
+        codes_per_second=f"{1 / seconds:g}",
         num_codes=tokenizer.autoencoder.num_codes,
         speakers=", ".join(tokenizer.classes[:12]) + (", ..." if len(tokenizer.classes) > 12 else ""),
         rows=rows,
