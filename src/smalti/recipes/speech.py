@@ -121,7 +121,26 @@ def digits_spectral() -> Recipe:
             validate_every=250,
             checkpoint_every=250,
         ),
-        prior=digits().prior,
+        prior=PriorRecipe(
+            length=32,
+            network=WaveNetConfig(
+                channels=96,
+                gate_channels=96,
+                skip_channels=96,
+                head_channels=128,
+                layers=5,
+                stacks=2,
+                dropout=0.2,
+            ),
+            training=TrainingConfig(
+                steps=1000,
+                batch_size=32,
+                learning_rate=1e-3,
+                warmup_steps=50,
+                schedule="cosine",
+                weight_ema=0.99,
+            ),
+        ),
     )
 
 
