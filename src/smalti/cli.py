@@ -283,6 +283,26 @@ def reproduce(
 
 
 @app.command()
+def collect(
+    world: Annotated[str, typer.Argument(metavar="WORLD", help="doom.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder of the data set.")],
+    num: Annotated[int, typer.Option("--num", min=1, help="Frames in all.")] = 20_000,
+    scenario: Annotated[str, typer.Option("--scenario", help="One of ViZDoom's.")] = "my_way_home",
+    size: Annotated[int, typer.Option("--size", min=1, help="Side of a frame, pixels.")] = 84,
+    length: Annotated[int, typer.Option("--length", min=1, help="Frames of an episode.")] = 100,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal files.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Collect first-person frames with their actions as a data set (needs `pip install 'smalti[doom]'`).
+
+    Example: `smalti collect doom --scenario my_way_home --num 20000 --out doom`
+    """
+    from smalti.verbs.collect import collect as verb
+
+    verb(world, out, num, scenario, size, length, seed, quiet)
+
+
+@app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Show every setting of this recipe.")] = None,
 ) -> None:

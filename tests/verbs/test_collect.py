@@ -1,0 +1,67 @@
+"""`smalti collect doom`: files that are equal for equal seeds, and that others can read."""
+
+import datasets
+import pytest
+
+from smalti.modalities.image import ImageConfig, ImageModality
+from smalti.verbs.data import open_data
+from tests.runs import command
+
+pytest.importorskip("vizdoom", reason="needs the extra smalti[doom]")
+
+WORDS = ("collect", "doom", "--num", 60, "--length", 5, "--size", 42)
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("doom") / "frames"
+    result = command(*WORDS, "--out", folder)
+    assert result.status == 0, result.err
+    return folder
+
+
+def test_equal_seeds_give_equal_files(collected, tmp_path):
+    assert command(*WORDS, "--out", tmp_path / "again").status == 0
+    assert command(*WORDS, "--out", tmp_path / "other", "--seed", 1).status == 0
+    for file in collected.iterdir():
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+        assert (tmp_path / "other" / file.name).read_bytes() != file.read_bytes()
+
+
+def test_datasets_reads_it(collected, tmp_path):
+    data = datasets.load_dataset(str(collected), cache_dir=str(tmp_path))
+    assert {name: len(split) for name, split in data.items()} == {"train": 55, "test": 5}
+    row = data["test"][0]
+    assert row["image"].size == (42, 42)
+    assert row["episode"] == 9
+    assert data["train"].features["action"].names == ["forward", "left", "right"]
+    assert data["train"]["frame"][:6] == [0, 1, 2, 3, 4, 0]
+
+
+def test_its_frames_are_pictures_to_train_on(collected):
+    modality = ImageModality(ImageConfig(size=(42, 42)))
+    source = open_data(str(collected), modality)
+    assert (source.count("train"), source.count("test")) == (55, 5)
+    assert modality.decode(next(source.items("test")).content).shape == (3, 42, 42)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("collect", "lab"), "expected a world to collect from, received 'lab'"),
+        (("collect", "doom", "--num", 40, "--length", 5), "expected 50 frames or more"),
+        (("collect", "doom", "--scenario", "maze"), "expected a scenario, received 'maze'"),
+    ],
+)
+def test_bad_input(words, sentence, tmp_path):
+    result = command(*words, "--out", tmp_path / "out")
+    assert result.status == 2
+    assert sentence in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_holds_something_is_left(tmp_path):
+    (tmp_path / "mine.txt").write_text("x")
+    result = command(*WORDS, "--out", tmp_path)
+    assert result.status == 2
+    assert "exists already" in result.err
