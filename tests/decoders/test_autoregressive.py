@@ -180,7 +180,7 @@ class TestSizes:
         )
         assert made.frame == frame
         latents = torch.randn(2, DIM, 3)
-        local = LocalDecoder(config(upsample), DIM)(latents)
+        local = LocalDecoder(config(upsample), 1, DIM)(latents)
         assert local.shape == (2, made.parameters_per_channel, 3 * factor // frame)
         likelihood = made(local)
         assert isinstance(likelihood, AutoregressiveLikelihood)
@@ -193,14 +193,14 @@ class TestSizes:
     @pytest.mark.parametrize("residual_blocks", [0, 2])
     def test_every_latent_and_every_parameter_counts(self, residual_blocks):
         settings = config((2, 3)).model_copy(update={"residual_blocks": residual_blocks})
-        layer = LocalDecoder(settings, DIM)
+        layer = LocalDecoder(settings, 1, DIM)
         latents = torch.randn(4, DIM, 5, requires_grad=True)
         layer(latents).square().sum().backward()
         assert latents.grad.all()
         assert [name for name, p in layer.named_parameters() if p.grad is None or not p.grad.any()] == []
 
     def test_labels_are_for_the_network_over_the_samples(self):
-        layer, latents = LocalDecoder(config(), DIM), torch.randn(2, DIM, 5)
+        layer, latents = LocalDecoder(config(), 1, DIM), torch.randn(2, DIM, 5)
         assert torch.equal(layer(latents, Conditions(torch.tensor([0, 1]))), layer(latents))
 
     @torch.no_grad()

@@ -71,7 +71,10 @@ class LayerState:
     Attributes:
         above: the last input rows of the vertical stack.
         left: the present input row of the horizontal stack.
-        shifts: what the class adds to the pre-gate maps, `(B, 2p)` for each stack, or None.
+        shifts: what the conditions add to the pre-gate maps, of the vertical stack `(R, B, C, 2p)` and of the
+            horizontal one `(R, C, B, 2p)`, where R and C divide rows and columns; or None.
+        rows: of the grid.
+        row: that comes next.
         pre: pre-gate maps of the present row, `(W, B, 2p)`; a row begins with all that comes from above.
         pre_at: for each column its pre-gate maps, whole and in halves.
         gated: gated maps of the present position, `(B, p)`.
@@ -82,6 +85,8 @@ class LayerState:
     above: VerticalState
     left: HorizontalState
     shifts: tuple[Tensor, Tensor] | None
+    rows: int
+    row: int
     pre: Tensor
     pre_at: list[tuple[Tensor, Tensor, Tensor]]
     gated: Tensor
@@ -120,26 +125,44 @@ class GatedLayer(nn.Module):
         v: Float[Tensor, "b p h w"],
         h: Float[Tensor, "b p h w"],
         labels: Int64[Tensor, " b"],
+        local: Float[Tensor, "b p4 r c"] | None = None,
     ) -> tuple[Float[Tensor, "b p h w"], Float[Tensor, "b p h w"]]:
-        """The maps of the vertical and of the horizontal stack, one layer further."""
+        """The maps of the vertical and of the horizontal stack, one layer further.
+
+        Args:
+            v: maps of the vertical stack.
+            h: maps of the horizontal stack.
+            labels: of the items.
+            local: what the local condition adds to the pre-gate maps of both stacks.
+        """
         pre_v = self.vertical(v)
         pre_h = self.horizontal(h) + self.link(pre_v)
-        shifts = self.shifts(labels)
+        shifts = self.shifts(labels, local)
         if shifts is not None:
-            pre_v = pre_v + shifts[0][..., None, None]
-            pre_h = pre_h + shifts[1][..., None, None]
+            shifts = _spread(_spread(shifts, 2, v.shape[2]), 3, v.shape[3])
+            of_v, of_h = shifts.chunk(2, 1)
+            pre_v, pre_h = pre_v + of_v, pre_h + of_h
         out = self.out(self.dropout(gate(pre_h, 1)))
         return gate(pre_v, 1), out if self.horizontal.strict else h + out
 
-    def shifts(self, labels: Int64[Tensor, " b"]) -> tuple[Tensor, Tensor] | None:
-        """V h of equation 4, which the class adds to the pre-gate maps: `(B, 2p)` for each stack."""
+    def shifts(
+        self, labels: Int64[Tensor, " b"], local: Float[Tensor, "b p4 r c"] | None
+    ) -> Float[Tensor, "b p4 r c"] | None:
+        """What class (V h of equation 4) and local condition add to the pre-gate maps of both stacks."""
         if self.condition is None:
-            return None
-        vertical, horizontal = self.condition(labels).chunk(2, 1)
-        return vertical, horizontal
+            return local
+        of_class = self.condition(labels)[..., None, None]
+        return of_class if local is None else of_class + local
 
-    def start(self, width: int, labels: Int64[Tensor, " b"]) -> LayerState:
+    def start(
+        self,
+        rows: int,
+        width: int,
+        labels: Int64[Tensor, " b"],
+        local: Float[Tensor, "b p4 r c"] | None = None,
+    ) -> LayerState:
         """State before the first row, with the weights as they are now."""
+        shifts = self.shifts(labels, local)
         batch_size, channels = len(labels), self.out.out_channels
         left = self.horizontal.start(batch_size, width)
         pre = left.line.new_empty(width, batch_size, 2 * channels)
@@ -147,7 +170,9 @@ class GatedLayer(nn.Module):
         return LayerState(
             above=self.vertical.start(batch_size, width),
             left=left,
-            shifts=self.shifts(labels),
+            shifts=None if shifts is None else _by_row(shifts),
+            rows=rows,
+            row=0,
             pre=pre,
             pre_at=[(maps, maps[:, :channels], maps[:, channels:]) for maps in pre],
             gated=left.line.new_empty(batch_size, channels),
@@ -162,8 +187,10 @@ class GatedLayer(nn.Module):
         if state.shifts is None:
             state.pre.copy_(link)
         else:
-            torch.add(link, state.shifts[1], out=state.pre)
-            pre_v = pre_v + state.shifts[0].unsqueeze(1)
+            of_v, of_h = (part[state.row * len(part) // state.rows] for part in state.shifts)
+            torch.add(link, _spread(of_h, 0, len(link)), out=state.pre)
+            pre_v = pre_v + _spread(of_v, 1, len(link))
+        state.row += 1
         return gate(pre_v, 2)
 
     def step(self, column: int, state: LayerState, out: Float[Tensor, "b p"]) -> None:
@@ -172,6 +199,18 @@ class GatedLayer(nn.Module):
         self.horizontal.step(column, state.left, pre)
         torch.mul(a.tanh_(), b.sigmoid_(), out=state.gated)
         torch.addmm(state.skips[column], state.gated, state.out_weight, out=out)
+
+
+def _by_row(shifts: Float[Tensor, "b p4 r c"]) -> tuple[Tensor, Tensor]:
+    """Row by row, and for each stack in the order of its maps."""
+    of_v, of_h = shifts.chunk(2, 1)
+    return of_v.permute(2, 0, 3, 1).contiguous(), of_h.permute(2, 3, 0, 1).contiguous()
+
+
+def _spread(coarse: Tensor, dim: int, length: int) -> Tensor:
+    """Each entry of an axis repeated until there are `length`; a single one is left to broadcasting."""
+    given = coarse.shape[dim]
+    return coarse if given in (1, length) else coarse.repeat_interleave(length // given, dim)
 
 
 def transposed(head: nn.Module) -> nn.Module:
@@ -217,10 +256,17 @@ class GatedPixelCNN(AutoregressiveNetwork):
         num_codebooks: codes G of each position.
         num_classes: number of classes; 0 for a network that ignores labels. A label of -1, or none at all,
             selects a learned "not given".
+        local_channels: channels P of the local condition `(B, P, r, c)`, whose sides divide the grid's; a
+            single place tells the whole grid the same. 0 for none.
     """
 
     def __init__(
-        self, config: GatedPixelCNNConfig, num_codes: int, num_codebooks: int = 1, num_classes: int = 0
+        self,
+        config: GatedPixelCNNConfig,
+        num_codes: int,
+        num_codebooks: int = 1,
+        num_classes: int = 0,
+        local_channels: int = 0,
     ) -> None:
         super().__init__()
         check_counts(num_codes, num_codebooks, num_classes)
@@ -241,6 +287,9 @@ class GatedPixelCNN(AutoregressiveNetwork):
             for i in range(config.layers)
         )
         self.layers = cast("Sequence[GatedLayer]", layers)
+        self.local_channels = local_channels
+        shifts = len(layers) * 4 * channels
+        self.project = nn.Conv2d(local_channels, shifts, 1, bias=False) if local_channels else None
         self.prefixes = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(num_codebooks - 1))
         self.heads = nn.ModuleList(
             nn.Sequential(
@@ -263,9 +312,11 @@ class GatedPixelCNN(AutoregressiveNetwork):
         """Logits of every code at once. In training mode some labels are hidden (`label_dropout`).
 
         Raises:
-            InputError: when a code or label is out of range, or the number of codebooks is another.
+            InputError: when a code or label is out of range, the number of codebooks is another, or the local
+                condition is missing, has other channels, or does not divide the grid.
         """
         check_codes(codes, self.num_codebooks, self.num_codes)
+        local = self._local(conditions, len(codes), codes.shape[2:])
         labels = label_indices(conditions, len(codes), self.num_classes, codes.device)
         if self.training:
             labels = hide_labels(labels, self.config.label_dropout, self.num_classes)
@@ -275,8 +326,8 @@ class GatedPixelCNN(AutoregressiveNetwork):
             .sum(0)
             .movedim(-1, 1)
         )
-        for layer in self.layers:
-            v, h = layer(v, h, labels)
+        for layer, shifts in zip(self.layers, local, strict=True):
+            v, h = layer(v, h, labels, shifts)
         context = h.movedim(1, -1)
         logits = [self.heads[0](context)]
         for prefix, head, c in zip(self.prefixes, self.heads[1:], each, strict=False):
@@ -291,7 +342,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
         """State before the first symbol, with the weights as they are now. Labels are taken as given.
 
         Raises:
-            InputError: when the grid is not one of rows and columns, or a label is out of range.
+            InputError: when the grid is not one of rows and columns, or as `forward` does.
         """
         if len(grid) != 2 or min(grid) < 1:
             raise InputError(
@@ -301,7 +352,11 @@ class GatedPixelCNN(AutoregressiveNetwork):
         weight = self.layers[0].out.weight
         labels = label_indices(conditions, batch_size, self.num_classes, weight.device)
         features = weight.new_empty(batch_size, self.config.channels)
-        layers = [layer.start(columns, labels) for layer in self.layers]
+        local = self._local(conditions, batch_size, grid)
+        layers = [
+            layer.start(rows, columns, labels, shifts)
+            for layer, shifts in zip(self.layers, local, strict=True)
+        ]
         heads = [transposed(head) for head in self.heads]
         return PixelCNNState((rows, columns), layers, heads, features, context=features)
 
@@ -316,6 +371,26 @@ class GatedPixelCNN(AutoregressiveNetwork):
             self._advance(position, state)
         state.symbols += 1
         return state.heads[codebook](state.context)
+
+    def _local(
+        self, conditions: Conditions | None, batch_size: int, grid: Sequence[int]
+    ) -> Sequence[Float[Tensor, "b p4 r c"] | None]:
+        """What the local condition adds to the pre-gate maps of each layer."""
+        if self.project is None:
+            return [None] * len(self.layers)
+        local = conditions.local if conditions is not None else None
+        if (
+            local is None
+            or local.ndim != 4
+            or local.shape[:2] != (batch_size, self.local_channels)
+            or any(side % (part or side + 1) for side, part in zip(grid, local.shape[2:], strict=True))
+        ):
+            received = None if local is None else tuple(local.shape)
+            raise InputError(
+                f"expected a local condition of shape ({batch_size}, {self.local_channels}, rows, columns) "
+                f"whose sides divide those of the grid {tuple(grid)}, received {received}: give the latents"
+            )
+        return self.project(local).chunk(len(self.layers), 1)
 
     def _feed(self, code: Tensor, state: PixelCNNState) -> None:
         """Take in the code whose logits were given last."""

@@ -27,7 +27,7 @@ from smalti.interfaces import Configuration, InputError
 FORMAT = 1
 """Version of the layout; raised when an older smalti could no longer read it."""
 
-_METADATA_KEY = b"smalti"
+METADATA_KEY = b"smalti"
 _ROW_GROUP_CODES = 1 << 20
 """Codes in a row group: large enough to compress and scan well, small enough to hold in memory."""
 _NO_CODES_FILE = "is not a file of codes written by smalti"
@@ -95,7 +95,7 @@ def write_codes(path: str | Path, info: CodesInfo, batches: Iterable[CodesBatch]
         InputError: for codes of another shape or out of range, when there are none, or on a full disk.
     """
     path = Path(path)
-    metadata = {_METADATA_KEY: json.dumps({"format": FORMAT, **info.model_dump()}).encode()}
+    metadata = {METADATA_KEY: json.dumps({"format": FORMAT, **info.model_dump()}).encode()}
     schema = pa.schema(
         [("name", pa.string()), ("label", pa.string()), ("codes", pa.list_(pa.int32()))], metadata=metadata
     )
@@ -121,10 +121,10 @@ def read_codes(path: str | Path, batch_size: int = 1024) -> tuple[CodesInfo, Ite
     with _parquet_errors(path), pq.ParquetFile(path) as file:
         metadata = file.schema_arrow.metadata or {}
         missing = {"name", "label", "codes"} - set(file.schema_arrow.names)
-    if _METADATA_KEY not in metadata or missing:
+    if METADATA_KEY not in metadata or missing:
         what = f"it has no columns {sorted(missing)}" if missing else "it has no smalti metadata"
         raise InputError(f"{path} {_NO_CODES_FILE} ({what}): make one with smalti encode")
-    info = _parse_info(path, metadata[_METADATA_KEY])
+    info = _parse_info(path, metadata[METADATA_KEY])
     return info, _batches(path, info, batch_size)
 
 

@@ -1,7 +1,8 @@
-"""The autoregressive decoder: latents become the local condition of a WaveNet over the samples.
+"""Autoregressive decoders: latents become the local condition of a network over the signal's elements.
 
-van den Oord et al. 2017, section 4.3. Two parts, as every decoder here has: `LocalDecoder` turns latents into
-parameters `(B, P, frames)`, and `AutoregressiveFamily` turns those into a likelihood of the signal.
+A WaveNet over the samples of a waveform (van den Oord et al. 2017, section 4.3), or a gated PixelCNN over a
+grid of codes (the second stage of section 4.2). Two parts, as every decoder here has: `LocalDecoder` turns
+latents into parameters `(B, P, *coarse)`, and `AutoregressiveFamily` turns those into a likelihood.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
 from smalti.autoregressive.sampling import sample
 from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
 from smalti.interfaces import (
+    AutoregressiveNetwork,
     Conditions,
     Configuration,
     Decoder,
@@ -53,68 +56,99 @@ class WaveNetDecoderConfig(Configuration):
         return cls(channels=8, residual_channels=4, upsample=(2,), network=WaveNetConfig.tiny())
 
 
+class PixelCNNDecoderConfig(Configuration):
+    """Sizes of the autoregressive decoder of a grid of codes.
+
+    Attributes:
+        channels: of the local condition.
+        residual_channels: of the residual blocks over the latents.
+        residual_blocks: number of those.
+        upsample: strides of transposed convolutions after them; what they leave of the encoder's stride is
+            repeated.
+        network: the gated PixelCNN over the codes.
+    """
+
+    kind: Literal["pixelcnn"] = "pixelcnn"
+    channels: int = Field(default=128, ge=1)
+    residual_channels: int = Field(default=64, ge=1)
+    residual_blocks: int = Field(default=2, ge=0)
+    upsample: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    network: GatedPixelCNNConfig = GatedPixelCNNConfig()
+
+    @classmethod
+    def tiny(cls) -> PixelCNNDecoderConfig:
+        """The smallest that still has every part."""
+        return cls(channels=8, residual_channels=4, residual_blocks=1, network=GatedPixelCNNConfig.tiny())
+
+
+AutoregressiveDecoderConfig = WaveNetDecoderConfig | PixelCNNDecoderConfig
+
+
 @final
 class LocalDecoder(Decoder):
     """A 3-wide convolution from the latents, residual blocks, and transposed convolutions.
 
     Args:
         config: widths and depth.
+        ndim: number of axes.
         dim: channels of the latents.
     """
 
-    def __init__(self, config: WaveNetDecoderConfig, dim: int) -> None:
+    def __init__(self, config: AutoregressiveDecoderConfig, ndim: int, dim: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = [CONVOLUTIONS[1](dim, config.channels, 3, padding=1)]
+        layers: list[nn.Module] = [CONVOLUTIONS[ndim](dim, config.channels, 3, padding=1)]
         layers += [
-            ResidualBlock(1, config.channels, config.residual_channels) for _ in range(config.residual_blocks)
+            ResidualBlock(ndim, config.channels, config.residual_channels)
+            for _ in range(config.residual_blocks)
         ]
         for stride in config.upsample:
-            layers += [nn.ReLU(), upsample(1, config.channels, config.channels, stride)]
+            layers += [nn.ReLU(), upsample(ndim, config.channels, config.channels, stride)]
         self.layers = nn.Sequential(*layers)
 
     def forward(
-        self, latents: Float[Tensor, "b d t"], conditions: Conditions | None = None
-    ) -> Float[Tensor, "b p frames"]:
-        """The local condition. Labels are for the network over the samples, and are not heeded here."""
+        self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b p *coarse"]:
+        """The local condition. Labels are for the network over the signal, and are not heeded here."""
         return self.layers(latents)
 
 
 @final
 class AutoregressiveLikelihood(Likelihood):
-    """p(x | condition) = product over t of p(x_t | x_<t, condition), each factor from a family.
+    """p(x | condition) = product over i of p(x_i | x_<i, condition), each factor from a family.
 
     It has no mean that could be written down: `mean` is refused, draw with `sample`.
 
     Args:
-        network: over the samples.
-        family: of each sample's factor.
-        conditions: labels, and the local condition `(B, P, frames)`.
-        length: samples T.
-        levels: of a sample.
+        network: over the elements (samples, codes).
+        family: of each element's factor.
+        conditions: labels, and the local condition `(B, P, *coarse)`.
+        size: of the signal.
+        levels: of an element.
     """
 
     has_mean = False
 
     def __init__(
         self,
-        network: WaveNet,
+        network: AutoregressiveNetwork,
         family: LikelihoodFamily,
         conditions: Conditions,
-        length: int,
+        size: Sequence[int],
         levels: int,
     ) -> None:
         self._network, self._family, self._conditions = network, family, conditions
-        self._length, self._levels = length, levels
+        self._size, self._levels = tuple(size), levels
 
-    def log_prob(self, signal: Float[Tensor, "b c t"]) -> Float[Tensor, "b c t"]:
-        """ln p of each sample given those before it, by one forward pass over the whole signal."""
+    def log_prob(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        """ln p of each element given those before it, by one forward pass over the whole signal."""
         outputs = self._network(to_levels(signal, self._levels), self._conditions)
-        return self._family(outputs.squeeze(1).movedim(2, 1)).log_prob(signal)
+        # Channel after channel, the parameters of each together: as decoders give them to families.
+        return self._family(outputs.movedim(-1, 2).flatten(1, 2)).log_prob(signal)
 
     def sample(
         self, generator: torch.Generator | None = None, temperature: float = 1.0
-    ) -> Float[Tensor, "b c t"]:
-        """A draw, sample after sample, from the cached step."""
+    ) -> Float[Tensor, "b c *size"]:
+        """A draw, element after element, from the cached step."""
         local = self._conditions.local
         assert local is not None
 
@@ -125,15 +159,15 @@ class AutoregressiveLikelihood(Likelihood):
         levels = sample(
             self._network,
             len(local),
-            (self._length,),
+            self._size,
             self._conditions,
             temperature,
             generator=generator,
-            draw=None if self._network.gives_logits else draw,
+            draw=None if isinstance(self._family, CategoricalFamily) else draw,
         )
         return from_levels(levels, self._levels)
 
-    def mean(self) -> Float[Tensor, "b c t"]:
+    def mean(self) -> Float[Tensor, "b c *size"]:
         """Refused: see the class.
 
         Raises:
@@ -148,15 +182,15 @@ class AutoregressiveFamily(LikelihoodFamily):
 
     Args:
         config: of the decoder.
-        family: of each sample's factor (a softmax over the levels, or a mixture of logistics).
-        signal: levels of the data; it has one channel and one axis.
+        family: of each element's factor (a softmax over the levels, or of samples a mixture of logistics).
+        signal: channels and levels of the data.
         strides: of the encoder.
         num_classes: labels that the network is told.
     """
 
     def __init__(
         self,
-        config: WaveNetDecoderConfig,
+        config: AutoregressiveDecoderConfig,
         family: LikelihoodFamily,
         signal: SignalSpec,
         strides: Sequence[int],
@@ -167,28 +201,36 @@ class AutoregressiveFamily(LikelihoodFamily):
         made = torch.Size(config.upsample).numel()
         self.parameters_per_channel = config.channels
         self.frame = factor // made
-        """Samples for each frame of the local condition."""
+        """Elements for each place of the local condition, along an axis."""
         self.levels, self.num_classes = signal.levels, num_classes
         self.family = family
-        outputs = family.parameters_per_channel
-        self.network = WaveNet(
-            config.network,
-            signal.levels,
-            num_classes=num_classes,
-            local_channels=config.channels,
-            # By its kind: a mixture may by chance have as many parameters as there are levels.
-            outputs=None if isinstance(family, CategoricalFamily) else outputs,
-        )
+        self.network = _network(config, family, signal, num_classes)
 
     def forward(
-        self, parameters: Float[Tensor, "b p frames"], conditions: Conditions | None = None
+        self, parameters: Float[Tensor, "b p *coarse"], conditions: Conditions | None = None
     ) -> AutoregressiveLikelihood:
-        """The likelihood of signals of `frames * frame` samples."""
+        """The likelihood of signals of `coarse * frame` elements along each axis."""
         labels = conditions.labels if conditions is not None else None
         return AutoregressiveLikelihood(
             self.network,
             self.family,
             Conditions(labels, parameters),
-            parameters.shape[2] * self.frame,
+            [places * self.frame for places in parameters.shape[2:]],
             self.levels,
         )
+
+
+def _network(
+    config: AutoregressiveDecoderConfig, family: LikelihoodFamily, signal: SignalSpec, num_classes: int
+) -> AutoregressiveNetwork:
+    """The network over the elements of a signal."""
+    if isinstance(config, PixelCNNDecoderConfig):
+        return GatedPixelCNN(config.network, signal.levels, signal.channels, num_classes, config.channels)
+    return WaveNet(
+        config.network,
+        signal.levels,
+        num_classes=num_classes,
+        local_channels=config.channels,
+        # By its kind: a mixture may by chance have as many parameters as there are levels.
+        outputs=None if isinstance(family, CategoricalFamily) else family.parameters_per_channel,
+    )

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
 
-from smalti.decoders.autoregressive import AutoregressiveFamily, LocalDecoder, WaveNetDecoderConfig
+from smalti.decoders.autoregressive import (
+    AutoregressiveDecoderConfig,
+    AutoregressiveFamily,
+    LocalDecoder,
+    PixelCNNDecoderConfig,
+    WaveNetDecoderConfig,
+)
 from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
+from smalti.encoders.code_grid import CodeGridEncoder, CodeGridEncoderConfig
 from smalti.encoders.context import ContextEncoder, ContextEncoderConfig
 from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
 from smalti.encoders.log_mel import LogMelEncoder, LogMelEncoderConfig
@@ -16,9 +24,12 @@ from smalti.interfaces import Configuration, Decoder, Encoder, InputError, Likel
 from smalti.likelihoods import LikelihoodConfig, LogisticMixtureConfig, build_likelihood
 
 EncoderConfig = Annotated[
-    ConvEncoderConfig | LogMelEncoderConfig | ContextEncoderConfig, Field(discriminator="kind")
+    ConvEncoderConfig | LogMelEncoderConfig | ContextEncoderConfig | CodeGridEncoderConfig,
+    Field(discriminator="kind"),
 ]
-DecoderConfig = Annotated[ConvDecoderConfig | WaveNetDecoderConfig, Field(discriminator="kind")]
+DecoderConfig = Annotated[
+    ConvDecoderConfig | WaveNetDecoderConfig | PixelCNNDecoderConfig, Field(discriminator="kind")
+]
 
 
 class NetworksConfig(Configuration):
@@ -60,9 +71,13 @@ def build_networks(
             strides = encoder.strides[::-1]
             decoder = ConvDecoder(config.decoder, signal.ndim, decoded, parameters, strides, num_classes)
             return encoder, decoder, family
-        case WaveNetDecoderConfig():
-            _check_wavenet(config, config.decoder, signal, encoder.strides)
-            local = LocalDecoder(config.decoder, decoded)
+        case WaveNetDecoderConfig() | PixelCNNDecoderConfig():
+            if isinstance(config.decoder, WaveNetDecoderConfig):
+                _check_wavenet(config, signal)
+            else:
+                _check_pixelcnn(config, signal)
+            _check_upsampling(config.decoder, encoder.strides)
+            local = LocalDecoder(config.decoder, signal.ndim, decoded)
             return (
                 encoder,
                 local,
@@ -79,24 +94,40 @@ def build_encoder(config: EncoderConfig, signal: SignalSpec, dim: int) -> Encode
             return LogMelEncoder(config, signal, dim)
         case ContextEncoderConfig():
             return ContextEncoder(config, signal, dim)
+        case CodeGridEncoderConfig():
+            return CodeGridEncoder(config, signal, dim)
 
 
-def _check_wavenet(
-    config: NetworksConfig, decoder: WaveNetDecoderConfig, signal: SignalSpec, strides: tuple[int, ...]
-) -> None:
+def _check_wavenet(config: NetworksConfig, signal: SignalSpec) -> None:
     if (signal.channels, signal.ndim) != (1, 1):
         raise InputError(
             f"expected a waveform (one channel, one axis) for a WaveNet decoder, received {signal.channels} "
             f"channels and {signal.ndim} axes: take decoder.kind=conv"
         )
+    if config.likelihood.kind == "gaussian":
+        raise InputError(
+            "expected a likelihood that gives every sample its own shape, received gaussian: take "
+            "likelihood.kind=categorical or logistic_mixture"
+        )
+
+
+def _check_pixelcnn(config: NetworksConfig, signal: SignalSpec) -> None:
+    if signal.ndim != 2:
+        raise InputError(
+            f"expected grids of two axes for a PixelCNN decoder, received {signal.ndim}: take "
+            "decoder.kind=conv"
+        )
+    if config.likelihood.kind != "categorical":
+        raise InputError(
+            f"expected a likelihood of codes, received {config.likelihood.kind}: take "
+            "likelihood.kind=categorical"
+        )
+
+
+def _check_upsampling(decoder: AutoregressiveDecoderConfig, strides: Sequence[int]) -> None:
     factor, made = math.prod(strides), math.prod(decoder.upsample)
     if factor % made:
         raise InputError(
             f"expected decoder.upsample to divide the encoder's stride of {factor}, received "
             f"{decoder.upsample}: choose strides whose product divides it"
-        )
-    if config.likelihood.kind == "gaussian":
-        raise InputError(
-            "expected a likelihood that gives every sample its own shape, received gaussian: take "
-            "likelihood.kind=categorical or logistic_mixture"
         )

@@ -23,6 +23,7 @@ from smalti.interfaces import (
     SignalSpec,
 )
 from smalti.modalities.audio import AudioConfig, AudioModality
+from smalti.modalities.code_grids import CodeGridConfig, CodeGridModality
 from smalti.modalities.image import ImageConfig, ImageModality
 from smalti.modalities.spectrogram import LogMelConfig, LogMelModality
 from smalti.models.masked import MaskedPredictionConfig
@@ -35,7 +36,7 @@ ModelConfig = Annotated[VQVAEConfig | VAEConfig | VIMCOConfig, Field(discriminat
 NetworkConfig = Annotated[
     GatedPixelCNNConfig | TransformerConfig | WaveNetConfig, Field(discriminator="kind")
 ]
-DataConfig = Annotated[ImageConfig | AudioConfig | LogMelConfig, Field(discriminator="kind")]
+DataConfig = Annotated[ImageConfig | AudioConfig | LogMelConfig | CodeGridConfig, Field(discriminator="kind")]
 
 
 def build_modality(config: DataConfig) -> Modality:
@@ -47,6 +48,8 @@ def build_modality(config: DataConfig) -> Modality:
             return AudioModality(config)
         case LogMelConfig():
             return LogMelModality(config)
+        case CodeGridConfig():
+            return CodeGridModality(config)
 
 
 def build_model(config: ModelConfig, signal: SignalSpec, num_classes: int = 0) -> LatentVariableModel:

@@ -1,7 +1,7 @@
 """Where items come from.
 
-Folders, tar files, Parquet, the Hugging Face Hub, idx files, CIFAR's own archives, grids of tiles, and drawn
-letters.
+Folders, tar files, Parquet, the Hugging Face Hub, idx files, CIFAR's own archives, grids of tiles, files of
+codes, and drawn letters.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from smalti.data.sources.archive import TAR_ENDINGS, TarSource
 from smalti.data.sources.base import Item, Source, UnreadableItem
 from smalti.data.sources.cifar import CifarSource
+from smalti.data.sources.codes import CodesSource
 from smalti.data.sources.folder import FolderSource
 from smalti.data.sources.grids import TileGridSource
 from smalti.data.sources.hub import HubSource
@@ -66,6 +67,8 @@ def _open_path(path: Path, extensions: Sequence[str], pattern: str | None) -> So
         return TableSource(path, extensions)
     if SpeechSource.accepts(path, extensions):
         return SpeechSource(path, extensions)
+    if CodesSource.accepts(path):
+        return CodesSource(path)
     if ParquetSource.accepts(path):
         return ParquetSource(path)
     if TarSource.accepts(path):

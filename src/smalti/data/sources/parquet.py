@@ -46,10 +46,10 @@ class ParquetSource(Source):
 
     def __init__(self, path: Path):
         self._root = path if path.is_dir() else path.parent
-        files = _parquet_files(path) if path.is_dir() else [path]
+        files = parquet_files(path) if path.is_dir() else [path]
         if not files:
             raise InputError(f"expected a folder with .parquet files, found none in {path}")
-        self._files = _by_split(files, self._root)
+        self._files = files_by_split(files, self._root)
         self.splits = ordered_splits(self._files)
         self._schema = _read_footer(files[0])[0]
         self._signal = _signal_column(self._schema, files[0])
@@ -128,7 +128,8 @@ def _visible_files(folder: Path) -> list[Path]:
     return [names[name] for name in sorted(names) if not re.search(r"(^|/)\.", name)]
 
 
-def _parquet_files(folder: Path) -> list[Path]:
+def parquet_files(folder: Path) -> list[Path]:
+    """Parquet files below a folder, by relative path, hidden ones left out."""
     return [file for file in _visible_files(folder) if file.suffix.lower() == ".parquet"]
 
 
@@ -142,7 +143,12 @@ def _split_of(file: Path, root: Path) -> str | None:
     return next((SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES), None)
 
 
-def _by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
+def files_by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
+    """Files by the split that their names, or folders below `root`, state; "all" where none does.
+
+    Raises:
+        InputError: when only some of the files say which split they are of.
+    """
     splits: dict[str | None, list[Path]] = {}
     for file in files:
         splits.setdefault(_split_of(file, root), []).append(file)
