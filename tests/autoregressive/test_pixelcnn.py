@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
-from smalti.interfaces import InputError
+from smalti.interfaces import Conditions, InputError
 
 
 def tiny(num_codes: int = 5, num_codebooks: int = 1, num_classes: int = 0, **changes) -> GatedPixelCNN:
@@ -111,3 +111,60 @@ def test_a_little_training_learns_a_pattern_that_needs_the_row_above():
 def test_grids_of_other_ranks_are_refused(grid):
     with pytest.raises(InputError, match="rows and columns"):
         tiny().start(1, grid)
+
+
+def conditioned(num_classes: int = 0, num_codebooks: int = 1) -> GatedPixelCNN:
+    torch.manual_seed(0)
+    network = GatedPixelCNN(GatedPixelCNNConfig.tiny(), 5, num_codebooks, num_classes, local_channels=3)
+    return network.double().eval()
+
+
+class TestLocalCondition:
+    GRID = (4, 6)
+
+    @pytest.mark.parametrize("coarse", [(1, 1), (2, 3), (4, 6), (1, 6), (2, 1)])
+    @pytest.mark.parametrize(("num_classes", "num_codebooks"), [(0, 1), (3, 2)])
+    @torch.no_grad()
+    def test_steps_give_what_forward_gives(self, coarse, num_classes, num_codebooks):
+        network = conditioned(num_classes, num_codebooks)
+        codes = torch.randint(5, (2, num_codebooks, *self.GRID))
+        labels = torch.tensor([0, 2]) if num_classes else None
+        conditions = Conditions(labels, torch.randn(2, 3, *coarse, dtype=torch.float64))
+        expected = network(codes, conditions).flatten(2, -2).transpose(1, 2).flatten(1, 2)
+        state = network.start(2, self.GRID, conditions)
+        symbols = codes.flatten(2).transpose(1, 2).flatten(1)
+        previous = None
+        for index in range(symbols.shape[1]):
+            logits = network.step(previous, state)
+            torch.testing.assert_close(logits, expected[:, index], rtol=0, atol=1e-9)
+            previous = symbols[:, index]
+
+    @torch.no_grad()
+    def test_a_place_tells_its_part_of_the_grid_and_what_follows_of_it(self):
+        network = conditioned()
+        codes = torch.randint(5, (1, 1, *self.GRID))
+        local = torch.randn(1, 3, 2, 2, dtype=torch.float64)
+        other = local.clone()
+        other[0, :, 1, 1] += 1
+        changed = (network(codes, Conditions(None, local)) - network(codes, Conditions(None, other))).abs()
+        differs = changed.amax((0, 1, 4)) > 1e-12
+        assert not differs[:2].any()
+        assert differs[2:, 3:].all()
+
+    @torch.no_grad()
+    def test_a_single_place_tells_everywhere(self):
+        network, codes = conditioned(), torch.randint(5, (1, 1, *self.GRID))
+        one, other = (
+            network(codes, Conditions(None, torch.full((1, 3, 1, 1), value, dtype=torch.float64)))
+            for value in (0.0, 1.0)
+        )
+        assert ((one - other).abs().amax(4) > 1e-9).all()
+
+    @pytest.mark.parametrize("shape", [None, (2, 3), (2, 4, 1, 1), (1, 3, 1, 1), (2, 3, 3, 1), (2, 3, 0, 1)])
+    def test_another_shape_is_refused(self, shape):
+        network = conditioned()
+        local = None if shape is None else torch.zeros(shape, dtype=torch.float64)
+        with pytest.raises(InputError, match=r"expected a local condition of shape \(2, 3, rows, columns\)"):
+            network(torch.zeros(2, 1, *self.GRID, dtype=torch.int64), Conditions(None, local))
+        with pytest.raises(InputError, match="expected a local condition"):
+            network.start(2, self.GRID, Conditions(None, local))

@@ -144,7 +144,7 @@ class CodeGridModality(Modality):
 
     def _codes(self, signal: Tensor | np.ndarray) -> Int64[np.ndarray, "g h w"]:
         given = torch.as_tensor(signal)
-        codes = self.to_stored(given) if given.is_floating_point() else given
+        codes = to_levels(given, self.config.num_codes) if given.is_floating_point() else given
         shape = (self.spec.channels, *self.spec.size)
         if codes.numel() != torch.Size(shape).numel():
             raise InputError(f"expected one code grid of shape {shape}, received {tuple(given.shape)}")

@@ -66,7 +66,7 @@ def frames() -> Recipe:
 
 
 def second_stage() -> Recipe:
-    """An autoencoder of 21x21 code grids: three codes out of 512, 27 bits, and a PixelCNN that draws the grid.
+    """An autoencoder of 21x21 code grids: three codes, 27 bits, and a PixelCNN that draws the grid.
 
     van den Oord et al. 2017, section 4.2: the decoder could model the grid without its latents, and yet they
     do not collapse. A tenth of the grids is decoded without codes, so that what they are worth is measured.
