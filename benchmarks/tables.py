@@ -189,35 +189,32 @@ def conversion() -> str:
     """What judges hear in recordings, reconstructions and conversions."""
     names = {"speech": "waveform", "conversion": "log-mel"}
     chosen = [r for name in names for r in speech(name) if "target_speaker_rate" in r["metrics"]]
-    rows = [
-        [
-            r["dataset"],
-            names[r["experiment"]],
-            f"{r['model']} ({r['seed']})",
-            f"{r['metrics']['num']}",
-            f"{r['metrics']['target_speaker_rate']:.1%}",
-            f"{r['metrics']['source_speaker_rate']:.1%}",
-            f"{r['metrics']['content_rate']:.1%}" if "content_rate" in r["metrics"] else "-",
-            f"{r['metrics']['content_kept']:.1%}" if "content_kept" in r["metrics"] else "-",
-            f"{r['metrics']['mel_distance']:.2f}",
-            f"{r['metrics']['f0_from_target_semitones']:.1f} / {r['metrics']['f0_from_source_semitones']:.1f}"
-            if "f0_from_target_semitones" in r["metrics"]
-            else "-",
-        ]
-        for r in chosen
-    ]
-    header = [
-        "data",
-        "signal",
-        "sounds (seed)",
-        "n",
-        "wanted speaker",
-        "source speaker",
-        "digit",
-        "digit kept",
-        "mel distance",
-    ]
-    return markdown([*header, "F0, semitones from target / source"], rows)
+    rows = []
+    for (dataset, experiment, model), group in by(chosen, "dataset", "experiment", "model").items():
+        metrics = [record["metrics"] for record in group]
+        rows.append(
+            [
+                dataset,
+                names[experiment],
+                model,
+                f"{len(group)} x {metrics[0]['num']}",
+                *(
+                    share_of(metrics, name)
+                    for name in ("target_speaker_rate", "source_speaker_rate", "content_rate", "content_kept")
+                ),
+                f"{mean(metrics, 'mel_distance'):.2f}",
+            ]
+        )
+    header = ["data", "signal", "sounds", "seeds x n", "wanted speaker", "source speaker", "digit"]
+    return markdown([*header, "digit kept", "mel distance"], rows)
+
+
+def share_of(metrics: list[dict[str, float]], name: str) -> str:
+    """A share over seeds, with its standard error where there are several; - where it was not measured."""
+    if any(name not in m for m in metrics):
+        return "-"
+    error = standard_error([m[name] for m in metrics])
+    return f"{mean(metrics, name):.1%}" + (f" ± {error:.1%}" if error else "")
 
 
 def speech(experiment: str) -> list[Record]:
