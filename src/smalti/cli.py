@@ -238,7 +238,8 @@ def evaluate(
 @app.command()
 def reproduce(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="fashion-mnist, cifar10, speech, conversion or phonemes.")
+        str,
+        typer.Argument(metavar="NAME", help="fashion-mnist, cifar10, speech, conversion, phonemes or lab."),
     ],
     data: Annotated[
         str | None,
@@ -276,6 +277,11 @@ def reproduce(
             raise InputError(f"expected neither --part, --pretrain nor --only for {name}: leave them out")
 
         reproduce_speech(name, data, out, budget, seeds, alignments, quiet)
+        return
+    if name == "lab":
+        from smalti.verbs.reproduce_lab import reproduce_lab
+
+        reproduce_lab(data, out, budget, seeds, quiet)
         return
     from smalti.verbs.reproduce import reproduce as verb
 

@@ -30,12 +30,17 @@ class CodebookUse:
 
     def compute(self) -> dict[str, float]:
         """usage (share of codes that occur) and perplexity (exp of the entropy), means over codebooks."""
-        p = self.counts.double() / self.counts.sum(1, keepdim=True).clamp_min(1)
-        entropy = -(p * p.clamp_min(1e-300).log()).sum(1)
+        perplexities = self.perplexities()
         return {
             "usage": (self.counts > 0).double().mean().item(),
-            "perplexity": entropy.exp().mean().item(),
+            "perplexity": sum(perplexities) / len(perplexities),
         }
+
+    def perplexities(self) -> list[float]:
+        """Perplexity of each codebook."""
+        p = self.counts.double() / self.counts.sum(1, keepdim=True).clamp_min(1)
+        entropy = -(p * p.clamp_min(1e-300).log()).sum(1)
+        return entropy.exp().tolist()
 
     @staticmethod
     def protocol() -> dict[str, str]:

@@ -50,7 +50,7 @@ def frames() -> Recipe:
             checkpoint_every=500,
         ),
         prior=PriorRecipe(
-            network=GatedPixelCNNConfig(channels=64, layers=8, head_channels=256),
+            network=GatedPixelCNNConfig(channels=48, layers=6, head_channels=192),
             training=TrainingConfig(
                 steps=2000,
                 batch_size=16,
@@ -91,7 +91,7 @@ def second_stage() -> Recipe:
                 channels=128,
                 residual_channels=64,
                 residual_blocks=2,
-                network=GatedPixelCNNConfig(channels=64, layers=8, head_channels=256),
+                network=GatedPixelCNNConfig(channels=48, layers=6, head_channels=192),
             ),
             quantizer=VectorQuantizerConfig(num_codebooks=3, num_codes=512, code_dim=32),
             likelihood=CategoricalConfig(),

@@ -45,7 +45,7 @@ class CodesSource(Source):
         sizes = ", ".join(f"{name} {self._counts[name]:,}" for name in self.splits)
         grid = "x".join(str(side or "any") for side in self.info.grid)
         self.description = (
-            f"codes {path}, {grid} out of {self.info.num_codes}, of the model {self.info.model} ({sizes})"
+            f"codes {grid} out of {self.info.num_codes} of the model {self.info.model} {path} ({sizes})"
         )
 
     @staticmethod

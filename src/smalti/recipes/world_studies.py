@@ -1,0 +1,89 @@
+"""The experiments with first-person worlds, at each budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from smalti.encoders.code_grid import CodeGridEncoderConfig
+from smalti.interfaces import Configuration, InputError
+from smalti.models.vae import VAEConfig
+from smalti.recipes import worlds
+from smalti.recipes.recipe import PriorRecipe, Recipe
+from smalti.training.loop import TrainingConfig
+
+BUDGETS = ("tiny", "cpu", "paper")
+LATENT_DIM = 32
+"""Of the continuous control."""
+
+
+class LabStudy(Configuration):
+    """Frames to codes, codes to three codes, and a continuous control of the latter.
+
+    Attributes:
+        frames: the first stage and its prior.
+        second: the second stage; its decoder is of the size of the first stage's prior.
+        control: the same with a Gaussian in place of the three codes.
+    """
+
+    frames: Recipe
+    second: Recipe
+    control: Recipe
+
+    def seeded(self, seed: int) -> LabStudy:
+        """The same, with the seed of every training."""
+        return LabStudy(**{name: _seeded(getattr(self, name), seed) for name in type(self).model_fields})
+
+
+def lab_study(budget: str) -> LabStudy:
+    """The experiment of van den Oord et al. 2017, section 4.2, on frames of `smalti collect doom`.
+
+    Raises:
+        InputError: when there is no such budget.
+    """
+    if budget not in BUDGETS:
+        raise InputError(f"expected a budget, received {budget!r}: there are {', '.join(BUDGETS)}")
+    frames, second = worlds.frames(), worlds.second_stage()
+    if budget == "cpu":
+        frames = _changed(frames, {"steps": 1500}, {"steps": 800})
+        second = _changed(second, {"steps": 800}, {"steps": 300})
+    elif budget == "paper":
+        frames = _changed(frames, {"steps": 100_000, "batch_size": 64}, {"steps": 100_000, "batch_size": 64})
+        second = _changed(second, {"steps": 100_000, "batch_size": 64}, {"steps": 5_000})
+    else:
+        frames, second = _tiny(frames, second)
+    vqvae = second.model
+    parts = {name: getattr(vqvae, name) for name in ("encoder", "decoder", "likelihood")}
+    control = second.model_copy(
+        update={"name": "second-stage-vae", "model": VAEConfig(**parts, latent_dim=LATENT_DIM)}
+    )
+    return LabStudy(frames=frames, second=second, control=control)
+
+
+def _seeded(recipe: Recipe, seed: int) -> Recipe:
+    return _changed(recipe, {"seed": seed}, {"seed": seed})
+
+
+def _changed(recipe: Recipe, training: dict[str, Any], prior: dict[str, Any]) -> Recipe:
+    """A recipe with other settings of its two trainings."""
+
+    def changed(config: TrainingConfig, settings: dict[str, Any]) -> TrainingConfig:
+        return TrainingConfig.model_validate({**config.model_dump(), **settings})
+
+    second: PriorRecipe = recipe.prior.model_copy(update={"training": changed(recipe.prior.training, prior)})
+    return recipe.model_copy(update={"training": changed(recipe.training, training), "prior": second})
+
+
+def _tiny(frames: Recipe, second: Recipe) -> tuple[Recipe, Recipe]:
+    """Seconds: to see that every part runs, not what it reaches."""
+    short = {"steps": 3, "batch_size": 2, "log_every": 1, "checkpoint_every": 2, "validate_every": 0}
+    frames, second = _changed(frames, short, short), _changed(second, short, short)
+    size = (24, 24)
+    grid = second.data.model_copy(update={"size": (6, 6)})
+    encoder = second.model.encoder
+    assert isinstance(encoder, CodeGridEncoderConfig)
+    network = encoder.network.model_copy(update={"strides": (2, 3)})
+    model = second.model.model_copy(update={"encoder": encoder.model_copy(update={"network": network})})
+    return (
+        frames.model_copy(update={"data": frames.data.model_copy(update={"size": size})}),
+        second.model_copy(update={"data": grid, "model": model}),
+    )
