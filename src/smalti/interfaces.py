@@ -96,8 +96,9 @@ class Batch:
     Attributes:
         data: signals in their model range, or codes for a prior.
         conditions: what is told beside them.
-        lengths: of each item on its last axis, int64 `(B,)`, where items end before the batch does; what
-            follows an item is padding, and does not count. None when all fill the batch.
+        lengths: of each item on its first axis after the channels (time), int64 `(B,)`, where items end
+            before the batch does; what follows an item is padding, and does not count. None when all fill
+            the batch.
     """
 
     data: Tensor
@@ -154,7 +155,8 @@ class Modality(ABC):
     """What a signal is: how it is read from a file, its range, how it is shown and written.
 
     Stored items are levels, integers `(C, *size)`; a model sees them in [-1, 1]. Where `is_ragged`, items
-    differ in their last axis (time), and `spec.size` is that of the crops that training takes.
+    differ in their first axis after the channels (time), and `spec.size` is that of the crops that training
+    takes.
     """
 
     extensions: tuple[str, ...]
@@ -173,9 +175,9 @@ class Modality(ABC):
 
     @property
     def stored_shape(self) -> tuple[int | None, ...]:
-        """Shape of an item; None as its last side where items differ in it."""
+        """Shape of an item; None as the side after the channels where items differ in it."""
         spec = self.spec
-        return (spec.channels, *spec.size[:-1], None if self.is_ragged else spec.size[-1])
+        return (spec.channels, None if self.is_ragged else spec.size[0], *spec.size[1:])
 
     @property
     @abstractmethod
@@ -215,7 +217,7 @@ class Modality(ABC):
         return []
 
     def seconds(self, length: int) -> float | None:
-        """How long an item of this length on its last axis lasts, or None where it does not last."""
+        """How long an item of this length (in time) lasts, or None where it does not last."""
         return None
 
     def render(self, signal: Float[Tensor, "b c *size"]) -> Tensor:
@@ -574,8 +576,8 @@ class Autoencoder(LatentVariableModel):
 
 
 def summed(log_prob: Float[Tensor, "b c *size"], lengths: Int64[Tensor, " b"] | None) -> Float[Tensor, " b"]:
-    """The sum over each item, without its padding: what lies beyond its length on the last axis."""
+    """The sum over each item, without its padding: what lies beyond its length on the first axis."""
     if lengths is not None:
-        inside = torch.arange(log_prob.shape[-1], device=log_prob.device) < lengths.unsqueeze(1)
-        log_prob = log_prob * inside.view(len(log_prob), *(1,) * (log_prob.ndim - 2), -1)
+        inside = torch.arange(log_prob.shape[2], device=log_prob.device) < lengths.unsqueeze(1)
+        log_prob = log_prob * inside.view(len(log_prob), 1, -1, *(1,) * (log_prob.ndim - 3))
     return log_prob.flatten(1).sum(1)

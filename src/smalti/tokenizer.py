@@ -83,8 +83,9 @@ class Tokenizer:
 
     @property
     def stored_code_shape(self) -> tuple[int | None, ...]:
-        """`code_shape`, with None as its last side where items differ in it."""
-        return (*self.code_shape[:-1], None) if self.modality.is_ragged else self.code_shape
+        """`code_shape`, with None as the first side of its grid where items differ in it."""
+        num_codebooks, first, *others = self.code_shape
+        return (num_codebooks, None if self.modality.is_ragged else first, *others)
 
     @torch.no_grad()
     def encode(self, signals: Any, batch_size: int = 64) -> Any:
@@ -111,13 +112,14 @@ class Tokenizer:
         )
 
     def padded(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *padded"]:
-        """A signal with its last axis filled up to whole codes."""
-        missing = -signal.shape[-1] % self.autoencoder.stride
+        """A signal with its first axis (time) filled up to whole codes; others are whole already."""
+        missing = -signal.shape[2] % self.autoencoder.stride
         if not missing:
             return signal
         dtype = getattr(torch, smallest_dtype(self.modality.spec.levels).name)
-        filler = self.modality.to_model(torch.full((1, 1, 1), self.modality.padding, dtype=dtype))
-        return torch.cat([signal, filler.to(signal).expand(*signal.shape[:-1], missing)], -1)
+        filler = self.modality.to_model(torch.full((1,) * signal.ndim, self.modality.padding, dtype=dtype))
+        shape = (*signal.shape[:2], missing, *signal.shape[3:])
+        return torch.cat([signal, filler.to(signal).expand(shape)], 2)
 
     def decode(
         self,
@@ -157,8 +159,11 @@ class Tokenizer:
         temperature: float = 1.0,
     ) -> Float[Tensor, "b c *size"]:
         """`decode`, in the model's range."""
-        fixed = self.stored_code_shape[:-1] if self.modality.is_ragged else self.code_shape
-        if codes.ndim != 1 + len(self.code_shape) or tuple(codes.shape[1:])[: len(fixed)] != fixed:
+        fits = codes.ndim == 1 + len(self.code_shape) and all(
+            expected in (None, side)
+            for expected, side in zip(self.stored_code_shape, codes.shape[1:], strict=True)
+        )
+        if not fits:
             sides = ["?" if side is None else str(side) for side in self.stored_code_shape]
             raise InputError(
                 f"expected codes of shape (B, {', '.join(sides)}), received "
@@ -189,7 +194,7 @@ class Tokenizer:
             with torch.no_grad():
                 codes = self.autoencoder.encode(self.padded(one).to(self.device)).cpu()
             decoded = self.decode_signals(codes, batch_size, class_name)
-            again.append(self.modality.render(decoded[..., : one.shape[-1]]))
+            again.append(self.modality.render(decoded[:, :, : one.shape[2]]))
         return again
 
     def sample_codes(
@@ -216,7 +221,7 @@ class Tokenizer:
             batch_size: grids at a time; it is part of what a seed draws.
             prior: name of the learned prior.
             progress: called with (symbols drawn, symbols in all), counted once a batch.
-            length: codes along the last axis, of sounds; None for as many as the prior was trained on.
+            length: codes along the first axis (time), of ragged items; None for as many as the prior knows.
 
         Raises:
             InputError: when there is no learned prior or no such class, or a setting is out of range.
@@ -228,7 +233,7 @@ class Tokenizer:
             raise InputError(
                 f"expected no length, {self.modality.noun} of this model have one size: leave it out"
             )
-        grid = learned.grid if length is None else (*learned.grid[:-1], length)
+        grid = learned.grid if length is None else (length, *learned.grid[1:])
         generator = _generator(seed)
         label = -1 if class_name is None else self.label(class_name)
         parts: list[Tensor] = []

@@ -100,8 +100,9 @@ def test_every_figure_has_its_protocol():
     assert {"psnr", "ssim", "mse_over_variance"} <= set(Reconstruction.protocol())
 
 
-def test_items_count_up_to_their_length():
-    x, y = pair(size=(12,))
+@pytest.mark.parametrize("others", [(), (3, 2)])
+def test_items_count_up_to_their_length(others):
+    x, y = pair(size=(12, *others))
     lengths = torch.tensor([12, 3, 1, 7, 12])
     ragged, one_by_one = Reconstruction(), Reconstruction()
     spoiled = y.clone()

@@ -48,7 +48,7 @@ def build_store(
         split: which of its splits.
         decode: `Item.content` -> array of this shape; raises `UnreadableItem`.
         protocol: what `decode` does, as plain JSON values.
-        shape: of the decoded items; None as its last side where they differ in it.
+        shape: of the decoded items; None as the side after the channels where they differ in it.
         levels: that the decoded items have.
         progress: called with the items done, unreadable ones too, and the number of all.
         workers: threads; None for one a core, at most 16.

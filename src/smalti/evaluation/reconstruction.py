@@ -30,10 +30,10 @@ class Reconstruction:
         reconstruction: Float[Tensor, "b c *size"],
         lengths: Int64[Tensor, " b"] | None = None,
     ) -> None:
-        """Add a batch, each item up to its length on the last axis."""
+        """Add a batch, each item up to its length on the first axis."""
         if lengths is not None:
             for x, y, length in zip(original.split(1), reconstruction.split(1), lengths, strict=True):
-                self.update(x[..., :length], y[..., :length])
+                self.update(x[:, :, :length], y[:, :, :length])
             return
         x = (original.float() + 1) / 2
         y = (reconstruction.float().clamp(-1, 1) + 1) / 2

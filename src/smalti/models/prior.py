@@ -124,8 +124,8 @@ class LearnedPrior(Prior, Trainable):
         logits = self.network(codes, batch.conditions)
         if batch.lengths is not None:
             # Every item counts by its codes; what follows a short one is no code of it.
-            at = torch.arange(codes.shape[-1], device=codes.device)
-            codes = codes.masked_fill((at >= batch.lengths.view(-1, *(1,) * (codes.ndim - 1))), PADDING)
+            beyond = torch.arange(codes.shape[2], device=codes.device) >= batch.lengths.unsqueeze(1)
+            codes = codes.masked_fill(beyond.view(len(codes), 1, -1, *(1,) * (codes.ndim - 3)), PADDING)
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, -2), codes.flatten(), ignore_index=PADDING)
         return Loss(total=loss, terms={"bits_per_code": loss.detach() / math.log(2)})
 
