@@ -254,6 +254,10 @@ class Encoder(nn.Module, ABC):
 
     strides: tuple[int, ...]
     """How far each stage downsamples every dimension; their product is the "f" of f4, f8, f16."""
+    time_strides: tuple[int, ...] = ()
+    """How far each stage downsamples the first dimension of clips, time; () where it does as the others."""
+    is_per_frame: bool = False
+    """Whether it takes each frame of a clip by itself; what decodes its latents does likewise."""
 
     @abstractmethod
     def forward(
@@ -458,8 +462,8 @@ class LatentVariableModel(Trainable):
 
     @property
     def stride(self) -> int:
-        """Positions of a signal for each of its latents, along an axis."""
-        return math.prod(self.encoder.strides)
+        """Positions of a signal for each of its latents, along its first axis: time, where it has that."""
+        return math.prod(self.encoder.time_strides or self.encoder.strides)
 
     @property
     @abstractmethod
