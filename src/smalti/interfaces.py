@@ -166,6 +166,9 @@ class Modality(ABC):
     noun: str
     """What its items are called in messages, in the plural: "pictures"."""
     is_ragged: bool = False
+    readers: int | None = None
+    """Threads that decode items side by side, or None for one a core. With 1, for items that are large and
+    decoded by several threads themselves, one item at a time is in memory."""
     sample_rate_hz: int | None = None
     """Of the waveforms that `render` gives, where it gives waveforms."""
     padding: int = 0

@@ -158,7 +158,7 @@ def read_files(tokenizer: Tokenizer, files: Sequence[Path]) -> tuple[list[str], 
     signals: list[Tensor] = []
     skipped: list[dict[str, str]] = []
     for file in files:
-        if not file.is_file():
+        if not file.exists():
             raise InputError(
                 f"expected files of {tokenizer.modality.noun}, found none at {file}: check the path"
             )
@@ -200,7 +200,7 @@ def _encoded(
     names: list[str] = []
     labels: list[str | None] = []
     signals: list[Tensor] = []
-    items = decode_ahead(source.items(split), tokenizer.modality.decode)
+    items = decode_ahead(source.items(split), tokenizer.modality.decode, tokenizer.modality.readers)
     for done, (item, levels) in enumerate(items, 1):
         if isinstance(levels, UnreadableItem):
             skipped.append({"name": readable(item.name), "reason": readable(str(levels))})

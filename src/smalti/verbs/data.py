@@ -101,6 +101,7 @@ def prepare(
             modality.stored_shape,
             modality.spec.levels,
             count,
+            workers=modality.readers,
             oddities=modality.oddities,
             told=told,
         )

@@ -12,6 +12,9 @@ from smalti.data.sources.conventions import ordered_splits, require_split
 from smalti.data.sources.listing import Listing, class_depth, normal_endings
 from smalti.interfaces import InputError
 
+FRAMES_ENDING = ".frames"
+"""Of the name of a folder whose pictures are the frames of one clip."""
+
 
 @final
 class FolderSource(Source):
@@ -19,7 +22,8 @@ class FolderSource(Source):
 
     Top-level folders that are all called train, val, test and the like are the splits; anything else is one
     split, "all". Where every file of a split lies in a subfolder, and there are at least two of those, the
-    subfolder is the class. Hidden files and folders are left out; links are followed, loops are not.
+    subfolder is the class. Hidden files and folders are left out; links are followed, loops are not. Where
+    ".frames" is among the extensions, a folder whose name ends so is one item, whatever lies in it.
 
     Args:
         path: a folder, or one file.
@@ -79,9 +83,10 @@ class FolderSource(Source):
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            is_clip = entry.name.lower().endswith(FRAMES_ENDING) and listing.wants(entry.name)
+            if entry.is_dir() and not is_clip:
                 self._walk(Path(entry.path), f"{prefix}{entry.name}/", above | {identity}, listing)
-            elif listing.wants(entry.name) and (entry.is_file() or entry.is_symlink()):
+            elif listing.wants(entry.name) and (is_clip or entry.is_file() or entry.is_symlink()):
                 # A link that leads nowhere is kept: it is then told as an unreadable item.
                 listing.wanted.append(prefix + entry.name)
             else:
