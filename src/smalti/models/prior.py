@@ -132,7 +132,14 @@ class LearnedPrior(Prior, Trainable):
     def log_prob(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
     ) -> Float[Tensor, " b"]:
-        """Sum over positions and codebooks of ln p(code | those before it, conditions)."""
+        """Sum over positions and codebooks of ln p(code | those before it, conditions).
+
+        A clip of more frames than the prior was trained on is taken in stretches of so many, each by itself:
+        what attends to all before it would see places that it never learned.
+        """
+        if codes.ndim > 3 and codes.shape[2] > self.grid[0]:
+            parts = [self.log_prob(part, conditions) for part in codes.split(self.grid[0], 2)]
+            return torch.stack(parts).sum(0)
         logits = self.network(codes, conditions).float()
         nats = torch.nn.functional.cross_entropy(logits.flatten(0, -2), codes.flatten(), reduction="none")
         return -nats.view(len(codes), -1).sum(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -26,16 +26,18 @@ TRANSPOSED: dict[int, type[nn.ConvTranspose1d] | type[nn.ConvTranspose2d] | type
 
 def downsample(ndim: int, in_channels: int, out_channels: int, stride: int | Sequence[int]) -> nn.Module:
     """Strided convolution of kernel 2s (by axis), length n -> n/s: the paper's 4x4 at stride 2."""
-    return CONVOLUTIONS[ndim](in_channels, out_channels, *_windows(ndim, stride))
+    kernel, strides, padding = _windows(ndim, stride)
+    return CONVOLUTIONS[ndim](in_channels, out_channels, kernel, strides, padding)
 
 
 def upsample(ndim: int, in_channels: int, out_channels: int, stride: int | Sequence[int]) -> nn.Module:
     """Transposed convolution of kernel 2s (by axis), length n -> n*s: the paper's 4x4 at stride 2."""
-    return TRANSPOSED[ndim](in_channels, out_channels, *_windows(ndim, stride))
+    kernel, strides, padding = _windows(ndim, stride)
+    return TRANSPOSED[ndim](in_channels, out_channels, kernel, strides, padding)
 
 
-def _windows(ndim: int, stride: int | Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Kernel, stride and padding of each axis."""
+def _windows(ndim: int, stride: int | Sequence[int]) -> tuple[Any, Any, Any]:
+    """Kernel, stride and padding of each axis, tuples of `ndim`: a number that no annotation knows."""
     strides = (stride,) * ndim if isinstance(stride, int) else tuple(stride)
     # A kernel of 2s cannot be centred for odd s; 2s+1 with padding (s+1)/2 can.
     return tuple(2 * s + s % 2 for s in strides), strides, tuple((s + 1) // 2 for s in strides)

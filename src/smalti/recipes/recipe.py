@@ -25,6 +25,7 @@ from smalti.interfaces import (
 from smalti.modalities.audio import AudioConfig, AudioModality
 from smalti.modalities.image import ImageConfig, ImageModality
 from smalti.modalities.spectrogram import LogMelConfig, LogMelModality
+from smalti.modalities.video import VideoConfig, VideoModality
 from smalti.models.masked import MaskedPredictionConfig
 from smalti.models.vae import VAE, VAEConfig
 from smalti.models.vimco import VIMCO, VIMCOConfig
@@ -35,7 +36,7 @@ ModelConfig = Annotated[VQVAEConfig | VAEConfig | VIMCOConfig, Field(discriminat
 NetworkConfig = Annotated[
     GatedPixelCNNConfig | TransformerConfig | WaveNetConfig, Field(discriminator="kind")
 ]
-DataConfig = Annotated[ImageConfig | AudioConfig | LogMelConfig, Field(discriminator="kind")]
+DataConfig = Annotated[ImageConfig | AudioConfig | LogMelConfig | VideoConfig, Field(discriminator="kind")]
 
 
 def build_modality(config: DataConfig) -> Modality:
@@ -47,6 +48,8 @@ def build_modality(config: DataConfig) -> Modality:
             return AudioModality(config)
         case LogMelConfig():
             return LogMelModality(config)
+        case VideoConfig():
+            return VideoModality(config)
 
 
 def build_model(config: ModelConfig, signal: SignalSpec, num_classes: int = 0) -> LatentVariableModel:
