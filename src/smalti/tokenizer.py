@@ -23,7 +23,7 @@ PARTS = ("config.json", "model.safetensors", UNIGRAM_FILE)
 PRIOR_PARTS = ("config.json", "model.safetensors")
 
 Codes = Int64[Tensor, "b g *grid"] | list[Tensor]
-"""Codes of items of one size, or a list with `(1, G, n)` for each of items that differ in length."""
+"""Codes of items of one size, or a list with `(1, G, n, ...)` for each of items that differ in length."""
 
 
 def load(path_or_hub_name: str | Path, device: str | torch.device | None = None) -> Tokenizer:
@@ -48,7 +48,7 @@ def load_trained(
 
 @final
 class Tokenizer:
-    """Signals (pictures, sounds) to codes, codes to signals, and new signals from a prior.
+    """Signals (pictures, sounds, clips) to codes, codes to signals, and new signals from a prior.
 
     Args:
         trained: a model with codes, and its priors.
@@ -89,17 +89,19 @@ class Tokenizer:
 
     @torch.no_grad()
     def encode(self, signals: Any, batch_size: int = 64) -> Any:
-        """Codes of pictures or sounds.
+        """Codes of pictures, sounds or clips.
 
         Args:
             signals: pictures: uint8 `(B, C, H, W)` or `(C, H, W)`, floats in [-1, 1], a picture of Pillow, a
                 path, or a list of these. Sounds: amplitudes in [-1, 1] at the model's rate, `(T,)`, `(1, T)`
-                or `(B, 1, T)`, a path, or a list of these.
+                or `(B, 1, T)`, a path, or a list of these. Clips: as pictures, `(B, C, F, H, W)` or
+                `(C, F, H, W)`, a path, or a list of these.
             batch_size: pictures at a time.
 
         Returns:
             Of pictures int64 `(B, G, h, w)`; of sounds, whose lengths differ, a list with `(1, G, n)` for
-            each; n codes cover its end, the last stretch filled up with silence.
+            each; n codes cover its end, the last stretch filled up with silence. Of clips likewise
+            `(1, G, n, h, w)`, filled up with black.
 
         Raises:
             InputError: for another size or range.
@@ -129,7 +131,7 @@ class Tokenizer:
         seed: int | None = 0,
         temperature: float = 1.0,
     ) -> Any:
-        """Pictures (uint8) or sounds (amplitudes in [-1, 1]) of codes.
+        """Pictures and clips (uint8) or sounds (amplitudes in [-1, 1]) of codes.
 
         Args:
             codes: as `encode` gives them, a tensor or a list of tensors.
@@ -186,7 +188,7 @@ class Tokenizer:
         return torch.cat(parts)
 
     def reconstruct(self, signals: Any, batch_size: int = 64, class_name: str | None = None) -> Any:
-        """`decode(encode(signals))`; of a sound, in its own length."""
+        """`decode(encode(signals))`; of a sound or a clip, in its own length."""
         if not self.modality.is_ragged:
             return self.decode(self.encode(signals, batch_size), batch_size, class_name)
         again = []
@@ -253,7 +255,7 @@ class Tokenizer:
         return torch.cat(parts)
 
     def sample(self, num: int, class_name: str | None = None, **settings: Any) -> Any:
-        """New pictures or sounds, as `decode` gives them; the arguments are those of `sample_codes`."""
+        """New items, as `decode` gives them; the arguments are those of `sample_codes`."""
         codes = self.sample_codes(num, class_name, **settings)
         told = class_name if self.autoencoder.told_classes else None
         return self.decode(codes, class_name=told, seed=settings.get("seed"))

@@ -158,7 +158,8 @@ def read_files(tokenizer: Tokenizer, files: Sequence[Path]) -> tuple[list[str], 
     signals: list[Tensor] = []
     skipped: list[dict[str, str]] = []
     for file in files:
-        if not file.exists():
+        is_item = file.is_dir() and file.suffix.lower() in tokenizer.modality.extensions
+        if not (is_item or file.is_file()):
             raise InputError(
                 f"expected files of {tokenizer.modality.noun}, found none at {file}: check the path"
             )

@@ -215,5 +215,7 @@ def test_a_folder_of_frames_is_one_item_where_such_are_wanted(tmp_path):
         ("dog/c.frames.mp4", "dog"),
     ]
     assert clips.notes("all") == []
+    (one,) = FolderSource(tmp_path / "cat" / "a.frames", [".mp4", ".frames"]).items("all")
+    assert one.content == tmp_path / "cat" / "a.frames"
     pictures = FolderSource(tmp_path, [".png"])
     assert [name for name, _ in listed(pictures, "all")] == ["cat/a.frames/0.png", "cat/a.frames/1.png"]

@@ -35,7 +35,7 @@ class FolderSource(Source):
 
     def __init__(self, path: Path, extensions: Sequence[str]):
         listing = Listing(normal_endings(extensions))
-        if path.is_dir():
+        if path.is_dir() and not _is_clip(path.name, listing):
             self._root = path
             self._scan(listing)
         elif path.exists():
@@ -83,7 +83,7 @@ class FolderSource(Source):
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            is_clip = entry.name.lower().endswith(FRAMES_ENDING) and listing.wants(entry.name)
+            is_clip = _is_clip(entry.name, listing)
             if entry.is_dir() and not is_clip:
                 self._walk(Path(entry.path), f"{prefix}{entry.name}/", above | {identity}, listing)
             elif listing.wants(entry.name) and (is_clip or entry.is_file() or entry.is_symlink()):
@@ -99,3 +99,8 @@ class FolderSource(Source):
                 "unpack an archive, convert a file of another format"
             )
         listing.wanted.append(path.name)
+
+
+def _is_clip(name: str, listing: Listing) -> bool:
+    """Whether a folder of this name is one item."""
+    return name.lower().endswith(FRAMES_ENDING) and listing.wants(name)
