@@ -128,8 +128,9 @@ def test_codes_to_files_and_back(run: ClipRun, tokenizer: Tokenizer, smalti: Sma
         np.testing.assert_array_equal(rows[name], codes.flatten())
         np.testing.assert_array_equal(packed[name].codes, codes[0])
         assert packed[name].info.length == LENGTHS[name]
-        assert packed[name].info.units is not None
-        assert packed[name].info.units.seconds == pytest.approx(LENGTHS[name] / RATE_HZ)
+        units = packed[name].info.units
+        assert units is not None
+        assert units.seconds == pytest.approx(LENGTHS[name] / RATE_HZ)
 
     for given, frames in (
         ("packed", LENGTHS),
@@ -217,6 +218,17 @@ def test_settings_that_do_not_fit_get_a_sentence(
     assert result.status == 2
     assert told in " ".join(result.err.split())
     assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [("gated_pixelcnn", "a clip's are for a transformer"), ("wavenet", "a WaveNet reads lines")],
+)
+def test_priors_that_know_no_clips(run: ClipRun, smalti: Smalti, kind: str, told: str) -> None:
+    words = ("--name", kind, f"network.kind={kind}", "network.channels=8", "training.steps=1")
+    result = smalti("train-prior", run.path, *words)
+    assert result.status == 2
+    assert told in " ".join(result.err.split())
 
 
 def test_a_folder_without_clips(smalti: Smalti, tmp_path: Path) -> None:
