@@ -1,7 +1,8 @@
 """The nouns of smalti: abstract classes and frozen results. Imports nothing else of ours.
 
-Shapes, everywhere: an image is `(B, C, H, W)`, latents are `(B, D, *grid)`, and codes are always int64
-`(B, G, *grid)`, with G codebooks for each position. Log-probabilities and rates are in nats.
+Shapes, everywhere: an image is `(B, C, H, W)`, a sound `(B, 1, T)`, a clip `(B, C, F, H, W)`, latents are
+`(B, D, *grid)`, and codes are always int64 `(B, G, *grid)`, with G codebooks for each position.
+Log-probabilities and rates are in nats.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -133,9 +133,10 @@ def _from_file(content: Path | bytes, frame_rate_hz: float | None, fitted: Fitte
 
 
 def _decoded(container: InputContainer, frame_rate_hz: float | None, fitted: Fitted) -> list[np.ndarray]:
-    if not container.streams.video:
+    # The cover that some files have is a stream too, and no clip.
+    stream = cast("VideoStream | None", container.streams.best("video"))
+    if stream is None:
         raise UnreadableItem("there are no moving pictures in it, or it is damaged")
-    stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     shown = _Shown(container, stream)
     rate_hz = None if frame_rate_hz is None else Fraction(frame_rate_hz).limit_denominator(1_000_000)

@@ -44,7 +44,7 @@ class VideoConfig(PictureConfig):
 
     kind: Literal["video"] = "video"
     frames: PositiveInt = 16
-    frame_rate_hz: float | None = Field(default=None, gt=0, le=1000)
+    frame_rate_hz: float | None = Field(default=None, ge=0.01, le=1000)
 
     @classmethod
     def tiny(cls) -> VideoConfig:
