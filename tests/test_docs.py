@@ -19,6 +19,7 @@ DOCUMENTS = (
     "docs/figures.md",
     "docs/likelihood.md",
     "docs/speech.md",
+    "docs/video.md",
     "docs/architecture.md",
     "docs/experiments.md",
     "CONTRIBUTING.md",
@@ -46,6 +47,12 @@ SHRINK = {
         ("smalti", "train-prior", run): f"{SMALL_SOUNDS} network.channels=8 network.layers=2"
         for run in ("runs/spoken", "runs/voices")
     },
+    ("smalti", "train", "video"): f"{SMALL} training.steps=3 training.batch_size=2 size=16 num_codes=16",
+    (
+        "smalti",
+        "train-prior",
+        "runs/clips",
+    ): f"{SMALL_SOUNDS} network.channels=8 network.layers=2 network.heads=2",
     ("smalti", "train"): f"{SMALL} training.steps=3",
     (
         "smalti",

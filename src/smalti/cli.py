@@ -11,7 +11,7 @@ import typer
 
 app = typer.Typer(
     name="smalti",
-    help="Learn discrete codes from your own pictures and sounds, go to codes and back, and generate.",
+    help="Learn discrete codes from your own pictures, sounds and clips, go to codes and back, and generate.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -87,7 +87,7 @@ def encode(
     split: Split = None,
     quiet: Quiet = False,
 ) -> None:
-    """Turn pictures or sounds into codes: a Parquet file with a row an item, or a compact file for each.
+    """Turn pictures, sounds or clips into codes: a Parquet file with a row for each, or compact files.
 
     Example: `smalti encode runs/mine --data photos --out codes.parquet`
     """
@@ -108,7 +108,7 @@ def decode(
     temperature: DecoderTemperature = 1.0,
     quiet: Quiet = False,
 ) -> None:
-    """Turn codes back into pictures or sounds.
+    """Turn codes back into pictures, sounds or clips.
 
     Example: `smalti decode runs/mine codes.parquet --out decoded`
     """
@@ -120,7 +120,7 @@ def decode(
 @app.command()
 def reconstruct(
     run: Run,
-    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Pictures or sounds.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Pictures, sounds or clips.")],
     out: Out,
     quiet: Quiet = False,
 ) -> None:
@@ -153,11 +153,14 @@ def sample(
         str, typer.Option("--prior", metavar="NAME", help="Which learned prior, where a run has several.")
     ] = "learned",
     length: Annotated[
-        int | None, typer.Option("--length", min=1, help="Codes of each sound; default: as it was trained.")
+        int | None,
+        typer.Option(
+            "--length", min=1, help="Codes in time of each sound or clip; default: as it was trained."
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Make new pictures or sounds with the learned prior.
+    """Make new pictures, sounds or clips with the learned prior.
 
     Example: `smalti sample runs/mine --num 16 --class cat --temperature 0.9 --out samples`
     """

@@ -1,7 +1,8 @@
 """The nouns of smalti: abstract classes and frozen results. Imports nothing else of ours.
 
-Shapes, everywhere: an image is `(B, C, H, W)`, latents are `(B, D, *grid)`, and codes are always int64
-`(B, G, *grid)`, with G codebooks for each position. Log-probabilities and rates are in nats.
+Shapes, everywhere: an image is `(B, C, H, W)`, a sound `(B, 1, T)`, a clip `(B, C, F, H, W)`, latents are
+`(B, D, *grid)`, and codes are always int64 `(B, G, *grid)`, with G codebooks for each position.
+Log-probabilities and rates are in nats.
 """
 
 from __future__ import annotations
@@ -96,8 +97,9 @@ class Batch:
     Attributes:
         data: signals in their model range, or codes for a prior.
         conditions: what is told beside them.
-        lengths: of each item on its last axis, int64 `(B,)`, where items end before the batch does; what
-            follows an item is padding, and does not count. None when all fill the batch.
+        lengths: of each item on its first axis after the channels (time), int64 `(B,)`, where items end
+            before the batch does; what follows an item is padding, and does not count. None when all fill
+            the batch.
     """
 
     data: Tensor
@@ -154,7 +156,8 @@ class Modality(ABC):
     """What a signal is: how it is read from a file, its range, how it is shown and written.
 
     Stored items are levels, integers `(C, *size)`; a model sees them in [-1, 1]. Where `is_ragged`, items
-    differ in their last axis (time), and `spec.size` is that of the crops that training takes.
+    differ in their first axis after the channels (time), and `spec.size` is that of the crops that training
+    takes.
     """
 
     extensions: tuple[str, ...]
@@ -164,6 +167,9 @@ class Modality(ABC):
     noun: str
     """What its items are called in messages, in the plural: "pictures"."""
     is_ragged: bool = False
+    readers: int | None = None
+    """Threads that decode items side by side, or None for one a core. With 1, for items that are large and
+    decoded by several threads themselves, one item at a time is in memory."""
     sample_rate_hz: int | None = None
     """Of the waveforms that `render` gives, where it gives waveforms."""
     padding: int = 0
@@ -173,9 +179,9 @@ class Modality(ABC):
 
     @property
     def stored_shape(self) -> tuple[int | None, ...]:
-        """Shape of an item; None as its last side where items differ in it."""
+        """Shape of an item; None as the side after the channels where items differ in it."""
         spec = self.spec
-        return (spec.channels, *spec.size[:-1], None if self.is_ragged else spec.size[-1])
+        return (spec.channels, None if self.is_ragged else spec.size[0], *spec.size[1:])
 
     @property
     @abstractmethod
@@ -215,7 +221,7 @@ class Modality(ABC):
         return []
 
     def seconds(self, length: int) -> float | None:
-        """How long an item of this length on its last axis lasts, or None where it does not last."""
+        """How long an item of this length (in time) lasts, or None where it does not last."""
         return None
 
     def render(self, signal: Float[Tensor, "b c *size"]) -> Tensor:
@@ -252,6 +258,10 @@ class Encoder(nn.Module, ABC):
 
     strides: tuple[int, ...]
     """How far each stage downsamples every dimension; their product is the "f" of f4, f8, f16."""
+    time_strides: tuple[int, ...] = ()
+    """How far each stage downsamples the first dimension of clips, time; () where it does as the others."""
+    is_per_frame: bool = False
+    """Whether it takes each frame of a clip by itself; what decodes its latents does likewise."""
 
     @abstractmethod
     def forward(
@@ -456,8 +466,8 @@ class LatentVariableModel(Trainable):
 
     @property
     def stride(self) -> int:
-        """Positions of a signal for each of its latents, along an axis."""
-        return math.prod(self.encoder.strides)
+        """Positions of a signal for each of its latents, along its first axis: time, where it has that."""
+        return math.prod(self.encoder.time_strides or self.encoder.strides)
 
     @property
     @abstractmethod
@@ -574,8 +584,8 @@ class Autoencoder(LatentVariableModel):
 
 
 def summed(log_prob: Float[Tensor, "b c *size"], lengths: Int64[Tensor, " b"] | None) -> Float[Tensor, " b"]:
-    """The sum over each item, without its padding: what lies beyond its length on the last axis."""
+    """The sum over each item, without its padding: what lies beyond its length on the first axis."""
     if lengths is not None:
-        inside = torch.arange(log_prob.shape[-1], device=log_prob.device) < lengths.unsqueeze(1)
-        log_prob = log_prob * inside.view(len(log_prob), *(1,) * (log_prob.ndim - 2), -1)
+        inside = torch.arange(log_prob.shape[2], device=log_prob.device) < lengths.unsqueeze(1)
+        log_prob = log_prob * inside.view(len(log_prob), 1, -1, *(1,) * (log_prob.ndim - 3))
     return log_prob.flatten(1).sum(1)

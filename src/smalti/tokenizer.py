@@ -23,7 +23,7 @@ PARTS = ("config.json", "model.safetensors", UNIGRAM_FILE)
 PRIOR_PARTS = ("config.json", "model.safetensors")
 
 Codes = Int64[Tensor, "b g *grid"] | list[Tensor]
-"""Codes of items of one size, or a list with `(1, G, n)` for each of items that differ in length."""
+"""Codes of items of one size, or a list with `(1, G, n, ...)` for each of items that differ in length."""
 
 
 def load(path_or_hub_name: str | Path, device: str | torch.device | None = None) -> Tokenizer:
@@ -48,7 +48,7 @@ def load_trained(
 
 @final
 class Tokenizer:
-    """Signals (pictures, sounds) to codes, codes to signals, and new signals from a prior.
+    """Signals (pictures, sounds, clips) to codes, codes to signals, and new signals from a prior.
 
     Args:
         trained: a model with codes, and its priors.
@@ -83,22 +83,25 @@ class Tokenizer:
 
     @property
     def stored_code_shape(self) -> tuple[int | None, ...]:
-        """`code_shape`, with None as its last side where items differ in it."""
-        return (*self.code_shape[:-1], None) if self.modality.is_ragged else self.code_shape
+        """`code_shape`, with None as the first side of its grid where items differ in it."""
+        num_codebooks, first, *others = self.code_shape
+        return (num_codebooks, None if self.modality.is_ragged else first, *others)
 
     @torch.no_grad()
     def encode(self, signals: Any, batch_size: int = 64) -> Any:
-        """Codes of pictures or sounds.
+        """Codes of pictures, sounds or clips.
 
         Args:
             signals: pictures: uint8 `(B, C, H, W)` or `(C, H, W)`, floats in [-1, 1], a picture of Pillow, a
                 path, or a list of these. Sounds: amplitudes in [-1, 1] at the model's rate, `(T,)`, `(1, T)`
-                or `(B, 1, T)`, a path, or a list of these.
+                or `(B, 1, T)`, a path, or a list of these. Clips: as pictures, `(B, C, F, H, W)` or
+                `(C, F, H, W)`, a path, or a list of these.
             batch_size: pictures at a time.
 
         Returns:
             Of pictures int64 `(B, G, h, w)`; of sounds, whose lengths differ, a list with `(1, G, n)` for
-            each; n codes cover its end, the last stretch filled up with silence.
+            each; n codes cover its end, the last stretch filled up with silence. Of clips likewise
+            `(1, G, n, h, w)`, filled up with black.
 
         Raises:
             InputError: for another size or range.
@@ -111,13 +114,14 @@ class Tokenizer:
         )
 
     def padded(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *padded"]:
-        """A signal with its last axis filled up to whole codes."""
-        missing = -signal.shape[-1] % self.autoencoder.stride
+        """A signal with its first axis (time) filled up to whole codes; others are whole already."""
+        missing = -signal.shape[2] % self.autoencoder.stride
         if not missing:
             return signal
         dtype = getattr(torch, smallest_dtype(self.modality.spec.levels).name)
-        filler = self.modality.to_model(torch.full((1, 1, 1), self.modality.padding, dtype=dtype))
-        return torch.cat([signal, filler.to(signal).expand(*signal.shape[:-1], missing)], -1)
+        filler = self.modality.to_model(torch.full((1,) * signal.ndim, self.modality.padding, dtype=dtype))
+        shape = (*signal.shape[:2], missing, *signal.shape[3:])
+        return torch.cat([signal, filler.to(signal).expand(shape)], 2)
 
     def decode(
         self,
@@ -127,7 +131,7 @@ class Tokenizer:
         seed: int | None = 0,
         temperature: float = 1.0,
     ) -> Any:
-        """Pictures (uint8) or sounds (amplitudes in [-1, 1]) of codes.
+        """Pictures and clips (uint8) or sounds (amplitudes in [-1, 1]) of codes.
 
         Args:
             codes: as `encode` gives them, a tensor or a list of tensors.
@@ -157,8 +161,11 @@ class Tokenizer:
         temperature: float = 1.0,
     ) -> Float[Tensor, "b c *size"]:
         """`decode`, in the model's range."""
-        fixed = self.stored_code_shape[:-1] if self.modality.is_ragged else self.code_shape
-        if codes.ndim != 1 + len(self.code_shape) or tuple(codes.shape[1:])[: len(fixed)] != fixed:
+        fits = codes.ndim == 1 + len(self.code_shape) and all(
+            expected in (None, side)
+            for expected, side in zip(self.stored_code_shape, codes.shape[1:], strict=True)
+        )
+        if not fits:
             sides = ["?" if side is None else str(side) for side in self.stored_code_shape]
             raise InputError(
                 f"expected codes of shape (B, {', '.join(sides)}), received "
@@ -181,7 +188,7 @@ class Tokenizer:
         return torch.cat(parts)
 
     def reconstruct(self, signals: Any, batch_size: int = 64, class_name: str | None = None) -> Any:
-        """`decode(encode(signals))`; of a sound, in its own length."""
+        """`decode(encode(signals))`; of a sound or a clip, in its own length."""
         if not self.modality.is_ragged:
             return self.decode(self.encode(signals, batch_size), batch_size, class_name)
         again = []
@@ -189,7 +196,7 @@ class Tokenizer:
             with torch.no_grad():
                 codes = self.autoencoder.encode(self.padded(one).to(self.device)).cpu()
             decoded = self.decode_signals(codes, batch_size, class_name)
-            again.append(self.modality.render(decoded[..., : one.shape[-1]]))
+            again.append(self.modality.render(decoded[:, :, : one.shape[2]]))
         return again
 
     def sample_codes(
@@ -216,7 +223,7 @@ class Tokenizer:
             batch_size: grids at a time; it is part of what a seed draws.
             prior: name of the learned prior.
             progress: called with (symbols drawn, symbols in all), counted once a batch.
-            length: codes along the last axis, of sounds; None for as many as the prior was trained on.
+            length: codes along the first axis (time), of ragged items; None for as many as the prior knows.
 
         Raises:
             InputError: when there is no learned prior or no such class, or a setting is out of range.
@@ -228,7 +235,7 @@ class Tokenizer:
             raise InputError(
                 f"expected no length, {self.modality.noun} of this model have one size: leave it out"
             )
-        grid = learned.grid if length is None else (*learned.grid[:-1], length)
+        grid = learned.grid if length is None else (length, *learned.grid[1:])
         generator = _generator(seed)
         label = -1 if class_name is None else self.label(class_name)
         parts: list[Tensor] = []
@@ -248,7 +255,7 @@ class Tokenizer:
         return torch.cat(parts)
 
     def sample(self, num: int, class_name: str | None = None, **settings: Any) -> Any:
-        """New pictures or sounds, as `decode` gives them; the arguments are those of `sample_codes`."""
+        """New items, as `decode` gives them; the arguments are those of `sample_codes`."""
         codes = self.sample_codes(num, class_name, **settings)
         told = class_name if self.autoencoder.told_classes else None
         return self.decode(codes, class_name=told, seed=settings.get("seed"))

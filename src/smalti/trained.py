@@ -150,7 +150,7 @@ def new_prior(
 ) -> LearnedPrior:
     """An untrained prior over an autoencoder's codes."""
     network = build_network(recipe.network, autoencoder.num_codes, autoencoder.num_codebooks, num_classes)
-    grid = autoencoder.grid if recipe.length is None else (*autoencoder.grid[:-1], recipe.length)
+    grid = autoencoder.grid if recipe.length is None else (recipe.length, *autoencoder.grid[1:])
     return LearnedPrior(network, grid, name)
 
 

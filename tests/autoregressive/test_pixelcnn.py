@@ -111,6 +111,8 @@ def test_a_little_training_learns_a_pattern_that_needs_the_row_above():
 def test_grids_of_other_ranks_are_refused(grid):
     with pytest.raises(InputError, match="rows and columns"):
         tiny().start(1, grid)
+    with pytest.raises(InputError, match="rows and columns"):
+        tiny()(torch.zeros(1, 1, *grid, dtype=torch.int64))
 
 
 def conditioned(num_classes: int = 0, num_codebooks: int = 1) -> GatedPixelCNN:

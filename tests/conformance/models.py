@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from smalti.encoders.conv import ConvEncoderConfig
 from smalti.interfaces import Autoencoder, Batch, LatentVariableModel, SignalSpec
 from smalti.likelihoods import CategoricalConfig, GaussianConfig, from_levels
 from smalti.models.prior import UniformPrior
@@ -67,12 +68,27 @@ def cases(of: type[LatentVariableModel], is_deterministic: bool | None = None) -
     return pytest.mark.parametrize("case", chosen.values(), ids=chosen)
 
 
-SPECS = pytest.mark.parametrize(
-    "spec",
-    [SignalSpec(3, (8, 12)), SignalSpec(1, (16,)), SignalSpec(2, (4, 8, 4), levels=16)],
-    ids=lambda spec: "x".join(map(str, (spec.channels, *spec.size))),
-)
+CLIP = SignalSpec(2, (4, 8, 4), levels=16)
+SPECS = (SignalSpec(3, (8, 12)), SignalSpec(1, (16,)), CLIP)
 SPEC = SignalSpec(3, (8, 8))
+OF_TIME = {"per_frame": {"per_frame": True}, "time_strides": {"time_strides": (1, 2)}}
+"""Settings of the encoder that only clips have."""
+
+
+def everywhere(of: type[LatentVariableModel], is_deterministic: bool | None = None) -> pytest.MarkDecorator:
+    """Run a test for every case as `cases` picks them, on signals of every number of axes."""
+    chosen = {
+        f"{name}-{len(spec.size)}d": (case, spec)
+        for name, case in CASES.items()
+        for spec in SPECS
+        if issubclass(case.kind, of) and is_deterministic in (None, case.is_deterministic)
+    }
+    for name, settings in OF_TIME.items():
+        encoder = ConvEncoderConfig.tiny().model_copy(update=settings)
+        case = Case(VQVAE, VQVAEConfig.tiny().model_copy(update={"encoder": encoder}), is_deterministic=True)
+        if is_deterministic is not False:
+            chosen[f"vqvae-{name}"] = (case, CLIP)
+    return pytest.mark.parametrize(("case", "spec"), chosen.values(), ids=chosen)
 
 
 def signals(spec: SignalSpec, num: int = 3, seed: int = 1) -> torch.Tensor:

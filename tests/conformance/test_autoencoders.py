@@ -7,7 +7,7 @@ import torch
 
 from smalti.interfaces import Autoencoder, Batch, InputError
 from tests.conformance.classes import concrete
-from tests.conformance.models import CASES, SPEC, SPECS, cases, signals, trained, uniform
+from tests.conformance.models import CASES, SPEC, cases, everywhere, signals, trained, uniform
 
 EVERY = cases(Autoencoder)
 DETERMINISTIC = cases(Autoencoder, is_deterministic=True)
@@ -21,8 +21,7 @@ def test_every_autoencoder_is_in_the_table():
     assert concrete(Autoencoder) == {c.kind for c in CASES.values() if issubclass(c.kind, Autoencoder)}
 
 
-@SPECS
-@EVERY
+@everywhere(Autoencoder)
 @torch.no_grad()
 def test_signal_to_codes_and_back(case, spec):
     model, x = trained(case, spec), signals(spec)
@@ -39,8 +38,7 @@ def test_signal_to_codes_and_back(case, spec):
     assert torch.equal(model.measure(Batch(x)).codes, codes)
 
 
-@SPECS
-@EVERY
+@everywhere(Autoencoder)
 @torch.no_grad()
 def test_the_distortion_is_of_the_codes_that_are_drawn(case, spec):
     model, x = trained(case, spec), signals(spec)
@@ -79,8 +77,7 @@ def test_bad_codes_get_a_sentence(case):
             model.likelihood(bad)
 
 
-@SPECS
-@DETERMINISTIC
+@everywhere(Autoencoder, is_deterministic=True)
 @torch.no_grad()
 def test_the_uniform_rate_is_n_ln_k(case, spec):
     """The rate is ln q / p, and all of a deterministic posterior is on its one code."""

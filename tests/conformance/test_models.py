@@ -6,7 +6,7 @@ import torch
 from smalti.interfaces import Batch, InputError, LatentVariableModel, SignalSpec
 from smalti.models.prior import UnigramPrior
 from tests.conformance.classes import concrete
-from tests.conformance.models import CASES, SPEC, SPECS, cases, seeded_loss, signals, trained, uniform
+from tests.conformance.models import CASES, SPEC, cases, everywhere, seeded_loss, signals, trained, uniform
 
 EVERY = cases(LatentVariableModel)
 STOCHASTIC = cases(LatentVariableModel, is_deterministic=False)
@@ -35,8 +35,7 @@ def test_every_model_has_a_title_of_its_own():
     assert all(title.strip() == title and len(title.splitlines()) == 1 for title in titles.values())
 
 
-@SPECS
-@EVERY
+@everywhere(LatentVariableModel)
 def test_every_parameter_learns_from_the_loss(case, spec):
     torch.manual_seed(0)
     model = case.build(spec)
@@ -50,8 +49,7 @@ def test_every_parameter_learns_from_the_loss(case, spec):
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-@SPECS
-@EVERY
+@everywhere(LatentVariableModel)
 @torch.no_grad()
 def test_measured_shapes_and_signs(case, spec):
     model, x = trained(case, spec), signals(spec)

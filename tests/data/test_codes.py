@@ -264,7 +264,7 @@ class TestRagged:
 
     @pytest.mark.parametrize("batch_size", [1, 3, 100])
     @pytest.mark.parametrize("row_group", [1, 10, 1 << 20])
-    @pytest.mark.parametrize("grid", [(None,), (3, None)])
+    @pytest.mark.parametrize("grid", [(None,), (None, 3), (None, 3, 2)])
     def test_round_trip_one_by_one(self, tmp_path: Path, monkeypatch, grid, row_group, batch_size):
         monkeypatch.setattr(codes_module, "_ROW_GROUP_CODES", row_group)
         info = RAGGED.model_copy(update={"grid": grid})
@@ -332,8 +332,9 @@ class TestRagged:
             ((None,), (2, 4), True),
             ((None,), (2, 0), False),
             ((None,), (2, 4, 4), False),
-            ((3, None), (2, 3, 9), True),
-            ((3, None), (2, 4, 9), False),
+            ((None, 3), (2, 9, 3), True),
+            ((None, 3), (2, 9, 4), False),
+            ((None, 3, 2), (2, 9, 3, 2), True),
             ((4,), (2, 4), True),
             ((4,), (2, 5), False),
             ((), (2,), True),
@@ -342,6 +343,6 @@ class TestRagged:
     def test_what_is_admitted(self, grid, shape, admitted):
         assert RAGGED.model_copy(update={"grid": grid}).admits(shape) == admitted
 
-    def test_only_the_last_side_may_differ(self):
+    def test_only_the_first_side_may_differ(self):
         with pytest.raises(ValidationError):
-            CodesInfo.model_validate(RAGGED.model_dump() | {"grid": (None, 3)})
+            CodesInfo.model_validate(RAGGED.model_dump() | {"grid": (3, None)})

@@ -208,16 +208,18 @@ class TestRefuses:
 
 
 def test_other_axes_than_time(tmp_path: Path):
-    """Items `(2, 3, T)`: spectra, or codes of several codebooks over a plane."""
+    """Items `(3, F, H, W)`: clips, or codes of several codebooks over their frames."""
     rng = np.random.default_rng(0)
-    given_items = [rng.integers(0, 99, (2, 3, length)).astype(np.uint8) for length in (4, 6)]
+    given_items = [rng.integers(0, 99, (3, length, 2, 4)).astype(np.uint8) for length in (4, 6)]
     named = [(f"{i}", item, None) for i, item in enumerate(given_items)]
-    crops = CropLoader(Store.write(tmp_path / "s", named, (2, 3, None), "uint8"), length=5, batch_size=4)
+    store = Store.write(tmp_path / "s", named, (3, None, 2, 4), "uint8")
+    crops = CropLoader(store, length=5, batch_size=4)
     for expected, batch in zip(given_items, crops.sequential(), strict=True):
         np.testing.assert_array_equal(batch.data[0].numpy(), expected)
     batch = crops.batch(0)
-    assert batch.data.shape == (4, 2, 3, 5)
+    assert batch.data.shape == (4, 3, 5, 2, 4)
+    assert set(batch.lengths.tolist()) == {4, 5}
     for crop, length in zip(batch.data.numpy(), batch.lengths.tolist(), strict=True):
         item = given_items[0 if length == 4 else 1]
-        assert any((crop[..., :length] == item[..., b : b + length]).all() for b in range(2))
-        assert (crop[..., length:] == 0).all()
+        assert any((crop[:, :length] == item[:, b : b + length]).all() for b in range(2))
+        assert (crop[:, length:] == 0).all()

@@ -320,12 +320,14 @@ class TestRagged:
         content = (tmp_path / "s" / "signals.bin").read_bytes()
         assert content == np.concatenate(items, 1).T.tobytes()
 
-    @pytest.mark.parametrize("others", [(), (2, 3)])
+    @pytest.mark.parametrize("others", [(), (2,), (2, 3)])
     def test_any_number_of_other_axes(self, tmp_path: Path, others):
-        items = [np.arange(np.prod((*others, n)), dtype=np.float32).reshape(*others, n) for n in (4, 7)]
+        items = [np.arange(3 * n * np.prod(others), dtype="f4").reshape(3, n, *others) for n in (4, 7)]
         named = [(f"{i}", item, None) for i, item in enumerate(items)]
-        store = Store.write(tmp_path / "s", named, (*others, None), "float32")
-        assert store.shape == (*others, None)
+        Store.write(tmp_path / "s", named, (3, None, *others), "float32")
+        store = Store.open(tmp_path / "s")
+        assert store.shape == (3, None, *others)
+        assert store.signals.shape == (11, 3, *others)
         for index, item in enumerate(items):
             np.testing.assert_array_equal(store.item(index), item)
 
@@ -369,10 +371,11 @@ class TestRagged:
         with pytest.raises(InputError, match=rf"signals.bin should hold {sum(lengths) * 6} bytes"):
             Store.open(directory)
 
-    def test_only_the_last_side_may_differ(self, tmp_path: Path):
+    @pytest.mark.parametrize("shape", [[None, 3], [3, None, None], [3, 2, None]])
+    def test_only_the_side_after_the_channels_may_differ(self, tmp_path: Path, shape):
         directory = self.write(tmp_path / "s", self.items(5, 1)).directory
         index = json.loads((directory / "index.json").read_text())
-        (directory / "index.json").write_text(json.dumps(index | {"shape": [None, 3]}))
+        (directory / "index.json").write_text(json.dumps(index | {"shape": shape}))
         with pytest.raises(InputError, match="is damaged: delete"):
             Store.open(directory)
 

@@ -27,6 +27,25 @@ def test_the_output_has_the_size_that_was_encoded(size, strides, head_channels):
     assert layer(encoder(torch.randn(2, 3, *size))).shape == (2, 7, *size)
 
 
+@pytest.mark.parametrize("settings", [{"time_strides": (1, 3)}, {"per_frame": True}], ids=str)
+def test_it_mirrors_what_the_encoder_does_to_time(settings):
+    config = ConvEncoderConfig.tiny().model_copy(update=settings)
+    encoder = ConvEncoder(config, SignalSpec(3, (6, 8, 4)), 5)
+    times = encoder.time_strides[::-1]
+    layer = ConvDecoder(ConvDecoderConfig.tiny(), 3, 5, 7, (2, 2), 0, times, encoder.is_per_frame)
+    assert layer(encoder(torch.randn(2, 3, 6, 8, 4))).shape == (2, 7, 6, 8, 4)
+
+
+def test_per_frame_is_the_network_of_pictures_told_the_same_label():
+    config = ConvDecoderConfig(channels=6, residual_channels=4, use_labels=True)
+    clips = ConvDecoder(config, 3, 5, 7, (2, 2), 3, is_per_frame=True).eval()
+    pictures = ConvDecoder(config, 2, 5, 7, (2, 2), 3).eval()
+    pictures.load_state_dict(clips.state_dict())
+    latents = torch.randn(2, 5, 4, 3, 2)
+    expected = torch.stack([pictures(frame, labels(2, 0)) for frame in latents.unbind(2)], 2)
+    torch.testing.assert_close(clips(latents, labels(2, 0)), expected)
+
+
 def test_the_papers_decoder():
     config = ConvDecoderConfig(channels=256, residual_channels=256)
     layer = ConvDecoder(config, 2, dim=64, out_channels=768, strides=(2, 2))

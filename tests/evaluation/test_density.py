@@ -163,7 +163,7 @@ class TestItemsOfDifferentLengths:
 
     def density(self, *sizes: int) -> PriorDensity:
         rate, distortion, codes = self.measured()
-        density = Density(SignalSpec(2, (4, 8)))
+        density = Density(SignalSpec(2, (8, 4)))
         for part in np.split(np.arange(6), np.cumsum(sizes)[:-1]):
             bound = Bound(torch.from_numpy(rate[part]).float(), torch.from_numpy(distortion[part]).float())
             found = torch.zeros(1, 1, int(codes[part].sum()), dtype=torch.int64)
@@ -174,7 +174,7 @@ class TestItemsOfDifferentLengths:
     @pytest.mark.parametrize("sizes", [(6,), (1,) * 6, (2, 4)], ids=str)
     def test_by_hand(self, sizes):
         rate, distortion, codes = self.measured()
-        dims, n = self.LENGTHS * 8, 6  # 2 channels, 4 rows
+        dims, n = self.LENGTHS * 8, 6  # 2 channels, 4 columns
         bits = (rate + distortion) / np.log(2)
         ratio = bits.sum() / dims.sum()
         # The variance of a ratio of means, by its linearisation (Cochran 1977, equation 2.46).
@@ -211,7 +211,7 @@ class TestItemsOfDifferentLengths:
         bound = Bound(torch.from_numpy(rate).float(), torch.from_numpy(distortion).float())
         rows = []
         for lengths in (None, torch.full((6,), 8)):
-            density = Density(SignalSpec(2, (4, 8)))
+            density = Density(SignalSpec(2, (8, 4)))
             density.update(Measured({"p": bound}, None, None), lengths)
             rows.append(density.compute()["p"])
         assert rows[0] == rows[1]

@@ -49,8 +49,9 @@ def test_usage_histogram(tmp_path, counts):
     assert not np.array_equal(pixels(tmp_path / "usage.png"), pixels(tmp_path / "even.png"))
 
 
-def test_code_maps_show_the_codes(tmp_path):
-    codes = torch.randint(16, (3, 2, 4, 6), generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("grid", [(9,), (4, 6), (5, 4, 6)], ids=str)
+def test_code_maps_show_the_codes(tmp_path, grid):
+    codes = torch.randint(16, (3, 2, *grid), generator=torch.Generator().manual_seed(0))
     changed = codes.clone()
     changed[0, 0] = (changed[0, 0] + 5) % 16
     code_maps(codes, 16, tmp_path / "one.png")

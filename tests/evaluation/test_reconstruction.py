@@ -71,6 +71,12 @@ def test_ssim_by_hand(size, channels):
     assert measure(x, y)["ssim"] == pytest.approx(expected, abs=2e-4)
 
 
+def test_ssim_of_clips_is_that_of_their_frames():
+    x, y = pair(size=(4, 12, 16))
+    frames = [measure(x[:, :, i], y[:, :, i])["ssim"] for i in range(4)]
+    assert measure(x, y)["ssim"] == pytest.approx(np.mean(frames), rel=1e-6)
+
+
 def test_a_remainder_batch_counts_by_its_items():
     x, y = pair()
     whole = measure(x, y, 5)
@@ -86,8 +92,8 @@ def test_identical_images():
     assert figures["psnr"] == figures["psnr_pooled"] == pytest.approx(100)
 
 
-@pytest.mark.parametrize("size", [(10, 32), (32, 10), (64,), (16, 16, 16)])
-def test_no_ssim_below_the_window_or_off_the_plane(size):
+@pytest.mark.parametrize("size", [(10, 32), (32, 10), (64,), (16, 16, 10)])
+def test_no_ssim_below_the_window_or_off_a_plane(size):
     assert measure(*pair(size=size))["ssim"] is None
 
 
@@ -100,8 +106,9 @@ def test_every_figure_has_its_protocol():
     assert {"psnr", "ssim", "mse_over_variance"} <= set(Reconstruction.protocol())
 
 
-def test_items_count_up_to_their_length():
-    x, y = pair(size=(12,))
+@pytest.mark.parametrize("others", [(), (3, 2)])
+def test_items_count_up_to_their_length(others):
+    x, y = pair(size=(12, *others))
     lengths = torch.tensor([12, 3, 1, 7, 12])
     ragged, one_by_one = Reconstruction(), Reconstruction()
     spoiled = y.clone()

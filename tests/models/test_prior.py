@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
+from smalti.autoregressive.transformer import Transformer, TransformerConfig
 from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
 from smalti.interfaces import Batch, Conditions, InputError, Prior
 from smalti.models.prior import LabelledPrior, LearnedPrior, UniformPrior, UnigramPrior
@@ -199,12 +200,19 @@ class TestLearned:
         loss.total.backward()
         assert all(bool(p.grad.isfinite().all()) for p in prior.parameters())
 
-    def test_padding_on_the_last_axis_of_several_codebooks(self):
+    def test_padding_on_the_first_axis_of_several_codebooks(self):
         prior, lengths = learned(2), torch.tensor([2, 1])
-        codes = all_grids(2)[[3, 70]]
+        codes = all_grids(2)[[3, 70]].transpose(2, 3)
         loss = prior.loss(Batch(codes, lengths=lengths)).total
         logits = prior.network(codes).log_softmax(-1).gather(-1, codes.unsqueeze(-1)).squeeze(-1)
-        torch.testing.assert_close(loss, -(logits[0].sum() + logits[1, :, :, :1].sum()) / 6)
+        torch.testing.assert_close(loss, -(logits[0].sum() + logits[1, :, :1].sum()) / 6)
+
+    def test_a_long_clip_is_taken_in_stretches_of_what_the_prior_learned(self):
+        torch.manual_seed(0)
+        network = Transformer(TransformerConfig.tiny(), NUM_CODES).eval()
+        prior, codes = LearnedPrior(network, (2, 3, 1)), torch.randint(NUM_CODES, (4, 1, 5, 3, 1))
+        parts = [prior.log_prob(codes[:, :, begin : begin + 2]) for begin in (0, 2, 4)]
+        torch.testing.assert_close(prior.log_prob(codes), torch.stack(parts).sum(0))
 
     def test_draws_a_line_of_another_length(self):
         prior = line_prior()

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from smalti.interfaces import Autoencoder, Batch, Conditions, InputError, LatentVariableModel
+from smalti.modalities.code_grids import CodeGridConfig
 from smalti.modalities.image import ImageConfig, ImageModality
+from smalti.modalities.video import VideoConfig
 from smalti.models.prior import LearnedPrior
 from smalti.models.vae import VAE
 from smalti.models.vimco import VIMCO
@@ -19,7 +21,9 @@ from smalti.recipes import RECIPES, build_modality, build_model, get_recipe, ove
 from smalti.trained import new_prior
 
 PICTURES = [name for name in RECIPES if isinstance(get_recipe(name).data, ImageConfig)]
-SOUNDS = [name for name in RECIPES if name not in PICTURES]
+CLIPS = [name for name in RECIPES if isinstance(get_recipe(name).data, VideoConfig)]
+GRIDS = [name for name in RECIPES if isinstance(get_recipe(name).data, CodeGridConfig)]
+SOUNDS = [name for name in RECIPES if name not in PICTURES + CLIPS + GRIDS]
 SMALL = [
     *(
         f"model.{part}.{width}"
@@ -111,6 +115,19 @@ def test_it_shrinks_and_takes_a_step(name: str) -> None:
         )
 
 
+@pytest.mark.parametrize("name", GRIDS)
+def test_codes_of_code_grids_are_those_that_it_says(name: str) -> None:
+    recipe = get_recipe(name)
+    with torch.device("meta"):
+        model = build_model(recipe.model, build_modality(recipe.data).spec)
+    assert isinstance(model, Autoencoder)
+    text = inspect.getdoc(RECIPES[name]) or ""
+    assert f"of {'x'.join(map(str, model.signal.size))} code grids" in text
+    bits = model.num_codebooks * math.log2(model.num_codes)
+    assert model.grid == (1, 1)
+    assert f"three codes, {bits:g} bits" in text
+
+
 @pytest.mark.parametrize("name", SOUNDS)
 def test_codes_of_sounds_are_those_that_it_says(name: str) -> None:
     recipe = get_recipe(name)
@@ -155,6 +172,44 @@ def test_that_of_sounds_shrinks_and_takes_a_step(name: str) -> None:
         assert loss.isfinite()
         for parameter in module.parameters():
             assert not parameter.requires_grad or parameter.grad is None or parameter.grad.isfinite().all()
+        assert any(p.grad is not None and bool(p.grad.any()) for p in module.parameters())
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_codes_of_clips_are_those_that_it_says(name: str) -> None:
+    recipe = get_recipe(name)
+    with torch.device("meta"):
+        model = build_model(recipe.model, build_modality(recipe.data).spec)
+        assert isinstance(model, Autoencoder)
+        prior = new_prior(recipe.prior, model, 10)
+    text = " ".join((inspect.getdoc(RECIPES[name]) or "").split())
+    said = re.search(r"each frame to (\d+)x\1 codes out of (\d+)", text)
+    frames = re.search(r"stretches of (\d+) frames", text)
+    assert said
+    assert frames
+    assert model.stride == 1
+    assert model.grid[1:] == (int(said[1]), int(said[1]))
+    assert model.num_codes == int(said[2])
+    assert prior.grid == (int(frames[1]), *model.grid[1:])
+
+
+@pytest.mark.parametrize("more", [[], ["model.encoder.per_frame=false", "model.encoder.time_strides=1,2,2"]])
+@pytest.mark.parametrize("name", CLIPS)
+def test_that_of_clips_shrinks_and_takes_a_step(name: str, more: list[str]) -> None:
+    torch.manual_seed(0)
+    words = ["data.size=16", "data.frames=4", "prior.network.heads=2"]
+    small = [word for word in SMALL if "head_channels" not in word]
+    recipe = override(get_recipe(name), [*words, *small, *more])
+    modality = build_modality(recipe.data)
+    model = build_model(recipe.model, modality.spec)
+    assert isinstance(model, Autoencoder)
+    assert model.grid == (1 if more else 4, 2, 2)
+    signal = modality.to_model(torch.randint(256, (2, 3, *modality.spec.size), dtype=torch.uint8))
+    prior = new_prior(recipe.prior, model, 0)
+    for module, data in ((model, signal), (prior, model.encode(signal))):
+        loss = module.loss(Batch(data)).total
+        loss.backward()
+        assert loss.isfinite()
         assert any(p.grad is not None and bool(p.grad.any()) for p in module.parameters())
 
 

@@ -307,14 +307,16 @@ class GatedPixelCNN(AutoregressiveNetwork):
         return self.config.first_kernel_size // 2 + (self.config.layers - 1) * (self.config.kernel_size // 2)
 
     def forward(
-        self, codes: Int64[Tensor, "b g h w"], conditions: Conditions | None = None
-    ) -> Float[Tensor, "b g h w k"]:
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b g *grid k"]:
         """Logits of every code at once. In training mode some labels are hidden (`label_dropout`).
 
         Raises:
-            InputError: when a code or label is out of range, the number of codebooks is another, or the local
-                condition is missing, has other channels, or does not divide the grid.
+            InputError: when the grid is not one of rows and columns, a code or label is out of range, the
+                number of codebooks is another, or the local condition is missing, has other channels, or does
+                not divide the grid.
         """
+        _check_grid(codes.shape[2:])
         check_codes(codes, self.num_codebooks, self.num_codes)
         local = self._local(conditions, len(codes), codes.shape[2:])
         labels = label_indices(conditions, len(codes), self.num_classes, codes.device)
@@ -344,10 +346,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
         Raises:
             InputError: when the grid is not one of rows and columns, or as `forward` does.
         """
-        if len(grid) != 2 or min(grid) < 1:
-            raise InputError(
-                f"expected a grid of rows and columns, received {tuple(grid)}; a line of n codes is (1, n)"
-            )
+        _check_grid(grid)
         rows, columns = grid
         weight = self.layers[0].out.weight
         labels = label_indices(conditions, batch_size, self.num_classes, weight.device)
@@ -418,3 +417,11 @@ class GatedPixelCNN(AutoregressiveNetwork):
         for (layer, layer_state), out in zip(layers, outs, strict=True):
             layer.step(column, layer_state, out)
         state.context = state.features
+
+
+def _check_grid(grid: Sequence[int]) -> None:
+    if len(grid) != 2 or min(grid) < 1:
+        raise InputError(
+            f"expected a grid of rows and columns, received {tuple(grid)}; a line of n codes is (1, n), "
+            "and a clip's are for a transformer"
+        )

@@ -1,7 +1,7 @@
 """The file of codes: Parquet with a row for each item, which `datasets`, DuckDB, pandas and Spark can read.
 
 Columns `name` (string), `label` (string or null) and `codes` (list of int32: a code grid `(G, *grid)`,
-row-major). What the codes mean is JSON under the key `smalti` of the schema's metadata. The last side of the
+row-major). What the codes mean is JSON under the key `smalti` of the schema's metadata. The first side of the
 grid is null there where items differ in it: a row's length then tells it.
 """
 
@@ -40,7 +40,7 @@ class CodesInfo(Configuration):
     """What a file of codes says of itself.
 
     Attributes:
-        grid: positions of the codes of one item; None as its last side where items differ in it.
+        grid: positions of the codes of one item; None as its first side where items differ in it.
         num_codebooks: codes at each position, G.
         num_codes: entries of each codebook; codes are in [0, num_codes).
         model: fingerprint of the tokenizer, hexadecimal.
@@ -57,9 +57,9 @@ class CodesInfo(Configuration):
 
     @field_validator("grid")
     @classmethod
-    def _only_the_last_side_differs(cls, grid: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        if None in grid[:-1]:
-            raise ValueError(f"expected sides that are numbers but for the last, received {grid}")
+    def _only_the_first_side_differs(cls, grid: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        if None in grid[1:]:
+            raise ValueError(f"expected sides that are numbers but for the first, received {grid}")
         return grid
 
     @property
@@ -69,8 +69,8 @@ class CodesInfo(Configuration):
 
     @property
     def is_ragged(self) -> bool:
-        """Whether items differ in their last side."""
-        return bool(self.grid) and self.grid[-1] is None
+        """Whether items differ in their first side."""
+        return bool(self.grid) and self.grid[0] is None
 
     def admits(self, shape: tuple[int, ...]) -> bool:
         """Whether an item may have codes of this shape."""

@@ -46,7 +46,7 @@ class CropLoader:
         Args:
             store: of ragged items.
             indices: the items to use; None for all.
-            length: of a crop, along the last axis.
+            length: of a crop, along the axis after the channels.
             batch_size: crops in a batch, over all processes.
             seed: of the draws, 0 or more.
             device: where batches are wanted.
@@ -140,7 +140,7 @@ class CropLoader:
         inside = np.minimum(length, self._lengths[items] - offsets)
         for row, begin, count in zip(rows, self._begins[items] + offsets, inside, strict=True):
             row[:count] = self._signals[begin : begin + count]
-        signals = torch.from_numpy(np.ascontiguousarray(np.moveaxis(rows, 1, -1))).to(self.device)
+        signals = torch.from_numpy(np.ascontiguousarray(np.moveaxis(rows, 1, 2))).to(self.device)
         labels = None if self._labels is None else self._labels[torch.from_numpy(items)].to(self.device)
         is_full = bool((inside == length).all())
         lengths = None if is_full else torch.from_numpy(inside.astype(np.int64)).to(self.device)

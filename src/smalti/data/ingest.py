@@ -16,7 +16,8 @@ from smalti.data.store import Shape, Store, smallest_dtype
 from smalti.interfaces import InputError
 
 WINDOW = 4
-"""Items decoded ahead for each worker: enough to keep all of them busy, little enough for large files."""
+"""Items decoded ahead for each of several workers: enough to keep them busy, little enough for large files.
+One worker decodes none ahead."""
 
 
 def nothing_odd(item: np.ndarray) -> list[str]:
@@ -48,7 +49,7 @@ def build_store(
         split: which of its splits.
         decode: `Item.content` -> array of this shape; raises `UnreadableItem`.
         protocol: what `decode` does, as plain JSON values.
-        shape: of the decoded items; None as its last side where they differ in it.
+        shape: of the decoded items; None as the side after the channels where they differ in it.
         levels: that the decoded items have.
         progress: called with the items done, unreadable ones too, and the number of all.
         workers: threads; None for one a core, at most 16.
@@ -104,7 +105,7 @@ def decode_ahead(
 ) -> Iterator[tuple[Item, Any]]:
     """Each item with what `decode` made of it, or the `UnreadableItem` that it raised, in order.
 
-    Threads decode the next ones meanwhile.
+    Threads decode the next ones meanwhile, unless there is but one.
     """
 
     def attempt(content: Any) -> Any:
@@ -114,12 +115,13 @@ def decode_ahead(
             return error
 
     workers = workers or min(16, os.cpu_count() or 1)
+    ahead = WINDOW * workers if workers > 1 else 1
     window: deque[tuple[Item, Future[Any]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
         for item in items:
             window.append((item, pool.submit(attempt, item.content)))
-            if len(window) >= WINDOW * workers:
+            if len(window) >= ahead:
                 first, future = window.popleft()
                 yield first, future.result()
         while window:

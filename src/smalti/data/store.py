@@ -1,7 +1,7 @@
 """Decoded data on disk, memory-mapped: every item has the same shape, so that a batch is one gather.
 
-Items may differ in their last axis, time: they are then ragged, and lie with that axis first, so that a
-stretch of one is adjacent in the file.
+Items may differ in the axis after their channels, time: they are then ragged, and lie with that axis first,
+so that a stretch of one is adjacent in the file.
 
 A store is a directory: `index.json` (what it is), `signals.bin` (items one after another), `labels.bin`
 (int64), of ragged items `lengths.bin` (int64), and `names.txt` (one JSON string a line). It is written beside
@@ -32,7 +32,7 @@ FORMAT = 1
 FILES = frozenset({"index.json", "signals.bin", "labels.bin", "lengths.bin", "names.txt"})
 
 Shape = tuple[int | None, ...]
-"""Shape of an item; None as its last side where items differ in it."""
+"""Shape of an item, channels first; None as the side after them where items differ in it."""
 
 
 class _Index(Configuration):
@@ -83,9 +83,9 @@ class Store:
 
     @property
     def shape(self) -> Shape:
-        """Shape of one item; the last side is None where items differ in it."""
+        """Shape of one item; the side after the channels is None where items differ in it."""
         others = self.signals.shape[1:]
-        return others if self.lengths is None else (*others, None)
+        return others if self.lengths is None else (others[0], None, *others[1:])
 
     @cached_property
     def begins(self) -> Int64[np.ndarray, " count"]:
@@ -98,7 +98,7 @@ class Store:
         if self.lengths is None:
             return self.signals[index]
         begin = self.begins[index]
-        return np.moveaxis(self.signals[begin : begin + self.lengths[index]], 0, -1)
+        return np.moveaxis(self.signals[begin : begin + self.lengths[index]], 0, 1)
 
     @property
     def dtype(self) -> np.dtype:
@@ -121,10 +121,9 @@ class Store:
         directory = Path(directory)
         index = _read_index(directory)
         dtype = np.dtype(index.dtype)
-        is_ragged = bool(index.shape) and index.shape[-1] is None
         _check_sizes(directory, index, {"labels.bin": index.count * 8, "names.txt": index.names_bytes})
         lengths = None
-        if is_ragged:
+        if _is_ragged(index.shape):
             _check_sizes(directory, index, {"lengths.bin": index.count * 8})
             lengths = np.fromfile(directory / "lengths.bin", np.int64)
             if lengths.min() < 1:
@@ -173,7 +172,7 @@ class Store:
         Args:
             directory: its place; a directory of anything else than a store is left alone.
             decoded: (name, array of `shape` and `dtype`, class name or None) of each item, taken one by one.
-            shape: shape of one item; None as its last side where items differ in it.
+            shape: shape of one item; None as the side after the channels where items differ in it.
             dtype: an integer or float type.
             classes: class names by id; None numbers the names that occur, sorted.
             skipped: what could not be decoded; read after the last item, so `decoded` may still add to it.
@@ -208,7 +207,7 @@ class _Writer:
 
     def __init__(self, directory: Path, shape: Shape, dtype: np.dtype, classes: Sequence[str] | None) -> None:
         self.directory, self.shape, self.dtype, self.classes = directory, shape, dtype, classes
-        self.lengths: list[int] | None = [] if shape and shape[-1] is None else None
+        self.lengths: list[int] | None = [] if _is_ragged(shape) else None
         self.known = None if classes is None else frozenset(classes)
         self.labels: list[str | None] = []
         self.signals_file: IO[bytes] = (directory / "signals.bin").open("wb")
@@ -230,16 +229,16 @@ class _Writer:
                 f'received "{label}" for {name}: remove or rename that class, or train with it'
             )
         if self.lengths is not None:
-            self.lengths.append(array.shape[-1])
-            array = np.moveaxis(array, -1, 0)
+            self.lengths.append(array.shape[1])
+            array = np.moveaxis(array, 1, 0)
         self.signals_file.write(np.ascontiguousarray(array).data)
         self.names_file.write(json.dumps(name).encode("ascii") + b"\n")
         self.labels.append(label)
 
     def _fits(self, array: np.ndarray) -> bool:
-        if self.lengths is None:
+        if self.lengths is None or array.ndim != len(self.shape):
             return array.shape == self.shape
-        return array.ndim == len(self.shape) and array.shape[:-1] == self.shape[:-1] and array.shape[-1] > 0
+        return array.shape[1] > 0 and (array.shape[0], None, *array.shape[2:]) == self.shape
 
     def finish(self, **description: Any) -> None:
         """Close the files of the items, and write labels and index."""
@@ -277,6 +276,10 @@ class _Writer:
                 file.close()
 
 
+def _is_ragged(shape: Shape) -> bool:
+    return len(shape) > 1 and shape[1] is None
+
+
 def smallest_dtype(levels: int) -> np.dtype:
     """The smallest type for 0..levels - 1 that torch computes with: uint8, int16, int32 or int64."""
     kinds = (np.uint8, np.int16, np.int32, np.int64)
@@ -302,7 +305,7 @@ def _read_index(directory: Path) -> _Index:
         )
     try:
         index = _Index.model_validate(content)
-        if np.dtype(index.dtype).kind not in "iuf" or None in index.shape[:-1]:
+        if np.dtype(index.dtype).kind not in "iuf" or None in (*index.shape[:1], *index.shape[2:]):
             raise TypeError(index.dtype)
     except (ValidationError, TypeError) as error:
         raise InputError(f"{file} is damaged: delete {directory} and prepare it again") from error

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.interfaces import Conditions, Configuration, Decoder
-from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, upsample
+from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, each_frame, stage_strides, upsample
 from smalti.nn.symbols import hide_labels, label_indices
 
 
@@ -50,6 +50,8 @@ class ConvDecoder(Decoder):
         out_channels: channels of the output, the parameters of a likelihood.
         strides: of the transposed convolutions, in order (the encoder's, reversed).
         num_classes: labels that it may be told.
+        time_strides: those over the frames of clips, likewise, where they are others.
+        is_per_frame: whether each frame of a clip is decoded by itself, as a picture.
     """
 
     def __init__(
@@ -60,8 +62,13 @@ class ConvDecoder(Decoder):
         out_channels: int,
         strides: Sequence[int],
         num_classes: int = 0,
+        time_strides: Sequence[int] = (),
+        is_per_frame: bool = False,
     ) -> None:
         super().__init__()
+        self.is_per_frame = is_per_frame
+        if is_per_frame:
+            ndim, time_strides = 2, ()
         conv = CONVOLUTIONS[ndim]
         self.first = conv(dim, config.channels, 3, padding=1)
         self.num_classes = num_classes if config.use_labels else 0
@@ -73,7 +80,7 @@ class ConvDecoder(Decoder):
         ]
         widths = [config.channels] * (len(strides) - 1) + [config.head_channels or out_channels]
         channels = config.channels
-        for stride, width in zip(strides, widths, strict=True):
+        for stride, width in zip(stage_strides(ndim, strides, time_strides), widths, strict=True):
             layers += [nn.ReLU(), upsample(ndim, channels, width, stride)]
             channels = width
         if config.head_channels:
@@ -88,10 +95,10 @@ class ConvDecoder(Decoder):
         Raises:
             InputError: when a label is out of range.
         """
-        x = self.first(latents)
+        x = each_frame(self.first, latents) if self.is_per_frame else self.first(latents)
         if self.label is not None:
             labels = label_indices(conditions, len(x), self.num_classes, x.device)
             if self.training:
                 labels = hide_labels(labels, self.label_dropout, self.num_classes)
             x = x + self.label(labels).view(*x.shape[:2], *(1,) * (x.ndim - 2))
-        return self.layers(x)
+        return each_frame(self.layers, x) if self.is_per_frame else self.layers(x)

@@ -7,21 +7,41 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, final
 
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from smalti.interfaces import Conditions, Configuration, Encoder, InputError, SignalSpec
-from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, downsample
+from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, downsample, each_frame, stage_strides
+
+Stride = Annotated[int, Field(ge=1)]
 
 
 class ConvEncoderConfig(Configuration):
-    """Widths and depth of a `ConvEncoder`; the defaults are those of the authors' published notebook."""
+    """Widths and depth of a `ConvEncoder`; the defaults are those of the authors' published notebook.
+
+    `time_strides`: of clips, the stride over the frames at each stage, as many as `strides` (which are then
+    those over height and width); 1 keeps every frame, and sees its neighbours. () is `strides` over time too.
+    `per_frame`: of clips, take each frame by itself, as a picture: its codes depend on no other frame.
+    """
 
     kind: Literal["conv"] = "conv"
     channels: int = Field(default=128, ge=1)
     residual_channels: int = Field(default=32, ge=1)
     residual_blocks: int = Field(default=2, ge=0)
-    strides: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(2, 2), min_length=1)
+    strides: tuple[Stride, ...] = Field(default=(2, 2), min_length=1)
+    time_strides: tuple[Stride, ...] = ()
+    per_frame: bool = False
+
+    @model_validator(mode="after")
+    def _one_for_each_stage(self) -> ConvEncoderConfig:
+        if self.time_strides and self.per_frame:
+            raise ValueError("expected no time_strides where per_frame is set; leave one of them out")
+        if self.time_strides and len(self.time_strides) != len(self.strides):
+            raise ValueError(
+                f"expected as many time_strides as strides, {len(self.strides)}; received "
+                f"{len(self.time_strides)}"
+            )
+        return self
 
     @classmethod
     def tiny(cls) -> ConvEncoderConfig:
@@ -39,45 +59,81 @@ class ConvEncoder(Encoder):
         config: widths and depth.
         signal: channels and number of dimensions of the input.
         dim: channels of the latents.
+
+    Raises:
+        InputError: for settings of time, where the signal is no clip.
     """
 
     def __init__(self, config: ConvEncoderConfig, signal: SignalSpec, dim: int) -> None:
         super().__init__()
-        self.strides = config.strides
+        if (config.time_strides or config.per_frame) and signal.ndim != 3:
+            raise InputError(
+                f"expected clips (three axes) for time_strides or per_frame, received signals of "
+                f"{signal.ndim}: leave them out"
+            )
+        self.strides, self.is_per_frame = config.strides, config.per_frame
+        self.time_strides = (1,) * len(config.strides) if config.per_frame else config.time_strides
+        ndim = 2 if config.per_frame else signal.ndim
         layers: list[nn.Module] = []
         channels = signal.channels
-        for stride in config.strides:
-            layers += [downsample(signal.ndim, channels, config.channels, stride), nn.ReLU()]
+        for stride in stage_strides(ndim, config.strides, config.time_strides):
+            layers += [downsample(ndim, channels, config.channels, stride), nn.ReLU()]
             channels = config.channels
         layers.pop()  # the residual block begins with its own ReLU
         for _ in range(config.residual_blocks):
-            layers.append(ResidualBlock(signal.ndim, channels, config.residual_channels))
-        layers += [nn.ReLU(), CONVOLUTIONS[signal.ndim](channels, dim, 1)]
+            layers.append(ResidualBlock(ndim, channels, config.residual_channels))
+        layers += [nn.ReLU(), CONVOLUTIONS[ndim](channels, dim, 1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(
         self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b d *grid"]:
         """Latents of a signal; `*grid` is `*size` divided by the product of the strides."""
-        return self.layers(signal)
+        return each_frame(self.layers, signal) if self.is_per_frame else self.layers(signal)
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        return fitting_grid(size, self.strides)
+        return fitting_grid(size, self.strides, self.time_strides)
 
 
-def fitting_grid(size: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
+def fitting_grid(
+    size: Sequence[int], strides: Sequence[int], time_strides: Sequence[int] = ()
+) -> tuple[int, ...]:
     """Grid of the latents of a signal of this size: its sides divided by the product of the strides.
+
+    Args:
+        size: of the signal; of clips the first side is the number of frames.
+        strides: of the stages.
+        time_strides: of the stages over the first side, where they are others.
 
     Raises:
         InputError: when that does not divide them.
     """
-    factor = math.prod(strides)
-    if any(length % factor for length in size):
-        given = "x".join(str(length) for length in size)
-        fitting = "x".join(str(max(1, round(length / factor)) * factor) for length in size)
-        key = "data.length" if len(size) == 1 else "data.size"
+    factors = [math.prod(strides)] * len(size)
+    if time_strides:
+        factors[0] = math.prod(time_strides)
+    if any(length % factor for length, factor in zip(size, factors, strict=True)):
+        fitting = [
+            max(1, round(length / factor)) * factor for length, factor in zip(size, factors, strict=True)
+        ]
+        of_frames = f"a number of frames that is a multiple of {factors[0]} and " if len(size) == 3 else ""
         raise InputError(
-            f"expected a size whose sides are multiples of {factor} (strides {tuple(strides)}), "
-            f"received {given}: set {key}={fitting}, or other encoder strides"
+            f"expected {of_frames}a size whose sides are multiples of {factors[-1]} "
+            f"(strides {tuple(strides)}), received {_by(size)}: set {_settings(fitting)}, "
+            "or other encoder strides"
         )
-    return tuple(length // factor for length in size)
+    return tuple(length // factor for length, factor in zip(size, factors, strict=True))
+
+
+def _by(size: Sequence[int]) -> str:
+    return "x".join(str(length) for length in size)
+
+
+def _settings(size: Sequence[int]) -> str:
+    """The settings of the data that make signals of this size."""
+    match len(size):
+        case 1:
+            return f"data.length={size[0]}"
+        case 3:
+            return f"data.frames={size[0]} data.size={_by(size[1:])}"
+        case _:
+            return f"data.size={_by(size)}"

@@ -46,7 +46,7 @@ class CodeUse:
         others = []
         for own in codes.split(1):
             if self._before:
-                others.append(_fitted(self._before[0], codes.shape[-1]))
+                others.append(_fitted(self._before[0], codes.shape[2]))
             self._before.append(own)
         if not others:
             return
@@ -65,8 +65,8 @@ class CodeUse:
         }
         for kind, likelihood in likelihoods.items():
             self._nats[kind] -= summed(likelihood.log_prob(data), lengths).double().sum().item()
-        each = data[0].numel() // data.shape[-1]
-        self._dims += each * (len(data) * data.shape[-1] if lengths is None else int(lengths.sum()))
+        each = data[0].numel() // data.shape[2]
+        self._dims += each * (len(data) * data.shape[2] if lengths is None else int(lengths.sum()))
 
     def compute(self) -> dict[str, float]:
         """Distortion in bits/dim with each kind of codes."""
@@ -85,7 +85,7 @@ class CodeUse:
         }
 
 
-def _fitted(codes: Int64[Tensor, "b g *grid"], length: int) -> Int64[Tensor, "b g *grid_"]:
-    """Codes repeated or cut to a length on their last axis."""
-    repeats = -(-length // codes.shape[-1])
-    return codes.repeat(*(1,) * (codes.ndim - 1), repeats)[..., :length]
+def _fitted(codes: Int64[Tensor, "b g n *others"], length: int) -> Int64[Tensor, "b g _ *others"]:
+    """Codes repeated or cut to a length on the first axis of their grid."""
+    repeats = -(-length // codes.shape[2])
+    return torch.cat([codes] * repeats, 2)[:, :, :length]

@@ -46,14 +46,14 @@ class Density:
 
         Args:
             measured: bounds and codes.
-            lengths: of each item on its last axis; None for the signal's own size.
+            lengths: of each item on its first axis; None for the signal's own size.
         """
         if not measured.bounds:
             return
         num = len(next(iter(measured.bounds.values())).rate)
-        each = self._signal.dims // self._signal.size[-1]
+        each = self._signal.dims // self._signal.size[0]
         if lengths is None:
-            lengths = torch.full((num,), self._signal.size[-1])
+            lengths = torch.full((num,), self._signal.size[0])
         self._dims.append(lengths.cpu() * each)
         if measured.codes is not None:
             self._codes += measured.codes.numel()

@@ -76,8 +76,8 @@ def evaluate(
     for batch in batches:
         measured = model.measure(batch, priors, draws, generator)
         lengths = batch.lengths
-        if lengths is None and batch.data.shape[-1] != model.signal.size[-1]:
-            lengths = torch.full((len(batch.data),), batch.data.shape[-1])
+        if lengths is None and batch.data.shape[2] != model.signal.size[0]:
+            lengths = torch.full((len(batch.data),), batch.data.shape[2])
         is_ragged = is_ragged or lengths is not None
         density.update(measured, lengths)
         if measured.reconstruction is not None:

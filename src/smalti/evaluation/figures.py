@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, cat
 
 INK, SOFT = "#1f3a5f", "#c8553d"
 
@@ -68,7 +68,7 @@ def code_maps(
 ) -> None:
     """The first codebook's codes of some items, each code a colour; under the originals, if given.
 
-    Codes of a line, a sound's, are a band over time.
+    Codes of a line, a sound's, are a band over time; of a clip the last frame lies under the first.
     """
     rows = 1 if originals is None else 2
     figure = Figure(figsize=(1.3 * len(codes), 1.35 * rows), layout="constrained")
@@ -80,7 +80,7 @@ def code_maps(
             axes.set_axis_off()
         axes = figure.add_subplot(rows, len(codes), (rows - 1) * len(codes) + index + 1)
         axes.imshow(
-            np.atleast_2d(colours[item[0].numpy()]),
+            np.atleast_2d(colours[_flat(item[0])]),
             cmap="turbo",
             vmin=0,
             vmax=num_codes - 1,
@@ -89,6 +89,11 @@ def code_maps(
         )
         axes.set_axis_off()
     _save(figure, path)
+
+
+def _flat(codes: Int64[Tensor, "*grid"]) -> Int64[np.ndarray, "*plane"]:
+    """Codes as they are, or of a clip those of its first and its last frame."""
+    return (codes if codes.ndim < 3 else cat([codes[0], codes[-1]])).numpy()
 
 
 def _finish(axes: Axes, title: str, x_label: str) -> None:

@@ -30,10 +30,10 @@ class Reconstruction:
         reconstruction: Float[Tensor, "b c *size"],
         lengths: Int64[Tensor, " b"] | None = None,
     ) -> None:
-        """Add a batch, each item up to its length on the last axis."""
+        """Add a batch, each item up to its length on the first axis."""
         if lengths is not None:
             for x, y, length in zip(original.split(1), reconstruction.split(1), lengths, strict=True):
-                self.update(x[..., :length], y[..., :length])
+                self.update(x[:, :, :length], y[:, :, :length])
             return
         x = (original.float() + 1) / 2
         y = (reconstruction.float().clamp(-1, 1) + 1) / 2
@@ -41,9 +41,10 @@ class Reconstruction:
         self._sum += x.double().sum().item()
         self._sum_of_squares += x.double().square().sum().item()
         self._elements += x.numel()
-        if x.ndim == 4 and min(x.shape[2:]) >= SSIM_WINDOW:
-            ssim = structural_similarity_index_measure(y, x, data_range=1.0, reduction="none")
-            self._ssim.append(torch.as_tensor(ssim).double().view(-1).cpu())
+        if x.ndim in (4, 5) and min(x.shape[-2:]) >= SSIM_WINDOW:
+            pictures, again = (_frames(each) for each in (x, y))
+            ssim = structural_similarity_index_measure(again, pictures, data_range=1.0, reduction="none")
+            self._ssim.append(torch.as_tensor(ssim).double().view(len(x), -1).mean(1).cpu())
 
     def compute(self) -> dict[str, float | None]:
         """psnr (mean over items), psnr_pooled (of the mean squared error), ssim, mse, mse_over_variance.
@@ -71,6 +72,12 @@ class Reconstruction:
             "reconstruction": "mean of p(x|z), clipped to the data range",
             "psnr": "data range 1.0; mean over items of 10 log10(1 / mse); psnr_pooled: of the mean mse",
             "ssim": f"data range 1.0; Gaussian window {SSIM_WINDOW}x{SSIM_WINDOW}, sigma 1.5, images "
-            "reflected at their borders; mean over items; left out for sides below the window",
+            "reflected at their borders; of a clip the mean over its frames; mean over items; left out for "
+            "sides below the window",
             "mse_over_variance": "mean squared error over the variance of all values of this split",
         }
+
+
+def _frames(signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "n c h w"]:
+    """Pictures as they are, and of clips each frame as one."""
+    return signal.movedim(2, 1).flatten(0, 1) if signal.ndim == 5 else signal

@@ -68,8 +68,16 @@ def build_networks(
     match config.decoder:
         case ConvDecoderConfig():
             parameters = signal.channels * family.parameters_per_channel
-            strides = encoder.strides[::-1]
-            decoder = ConvDecoder(config.decoder, signal.ndim, decoded, parameters, strides, num_classes)
+            decoder = ConvDecoder(
+                config.decoder,
+                signal.ndim,
+                decoded,
+                parameters,
+                encoder.strides[::-1],
+                num_classes,
+                encoder.time_strides[::-1],
+                encoder.is_per_frame,
+            )
             return encoder, decoder, family
         case WaveNetDecoderConfig() | PixelCNNDecoderConfig():
             if isinstance(config.decoder, WaveNetDecoderConfig):

@@ -124,15 +124,22 @@ class LearnedPrior(Prior, Trainable):
         logits = self.network(codes, batch.conditions)
         if batch.lengths is not None:
             # Every item counts by its codes; what follows a short one is no code of it.
-            at = torch.arange(codes.shape[-1], device=codes.device)
-            codes = codes.masked_fill((at >= batch.lengths.view(-1, *(1,) * (codes.ndim - 1))), PADDING)
+            beyond = torch.arange(codes.shape[2], device=codes.device) >= batch.lengths.unsqueeze(1)
+            codes = codes.masked_fill(beyond.view(len(codes), 1, -1, *(1,) * (codes.ndim - 3)), PADDING)
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, -2), codes.flatten(), ignore_index=PADDING)
         return Loss(total=loss, terms={"bits_per_code": loss.detach() / math.log(2)})
 
     def log_prob(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
     ) -> Float[Tensor, " b"]:
-        """Sum over positions and codebooks of ln p(code | those before it, conditions)."""
+        """Sum over positions and codebooks of ln p(code | those before it, conditions).
+
+        A clip of more frames than the prior was trained on is taken in stretches of so many, each by itself:
+        what attends to all before it would see places that it never learned.
+        """
+        if codes.ndim > 3 and codes.shape[2] > self.grid[0]:
+            parts = [self.log_prob(part, conditions) for part in codes.split(self.grid[0], 2)]
+            return torch.stack(parts).sum(0)
         logits = self.network(codes, conditions).float()
         nats = torch.nn.functional.cross_entropy(logits.flatten(0, -2), codes.flatten(), reduction="none")
         return -nats.view(len(codes), -1).sum(1)

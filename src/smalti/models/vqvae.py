@@ -99,7 +99,7 @@ class VQVAE(Autoencoder):
         log_prob = self._decoded(latents, batch.conditions).log_prob(batch.data)
         distortion = -summed(log_prob, batch.lengths).mean() / log_prob[0].numel()
         # Of what is no padding: the log is in bits of a dimension that there is.
-        padded = 1 if batch.lengths is None else batch.data.shape[-1] / batch.lengths.float().mean()
+        padded = 1 if batch.lengths is None else batch.data.shape[2] / batch.lengths.float().mean()
         bits = bits_per_dim(distortion.detach() * padded, 1)
         terms = {"distortion_bits_per_dim": bits, **quantized.terms}
         return Loss(total=distortion + quantized.loss, terms=terms)

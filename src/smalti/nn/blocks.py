@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import final
+from collections.abc import Callable, Sequence
+from typing import Any, final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+FRAMES_AT_ONCE = 256
+"""Frames of clips that pass a network together: a long clip is not to fill the memory."""
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
     1: nn.Conv1d,
@@ -19,20 +24,45 @@ TRANSPOSED: dict[int, type[nn.ConvTranspose1d] | type[nn.ConvTranspose2d] | type
 }
 
 
-def downsample(ndim: int, in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """Strided convolution of kernel 2s, length n -> n/s: the paper's 4x4 at stride 2."""
-    padding, odd = divmod(stride, 2)
-    if odd:  # a kernel of 2s cannot be centred for odd s; 2s+1 with padding (s+1)/2 can
-        return CONVOLUTIONS[ndim](in_channels, out_channels, 2 * stride + 1, stride, (stride + 1) // 2)
-    return CONVOLUTIONS[ndim](in_channels, out_channels, 2 * stride, stride, padding)
+def downsample(ndim: int, in_channels: int, out_channels: int, stride: int | Sequence[int]) -> nn.Module:
+    """Strided convolution of kernel 2s (by axis), length n -> n/s: the paper's 4x4 at stride 2."""
+    kernel, strides, padding = _windows(ndim, stride)
+    return CONVOLUTIONS[ndim](in_channels, out_channels, kernel, strides, padding)
 
 
-def upsample(ndim: int, in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """Transposed convolution of kernel 2s, length n -> n*s: the paper's 4x4 at stride 2."""
-    padding, odd = divmod(stride, 2)
-    if odd:
-        return TRANSPOSED[ndim](in_channels, out_channels, 2 * stride + 1, stride, (stride + 1) // 2)
-    return TRANSPOSED[ndim](in_channels, out_channels, 2 * stride, stride, padding)
+def upsample(ndim: int, in_channels: int, out_channels: int, stride: int | Sequence[int]) -> nn.Module:
+    """Transposed convolution of kernel 2s (by axis), length n -> n*s: the paper's 4x4 at stride 2."""
+    kernel, strides, padding = _windows(ndim, stride)
+    return TRANSPOSED[ndim](in_channels, out_channels, kernel, strides, padding)
+
+
+def _windows(ndim: int, stride: int | Sequence[int]) -> tuple[Any, Any, Any]:
+    """Kernel, stride and padding of each axis, tuples of `ndim`: a number that no annotation knows."""
+    strides = (stride,) * ndim if isinstance(stride, int) else tuple(stride)
+    # A kernel of 2s cannot be centred for odd s; 2s+1 with padding (s+1)/2 can.
+    return tuple(2 * s + s % 2 for s in strides), strides, tuple((s + 1) // 2 for s in strides)
+
+
+def stage_strides(
+    ndim: int, strides: Sequence[int], time_strides: Sequence[int] = ()
+) -> list[tuple[int, ...]]:
+    """The strides of each stage by axis; those of the first axis are others where `time_strides` has them."""
+    first = time_strides or strides
+    return [(time, *(stride,) * (ndim - 1)) for time, stride in zip(first, strides, strict=True)]
+
+
+def each_frame(
+    network: Callable[[Tensor], Tensor], clips: Float[Tensor, "b c f *size"]
+) -> Float[Tensor, "b d f *other"]:
+    """What a network makes of each frame by itself.
+
+    Args:
+        network: `(N, C, *size)` -> `(N, D, *other)`.
+        clips: of F frames.
+    """
+    frames = clips.movedim(2, 1).flatten(0, 1)
+    made = torch.cat([network(part) for part in frames.split(FRAMES_AT_ONCE)])
+    return made.unflatten(0, (len(clips), clips.shape[2])).movedim(1, 2)
 
 
 @final

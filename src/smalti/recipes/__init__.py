@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from smalti.interfaces import InputError
-from smalti.recipes import images, speech, worlds
+from smalti.recipes import images, speech, video, worlds
 from smalti.recipes.recipe import (
     Pretraining,
     PriorRecipe,
@@ -30,6 +30,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "vctk": speech.vctk,
     "librispeech": speech.librispeech,
     "units": speech.units,
+    "video": video.video,
     "frames": worlds.frames,
     "second-stage": worlds.second_stage,
 }

@@ -26,6 +26,7 @@ from smalti.modalities.audio import AudioConfig, AudioModality
 from smalti.modalities.code_grids import CodeGridConfig, CodeGridModality
 from smalti.modalities.image import ImageConfig, ImageModality
 from smalti.modalities.spectrogram import LogMelConfig, LogMelModality
+from smalti.modalities.video import VideoConfig, VideoModality
 from smalti.models.masked import MaskedPredictionConfig
 from smalti.models.vae import VAE, VAEConfig
 from smalti.models.vimco import VIMCO, VIMCOConfig
@@ -36,7 +37,9 @@ ModelConfig = Annotated[VQVAEConfig | VAEConfig | VIMCOConfig, Field(discriminat
 NetworkConfig = Annotated[
     GatedPixelCNNConfig | TransformerConfig | WaveNetConfig, Field(discriminator="kind")
 ]
-DataConfig = Annotated[ImageConfig | AudioConfig | LogMelConfig | CodeGridConfig, Field(discriminator="kind")]
+DataConfig = Annotated[
+    ImageConfig | AudioConfig | LogMelConfig | VideoConfig | CodeGridConfig, Field(discriminator="kind")
+]
 
 
 def build_modality(config: DataConfig) -> Modality:
@@ -48,6 +51,8 @@ def build_modality(config: DataConfig) -> Modality:
             return AudioModality(config)
         case LogMelConfig():
             return LogMelModality(config)
+        case VideoConfig():
+            return VideoModality(config)
         case CodeGridConfig():
             return CodeGridModality(config)
 

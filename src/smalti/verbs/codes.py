@@ -29,7 +29,7 @@ TABLE = ".parquet"
 
 @dataclass(frozen=True)
 class _Encoded:
-    """Items of one shape: their names, codes `(B, G, *grid)`, class names, and lengths on the last axis."""
+    """Items of one shape: their names, codes `(B, G, *grid)`, class names, and lengths in time."""
 
     names: list[str]
     codes: Tensor
@@ -105,7 +105,7 @@ def decode(
             signal = tokenizer.decode_signals(
                 one.codes, class_name=class_name, seed=seed, temperature=temperature
             )
-            _save(tokenizer, signal[..., : one.length], target)
+            _save(tokenizer, signal[:, :, : one.length], target)
             count(done, len(targets))
     note(f"{len(targets)} {tokenizer.modality.noun} are in {out}.", quiet)
     return len(targets)
@@ -145,7 +145,7 @@ def through_codes(
     with torch.no_grad():
         codes = tokenizer.autoencoder.encode(tokenizer.padded(signal).to(tokenizer.device)).cpu()
     decoded = tokenizer.decode_signals(codes, class_name=class_name, seed=seed, temperature=temperature)
-    return decoded[..., : signal.shape[-1]]
+    return decoded[:, :, : signal.shape[2]]
 
 
 def read_files(tokenizer: Tokenizer, files: Sequence[Path]) -> tuple[list[str], list[Tensor]]:
@@ -158,7 +158,8 @@ def read_files(tokenizer: Tokenizer, files: Sequence[Path]) -> tuple[list[str], 
     signals: list[Tensor] = []
     skipped: list[dict[str, str]] = []
     for file in files:
-        if not file.is_file():
+        is_item = file.is_dir() and file.suffix.lower() in tokenizer.modality.extensions
+        if not (is_item or file.is_file()):
             raise InputError(
                 f"expected files of {tokenizer.modality.noun}, found none at {file}: check the path"
             )
@@ -200,7 +201,7 @@ def _encoded(
     names: list[str] = []
     labels: list[str | None] = []
     signals: list[Tensor] = []
-    items = decode_ahead(source.items(split), tokenizer.modality.decode)
+    items = decode_ahead(source.items(split), tokenizer.modality.decode, tokenizer.modality.readers)
     for done, (item, levels) in enumerate(items, 1):
         if isinstance(levels, UnreadableItem):
             skipped.append({"name": readable(item.name), "reason": readable(str(levels))})
@@ -212,7 +213,7 @@ def _encoded(
             signal = tokenizer.modality.to_model(torch.stack(signals))
             with torch.no_grad():
                 codes = tokenizer.autoencoder.encode(tokenizer.padded(signal).to(tokenizer.device)).cpu()
-            yield _Encoded(names, codes, labels, [signal.shape[-1]] * len(names))
+            yield _Encoded(names, codes, labels, [signal.shape[2]] * len(names))
             names, labels, signals = [], [], []
             report(done, total)
     if skipped and len(skipped) == total:
@@ -304,7 +305,7 @@ def _read(path: Path, tokenizer: Tokenizer) -> Iterator[_Item]:
 def _read_packed(path: Path, expected: CodesInfo) -> _Item:
     packed = read_packed(path)
     info = packed.info
-    grid = (*info.grid[:-1], None) if expected.is_ragged and info.grid else info.grid
+    grid = (None, *info.grid[1:]) if expected.is_ragged and info.grid else info.grid
     check_codes(
         CodesInfo(grid=grid, num_codebooks=info.num_codebooks, num_codes=info.num_codes, model=info.model),
         expected,

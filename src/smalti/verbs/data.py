@@ -49,7 +49,7 @@ def open_loader(
     return CropLoader(
         store,
         indices,
-        length=modality.spec.size[-1],
+        length=modality.spec.size[0],
         batch_size=batch_size,
         seed=seed,
         device=device,
@@ -101,6 +101,7 @@ def prepare(
             modality.stored_shape,
             modality.spec.levels,
             count,
+            workers=modality.readers,
             oddities=modality.oddities,
             told=told,
         )

@@ -1,4 +1,4 @@
-"""`smalti sample`: new pictures or sounds from a run's learned prior."""
+"""`smalti sample`: new pictures, sounds or clips from a run's learned prior."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sample(
     prior: str = LEARNED,
     length: int | None = None,
 ) -> int:
-    """Write `num` new pictures or sounds, all of them in one picture, and their codes; gives their number.
+    """Write `num` new items, all of them in one picture, and their codes; gives their number.
 
     Raises:
         InputError: when there is no learned prior, no such class, or a setting is out of range.

@@ -99,7 +99,7 @@ def train_prior_recipe(
     def loader_of(indices: np.ndarray) -> Loader | CropLoader:
         if store.lengths is None:
             return Loader(store, indices=indices, batch_size=size, seed=seed, device=engine.device)
-        length = prior.grid[-1]
+        length = prior.grid[0]
         return CropLoader(store, indices, length=length, batch_size=size, seed=seed, device=engine.device)
 
     loader = loader_of(training)

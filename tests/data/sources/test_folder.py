@@ -201,3 +201,21 @@ def test_unknown_split(tmp_path, ask):
     source = FolderSource(fill(tmp_path, "train/a.png", "test/a.png"), EXTENSIONS)
     with pytest.raises(InputError, match=r"expected one of the splits train, test of folder .*, got 'dev'"):
         list(getattr(source, ask)("dev"))
+
+
+def test_a_folder_of_frames_is_one_item_where_such_are_wanted(tmp_path):
+    for name in ("cat/a.frames/0.png", "cat/a.frames/1.png", "dog/b.mp4", "dog/c.frames.mp4"):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    clips = FolderSource(tmp_path, [".mp4", ".frames"])
+    assert listed(clips, "all") == [
+        ("cat/a.frames", "cat"),
+        ("dog/b.mp4", "dog"),
+        ("dog/c.frames.mp4", "dog"),
+    ]
+    assert clips.notes("all") == []
+    (one,) = FolderSource(tmp_path / "cat" / "a.frames", [".mp4", ".frames"]).items("all")
+    assert one.content == tmp_path / "cat" / "a.frames"
+    pictures = FolderSource(tmp_path, [".png"])
+    assert [name for name, _ in listed(pictures, "all")] == ["cat/a.frames/0.png", "cat/a.frames/1.png"]

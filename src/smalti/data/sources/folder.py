@@ -12,6 +12,9 @@ from smalti.data.sources.conventions import ordered_splits, require_split
 from smalti.data.sources.listing import Listing, class_depth, normal_endings
 from smalti.interfaces import InputError
 
+FRAMES_ENDING = ".frames"
+"""Of the name of a folder whose pictures are the frames of one clip."""
+
 
 @final
 class FolderSource(Source):
@@ -19,7 +22,8 @@ class FolderSource(Source):
 
     Top-level folders that are all called train, val, test and the like are the splits; anything else is one
     split, "all". Where every file of a split lies in a subfolder, and there are at least two of those, the
-    subfolder is the class. Hidden files and folders are left out; links are followed, loops are not.
+    subfolder is the class. Hidden files and folders are left out; links are followed, loops are not. Where
+    ".frames" is among the extensions, a folder whose name ends so is one item, whatever lies in it.
 
     Args:
         path: a folder, or one file.
@@ -31,7 +35,7 @@ class FolderSource(Source):
 
     def __init__(self, path: Path, extensions: Sequence[str]):
         listing = Listing(normal_endings(extensions))
-        if path.is_dir():
+        if path.is_dir() and not _is_clip(path.name, listing):
             self._root = path
             self._scan(listing)
         elif path.exists():
@@ -79,9 +83,10 @@ class FolderSource(Source):
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            is_clip = _is_clip(entry.name, listing)
+            if entry.is_dir() and not is_clip:
                 self._walk(Path(entry.path), f"{prefix}{entry.name}/", above | {identity}, listing)
-            elif listing.wants(entry.name) and (entry.is_file() or entry.is_symlink()):
+            elif listing.wants(entry.name) and (is_clip or entry.is_file() or entry.is_symlink()):
                 # A link that leads nowhere is kept: it is then told as an unreadable item.
                 listing.wanted.append(prefix + entry.name)
             else:
@@ -94,3 +99,8 @@ class FolderSource(Source):
                 "unpack an archive, convert a file of another format"
             )
         listing.wanted.append(path.name)
+
+
+def _is_clip(name: str, listing: Listing) -> bool:
+    """Whether a folder of this name is one item."""
+    return name.lower().endswith(FRAMES_ENDING) and listing.wants(name)

@@ -1,0 +1,90 @@
+"""What tests of clips share: made clips, in files of every kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a file of frames is written."""
+
+    ending: str
+    codec: str
+    pixels: str
+
+
+KINDS = (
+    Kind(".mp4", "libx264", "yuv420p"),
+    Kind(".webm", "libvpx-vp9", "yuv420p"),
+    Kind(".mkv", "ffv1", "bgr0"),
+    Kind(".mov", "mpeg4", "yuv420p"),
+    Kind(".avi", "mjpeg", "yuvj420p"),
+)
+LOSSLESS = KINDS[2]
+
+
+def moving(num: int = 12, height: int = 32, width: int = 48, shift: int = 2) -> np.ndarray:
+    """A bright square that moves to the right on a ground that grows lighter, `(F, H, W, 3)`."""
+    frames = np.zeros((num, height, width, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        frame[:] = 8 * index
+        left = (shift * index) % (width - width // 3)
+        frame[height // 4 : height // 2, left : left + width // 3] = (240, 200, 40)
+    return frames
+
+
+def grey(*levels: int, size: tuple[int, int] = (16, 16)) -> np.ndarray:
+    """Frames of one level each, `(F, H, W, 3)`."""
+    return np.stack([np.full((*size, 3), level, np.uint8) for level in levels])
+
+
+def save(
+    path: Path,
+    frames: np.ndarray,
+    kind: Kind = KINDS[0],
+    rate_hz: int = 10,
+    times_ms: list[int] | None = None,
+) -> Path:
+    """A clip in a file of a kind; `times_ms` are those at which frames are shown, where they are uneven."""
+    path = path.with_suffix(kind.ending)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(kind.codec, rate=rate_hz)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = kind.pixels
+        if times_ms is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for index, pixels in enumerate(frames):
+            kind_of_pixels = "rgba" if pixels.shape[2] == 4 else "rgb24"
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=kind_of_pixels)
+            if times_ms is not None:
+                frame.pts, frame.time_base = times_ms[index], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def save_gif(path: Path, frames: np.ndarray, durations_ms: list[int] | int = 100) -> Path:
+    """A clip as an animated GIF."""
+    path = path.with_suffix(".gif")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *others = map(Image.fromarray, frames)
+    first.save(path, save_all=True, append_images=others, duration=durations_ms, loop=0)
+    return path
+
+
+def save_folder(path: Path, frames: np.ndarray) -> Path:
+    """A clip as a folder of numbered pictures; without leading zeros, so that their names do not sort."""
+    path = path.with_suffix(".frames")
+    path.mkdir(parents=True)
+    for index, frame in enumerate(frames):
+        Image.fromarray(frame).save(path / f"{index}.png")
+    return path
