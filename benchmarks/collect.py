@@ -1,7 +1,7 @@
 """Take what `smalti reproduce` wrote into `results/`: `python benchmarks/collect.py OUT`.
 
-Speech goes to `speech.jsonl`, all else to `likelihood.jsonl`. A record replaces one of the same experiment,
-budget, data, model, prior and seed. `make results` then makes the tables.
+Speech goes to `speech.jsonl`, worlds to `video.jsonl`, all else to `likelihood.jsonl`. A record replaces one
+of the same experiment, budget, data, model, prior and seed. `make results` then makes the tables.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from smalti.verbs.records import Record, read_records, write_records
 
 RESULTS = Path(__file__).parents[1] / "results"
 SPEECH = ("speech", "conversion", "phonemes")
+VIDEO = ("lab",)
 
 
 def key(record: Record) -> tuple[str, ...]:
     """What a record is the result of."""
-    if record["experiment"] in SPEECH:
+    if record["experiment"] in SPEECH + VIDEO:
         names = ("experiment", "budget", "dataset", "model", "prior", "seed")
         return tuple(str(record[name]) for name in names)
     kind = "swaps" if "swaps" in record["metrics"] else "bounds"
@@ -28,13 +29,16 @@ def key(record: Record) -> tuple[str, ...]:
 
 def main(
     out: Annotated[Path, typer.Argument(help="The --out of smalti reproduce.")],
-    dataset: Annotated[str | None, typer.Option(help="Name of the data in records of speech.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Name of the data in records of speech and video.")
+    ] = None,
 ) -> None:
     """Merge the records; those of the tiny budget are none."""
     new = [r for path in sorted(out.glob("*/records.jsonl")) for r in read_records(path)]
     new = [record for record in new if record["budget"] != "tiny"]
     for area, chosen in (
-        ("likelihood", [r for r in new if r["experiment"] not in SPEECH]),
+        ("likelihood", [r for r in new if r["experiment"] not in SPEECH + VIDEO]),
+        ("video", [r for r in new if r["experiment"] in VIDEO]),
         ("speech", [r for r in new if r["experiment"] in SPEECH]),
     ):
         if not chosen:
@@ -42,7 +46,7 @@ def main(
         path = RESULTS / f"{area}.jsonl"
         merged = {key(record): record for record in read_records(path)}
         for record in chosen:
-            named = record if dataset is None or area != "speech" else {**record, "dataset": dataset}
+            named = record if dataset is None or area == "likelihood" else {**record, "dataset": dataset}
             merged[key(named)] = named
         write_records(path, list(merged.values()))
         print(f"{len(merged)} records in {path.name}")

@@ -23,7 +23,7 @@ from smalti.verbs.records import (
 )
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/experiments.md", "docs/likelihood.md", "docs/speech.md")
+DOCUMENTS = ("README.md", "docs/experiments.md", "docs/likelihood.md", "docs/speech.md", "docs/video.md")
 MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -217,6 +217,55 @@ def share_of(metrics: list[dict[str, float]], name: str) -> str:
     return f"{mean(metrics, name):.1%}" + (f" ± {error:.1%}" if error else "")
 
 
+def lab_frames() -> str:
+    """Frames of a world: reconstruction, codes, and the bounds of each prior."""
+    rows = [
+        [
+            r["dataset"],
+            f"{r['metrics']['num']:,}",
+            r["prior"],
+            f"{r['metrics']['nats_per_code']:.3f}",
+            f"{r['metrics']['bits_per_dim']:.3f}",
+            f"{r['metrics']['psnr']:.2f}",
+            f"{r['metrics']['ssim']:.3f}",
+            f"{r['metrics']['usage']:.1%}",
+            f"{r['steps']:,} / {r['seconds'] / 60:.0f} min",
+        ]
+        for r in lab()
+        if r["model"].endswith("frames")
+    ]
+    header = ["data", "n", "prior", "nats a code", "bits/dim", "PSNR", "SSIM", "codes used", "steps / time"]
+    return markdown(header, rows)
+
+
+def lab_second() -> str:
+    """What three codes of a grid are worth, and the continuous control."""
+    rows = []
+    for r in lab():
+        m = r["metrics"]
+        trained = f"{r['steps']:,} / {r['seconds'] / 60:.0f} min"
+        if r["prior"] is None:
+            nats = [f"{m[f'nats_{kind}']:.1f}" for kind in ("true", "shuffled", "none")]
+            used = ", ".join(f"{m[f'perplexity_{index}']:.0f}" for index in range(3))
+            gain = f"{m['gain_bits']:.1f} of {m['rate_bits']:.0f}"
+            rows.append([r["dataset"], r["model"], *nats, gain, used, "-", trained])
+        elif r["model"].startswith("control") and r["prior"] == "normal":
+            cells = [f"{m['distortion_nats']:.1f}", "-", "-", "-", "-", f"{m['rate_nats']:.2f}"]
+            rows.append([r["dataset"], r["model"], *cells, trained])
+        elif r["model"].endswith("frames") and r["prior"] == "learned":
+            cells = ["-", "-", f"{m['rate_nats']:.1f}", "-", "-", "-"]
+            rows.append([r["dataset"], "control: PixelCNN of the same size", *cells, trained])
+    header = ["data", "model", "nats a grid", "other's codes", "no codes", "gain, bits", "perplexities"]
+    return markdown([*header, "KL, nats", "steps / time"], rows)
+
+
+def lab() -> list[Record]:
+    """The records of the worlds at the largest budget that there is."""
+    records = read_records(ROOT / "results" / "video.jsonl")
+    largest = max((BUDGETS.index(record["budget"]) for record in records), default=0)
+    return [record for record in records if record["budget"] == BUDGETS[largest]]
+
+
 def speech(experiment: str) -> list[Record]:
     """The records of one experiment with speech, at the largest budget that there is."""
     chosen = by(read_records(ROOT / "results" / "speech.jsonl"), "experiment").get(experiment, [])
@@ -244,6 +293,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "speech-bits": speech_bits,
     "code-use": code_use,
     "conversion": conversion,
+    "lab-frames": lab_frames,
+    "lab-second": lab_second,
     **{name: lambda name=name: bounds(name) for name in STUDIES},
 }
 

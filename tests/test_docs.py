@@ -43,6 +43,16 @@ SHRINK = {
         "train",
         "units",
     ): f"{SMALL_SOUNDS} model.encoder.channels=8 pretraining.training.batch_size=2",
+    (
+        "smalti",
+        "train",
+        "digits-spectral",
+    ): f"{SMALL_SOUNDS} model.encoder.channels=8 model.decoder.channels=8 num_codes=16",
+    (
+        "smalti",
+        "train",
+        "second-stage",
+    ): f"{SMALL_SOUNDS} model.decoder.network.channels=8 model.decoder.network.layers=2",
     **{
         ("smalti", "train-prior", run): f"{SMALL_SOUNDS} network.channels=8 network.layers=2"
         for run in ("runs/spoken", "runs/voices")
