@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.codec
 import numpy as np
 from PIL import Image
 
@@ -21,21 +22,26 @@ class Kind:
     pixels: str
 
 
-KINDS = (
-    Kind(".mp4", "libx264", "yuv420p"),
-    Kind(".webm", "libvpx-vp9", "yuv420p"),
-    Kind(".mkv", "ffv1", "bgr0"),
-    Kind(".mov", "mpeg4", "yuv420p"),
-    Kind(".avi", "mjpeg", "yuvj420p"),
+LOSSLESS = Kind(".mkv", "ffv1", "bgr0")
+KINDS = tuple(
+    kind
+    for kind in (
+        Kind(".mp4", "libx264", "yuv420p"),
+        Kind(".webm", "libvpx-vp9", "yuv420p"),
+        LOSSLESS,
+        Kind(".mov", "mpeg4", "yuv420p"),
+        Kind(".avi", "mjpeg", "yuvj420p"),
+    )
+    if kind.codec in av.codec.codecs_available
 )
-LOSSLESS = KINDS[2]
+"""Those that this build of FFmpeg can write."""
 
 
 def moving(num: int = 12, height: int = 32, width: int = 48, shift: int = 2) -> np.ndarray:
     """A bright square that moves to the right on a ground that grows lighter, `(F, H, W, 3)`."""
     frames = np.zeros((num, height, width, 3), np.uint8)
     for index, frame in enumerate(frames):
-        frame[:] = 8 * index
+        frame[:] = 8 * index % 240
         left = (shift * index) % (width - width // 3)
         frame[height // 4 : height // 2, left : left + width // 3] = (240, 200, 40)
     return frames

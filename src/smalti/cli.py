@@ -272,12 +272,13 @@ def reproduce(
 
     Example: `smalti reproduce fashion-mnist --data fashion-mnist --seeds 3 --out runs/table`
     """
-    if name in ("speech", "conversion", "phonemes"):
+    if name in ("speech", "conversion", "phonemes", "lab"):
         from smalti.interfaces import InputError
-        from smalti.verbs.reproduce_speech import reproduce_speech
 
         if part != "table" or pretrain is not None or only is not None:
             raise InputError(f"expected neither --part, --pretrain nor --only for {name}: leave them out")
+    if name in ("speech", "conversion", "phonemes"):
+        from smalti.verbs.reproduce_speech import reproduce_speech
 
         reproduce_speech(name, data, out, budget, seeds, alignments, quiet)
         return

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from smalti.data import doom
 from smalti.data.doom import ACTIONS, Doom, scenarios
 from smalti.interfaces import InputError
 
@@ -85,7 +84,18 @@ def test_bad_input():
         Doom("basic", size=481)
 
 
-def test_without_vizdoom(monkeypatch):
-    monkeypatch.setattr(doom, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"smalti\[doom\]"):
-        scenarios()
+def test_a_game_that_ends_is_told_in_a_sentence():
+    import vizdoom
+
+    class Ended:
+        def __getattr__(self, name):
+            raise vizdoom.ViZDoomUnexpectedExitException("it is gone")
+
+        def close(self):
+            pass
+
+    with Doom("my_way_home", size=42, length=4) as world:
+        world._game.close()
+        world._game = Ended()
+        with pytest.raises(InputError, match=r"ViZDoom ended during episode 3 \(it is gone\)"):
+            world.episode(3)

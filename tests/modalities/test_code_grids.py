@@ -52,6 +52,9 @@ def test_check_takes_one_or_several_tensors_or_arrays():
 @pytest.mark.parametrize(
     ("codes", "sentence"),
     [
+        ("codes.parquet", "expected code grids as an integer tensor or array, received str"),
+        (None, "received NoneType"),
+        (np.array([["a"]]), "received ndarray"),
         (torch.zeros(2, 4, 6), "expected integer codes of shape"),
         (torch.zeros(4, 6, dtype=torch.int64), "expected integer codes of shape"),
         (torch.full((2, 4, 6), 512), "expected codes from 0 to 511, received 512 to 512"),
@@ -71,6 +74,12 @@ def test_equal_codes_are_painted_alike_and_others_otherwise():
     assert (first != second).any()
     np.testing.assert_array_equal(second, other)
     assert pixels.shape == (2 * (4 * scale + 4) + 4, 6 * scale + 8, 3)
+
+
+@pytest.mark.parametrize("rows", [[], [[]]])
+def test_nothing_to_show_is_refused(rows):
+    with pytest.raises(InputError, match="expected code grids to show"):
+        MODALITY.preview(rows)
 
 
 def test_save_writes_the_codes(tmp_path):

@@ -1,13 +1,18 @@
 """`smalti collect doom`: files that are equal for equal seeds, and that others can read."""
 
+from importlib.metadata import PackageNotFoundError
+from importlib.util import find_spec
+
 import datasets
 import pytest
 
+from smalti.data import doom
 from smalti.modalities.image import ImageConfig, ImageModality
+from smalti.verbs import collect
 from smalti.verbs.data import open_data
 from tests.runs import command
 
-pytest.importorskip("vizdoom", reason="needs the extra smalti[doom]")
+needs_vizdoom = pytest.mark.skipif(find_spec("vizdoom") is None, reason="needs the extra smalti[doom]")
 
 WORDS = ("collect", "doom", "--num", 60, "--length", 5, "--size", 42)
 
@@ -20,6 +25,7 @@ def collected(tmp_path_factory):
     return folder
 
 
+@needs_vizdoom
 def test_equal_seeds_give_equal_files(collected, tmp_path):
     assert command(*WORDS, "--out", tmp_path / "again").status == 0
     assert command(*WORDS, "--out", tmp_path / "other", "--seed", 1).status == 0
@@ -28,6 +34,7 @@ def test_equal_seeds_give_equal_files(collected, tmp_path):
         assert (tmp_path / "other" / file.name).read_bytes() != file.read_bytes()
 
 
+@needs_vizdoom
 def test_datasets_reads_it(collected, tmp_path):
     data = datasets.load_dataset(str(collected), cache_dir=str(tmp_path))
     assert {name: len(split) for name, split in data.items()} == {"train": 55, "test": 5}
@@ -38,6 +45,7 @@ def test_datasets_reads_it(collected, tmp_path):
     assert data["train"]["frame"][:6] == [0, 1, 2, 3, 4, 0]
 
 
+@needs_vizdoom
 def test_its_frames_are_pictures_to_train_on(collected):
     modality = ImageModality(ImageConfig(size=(42, 42)))
     source = open_data(str(collected), modality)
@@ -45,6 +53,7 @@ def test_its_frames_are_pictures_to_train_on(collected):
     assert modality.decode(next(source.items("test")).content).shape == (3, 42, 42)
 
 
+@needs_vizdoom
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -60,8 +69,21 @@ def test_bad_input(words, sentence, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@needs_vizdoom
 def test_a_folder_that_holds_something_is_left(tmp_path):
     (tmp_path / "mine.txt").write_text("x")
     result = command(*WORDS, "--out", tmp_path)
     assert result.status == 2
     assert "exists already" in result.err
+
+
+def test_without_vizdoom_it_says_what_to_install(tmp_path, monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(doom, "find_spec", lambda name: None)
+    monkeypatch.setattr(collect, "version", missing)
+    result = command(*WORDS, "--out", tmp_path / "out")
+    assert result.status == 2
+    assert "smalti[doom]" in result.err
+    assert not (tmp_path / "out").exists()

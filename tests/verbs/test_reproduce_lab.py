@@ -2,13 +2,15 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from smalti.recipes.world_studies import BUDGETS, lab_study
 from smalti.verbs.records import read_records
-from tests.runs import command, digests, smooth
+from tests.runs import command, smooth
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +73,25 @@ def test_the_page_stands_alone(lab):
 
 def test_again_it_trains_nothing(lab):
     folder, _, words = lab
-    before = {name: digest for name, digest in digests(folder).items() if "safetensors" in name}
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.safetensors")}
+    assert len(before) >= 5
     assert command(*words).status == 0
-    assert {name: digest for name, digest in digests(folder).items() if "safetensors" in name} == before
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*.safetensors")} == before
+
+
+def test_codes_of_another_first_stage_are_not_gone_on_with(lab, tmp_path):
+    folder, _, words = lab
+    shutil.copytree(folder.parent, tmp_path / "out")
+    seed = tmp_path / "out" / folder.name / "seed0"
+    shutil.rmtree(seed / "frames")
+    # Another first stage in its place, as if it had been trained anew.
+    shutil.copytree(folder / "seed0" / "frames", seed / "frames")
+    weights = load_file(seed / "frames" / "model.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, seed / "frames" / "model.safetensors")
+    shutil.rmtree(seed / "frames" / "prior")
+    result = command(*words[:-1], tmp_path / "out")
+    assert result.status == 2
+    assert "codes of the model" in result.err
 
 
 def test_the_decoder_is_of_the_size_of_the_prior_that_knows_no_codes():
@@ -89,6 +107,7 @@ def test_bad_input(tmp_path):
     for words, sentence in (
         ((), "expected frames to reproduce lab with"),
         (("--data", "letters", "--budget", "huge"), "expected a budget, received 'huge'"),
+        (("--data", "letters", "--only", "frames"), "expected neither --part, --pretrain nor --only for lab"),
     ):
         result = command("reproduce", "lab", *words, "--out", tmp_path / "out")
         assert result.status == 2

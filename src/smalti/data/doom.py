@@ -88,7 +88,11 @@ class Doom:
             raise InputError(f"expected a size from 1 to {RESOLUTIONS[-1][1]}, received {size}")
         self.scenario, self.size, self.length, self.seed = scenario, size, length, seed
         self._folder = TemporaryDirectory(prefix="vizdoom")
-        self._game = self._started()
+        try:
+            self._game = self._started()
+        except BaseException:
+            self._folder.cleanup()
+            raise
 
     def close(self) -> None:
         """End the game."""
@@ -102,7 +106,21 @@ class Doom:
         self.close()
 
     def episode(self, number: int) -> Episode:
-        """The episode of this number, from 0."""
+        """The episode of this number, from 0.
+
+        Raises:
+            InputError: when the game ends by itself.
+        """
+        doom = _vizdoom()
+        try:
+            return self._walked(number)
+        except (doom.ViZDoomErrorException, doom.ViZDoomUnexpectedExitException) as error:
+            raise InputError(
+                f"ViZDoom ended during episode {number} ({_reason(error)}): collect again; if it ends there "
+                "again, take another scenario or seed"
+            ) from error
+
+    def _walked(self, number: int) -> Episode:
         game = self._game
         # ViZDoom takes 32 bits; the walker's own draws have as many as they like.
         game.set_seed((self.seed * 1_000_003 + number) % 2**32)
@@ -152,9 +170,8 @@ class Doom:
             with contextlib.chdir(self._folder.name):
                 game.init()
         except (doom.ViZDoomErrorException, doom.ViZDoomUnexpectedExitException, OSError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
-                f"ViZDoom cannot start the scenario {self.scenario} ({reason}): take another, such as "
+                f"ViZDoom cannot start the scenario {self.scenario} ({_reason(error)}): take another, such as "
                 "my_way_home"
             ) from error
         return game
@@ -177,6 +194,10 @@ def _drawn(walker: random.Random, is_blocked: bool) -> int:
     """An action; one that leads away where the way is blocked."""
     choices: Sequence[int] = range(1 if is_blocked else 0, len(ACTIONS))
     return walker.choices(choices, [WEIGHTS[choice] for choice in choices])[0]
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _vizdoom() -> Any:

@@ -42,6 +42,8 @@ SHORTEST = 2
 """Frames of a clip; of fewer it is a picture."""
 CUT = 0.9
 """A file with less than this share of the frames, or of the time, that its header states was cut short."""
+GIF_RATE_HZ = 50
+"""Above it, players and FFmpeg take the time of a GIF's frame for a mistake."""
 LONGEST_GAP_S = 600
 """Longest time that a frame is believed to last: a damaged file may say years, and they would be filled."""
 UNKNOWN_RATE_HZ = 25.0
@@ -87,7 +89,9 @@ def read_clip(
 def write_clip(frames: UInt8[np.ndarray, "f h w c"], path: str | Path, frame_rate_hz: float) -> None:
     """Write a clip as MP4 (H.264, or MPEG-4 where FFmpeg has no encoder for it) or GIF, by the path's ending.
 
-    Both lose a little of the colours. An MP4 has even sides: an odd one gets its last row or column twice.
+    Both lose a little of the colours. An MP4 has even sides: an odd one gets its last row or column twice. In
+    a GIF equal frames that follow each other become one that is shown longer, and no more than 50 frames a
+    second are shown: a faster clip plays slower.
 
     Raises:
         InputError: for another ending.
@@ -152,31 +156,38 @@ def _decoded(container: InputContainer, frame_rate_hz: float | None, fitted: Fit
 
 
 class _Shown:
-    """The frames of a stream with when, and for how long, each is shown, seconds; it counts them."""
+    """The frames of a stream with when, and for how long, each is shown, seconds.
+
+    It counts what is stored: a file that was cut without being coded again holds frames that are not shown.
+    """
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self._container, self._stream = container, stream
-        self._count, self._end = 0, Fraction(0)
+        self._stored, self._end = 0, Fraction(0)
 
     def __iter__(self) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
         period = 1 / Fraction(self._stream.average_rate or UNKNOWN_RATE_HZ)
         first: Fraction | None = None
-        for frame in self._container.decode(self._stream):
+        for frame in self._frames():
             begin = self._end
             if frame.pts is not None and frame.time_base is not None:
                 at = frame.pts * frame.time_base
                 first = at if first is None else first
                 begin = at - first
             lasts = frame.duration * frame.time_base if frame.duration and frame.time_base else period
-            self._count += 1
             self._end = begin + lasts
             yield begin, lasts, frame
+
+    def _frames(self) -> Iterator[VideoFrame]:
+        for packet in self._container.demux(self._stream):
+            self._stored += packet.size > 0
+            yield from cast("list[VideoFrame]", packet.decode())
 
     def check_whole(self) -> None:
         """Refuse what ends long before the header says."""
         stated = self._stream.frames
-        if self._count < CUT * stated:
-            raise UnreadableItem(f"damaged or cut short: {self._count} of its {stated} frames can be read")
+        if self._stored < CUT * stated:
+            raise UnreadableItem(f"damaged or cut short: {self._stored} of its {stated} frames can be read")
         # Beside other streams, it is not known whose time the container states.
         if not stated and self._container.duration and len(self._container.streams) == 1:
             seconds = self._container.duration / 1_000_000
@@ -242,12 +253,16 @@ def _from_picture(file: Path, fitted: Fitted) -> UInt8[np.ndarray, "c h w"]:
 
 def _numbered(folder: Path) -> list[Path]:
     """The pictures of a folder, 2.png before 10.png."""
-    files = [
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in pictures.EXTENSIONS and not file.name.startswith(".")
-    ]
-    return sorted(files, key=lambda file: [*_parts(file.name)])
+    try:
+        files = [
+            file
+            for file in folder.iterdir()
+            if file.suffix.lower() in pictures.EXTENSIONS and not file.name.startswith(".")
+        ]
+    except OSError as error:
+        raise UnreadableItem(error.strerror or str(error)) from error
+    # By the name itself where the numbers are the same: 01.png before 1.png, on every machine.
+    return sorted(files, key=lambda file: ([*_parts(file.name)], file.name))
 
 
 def _parts(name: str) -> Iterator[tuple[int, str]]:
@@ -276,7 +291,7 @@ def _write_mp4(frames: UInt8[np.ndarray, "f h w c"], path: str | Path, frame_rat
 def _write_gif(frames: UInt8[np.ndarray, "f h w c"], path: str | Path, frame_rate_hz: float) -> None:
     first, *others = (Image.fromarray(_colour(pixels)) for pixels in frames)
     # GIF counts hundredths of a second: they are shared out so that the whole lasts as long as it should.
-    ends = np.round(np.arange(len(frames) + 1) * 100 / frame_rate_hz).astype(int)
+    ends = np.round(np.arange(len(frames) + 1) * 100 / min(frame_rate_hz, GIF_RATE_HZ)).astype(int)
     durations = [int(hundredths) * 10 for hundredths in np.diff(ends)]
     first.save(path, format="GIF", save_all=True, append_images=others, duration=durations, loop=0)
 

@@ -102,6 +102,13 @@ class CodeGridModality(Modality):
         Raises:
             InputError: for another type, shape or range.
         """
+        if not isinstance(signal, Tensor | np.ndarray) or (
+            isinstance(signal, np.ndarray) and signal.dtype.kind not in "iuf"
+        ):
+            raise InputError(
+                f"expected code grids as an integer tensor or array, received {type(signal).__name__}: read "
+                "a file of codes with smalti.data.codes.read_codes"
+            )
         codes = torch.as_tensor(signal)
         spec = self.spec
         shape = (spec.channels, *spec.size)
@@ -119,6 +126,8 @@ class CodeGridModality(Modality):
 
     def preview(self, rows: Sequence[Any]) -> Image.Image:
         """The first codebook's codes, each code a colour; each grid of `rows[0]` with the others under it."""
+        if not rows or not all(len(row) for row in rows):
+            raise InputError("expected code grids to show, received none: pass at least one")
         maps = [np.stack([self._codes(one)[0] for one in row][:COLUMNS]) for row in rows]
         height, width = self.config.size
         scale = max(1, round(PREVIEW_SIDE / max(height, width)))

@@ -19,8 +19,10 @@ from smalti.data.packed import ENDING, PackedInfo, Units, bits_of, read_packed, 
 from smalti.data.sources import Source, UnreadableItem
 from smalti.interfaces import InputError
 from smalti.tokenizer import Tokenizer, load
+from smalti.training.checkpoints import RunDirectory
 from smalti.verbs.console import counting, note
 from smalti.verbs.data import open_data, pick_split, report_skipped
+from smalti.verbs.runs import check_model, model_of
 
 BATCH = 64
 COMPARISON = "comparison.png"
@@ -55,6 +57,7 @@ def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool
     """
     tokenizer = load(run)
     source = open_data(data, tokenizer.modality)
+    check_model(RunDirectory(tokenizer.directory), model_of(source))
     name = pick_split(source, split, "all", "train")
     skipped: list[dict[str, str]] = []
     for text in source.notes(name):

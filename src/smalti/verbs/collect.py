@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -73,18 +74,24 @@ def collect(
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already: choose another folder")
-    about = {"scenario": scenario, "seed": seed, "size": size, "length": length, "tics": TICS}
-    metadata = {
-        "huggingface": json.dumps({"info": {"features": FEATURES}}),
-        "smalti": json.dumps({"world": world, **about, "vizdoom": version("vizdoom")}),
-    }
-    schema = SCHEMA.with_metadata(metadata)
+    with Doom(scenario, size, length, seed) as doom, atomic_directory(out) as temporary:
+        about = {"scenario": scenario, "seed": seed, "size": size, "length": length, "tics": TICS}
+        _write(doom, num, temporary, about, quiet)
+    note(f"{num:,} frames are in {out}. Next: smalti train frames --data {out} --out runs/frames", quiet)
+    return out
+
+
+def _write(doom: Doom, num: int, folder: Path, about: dict[str, Any], quiet: bool) -> None:
+    schema = SCHEMA.with_metadata(
+        {
+            "huggingface": json.dumps({"info": {"features": FEATURES}}),
+            "smalti": json.dumps({"world": "doom", **about, "vizdoom": version("vizdoom")}),
+        }
+    )
     with (
-        Doom(scenario, size, length, seed) as doom,
-        atomic_directory(out) as temporary,
         counting("Walking", quiet) as count,
-        pq.ParquetWriter(temporary / "train-00000-of-00001.parquet", schema) as train,
-        pq.ParquetWriter(temporary / "test-00000-of-00001.parquet", schema) as test,
+        pq.ParquetWriter(folder / "train-00000-of-00001.parquet", schema) as train,
+        pq.ParquetWriter(folder / "test-00000-of-00001.parquet", schema) as test,
     ):
         done = 0
         for episode in doom.episodes(num):
@@ -93,8 +100,6 @@ def collect(
             (test if is_held_out else train).write_table(table)
             done += len(episode.actions)
             count(done, num)
-    note(f"{num:,} frames are in {out}. Next: smalti train frames --data {out} --out runs/frames", quiet)
-    return out
 
 
 def _rows(episode: Episode) -> Iterator[dict[str, object]]:

@@ -24,6 +24,7 @@ from smalti.trained import TrainedModel, prior_directory
 from smalti.training.checkpoints import RunDirectory
 from smalti.verbs.console import counting, note
 from smalti.verbs.data import open_data, open_loader, pick_split, prepare
+from smalti.verbs.runs import check_model, model_of
 from smalti.verbs.voices import tell_voices
 
 RESULTS = "evaluation.json"
@@ -54,6 +55,7 @@ def evaluate(
     """
     trained = load_trained(run)
     source = open_data(data, trained.modality)
+    check_model(RunDirectory(trained.directory), model_of(source))
     name = pick_split(source, split, "test", "validation", "all")
     is_local = Path(run).expanduser().is_dir()
     with TemporaryDirectory(prefix="smalti-") as scratch:

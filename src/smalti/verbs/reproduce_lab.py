@@ -30,7 +30,7 @@ from smalti.verbs.data import open_data, pick_split
 from smalti.verbs.evaluate import RESULTS, evaluate
 from smalti.verbs.provenance import described
 from smalti.verbs.records import Record, last_step, markdown, stage, write_records
-from smalti.verbs.runs import check_data, check_target
+from smalti.verbs.runs import check_data, check_model, check_target, model_of
 from smalti.verbs.train import train_recipe
 from smalti.verbs.train_prior import train_prior_recipe
 from smalti.web.page import write_page
@@ -106,9 +106,10 @@ def _of_seed(study: LabStudy, seed: int, data: str, split: str, folder: Path, qu
     _evaluate(frames, data, split, quiet)
     codes = folder / "codes"
     for name in ("train", split):
-        if not (codes / f"{name}.parquet").is_file():
+        file = codes / f"{name}.parquet"
+        if not file.is_file() or read_codes(file)[0].model != RunDirectory(frames).fingerprint():
             codes.mkdir(parents=True, exist_ok=True)
-            encode(str(frames), data, codes / f"{name}.parquet", name, quiet)
+            encode(str(frames), data, file, name, quiet)
     _train(study.second, str(codes), second, True, quiet)
     _evaluate(second, str(codes), split, quiet)
     _train(study.control, str(codes), control, False, quiet)
@@ -133,6 +134,7 @@ def _train(recipe: Recipe, data: str, path: Path, has_prior: bool, quiet: bool) 
     run = RunDirectory(path)
     check_target(run, recipe)
     check_data(run, data)
+    check_model(run, model_of(open_data(data, build_modality(recipe.data))))
     if last_step(run) < recipe.training.steps or not (run.figures_path / "learning_curves.png").is_file():
         train_recipe(recipe, data, path, quiet)
     if not has_prior:

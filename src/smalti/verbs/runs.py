@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from smalti.data.sources import Source
+from smalti.data.sources.codes import CodesSource
 from smalti.interfaces import InputError
 from smalti.recipes import Pretraining, PriorRecipe, Recipe, differences, parse
 from smalti.training.checkpoints import RunDirectory
@@ -45,6 +47,27 @@ def check_target(run: RunDirectory, recipe: Recipe | PriorRecipe | Pretraining) 
         raise InputError(
             f"{run.path} holds a run with {key}={before}, now {now} is asked for: "
             "choose another --out, or the same settings to go on with it"
+        )
+
+
+def model_of(source: Source) -> str | None:
+    """The model whose codes a source holds, or None where it holds something else."""
+    return source.info.model if isinstance(source, CodesSource) else None
+
+
+def check_model(run: RunDirectory, model: str | None) -> None:
+    """Refuse codes of another model than those that a run over codes was trained on.
+
+    Args:
+        run: perhaps not begun yet.
+        model: `model_of` the data.
+    """
+    before = run.read_config().get("codes_of") if run.exists else None
+    if before is not None and before != model:
+        received = "other data" if model is None else f"codes of {model[:12]}"
+        raise InputError(
+            f"expected codes of the model {before[:12]}, on which {run.path} was trained, received {received}: "
+            "encode the data with that model, or remove the run and train it anew"
         )
 
 

@@ -27,7 +27,16 @@ from smalti.verbs.console import counting, note, watching
 from smalti.verbs.data import open_data, open_loader, prepare, training_split
 from smalti.verbs.pretrain import check_parts, pretrain
 from smalti.verbs.provenance import commit, described, device
-from smalti.verbs.runs import CURVES, DATA_DIRECTORY, check_data, check_start, check_target, say_what
+from smalti.verbs.runs import (
+    CURVES,
+    DATA_DIRECTORY,
+    check_data,
+    check_model,
+    check_start,
+    check_target,
+    model_of,
+    say_what,
+)
 from smalti.verbs.voices import tell_voices
 
 SHOWN_ITEMS = 16
@@ -81,6 +90,7 @@ def train_recipe(
         known = RunDirectory(start).read_config().get("classes", [])
         _start(build_model(recipe.model, modality.spec, len(known)), start)
     source = open_data(data, modality)
+    check_model(run, model_of(source))
     split = training_split(source)
     engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
     quiet = quiet or not engine.is_main
@@ -103,6 +113,7 @@ def train_recipe(
                 "classes": [recipe.class_names.get(name, name) for name in store.classes],
                 "data": data,
                 "described": described(source, split, data),
+                **({"codes_of": of_codes} if (of_codes := model_of(source)) else {}),
                 "start": begun_with,
                 "commit": commit(),
                 "device": device(),

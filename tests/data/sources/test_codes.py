@@ -8,6 +8,7 @@ from smalti.data.sources import open_source
 from smalti.data.sources.codes import CodesSource
 from smalti.interfaces import InputError
 
+ENDINGS = (".parquet",)
 RNG = np.random.default_rng(0)
 
 
@@ -21,7 +22,7 @@ def written(path, num=5, model="a", grid=(3, 4)):
 
 def test_a_file_is_one_split(tmp_path):
     codes = written(tmp_path / "mine.parquet")
-    source = open_source(str(tmp_path / "mine.parquet"), ())
+    source = open_source(str(tmp_path / "mine.parquet"), ENDINGS)
     assert isinstance(source, CodesSource)
     assert source.splits == ("all",)
     items = list(source.items("all"))
@@ -34,7 +35,7 @@ def test_a_file_is_one_split(tmp_path):
 def test_a_folder_has_splits_by_name(tmp_path):
     written(tmp_path / "train.parquet", 4)
     written(tmp_path / "test.parquet", 2)
-    source = open_source(str(tmp_path), ())
+    source = open_source(str(tmp_path), ENDINGS)
     assert source.splits == ("train", "test")
     assert (source.count("train"), source.count("test")) == (4, 2)
 
@@ -43,7 +44,7 @@ def test_files_of_different_models_are_refused(tmp_path):
     written(tmp_path / "train.parquet", model="a")
     written(tmp_path / "test.parquet", model="b")
     with pytest.raises(InputError, match="expected codes of the model"):
-        open_source(str(tmp_path), ())
+        open_source(str(tmp_path), ENDINGS)
 
 
 def test_other_parquet_is_not_taken_for_codes(tmp_path):
@@ -52,3 +53,10 @@ def test_other_parquet_is_not_taken_for_codes(tmp_path):
     assert not CodesSource.accepts(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     assert not CodesSource.accepts(tmp_path / "empty")
+
+
+def test_codes_beside_pictures_do_not_stand_for_them(tmp_path):
+    """`smalti sample` writes both into one folder."""
+    written(tmp_path / "codes.parquet")
+    (tmp_path / "one.png").write_bytes(b"png")
+    assert not isinstance(open_source(str(tmp_path), (".png",)), CodesSource)

@@ -25,6 +25,8 @@ from smalti.interfaces import InputError
 
 __all__ = ["Item", "Source", "UnreadableItem", "open_source"]
 
+CODES_ENDING = ".parquet"
+"""Among the endings that are wanted where codes themselves are the signal; else they lie beside what is."""
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?")
 
 
@@ -67,7 +69,7 @@ def _open_path(path: Path, extensions: Sequence[str], pattern: str | None) -> So
         return TableSource(path, extensions)
     if SpeechSource.accepts(path, extensions):
         return SpeechSource(path, extensions)
-    if CodesSource.accepts(path):
+    if CODES_ENDING in extensions and CodesSource.accepts(path):
         return CodesSource(path)
     if ParquetSource.accepts(path):
         return ParquetSource(path)
