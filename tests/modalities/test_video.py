@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from pydantic import ValidationError
 
 from smalti.data.sources.base import UnreadableItem
@@ -61,6 +62,31 @@ class TestReading:
     def test_odd_sizes(self, tmp_path: Path, kind: videos.Kind, size: tuple[int, int]) -> None:
         file = videos.save(tmp_path / "clip", videos.moving(3, *size), kind)
         assert MODALITY.decode(file).shape == (3, 3, 16, 24)
+
+    def test_frames_with_the_same_numbers_have_one_order_everywhere(self, tmp_path: Path) -> None:
+        folder = tmp_path / "clip.frames"
+        folder.mkdir()
+        for name, frame in zip(("2", "1", "01"), videos.grey(200, 100, 0), strict=True):
+            Image.fromarray(frame).save(folder / f"{name}.png")
+        assert levels(GREY.decode(folder)) == [0, 100, 200]
+
+    def test_a_clip_that_was_cut_without_coding_it_again(self, tmp_path: Path) -> None:
+        """The file still holds the frames before the cut, from the last whole one on, and shows them not."""
+        kind = videos.Kind(".mp4", "mpeg4", "yuv420p")
+        whole = videos.save(tmp_path / "whole", videos.moving(24, 16, 24), kind)
+        cut = tmp_path / "cut.mp4"
+        with av.open(str(whole)) as source, av.open(str(cut), "w") as target:
+            stream = target.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.dts is not None and packet.pts is not None and packet.time_base is not None:
+                    shift = round(1.2 / packet.time_base)
+                    packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+                    packet.stream = stream
+                    target.mux(packet)
+        with av.open(str(cut)) as container:
+            assert container.streams.video[0].frames == 24
+        every = VideoModality(VideoConfig(size=(16, 24), frame_rate_hz=None))
+        assert every.decode(cut).shape == (3, 12, 16, 24)
 
     def test_frames_are_fitted_as_pictures_are(self, tmp_path: Path) -> None:
         frames = videos.moving(3, 40, 44)
@@ -318,6 +344,13 @@ class TestFigures:
         clip = modality.decode(videos.moving(30, 15, 23, shift=1))
         modality.save(modality.to_model(torch.from_numpy(clip)[None]), tmp_path / "clip.GIF")
         np.testing.assert_array_equal(modality.decode(tmp_path / "clip.GIF"), clip)
+
+    @pytest.mark.parametrize("rate_hz", [30.0, 120.0, 1000.0])
+    def test_a_fast_gif_has_all_its_frames(self, tmp_path: Path, rate_hz: float) -> None:
+        modality = VideoModality(VideoConfig(size=(16, 24), frame_rate_hz=None))
+        clip = modality.decode(videos.moving(20, 16, 24, shift=1))
+        clips.write_clip(clip.transpose(1, 2, 3, 0), tmp_path / "clip.gif", rate_hz)
+        np.testing.assert_array_equal(modality.decode(tmp_path / "clip.gif"), clip)
 
     def test_without_h264_it_is_mpeg4(self, tmp_path: Path, monkeypatch) -> None:
         monkeypatch.setattr(av.codec, "codecs_available", {"mpeg4"})

@@ -171,8 +171,8 @@ class Doom:
                 game.init()
         except (doom.ViZDoomErrorException, doom.ViZDoomUnexpectedExitException, OSError) as error:
             raise InputError(
-                f"ViZDoom cannot start the scenario {self.scenario} ({_reason(error)}): take another, such as "
-                "my_way_home"
+                f"ViZDoom cannot start the scenario {self.scenario} ({_reason(error)}): take another, such "
+                "as my_way_home"
             ) from error
         return game
 

@@ -156,38 +156,34 @@ def _decoded(container: InputContainer, frame_rate_hz: float | None, fitted: Fit
 
 
 class _Shown:
-    """The frames of a stream with when, and for how long, each is shown, seconds.
-
-    It counts what is stored: a file that was cut without being coded again holds frames that are not shown.
-    """
+    """The frames of a stream with when, and for how long, each is shown, seconds; it counts them."""
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self._container, self._stream = container, stream
-        self._stored, self._end = 0, Fraction(0)
+        self._count, self._end = 0, Fraction(0)
 
     def __iter__(self) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
         period = 1 / Fraction(self._stream.average_rate or UNKNOWN_RATE_HZ)
         first: Fraction | None = None
-        for frame in self._frames():
+        for frame in self._container.decode(self._stream):
             begin = self._end
             if frame.pts is not None and frame.time_base is not None:
                 at = frame.pts * frame.time_base
                 first = at if first is None else first
                 begin = at - first
             lasts = frame.duration * frame.time_base if frame.duration and frame.time_base else period
+            self._count += 1
             self._end = begin + lasts
             yield begin, lasts, frame
-
-    def _frames(self) -> Iterator[VideoFrame]:
-        for packet in self._container.demux(self._stream):
-            self._stored += packet.size > 0
-            yield from cast("list[VideoFrame]", packet.decode())
 
     def check_whole(self) -> None:
         """Refuse what ends long before the header says."""
         stated = self._stream.frames
-        if self._stored < CUT * stated:
-            raise UnreadableItem(f"damaged or cut short: {self._stored} of its {stated} frames can be read")
+        # A file that was cut without being coded again holds frames that are not shown, and says for how long
+        # the others are.
+        lasts = (self._stream.duration or 0) * (self._stream.time_base or 0)
+        if self._count < CUT * stated and not (lasts and self._end >= CUT * lasts):
+            raise UnreadableItem(f"damaged or cut short: {self._count} of its {stated} frames can be read")
         # Beside other streams, it is not known whose time the container states.
         if not stated and self._container.duration and len(self._container.streams) == 1:
             seconds = self._container.duration / 1_000_000

@@ -66,8 +66,8 @@ def check_model(run: RunDirectory, model: str | None) -> None:
     if before is not None and before != model:
         received = "other data" if model is None else f"codes of {model[:12]}"
         raise InputError(
-            f"expected codes of the model {before[:12]}, on which {run.path} was trained, received {received}: "
-            "encode the data with that model, or remove the run and train it anew"
+            f"expected codes of the model {before[:12]}, on which {run.path} was trained, received "
+            f"{received}: encode the data with that model, or remove the run and train it anew"
         )
 
 
