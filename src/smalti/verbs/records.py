@@ -161,6 +161,40 @@ def standard_error(values: Sequence[float]) -> float | None:
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (num - 1) / num)
 
 
+def publish(folder: Path, records: Sequence[Record], quiet: bool) -> None:
+    """Write records and their table into a folder, and show the table."""
+    write_records(folder / "records.jsonl", records)
+    table = markdown(*metrics_table(records))
+    with atomic_file(folder / "table.md") as temporary:
+        temporary.write_text(table)
+    if not quiet:
+        print(table)
+
+
+def metrics_table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: a row for each record, a column for each metric that any of them has."""
+    names: dict[str, None] = {}
+    for record in records:
+        names |= dict.fromkeys(record["metrics"])
+    header = ["model", "prior", "seed", *names]
+    rows = [
+        [
+            record["model"],
+            record["prior"] or "-",
+            str(record["seed"]),
+            *(_cell(record["metrics"].get(name)) for name in names),
+        ]
+        for record in records
+    ]
+    return header, rows
+
+
+def _cell(value: int | float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; words to the left, figures to the right."""
     first = (rows or [header])[0]

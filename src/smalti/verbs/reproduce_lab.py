@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from torch import Tensor
 
 from smalti.data.codes import read_codes
 from smalti.evaluation.codebook import CodebookUse
-from smalti.files import atomic_file
 from smalti.interfaces import Autoencoder, InputError
 from smalti.recipes import Recipe, build_modality
 from smalti.recipes.world_studies import LabStudy, lab_study
@@ -29,7 +27,7 @@ from smalti.verbs.console import note
 from smalti.verbs.data import open_data, pick_split
 from smalti.verbs.evaluate import RESULTS, evaluate
 from smalti.verbs.provenance import described
-from smalti.verbs.records import Record, last_step, markdown, stage, write_records
+from smalti.verbs.records import Record, last_step, publish, stage
 from smalti.verbs.runs import check_data, check_model, check_target, model_of
 from smalti.verbs.train import train_recipe
 from smalti.verbs.train_prior import train_prior_recipe
@@ -76,28 +74,9 @@ def reproduce_lab(
         note(f"lab, seed {seed}", quiet)
         records += _of_seed(study.seeded(seed), seed, data, split, folder / f"seed{seed}", quiet)
     records = [{**record, "budget": budget} for record in records]
-    write_records(folder / "records.jsonl", records)
-    header, rows = table_of(records)
-    with atomic_file(folder / "table.md") as temporary:
-        temporary.write_text(markdown(header, rows))
-    if not quiet:
-        print((folder / "table.md").read_text())
+    publish(folder, records, quiet)
     note(f"The runs, records.jsonl and table.md are in {folder}, a page in each seed's folder.", quiet)
     return records
-
-
-def table_of(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: a row for each record, a column for each metric that any of them has."""
-    names: dict[str, None] = {}
-    for record in records:
-        names |= dict.fromkeys(record["metrics"])
-    header = ["model", "prior", "seed", *names]
-    rows = []
-    for record in records:
-        cells = (record["metrics"].get(name) for name in names)
-        figures = ["-" if value is None else f"{value:.4g}" for value in cells]
-        rows.append([record["model"], record["prior"] or "-", str(record["seed"]), *figures])
-    return header, rows
 
 
 def _of_seed(study: LabStudy, seed: int, data: str, split: str, folder: Path, quiet: bool) -> list[Record]:

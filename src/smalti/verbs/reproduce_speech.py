@@ -6,7 +6,6 @@ Where the paper lets one listen, judges that know only real recordings tell who 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from smalti.verbs.phonemes import RESULTS as PHONEMES
 from smalti.verbs.phonemes import phonemes
 from smalti.verbs.pretrain import DIRECTORY as PRETRAINING
 from smalti.verbs.provenance import described
-from smalti.verbs.records import Record, last_step, markdown, stage, write_records
+from smalti.verbs.records import Record, last_step, publish, stage
 from smalti.verbs.runs import check_data, check_target
 from smalti.verbs.train import train_recipe
 from smalti.verbs.train_prior import train_prior_recipe
@@ -81,38 +80,9 @@ def reproduce_speech(
         else:
             records += _speech_records(study, seed, data, run, quiet)
     records = [{**record, "budget": budget} for record in records]
-    write_records(folder / "records.jsonl", records)
-    header, rows = table_of(records)
-    with atomic_file(folder / "table.md") as temporary:
-        temporary.write_text(markdown(header, rows))
-    if not quiet:
-        print((folder / "table.md").read_text())
+    publish(folder, records, quiet)
     note(f"The runs, records.jsonl and table.md are in {folder}.", quiet)
     return records
-
-
-def table_of(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: a row for each record, a column for each metric that any of them has."""
-    names: dict[str, None] = {}
-    for record in records:
-        names |= dict.fromkeys(record["metrics"])
-    header = ["model", "prior", "seed", *names]
-    rows = [
-        [
-            record["model"],
-            record["prior"] or "-",
-            str(record["seed"]),
-            *(_cell(record["metrics"].get(name)) for name in names),
-        ]
-        for record in records
-    ]
-    return header, rows
-
-
-def _cell(value: int | float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _train(study: SpeechStudy, seed: int, data: str, path: Path, quiet: bool) -> None:
