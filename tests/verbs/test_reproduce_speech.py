@@ -27,6 +27,7 @@ FIELDS = {
 }  # fmt: skip
 BOUNDS = {
     "speech": ["uniform", "unigram", "learned", "learned+class"],
+    "conversion": ["uniform", "unigram", "learned", "learned+class"],
     # Its test split is of a speaker that nobody knows.
     "phonemes": ["uniform", "unigram", "learned"],
 }
@@ -68,6 +69,11 @@ def speech(digits_said: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 
 @pytest.fixture(scope="module")
+def conversion(digits_said: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    return reproduced("conversion", tmp_path_factory.mktemp("reproduced"), "--data", digits_said)
+
+
+@pytest.fixture(scope="module")
 def phonemes(utterances: PhoneRun, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """The last of the speakers is the test split."""
     folder = tmp_path_factory.mktemp("data")
@@ -83,7 +89,7 @@ def by_model(done: Done) -> dict[str, dict[str, Any]]:
     return {record["model"]: record["metrics"] for record in done.records if record["prior"] is None}
 
 
-@pytest.mark.parametrize("name", ["speech", "phonemes"])
+@pytest.mark.parametrize("name", ["speech", "conversion", "phonemes"])
 def test_records_have_what_every_record_has(name: str, request: pytest.FixtureRequest) -> None:
     done: Done = request.getfixturevalue(name)
     study = speech_study(name, "tiny")
@@ -108,7 +114,7 @@ def test_records_have_what_every_record_has(name: str, request: pytest.FixtureRe
         assert {"usage", "perplexity", "num"} <= metrics.keys()
 
 
-@pytest.mark.parametrize("name", ["speech", "phonemes"])
+@pytest.mark.parametrize("name", ["speech", "conversion", "phonemes"])
 def test_the_table_is_made_of_the_records_and_shown(name: str, request: pytest.FixtureRequest) -> None:
     done: Done = request.getfixturevalue(name)
     table = (done.folder / "table.md").read_text()
@@ -162,7 +168,7 @@ def test_phones_are_measured_with_controls(phonemes: Done) -> None:
     assert any(name.startswith("abx ") for name in own) == bool(report["abx"])
 
 
-@pytest.mark.parametrize("name", ["speech", "phonemes"])
+@pytest.mark.parametrize("name", ["speech", "conversion", "phonemes"])
 def test_what_is_finished_is_not_done_again(name: str, request: pytest.FixtureRequest) -> None:
     done: Done = request.getfixturevalue(name)
     before = digests(done.folder)
@@ -198,7 +204,7 @@ def test_other_data_is_not_mixed_with_a_finished_run(
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-@pytest.mark.parametrize("name", ["speech", "phonemes"])
+@pytest.mark.parametrize("name", ["speech", "conversion", "phonemes"])
 def test_every_study_can_be_built(name: str, budget: str) -> None:
     study = speech_study(name, budget)
     model = build_model(study.recipe.model, build_modality(study.recipe.data).spec, 6)
@@ -214,5 +220,5 @@ def test_budgets_differ_in_steps_and_the_papers_is_the_papers() -> None:
     paper = speech_study("speech", "paper").recipe
     assert paper.model.encoder.strides == (2,) * 6
     assert paper.model.quantizer.num_codes == 512
-    with pytest.raises(InputError, match="expected speech or phonemes, received 'song'"):
+    with pytest.raises(InputError, match="expected speech, conversion, phonemes, received 'song'"):
         speech_study("song", "cpu")
