@@ -52,7 +52,7 @@ class TestConfig:
     def test_what_it_promises(self):
         one = modality()
         assert isinstance(one, Modality)
-        assert one.spec == SignalSpec(MELS, (16,), 256)
+        assert one.spec == SignalSpec(MELS, (16,), 256, RATE)
         assert one.stored_shape == (MELS, None)
         assert (one.padding, modality("none").padding) == (128, modality("none").decode(np.zeros(HOP)).max())
         assert modality(pattern="(?P<label>.)").pattern == "(?P<label>.)"
