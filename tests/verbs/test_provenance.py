@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from smalti.data.sources import Source
@@ -28,6 +30,11 @@ def test_data_is_described_without_its_path_and_with_its_compression(tmp_path):
     for ending, expected in (("png", "folder (all 2)"), ("jpg", "folder (all 2), JPEG")):
         data = str(folder(tmp_path / ending, ending))
         assert described(opened(data), "all", data) == expected
+    picture = (tmp_path / "png" / "a" / "1.png").read_bytes()
+    (tmp_path / "rows").mkdir()
+    pq.write_table(pa.table({"image": [picture]}), tmp_path / "rows" / "train.parquet")
+    rows = str(tmp_path / "rows")
+    assert described(opened(rows), "train", rows) == "Parquet, column image (train 1)"
     assert described(opened("letters"), "test", "letters").startswith("drawn letters")
 
 

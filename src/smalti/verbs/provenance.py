@@ -57,7 +57,7 @@ def described(source: Source, split: str, data: str) -> str:
     path = Path(data).expanduser()
     words = source.description
     if path.exists():
-        words = re.sub(rf"( of)? {re.escape(str(path))}(?= \(|$)", "", words)
+        words = re.sub(rf"( of)? {re.escape(str(path))}(?= \(|,|$)", "", words)
         # A file in the folder that was named goes by its name there.
         words = words.replace(f"{path}/", "")
     return f"{words}, JPEG" if is_jpeg(source, split) else words
