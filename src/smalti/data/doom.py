@@ -87,6 +87,7 @@ class Doom:
         if not 1 <= size <= RESOLUTIONS[-1][1]:
             raise InputError(f"expected a size from 1 to {RESOLUTIONS[-1][1]}, received {size}")
         self.scenario, self.size, self.length, self.seed = scenario, size, length, seed
+        self._doom = _vizdoom()
         self._folder = TemporaryDirectory(prefix="vizdoom")
         try:
             self._game = self._started()
@@ -111,10 +112,9 @@ class Doom:
         Raises:
             InputError: when the game ends by itself.
         """
-        doom = _vizdoom()
         try:
             return self._walked(number)
-        except (doom.ViZDoomErrorException, doom.ViZDoomUnexpectedExitException) as error:
+        except (self._doom.ViZDoomErrorException, self._doom.ViZDoomUnexpectedExitException) as error:
             raise InputError(
                 f"ViZDoom ended during episode {number} ({_reason(error)}): collect again; if it ends there "
                 "again, take another scenario or seed"
@@ -152,7 +152,7 @@ class Doom:
             number += 1
 
     def _started(self) -> vizdoom.DoomGame:
-        doom = _vizdoom()
+        doom = self._doom
         width, height = next(shape for shape in RESOLUTIONS if shape[1] >= self.size)
         game = doom.DoomGame()
         try:
@@ -177,8 +177,7 @@ class Doom:
         return game
 
     def _place(self) -> np.ndarray:
-        doom = _vizdoom()
-        names = (doom.GameVariable.POSITION_X, doom.GameVariable.POSITION_Y)
+        names = (self._doom.GameVariable.POSITION_X, self._doom.GameVariable.POSITION_Y)
         return np.array([self._game.get_game_variable(name) for name in names])
 
     def _frame(self, state: Any) -> UInt8[np.ndarray, "h w 3"]:
