@@ -51,8 +51,8 @@ def reproduce_lab(
     Args:
         data: frames with a test split, such as `smalti collect doom` writes.
         out: where runs, records and the page go.
-        budget: "tiny" to see it run, "cpu" for two cores, "paper" for the same networks with a GPU's steps (the
-            paper tells neither widths nor steps).
+        budget: "tiny" to see it run, "cpu" for two cores, "paper" for the same networks with a GPU's steps
+            (the paper tells neither widths nor steps).
         seeds: 0 to `seeds` - 1.
         quiet: show no progress.
 
