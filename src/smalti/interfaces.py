@@ -71,11 +71,14 @@ class Conditions:
             divides that of the input: an autoregressive decoder's upsampled latents. None when there is none.
         voices: what an encoder of speech knows of each item's speaker, `(B, V)`; None where it has to find it
             in the item itself.
+        actions: of clips, what is done at each frame (the next one shows what came of it), int64 `(B, F)`; -1
+            means "not given". None when no clip has any.
     """
 
     labels: Int64[Tensor, " b"] | None = None
     local: Float[Tensor, "b p *coarse"] | None = None
     voices: Float[Tensor, "b v"] | None = None
+    actions: Int64[Tensor, "b f"] | None = None
 
     def part(self, first: int) -> Conditions:
         """Those of the items from `first` on."""
@@ -86,7 +89,7 @@ class Conditions:
         return self._each(lambda tensor: tensor.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Conditions:
-        given = (self.labels, self.local, self.voices)
+        given = (self.labels, self.local, self.voices, self.actions)
         return Conditions(*(None if tensor is None else change(tensor) for tensor in given))
 
 

@@ -74,6 +74,7 @@ class CropLoader:
         self._ends = np.cumsum(self._lengths)
         given = (store.labels if labels is None else labels)[chosen]
         self._labels = torch.from_numpy(given) if (given >= 0).any() else None
+        self._actions = store.actions
         self.voices: Float[Tensor, "m v"] | None = None
         """What is known of each item's speaker, to be given with it; see `Conditions.voices`."""
 
@@ -140,9 +141,15 @@ class CropLoader:
         inside = np.minimum(length, self._lengths[items] - offsets)
         for row, begin, count in zip(rows, self._begins[items] + offsets, inside, strict=True):
             row[:count] = self._signals[begin : begin + count]
+        actions = None
+        if self._actions is not None:
+            done = np.full((len(items), length), -1, np.int64)
+            for row, begin, count in zip(done, self._begins[items] + offsets, inside, strict=True):
+                row[:count] = self._actions[begin : begin + count]
+            actions = torch.from_numpy(done).to(self.device)
         signals = torch.from_numpy(np.ascontiguousarray(np.moveaxis(rows, 1, 2))).to(self.device)
         labels = None if self._labels is None else self._labels[torch.from_numpy(items)].to(self.device)
         is_full = bool((inside == length).all())
         lengths = None if is_full else torch.from_numpy(inside.astype(np.int64)).to(self.device)
         voices = None if self.voices is None else self.voices[torch.from_numpy(items)].to(self.device)
-        return Batch(self._to_model(signals), Conditions(labels, voices=voices), lengths)
+        return Batch(self._to_model(signals), Conditions(labels, voices=voices, actions=actions), lengths)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from smalti.data.sources.base import Item, Source, UnreadableItem
-from smalti.data.store import Shape, Store, smallest_dtype
+from smalti.data.store import Decoded, Shape, Store, smallest_dtype
 from smalti.interfaces import InputError
 
 WINDOW = 4
@@ -64,15 +64,17 @@ def build_store(
     told = {} if told is None else told
     total = source.count(split)
 
-    def decoded() -> Iterator[tuple[str, np.ndarray, str | None]]:
+    def decoded() -> Iterator[Decoded]:
         done = 0
-        for item, result in decode_ahead(source.items(split), decode, workers):
+        for item, read in decode_ahead(source.items(split), decode, workers):
+            result = _with_actions(item, read)
             if isinstance(result, UnreadableItem):
                 skipped.append({"name": readable(item.name), "reason": readable(str(result))})
             else:
                 for words in oddities(result):
                     told.setdefault(words.split(":")[0], []).append(readable(item.name))
-                yield readable(item.name), result, None if item.label is None else readable(item.label)
+                label = None if item.label is None else readable(item.label)
+                yield Decoded(readable(item.name), result, label, item.actions)
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -97,6 +99,16 @@ def build_store(
         source=source.description,
         split=split,
         protocol=protocol,
+    )
+
+
+def _with_actions(item: Item, read: Any) -> Any:
+    """What was read, unless it is a clip whose actions are not those of its frames."""
+    if item.actions is None or isinstance(read, UnreadableItem) or read.shape[1] == len(item.actions):
+        return read
+    return UnreadableItem(
+        f"it has {len(item.actions)} actions for {read.shape[1]} frames; each frame as it comes "
+        "(data.frame_rate_hz=none) needs one"
     )
 
 

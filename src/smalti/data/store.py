@@ -4,8 +4,8 @@ Items may differ in the axis after their channels, time: they are then ragged, a
 so that a stretch of one is adjacent in the file.
 
 A store is a directory: `index.json` (what it is), `signals.bin` (items one after another), `labels.bin`
-(int64), of ragged items `lengths.bin` (int64), and `names.txt` (one JSON string a line). It is written beside
-its place and renamed into it, whole or not at all.
+(int64), of ragged items `lengths.bin` (int64), of clips with actions `actions.bin` (int64, one a frame), and
+`names.txt` (one JSON string a line). It is written beside its place and renamed into it, whole or not at all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, final
+from typing import IO, Any, NamedTuple, final
 
 import numpy as np
 from jaxtyping import Int64
@@ -29,10 +29,23 @@ from smalti.interfaces import Configuration, InputError
 FORMAT = 1
 """Version of the layout; raised when an older smalti could no longer read it."""
 
-FILES = frozenset({"index.json", "signals.bin", "labels.bin", "lengths.bin", "names.txt"})
+FILES = frozenset({"index.json", "signals.bin", "labels.bin", "lengths.bin", "actions.bin", "names.txt"})
 
 Shape = tuple[int | None, ...]
 """Shape of an item, channels first; None as the side after them where items differ in it."""
+
+
+Actions = Sequence[str | None]
+"""What is done at each frame of a clip, by name; None where it is not known."""
+
+
+class Decoded(NamedTuple):
+    """One item to write: its name, the array, its class or None, and of a clip its actions or None."""
+
+    name: str
+    array: np.ndarray
+    label: str | None = None
+    actions: Actions | None = None
 
 
 class _Index(Configuration):
@@ -42,6 +55,7 @@ class _Index(Configuration):
     dtype: str
     names_bytes: NonNegativeInt
     classes: tuple[str, ...]
+    actions: tuple[str, ...] = ()
     skipped: list[dict[str, str]]
     source: str
     split: str
@@ -64,6 +78,8 @@ class Store:
         split: which of its splits this is.
         protocol: what the items went through.
         lengths: of each ragged item, or None.
+        action_names: names of the actions, by id.
+        actions: action id at each row of the signals of ragged items, -1 for none; None where no item has any.
     """
 
     directory: Path
@@ -75,6 +91,8 @@ class Store:
     split: str
     protocol: dict[str, Any]
     lengths: Int64[np.ndarray, " count"] | None = None
+    action_names: tuple[str, ...] = ()
+    actions: Int64[np.ndarray, " rows"] | None = None
 
     @property
     def count(self) -> int:
@@ -99,6 +117,18 @@ class Store:
             return self.signals[index]
         begin = self.begins[index]
         return np.moveaxis(self.signals[begin : begin + self.lengths[index]], 0, 1)
+
+    def length_of(self, index: int) -> int | None:
+        """Of a ragged item, along the axis in which items differ."""
+        return None if self.lengths is None else int(self.lengths[index])
+
+    def actions_of(self, index: int) -> Actions | None:
+        """The actions of a clip by name, or None where no item has any."""
+        if self.actions is None or self.lengths is None:
+            return None
+        begin = self.begins[index]
+        ids = self.actions[begin : begin + self.lengths[index]].tolist()
+        return [self.action_names[number] if number >= 0 else None for number in ids]
 
     @property
     def dtype(self) -> np.dtype:
@@ -140,6 +170,15 @@ class Store:
                 f"{directory / 'labels.bin'} names a class outside -1..{len(index.classes) - 1}: "
                 f"it is damaged; delete {directory} and prepare it again"
             )
+        actions = None
+        if index.actions:
+            _check_sizes(directory, index, {"actions.bin": rows * 8})
+            actions = np.fromfile(directory / "actions.bin", np.int64)
+            if actions.min() < -1 or actions.max() >= len(index.actions):
+                raise InputError(
+                    f"{directory / 'actions.bin'} names an action outside -1..{len(index.actions) - 1}: "
+                    f"it is damaged; delete {directory} and prepare it again"
+                )
         return cls(
             directory=directory,
             # Copy on write: torch takes only writable arrays without a warning, and the file stays as it is.
@@ -151,17 +190,20 @@ class Store:
             split=index.split,
             protocol=index.protocol,
             lengths=lengths,
+            action_names=index.actions,
+            actions=actions,
         )
 
     @classmethod
     def write(
         cls,
         directory: str | Path,
-        decoded: Iterable[tuple[str, np.ndarray, str | None]],
+        decoded: Iterable[Decoded | tuple[str, np.ndarray, str | None]],
         shape: Sequence[int | None],
         dtype: np.dtype | type | str,
         *,
         classes: Sequence[str] | None = None,
+        actions: Sequence[str] | None = None,
         skipped: list[dict[str, str]] | None = None,
         source: str = "",
         split: str = "all",
@@ -171,18 +213,21 @@ class Store:
 
         Args:
             directory: its place; a directory of anything else than a store is left alone.
-            decoded: (name, array of `shape` and `dtype`, class name or None) of each item, taken one by one.
+            decoded: (name, array of `shape` and `dtype`, class name or None) of each item, and perhaps its
+                actions, taken one by one.
             shape: shape of one item; None as the side after the channels where items differ in it.
             dtype: an integer or float type.
             classes: class names by id; None numbers the names that occur, sorted.
+            actions: their names by id; None numbers those that occur, sorted.
             skipped: what could not be decoded; read after the last item, so `decoded` may still add to it.
             source: the source in words.
             split: name of the split.
             protocol: what the items went through, as plain JSON values.
 
         Raises:
-            InputError: without items, for an item of another shape or an unknown class, when the disk is full
-                or not writable, or when the directory holds something else.
+            InputError: without items, for an item of another shape, an unknown class or action, or not as many
+                actions as frames, when the disk is full or not writable, or when the directory holds something
+                else.
         """
         directory = Path(directory)
         if not _is_replaceable(directory):
@@ -190,9 +235,9 @@ class Store:
                 f"{directory} holds something else than prepared data, so it is left: choose another place"
             )
         with atomic_directory(directory, replace=True) as temporary:
-            with _Writer(temporary, tuple(shape), np.dtype(dtype), classes) as writer:
-                for name, array, label in decoded:
-                    writer.append(name, array, label)
+            with _Writer(temporary, tuple(shape), np.dtype(dtype), classes, actions) as writer:
+                for item in decoded:
+                    writer.append(Decoded(*item))
                 if not writer.count:
                     raise InputError(
                         f"there are no items to write to {directory}: check the source and its split"
@@ -205,8 +250,17 @@ class Store:
 class _Writer:
     """The files of one store, while they grow."""
 
-    def __init__(self, directory: Path, shape: Shape, dtype: np.dtype, classes: Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        shape: Shape,
+        dtype: np.dtype,
+        classes: Sequence[str] | None,
+        actions: Sequence[str] | None,
+    ) -> None:
         self.directory, self.shape, self.dtype, self.classes = directory, shape, dtype, classes
+        self.action_names = actions
+        self.actions: list[Actions | None] = []
         self.lengths: list[int] | None = [] if _is_ragged(shape) else None
         self.known = None if classes is None else frozenset(classes)
         self.labels: list[str | None] = []
@@ -217,7 +271,8 @@ class _Writer:
     def count(self) -> int:
         return len(self.labels)
 
-    def append(self, name: str, array: np.ndarray, label: str | None) -> None:
+    def append(self, item: Decoded) -> None:
+        name, array, label, actions = item
         if not self._fits(array) or array.dtype != self.dtype:
             raise InputError(
                 f"expected items of shape {self.shape} and type {self.dtype}, received "
@@ -228,12 +283,18 @@ class _Writer:
                 f"expected one of the {len(self.known)} known classes ({_some(self.classes or ())}), "
                 f'received "{label}" for {name}: remove or rename that class, or train with it'
             )
+        if actions is not None and (self.lengths is None or len(actions) != array.shape[1]):
+            raise InputError(
+                f"expected an action for each frame of a clip, received {len(actions)} actions for {name} of "
+                f"shape {array.shape}: correct the actions, or leave them out"
+            )
         if self.lengths is not None:
             self.lengths.append(array.shape[1])
             array = np.moveaxis(array, 1, 0)
         self.signals_file.write(np.ascontiguousarray(array).data)
         self.names_file.write(json.dumps(name).encode("ascii") + b"\n")
         self.labels.append(label)
+        self.actions.append(actions)
 
     def _fits(self, array: np.ndarray) -> bool:
         if self.lengths is None or array.ndim != len(self.shape):
@@ -257,6 +318,7 @@ class _Writer:
             dtype=self.dtype.name,
             names_bytes=self.names_file.tell(),
             classes=tuple(classes),
+            actions=self._write_actions(),
             **description,
         )
         for file in (self.signals_file, self.names_file):
@@ -265,6 +327,29 @@ class _Writer:
         if self.lengths is not None:
             (self.directory / "lengths.bin").write_bytes(np.array(self.lengths, np.int64).tobytes())
         (self.directory / "index.json").write_text(index.model_dump_json(indent=1), encoding="utf-8")
+
+    def _write_actions(self) -> tuple[str, ...]:
+        """The actions of all frames as ids, into a file if there are any; gives their names."""
+        given = {name for actions in self.actions for name in actions or () if name is not None}
+        names = sorted(given) if self.action_names is None else list(self.action_names)
+        unknown = sorted(given - set(names))
+        if unknown:
+            raise InputError(
+                f"expected one of the {len(names)} known actions ({_some(names)}), received "
+                f'"{unknown[0]}": remove or rename that action, or train with it'
+            )
+        if not names:
+            return ()
+        ids: dict[str | None, int] = {name: number for number, name in enumerate(names)}
+        ids[None] = -1
+        rows = [
+            np.full(length, -1, np.int64)
+            if actions is None
+            else np.array([ids[name] for name in actions], np.int64)
+            for actions, length in zip(self.actions, self.lengths or (), strict=True)
+        ]
+        (self.directory / "actions.bin").write_bytes(np.concatenate(rows).tobytes())
+        return tuple(names)
 
     def __enter__(self) -> _Writer:
         return self

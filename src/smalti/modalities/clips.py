@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from smalti.data.sources.base import UnreadableItem
+from smalti.data.sources.base import Content, UnreadableItem
 from smalti.data.sources.folder import FRAMES_ENDING
 from smalti.interfaces import InputError
 from smalti.modalities import pictures
@@ -53,9 +53,7 @@ Fitted = Callable[[Any], UInt8[np.ndarray, "c h w"]]
 """A frame's pixels, or a picture's file, as a frame of the wanted size."""
 
 
-def read_clip(
-    content: Path | bytes | np.ndarray, frame_rate_hz: float | None, fitted: Fitted
-) -> UInt8[np.ndarray, "c f h w"]:
+def read_clip(content: Content, frame_rate_hz: float | None, fitted: Fitted) -> UInt8[np.ndarray, "c f h w"]:
     """The frames of one clip, upright. Sound is ignored.
 
     Only the fitted frames of this one clip are held in memory, however large the pictures of the file are.
@@ -63,7 +61,8 @@ def read_clip(
 
     Args:
         content: a file or its bytes; a folder of pictures, which are the frames in the order of the numbers
-            in their names; or pixels, uint8 `(F, H, W)` or `(F, H, W, C)`.
+            in their names; a tuple of the frames' own files or their bytes; or pixels, uint8 `(F, H, W)` or
+            `(F, H, W, C)`.
         frame_rate_hz: at which frames are taken: at each multiple of its period the frame that is shown
             nearest to that time. None takes every frame once, whenever it is shown. Pictures and pixels have
             no times, and are always taken once.
@@ -75,6 +74,8 @@ def read_clip(
     """
     if isinstance(content, np.ndarray):
         frames = [fitted(pixels) for pixels in _checked(content)]
+    elif isinstance(content, tuple):
+        frames = [_from_frame(number, frame, fitted) for number, frame in enumerate(content)]
     elif isinstance(content, Path) and content.is_dir():
         frames = [_from_picture(file, fitted) for file in _numbered(content)]
     else:
@@ -245,6 +246,13 @@ def _from_picture(file: Path, fitted: Fitted) -> UInt8[np.ndarray, "c h w"]:
         return fitted(file)
     except UnreadableItem as error:
         raise UnreadableItem(f"its frame {file.name} cannot be read: {error}") from error
+
+
+def _from_frame(number: int, frame: Path | bytes, fitted: Fitted) -> UInt8[np.ndarray, "c h w"]:
+    try:
+        return fitted(frame)
+    except UnreadableItem as error:
+        raise UnreadableItem(f"its frame {number} cannot be read: {error}") from error
 
 
 def _numbered(folder: Path) -> list[Path]:

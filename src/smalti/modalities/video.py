@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from smalti.data.sources.base import UnreadableItem
+from smalti.data.sources.base import Content, UnreadableItem
 from smalti.interfaces import InputError, Modality, SignalSpec
 from smalti.modalities.clips import EXTENSIONS, UNKNOWN_RATE_HZ, read_clip, write_clip
 from smalti.modalities.pixels import (
@@ -80,7 +80,7 @@ class VideoModality(Modality):
         """All that a figure measured on these clips depends on, as plain JSON values."""
         return {**self.config.reading(), "frame_rate_hz": self.config.frame_rate_hz}
 
-    def decode(self, content: Path | bytes | np.ndarray) -> UInt8[np.ndarray, "c f h w"]:
+    def decode(self, content: Content) -> UInt8[np.ndarray, "c f h w"]:
         """One clip in the size, at the frame rate, as `read_clip` reads it.
 
         Raises:

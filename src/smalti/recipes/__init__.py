@@ -32,6 +32,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "units": speech.units,
     "video": video.video,
     "frames": worlds.frames,
+    "walks": worlds.walks,
     "second-stage": worlds.second_stage,
 }
 

@@ -66,12 +66,15 @@ def described(source: Source, split: str, data: str) -> str:
 def is_jpeg(source: Source, split: str) -> bool:
     """Whether the first item of a split is a JPEG: its pixels are then not those that were photographed."""
     first = next(source.items(split), None)
-    if first is None or isinstance(first.content, np.ndarray):
+    content = None if first is None else first.content
+    if isinstance(content, tuple):
+        content = content[0]
+    if content is None or isinstance(content, np.ndarray):
         return False
-    if isinstance(first.content, bytes):
-        return first.content.startswith(JPEG)
+    if isinstance(content, bytes):
+        return content.startswith(JPEG)
     try:
-        with first.content.open("rb") as file:
+        with content.open("rb") as file:
             return file.read(len(JPEG)) == JPEG
     except OSError:
         return False  # it will be told as an unreadable item

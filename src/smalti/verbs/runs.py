@@ -40,7 +40,8 @@ def check_target(run: RunDirectory, recipe: Recipe | PriorRecipe | Pretraining) 
         return
     stored = parse(type(recipe), run.read_config("recipe")["recipe"], str(run.config_path))
     changed = differences(stored, recipe)
-    refused = [key for key in changed if key not in MAY_CHANGE]
+    # An autoencoder does not depend on the prior that follows it, which has a run of its own.
+    refused = [key for key in changed if key not in MAY_CHANGE and not key.startswith("prior.")]
     if refused:
         key = refused[0]
         before, now = changed[key]

@@ -111,6 +111,7 @@ def train_recipe(
                 "smalti": __version__,
                 "recipe": recipe.model_dump(mode="json"),
                 "classes": [recipe.class_names.get(name, name) for name in store.classes],
+                **({"actions": list(store.action_names)} if store.action_names else {}),
                 "data": data,
                 "described": described(source, split, data),
                 **({"codes_of": of_codes} if (of_codes := model_of(source)) else {}),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ import torch
 from smalti import __version__
 from smalti.data.crops import CropLoader
 from smalti.data.loader import Loader, split_indices
-from smalti.data.store import Store, smallest_dtype
+from smalti.data.store import Decoded, Store, smallest_dtype
 from smalti.evaluation.figures import learning_curves
 from smalti.interfaces import InputError
 from smalti.models.prior import LearnedPrior
@@ -144,26 +143,30 @@ def _encode_training_data(
     loader = open_loader(signals, tokenizer.modality, tokenizer.autoencoder, 256, device)
     tell_voices(tokenizer.autoencoder, loader)
     generator = torch.Generator().manual_seed(tokenizer.recipe.training.seed)
+    dtype = smallest_dtype(tokenizer.autoencoder.num_codes)
 
-    def encoded(report: Any) -> Any:
+    def encoded(report: Callable[[int, int], None]) -> Iterator[Decoded]:
         done = 0
         for batch in loader.sequential():
             for row in (
                 tokenizer.autoencoder.draw_codes(batch.data, generator, batch.conditions).cpu().numpy()
             ):
                 label = int(signals.labels[done])
-                yield signals.names[done], row, signals.classes[label] if label >= 0 else None
+                class_name = signals.classes[label] if label >= 0 else None
+                # Actions are of frames: codes that stand for several frames have none.
+                actions = signals.actions_of(done) if row.shape[1] == signals.length_of(done) else None
+                yield Decoded(signals.names[done], row.astype(dtype), class_name, actions)
                 done += 1
             report(done, signals.count)
 
     with counting("Encoding", quiet) as count:
-        dtype = smallest_dtype(tokenizer.autoencoder.num_codes)
         Store.write(
             directory,
-            ((name, row.astype(dtype), label) for name, row, label in encoded(count)),
+            encoded(count),
             tokenizer.stored_code_shape,
             dtype,
             classes=signals.classes,
+            actions=signals.action_names if tokenizer.autoencoder.stride == 1 else None,
             source=signals.source,
             split=signals.split,
             protocol=protocol,

@@ -1,7 +1,7 @@
 """Where items come from.
 
-Folders, tar files, Parquet, the Hugging Face Hub, idx files, CIFAR's own archives, grids of tiles, files of
-codes, and drawn letters.
+Folders, tar files, Parquet, tables of episodes, the Hugging Face Hub, idx files, CIFAR's own archives, grids
+of tiles, files of codes, and drawn letters.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from smalti.data.sources.archive import TAR_ENDINGS, TarSource
 from smalti.data.sources.base import Item, Source, UnreadableItem
 from smalti.data.sources.cifar import CifarSource
 from smalti.data.sources.codes import CodesSource
-from smalti.data.sources.folder import FolderSource
+from smalti.data.sources.episodes import EpisodesSource
+from smalti.data.sources.folder import FRAMES_ENDING, FolderSource
 from smalti.data.sources.grids import TileGridSource
 from smalti.data.sources.hub import HubSource
 from smalti.data.sources.idx import IdxSource
@@ -71,6 +72,8 @@ def _open_path(path: Path, extensions: Sequence[str], pattern: str | None) -> So
         return SpeechSource(path, extensions)
     if CODES_ENDING in extensions and CodesSource.accepts(path):
         return CodesSource(path)
+    if FRAMES_ENDING in extensions and EpisodesSource.accepts(path):
+        return EpisodesSource(path)
     if ParquetSource.accepts(path):
         return ParquetSource(path)
     if TarSource.accepts(path):

@@ -14,19 +14,25 @@ class UnreadableItem(ValueError):
     """One item that cannot be decoded: it is skipped, counted and listed, and the others go on."""
 
 
+Content = Path | bytes | np.ndarray | tuple[Path | bytes, ...]
+
+
 @dataclass(frozen=True)
 class Item:
     """One item of a corpus, not decoded yet.
 
     Attributes:
         name: what identifies the item within its source (a relative path, a row number).
-        content: a file, its bytes, or the decoded array itself (uint8, `(H, W)` or `(H, W, C)` for images).
+        content: a file, its bytes, or the decoded array itself (uint8, `(H, W)` or `(H, W, C)` for images); of
+            a clip, also a tuple of the files or bytes of its frames.
         label: class name, or None.
+        actions: of a clip, what is done at each of its frames, by name; or None.
     """
 
     name: str
-    content: Path | bytes | np.ndarray
+    content: Content
     label: str | None = None
+    actions: tuple[str | None, ...] | None = None
 
 
 class Source(ABC):

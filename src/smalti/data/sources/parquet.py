@@ -52,9 +52,9 @@ class ParquetSource(Source):
         self._files = files_by_split(files, self._root)
         self.splits = ordered_splits(self._files)
         self._schema = _read_footer(files[0])[0]
-        self._signal = _signal_column(self._schema, files[0])
+        self._signal = signal_column(self._schema, files[0])
         self._label = _label_column(self._schema)
-        self._names = _class_names(self._schema, self._label)
+        self._names = class_names(self._schema, self._label)
         self._counts = {split: sum(map(self._rows, self._files[split])) for split in self.splits}
         if not any(self._counts.values()):
             raise InputError(f"expected rows in {path}, found none")
@@ -188,7 +188,7 @@ def _signal_candidates(schema: pa.Schema) -> list[str]:
     return preferred_first(names, SIGNAL_COLUMNS)
 
 
-def _signal_column(schema: pa.Schema, file: Path) -> str:
+def signal_column(schema: pa.Schema, file: Path) -> str:
     candidates = _signal_candidates(schema)
     if not candidates:
         columns = ", ".join(f"{name} ({schema.field(name).type})" for name in schema.names) or "none"
@@ -210,7 +210,7 @@ def _label_column(schema: pa.Schema) -> str | None:
     return next((name for name in candidates if is_label(schema.field(name).type)), None)
 
 
-def _class_names(schema: pa.Schema, label: str | None) -> list[str] | None:
+def class_names(schema: pa.Schema, label: str | None) -> list[str] | None:
     """Names of the classes as the Hugging Face feature `ClassLabel` keeps them in the schema's metadata."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
