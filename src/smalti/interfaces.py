@@ -379,6 +379,8 @@ class AutoregressiveNetwork(nn.Module, ABC):
     num_codebooks: int
     num_codes: int
     num_classes: int
+    num_actions: int = 0
+    """Actions that it is told of clips; 0 for a network that heeds none."""
 
     @abstractmethod
     def forward(
@@ -398,6 +400,18 @@ class AutoregressiveNetwork(nn.Module, ABC):
             previous: the symbol that the last call's logits were for; None at the first call.
             state: what `start` gave; it is updated in place.
         """
+
+    def skip(self, codes: Int64[Tensor, "b g *first"], state: Any) -> None:
+        """Take the first stretch of the grid as given; the next `step` is then told the last of its symbols.
+
+        Args:
+            codes: as long as the grid but on its first axis, where they are its beginning.
+            state: fresh; it is updated in place.
+        """
+        previous = None
+        for symbol in codes.flatten(2).transpose(1, 2).flatten(1).unbind(1):
+            self.step(previous, state)
+            previous = symbol
 
     def kernel(self, state: Any) -> SamplingKernel | None:
         """A faster way to draw all that follows a fresh state, or None where there is none.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -60,6 +60,8 @@ class Tokenizer:
     def __init__(self, trained: TrainedModel) -> None:
         self.trained, self.autoencoder = trained, trained.autoencoder
         self.recipe, self.classes, self.fingerprint = trained.recipe, trained.classes, trained.fingerprint
+        self.actions = trained.actions
+        """Names of what is done in clips, by id."""
         self.directory, self.modality, self.device = trained.directory, trained.modality, trained.device
         self.priors = trained.priors
         """By name, from the least to the most informed."""
@@ -253,6 +255,73 @@ class Tokenizer:
             )
             parts.append(codes.cpu())
         return torch.cat(parts)
+
+    def rollout(
+        self,
+        given: Int64[Tensor, "1 g f *grid"],
+        actions: Sequence[str | None],
+        before: Sequence[str | None] | None = None,
+        num: int = 1,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        prior: str = LEARNED,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Int64[Tensor, "b g f *grid"]:
+        """Go on from a clip's codes under actions: one frame of codes for each, all of them before any pixel.
+
+        Args:
+            given: codes of the clip's first F frames.
+            actions: what is done at the last of these, and at each frame that is drawn but the last; None
+                leaves it open.
+            before: what was done at the given frames but the last, F - 1 actions; None leaves all open.
+            num: how many continuations B.
+            temperature, top_k, top_p: of each draw.
+            seed: None draws differently each time.
+            prior: name of the learned prior.
+            progress: called with (symbols drawn, symbols in all).
+
+        Returns:
+            The given frames and one for each action, `(B, G, F + len(actions), *grid)`.
+
+        Raises:
+            InputError: when there is no learned prior, it is of no clips, codes or actions do not fit, or a
+                setting is out of range.
+        """
+        learned = self._learned(prior)
+        frames = given.shape[2] if given.ndim == 5 else 0
+        if len(learned.grid) != 3 or frames < 1 or len(given) != 1 or not actions:
+            raise InputError(
+                f"expected codes (1, G, frames, rows, columns) of a clip and at least one action, received "
+                f"{tuple(given.shape)} and {len(actions)}: give what encode makes of a clip"
+            )
+        if before is not None and len(before) != frames - 1:
+            raise InputError(
+                f"expected {frames - 1} actions before the last of {frames} frames, received {len(before)}"
+            )
+        done = [*(before or [None] * (frames - 1)), *actions, None]
+        ids = [-1 if name is None else self._action(name, learned) for name in done]
+        conditions = Conditions(actions=torch.tensor([ids] * num, device=self.device))
+        drawn = learned.sample(
+            num,
+            conditions,
+            temperature,
+            top_k,
+            top_p,
+            _generator(seed),
+            progress,
+            (len(done), *learned.grid[1:]),
+            given.repeat(num, 1, 1, 1, 1).to(self.device),
+        )
+        return drawn.cpu()
+
+    def _action(self, name: str, prior: LearnedPrior) -> int:
+        if not prior.network.num_actions or name not in self.actions:
+            known = ", ".join(self.actions) if prior.network.num_actions else "none that this prior is told"
+            raise InputError(f"expected an action of this model, received {name!r}: the actions are {known}")
+        return self.actions.index(name)
 
     def sample(self, num: int, class_name: str | None = None, **settings: Any) -> Any:
         """New items, as `decode` gives them; the arguments are those of `sample_codes`."""

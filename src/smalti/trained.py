@@ -32,6 +32,7 @@ class TrainedModel:
         recipe: how it was made.
         model: in evaluation mode.
         classes: names of the classes, by label.
+        actions: names of what is done in clips, by id.
         fingerprint: of the model's weights: codes carry it.
         unigram: frequencies of the codes, if they were counted.
         learned: the learned priors, by name.
@@ -44,6 +45,7 @@ class TrainedModel:
     fingerprint: str
     unigram: UnigramPrior | None
     learned: dict[str, LearnedPrior]
+    actions: tuple[str, ...] = ()
 
     @classmethod
     def load(
@@ -69,11 +71,7 @@ class TrainedModel:
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         config = run.read_config("recipe", "classes")
         recipe = parse(Recipe, config["recipe"], str(run.config_path))
-        classes = config["classes"]
-        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-            raise InputError(
-                f"expected a list of names as 'classes' in {run.config_path}: restore it, or train anew"
-            )
+        classes, actions = (_names(config.get(key, []), key, run) for key in ("classes", "actions"))
         model = build_model(recipe.model, build_modality(recipe.data).spec, len(classes))
         load_weights(model, run.read_model(), directory)
         model.to(target).eval()
@@ -82,17 +80,18 @@ class TrainedModel:
         if isinstance(model, Autoencoder):
             unigram = _load_unigram(directory / UNIGRAM_FILE, model, fingerprint)
             for path in prior_directories(directory) if load_priors else []:
-                prior = _load_prior(path, model, len(classes), fingerprint)
+                prior = _load_prior(path, model, len(classes), len(actions), fingerprint)
                 if prior is not None:
                     learned[prior.name] = prior.to(target).eval()
         return cls(
             directory,
             recipe,
             model,
-            tuple(classes),
+            classes,
             fingerprint,
             unigram.to(target) if unigram else None,
             learned,
+            actions,
         )
 
     @cached_property
@@ -146,12 +145,26 @@ def prior_directories(run: Path) -> list[Path]:
 
 
 def new_prior(
-    recipe: PriorRecipe, autoencoder: Autoencoder, num_classes: int, name: str = LEARNED
+    recipe: PriorRecipe,
+    autoencoder: Autoencoder,
+    num_classes: int,
+    name: str = LEARNED,
+    num_actions: int = 0,
 ) -> LearnedPrior:
     """An untrained prior over an autoencoder's codes."""
-    network = build_network(recipe.network, autoencoder.num_codes, autoencoder.num_codebooks, num_classes)
+    network = build_network(
+        recipe.network, autoencoder.num_codes, autoencoder.num_codebooks, num_classes, num_actions
+    )
     grid = autoencoder.grid if recipe.length is None else (recipe.length, *autoencoder.grid[1:])
     return LearnedPrior(network, grid, name)
+
+
+def _names(given: object, key: str, run: RunDirectory) -> tuple[str, ...]:
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise InputError(
+            f"expected a list of names as {key!r} in {run.config_path}: restore it, or train anew"
+        )
+    return tuple(given)
 
 
 def write_unigram(path: Path, prior: UnigramPrior, fingerprint: str) -> None:
@@ -180,7 +193,7 @@ def _load_unigram(path: Path, autoencoder: Autoencoder, fingerprint: str) -> Uni
 
 
 def _load_prior(
-    directory: Path, autoencoder: Autoencoder, num_classes: int, fingerprint: str
+    directory: Path, autoencoder: Autoencoder, num_classes: int, num_actions: int, fingerprint: str
 ) -> LearnedPrior | None:
     run = RunDirectory(directory)
     if not run.model_path.is_file():
@@ -194,6 +207,6 @@ def _load_prior(
         )
     recipe = parse(PriorRecipe, config["recipe"], str(run.config_path))
     name = directory.name.removeprefix(PRIOR_DIRECTORY).removeprefix("-") or LEARNED
-    prior = new_prior(recipe, autoencoder, num_classes, name)
+    prior = new_prior(recipe, autoencoder, num_classes, name, num_actions)
     load_weights(prior, run.read_model(), directory)
     return prior

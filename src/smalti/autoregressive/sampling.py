@@ -33,6 +33,7 @@ def sample(
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
     draw: Draw | None = None,
+    given: Int64[Tensor, "b g *first"] | None = None,
 ) -> Int64[Tensor, "b g *grid"]:
     """Draw code grids, each symbol from the cached step of the network, or from its compiled loop.
 
@@ -50,15 +51,24 @@ def sample(
         progress: called after each symbol, by a compiled loop after each `BLOCK` of them.
         draw: of a network that gives other parameters than logits; temperature and the like are then
             its own affair.
+        given: the first stretch of each grid (the first frames of a clip), which is gone on from.
 
     Raises:
         InputError: when an argument is out of its range.
     """
     _check(num, grid, temperature, top_k, top_p)
     total = network.num_codebooks * torch.Size(grid).numel()
+    if given is not None:
+        _check_given(given, num, network.num_codebooks, grid)
+        total -= given[0].numel()
     with torch.no_grad(), _evaluating(network):
         state = network.start(num, grid, conditions or Conditions())
-        kernel = network.kernel(state) if top_k is None and top_p is None and draw is None else None
+        previous = None
+        if given is not None:
+            network.skip(given, state)
+            previous = given.flatten(2)[:, -1, -1]
+        is_plain = top_k is None and top_p is None and draw is None and given is None
+        kernel = network.kernel(state) if is_plain else None
         if kernel is not None:
             symbols = _compiled(kernel, num, total, temperature, generator, progress)
         else:
@@ -66,21 +76,23 @@ def sample(
             def draw_logits(logits: Tensor, generator: torch.Generator | None) -> Tensor:
                 return draw_codes(logits, temperature, top_k, top_p, generator)
 
-            symbols = _stepped(network, state, total, draw or draw_logits, generator, progress)
+            symbols = _stepped(network, state, previous, total, draw or draw_logits, generator, progress)
     by_position = symbols.unflatten(1, (-1, network.num_codebooks))
+    if given is not None:
+        by_position = torch.cat([given.flatten(2).transpose(1, 2), by_position], 1)
     return by_position.transpose(1, 2).unflatten(2, tuple(grid)).contiguous()
 
 
 def _stepped(
     network: AutoregressiveNetwork,
     state: Any,
+    previous: Tensor | None,
     total: int,
     draw: Draw,
     generator: torch.Generator | None,
     progress: Progress | None,
 ) -> Int64[Tensor, "b s"]:
     symbols: list[Tensor] = []
-    previous = None
     for done in range(1, total + 1):
         previous = draw(network.step(previous, state), generator)
         symbols.append(previous)
@@ -120,20 +132,25 @@ def sample_naive(
     top_p: float | None = None,
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
+    given: Int64[Tensor, "b g *first"] | None = None,
 ) -> Int64[Tensor, "b g *grid"]:
     """`sample` by a full forward for every symbol: the oracle of tests, the baseline of benchmarks."""
     _check(num, grid, temperature, top_k, top_p)
     device = next(network.parameters()).device
     codes = torch.zeros(num, network.num_codebooks, *grid, dtype=torch.int64, device=device)
     flat = codes.view(num, network.num_codebooks, -1)
-    total = flat[0].numel()
+    total, begin = flat[0].numel(), 0
+    if given is not None:
+        _check_given(given, num, network.num_codebooks, grid)
+        codes[:, :, : given.shape[2]] = given
+        begin = given[0].numel()
     with torch.no_grad(), _evaluating(network):
-        for symbol in range(total):
+        for symbol in range(begin, total):
             position, codebook = divmod(symbol, network.num_codebooks)
             logits = network(codes, conditions or Conditions()).flatten(2, -2)[:, codebook, position]
             flat[:, codebook, position] = draw_codes(logits, temperature, top_k, top_p, generator)
             if progress is not None:
-                progress(symbol + 1, total)
+                progress(symbol + 1 - begin, total - begin)
     return codes
 
 
@@ -208,4 +225,18 @@ def _check(num: int, grid: Sequence[int], temperature: float, top_k: int | None,
     if top_p is not None and not 0 < top_p <= 1:
         raise InputError(
             f"expected top_p above 0 and at most 1, received {top_p}; leave it out to allow all codes"
+        )
+
+
+def _check_given(given: Tensor, num: int, num_codebooks: int, grid: Sequence[int]) -> None:
+    expected = (num, num_codebooks, *grid[1:])
+    if given.ndim != 2 + len(grid) or (*given.shape[:2], *given.shape[3:]) != expected:
+        raise InputError(
+            f"expected given codes of shape ({', '.join(['B', 'G', 'first', *map(str, grid[1:])])}), B = {num} "
+            f"and G = {num_codebooks}, received {tuple(given.shape)}: give the beginning of each grid"
+        )
+    if not 0 < given.shape[2] < grid[0]:
+        raise InputError(
+            f"expected a beginning that is shorter than the grid {tuple(grid)}, received {given.shape[2]}: "
+            "ask for a longer one"
         )

@@ -79,7 +79,8 @@ class Store:
         protocol: what the items went through.
         lengths: of each ragged item, or None.
         action_names: names of the actions, by id.
-        actions: action id at each row of the signals of ragged items, -1 for none; None where no item has any.
+        actions: action id at each row of the signals of ragged items, -1 for none; None where no item has
+            any.
     """
 
     directory: Path
@@ -225,9 +226,9 @@ class Store:
             protocol: what the items went through, as plain JSON values.
 
         Raises:
-            InputError: without items, for an item of another shape, an unknown class or action, or not as many
-                actions as frames, when the disk is full or not writable, or when the directory holds something
-                else.
+            InputError: without items, for an item of another shape, an unknown class or action, or not as
+                many actions as frames, when the disk is full or not writable, or when the directory holds
+                something else.
         """
         directory = Path(directory)
         if not _is_replaceable(directory):
@@ -237,7 +238,7 @@ class Store:
         with atomic_directory(directory, replace=True) as temporary:
             with _Writer(temporary, tuple(shape), np.dtype(dtype), classes, actions) as writer:
                 for item in decoded:
-                    writer.append(Decoded(*item))
+                    writer.append(item if isinstance(item, Decoded) else Decoded(*item))
                 if not writer.count:
                     raise InputError(
                         f"there are no items to write to {directory}: check the source and its split"

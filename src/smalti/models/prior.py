@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -138,8 +139,11 @@ class LearnedPrior(Prior, Trainable):
         what attends to all before it would see places that it never learned.
         """
         if codes.ndim > 3 and codes.shape[2] > self.grid[0]:
-            parts = [self.log_prob(part, conditions) for part in codes.split(self.grid[0], 2)]
-            return torch.stack(parts).sum(0)
+            parts, done = codes.split(self.grid[0], 2), None
+            if conditions.actions is not None:
+                done = conditions.actions.split(self.grid[0], 1)
+            told = [replace(conditions, actions=done and done[i]) for i in range(len(parts))]
+            return torch.stack([self.log_prob(*each) for each in zip(parts, told, strict=True)]).sum(0)
         logits = self.network(codes, conditions).float()
         nats = torch.nn.functional.cross_entropy(logits.flatten(0, -2), codes.flatten(), reduction="none")
         return -nats.view(len(codes), -1).sum(1)
@@ -154,8 +158,11 @@ class LearnedPrior(Prior, Trainable):
         generator: torch.Generator | None = None,
         progress: Callable[[int, int], None] | None = None,
         grid: Sequence[int] | None = None,
+        given: Int64[Tensor, "b g *first"] | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
         """Draw grids through the cached loop; of another size than it was trained on where `grid` says so.
+
+        `given` is the beginning of each, which is gone on from.
 
         Raises:
             InputError: for labels on a prior without classes, or settings out of range.
@@ -172,6 +179,7 @@ class LearnedPrior(Prior, Trainable):
             top_p,
             generator,
             progress,
+            given=given,
         )
 
 
@@ -193,7 +201,8 @@ class LabelledPrior(Prior):
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
     ) -> Float[Tensor, " b"]:
         """ln p(codes | class) - ln(number of classes)."""
-        log_prob = self.prior.log_prob(codes, conditions)
+        # Nothing is paid for actions, so nothing is told of them.
+        log_prob = self.prior.log_prob(codes, Conditions(conditions.labels))
         if conditions.labels is None:
             return log_prob
         return log_prob - math.log(self.prior.network.num_classes) * (conditions.labels >= 0)

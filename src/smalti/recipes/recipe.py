@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
+from smalti.autoregressive.frame_pixelcnn import FramePixelCNN, FramePixelCNNConfig
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
 from smalti.autoregressive.transformer import Transformer, TransformerConfig
 from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
@@ -35,7 +36,7 @@ from smalti.training.loop import TrainingConfig
 
 ModelConfig = Annotated[VQVAEConfig | VAEConfig | VIMCOConfig, Field(discriminator="kind")]
 NetworkConfig = Annotated[
-    GatedPixelCNNConfig | TransformerConfig | WaveNetConfig, Field(discriminator="kind")
+    GatedPixelCNNConfig | TransformerConfig | WaveNetConfig | FramePixelCNNConfig, Field(discriminator="kind")
 ]
 DataConfig = Annotated[
     ImageConfig | AudioConfig | LogMelConfig | VideoConfig | CodeGridConfig, Field(discriminator="kind")
@@ -69,9 +70,9 @@ def build_model(config: ModelConfig, signal: SignalSpec, num_classes: int = 0) -
 
 
 def build_network(
-    config: NetworkConfig, num_codes: int, num_codebooks: int, num_classes: int
+    config: NetworkConfig, num_codes: int, num_codebooks: int, num_classes: int, num_actions: int = 0
 ) -> AutoregressiveNetwork:
-    """The untrained network over codes that a config names."""
+    """The untrained network over codes that a config names; those that are not of clips heed no actions."""
     match config:
         case GatedPixelCNNConfig():
             return GatedPixelCNN(config, num_codes, num_codebooks, num_classes)
@@ -79,6 +80,8 @@ def build_network(
             return Transformer(config, num_codes, num_codebooks, num_classes)
         case WaveNetConfig():
             return WaveNet(config, num_codes, num_codebooks, num_classes)
+        case FramePixelCNNConfig():
+            return FramePixelCNN(config, num_codes, num_codebooks, num_classes, num_actions)
 
 
 class PriorRecipe(Configuration):

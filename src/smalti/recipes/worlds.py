@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from smalti.autoregressive.frame_pixelcnn import FramePixelCNNConfig
 from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.decoders.autoregressive import PixelCNNDecoderConfig
 from smalti.decoders.conv import ConvDecoderConfig
@@ -149,5 +150,12 @@ def walks() -> Recipe:
             likelihood=GaussianConfig(),
         ),
         training=training,
-        prior=PriorRecipe(training=training),
+        prior=PriorRecipe(
+            network=FramePixelCNNConfig(
+                frame=GatedPixelCNNConfig(channels=64, layers=6, head_channels=256),
+                memory_channels=96,
+                history_noise=0.02,
+            ),
+            training=training,
+        ),
     )

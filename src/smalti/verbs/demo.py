@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from smalti import __version__
@@ -103,7 +104,10 @@ def _write(page: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> None:
     run, modality, autoencoder = tokenizer.directory, _modality(tokenizer), tokenizer.autoencoder
     source = LettersSource()
     originals = torch.stack(
-        [torch.from_numpy(modality.decode(source.item("test", index).content)) for index in range(SHOWN)]
+        [
+            torch.from_numpy(modality.decode(np.asarray(source.item("test", index).content)))
+            for index in range(SHOWN)
+        ]
     )
     figures = run / "figures"
     codes = tokenizer.encode(originals[:8])

@@ -91,7 +91,8 @@ def train_prior_recipe(
             }
         )
     torch.manual_seed(recipe.training.seed)
-    prior = new_prior(recipe, tokenizer.autoencoder, len(tokenizer.classes), name)
+    num_classes, num_actions = len(tokenizer.classes), len(tokenizer.actions)
+    prior = new_prior(recipe, tokenizer.autoencoder, num_classes, name, num_actions)
     training, held_out = split_indices(store.count, tokenizer.recipe.validation_fraction)
     size, seed = recipe.training.batch_size, recipe.training.seed
 

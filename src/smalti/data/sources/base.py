@@ -23,8 +23,8 @@ class Item:
 
     Attributes:
         name: what identifies the item within its source (a relative path, a row number).
-        content: a file, its bytes, or the decoded array itself (uint8, `(H, W)` or `(H, W, C)` for images); of
-            a clip, also a tuple of the files or bytes of its frames.
+        content: a file, its bytes, or the decoded array itself (uint8, `(H, W)` or `(H, W, C)` for images);
+            of a clip, also a tuple of the files or bytes of its frames.
         label: class name, or None.
         actions: of a clip, what is done at each of its frames, by name; or None.
     """

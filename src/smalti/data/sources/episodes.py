@@ -100,8 +100,8 @@ class EpisodesSource(Source):
         missing = sorted(wanted.difference(pq.read_schema(file).names))
         if missing:
             raise InputError(
-                f"expected the column {missing[0]} in {file}, as in the first file, found none: keep files of "
-                "different tables in different folders"
+                f"expected the column {missing[0]} in {file}, as in the first file, found none: keep files "
+                "of different tables in different folders"
             )
         episodes = pq.read_table(file, columns=[EPISODE_COLUMN])[EPISODE_COLUMN].to_pylist()
         return sum(1 for _ in itertools.groupby(episodes))

@@ -1,0 +1,270 @@
+"""Clips of code grids, frame after frame: p(z_t | frames before, actions), a gated PixelCNN over each frame.
+
+A memory of causal convolutions looks at the frames before and at what was done in them; what it knows is the
+local condition of the PixelCNN that draws the next frame. So a frame costs what a picture costs, however many
+came before it.
+Sources: van den Oord et al. 2017, "Neural Discrete Representation Learning" (arXiv 1711.00937), section 4.4,
+which does not tell its network; Kalchbrenner et al. 2017, "Video Pixel Networks" (arXiv 1610.00527), whose
+division into what remembers frames and what draws one this is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor, nn
+
+from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig, PixelCNNState
+from smalti.interfaces import AutoregressiveNetwork, Conditions, Configuration, InputError
+from smalti.nn.collectives import rank_and_world
+from smalti.nn.memory import FrameMemory, Past
+from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels
+
+
+class FramePixelCNNConfig(Configuration):
+    """Size of a `FramePixelCNN`.
+
+    Attributes:
+        frame: of the network that draws one frame.
+        memory_channels: of the network that looks at the frames before.
+        memory_layers: of that network; n of them see n + 1 frames.
+        action_dropout: share of the clips whose actions training hides, so that one network learns both
+            p(z) and p(z | actions).
+        history_noise: share of the codes before that training replaces by others, drawn evenly, so that the
+            network learns to go on from frames that it drew itself.
+    """
+
+    kind: Literal["frame_pixelcnn"] = "frame_pixelcnn"
+    frame: GatedPixelCNNConfig = GatedPixelCNNConfig()
+    memory_channels: int = Field(default=128, ge=1)
+    memory_layers: int = Field(default=5, ge=1)
+    action_dropout: float = Field(default=0.1, ge=0, le=1)
+    history_noise: float = Field(default=0.0, ge=0, lt=1)
+
+    @classmethod
+    def tiny(cls) -> FramePixelCNNConfig:
+        """The smallest network that has every part; it knows three frames."""
+        return cls(frame=GatedPixelCNNConfig.tiny(), memory_channels=8, memory_layers=2)
+
+
+@dataclass(slots=True)
+class FrameState:
+    """Where sampling stands.
+
+    Attributes:
+        grid: frames, rows and columns.
+        conditions: of the clips.
+        past: what the memory keeps of the frames that it has seen.
+        known: what is known of the frame that is being drawn, `(B, P, h, w)`.
+        codes: of that frame, `(B, G, h, w)`, as far as it is drawn.
+        frame: what the PixelCNN keeps of it; None before its first symbol.
+        frames: that are complete.
+        symbols: of the present frame for which logits were given.
+    """
+
+    grid: tuple[int, int, int]
+    conditions: Conditions
+    past: Past
+    known: Tensor
+    codes: Tensor
+    frame: PixelCNNState | None = None
+    frames: int = 0
+    symbols: int = 0
+
+
+@final
+class FramePixelCNN(AutoregressiveNetwork):
+    """A gated PixelCNN over each frame of a clip, told by a memory what came before.
+
+    Args:
+        config: sizes.
+        num_codes: codes K of each codebook.
+        num_codebooks: codes G of each position.
+        num_classes: number of classes; 0 for a network that ignores labels.
+        num_actions: number of actions; 0 for a network that ignores them. An action of -1, or none at all,
+            selects a learned "not given".
+    """
+
+    def __init__(
+        self,
+        config: FramePixelCNNConfig,
+        num_codes: int,
+        num_codebooks: int = 1,
+        num_classes: int = 0,
+        num_actions: int = 0,
+    ) -> None:
+        super().__init__()
+        check_counts(num_codes, num_codebooks, num_classes)
+        self.config = config
+        self.num_codes, self.num_codebooks, self.num_classes = num_codes, num_codebooks, num_classes
+        self.num_actions = num_actions
+        channels = config.memory_channels
+        self.embeddings = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(num_codebooks))
+        self.actions = nn.Embedding(num_actions + 1, channels) if num_actions else None
+        self.memory = FrameMemory(channels, config.memory_layers)
+        self.nothing = nn.Parameter(torch.zeros(channels))
+        self.frame = GatedPixelCNN(config.frame, num_codes, num_codebooks, num_classes, channels)
+
+    @property
+    def reach(self) -> int:
+        """How many frames before the present one the network sees."""
+        return self.config.memory_layers + 1
+
+    def forward(
+        self, codes: Int64[Tensor, "b g f h w"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b g f h w k"]:
+        """Logits of every code at once. In training mode some actions and labels are hidden.
+
+        Raises:
+            InputError: when the grid is not one of frames, rows and columns, a code, label or action is out
+                of range, or actions are not as many as frames.
+        """
+        _check_grid(codes.shape[2:])
+        check_codes(codes, self.num_codebooks, self.num_codes)
+        batch_size, frames, grid = len(codes), codes.shape[2], codes.shape[3:]
+        actions = self._actions(conditions, batch_size, frames)
+        seen = codes
+        if self.training:
+            actions = hide_actions(actions, self.config.action_dropout, self.num_actions)
+            seen = replaced(codes, self.config.history_noise, self.num_codes)
+        first = self._nothing(batch_size, grid).unsqueeze(2)
+        # The memory after a frame is what the next one is told; that of the last frame tells nobody.
+        past = self.memory.start(batch_size, grid)
+        known, _ = self.memory(self._embedded(seen[:, :, :-1], actions[:, :-1]), past)
+        local = torch.cat([first, known], 2).transpose(1, 2).flatten(0, 1)
+        labels = None
+        if conditions is not None and conditions.labels is not None:
+            labels = conditions.labels.repeat_interleave(frames)
+        logits = self.frame(codes.transpose(1, 2).flatten(0, 1), Conditions(labels, local))
+        return logits.unflatten(0, (batch_size, frames)).transpose(1, 2)
+
+    @torch.no_grad()
+    def start(self, batch_size: int, grid: Sequence[int], conditions: Conditions | None = None) -> FrameState:
+        """State before the first symbol. Actions and labels are taken as given.
+
+        Raises:
+            InputError: as `forward` does.
+        """
+        _check_grid(grid)
+        frames, rows, columns = grid
+        conditions = conditions or Conditions()
+        actions = self._actions(conditions, batch_size, frames)
+        return FrameState(
+            (frames, rows, columns),
+            Conditions(conditions.labels, actions=actions),
+            self.memory.start(batch_size, (rows, columns)),
+            self._nothing(batch_size, (rows, columns)),
+            torch.zeros(
+                batch_size, self.num_codebooks, rows, columns, dtype=torch.int64, device=self.nothing.device
+            ),
+        )
+
+    @torch.no_grad()
+    def skip(self, codes: Int64[Tensor, "b g f h w"], state: FrameState) -> None:
+        """Take a clip's first frames as given, at the cost of one pass over them.
+
+        Raises:
+            InputError: when they do not fit, or symbols were drawn before.
+        """
+        check_codes(codes, self.num_codebooks, self.num_codes)
+        frames, *grid = state.grid
+        if state.symbols or state.frames or list(codes.shape[3:]) != grid or codes.shape[2] >= frames:
+            raise InputError(
+                f"expected first frames of a clip whose grid is {state.grid}, received codes of shape "
+                f"{tuple(codes.shape)} after {state.frames} frames: give them to a fresh state"
+            )
+        self._remember(codes, state)
+
+    @torch.no_grad()
+    def step(self, previous: Int64[Tensor, " b"] | None, state: FrameState) -> Float[Tensor, "b k"]:
+        """Logits of the next symbol. See `AutoregressiveNetwork.step`."""
+        check_turn(previous, state.frames * state.codes[0].numel() + state.symbols)
+        if previous is not None and state.frame is not None:
+            position, codebook = divmod(state.symbols - 1, self.num_codebooks)
+            state.codes.flatten(2)[:, codebook, position] = previous
+        if state.symbols == state.codes[0].numel():
+            self._remember(state.codes.unsqueeze(2), state)
+            previous = None
+        if state.frames == state.grid[0]:
+            raise InputError(f"expected no step after the last symbol of a clip {state.grid}; start anew")
+        if state.frame is None:
+            conditions = Conditions(state.conditions.labels, state.known)
+            state.frame = self.frame.start(len(state.codes), state.grid[1:], conditions)
+            previous = None
+        state.symbols += 1
+        return self.frame.step(previous, state.frame)
+
+    def _remember(self, codes: Int64[Tensor, "b g f h w"], state: FrameState) -> None:
+        """Take in complete frames; the next symbol is the first one of the frame after them."""
+        actions = state.conditions.actions
+        assert actions is not None
+        done = actions[:, state.frames : state.frames + codes.shape[2]]
+        known, state.past = self.memory(self._embedded(codes, done), state.past)
+        state.known = known[:, :, -1]
+        state.frames += codes.shape[2]
+        state.frame, state.symbols = None, 0
+
+    def _embedded(
+        self, codes: Int64[Tensor, "b g f h w"], actions: Int64[Tensor, "b f"]
+    ) -> Float[Tensor, "b c f h w"]:
+        """Frames as the memory sees them: what they show, and what is done at them."""
+        each = zip(self.embeddings, codes.unbind(1), strict=True)
+        embedded = torch.stack([embed(c) for embed, c in each]).sum(0)
+        if self.actions is not None:
+            embedded = embedded + self.actions(actions)[:, :, None, None]
+        return embedded.movedim(-1, 1)
+
+    def _nothing(self, batch_size: int, grid: Sequence[int]) -> Float[Tensor, "b c h w"]:
+        """What is known before a clip's first frame."""
+        return self.nothing[:, None, None].expand(batch_size, -1, *grid)
+
+    def _actions(self, conditions: Conditions | None, batch_size: int, frames: int) -> Int64[Tensor, "b f"]:
+        """Indices into the table of actions, the last of which stands for "not given"."""
+        actions = conditions.actions if conditions is not None else None
+        device = self.nothing.device
+        if actions is None or not self.num_actions:
+            return torch.full((batch_size, frames), self.num_actions, device=device)
+        if actions.shape != (batch_size, frames):
+            raise InputError(
+                f"expected actions of shape {(batch_size, frames)}, one for each frame, received "
+                f"{tuple(actions.shape)}: give -1 where none is known"
+            )
+        low, high = (int(bound) for bound in actions.aminmax())
+        if low < -1 or high >= self.num_actions:
+            raise InputError(
+                f"expected actions from 0 to {self.num_actions - 1}, or -1 for none, received actions from "
+                f"{low} to {high}"
+            )
+        actions = actions.to(device)
+        return actions.where(actions >= 0, self.num_actions)
+
+
+def hide_actions(actions: Int64[Tensor, "b f"], share: float, num_actions: int) -> Int64[Tensor, "b f"]:
+    """Make all actions of a clip "not given" with probability `share`."""
+    if not num_actions:
+        return actions
+    told = hide_labels(torch.zeros_like(actions[:, 0]), share, 1)
+    return actions.where(told.unsqueeze(1) == 0, num_actions)
+
+
+def replaced(codes: Int64[Tensor, "b g f h w"], share: float, num_codes: int) -> Int64[Tensor, "b g f h w"]:
+    """A share of codes replaced by others, drawn evenly, for the batch of all ranks."""
+    if not share:
+        return codes
+    rank, world = rank_and_world()
+    drawn = torch.rand(world, *codes.shape, device=codes.device)[rank]
+    others = torch.randint(num_codes, (world, *codes.shape), device=codes.device)[rank]
+    return others.where(drawn < share, codes)
+
+
+def _check_grid(grid: Sequence[int]) -> None:
+    if len(grid) != 3 or min(grid) < 1:
+        raise InputError(
+            f"expected a grid of frames, rows and columns, received {tuple(grid)}; pictures are for a "
+            "gated_pixelcnn"
+        )
