@@ -170,6 +170,66 @@ def sample(
 
 
 @app.command()
+def rollout(
+    run: Run,
+    clip: Annotated[
+        str,
+        typer.Option("--input", metavar="CLIP", help="A clip to go on from, or a source of several."),
+    ],
+    out: Out,
+    actions: Annotated[
+        str | None, typer.Option("--actions", help='What is done, such as "forward*10 left*3".')
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", help="How many are drawn, where no actions are given.")
+    ] = None,
+    num: Annotated[int, typer.Option("--num", help="How many continuations.")] = 4,
+    given: Annotated[int, typer.Option("--given", help="Frames of the clip that are gone on from.")] = 6,
+    start: Annotated[
+        int | None, typer.Option("--start", help="The first of them; default: the clip's last ones.")
+    ] = None,
+    item: Annotated[int, typer.Option("--item", help="Which clip, where the input has several.")] = 0,
+    split: Split = None,
+    temperature: Annotated[
+        float, typer.Option(help="Below 1 is more typical; 0 always takes the likeliest code.")
+    ] = 1.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest codes.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from the likeliest codes that make up this share.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same clips.")] = 0,
+    prior: Annotated[
+        str, typer.Option("--prior", metavar="NAME", help="Which learned prior, where a run has several.")
+    ] = "learned",
+    quiet: Quiet = False,
+) -> None:
+    """Go on from a clip under actions of your choice: MP4, GIF, and a strip of all frames.
+
+    Example: `smalti rollout runs/walks --input clip.mp4 --actions "forward*10" --out rolled`
+    """
+    from smalti.verbs.rollout import rollout as verb
+
+    verb(
+        run,
+        clip,
+        out,
+        actions,
+        frames,
+        num,
+        given,
+        start,
+        item,
+        split,
+        temperature,
+        top_k,
+        top_p,
+        seed,
+        prior,
+        quiet,
+    )
+
+
+@app.command()
 def convert(
     run: Run,
     file: Annotated[Path, typer.Argument(metavar="IN", help="A recording.")],

@@ -23,7 +23,7 @@ from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig, P
 from smalti.interfaces import AutoregressiveNetwork, Conditions, Configuration, InputError
 from smalti.nn.collectives import rank_and_world
 from smalti.nn.memory import FrameMemory, Past
-from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels
+from smalti.nn.symbols import check_codes, check_counts, check_turn, label_indices
 
 
 class FramePixelCNNConfig(Configuration):
@@ -33,8 +33,8 @@ class FramePixelCNNConfig(Configuration):
         frame: of the network that draws one frame.
         memory_channels: of the network that looks at the frames before.
         memory_layers: of that network; n of them see n + 1 frames.
-        action_dropout: share of the clips whose actions training hides, so that one network learns both
-            p(z) and p(z | actions).
+        action_dropout: share of the clips whose actions training hides, all or those of a beginning, so that
+            one network learns p(z), p(z | actions), and to go on from frames whose actions are not known.
         history_noise: share of the codes before that training replaces by others, drawn evenly, so that the
             network learns to go on from frames that it drew itself.
     """
@@ -43,7 +43,7 @@ class FramePixelCNNConfig(Configuration):
     frame: GatedPixelCNNConfig = GatedPixelCNNConfig()
     memory_channels: int = Field(default=128, ge=1)
     memory_layers: int = Field(default=5, ge=1)
-    action_dropout: float = Field(default=0.1, ge=0, le=1)
+    action_dropout: float = Field(default=0.2, ge=0, le=1)
     history_noise: float = Field(default=0.0, ge=0, lt=1)
 
     @classmethod
@@ -128,15 +128,18 @@ class FramePixelCNN(AutoregressiveNetwork):
         check_codes(codes, self.num_codebooks, self.num_codes)
         batch_size, frames, grid = len(codes), codes.shape[2], codes.shape[3:]
         actions = self._actions(conditions, batch_size, frames)
+        label_indices(conditions, batch_size, self.num_classes, codes.device)
         seen = codes
         if self.training:
             actions = hide_actions(actions, self.config.action_dropout, self.num_actions)
             seen = replaced(codes, self.config.history_noise, self.num_codes)
-        first = self._nothing(batch_size, grid).unsqueeze(2)
-        # The memory after a frame is what the next one is told; that of the last frame tells nobody.
-        past = self.memory.start(batch_size, grid)
-        known, _ = self.memory(self._embedded(seen[:, :, :-1], actions[:, :-1]), past)
-        local = torch.cat([first, known], 2).transpose(1, 2).flatten(0, 1)
+        known = self._nothing(batch_size, grid).unsqueeze(2)
+        if frames > 1:
+            # The memory after a frame is what the next one is told; that of the last frame tells nobody.
+            past = self.memory.start(batch_size, grid)
+            later, _ = self.memory(self._embedded(seen[:, :, :-1], actions[:, :-1]), past)
+            known = torch.cat([known, later], 2)
+        local = known.transpose(1, 2).flatten(0, 1)
         labels = None
         if conditions is not None and conditions.labels is not None:
             labels = conditions.labels.repeat_interleave(frames)
@@ -154,6 +157,8 @@ class FramePixelCNN(AutoregressiveNetwork):
         frames, rows, columns = grid
         conditions = conditions or Conditions()
         actions = self._actions(conditions, batch_size, frames)
+        # Refused now, not when the first frame begins.
+        label_indices(conditions, batch_size, self.num_classes, actions.device)
         return FrameState(
             (frames, rows, columns),
             Conditions(conditions.labels, actions=actions),
@@ -245,11 +250,18 @@ class FramePixelCNN(AutoregressiveNetwork):
 
 
 def hide_actions(actions: Int64[Tensor, "b f"], share: float, num_actions: int) -> Int64[Tensor, "b f"]:
-    """Make all actions of a clip "not given" with probability `share`."""
+    """Make the actions of a share of clips "not given": of one half all, of the other those of a beginning.
+
+    Every rank draws for the batch of all ranks and takes its own part, as `hide_labels` does.
+    """
     if not num_actions:
         return actions
-    told = hide_labels(torch.zeros_like(actions[:, 0]), share, 1)
-    return actions.where(told.unsqueeze(1) == 0, num_actions)
+    rank, world = rank_and_world()
+    batch_size, frames = actions.shape
+    drawn, which, begun = torch.rand(3, world, batch_size, 1, device=actions.device)[:, rank]
+    last = torch.where(which < 0.5, frames, (begun * frames).long())
+    hidden = (drawn < share) & (torch.arange(frames, device=actions.device) < last)
+    return actions.masked_fill(hidden, num_actions)
 
 
 def replaced(codes: Int64[Tensor, "b g f h w"], share: float, num_codes: int) -> Int64[Tensor, "b g f h w"]:

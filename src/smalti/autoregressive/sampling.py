@@ -232,8 +232,8 @@ def _check_given(given: Tensor, num: int, num_codebooks: int, grid: Sequence[int
     expected = (num, num_codebooks, *grid[1:])
     if given.ndim != 2 + len(grid) or (*given.shape[:2], *given.shape[3:]) != expected:
         raise InputError(
-            f"expected given codes of shape ({', '.join(['B', 'G', 'first', *map(str, grid[1:])])}), B = {num} "
-            f"and G = {num_codebooks}, received {tuple(given.shape)}: give the beginning of each grid"
+            f"expected the beginnings of {num} grids {tuple(grid)} of {num_codebooks} codebooks, received "
+            f"codes of shape {tuple(given.shape)}: give (B, G, first, *others)"
         )
     if not 0 < given.shape[2] < grid[0]:
         raise InputError(

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import final
 
+from smalti.data.actions import parse_actions
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import (
     LABEL_COLUMNS,
@@ -40,6 +41,9 @@ SPEAKER_COLUMNS = ("speaker", "speaker_id", *LABEL_COLUMNS)
 """Columns that name the speaker, or else the class, most likely first."""
 
 SPLIT_COLUMN = "split"
+
+ACTIONS_COLUMN = "actions"
+"""Of clips: what is done at each frame, as `parse_actions` reads it."""
 
 
 def _split_group(match: re.Match[str]) -> str | None:
@@ -160,8 +164,9 @@ class TableSource(Source):
 
     The first line names the columns; case does not matter. The file is `file_name`, `file`, `path`, `utt`,
     `utterance` or `id`: a path relative to the table, or a file's name, with its ending or without, anywhere
-    below the table's folder. The label is `speaker`, `speaker_id`, `label` or `class`. A row whose file is
-    missing is an unreadable item.
+    below the table's folder. The label is `speaker`, `speaker_id`, `label` or `class`. A column `actions`
+    says what is done at each frame of a clip ("forward*3 left"). A row whose file is missing is an unreadable
+    item.
 
     Args:
         path: a .csv or .tsv file, or a folder that holds one table called as in `TABLE_NAMES`.
@@ -183,10 +188,10 @@ class TableSource(Source):
         entries: list[Entry] = []
         outside: list[str] = []
         ambiguous: list[str] = []
-        for name, label, split in rows:
+        for name, label, split, actions in rows:
             named = files.named(name)
             if len(named) == 1:
-                entries.append((split, Item(name, named[0], label)))
+                entries.append((split, Item(name, named[0], label, actions)))
             else:
                 (ambiguous if named else outside).append(name)
         if not any(isinstance(item.content, Path) and item.content.is_file() for _, item in entries):
@@ -287,8 +292,8 @@ def _sizes(items: dict[str, list[Item]], splits: Sequence[str]) -> str:
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
-Row = tuple[str, str | None, str | None]
-"""Name of the file, label, split."""
+Row = tuple[str, str | None, str | None, tuple[str | None, ...] | None]
+"""Name of the file, label, split, actions."""
 
 
 def _table_in(folder: Path) -> Path | None:
@@ -298,14 +303,15 @@ def _table_in(folder: Path) -> Path | None:
         return None
     header, _ = _lines(tables[0])
     # A table of captions says nothing that folders do not say better.
-    return None if _first((*SPEAKER_COLUMNS, SPLIT_COLUMN), header) is None else tables[0]
+    told = (*SPEAKER_COLUMNS, SPLIT_COLUMN, ACTIONS_COLUMN)
+    return None if _first(told, header) is None else tables[0]
 
 
 def _rows(table: Path) -> list[Row]:
     """The rows of a table, in its order."""
     header, lines = _lines(table)
     file, label = _first(FILE_COLUMNS, header), _first(SPEAKER_COLUMNS, header)
-    split = _first((SPLIT_COLUMN,), header)
+    split, actions = _first((SPLIT_COLUMN,), header), _first((ACTIONS_COLUMN,), header)
     if file is None:
         raise InputError(
             f"expected a column {', '.join(FILE_COLUMNS)} in {table}, got the columns {', '.join(header)}: "
@@ -316,16 +322,17 @@ def _rows(table: Path) -> list[Row]:
             fields[file],
             None if label is None else class_name(fields[label] or None),
             None if split is None else _split_name(fields[split]),
+            parse_actions(fields[actions]) if actions is not None and fields[actions] else None,
         )
         for fields in lines
     ]
-    name, times = Counter(name for name, _, _ in rows).most_common(1)[0]
+    name, times = Counter(name for name, *_ in rows).most_common(1)[0]
     if times > 1:
         raise InputError(
             f"expected one row for each file in {table}, but {times} rows have {name!r} in the column "
             f"{header[file]}: keep one of them"
         )
-    if not all(name for name, _, _ in rows):
+    if not all(name for name, *_ in rows):
         raise InputError(
             f"expected the name of a file in each row of {table}, but one has none in the column "
             f"{header[file]}: complete or remove it"

@@ -1,0 +1,174 @@
+"""Clips frame by frame: actions, given beginnings, and what lies beyond the network's reach."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from smalti.autoregressive.frame_pixelcnn import (
+    FramePixelCNN,
+    FramePixelCNNConfig,
+    hide_actions,
+    replaced,
+)
+from smalti.autoregressive.sampling import sample, sample_naive
+from smalti.interfaces import Conditions, InputError
+
+NUM_CODES, NUM_ACTIONS = 5, 3
+GRID = (5, 2, 3)
+
+
+def build(num_codebooks: int = 2, num_actions: int = NUM_ACTIONS, **settings: float) -> FramePixelCNN:
+    torch.manual_seed(0)
+    config = FramePixelCNNConfig.tiny().model_copy(update=settings)
+    network = FramePixelCNN(config, NUM_CODES, num_codebooks, num_actions=num_actions).double().eval()
+    torch.nn.init.normal_(network.nothing)
+    return network
+
+
+def clips(batch_size: int, num_codebooks: int = 2, grid: tuple[int, ...] = GRID) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(NUM_CODES, (batch_size, num_codebooks, *grid), generator=generator)
+
+
+def told(batch_size: int, frames: int = GRID[0]) -> Conditions:
+    generator = torch.Generator().manual_seed(2)
+    return Conditions(actions=torch.randint(-1, NUM_ACTIONS, (batch_size, frames), generator=generator))
+
+
+@pytest.mark.parametrize("first", [0, 1, 3])
+@torch.no_grad()
+def test_steps_after_given_frames_give_the_logits_of_the_whole(first):
+    network, codes, conditions = build(), clips(2), told(2)
+    whole = network(codes, conditions).flatten(2, -2).transpose(1, 2).flatten(1, 2)
+    symbols = codes.flatten(2).transpose(1, 2).flatten(1)
+    state, begin = network.start(2, GRID, conditions), first * codes[0, :, 0].numel()
+    if first:
+        network.skip(codes[:, :, :first], state)
+    for i in range(begin, symbols.shape[1]):
+        logits = network.step(symbols[:, i - 1] if i else None, state)
+        torch.testing.assert_close(logits, whole[:, i], rtol=0, atol=1e-9)
+    with pytest.raises(InputError, match="after the last symbol"):
+        network.step(symbols[:, -1], state)
+
+
+def test_cached_and_naive_rollouts_draw_the_same():
+    network, codes, conditions = build(), clips(3), told(3)
+    fast, slow = (
+        loop(
+            network,
+            3,
+            GRID,
+            conditions,
+            generator=torch.Generator().manual_seed(7),
+            given=codes[:, :, :2],
+        )
+        for loop in (sample, sample_naive)
+    )
+    assert torch.equal(fast, slow)
+    assert torch.equal(fast[:, :, :2], codes[:, :, :2])
+    assert not torch.equal(fast[:, :, 2:], codes[:, :, 2:])
+
+
+@torch.no_grad()
+def test_an_action_changes_the_frames_after_it_and_none_before():
+    network, codes = build(), clips(1)
+    actions = torch.zeros(1, GRID[0], dtype=torch.int64)
+    plain = network(codes, Conditions(actions=actions))
+    for at in range(GRID[0]):
+        other = actions.clone()
+        other[0, at] = 1
+        differs = (network(codes, Conditions(actions=other)) - plain).abs().amax((0, 1, 3, 4, 5)) > 1e-12
+        # It reaches as many frames as the memory has layers, and one more.
+        assert differs.tolist() == [at < frame <= at + network.reach for frame in range(GRID[0])]
+
+
+@torch.no_grad()
+def test_actions_that_are_not_given_are_those_of_no_conditions():
+    network, codes = build(), clips(2)
+    unknown = Conditions(actions=torch.full((2, GRID[0]), -1))
+    assert torch.equal(network(codes, unknown), network(codes))
+    deaf = build(num_actions=0)
+    assert torch.equal(deaf(codes, told(2)), deaf(codes))
+
+
+@pytest.mark.parametrize(
+    "actions", [torch.zeros(2, 4), torch.zeros(1, 5), torch.full((2, 5), 3), torch.full((2, 5), -2)]
+)
+def test_actions_that_do_not_fit_are_refused(actions):
+    network = build()
+    conditions = Conditions(actions=actions.long())
+    for call in (lambda: network(clips(2), conditions), lambda: network.start(2, GRID, conditions)):
+        with pytest.raises(InputError, match=r"expected actions .* received"):
+            call()
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 5, 2, 3), (2, 2, 2, 3, 2)])
+def test_given_frames_that_do_not_fit_are_refused(shape):
+    network = build()
+    with pytest.raises(InputError, match="expected first frames of a clip"):
+        network.skip(torch.zeros(shape, dtype=torch.int64), network.start(2, GRID))
+    state = network.start(2, GRID)
+    network.step(None, state)
+    with pytest.raises(InputError, match="to a fresh state"):
+        network.skip(clips(2)[:, :, :1], state)
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (3,), (1, 0, 2)])
+def test_grids_of_other_than_frames_are_refused(grid):
+    with pytest.raises(InputError, match="a grid of frames, rows and columns"):
+        build().start(1, grid)
+
+
+def test_training_hides_actions_of_whole_clips_and_of_beginnings():
+    actions = torch.zeros(4000, 8, dtype=torch.int64)
+    torch.manual_seed(0)
+    hidden = hide_actions(actions, 0.5, NUM_ACTIONS) == NUM_ACTIONS
+    number = hidden.sum(1)
+    # A beginning: none is hidden after one that is not.
+    assert (hidden[:, 1:] <= hidden[:, :-1]).all()
+    # A quarter all; of the other hidden quarter an eighth each of 0 to 7.
+    assert abs((number == 8).float().mean().item() - 0.25) < 0.03
+    for count in range(1, 8):
+        assert abs((number == count).float().mean().item() - 0.25 / 8) < 0.012
+    assert torch.equal(hide_actions(actions, 0.0, NUM_ACTIONS), actions)
+
+
+def test_noise_replaces_the_share_of_codes_that_it_says():
+    codes = torch.zeros(8, 1, 10, 10, 10, dtype=torch.int64)
+    torch.manual_seed(0)
+    # One of five of the others is the same.
+    assert abs((replaced(codes, 0.2, 5) != 0).float().mean().item() - 0.16) < 0.015
+    assert replaced(codes, 0.0, 5) is codes
+
+
+def test_it_learns_what_actions_do():
+    """Frames of one code that goes up by the action: with the true actions nothing is left to guess."""
+    torch.manual_seed(0)
+    network = FramePixelCNN(FramePixelCNNConfig.tiny(), NUM_CODES, num_actions=NUM_ACTIONS)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+
+    def walks(num: int) -> tuple[torch.Tensor, torch.Tensor]:
+        actions = torch.randint(NUM_ACTIONS, (num, 5))
+        first = torch.randint(NUM_CODES, (num, 1))
+        steps = torch.cat([first, actions[:, :-1]], 1).cumsum(1) % NUM_CODES
+        return steps.view(num, 1, 5, 1, 1).expand(-1, -1, -1, 2, 2), actions
+
+    def nats(actions: torch.Tensor, codes: torch.Tensor) -> float:
+        """Of a frame after the first, of which three kinds are possible."""
+        with torch.no_grad():
+            logits = network(codes, Conditions(actions=actions))[:, :, 1:]
+        return 4 * cross_entropy(logits.flatten(0, -2), codes[:, :, 1:].flatten()).item()
+
+    for _ in range(300):
+        codes, actions = walks(32)
+        loss = cross_entropy(network(codes, Conditions(actions=actions)).flatten(0, -2), codes.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    network.eval()
+    codes, actions = walks(200)
+    assert nats(actions, codes) < 0.2
+    assert nats(actions.roll(1, 0), codes) > math.log(3)
+    assert nats(torch.full_like(actions, -1), codes) == pytest.approx(math.log(3), abs=0.2)
