@@ -302,7 +302,9 @@ def evaluate(
 def reproduce(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="fashion-mnist, cifar10, speech, conversion, phonemes or lab."),
+        typer.Argument(
+            metavar="NAME", help="fashion-mnist, cifar10, speech, conversion, phonemes, lab or video."
+        ),
     ],
     data: Annotated[
         str | None,
@@ -332,7 +334,7 @@ def reproduce(
 
     Example: `smalti reproduce fashion-mnist --data fashion-mnist --seeds 3 --out runs/table`
     """
-    if name in ("speech", "conversion", "phonemes", "lab"):
+    if name in ("speech", "conversion", "phonemes", "lab", "video"):
         from smalti.interfaces import InputError
 
         if part != "table" or pretrain is not None or only is not None:
@@ -346,6 +348,11 @@ def reproduce(
         from smalti.verbs.reproduce_lab import reproduce_lab
 
         reproduce_lab(data, out, budget, seeds, quiet)
+        return
+    if name == "video":
+        from smalti.verbs.reproduce_video import reproduce_video
+
+        reproduce_video(data, out, budget, seeds, quiet)
         return
     from smalti.verbs.reproduce import reproduce as verb
 

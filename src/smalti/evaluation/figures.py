@@ -91,6 +91,19 @@ def code_maps(
     _save(figure, path)
 
 
+def horizon_curves(curves: dict[str, dict[str, Sequence[float]]], path: Path) -> None:
+    """What is measured at each frame that is drawn: a panel for each figure, a line for each kind of clip."""
+    figure = Figure(figsize=(4.2 * len(curves), 3.0), layout="constrained")
+    for index, (title, lines) in enumerate(curves.items()):
+        axes = figure.add_subplot(1, len(curves), index + 1)
+        for number, (name, values) in enumerate(lines.items()):
+            colour = (INK, SOFT, "#7a8b99", "#c9a227", "#5b8e7d")[number % 5]
+            axes.plot(np.arange(1, len(values) + 1), values, "o-", color=colour, label=name, markersize=3)
+        _finish(axes, title, "frame after the last given one")
+        axes.legend(frameon=False, fontsize=7)
+    _save(figure, path)
+
+
 def _flat(codes: Int64[Tensor, "*grid"]) -> Int64[np.ndarray, "*plane"]:
     """Codes as they are, or of a clip those of its first and its last frame."""
     return (codes if codes.ndim < 3 else cat([codes[0], codes[-1]])).numpy()

@@ -7,11 +7,14 @@ from typing import Any
 from smalti.encoders.code_grid import CodeGridEncoderConfig
 from smalti.interfaces import Configuration, InputError
 from smalti.models.vae import VAEConfig
+from smalti.models.vqvae import VQVAEConfig
 from smalti.recipes import worlds
 from smalti.recipes.recipe import PriorRecipe, Recipe
 from smalti.training.loop import TrainingConfig
 
 BUDGETS = ("tiny", "cpu", "paper")
+SHORT = {"steps": 3, "batch_size": 2, "log_every": 1, "checkpoint_every": 2, "validate_every": 0}
+"""Training of the tiny budget."""
 LATENT_DIM = 32
 """Of the continuous control."""
 
@@ -34,14 +37,60 @@ class LabStudy(Configuration):
         return LabStudy(**{name: _seeded(getattr(self, name), seed) for name in type(self).model_fields})
 
 
+class VideoStudy(Configuration):
+    """Walks to codes, a prior told of actions, and how both are measured.
+
+    Attributes:
+        walks: both stages.
+        judge_steps: of the training of the judge of actions.
+        stride: frames between the windows that are measured.
+    """
+
+    walks: Recipe
+    judge_steps: int = 2000
+    stride: int = 10
+
+    def seeded(self, seed: int) -> VideoStudy:
+        """The same, with the seed of every training."""
+        return self.model_copy(update={"walks": _seeded(self.walks, seed)})
+
+
+def video_study(budget: str) -> VideoStudy:
+    """The experiment of van den Oord et al. 2017, section 4.4, on walks of `smalti collect doom`.
+
+    Raises:
+        InputError: when there is no such budget.
+    """
+    _check_budget(budget)
+    walks = worlds.walks()
+    if budget == "cpu":
+        return VideoStudy(walks=_changed(walks, {"steps": 3000}, {"steps": 4000}))
+    if budget == "paper":
+        # The paper's frames and grids; it tells no more.
+        data = walks.data.model_copy(update={"size": (84, 84)})
+        encoder = walks.model.encoder.model_copy(update={"strides": (2, 2)})
+        assert isinstance(walks.model, VQVAEConfig)
+        quantizer = walks.model.quantizer.model_copy(update={"num_codebooks": 1})
+        model = walks.model.model_copy(update={"encoder": encoder, "quantizer": quantizer})
+        long = {"steps": 100_000, "batch_size": 16}
+        return VideoStudy(walks=_changed(walks.model_copy(update={"data": data, "model": model}), long, long))
+    walks = _changed(walks, SHORT, SHORT)
+    data = walks.data.model_copy(update={"size": (16, 16)})
+    return VideoStudy(walks=walks.model_copy(update={"data": data}), judge_steps=5, stride=5)
+
+
+def _check_budget(budget: str) -> None:
+    if budget not in BUDGETS:
+        raise InputError(f"expected a budget, received {budget!r}: there are {', '.join(BUDGETS)}")
+
+
 def lab_study(budget: str) -> LabStudy:
     """The experiment of van den Oord et al. 2017, section 4.2, on frames of `smalti collect doom`.
 
     Raises:
         InputError: when there is no such budget.
     """
-    if budget not in BUDGETS:
-        raise InputError(f"expected a budget, received {budget!r}: there are {', '.join(BUDGETS)}")
+    _check_budget(budget)
     frames, second = worlds.frames(), worlds.second_stage()
     if budget == "cpu":
         frames = _changed(frames, {"steps": 1500}, {"steps": 800})
@@ -75,8 +124,7 @@ def _changed(recipe: Recipe, training: dict[str, Any], prior: dict[str, Any]) ->
 
 def _tiny(frames: Recipe, second: Recipe) -> tuple[Recipe, Recipe]:
     """Seconds: to see that every part runs, not what it reaches."""
-    short = {"steps": 3, "batch_size": 2, "log_every": 1, "checkpoint_every": 2, "validate_every": 0}
-    frames, second = _changed(frames, short, short), _changed(second, short, short)
+    frames, second = _changed(frames, SHORT, SHORT), _changed(second, SHORT, SHORT)
     size = (24, 24)
     grid = second.data.model_copy(update={"size": (6, 6)})
     encoder = second.model.encoder

@@ -189,9 +189,11 @@ def metrics_table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]
     return header, rows
 
 
-def _cell(value: int | float | None) -> str:
+def _cell(value: int | float | list[float] | None) -> str:
     if value is None:
         return "-"
+    if isinstance(value, list):
+        return " ".join(map(_cell, value))
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 

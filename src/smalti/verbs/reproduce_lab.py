@@ -16,29 +16,23 @@ from torch import Tensor
 
 from smalti.data.codes import read_codes
 from smalti.evaluation.codebook import CodebookUse
-from smalti.interfaces import Autoencoder, InputError
-from smalti.recipes import Recipe, build_modality
+from smalti.interfaces import Autoencoder
+from smalti.recipes import build_modality
 from smalti.recipes.world_studies import LabStudy, lab_study
 from smalti.tokenizer import Tokenizer, load
-from smalti.trained import prior_directory
 from smalti.training.checkpoints import RunDirectory
 from smalti.verbs.codes import encode
 from smalti.verbs.console import note
-from smalti.verbs.data import open_data, pick_split
-from smalti.verbs.evaluate import RESULTS, evaluate
+from smalti.verbs.evaluate import RESULTS
 from smalti.verbs.provenance import described
-from smalti.verbs.records import Record, last_step, publish, stage
-from smalti.verbs.runs import check_data, check_model, check_target, model_of
-from smalti.verbs.train import train_recipe
-from smalti.verbs.train_prior import train_prior_recipe
+from smalti.verbs.records import Record, publish
+from smalti.verbs.world_runs import about, bounds, evaluate_once, measured_split, modality_of, train_once
 from smalti.web.page import write_page
 
 EXPERIMENT = "lab"
 QUESTION = "Are three codes of a frame used by a decoder that could model it without them?"
 SHOWN = 8
 """Frames in a row of a picture."""
-DRAWS = 10
-"""From the continuous control's posterior, of each item."""
 
 
 def reproduce_lab(
@@ -60,116 +54,52 @@ def reproduce_lab(
         InputError: for a user's mistake.
     """
     study = lab_study(budget)
-    if data is None:
-        raise InputError("expected frames to reproduce lab with, received none: add --data SOURCE")
-    source = open_data(data, build_modality(study.frames.data))
-    split = pick_split(source, None, "test", "validation")
-    if split not in ("test", "validation"):
-        raise InputError(
-            f"expected data with a test split to measure on, found only {split!r} in {data}: collect some "
-            "with smalti collect doom"
-        )
+    data, source, split = measured_split(EXPERIMENT, data, build_modality(study.frames.data))
+    measured_on = described(source, split, data)
     folder = out / f"{EXPERIMENT}-{budget}"
     records: list[Record] = []
     for seed in range(seeds):
         note(f"lab, seed {seed}", quiet)
-        records += _of_seed(study.seeded(seed), seed, data, split, folder / f"seed{seed}", quiet)
+        records += _of_seed(study.seeded(seed), seed, data, split, measured_on, folder / f"seed{seed}", quiet)
     records = [{**record, "budget": budget} for record in records]
     publish(folder, records, quiet)
     note(f"The runs, records.jsonl and table.md are in {folder}, a page in each seed's folder.", quiet)
     return records
 
 
-def _of_seed(study: LabStudy, seed: int, data: str, split: str, folder: Path, quiet: bool) -> list[Record]:
+def _of_seed(
+    study: LabStudy, seed: int, data: str, split: str, measured_on: str, folder: Path, quiet: bool
+) -> list[Record]:
     frames, second, control = (folder / name for name in ("frames", "second", "control"))
-    _train(study.frames, data, frames, True, quiet)
-    _evaluate(frames, data, split, quiet)
+    train_once(study.frames, data, frames, True, quiet)
+    evaluate_once(frames, data, split, quiet)
     codes = folder / "codes"
     for name in ("train", split):
         file = codes / f"{name}.parquet"
         if not file.is_file() or read_codes(file)[0].model != RunDirectory(frames).fingerprint():
             codes.mkdir(parents=True, exist_ok=True)
             encode(str(frames), data, file, name, quiet)
-    _train(study.second, str(codes), second, True, quiet)
-    _evaluate(second, str(codes), split, quiet)
-    _train(study.control, str(codes), control, False, quiet)
-    _evaluate(control, str(codes), split, quiet)
+    train_once(study.second, str(codes), second, True, quiet)
+    evaluate_once(second, str(codes), split, quiet)
+    train_once(study.control, str(codes), control, False, quiet)
+    evaluate_once(control, str(codes), split, quiet)
     _page(load(str(frames)), load(str(second)), codes / f"{split}.parquet", folder, seed)
-    source = open_data(data, build_modality(study.frames.data))
     shared = {
         "experiment": EXPERIMENT,
         "dataset": Path(data).name,
         "split": split,
-        "measured_on": described(source, split, data),
+        "measured_on": measured_on,
         "seed": seed,
         "note": QUESTION,
     }
-    records = [{**shared, **row} for run in (frames, second, control) for row in _bounds(run)]
-    worth = {**shared, **_about(second, None), "prior": None, "metrics": _worth(second, codes, split)}
+    records = [{**shared, **row} for run in (frames, second, control) for row in bounds(run)]
+    worth = {**shared, **about(second, None), "prior": None, "metrics": _worth(second, codes, split)}
     return [*records, worth]
-
-
-def _train(recipe: Recipe, data: str, path: Path, has_prior: bool, quiet: bool) -> None:
-    """Train a model and its prior, unless that was done."""
-    run = RunDirectory(path)
-    check_target(run, recipe)
-    check_data(run, data)
-    check_model(run, model_of(open_data(data, build_modality(recipe.data))))
-    if last_step(run) < recipe.training.steps or not (run.figures_path / "learning_curves.png").is_file():
-        train_recipe(recipe, data, path, quiet)
-    if not has_prior:
-        return
-    own = RunDirectory(prior_directory(path))
-    if last_step(own) < recipe.prior.training.steps or not (own.figures_path / "samples.png").is_file():
-        train_prior_recipe(path, recipe.prior, quiet)
-
-
-def _evaluate(run: Path, data: str, split: str, quiet: bool) -> None:
-    own = prior_directory(run)
-    prior = RunDirectory(own).fingerprint() if own.is_dir() else None
-    if (run / RESULTS).is_file():
-        report = json.loads((run / RESULTS).read_text())
-        if (report["model"], report["priors"].get("learned"), report["split"]) == (
-            RunDirectory(run).fingerprint(),
-            prior,
-            split,
-        ):
-            return
-    evaluate(str(run), data, split, quiet=quiet, draws=DRAWS)
-
-
-def _bounds(run: Path) -> list[Record]:
-    """A record for each bound of a run, in bits/dim and in nats an item."""
-    report = json.loads((run / RESULTS).read_text())
-    records = []
-    for name, row in report["bits_per_dim"].items():
-        dims = _dims(run)
-        nats = {f"{part}_nats": row[part] * dims * math.log(2) for part in ("rate", "distortion")}
-        learned = "learned" if name.startswith("learned") else None
-        metrics = {**row, **nats, **report["reconstruction"], **report["codebook"], "num": report["num"]}
-        records.append({**_about(run, learned), "prior": name, "metrics": metrics})
-    return records
-
-
-def _about(run: Path, of_prior: str | None) -> Record:
-    """What was trained, and how."""
-    stages = [stage(run)] + ([stage(prior_directory(run, of_prior), of_prior)] if of_prior else [])
-    report = json.loads((run / RESULTS).read_text())
-    is_control = run.name == "control"
-    return {
-        "model": f"control: {report['title']}" if is_control else f"{report['title']}, {run.name}",
-        "steps": sum(one["steps"] for one in stages),
-        "seconds": sum(one["seconds"] for one in stages),
-        "device": stages[0]["device"],
-        "commit": stages[0]["commit"],
-        "config": RunDirectory(run).read_config("recipe")["recipe"],
-        "stages": stages,
-    }
 
 
 def _worth(run: Path, codes: Path, split: str) -> dict[str, Any]:
     """Nats a grid with true, shuffled and no codes, the gain in bits, and each codebook's perplexity."""
-    report, dims = json.loads((run / RESULTS).read_text()), _dims(run)
+    report, dims = json.loads((run / RESULTS).read_text()), modality_of(run).spec.dims
     nats = {
         f"nats_{kind}": report["codebook"][f"distortion_{kind}"] * dims * math.log(2)
         for kind in ("true", "shuffled", "none")
@@ -186,11 +116,6 @@ def _worth(run: Path, codes: Path, split: str) -> dict[str, Any]:
         **{f"perplexity_{index}": value for index, value in enumerate(use.perplexities())},
         "num": report["num"],
     }
-
-
-def _dims(run: Path) -> int:
-    recipe = RunDirectory(run).read_config("recipe")["recipe"]
-    return build_modality(Recipe.model_validate(recipe).data).spec.dims
 
 
 def _page(frames: Tokenizer, second: Tokenizer, codes: Path, folder: Path, seed: int) -> None:

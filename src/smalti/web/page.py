@@ -45,6 +45,11 @@ def inline(picture: Path | Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
 
 
+def gif(content: bytes) -> str:
+    """The content of a GIF as a data address."""
+    return "data:image/gif;base64," + base64.b64encode(content).decode("ascii")
+
+
 def sound(waveform: np.ndarray, sample_rate_hz: int) -> str:
     """A waveform in [-1, 1], `(T,)`, as the data address of a 16-bit WAV file."""
     levels = (np.clip(waveform, -1, 1) * 32767).round().astype("<i2")
