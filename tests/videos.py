@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +13,8 @@ from typing import Any
 import av
 import av.codec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 
@@ -94,3 +99,46 @@ def save_folder(path: Path, frames: np.ndarray) -> Path:
     for index, frame in enumerate(frames):
         Image.fromarray(frame).save(path / f"{index}.png")
     return path
+
+
+STEPS = {"left": -2, "right": 2, "wait": 0}
+"""What each action of `walk` does, in pixels."""
+
+
+def walk(actions: Sequence[str], size: int = 16) -> np.ndarray:
+    """A bright bar that moves as it is told, around the edge, `(F, size, size, 3)`.
+
+    A frame shows what came of the action before it.
+    """
+    frames, left = [], size // 2
+    for action in actions:
+        frame = np.full((size, size, 3), 30, np.uint8)
+        frame[:, np.arange(left, left + size // 4) % size] = (240, 200, 40)
+        frames.append(frame)
+        left += STEPS[action]
+    return np.stack(frames)
+
+
+def save_episodes(path: Path, episodes: Sequence[Sequence[str]], size: int = 16) -> Path:
+    """Walks under these actions as a table of frames: PNG in Parquet, actions by number and name."""
+    names = sorted(STEPS)
+    rows = []
+    for number, actions in enumerate(episodes):
+        for index, (frame, action) in enumerate(zip(walk(actions, size), actions, strict=True)):
+            content = io.BytesIO()
+            Image.fromarray(frame).save(content, "PNG")
+            image = {"bytes": content.getvalue(), "path": f"{number}_{index}.png"}
+            rows.append({"image": image, "action": names.index(action), "episode": number, "frame": index})
+    features = {"action": {"_type": "ClassLabel", "names": names}}
+    table = pa.Table.from_pylist(rows).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+    return path
+
+
+def random_walks(num: int, length: int, seed: int = 0) -> list[list[str]]:
+    """Actions of walks, each drawn evenly."""
+    rng = np.random.default_rng(seed)
+    return [rng.choice(sorted(STEPS), length).tolist() for _ in range(num)]

@@ -258,7 +258,7 @@ class Tokenizer:
 
     def rollout(
         self,
-        given: Int64[Tensor, "1 g f *grid"],
+        given: Int64[Tensor, "_ g given *grid"],
         actions: Sequence[str | None],
         before: Sequence[str | None] | None = None,
         num: int = 1,
@@ -269,11 +269,11 @@ class Tokenizer:
         seed: int | None = None,
         prior: str = LEARNED,
         progress: Callable[[int, int], None] | None = None,
-    ) -> Int64[Tensor, "b g f *grid"]:
+    ) -> Int64[Tensor, "b g all *grid"]:
         """Go on from a clip's codes under actions: one frame of codes for each, all of them before any pixel.
 
         Args:
-            given: codes of the clip's first F frames.
+            given: codes of the clip's first F frames, `(1, G, F, *grid)`.
             actions: what is done at the last of these, and at each frame that is drawn but the last; None
                 leaves it open.
             before: what was done at the given frames but the last, F - 1 actions; None leaves all open.

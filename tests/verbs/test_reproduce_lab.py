@@ -103,7 +103,7 @@ def test_the_decoder_is_of_the_size_of_the_prior_that_knows_no_codes():
 
 def test_bad_input(tmp_path):
     for words, sentence in (
-        ((), "expected frames to reproduce lab with"),
+        ((), "expected data to reproduce lab with"),
         (("--data", "letters", "--budget", "huge"), "expected a budget, received 'huge'"),
         (("--data", "letters", "--only", "frames"), "expected neither --part, --pretrain nor --only for lab"),
     ):

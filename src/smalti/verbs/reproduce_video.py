@@ -17,6 +17,7 @@ from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
+from smalti.data.sources import Item, Source
 from smalti.data.store import Store
 from smalti.evaluation.figures import horizon_curves
 from smalti.evaluation.worlds import (
@@ -35,7 +36,7 @@ from smalti.recipes.world_studies import VideoStudy, video_study
 from smalti.tokenizer import Tokenizer, load
 from smalti.trained import LEARNED
 from smalti.verbs.console import note
-from smalti.verbs.data import prepare
+from smalti.verbs.data import prepare, training_split
 from smalti.verbs.provenance import described
 from smalti.verbs.records import Record, publish
 from smalti.verbs.rollout import DRAWN, GIVEN
@@ -77,6 +78,11 @@ def reproduce_video(
     modality = build_modality(study.walks.data)
     data, source, split = measured_split(EXPERIMENT, data, modality)
     measured_on = described(source, split, data)
+    if any(item is None or item.actions is None for item in _first(source, split)):
+        raise InputError(
+            f"expected clips with actions to reproduce {EXPERIMENT} with, received clips without in {data}: "
+            "collect some with smalti collect doom"
+        )
     folder = out / f"{EXPERIMENT}-{budget}"
     records: list[Record] = []
     for seed in range(seeds):
@@ -106,6 +112,11 @@ def reproduce_video(
     return records
 
 
+def _first(source: Source, split: str) -> list[Item | None]:
+    """The first item that is trained on, and of those that are measured on."""
+    return [next(source.items(name), None) for name in (training_split(source), split)]
+
+
 @dataclass(frozen=True)
 class _Windows:
     """Held-out stretches: their pixels, actions, codes, and the clip of each."""
@@ -121,7 +132,7 @@ class _Windows:
         if len({clip for clip, _, _ in cut}) < 2 or store.action_names != tokenizer.actions:
             raise InputError(
                 f"expected at least two held-out clips of {LENGTH} frames or more with the run's actions, "
-                f"received others: collect some with smalti collect doom"
+                "received others: collect some with smalti collect doom"
             )
         levels = torch.from_numpy(np.stack([pixels for _, pixels, _ in cut]))
         actions = torch.from_numpy(np.stack([done for _, _, done in cut]))
@@ -282,7 +293,7 @@ def _drawn(
     return _decoded(tokenizer, codes.cpu())
 
 
-def _decoded(tokenizer: Tokenizer, codes: Int64[Tensor, "b g f h w"]) -> Float[Tensor, "b c f h w"]:
+def _decoded(tokenizer: Tokenizer, codes: Int64[Tensor, "b g f *grid"]) -> Float[Tensor, "b c f h w"]:
     # As levels, so that nothing is measured that a picture cannot show.
     modality = tokenizer.modality
     parts = [modality.to_stored(tokenizer.decode_signals(part)) for part in codes.split(AT_ONCE)]

@@ -34,9 +34,7 @@ def measured_split(name: str, data: str | None, modality: Modality) -> tuple[str
         InputError: without data, or where nothing of it is held out.
     """
     if data is None:
-        raise InputError(
-            f"expected {modality.noun} to reproduce {name} with, received none: add --data SOURCE"
-        )
+        raise InputError(f"expected data to reproduce {name} with, received none: add --data SOURCE")
     source = open_data(data, modality)
     split = pick_split(source, None, "test", "validation")
     if split not in ("test", "validation"):
