@@ -152,7 +152,7 @@ def walks() -> Recipe:
         training=training,
         prior=PriorRecipe(
             network=FramePixelCNNConfig(
-                frame=GatedPixelCNNConfig(channels=64, layers=6, head_channels=256),
+                frame=GatedPixelCNNConfig(channels=64, layers=6, head_channels=256, dropout=0.1),
                 memory_channels=96,
                 history_noise=0.02,
             ),
