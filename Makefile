@@ -22,6 +22,7 @@ lint: .venv/.dev
 
 bench: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sampling.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rollout.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/search.py
 	OMP_NUM_THREADS=1 $(if $(wildcard $(PEERS)/.installed),$(PEERS)/bin,$(BIN))/python benchmarks/wavenet.py
 

@@ -1,0 +1,80 @@
+"""Cached rollouts of clips against a full forward for every symbol.
+
+Ours draws ten frames after six given ones, for 16 clips at once. The peer draws the first two of these
+frames: its time is the median time of a full forward over the frames up to the one that is drawn, times the
+symbols of a frame. Both are timed in turn in one process. Run as `python benchmarks/rollout.py`; about three
+minutes.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Annotated
+
+import torch
+import typer
+from record import record
+from sampling import seconds
+
+from smalti.autoregressive.frame_pixelcnn import FramePixelCNN, FramePixelCNNConfig
+from smalti.autoregressive.sampling import sample
+from smalti.interfaces import Conditions
+from smalti.recipes import get_recipe
+
+GIVEN, DRAWN, NAIVE = 6, 10, 2
+NUM_CODES, NUM_ACTIONS = 512, 3
+
+
+@torch.no_grad()
+def compare(grid: tuple[int, int], num_codebooks: int, num: int, repeats: int, threads: int) -> None:
+    """Time both on one size of frames, and record it."""
+    config = get_recipe("walks").prior.network
+    assert isinstance(config, FramePixelCNNConfig)
+    network = FramePixelCNN(config, NUM_CODES, num_codebooks, num_actions=NUM_ACTIONS).eval()
+    length = GIVEN + DRAWN
+    codes = torch.randint(NUM_CODES, (num, num_codebooks, length, *grid))
+    actions = torch.randint(NUM_ACTIONS, (num, length))
+
+    def ours() -> None:
+        sample(network, num, (length, *grid), Conditions(actions=actions), given=codes[:, :, :GIVEN])
+
+    def forward(frames: int) -> None:
+        network(codes[:, :, :frames], Conditions(actions=actions[:, :frames]))
+
+    works = [ours, *(lambda frames=GIVEN + 1 + drawn: forward(frames) for drawn in range(NAIVE))]
+    for work in works:
+        work()
+    timed = [[seconds(work) for work in works] for _ in range(repeats)]
+    (own, own_processor), *forwards = (
+        [statistics.median(kind) for kind in zip(*runs, strict=True)] for runs in zip(*timed, strict=True)
+    )
+    rows, columns = grid
+    symbols = num_codebooks * rows * columns
+    record(
+        "rollout",
+        work=f"{num} rollouts of {DRAWN} frames of {rows}x{columns}, {num_codebooks} codebooks of "
+        f"{NUM_CODES}, after {GIVEN} given ones, network of the recipe walks",
+        peer=f"naive full forward, {NAIVE} frames of the same",
+        threads=threads,
+        ours=own,
+        theirs=symbols * sum(wall for wall, _ in forwards),
+        ours_processor=own_processor,
+        theirs_processor=symbols * sum(processor for _, processor in forwards),
+        repeats=repeats,
+    )
+
+
+def main(
+    repeats: Annotated[int, typer.Option(help="Timed runs of each, in turn.")] = 7,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    num: Annotated[int, typer.Option(help="Clips drawn at once.")] = 16,
+) -> None:
+    """Compare on frames of 8x8 codes, the recipe's, and of 21x21, the paper's."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    for grid, num_codebooks in (((8, 8), 2), ((21, 21), 1)):
+        compare(grid, num_codebooks, num, repeats, threads)
+
+
+if __name__ == "__main__":
+    typer.run(main)
