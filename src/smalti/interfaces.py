@@ -373,7 +373,8 @@ class SamplingKernel(ABC):
 class AutoregressiveNetwork(nn.Module, ABC):
     """Predicts each symbol from those before it and from conditions, at two speeds through the same layers.
 
-    Symbols are ordered by position (row-major over the grid), and by codebook within a position.
+    Symbols are ordered by position (row-major over the grid), and by codebook within a position, unless a
+    network has an `order` of its own.
     """
 
     num_codebooks: int
@@ -400,6 +401,10 @@ class AutoregressiveNetwork(nn.Module, ABC):
             previous: the symbol that the last call's logits were for; None at the first call.
             state: what `start` gave; it is updated in place.
         """
+
+    def order(self, grid: Sequence[int]) -> Int64[Tensor, " symbols"] | None:
+        """Where, by position and codebook, the symbols lie that come first, second, ...; None: in order."""
+        return None
 
     def skip(self, codes: Int64[Tensor, "b g *first"], state: Any) -> None:
         """Take the first stretch of the grid as given; the next `step` is then told the last of its symbols.

@@ -11,6 +11,7 @@ import torch
 from smalti.encoders.conv import ConvEncoderConfig
 from smalti.interfaces import Autoencoder, Batch, LatentVariableModel, SignalSpec
 from smalti.likelihoods import CategoricalConfig, GaussianConfig, from_levels
+from smalti.models.hierarchy import Hierarchy, HierarchyConfig
 from smalti.models.prior import UniformPrior
 from smalti.models.vae import VAE, VAEConfig
 from smalti.models.vimco import VIMCO, VIMCOConfig
@@ -41,6 +42,7 @@ FAITHFUL = VQVAEConfig.tiny().quantizer.model_copy(update={"codebook": FaithfulC
 LIKELIHOODS = {"": {}, "-categorical": CategoricalConfig(), "-gaussian": GaussianConfig()}
 KINDS = {
     "vqvae": Case(VQVAE, VQVAEConfig.tiny(), is_deterministic=True),
+    "hierarchy": Case(Hierarchy, HierarchyConfig.tiny(), is_deterministic=True),
     "vae": Case(VAE, VAEConfig.tiny()),
     "vimco": Case(VIMCO, VIMCOConfig.tiny()),
 }

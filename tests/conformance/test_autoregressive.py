@@ -7,6 +7,7 @@ import math
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import smalti.autoregressive
 from smalti.autoregressive.frame_pixelcnn import FramePixelCNN, FramePixelCNNConfig
+from smalti.autoregressive.hierarchy import HierarchicalPixelCNN, HierarchicalPixelCNNConfig
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
 from smalti.autoregressive.sampling import sample, sample_naive
 from smalti.autoregressive.transformer import Transformer, TransformerConfig
@@ -31,11 +33,18 @@ class Case:
         build: makes the tiny network.
         grids: sizes to try; the receptive field must cover each.
         settings: the (G, number of classes) that it can be built with.
+        label_dropout: the share of the labels that a config hides.
     """
 
     build: Callable[[int, int, int], AutoregressiveNetwork]
     grids: tuple[tuple[int, ...], ...]
     settings: tuple[tuple[int, int], ...] = tuple(itertools.product((1, 2, 3), (0, NUM_CLASSES)))
+    label_dropout: Callable[[Any], float] = lambda config: config.label_dropout
+
+    @property
+    def fewest(self) -> int:
+        """The fewest codebooks that it can be built with."""
+        return self.settings[0][0]
 
 
 WIDER = FramePixelCNNConfig(
@@ -62,6 +71,14 @@ CASES: dict[type[AutoregressiveNetwork], Case] = {
     FramePixelCNN: Case(
         build=lambda *sizes: FramePixelCNN(WIDER, *sizes),
         grids=((3, 2, 2), (1, 3, 2), (4, 1, 3), (1, 1, 1)),
+        label_dropout=lambda config: config.frame.label_dropout,
+    ),
+    # Of three levels: tests/autoregressive/test_hierarchy.py.
+    HierarchicalPixelCNN: Case(
+        build=lambda *sizes: HierarchicalPixelCNN(HierarchicalPixelCNNConfig.tiny(), *sizes),
+        grids=((2, 2), (1, 2), (1, 1)),
+        settings=tuple(itertools.product((5, 10), (0, NUM_CLASSES))),
+        label_dropout=lambda config: config.levels[0].label_dropout,
     ),
 }
 EVERY = [
@@ -105,9 +122,11 @@ def labels(batch_size: int, num_classes: int) -> Conditions:
     return Conditions(torch.arange(-1, batch_size - 1) % (num_classes + 1) - 1)
 
 
-def in_order(logits: torch.Tensor) -> torch.Tensor:
-    """`(B, G, *grid, K)` -> `(B, symbols, K)` in the order of the symbols."""
-    return logits.flatten(2, -2).transpose(1, 2).flatten(1, 2)
+def in_order(network: AutoregressiveNetwork, each: torch.Tensor, axes: int) -> torch.Tensor:
+    """`(B, G, *grid, ...)` -> `(B, symbols, ...)` in the order of the symbols; the grid has so many axes."""
+    order = network.order(each.shape[2 : 2 + axes])
+    symbols = each.flatten(2, 1 + axes).transpose(1, 2).flatten(1, 2)
+    return symbols if order is None else symbols[:, order]
 
 
 def random_codes(batch_size: int, num_codebooks: int, grid: tuple[int, ...], seed: int = 1) -> torch.Tensor:
@@ -128,8 +147,8 @@ def test_steps_give_the_logits_of_the_whole(case, grid, num_codebooks, num_class
     conditions = labels(batch_size, num_classes)
     logits = network(codes, conditions)
     assert logits.shape == (batch_size, num_codebooks, *grid, NUM_CODES)
-    whole = in_order(logits)
-    symbols = codes.flatten(2).transpose(1, 2).flatten(1)
+    whole = in_order(network, logits, len(grid))
+    symbols = in_order(network, codes, len(grid))
     state = network.start(batch_size, grid, conditions)
     previous = None
     for i in range(symbols.shape[1]):
@@ -158,11 +177,13 @@ def test_each_symbol_sees_all_that_come_before_it_and_nothing_else(case, grid, n
     sees = torch.zeros(symbols, symbols)
     for shift in range(1, NUM_CODES):
         # Item i of the batch has symbol i changed, the last item has none.
-        flat = codes.flatten(2).transpose(1, 2).flatten(1).repeat(symbols + 1, 1)
+        flat = in_order(network, codes, len(grid)).repeat(symbols + 1, 1)
         changed = torch.arange(symbols)
         flat[changed, changed] = (flat[changed, changed] + shift) % NUM_CODES
+        order = network.order(grid)
+        flat = flat if order is None else flat[:, order.argsort()]
         batch = flat.unflatten(1, (-1, num_codebooks)).transpose(1, 2).unflatten(2, grid)
-        logits = in_order(network(batch.contiguous(), labels(0, 0)))
+        logits = in_order(network, network(batch.contiguous(), labels(0, 0)), len(grid))
         sees = torch.maximum(sees, (logits[:-1] - logits[-1]).abs().amax(-1).T.float())
     earlier = torch.ones(symbols, symbols).tril(-1).bool()
     assert sees[~earlier].max() < 1e-12
@@ -214,16 +235,19 @@ def test_bad_input_gets_a_sentence(case, grid, num_codebooks, num_classes):
                 network.start(2, grid, conditions)
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.build(2, 1, 0).__class__.__name__)
+@pytest.mark.parametrize("case", CASES.values(), ids=[kind.__name__ for kind in CASES])
 def test_steps_out_of_turn_are_refused(case):
-    network = build(case, 1, 0)
+    network = build(case, case.fewest, 0)
     code = torch.zeros(1, dtype=torch.int64)
-    state = network.start(1, min(case.grids, key=math.prod))
+    grid = min(case.grids, key=math.prod)
+    state = network.start(1, grid)
     with pytest.raises(InputError, match="previous code"):
         network.step(code, state)
     network.step(None, state)
     with pytest.raises(InputError, match="previous code"):
         network.step(None, state)
+    for _ in range(case.fewest * math.prod(grid) - 1):
+        network.step(code, state)
     with pytest.raises(InputError, match="after the last symbol"):
         network.step(code, state)
 
@@ -252,23 +276,23 @@ def test_weights_round_trip_through_safetensors(case, grid, num_codebooks, num_c
     torch.testing.assert_close(other(codes), network(codes))
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.build(2, 1, 0).__class__.__name__)
+@pytest.mark.parametrize("case", CASES.values(), ids=[kind.__name__ for kind in CASES])
 @torch.no_grad()
 def test_training_hides_labels_at_the_given_rate_and_evaluation_never(case):
     conditions = Conditions(torch.arange(64) % NUM_CLASSES)
     grid = min(case.grids, key=math.prod)
-    codes = random_codes(1, 1, grid).expand(64, 1, *grid)
-    network = build(case, 1, NUM_CLASSES)
+    codes = random_codes(1, case.fewest, grid).expand(64, -1, *[-1] * len(grid))
+    network = build(case, case.fewest, NUM_CLASSES)
     with_label, without = network(codes, conditions), network(codes)
     network.train()
     torch.manual_seed(0)
     hidden = 0
     for _ in range(40):
         logits = network(codes, conditions)
-        is_without = (logits - without).flatten(1).abs().amax(1) < 1e-12
-        is_with = (logits - with_label).flatten(1).abs().amax(1) < 1e-12
+        # A network of several parts may hide the label from one of them.
+        is_without = (logits - without).abs().amax(-1) < 1e-12
+        is_with = (logits - with_label).abs().amax(-1) < 1e-12
         assert (is_without ^ is_with).all()
-        hidden += int(is_without.sum())
-    share = getattr(network.config, "frame", network.config).label_dropout
-    assert abs(hidden / (40 * 64) - share) < 0.025  # 4.2 standard errors of 0.1
+        hidden += is_without.double().mean().item()
+    assert abs(hidden / 40 - case.label_dropout(network.config)) < 0.025  # 4.2 standard errors of 0.1
     torch.testing.assert_close(network.eval()(codes, conditions), with_label)

@@ -59,7 +59,7 @@ def sample(
     _check(num, grid, temperature, top_k, top_p)
     total = network.num_codebooks * torch.Size(grid).numel()
     if given is not None:
-        _check_given(given, num, network.num_codebooks, grid)
+        _check_given(given, num, network, grid)
         total -= given[0].numel()
     with torch.no_grad(), _evaluating(network):
         state = network.start(num, grid, conditions or Conditions())
@@ -77,6 +77,9 @@ def sample(
                 return draw_codes(logits, temperature, top_k, top_p, generator)
 
             symbols = _stepped(network, state, previous, total, draw or draw_logits, generator, progress)
+    order = network.order(grid)
+    if order is not None:
+        symbols = symbols[:, order.argsort().to(symbols.device)]
     by_position = symbols.unflatten(1, (-1, network.num_codebooks))
     if given is not None:
         by_position = torch.cat([given.flatten(2).transpose(1, 2), by_position], 1)
@@ -140,13 +143,15 @@ def sample_naive(
     codes = torch.zeros(num, network.num_codebooks, *grid, dtype=torch.int64, device=device)
     flat = codes.view(num, network.num_codebooks, -1)
     total, begin = flat[0].numel(), 0
+    order = network.order(grid)
+    places = range(total) if order is None else order.tolist()
     if given is not None:
-        _check_given(given, num, network.num_codebooks, grid)
+        _check_given(given, num, network, grid)
         codes[:, :, : given.shape[2]] = given
         begin = given[0].numel()
     with torch.no_grad(), _evaluating(network):
         for symbol in range(begin, total):
-            position, codebook = divmod(symbol, network.num_codebooks)
+            position, codebook = divmod(places[symbol], network.num_codebooks)
             logits = network(codes, conditions or Conditions()).flatten(2, -2)[:, codebook, position]
             flat[:, codebook, position] = draw_codes(logits, temperature, top_k, top_p, generator)
             if progress is not None:
@@ -228,12 +233,14 @@ def _check(num: int, grid: Sequence[int], temperature: float, top_k: int | None,
         )
 
 
-def _check_given(given: Tensor, num: int, num_codebooks: int, grid: Sequence[int]) -> None:
-    expected = (num, num_codebooks, *grid[1:])
+def _check_given(given: Tensor, num: int, network: AutoregressiveNetwork, grid: Sequence[int]) -> None:
+    if network.order(grid) is not None:
+        raise InputError("expected no beginning, this network draws level by level: leave it out")
+    expected = (num, network.num_codebooks, *grid[1:])
     if given.ndim != 2 + len(grid) or (*given.shape[:2], *given.shape[3:]) != expected:
         raise InputError(
-            f"expected the beginnings of {num} grids {tuple(grid)} of {num_codebooks} codebooks, received "
-            f"codes of shape {tuple(given.shape)}: give (B, G, first, *others)"
+            f"expected beginnings of {num} grids {tuple(grid)} of {network.num_codebooks} codebooks, "
+            f"received codes of shape {tuple(given.shape)}: give (B, G, first, *others)"
         )
     if not 0 < given.shape[2] < grid[0]:
         raise InputError(

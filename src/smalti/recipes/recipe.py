@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from smalti.autoregressive.frame_pixelcnn import FramePixelCNN, FramePixelCNNConfig
+from smalti.autoregressive.hierarchy import HierarchicalPixelCNN, HierarchicalPixelCNNConfig
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
 from smalti.autoregressive.transformer import Transformer, TransformerConfig
 from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
@@ -28,15 +29,21 @@ from smalti.modalities.code_grids import CodeGridConfig, CodeGridModality
 from smalti.modalities.image import ImageConfig, ImageModality
 from smalti.modalities.spectrogram import LogMelConfig, LogMelModality
 from smalti.modalities.video import VideoConfig, VideoModality
+from smalti.models.hierarchy import Hierarchy, HierarchyConfig
 from smalti.models.masked import MaskedPredictionConfig
 from smalti.models.vae import VAE, VAEConfig
 from smalti.models.vimco import VIMCO, VIMCOConfig
 from smalti.models.vqvae import VQVAE, VQVAEConfig
 from smalti.training.loop import TrainingConfig
 
-ModelConfig = Annotated[VQVAEConfig | VAEConfig | VIMCOConfig, Field(discriminator="kind")]
+ModelConfig = Annotated[VQVAEConfig | VAEConfig | VIMCOConfig | HierarchyConfig, Field(discriminator="kind")]
 NetworkConfig = Annotated[
-    GatedPixelCNNConfig | TransformerConfig | WaveNetConfig | FramePixelCNNConfig, Field(discriminator="kind")
+    GatedPixelCNNConfig
+    | TransformerConfig
+    | WaveNetConfig
+    | FramePixelCNNConfig
+    | HierarchicalPixelCNNConfig,
+    Field(discriminator="kind"),
 ]
 DataConfig = Annotated[
     ImageConfig | AudioConfig | LogMelConfig | VideoConfig | CodeGridConfig, Field(discriminator="kind")
@@ -67,6 +74,8 @@ def build_model(config: ModelConfig, signal: SignalSpec, num_classes: int = 0) -
             return VAE(config, signal, num_classes)
         case VIMCOConfig():
             return VIMCO(config, signal, num_classes)
+        case HierarchyConfig():
+            return Hierarchy(config, signal, num_classes)
 
 
 def build_network(
@@ -82,6 +91,8 @@ def build_network(
             return WaveNet(config, num_codes, num_codebooks, num_classes)
         case FramePixelCNNConfig():
             return FramePixelCNN(config, num_codes, num_codebooks, num_classes, num_actions)
+        case HierarchicalPixelCNNConfig():
+            return HierarchicalPixelCNN(config, num_codes, num_codebooks, num_classes)
 
 
 class PriorRecipe(Configuration):

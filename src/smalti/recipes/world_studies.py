@@ -68,8 +68,8 @@ def video_study(budget: str) -> VideoStudy:
     if budget == "paper":
         # The paper's frames and grids; it tells no more.
         data = walks.data.model_copy(update={"size": (84, 84)})
-        encoder = walks.model.encoder.model_copy(update={"strides": (2, 2)})
         assert isinstance(walks.model, VQVAEConfig)
+        encoder = walks.model.encoder.model_copy(update={"strides": (2, 2)})
         quantizer = walks.model.quantizer.model_copy(update={"num_codebooks": 1})
         model = walks.model.model_copy(update={"encoder": encoder, "quantizer": quantizer})
         long = {"steps": 100_000, "batch_size": 16}
@@ -127,6 +127,7 @@ def _tiny(frames: Recipe, second: Recipe) -> tuple[Recipe, Recipe]:
     frames, second = _changed(frames, SHORT, SHORT), _changed(second, SHORT, SHORT)
     size = (24, 24)
     grid = second.data.model_copy(update={"size": (6, 6)})
+    assert isinstance(second.model, VQVAEConfig)
     encoder = second.model.encoder
     assert isinstance(encoder, CodeGridEncoderConfig)
     network = encoder.network.model_copy(update={"strides": (2, 3)})

@@ -1,0 +1,208 @@
+"""Code grids of several levels: the coarsest first, then each finer one given those above it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast, final
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor, nn
+
+from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
+from smalti.interfaces import AutoregressiveNetwork, Conditions, Configuration, InputError
+from smalti.nn.blocks import ResidualBlock
+from smalti.nn.levels import Levels
+from smalti.nn.symbols import check_codes, check_counts, check_turn
+
+
+class HierarchicalPixelCNNConfig(Configuration):
+    """Sizes of a `HierarchicalPixelCNN`.
+
+    Attributes:
+        levels: the network of each level, the coarsest first.
+        factors: how much finer each level is than the one above it, from the second on; as many as levels
+            but one.
+        condition_channels: maps that tell a level of those above.
+        condition_blocks: residual blocks that make them.
+    """
+
+    kind: Literal["hierarchical_pixelcnn"] = "hierarchical_pixelcnn"
+    levels: tuple[GatedPixelCNNConfig, ...] = Field(
+        default=(GatedPixelCNNConfig(), GatedPixelCNNConfig()), min_length=2
+    )
+    factors: tuple[int, ...] = (2,)
+    condition_channels: int = Field(default=128, ge=1)
+    condition_blocks: int = Field(default=4, ge=0)
+
+    @classmethod
+    def tiny(cls) -> HierarchicalPixelCNNConfig:
+        """The smallest network that has every part."""
+        level = GatedPixelCNNConfig.tiny()
+        return cls(levels=(level, level), condition_channels=8, condition_blocks=1)
+
+
+@dataclass(slots=True)
+class HierarchyState:
+    """Where sampling stands.
+
+    Attributes:
+        grids: of the levels, the coarsest first.
+        conditions: of the items.
+        level: that is being drawn.
+        symbols: of it for which logits were given.
+        inner: what its network keeps.
+        codes: of it, `(B, G, *grid)`, as far as they are drawn.
+        known: what it is told of the levels above, or None.
+    """
+
+    grids: list[tuple[int, ...]]
+    conditions: Conditions
+    level: int
+    symbols: int
+    inner: Any
+    codes: Tensor
+    known: Tensor | None
+
+
+class _Telling(nn.Module):
+    """Maps of a level's codes, and of what it was told itself, for the level below.
+
+    Args:
+        config: widths.
+        num_codes: codes of each codebook.
+        num_codebooks: codes of each place.
+    """
+
+    def __init__(self, config: HierarchicalPixelCNNConfig, num_codes: int, num_codebooks: int) -> None:
+        super().__init__()
+        channels = config.condition_channels
+        self.embeddings = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(num_codebooks))
+        blocks = [ResidualBlock(2, channels, channels) for _ in range(config.condition_blocks)]
+        self.layers = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), *blocks)
+
+    def forward(
+        self, codes: Int64[Tensor, "b g h w"], known: Float[Tensor, "b c r s"] | None
+    ) -> Float[Tensor, "b c h w"]:
+        each = zip(self.embeddings, codes.unbind(1), strict=True)
+        maps = torch.stack([embed(c) for embed, c in each]).sum(0).movedim(-1, 1)
+        if known is not None:
+            maps = maps + nn.functional.interpolate(known, maps.shape[2:])
+        return self.layers(maps)
+
+
+@final
+class HierarchicalPixelCNN(AutoregressiveNetwork):
+    """A gated PixelCNN for each level, told by convolutions over the levels above what is there.
+
+    Source: Razavi et al. 2019, "Generating Diverse High-Fidelity Images with VQ-VAE-2" (arXiv 1906.00446),
+    without the attention of its coarsest level.
+
+    Args:
+        config: sizes.
+        num_codes: codes K of each codebook.
+        num_codebooks: codes G of each place of the coarsest grid, of all levels together.
+        num_classes: number of classes; 0 for a network that ignores labels.
+
+    Raises:
+        InputError: when the levels do not make so many codes.
+    """
+
+    def __init__(
+        self, config: HierarchicalPixelCNNConfig, num_codes: int, num_codebooks: int, num_classes: int = 0
+    ) -> None:
+        super().__init__()
+        check_counts(num_codes, num_codebooks, num_classes)
+        self.config = config
+        self.num_codes, self.num_codebooks, self.num_classes = num_codes, num_codebooks, num_classes
+        of_one = sum(Levels(1, config.factors).sizes)
+        if len(config.factors) != len(config.levels) - 1 or num_codebooks % of_one:
+            raise InputError(
+                f"expected a factor between each two of {len(config.levels)} levels, and {num_codebooks} "
+                f"codes of a coarse place, received factors {config.factors}, which make {of_one}: take them "
+                "from the strides of the autoencoder"
+            )
+        own = num_codebooks // of_one
+        self.layout = Levels(own, config.factors)
+        networks = [
+            GatedPixelCNN(level, num_codes, own, num_classes, config.condition_channels if index else 0)
+            for index, level in enumerate(config.levels)
+        ]
+        self.networks = cast("list[GatedPixelCNN]", nn.ModuleList(networks))
+        telling = [_Telling(config, num_codes, own) for _ in config.factors]
+        self.telling = cast("list[_Telling]", nn.ModuleList(telling))
+
+    def order(self, grid: Sequence[int]) -> Int64[Tensor, " symbols"]:
+        """Level by level."""
+        return self.layout.order(grid)
+
+    def forward(
+        self, codes: Int64[Tensor, "b g h w"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b g h w k"]:
+        """Logits of every code at once. In training mode some labels are hidden.
+
+        Raises:
+            InputError: when the grid is not one of rows and columns, a code or label is out of range, or the
+                number of codebooks is another.
+        """
+        _check_grid(codes.shape[2:])
+        check_codes(codes, self.num_codebooks, self.num_codes)
+        labels = conditions.labels if conditions is not None else None
+        levels = self.layout.unpack(codes)
+        logits, known = [], None
+        for level, network in enumerate(self.networks):
+            if level:
+                known = self.telling[level - 1](levels[level - 1], known)
+            logits.append(network(levels[level], Conditions(labels, known)))
+        return self.layout.pack(logits)
+
+    @torch.no_grad()
+    def start(
+        self, batch_size: int, grid: Sequence[int], conditions: Conditions | None = None
+    ) -> HierarchyState:
+        """State before the first symbol.
+
+        Raises:
+            InputError: as `forward` does.
+        """
+        _check_grid(grid)
+        grids = self.layout.grids(grid)
+        told = Conditions(conditions.labels if conditions is not None else None)
+        inner = self.networks[0].start(batch_size, grids[0], told)
+        return HierarchyState(grids, told, 0, 0, inner, self._empty(batch_size, grids[0]), None)
+
+    @torch.no_grad()
+    def step(self, previous: Int64[Tensor, " b"] | None, state: HierarchyState) -> Float[Tensor, "b k"]:
+        """Logits of the next symbol, level by level. See `AutoregressiveNetwork.step`."""
+        check_turn(previous, state.level + state.symbols)
+        if previous is not None:
+            position, codebook = divmod(state.symbols - 1, self.layout.num_codebooks)
+            state.codes.flatten(2)[:, codebook, position] = previous
+        if state.symbols == state.codes[0].numel():
+            self._descend(state)
+            previous = None
+        state.symbols += 1
+        return self.networks[state.level].step(previous, state.inner)
+
+    def _descend(self, state: HierarchyState) -> None:
+        """Begin the next level."""
+        if state.level + 1 == len(state.grids):
+            raise InputError(f"expected no step after the last symbol of {state.grids}; start anew")
+        state.known = self.telling[state.level](state.codes, state.known)
+        state.level += 1
+        state.symbols = 0
+        grid, batch_size = state.grids[state.level], len(state.codes)
+        told = Conditions(state.conditions.labels, state.known)
+        state.inner = self.networks[state.level].start(batch_size, grid, told)
+        state.codes = self._empty(batch_size, grid)
+
+    def _empty(self, batch_size: int, grid: Sequence[int]) -> Int64[Tensor, "b g h w"]:
+        device = next(self.parameters()).device
+        return torch.zeros(batch_size, self.layout.num_codebooks, *grid, dtype=torch.int64, device=device)
+
+
+def _check_grid(grid: Sequence[int]) -> None:
+    if len(grid) != 2 or min(grid) < 1:
+        raise InputError(f"expected a grid of rows and columns, received {tuple(grid)}")

@@ -1,0 +1,210 @@
+"""A hierarchy of code grids: coarse codes say what is there, finer ones how it looks."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, cast, final
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor, nn
+
+from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
+from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
+from smalti.interfaces import (
+    Autoencoder,
+    Batch,
+    Conditions,
+    Configuration,
+    Likelihood,
+    Loss,
+    Quantized,
+    SignalSpec,
+    summed,
+)
+from smalti.likelihoods import LikelihoodConfig, LogisticMixtureConfig, bits_per_dim, build_likelihood
+from smalti.nn.blocks import CONVOLUTIONS
+from smalti.nn.levels import Levels
+from smalti.nn.symbols import check_codes
+from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
+
+
+class HierarchyConfig(Configuration):
+    """The parts of a `Hierarchy`.
+
+    Attributes:
+        levels: encoders, the finest first: it sees the signal, and each further one what the one before made.
+        decoder: widths of the decoder of each level.
+        quantizer: of each level, with a codebook of its own.
+        likelihood: of the signal.
+    """
+
+    kind: Literal["hierarchy"] = "hierarchy"
+    levels: tuple[ConvEncoderConfig, ...] = Field(
+        default=(ConvEncoderConfig(), ConvEncoderConfig(strides=(2,))), min_length=2
+    )
+    decoder: ConvDecoderConfig = ConvDecoderConfig()
+    quantizer: VectorQuantizerConfig = VectorQuantizerConfig()
+    likelihood: LikelihoodConfig = LogisticMixtureConfig()
+
+    @classmethod
+    def tiny(cls) -> HierarchyConfig:
+        """The smallest that still has every part."""
+        encoder = ConvEncoderConfig.tiny().model_copy(update={"strides": (2,)})
+        return cls(
+            levels=(encoder, encoder),
+            decoder=ConvDecoderConfig.tiny(),
+            quantizer=VectorQuantizerConfig.tiny(),
+            likelihood=LogisticMixtureConfig(components=2),
+        )
+
+
+@final
+class Hierarchy(Autoencoder):
+    """VQ-VAE-2, Razavi et al. 2019 (arXiv 1906.00446), with any number of levels.
+
+    The encoders go up, each from what the one below it made. Quantization goes down: a level's latents are
+    made of its features and of what is known from all levels above it, and what decodes the signal sees the
+    codes of every level. Codes of all levels lie in one tensor over the coarsest grid (`Levels`), the
+    coarsest first.
+
+        loss = -log p(x | codes) / dims + the quantizer's loss of each level
+
+    Args:
+        config: the parts.
+        signal: channels, size and levels of the data.
+        num_classes: labels (classes, say) that the decoder may be told.
+
+    Raises:
+        InputError: when the strides do not divide the signal's size.
+    """
+
+    def __init__(self, config: HierarchyConfig, signal: SignalSpec, num_classes: int = 0) -> None:
+        super().__init__()
+        self.config, self.signal = config, signal
+        ndim, sees, size = signal.ndim, signal, signal.size
+        encoders: list[ConvEncoder] = []
+        for encoder in config.levels:
+            encoders.append(ConvEncoder(encoder, sees, encoder.channels))
+            size = encoders[-1].grid(size)
+            sees = SignalSpec(encoder.channels, size)
+        self._grid = size
+        quantizers = [VectorQuantizer(config.quantizer) for _ in encoders]
+        dim, width = quantizers[0].dim, config.decoder.channels
+        # The coarsest level knows nothing from above.
+        known = [width] * (len(encoders) - 1) + [0]
+        conv = CONVOLUTIONS[ndim]
+        self.encoders = cast("list[ConvEncoder]", nn.ModuleList(encoders))
+        self.quantizers = cast("list[VectorQuantizer]", nn.ModuleList(quantizers))
+        self.projections = nn.ModuleList(
+            conv(encoder.channels + above, dim, 1)
+            for encoder, above in zip(config.levels, known, strict=True)
+        )
+        self.family = build_likelihood(config.likelihood, signal)
+        parameters = signal.channels * self.family.parameters_per_channel
+        # Each but the finest tells the level below; the finest tells the likelihood, and is told the label.
+        self.decoders = cast(
+            "list[ConvDecoder]",
+            nn.ModuleList(
+                ConvDecoder(
+                    config.decoder if level == 0 else self._telling(config.decoder),
+                    ndim,
+                    dim + above,
+                    parameters if level == 0 else width,
+                    encoder.strides[::-1],
+                    num_classes,
+                )
+                for level, (encoder, above) in enumerate(zip(config.levels, known, strict=True))
+            ),
+        )
+        self.encoder, self.decoder = self.encoders[0], self.decoders[0]
+        self.num_codes = config.quantizer.num_codes
+        factors = [math.prod(encoder.strides) for encoder in config.levels[:0:-1]]
+        self.levels = Levels(config.quantizer.num_codebooks, tuple(factors), ndim)
+        self.num_codebooks = sum(self.levels.sizes)
+
+    @property
+    def title(self) -> str:
+        """Its name, its number of levels, and the mode of their codebooks."""
+        return f"VQ-VAE of {len(self.encoders)} levels, {self.config.quantizer.codebook.mode} codebook"
+
+    @property
+    def stride(self) -> int:
+        """Positions of a signal for each of the coarsest codes, along an axis."""
+        return math.prod(math.prod(encoder.strides) for encoder in self.encoders)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The coarsest grid."""
+        return self._grid
+
+    def loss(self, batch: Batch) -> Loss:
+        """The distortion and every level's terms (0 is the finest); also the distortion in bits/dim."""
+        quantized, latents = self._quantized(batch.data)
+        log_prob = self._decoded(latents, batch.conditions).log_prob(batch.data)
+        distortion = -summed(log_prob, batch.lengths).mean() / log_prob[0].numel()
+        terms = {
+            f"{name}_{level}": value
+            for level, each in enumerate(quantized)
+            for name, value in each.terms.items()
+        }
+        terms["batch_usage"] = torch.stack([each.terms["batch_usage"] for each in quantized]).mean()
+        total = distortion + torch.stack([each.loss for each in quantized]).sum()
+        return Loss(total, {"distortion_bits_per_dim": bits_per_dim(distortion.detach(), 1), **terms})
+
+    @torch.no_grad()
+    def encode(
+        self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
+    ) -> Int64[Tensor, "b g *grid"]:
+        """Codes of signals in [-1, 1], of all levels."""
+        quantized, _ = self._quantized(signal)
+        return self.levels.pack([each.codes for each in quantized[::-1]])
+
+    def likelihood(
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None
+    ) -> Likelihood:
+        """p(x | codes, label).
+
+        Raises:
+            InputError: for codes out of range, or of another number of codebooks.
+        """
+        check_codes(codes, self.num_codebooks, self.num_codes)
+        by_level = self.levels.unpack(codes)[::-1]
+        known = None
+        for level in reversed(range(1, len(by_level))):
+            latents = self.quantizers[level].decode(by_level[level])
+            known = self.decoders[level](_beside(latents, known))
+        return self._decoded(_beside(self.quantizers[0].decode(by_level[0]), known), conditions)
+
+    def _quantized(
+        self, signal: Float[Tensor, "b c *size"]
+    ) -> tuple[list[Quantized], Float[Tensor, "b d *finest"]]:
+        """What each level makes of a signal, the finest first, and the latents that its decoder takes."""
+        features: list[Tensor] = []
+        for encoder in self.encoders:
+            features.append(encoder(features[-1].relu() if features else signal))
+        quantized: list[Quantized] = []
+        known = latents = None
+        for level in reversed(range(len(features))):
+            if latents is not None:
+                known = self.decoders[level + 1](latents)
+            quantized.insert(
+                0, self.quantizers[level](self.projections[level](_beside(features[level], known)))
+            )
+            latents = _beside(quantized[0].latents, known)
+        assert latents is not None
+        return quantized, latents
+
+    def _decoded(self, latents: Float[Tensor, "b d *finest"], conditions: Conditions | None) -> Likelihood:
+        return self.family(self.decoder(latents, conditions), conditions)
+
+    @staticmethod
+    def _telling(config: ConvDecoderConfig) -> ConvDecoderConfig:
+        """Of a decoder within: no label, and no head of its own."""
+        return config.model_copy(update={"use_labels": False, "head_channels": 0})
+
+
+def _beside(maps: Tensor, known: Tensor | None) -> Tensor:
+    """Maps with what is known from above beside them."""
+    return maps if known is None else torch.cat([maps, known], 1)

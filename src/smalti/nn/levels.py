@@ -1,0 +1,76 @@
+"""Grids of several levels in one tensor of codes: what each place of the coarsest has in the finer ones."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Levels:
+    """How codes of several grids lie in one, `(B, G, *grid)` over the coarsest.
+
+    First come the codes of the coarsest level, then, level by level, those of the block of places that each
+    place of the coarsest has in a finer one, row-major.
+
+    Attributes:
+        num_codebooks: codes of each place of a level.
+        factors: how much finer each level is than the one above it, from the second coarsest on.
+        ndim: axes of a grid.
+    """
+
+    num_codebooks: int
+    factors: tuple[int, ...]
+    ndim: int = 2
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """How much finer each level is than the coarsest, itself (1) included."""
+        return tuple(itertools.accumulate((1, *self.factors), int.__mul__))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Codes of each level for a place of the coarsest."""
+        return tuple(self.num_codebooks * scale**self.ndim for scale in self.scales)
+
+    def grids(self, coarsest: Sequence[int]) -> list[tuple[int, ...]]:
+        """The grid of each level."""
+        return [tuple(side * scale for side in coarsest) for scale in self.scales]
+
+    def pack(self, levels: Sequence[Tensor]) -> Tensor:
+        """What each level has, `(B, num_codebooks, *its grid, *more)`, as one `(B, G, *coarsest, *more)`."""
+        return torch.cat([self._pack(x, scale) for x, scale in zip(levels, self.scales, strict=True)], 1)
+
+    def unpack(self, packed: Int64[Tensor, "b g *grid"]) -> list[Int64[Tensor, "b _ ..."]]:
+        """The inverse of `pack`, of codes."""
+        parts = packed.split(self.sizes, 1)
+        return [self._unpack(part, scale) for part, scale in zip(parts, self.scales, strict=True)]
+
+    def order(self, coarsest: Sequence[int]) -> Int64[Tensor, " symbols"]:
+        """Where each symbol lies, by position and codebook within it, when levels are drawn one by one."""
+        drawn: list[Tensor] = []
+        begin = 0
+        for grid in self.grids(coarsest):
+            size = self.num_codebooks * math.prod(grid)
+            # By position, and by codebook within a position.
+            numbers = torch.arange(begin, begin + size).view(1, *grid, self.num_codebooks)
+            drawn.append(numbers.movedim(-1, 1))
+            begin += size
+        return self.pack(drawn).flatten(2).transpose(1, 2).flatten().argsort()
+
+    def _pack(self, x: Tensor, scale: int) -> Tensor:
+        for axis in range(self.ndim):
+            # (B, C, ..., side * scale, ...) -> (B, C * scale, ..., side, ...)
+            x = x.unflatten(2 + axis, (-1, scale)).movedim(3 + axis, 2).flatten(1, 2)
+        return x
+
+    def _unpack(self, x: Tensor, scale: int) -> Tensor:
+        for axis in reversed(range(self.ndim)):
+            x = x.unflatten(1, (-1, scale)).movedim(2, 3 + axis).flatten(2 + axis, 3 + axis)
+        return x
