@@ -78,7 +78,7 @@ CASES: dict[type[AutoregressiveNetwork], Case] = {
         build=lambda *sizes: HierarchicalPixelCNN(HierarchicalPixelCNNConfig.tiny(), *sizes),
         grids=((2, 2), (1, 2), (1, 1)),
         settings=tuple(itertools.product((5, 10), (0, NUM_CLASSES))),
-        label_dropout=lambda config: config.levels[0].label_dropout,
+        label_dropout=lambda config: config.finer.label_dropout,
     ),
 }
 EVERY = [

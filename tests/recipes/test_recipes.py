@@ -9,10 +9,12 @@ import re
 import pytest
 import torch
 
+from smalti.autoregressive.hierarchy import HierarchicalPixelCNN
 from smalti.interfaces import Autoencoder, Batch, Conditions, InputError, LatentVariableModel
 from smalti.modalities.code_grids import CodeGridConfig
 from smalti.modalities.image import ImageConfig, ImageModality
 from smalti.modalities.video import VideoConfig
+from smalti.models.hierarchy import Hierarchy, HierarchyConfig
 from smalti.models.prior import LearnedPrior
 from smalti.models.vae import VAE
 from smalti.models.vimco import VIMCO
@@ -20,10 +22,13 @@ from smalti.models.vqvae import VQVAE
 from smalti.recipes import RECIPES, build_modality, build_model, get_recipe, override
 from smalti.trained import new_prior
 
-PICTURES = [name for name in RECIPES if isinstance(get_recipe(name).data, ImageConfig)]
+IMAGES = [name for name in RECIPES if isinstance(get_recipe(name).data, ImageConfig)]
+LEVELS = [name for name in IMAGES if isinstance(get_recipe(name).model, HierarchyConfig)]
+PICTURES = [name for name in IMAGES if name not in LEVELS]
 CLIPS = [name for name in RECIPES if isinstance(get_recipe(name).data, VideoConfig)]
 GRIDS = [name for name in RECIPES if isinstance(get_recipe(name).data, CodeGridConfig)]
-SOUNDS = [name for name in RECIPES if name not in PICTURES + CLIPS + GRIDS]
+SOUNDS = [name for name in RECIPES if name not in IMAGES + CLIPS + GRIDS]
+SMALL_PIXELCNN = ("channels=8", "layers=2", "head_channels=8")
 SMALL = [
     *(
         f"model.{part}.{width}"
@@ -32,9 +37,7 @@ SMALL = [
     ),
     "model.quantizer.num_codes=16",
     "model.quantizer.code_dim=4",
-    "prior.network.channels=8",
-    "prior.network.layers=2",
-    "prior.network.head_channels=8",
+    *(f"prior.network.{width}" for width in SMALL_PIXELCNN),
 ]
 WAVENET = ("channels=8", "gate_channels=8", "skip_channels=8", "head_channels=8", "layers=2", "stacks=1")
 SMALL_SOUNDS = [
@@ -43,6 +46,19 @@ SMALL_SOUNDS = [
     "model.quantizer.code_dim=4",
     "model.decoder.channels=8",
     "model.decoder.residual_channels=4",
+]
+SMALL_TRANSFORMER = ["prior.network.channels=8", "prior.network.layers=2", "prior.network.heads=2"]
+SMALL_LEVELS = [
+    *(f"prior.network.{level}.{width}" for level in ("coarsest", "finer") for width in SMALL_PIXELCNN),
+    "prior.network.condition_channels=8",
+    "prior.network.condition_blocks=1",
+]
+SMALL_FRAMES = [
+    "prior.network.frame.channels=8",
+    "prior.network.frame.layers=2",
+    "prior.network.frame.head_channels=8",
+    "prior.network.memory_channels=8",
+    "prior.network.memory_layers=2",
 ]
 SMALL_PARTS = {
     "log_mel encoder": ["model.encoder.network.channels=8", "model.encoder.network.residual_channels=4"],
@@ -115,6 +131,37 @@ def test_it_shrinks_and_takes_a_step(name: str) -> None:
         )
 
 
+@pytest.mark.parametrize("name", LEVELS)
+def test_codes_of_levels_are_those_that_it_says(name: str) -> None:
+    model, prior = built(name)
+    assert isinstance(model, Hierarchy)
+    text = inspect.getdoc(RECIPES[name]) or ""
+    said = re.search(r"to (\d+)x\1 codes out of (\d+), and (\d+)x\3 more", text)
+    assert said
+    coarse, num_codes, fine = map(int, said.groups())
+    assert model.levels.grids(model.grid) == [(coarse, coarse), (fine, fine)]
+    assert model.num_codes == num_codes
+    assert f"{['', 'One', 'Two', 'Three', 'Four', 'Five'][model.num_codebooks]} codes for each" in text
+    assert isinstance(prior.network, HierarchicalPixelCNN)
+    assert prior.network.layout == model.levels
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_that_of_levels_shrinks_and_takes_a_step(name: str) -> None:
+    torch.manual_seed(0)
+    words = ["data.size=16", "model.factors=2", *SMALL[:6], *SMALL_LEVELS]
+    recipe = override(get_recipe(name), words)
+    model = build_model(recipe.model, ImageModality(recipe.data).spec)
+    assert isinstance(model, Hierarchy)
+    prior = new_prior(recipe.prior, model, 0)
+    signal = torch.rand(2, 3, 16, 16) * 2 - 1
+    for module, data in ((model, signal), (prior, model.encode(signal))):
+        loss = module.loss(Batch(data)).total
+        loss.backward()
+        assert loss.isfinite()
+        assert any(p.grad is not None and bool(p.grad.any()) for p in module.parameters())
+
+
 @pytest.mark.parametrize("name", GRIDS)
 def test_codes_of_code_grids_are_those_that_it_says(name: str) -> None:
     recipe = get_recipe(name)
@@ -183,13 +230,14 @@ def test_codes_of_clips_are_those_that_it_says(name: str) -> None:
         assert isinstance(model, Autoencoder)
         prior = new_prior(recipe.prior, model, 10)
     text = " ".join((inspect.getdoc(RECIPES[name]) or "").split())
-    said = re.search(r"each frame to (\d+)x\1 codes out of (\d+)", text)
+    said = re.search(r"each frame to (\d+)x\1 codes out of (\d+)(, two at a place)?", text)
     frames = re.search(r"stretches of (\d+) frames", text)
     assert said
     assert frames
     assert model.stride == 1
     assert model.grid[1:] == (int(said[1]), int(said[1]))
     assert model.num_codes == int(said[2])
+    assert model.num_codebooks == (2 if said[3] else 1)
     assert prior.grid == (int(frames[1]), *model.grid[1:])
 
 
@@ -197,9 +245,10 @@ def test_codes_of_clips_are_those_that_it_says(name: str) -> None:
 @pytest.mark.parametrize("name", CLIPS)
 def test_that_of_clips_shrinks_and_takes_a_step(name: str, more: list[str]) -> None:
     torch.manual_seed(0)
-    words = ["data.size=16", "data.frames=4", "prior.network.heads=2"]
-    small = [word for word in SMALL if "head_channels" not in word]
-    recipe = override(get_recipe(name), [*words, *small, *more])
+    words = ["data.size=16", "data.frames=4", *SMALL[:6]]
+    network = {"transformer": SMALL_TRANSFORMER, "frame_pixelcnn": SMALL_FRAMES}
+    recipe = get_recipe(name)
+    recipe = override(recipe, [*words, *network[recipe.prior.network.kind], *more])
     modality = build_modality(recipe.data)
     model = build_model(recipe.model, modality.spec)
     assert isinstance(model, Autoencoder)
@@ -240,5 +289,5 @@ def test_every_kind_of_model_in_a_recipe(
 
 
 def test_unknown_recipe() -> None:
-    with pytest.raises(InputError, match="received 'mnist': there are image, letters"):
+    with pytest.raises(InputError, match="received 'mnist': there are image, hierarchy, letters"):
         get_recipe("mnist")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast, final
+from typing import Annotated, Any, Literal, cast, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -22,18 +22,18 @@ class HierarchicalPixelCNNConfig(Configuration):
     """Sizes of a `HierarchicalPixelCNN`.
 
     Attributes:
-        levels: the network of each level, the coarsest first.
-        factors: how much finer each level is than the one above it, from the second on; as many as levels
-            but one.
+        coarsest: the network of the coarsest level.
+        finer: the network of each other level.
+        factors: how much finer each level is than the one above it, from the second coarsest on; those of the
+            autoencoder.
         condition_channels: maps that tell a level of those above.
         condition_blocks: residual blocks that make them.
     """
 
     kind: Literal["hierarchical_pixelcnn"] = "hierarchical_pixelcnn"
-    levels: tuple[GatedPixelCNNConfig, ...] = Field(
-        default=(GatedPixelCNNConfig(), GatedPixelCNNConfig()), min_length=2
-    )
-    factors: tuple[int, ...] = (2,)
+    coarsest: GatedPixelCNNConfig = GatedPixelCNNConfig()
+    finer: GatedPixelCNNConfig = GatedPixelCNNConfig()
+    factors: tuple[Annotated[int, Field(ge=2)], ...] = Field(default=(2,), min_length=1)
     condition_channels: int = Field(default=128, ge=1)
     condition_blocks: int = Field(default=4, ge=0)
 
@@ -41,7 +41,7 @@ class HierarchicalPixelCNNConfig(Configuration):
     def tiny(cls) -> HierarchicalPixelCNNConfig:
         """The smallest network that has every part."""
         level = GatedPixelCNNConfig.tiny()
-        return cls(levels=(level, level), condition_channels=8, condition_blocks=1)
+        return cls(coarsest=level, finer=level, condition_channels=8, condition_blocks=1)
 
 
 @dataclass(slots=True)
@@ -118,17 +118,20 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
         self.config = config
         self.num_codes, self.num_codebooks, self.num_classes = num_codes, num_codebooks, num_classes
         of_one = sum(Levels(1, config.factors).sizes)
-        if len(config.factors) != len(config.levels) - 1 or num_codebooks % of_one:
+        if num_codebooks % of_one:
             raise InputError(
-                f"expected a factor between each two of {len(config.levels)} levels, and {num_codebooks} "
-                f"codes of a coarse place, received factors {config.factors}, which make {of_one}: take them "
-                "from the strides of the autoencoder"
+                f"expected factors between levels that make {num_codebooks} codes of a coarse place, "
+                f"received {config.factors}, which make {of_one}: set prior.network.factors to those of the "
+                "autoencoder"
             )
         own = num_codebooks // of_one
         self.layout = Levels(own, config.factors)
         networks = [
-            GatedPixelCNN(level, num_codes, own, num_classes, config.condition_channels if index else 0)
-            for index, level in enumerate(config.levels)
+            GatedPixelCNN(config.coarsest, num_codes, own, num_classes),
+            *(
+                GatedPixelCNN(config.finer, num_codes, own, num_classes, config.condition_channels)
+                for _ in config.factors
+            ),
         ]
         self.networks = cast("list[GatedPixelCNN]", nn.ModuleList(networks))
         telling = [_Telling(config, num_codes, own) for _ in config.factors]

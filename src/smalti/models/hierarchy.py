@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, cast, final
+from typing import Annotated, Literal, cast, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -29,21 +29,24 @@ from smalti.nn.levels import Levels
 from smalti.nn.symbols import check_codes
 from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
 
+Factor = Annotated[int, Field(ge=2)]
+
 
 class HierarchyConfig(Configuration):
     """The parts of a `Hierarchy`.
 
     Attributes:
-        levels: encoders, the finest first: it sees the signal, and each further one what the one before made.
+        encoder: of the finest level, which sees the signal. Each further level sees what the one below it
+            made, through an encoder of the same widths.
+        factors: how much finer each level is than the one above it, from the second coarsest on.
         decoder: widths of the decoder of each level.
         quantizer: of each level, with a codebook of its own.
         likelihood: of the signal.
     """
 
     kind: Literal["hierarchy"] = "hierarchy"
-    levels: tuple[ConvEncoderConfig, ...] = Field(
-        default=(ConvEncoderConfig(), ConvEncoderConfig(strides=(2,))), min_length=2
-    )
+    encoder: ConvEncoderConfig = ConvEncoderConfig()
+    factors: tuple[Factor, ...] = Field(default=(2,), min_length=1)
     decoder: ConvDecoderConfig = ConvDecoderConfig()
     quantizer: VectorQuantizerConfig = VectorQuantizerConfig()
     likelihood: LikelihoodConfig = LogisticMixtureConfig()
@@ -51,9 +54,8 @@ class HierarchyConfig(Configuration):
     @classmethod
     def tiny(cls) -> HierarchyConfig:
         """The smallest that still has every part."""
-        encoder = ConvEncoderConfig.tiny().model_copy(update={"strides": (2,)})
         return cls(
-            levels=(encoder, encoder),
+            encoder=ConvEncoderConfig.tiny().model_copy(update={"strides": (2,)}),
             decoder=ConvDecoderConfig.tiny(),
             quantizer=VectorQuantizerConfig.tiny(),
             likelihood=LogisticMixtureConfig(components=2),
@@ -85,22 +87,21 @@ class Hierarchy(Autoencoder):
         self.config, self.signal = config, signal
         ndim, sees, size = signal.ndim, signal, signal.size
         encoders: list[ConvEncoder] = []
-        for encoder in config.levels:
-            encoders.append(ConvEncoder(encoder, sees, encoder.channels))
+        width = config.encoder.channels
+        for strides in (config.encoder.strides, *((factor,) for factor in config.factors[::-1])):
+            encoder = config.encoder.model_copy(update={"strides": strides})
+            encoders.append(ConvEncoder(encoder, sees, width))
             size = encoders[-1].grid(size)
-            sees = SignalSpec(encoder.channels, size)
+            sees = SignalSpec(width, size)
         self._grid = size
         quantizers = [VectorQuantizer(config.quantizer) for _ in encoders]
-        dim, width = quantizers[0].dim, config.decoder.channels
+        dim, told = quantizers[0].dim, config.decoder.channels
         # The coarsest level knows nothing from above.
-        known = [width] * (len(encoders) - 1) + [0]
+        known = [told] * len(config.factors) + [0]
         conv = CONVOLUTIONS[ndim]
         self.encoders = cast("list[ConvEncoder]", nn.ModuleList(encoders))
         self.quantizers = cast("list[VectorQuantizer]", nn.ModuleList(quantizers))
-        self.projections = nn.ModuleList(
-            conv(encoder.channels + above, dim, 1)
-            for encoder, above in zip(config.levels, known, strict=True)
-        )
+        self.projections = nn.ModuleList(conv(width + above, dim, 1) for above in known)
         self.family = build_likelihood(config.likelihood, signal)
         parameters = signal.channels * self.family.parameters_per_channel
         # Each but the finest tells the level below; the finest tells the likelihood, and is told the label.
@@ -111,17 +112,16 @@ class Hierarchy(Autoencoder):
                     config.decoder if level == 0 else self._telling(config.decoder),
                     ndim,
                     dim + above,
-                    parameters if level == 0 else width,
+                    parameters if level == 0 else told,
                     encoder.strides[::-1],
                     num_classes,
                 )
-                for level, (encoder, above) in enumerate(zip(config.levels, known, strict=True))
+                for level, (encoder, above) in enumerate(zip(encoders, known, strict=True))
             ),
         )
         self.encoder, self.decoder = self.encoders[0], self.decoders[0]
         self.num_codes = config.quantizer.num_codes
-        factors = [math.prod(encoder.strides) for encoder in config.levels[:0:-1]]
-        self.levels = Levels(config.quantizer.num_codebooks, tuple(factors), ndim)
+        self.levels = Levels(config.quantizer.num_codebooks, config.factors, ndim)
         self.num_codebooks = sum(self.levels.sizes)
 
     @property

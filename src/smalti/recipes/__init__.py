@@ -20,6 +20,7 @@ from smalti.recipes.recipe import (
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "image": images.image,
+    "hierarchy": images.hierarchy,
     "letters": images.letters,
     "fashion-mnist": images.fashion_mnist,
     "cifar10": images.cifar10,

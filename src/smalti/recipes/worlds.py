@@ -119,10 +119,10 @@ def second_stage() -> Recipe:
 
 
 def walks() -> Recipe:
-    """Walks through a first-person world, 64x64 colour, each frame to 8x8 codes in two codebooks of 512.
+    """Walks through a first-person world, 64x64 colour, each frame to 8x8 codes out of 512, two at a place.
 
-    The prior draws a frame from the frames before it and from what was done at them: with
-    `smalti rollout` it goes on from a clip under actions that you choose.
+    The prior learns stretches of 16 frames: it draws each from those before it and from what was done at
+    them. With `smalti rollout` it goes on from a clip under actions that you choose.
 
     Command: smalti train walks --data FOLDER_OF_COLLECT --out runs/walks
     Cost: see results/video.jsonl.

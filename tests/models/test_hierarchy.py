@@ -1,0 +1,72 @@
+"""Hierarchies; what every model has to do is in tests/conformance."""
+
+import math
+
+import torch
+
+from smalti.interfaces import Batch, SignalSpec
+from smalti.models.hierarchy import Hierarchy, HierarchyConfig
+
+SPEC = SignalSpec(3, (16, 24))
+THREE = HierarchyConfig.tiny().model_copy(update={"factors": (2, 2)})
+
+
+def build(config: HierarchyConfig = THREE) -> Hierarchy:
+    torch.manual_seed(0)
+    return Hierarchy(config, SPEC).eval()
+
+
+def test_codes_are_of_all_levels():
+    model = build()
+    assert model.grid == (2, 3)
+    assert model.stride == 8
+    assert model.levels.grids(model.grid) == [(2, 3), (4, 6), (8, 12)]
+    assert model.num_codebooks == 2 * (1 + 4 + 16)
+    codes = model.encode(torch.rand(2, 3, *SPEC.size) * 2 - 1)
+    assert codes.shape == (2, 42, 2, 3)
+    assert "of 3 levels" in model.title
+
+
+@torch.no_grad()
+def test_what_decodes_the_signal_sees_every_level():
+    model, codes = build(), torch.randint(16, (1, 42, 2, 3))
+    mean = model.likelihood(codes).mean()
+    for level, part in enumerate(model.levels.unpack(codes)):
+        parts = model.levels.unpack(codes)
+        parts[level] = (part + 1) % 16
+        assert not torch.allclose(model.likelihood(model.levels.pack(parts)).mean(), mean)
+
+
+@torch.no_grad()
+def test_a_finer_level_is_quantized_after_the_coarser_ones():
+    """Its latents are made with what is known from above: other coarse codes give it other latents."""
+    model, signal = build(), torch.rand(1, 3, *SPEC.size) * 2 - 1
+    before = model.levels.unpack(model.encode(signal))
+    model.quantizers[2].codebook.codes.add_(3.0)
+    after = model.levels.unpack(model.encode(signal))
+    assert not torch.equal(before[2], after[2])
+
+
+def test_every_parameter_of_every_level_learns():
+    model = build().train()
+    model.loss(Batch(torch.rand(4, 3, *SPEC.size) * 2 - 1)).total.backward()
+    named = [name for name, p in model.named_parameters() if p.requires_grad]
+    learned = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert set(named) == learned
+
+
+def test_it_learns():
+    torch.manual_seed(0)
+    model = build().train()
+    coarse = torch.rand(8, 3, 2, 3)
+    signal = torch.nn.functional.interpolate(coarse, SPEC.size) * 2 - 1
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    losses = []
+    for _ in range(60):
+        loss = model.loss(Batch(signal))
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+        losses.append(loss.terms["distortion_bits_per_dim"].item())
+        assert math.isfinite(losses[-1])
+    assert losses[-1] < losses[0] - 0.8
