@@ -15,7 +15,7 @@ from smalti.verbs.records import Record, read_records, write_records
 
 RESULTS = Path(__file__).parents[1] / "results"
 SPEECH = ("speech", "conversion", "phonemes")
-VIDEO = ("lab",)
+VIDEO = ("lab", "video")
 
 
 def key(record: Record) -> tuple[str, ...]:

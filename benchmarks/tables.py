@@ -231,7 +231,7 @@ def lab_frames() -> str:
             f"{r['metrics']['usage']:.1%}",
             f"{r['steps']:,} / {r['seconds'] / 60:.0f} min",
         ]
-        for r in lab()
+        for r in worlds("lab")
         if r["model"].endswith("frames")
     ]
     header = ["data", "n", "prior", "nats a code", "bits/dim", "PSNR", "SSIM", "codes used", "steps / time"]
@@ -241,7 +241,7 @@ def lab_frames() -> str:
 def lab_second() -> str:
     """What three codes of a grid are worth, and the continuous control."""
     rows = []
-    for r in lab():
+    for r in worlds("lab"):
         m = r["metrics"]
         trained = f"{r['steps']:,} / {r['seconds'] / 60:.0f} min"
         if r["prior"] is None:
@@ -259,18 +259,61 @@ def lab_second() -> str:
     return markdown([*header, "KL, nats", "steps / time"], rows)
 
 
-def lab() -> list[Record]:
-    """The records of the worlds at the largest budget that there is."""
-    records = read_records(ROOT / "results" / "video.jsonl")
-    largest = max((BUDGETS.index(record["budget"]) for record in records), default=0)
-    return [record for record in records if record["budget"] == BUDGETS[largest]]
+def video_actions() -> str:
+    """What actions are worth to a prior, and whether they are seen in what it draws."""
+    rows = []
+    for (dataset, seed), group in by(worlds("video"), "dataset", "seed").items():
+        entries = {record.get("entry"): record for record in group}
+        worth, judged, drawn = (entries[name]["metrics"] for name in ("actions", "judge", "rollouts"))
+        record = entries["rollouts"]
+        rows.append(
+            [
+                dataset,
+                str(seed),
+                f"{worth['num']:,}",
+                *(f"{worth[f'nats_{kind}']:.1f}" for kind in ("true", "shuffled", "none")),
+                f"{worth['gain_over_shuffled']:.1f} ± {worth['gain_over_shuffled_stderr']:.1f}",
+                f"{judged['action_accuracy']:.1%}",
+                f"{judged['reconstructed_action_accuracy']:.1%}",
+                f"{drawn['action_accuracy']:.1%}",
+                ", ".join(f"{drawn[f'of_{name}']:.0%}" for name in ("forward", "left", "right")),
+                f"{record['steps']:,} / {record['seconds'] / 60:.0f} min",
+            ]
+        )
+    header = ["data", "seed", "windows", "nats a frame", "others' actions", "no actions", "gain"]
+    seen = ["judge, real", "reconstructed", "drawn, by clip", "forward, left, right", "steps / time"]
+    return markdown([*header, *seen], rows)
+
+
+def video_horizon() -> str:
+    """PSNR and sharpness of drawn frames, by how far they are from the last given one."""
+    frames = (1, 2, 3, 5, 7, 10)
+    rows = [
+        [
+            f"{r['dataset']}, seed {r['seed']}",
+            r["entry"].removeprefix("horizon, "),
+            *(f"{r['metrics']['psnr'][n - 1]:.1f} / {r['metrics']['sharpness'][n - 1]:.2f}" for n in frames),
+        ]
+        for r in worlds("video")
+        if r.get("entry", "").startswith("horizon")
+    ]
+    return markdown(["PSNR / sharpness", "frames", *(f"frame {number}" for number in frames)], rows)
+
+
+def worlds(experiment: str) -> list[Record]:
+    """The records of one experiment with worlds, at the largest budget that there is."""
+    return largest(by(read_records(ROOT / "results" / "video.jsonl"), "experiment").get(experiment, []))
 
 
 def speech(experiment: str) -> list[Record]:
     """The records of one experiment with speech, at the largest budget that there is."""
-    chosen = by(read_records(ROOT / "results" / "speech.jsonl"), "experiment").get(experiment, [])
-    largest = max((BUDGETS.index(record["budget"]) for record in chosen), default=0)
-    return [record for record in chosen if record["budget"] == BUDGETS[largest]]
+    return largest(by(read_records(ROOT / "results" / "speech.jsonl"), "experiment").get(experiment, []))
+
+
+def largest(records: list[Record]) -> list[Record]:
+    """Those of the largest budget that there is."""
+    budget = max((BUDGETS.index(record["budget"]) for record in records), default=0)
+    return [record for record in records if record["budget"] == BUDGETS[budget]]
 
 
 def mean(metrics: list[dict[str, float]], name: str) -> float:
@@ -295,6 +338,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "conversion": conversion,
     "lab-frames": lab_frames,
     "lab-second": lab_second,
+    "video-actions": video_actions,
+    "video-horizon": video_horizon,
     **{name: lambda name=name: bounds(name) for name in STUDIES},
 }
 

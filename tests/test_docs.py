@@ -64,6 +64,17 @@ SHRINK = {
         "train-prior",
         "runs/clips",
     ): f"{SMALL_SOUNDS} network.channels=8 network.layers=2 network.heads=2",
+    ("smalti", "train", "walks"): f"{SMALL} training.steps=3 training.batch_size=2 size=16 num_codes=16",
+    (
+        "smalti",
+        "train-prior",
+        "runs/walks",
+    ): f"{SMALL_SOUNDS} frame.channels=8 frame.layers=2 memory_channels=8 memory_layers=2",
+    (
+        "smalti",
+        "train-prior",
+        "runs/levels",
+    ): f"{SMALL_SOUNDS} coarsest.channels=8 coarsest.layers=2 finer.channels=8 finer.layers=2",
     ("smalti", "train"): f"{SMALL} training.steps=3",
     (
         "smalti",
@@ -98,7 +109,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def needs_vizdoom(words: list[str]) -> bool:
     """Whether a command collects frames, or goes on from them."""
-    return bool({"collect", "runs/frames", "runs/second"} & set(words))
+    return bool({"collect", "runs/frames", "runs/second", "runs/walks"} & set(words))
 
 
 def run_command(line: str, directory: Path) -> None:
@@ -179,7 +190,7 @@ def test_every_verb_has_help_with_an_example() -> None:
     names = [
         command.name or command.callback.__name__ for command in app.registered_commands if command.callback
     ]
-    assert len(names) == 14
+    assert len(names) == 15
     for name in names:
         result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
         assert result.exit_code == 0
