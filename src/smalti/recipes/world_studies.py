@@ -48,7 +48,7 @@ class VideoStudy(Configuration):
 
     walks: Recipe
     judge_steps: int = 2000
-    stride: int = 10
+    stride: int = 45
 
     def seeded(self, seed: int) -> VideoStudy:
         """The same, with the seed of every training."""
@@ -64,7 +64,7 @@ def video_study(budget: str) -> VideoStudy:
     _check_budget(budget)
     walks = worlds.walks()
     if budget == "cpu":
-        return VideoStudy(walks=_changed(walks, {"steps": 3000}, {"steps": 4000}))
+        return VideoStudy(walks=_changed(walks, {"steps": 1500}, {"steps": 3000}))
     if budget == "paper":
         # The paper's frames and grids; it tells no more.
         data = walks.data.model_copy(update={"size": (84, 84)})

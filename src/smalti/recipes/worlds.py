@@ -154,7 +154,7 @@ def walks() -> Recipe:
             network=FramePixelCNNConfig(
                 frame=GatedPixelCNNConfig(channels=64, layers=6, head_channels=256, dropout=0.1),
                 memory_channels=96,
-                history_noise=0.02,
+                history_noise=0.05,
             ),
             training=training,
         ),
