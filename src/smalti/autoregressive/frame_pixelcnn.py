@@ -33,8 +33,8 @@ class FramePixelCNNConfig(Configuration):
         frame: of the network that draws one frame.
         memory_channels: of the network that looks at the frames before.
         memory_layers: of that network; n of them see n + 1 frames.
-        action_dropout: share of the clips whose actions training hides, all or those of a beginning, so that
-            one network learns p(z), p(z | actions), and to go on from frames whose actions are not known.
+        action_dropout: share of the clips whose actions training hides, all, or those of a beginning or an
+            end, so that one network learns p(z), p(z | actions), and to know only some of the actions.
         history_noise: share of the codes before that training replaces by others, drawn evenly, so that the
             network learns to go on from frames that it drew itself.
     """
@@ -250,7 +250,8 @@ class FramePixelCNN(AutoregressiveNetwork):
 
 
 def hide_actions(actions: Int64[Tensor, "b f"], share: float, num_actions: int) -> Int64[Tensor, "b f"]:
-    """Make the actions of a share of clips "not given": of one half all, of the other those of a beginning.
+    """Make the actions of a share of clips "not given": of half of these clips all, of a quarter those of a
+    beginning, of a quarter those of an end.
 
     Every rank draws for the batch of all ranks and takes its own part, as `hide_labels` does.
     """
@@ -259,8 +260,10 @@ def hide_actions(actions: Int64[Tensor, "b f"], share: float, num_actions: int) 
     rank, world = rank_and_world()
     batch_size, frames = actions.shape
     drawn, which, begun = torch.rand(3, world, batch_size, 1, device=actions.device)[:, rank]
-    last = torch.where(which < 0.5, frames, (begun * frames).long())
-    hidden = (drawn < share) & (torch.arange(frames, device=actions.device) < last)
+    # All; or what comes before a place, or from it on.
+    place = torch.where(which < 0.5, frames, (begun * frames).long())
+    is_before = torch.arange(frames, device=actions.device) < place
+    hidden = (drawn < share) & (is_before ^ (which >= 0.75))
     return actions.masked_fill(hidden, num_actions)
 
 
