@@ -54,7 +54,7 @@ def compare(grid: tuple[int, int], num_codebooks: int, num: int, repeats: int, t
         "rollout",
         work=f"{num} rollouts of {DRAWN} frames of {rows}x{columns}, {num_codebooks} codebooks of "
         f"{NUM_CODES}, after {GIVEN} given ones, network of the recipe walks",
-        peer=f"naive full forward, {NAIVE} frames of the same",
+        peer=f"naive full forward, {NAIVE} frames of the same {num}",
         threads=threads,
         ours=own,
         theirs=symbols * sum(wall for wall, _ in forwards),

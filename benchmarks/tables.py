@@ -273,15 +273,17 @@ def video_actions() -> str:
                 f"{worth['num']:,}",
                 *(f"{worth[f'nats_{kind}']:.1f}" for kind in ("true", "shuffled", "none")),
                 f"{worth['gain_over_shuffled']:.1f} ± {worth['gain_over_shuffled_stderr']:.1f}",
-                f"{judged['action_accuracy']:.1%}",
-                f"{judged['reconstructed_action_accuracy']:.1%}",
-                f"{drawn['action_accuracy']:.1%}",
-                ", ".join(f"{drawn[f'of_{name}']:.0%}" for name in ("forward", "left", "right")),
+                *(f"{m[key]:.1%}" for key in ("pair_accuracy", "action_accuracy") for m in (judged, drawn)),
+                ", ".join(
+                    f"{name.removeprefix('clips_of_')} {rate:.0%}"
+                    for name, rate in drawn.items()
+                    if name.startswith("clips_of_")
+                ),
                 f"{record['steps']:,} / {record['seconds'] / 60:.0f} min",
             ]
         )
     header = ["data", "seed", "windows", "nats a frame", "others' actions", "no actions", "gain"]
-    seen = ["judge, real", "reconstructed", "drawn, by clip", "forward, left, right", "steps / time"]
+    seen = ["pairs: real", "drawn", "stretches: real", "clips drawn", "of each action", "steps / time"]
     return markdown([*header, *seen], rows)
 
 

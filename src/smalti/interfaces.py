@@ -545,6 +545,11 @@ class Autoencoder(LatentVariableModel):
     ) -> Likelihood:
         """p(x | codes, conditions), the whole distribution."""
 
+    def by_codebook(self, counts: Int64[Tensor, "g k"]) -> Int64[Tensor, "c k"]:
+        """How often each code of each codebook occurs: in a model where several of the G codes of a place are
+        of one codebook, their sum."""
+        return counts
+
     def likelihood_without_codes(
         self, num: int, grid: Sequence[int], conditions: Conditions | None = None
     ) -> Likelihood | None:

@@ -267,6 +267,7 @@ class Tokenizer:
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
+        batch_size: int = 64,
         prior: str = LEARNED,
         progress: Callable[[int, int], None] | None = None,
     ) -> Int64[Tensor, "b g all *grid"]:
@@ -280,8 +281,9 @@ class Tokenizer:
             num: how many continuations B.
             temperature, top_k, top_p: of each draw.
             seed: None draws differently each time.
+            batch_size: clips at a time; it is part of what a seed draws.
             prior: name of the learned prior.
-            progress: called with (symbols drawn, symbols in all).
+            progress: called with (symbols drawn, symbols in all), counted once a batch.
 
         Returns:
             The given frames and one for each action, `(B, G, F + len(actions), *grid)`.
@@ -292,10 +294,11 @@ class Tokenizer:
         """
         learned = self._learned(prior)
         frames = given.shape[2] if given.ndim == 5 else 0
-        if len(learned.grid) != 3 or frames < 1 or len(given) != 1 or not actions:
+        if len(learned.grid) != 3 or frames < 1 or len(given) != 1 or not actions or num < 1:
             raise InputError(
-                f"expected codes (1, G, frames, rows, columns) of a clip and at least one action, received "
-                f"{tuple(given.shape)} and {len(actions)}: give what encode makes of a clip"
+                "expected codes (1, G, frames, rows, columns) of a clip, at least one action and num of at "
+                f"least 1, received {tuple(given.shape)}, {len(actions)} and {num}: give what encode makes "
+                "of a clip"
             )
         if before is not None and len(before) != frames - 1:
             raise InputError(
@@ -303,19 +306,22 @@ class Tokenizer:
             )
         done = [*(before or [None] * (frames - 1)), *actions, None]
         ids = [-1 if name is None else self._action(name, learned) for name in done]
-        conditions = Conditions(actions=torch.tensor([ids] * num, device=self.device))
-        drawn = learned.sample(
-            num,
-            conditions,
-            temperature,
-            top_k,
-            top_p,
-            _generator(seed),
-            progress,
-            (len(done), *learned.grid[1:]),
-            given.repeat(num, 1, 1, 1, 1).to(self.device),
-        )
-        return drawn.cpu()
+        generator, parts = _generator(seed), []
+        for begin in range(0, num, batch_size):
+            size = min(batch_size, num - begin)
+            drawn = learned.sample(
+                size,
+                Conditions(actions=torch.tensor([ids] * size, device=self.device)),
+                temperature,
+                top_k,
+                top_p,
+                generator,
+                progress and _of_batch(progress, len(parts), math.ceil(num / batch_size)),
+                (len(done), *learned.grid[1:]),
+                given.repeat(size, 1, 1, 1, 1).to(self.device),
+            )
+            parts.append(drawn.cpu())
+        return torch.cat(parts)
 
     def _action(self, name: str, prior: LearnedPrior) -> int:
         if not prior.network.num_actions or name not in self.actions:

@@ -10,8 +10,10 @@ from typing import final
 
 import torch
 
+from smalti.autoregressive.hierarchy import HierarchicalPixelCNN
 from smalti.files import atomic_file
 from smalti.interfaces import Autoencoder, InputError, LatentVariableModel, Modality, Prior
+from smalti.models.hierarchy import Hierarchy
 from smalti.models.prior import LabelledPrior, LearnedPrior, UniformPrior, UnigramPrior
 from smalti.recipes import PriorRecipe, Recipe, build_modality, build_model, build_network, parse
 from smalti.training.checkpoints import RunDirectory, load_weights
@@ -152,9 +154,18 @@ def new_prior(
     num_actions: int = 0,
 ) -> LearnedPrior:
     """An untrained prior over an autoencoder's codes."""
+    # Actions are of frames: codes that stand for several frames have none.
+    num_actions = num_actions if autoencoder.stride == 1 else 0
     network = build_network(
         recipe.network, autoencoder.num_codes, autoencoder.num_codebooks, num_classes, num_actions
     )
+    levels = autoencoder.levels if isinstance(autoencoder, Hierarchy) else None
+    if isinstance(network, HierarchicalPixelCNN) and network.layout != levels:
+        grids = "one grid" if levels is None else f"levels of factors {levels.factors}"
+        raise InputError(
+            f"expected a prior for {grids}, received one for levels of factors {network.layout.factors}: set "
+            "network.factors to those of the autoencoder, or another network.kind"
+        )
     grid = autoencoder.grid if recipe.length is None else (recipe.length, *autoencoder.grid[1:])
     return LearnedPrior(network, grid, name)
 

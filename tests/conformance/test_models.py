@@ -35,6 +35,16 @@ def test_every_model_has_a_title_of_its_own():
     assert all(title.strip() == title and len(title.splitlines()) == 1 for title in titles.values())
 
 
+@EVERY
+def test_each_tensor_is_saved_and_averaged_once(case):
+    model = case.build(SPEC)
+    places = [tensor.data_ptr() for tensor in model.state_dict().values()]
+    assert len(set(places)) == len(places)
+    assert sum(p.numel() for p in model.parameters()) == sum(
+        model.state_dict()[name].numel() for name, _ in model.named_parameters()
+    )
+
+
 @everywhere(LatentVariableModel)
 def test_every_parameter_learns_from_the_loss(case, spec):
     torch.manual_seed(0)

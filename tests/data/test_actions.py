@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from smalti.data.actions import parse_actions
 from smalti.data.crops import CropLoader
@@ -10,6 +11,7 @@ from smalti.data.sources import open_source
 from smalti.data.store import Decoded, Store
 from smalti.interfaces import InputError
 from smalti.modalities.clips import EXTENSIONS
+from smalti.modalities.pictures import EXTENSIONS as PICTURES
 from tests import videos
 
 
@@ -25,7 +27,9 @@ def test_texts_of_actions(text, actions):
     assert parse_actions(text) == actions
 
 
-@pytest.mark.parametrize("text", ["", " , ", "*3", "forward*", "forward*x", "forward*0", "a*9999999"])
+@pytest.mark.parametrize(
+    "text", ["", " , ", "*3", "forward*", "forward*x", "forward*0", "left forward*0", "a*9999999"]
+)
 def test_texts_that_say_something_else_are_refused(text):
     with pytest.raises(InputError, match=r"expected actions such as .*, received"):
         parse_actions(text)
@@ -94,6 +98,15 @@ def test_crops_come_with_their_actions(tmp_path):
     assert (actions[~inside] == -1).all()
     assert len(set(actions[:, 0].tolist())) > 3
     assert loader.whole(0).conditions.actions.tolist() == [list(range(9))]
+
+
+def test_only_clips_have_actions_in_a_table(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "one.png")
+    (tmp_path / "metadata.csv").write_text("file_name,label,actions\none.png,a,runs 2*x away\n")
+    (one,) = open_source(str(tmp_path), PICTURES).items("all")
+    assert (one.label, one.actions) == ("a", None)
+    with pytest.raises(InputError, match=r"the row of one.png in .*metadata.csv: expected actions such as"):
+        open_source(str(tmp_path), (*EXTENSIONS, ".png"))
 
 
 def test_a_table_beside_clips_tells_their_actions(tmp_path):

@@ -248,7 +248,7 @@ class TestOpenRefuses:
     def test_newer_version(self, directory: Path):
         self.edit(directory, format=FORMAT + 1, key_of_the_future=1)
         with pytest.raises(
-            InputError, match=r"newer version of smalti \(format 2; this one reads up to 1\): run pip"
+            InputError, match=r"newer version of smalti \(format 3; this one reads up to 2\): run pip"
         ):
             Store.open(directory)
 

@@ -2,9 +2,11 @@
 
 import math
 
+import pytest
 import torch
 
-from smalti.interfaces import Batch, SignalSpec
+from smalti.evaluation.codebook import CodebookUse
+from smalti.interfaces import Batch, InputError, SignalSpec
 from smalti.models.hierarchy import Hierarchy, HierarchyConfig
 
 SPEC = SignalSpec(3, (16, 24))
@@ -70,3 +72,25 @@ def test_it_learns():
         losses.append(loss.terms["distortion_bits_per_dim"].item())
         assert math.isfinite(losses[-1])
     assert losses[-1] < losses[0] - 0.8
+
+
+def test_use_is_counted_by_the_codebooks_that_there_are():
+    """Fine codes that are all different at each place of their block are of one codebook."""
+    model = build(HierarchyConfig.tiny())
+    coarse, fine = torch.zeros(1, 2, 4, 6, dtype=torch.int64), torch.zeros(1, 2, 8, 12, dtype=torch.int64)
+    fine[:, 0, ::2, ::2], fine[:, 0, 1::2, 1::2] = 1, 2
+    fine[:, 1] = 3
+    use = CodebookUse(model.num_codebooks, model.num_codes)
+    use.update(model.levels.pack([coarse, fine]))
+    counts = model.by_codebook(use.counts)
+    assert counts.shape == (4, 16)
+    assert counts.sum(1).tolist() == [24, 24, 96, 96]
+    assert counts[2, :3].tolist() == [48, 24, 24]
+    assert counts[3, 3] == 96
+
+
+@pytest.mark.parametrize("settings", [{"per_frame": True}, {"time_strides": (2,)}])
+def test_settings_of_time_are_refused(settings):
+    encoder = THREE.encoder.model_copy(update=settings)
+    with pytest.raises(InputError, match="leave per_frame and time_strides out"):
+        Hierarchy(THREE.model_copy(update={"encoder": encoder}), SignalSpec(3, (8, 16, 16)))

@@ -70,7 +70,17 @@ def test_it_is_evaluated_with_every_prior(run, data):
 def test_a_prior_of_other_factors_is_refused(run):
     result = command("train-prior", run, "--name", "other", *PRIOR, "factors=3")
     assert result.status == 2
-    assert "set prior.network.factors to those of the autoencoder" in result.err
+    assert "set network.factors to those of the autoencoder" in result.err
+
+
+def test_a_prior_of_levels_for_one_grid_is_refused(data, tmp_path):
+    """Five codebooks of one grid are as many as two levels have."""
+    run = tmp_path / "run"
+    trained = command("train", "image", "--data", data, "--out", run, *SETTINGS, "num_codebooks=5")
+    assert trained.status == 0, trained.err
+    result = command("train-prior", run, "network.kind=hierarchical_pixelcnn")
+    assert result.status == 2
+    assert "expected a prior for one grid, received one for levels of factors (2,)" in result.err
 
 
 def test_sizes_that_do_not_halve_are_refused(data, tmp_path):

@@ -4,6 +4,8 @@ import json
 
 import av
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from smalti.data.store import Store
 from smalti.interfaces import InputError
 from smalti.tokenizer import load
 from smalti.verbs.records import read_records
+from smalti.verbs.reproduce_video import _of_another_clip, _stretches
 from tests import videos
 from tests.runs import TRAINING, WIDTHS, command
 
@@ -130,6 +133,7 @@ def test_codes_that_do_not_fit_are_refused(run):
         lambda: tokenizer.rollout(given[0], ["left"]),
         lambda: tokenizer.rollout(given, []),
         lambda: tokenizer.rollout(given, ["left"], ["left"]),
+        lambda: tokenizer.rollout(given, ["left"], num=0),
     ):
         with pytest.raises(InputError, match=r"expected .*, received"):
             call()
@@ -177,6 +181,18 @@ def test_records_of_what_actions_are_worth_and_how_long_it_holds(study):
     assert worth["num"] == 3
     assert metrics["rollouts"]["num"] == 9
     assert metrics["judge"]["num"] == 3 * 15
+    for entry in ("judge", "rollouts"):
+        assert 0 <= metrics[entry]["action_accuracy"] <= 1
+        assert 0 <= metrics[entry]["pair_accuracy"] <= 1
+    controls = {record["entry"]: record for record in records if record["model"].startswith("control: ")}
+    assert list(controls) == ["judge", "horizon, last frame repeated", "horizon, reconstructed"]
+    for record in records:
+        stages = [stage["prior"] for stage in record["stages"]]
+        is_learned = record["prior"] == "learned"
+        assert stages == ([None, "learned"] if is_learned else [None])
+        if is_learned:
+            assert record["config"]["prior"]["network"]["kind"] == "frame_pixelcnn"
+            assert record["config"]["prior"]["training"]["steps"] == 3
     for entry in entries[6:]:
         assert len(metrics[entry]["psnr"]) == len(metrics[entry]["sharpness"]) == 10
     repeated = metrics["horizon, last frame repeated"]
@@ -184,6 +200,47 @@ def test_records_of_what_actions_are_worth_and_how_long_it_holds(study):
     for record in records:
         assert (record["experiment"], record["split"], record["budget"]) == ("video", "test", "tiny")
         assert str(folder.parent) not in json.dumps(record)
+
+
+def test_windows_are_compared_with_those_of_another_clip():
+    for clips in ([0, 0, 1, 1], [0, 0, 0, 0, 1], [3, 5, 5, 9, 9, 9]):
+        other = _of_another_clip(np.array(clips))
+        assert all(clips[window] != clips[place] for window, place in enumerate(other.tolist()))
+
+
+def test_stretches_are_those_under_one_action():
+    actions = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, 2], [1, 0, 1, 0, 1, 0, 0, 1, 1]])
+    assert _stretches(actions) == [(0, 0, 3), (0, 5, 9)]
+
+
+def test_the_same_clip_and_unknown_or_missing_actions_are_no_trouble(tmp_path):
+    """Clips of unequal length, of which one has windows whose actions are not known and none turns right."""
+    videos.save_episodes(tmp_path / "data" / "train.parquet", videos.random_walks(8, 18))
+    walks = [["left", "wait"] * 18, ["wait", "left"] * 9, ["left"] * 16]
+    file = videos.save_episodes(tmp_path / "data" / "test.parquet", walks)
+    table = pq.read_table(file)
+    actions = table["action"].to_pylist()
+    actions[1] = None
+    at = table.schema.get_field_index("action")
+    pq.write_table(table.set_column(at, "action", pa.array(actions, pa.int64())), file)
+    words = ("--data", tmp_path / "data", "--budget", "tiny", "--out", tmp_path / "out")
+    result = command("reproduce", "video", *words)
+    assert result.status == 0, result.err
+    records = read_records(tmp_path / "out" / "video-tiny" / "records.jsonl")
+    judged = next(record["metrics"] for record in records if record.get("entry") == "judge")
+    # Of the first clip one window of five is left out.
+    assert judged["num"] == 15 * (4 + 1 + 1)
+    assert "of_right" not in judged
+
+
+def test_held_out_clips_that_are_too_short_are_refused_before_anything_is_trained(tmp_path):
+    videos.save_episodes(tmp_path / "data" / "train.parquet", videos.random_walks(8, 18))
+    videos.save_episodes(tmp_path / "data" / "test.parquet", videos.random_walks(4, 15))
+    words = ("--data", tmp_path / "data", "--budget", "tiny", "--out", tmp_path / "out")
+    result = command("reproduce", "video", *words)
+    assert result.status == 2
+    assert "expected at least two held-out clips of 16 frames or more" in result.err
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
 
 
 def test_the_page_has_its_clips_and_nothing_outside(study):

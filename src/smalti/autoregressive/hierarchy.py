@@ -121,7 +121,7 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
         if num_codebooks % of_one:
             raise InputError(
                 f"expected factors between levels that make {num_codebooks} codes of a coarse place, "
-                f"received {config.factors}, which make {of_one}: set prior.network.factors to those of the "
+                f"received {config.factors}, which make {of_one}: set network.factors to those of the "
                 "autoencoder"
             )
         own = num_codebooks // of_one

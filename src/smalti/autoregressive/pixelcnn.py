@@ -423,5 +423,5 @@ def _check_grid(grid: Sequence[int]) -> None:
     if len(grid) != 2 or min(grid) < 1:
         raise InputError(
             f"expected a grid of rows and columns, received {tuple(grid)}; a line of n codes is (1, n), "
-            "and a clip's are for a transformer"
+            "and a clip's are for network.kind=frame_pixelcnn or transformer"
         )

@@ -25,7 +25,7 @@ def parse_actions(text: str) -> tuple[str | None, ...]:
     for part in re.split(r"[\s,]+", text.strip(" ,\t\n")):
         match = re.fullmatch(r"([^*]+)(?:\*([0-9]{1,7}))?", part)
         repeats = int(match[2] or 1) if match else 0
-        if match is None or not 1 <= len(actions) + repeats <= LONGEST:
+        if match is None or repeats < 1 or len(actions) + repeats > LONGEST:
             raise InputError(
                 f"expected actions such as 'forward*10 left*3', received {text[:80]!r}: write names, each "
                 "with * and a number where it is repeated"

@@ -26,8 +26,9 @@ from pydantic import NonNegativeInt, PositiveInt, ValidationError
 from smalti.files import atomic_directory
 from smalti.interfaces import Configuration, InputError
 
-FORMAT = 1
-"""Version of the layout; raised when an older smalti could no longer read it."""
+FORMAT = 2
+"""Version of the layout; raised when an older smalti could no longer read it. Stores without actions are of
+version 1 still."""
 
 FILES = frozenset({"index.json", "signals.bin", "labels.bin", "lengths.bin", "actions.bin", "names.txt"})
 
@@ -312,14 +313,15 @@ class _Writer:
         ids: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
         ids[None] = -1
         labels = np.fromiter((ids[label] for label in self.labels), np.int64, self.count)
+        actions = self._write_actions()
         index = _Index(
-            format=FORMAT,
+            format=FORMAT if actions else 1,
             count=self.count,
             shape=self.shape,
             dtype=self.dtype.name,
             names_bytes=self.names_file.tell(),
             classes=tuple(classes),
-            actions=self._write_actions(),
+            actions=actions,
             **description,
         )
         for file in (self.signals_file, self.names_file):
@@ -327,7 +329,9 @@ class _Writer:
         (self.directory / "labels.bin").write_bytes(labels.tobytes())
         if self.lengths is not None:
             (self.directory / "lengths.bin").write_bytes(np.array(self.lengths, np.int64).tobytes())
-        (self.directory / "index.json").write_text(index.model_dump_json(indent=1), encoding="utf-8")
+        left_out = None if actions else {"actions"}
+        content = index.model_dump_json(indent=1, exclude=left_out)
+        (self.directory / "index.json").write_text(content, encoding="utf-8")
 
     def _write_actions(self) -> tuple[str, ...]:
         """The actions of all frames as ids, into a file if there are any; gives their names."""

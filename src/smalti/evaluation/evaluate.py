@@ -88,6 +88,8 @@ def evaluate(
             if code_use is not None:
                 code_use.update(batch, measured.codes)
         num += len(batch.data)
+    if use is not None and isinstance(model, Autoencoder):
+        use.counts = model.by_codebook(use.counts)
     reconstructed = reconstruction.compute()
     worth = code_use.compute() if code_use else {}
     protocol = {

@@ -57,7 +57,7 @@ class ActionJudge(nn.Module):
 
 
 def train_action_judge(store: Store, steps: int, batch_size: int = 64, seed: int = 0) -> ActionJudge:
-    """Train a judge on the real clips of a store, all of whose actions are known.
+    """Train a judge on the real clips of a store, on the frames whose actions are known.
 
     Args:
         store: of uint8 clips with their actions.
@@ -93,12 +93,13 @@ def train_action_judge(store: Store, steps: int, batch_size: int = 64, seed: int
 
 @torch.no_grad()
 def frame_nats(
-    network: AutoregressiveNetwork, codes: Int64[Tensor, "b g f h w"], actions: Int64[Tensor, "b f"] | None
+    network: AutoregressiveNetwork, codes: Int64[Tensor, "b g f h w"], actions: Int64[Tensor, "b f"]
 ) -> Float[Tensor, "b f"]:
-    """-ln p(frame's codes | frames before, actions) of each frame, nats; without actions none are told."""
+    """-ln p(frame's codes | frames before, actions) of each frame, nats, on the host."""
+    codes = codes.to(next(network.parameters()).device)
     logits = network(codes, Conditions(actions=actions)).float()
     nats = F.cross_entropy(logits.flatten(0, -2), codes.flatten(), reduction="none").view(codes.shape)
-    return nats.sum((1, 3, 4))
+    return nats.sum((1, 3, 4)).cpu()
 
 
 def windows(

@@ -17,6 +17,7 @@ from smalti.interfaces import (
     Batch,
     Conditions,
     Configuration,
+    InputError,
     Likelihood,
     Loss,
     Quantized,
@@ -79,12 +80,17 @@ class Hierarchy(Autoencoder):
         num_classes: labels (classes, say) that the decoder may be told.
 
     Raises:
-        InputError: when the strides do not divide the signal's size.
+        InputError: when the strides do not divide the signal's size, or the encoder has settings of time.
     """
 
     def __init__(self, config: HierarchyConfig, signal: SignalSpec, num_classes: int = 0) -> None:
         super().__init__()
         self.config, self.signal = config, signal
+        if config.encoder.per_frame or config.encoder.time_strides:
+            raise InputError(
+                "expected a hierarchy whose encoders see all axes alike, received settings of time: leave "
+                "per_frame and time_strides out"
+            )
         ndim, sees, size = signal.ndim, signal, signal.size
         encoders: list[ConvEncoder] = []
         width = config.encoder.channels
@@ -99,30 +105,38 @@ class Hierarchy(Autoencoder):
         # The coarsest level knows nothing from above.
         known = [told] * len(config.factors) + [0]
         conv = CONVOLUTIONS[ndim]
-        self.encoders = cast("list[ConvEncoder]", nn.ModuleList(encoders))
+        # The finest level's have the names that every model's have; each is registered once.
+        self.encoder, self.coarser_encoders = encoders[0], nn.ModuleList(encoders[1:])
         self.quantizers = cast("list[VectorQuantizer]", nn.ModuleList(quantizers))
         self.projections = nn.ModuleList(conv(width + above, dim, 1) for above in known)
         self.family = build_likelihood(config.likelihood, signal)
         parameters = signal.channels * self.family.parameters_per_channel
         # Each but the finest tells the level below; the finest tells the likelihood, and is told the label.
-        self.decoders = cast(
-            "list[ConvDecoder]",
-            nn.ModuleList(
-                ConvDecoder(
-                    config.decoder if level == 0 else self._telling(config.decoder),
-                    ndim,
-                    dim + above,
-                    parameters if level == 0 else told,
-                    encoder.strides[::-1],
-                    num_classes,
-                )
-                for level, (encoder, above) in enumerate(zip(encoders, known, strict=True))
-            ),
-        )
-        self.encoder, self.decoder = self.encoders[0], self.decoders[0]
+        decoders = [
+            ConvDecoder(
+                config.decoder if level == 0 else self._telling(config.decoder),
+                ndim,
+                dim + above,
+                parameters if level == 0 else told,
+                encoder.strides[::-1],
+                num_classes,
+            )
+            for level, (encoder, above) in enumerate(zip(encoders, known, strict=True))
+        ]
+        self.decoder, self.coarser_decoders = decoders[0], nn.ModuleList(decoders[1:])
         self.num_codes = config.quantizer.num_codes
         self.levels = Levels(config.quantizer.num_codebooks, config.factors, ndim)
         self.num_codebooks = sum(self.levels.sizes)
+
+    @property
+    def encoders(self) -> list[ConvEncoder]:
+        """Of all levels, the finest first."""
+        return cast("list[ConvEncoder]", [self.encoder, *self.coarser_encoders])
+
+    @property
+    def decoders(self) -> list[ConvDecoder]:
+        """Of all levels, the finest first."""
+        return cast("list[ConvDecoder]", [self.decoder, *self.coarser_decoders])
 
     @property
     def title(self) -> str:
@@ -144,6 +158,8 @@ class Hierarchy(Autoencoder):
         quantized, latents = self._quantized(batch.data)
         log_prob = self._decoded(latents, batch.conditions).log_prob(batch.data)
         distortion = -summed(log_prob, batch.lengths).mean() / log_prob[0].numel()
+        # Of what is no padding, as in a VQ-VAE.
+        padded = 1 if batch.lengths is None else batch.data.shape[2] / batch.lengths.float().mean()
         terms = {
             f"{name}_{level}": value
             for level, each in enumerate(quantized)
@@ -151,7 +167,8 @@ class Hierarchy(Autoencoder):
         }
         terms["batch_usage"] = torch.stack([each.terms["batch_usage"] for each in quantized]).mean()
         total = distortion + torch.stack([each.loss for each in quantized]).sum()
-        return Loss(total, {"distortion_bits_per_dim": bits_per_dim(distortion.detach(), 1), **terms})
+        bits = bits_per_dim(distortion.detach() * padded, 1)
+        return Loss(total, {"distortion_bits_per_dim": bits, **terms})
 
     @torch.no_grad()
     def encode(
@@ -160,6 +177,11 @@ class Hierarchy(Autoencoder):
         """Codes of signals in [-1, 1], of all levels."""
         quantized, _ = self._quantized(signal)
         return self.levels.pack([each.codes for each in quantized[::-1]])
+
+    def by_codebook(self, counts: Int64[Tensor, "g k"]) -> Int64[Tensor, "c k"]:
+        """How often each code of each level's codebooks occurs, the coarsest level first."""
+        parts = counts.split(self.levels.sizes)
+        return torch.cat([part.unflatten(0, (self.levels.num_codebooks, -1)).sum(1) for part in parts])
 
     def likelihood(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None

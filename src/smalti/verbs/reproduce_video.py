@@ -48,6 +48,15 @@ EXPERIMENT = "video"
 QUESTION = "Do clips that are drawn in the space of codes do what they are told?"
 LENGTH = GIVEN + DRAWN
 """Frames of a window: those that are given, and those that are drawn or predicted."""
+REPEATED, RECONSTRUCTED, JUDGE = "horizon, last frame repeated", "horizon, reconstructed", "judge"
+CONTROLS = {
+    REPEATED: "last frame repeated",
+    RECONSTRUCTED: "reconstructed frames",
+    JUDGE: "the judge of actions on held-out frames",
+}
+"""Entries that no prior has a part in, in words."""
+SHORTEST = 3
+"""Steps of a stretch under one action, at least, from which the judge is to tell it."""
 SHOWN = 3
 """Windows on the page."""
 AT_ONCE = 64
@@ -61,7 +70,8 @@ def reproduce_video(
 ) -> list[Record]:
     """Train both stages and a judge, measure them, write records, a table and a page with clips.
 
-    What is trained is not trained again, so that the same command goes on after a stop.
+    Models that are trained are not trained again, so that the same command goes on after a stop; the judge,
+    and all that is drawn and measured, takes minutes and is made anew.
 
     Args:
         data: walks with actions and a test split, such as `smalti collect doom` writes.
@@ -89,9 +99,10 @@ def reproduce_video(
         note(f"video, seed {seed}", quiet)
         of_seed = folder / f"seed{seed}"
         run = of_seed / "walks"
+        held_out = prepare(of_seed / "held_out", source, split, modality, quiet=quiet)
+        _check_held_out(held_out, data)
         train_once(study.seeded(seed).walks, data, run, True, quiet)
         evaluate_once(run, data, split, quiet)
-        held_out = prepare(of_seed / "held_out", source, split, modality, quiet=quiet)
         shared = {
             "experiment": EXPERIMENT,
             "dataset": Path(data).name,
@@ -104,12 +115,29 @@ def reproduce_video(
         measured = _measured(study, load(str(run)), held_out, of_seed, seed, quiet)
         records += [{**shared, **row} for row in bounds(run)]
         for name, metrics in measured.items():
-            of_prior = LEARNED if name != "judge" else None
-            row = {**about(run, of_prior), "prior": of_prior, "entry": name, "metrics": metrics}
-            records.append({**shared, **row, "model": f"{row['model']}: {name}"})
+            records.append({**shared, **_of_entry(run, name), "entry": name, "metrics": metrics})
     publish(folder, records, quiet)
     note(f"The runs, records.jsonl and table.md are in {folder}, a page in each seed's folder.", quiet)
     return records
+
+
+def _of_entry(run: Path, name: str) -> Record:
+    """What a figure is of: the prior, or what it is compared with, which no prior has a part in."""
+    if name in CONTROLS:
+        return {**about(run, None), "prior": None, "model": f"control: {CONTROLS[name]}"}
+    record = about(run, LEARNED)
+    return {**record, "prior": LEARNED, "model": f"{record['model']}: {name}"}
+
+
+def _check_held_out(store: Store, data: str) -> None:
+    """Refuse clips that nothing can be measured on, before anything is trained."""
+    assert store.lengths is not None
+    long = int((store.lengths >= LENGTH).sum())
+    if long < 2:
+        raise InputError(
+            f"expected at least two held-out clips of {LENGTH} frames or more in {data}, received {long}: "
+            "collect longer walks, or more"
+        )
 
 
 def _first(source: Source, split: str) -> list[Item | None]:
@@ -128,11 +156,23 @@ class _Windows:
 
     @classmethod
     def of(cls, store: Store, stride: int, tokenizer: Tokenizer) -> _Windows:
-        cut = list(windows(store, LENGTH, stride))
-        if len({clip for clip, _, _ in cut}) < 2 or store.action_names != tokenizer.actions:
+        unknown = sorted(set(store.action_names) - set(tokenizer.actions))
+        if unknown:
             raise InputError(
-                f"expected at least two held-out clips of {LENGTH} frames or more with the run's actions, "
-                "received others: collect some with smalti collect doom"
+                f"expected held-out clips with the actions {', '.join(tokenizer.actions)}, received "
+                f"{unknown[0]!r}: train on walks that have it, or leave those clips out"
+            )
+        # Each split numbers its actions by itself.
+        ids = np.array([tokenizer.actions.index(name) for name in store.action_names], np.int64)
+        cut = [
+            (clip, pixels, ids[done])
+            for clip, pixels, done in windows(store, LENGTH, stride)
+            if (done >= 0).all()
+        ]
+        if len({clip for clip, _, _ in cut}) < 2:
+            raise InputError(
+                f"expected at least two held-out clips with {LENGTH} frames whose actions are known, "
+                f"received {len({clip for clip, _, _ in cut})}: collect more"
             )
         levels = torch.from_numpy(np.stack([pixels for _, pixels, _ in cut]))
         actions = torch.from_numpy(np.stack([done for _, _, done in cut]))
@@ -165,8 +205,8 @@ def _measured(
     lines = {
         "true actions": drawn["true actions"],
         "no actions": drawn["no actions"],
-        "last frame repeated": real[:, :, GIVEN - 1 : GIVEN].expand_as(real),
-        "reconstructed": reconstructed,
+        REPEATED.removeprefix("horizon, "): real[:, :, GIVEN - 1 : GIVEN].expand_as(real),
+        RECONSTRUCTED.removeprefix("horizon, "): reconstructed,
     }
     horizon = {
         name: {
@@ -179,7 +219,7 @@ def _measured(
     _page(tokenizer, folder, chosen, constant, drawn["true actions"], horizon, seed)
     return {
         "actions": _worth(prior, chosen),
-        "judge": _seen(judge, tokenizer, chosen, real, reconstructed),
+        JUDGE: _seen(judge, tokenizer, chosen, real, reconstructed),
         "rollouts": _obeyed(judge, tokenizer, constant),
         **{f"horizon, {name}": metrics for name, metrics in horizon.items()},
     }
@@ -188,20 +228,16 @@ def _measured(
 def _worth(prior: LearnedPrior, chosen: _Windows) -> dict[str, int | float]:
     """Nats of a frame after the given ones, with true, shuffled and no actions.
 
-    Shuffled are those of a window of another clip. Errors are over clips, whose windows are not independent.
+    Shuffled are those of a window of the next clip. Errors are over clips, whose windows are not independent.
     """
-    half = len(chosen.clips) // 2
-    told = {"true": chosen.actions, "shuffled": chosen.actions.roll(half, 0), "none": None}
-    assert (chosen.clips != np.roll(chosen.clips, half)).all()
+    other = _of_another_clip(chosen.clips)
+    shuffled = chosen.actions[other]
+    told = {"true": chosen.actions, "shuffled": shuffled, "none": torch.full_like(chosen.actions, -1)}
     nats = {
         name: torch.cat(
             [
-                frame_nats(prior.network, codes, None if actions is None else part)
-                for codes, part in zip(
-                    chosen.codes.split(AT_ONCE),
-                    (chosen.actions if actions is None else actions).split(AT_ONCE),
-                    strict=True,
-                )
+                frame_nats(prior.network, codes, part)
+                for codes, part in zip(chosen.codes.split(AT_ONCE), actions.split(AT_ONCE), strict=True)
             ]
         )[:, GIVEN:].mean(1)
         for name, actions in told.items()
@@ -216,11 +252,24 @@ def _worth(prior: LearnedPrior, chosen: _Windows) -> dict[str, int | float]:
         **{f"nats_{name}": float(each.mean()) for name, each in nats.items()},
         **{f"gain_over_{name}": float(each.mean()) for name, each in gains.items()},
         **{f"gain_over_{name}_stderr": over_clips(each) for name, each in gains.items()},
-        "actions_shuffled_alike": float(
-            (chosen.actions == chosen.actions.roll(half, 0))[:, GIVEN - 1 : -1].float().mean()
-        ),
+        "actions_shuffled_alike": float((chosen.actions == shuffled)[:, GIVEN - 1 : -1].float().mean()),
         "num": len(chosen.clips),
     }
+
+
+def _of_another_clip(clips: Int64[np.ndarray, " b"]) -> Int64[Tensor, " b"]:
+    """For each window one of the next clip, after the last of which comes the first: the one of its number.
+
+    Where the next clip has fewer windows, they are counted round.
+    """
+    of_clip = {clip: np.flatnonzero(clips == clip) for clip in np.unique(clips)}
+    names = list(of_clip)
+    others = []
+    for window, clip in enumerate(clips):
+        following = of_clip[names[(names.index(clip) + 1) % len(names)]]
+        number = int(np.flatnonzero(of_clip[clip] == window)[0])
+        others.append(int(following[number % len(following)]))
+    return torch.tensor(others)
 
 
 def _seen(
@@ -230,30 +279,52 @@ def _seen(
     real: Float[Tensor, "b c f h w"],
     reconstructed: Float[Tensor, "b c f h w"],
 ) -> dict[str, Any]:
-    """How often the judge tells the action between two held-out frames."""
+    """How often the judge tells the action between two held-out frames, and that of a stretch under one."""
     actions = chosen.actions[:, :-1]
 
     def rates(clips: Tensor) -> dict[str, float]:
-        right = judge.log_probs(clips).argmax(2) == actions
+        seen = judge.log_probs(clips)
+        right = seen.argmax(2) == actions
+        stretches = [
+            (seen[window, begin:end].sum(0).argmax() == actions[window, begin]).item()
+            for window, begin, end in _stretches(actions)
+        ]
         of_action = {
             f"of_{name}": float(right[actions == number].float().mean())
             for number, name in enumerate(tokenizer.actions)
+            if (actions == number).any()
         }
-        return {"action_accuracy": float(right.float().mean()), **of_action}
+        voted = {"action_accuracy": float(np.mean(stretches))} if stretches else {}
+        return {**voted, "pair_accuracy": float(right.float().mean()), **of_action}
 
     majority = float(torch.bincount(actions.flatten()).max() / actions.numel())
     return {
         **rates(real),
         **{f"reconstructed_{name}": value for name, value in rates(reconstructed).items()},
         "majority": majority,
+        "stretches": len(_stretches(actions)),
         "num": actions.numel(),
     }
+
+
+def _stretches(actions: Int64[Tensor, "b f"]) -> list[tuple[int, int, int]]:
+    """Window, begin and end of each stretch of `SHORTEST` steps or more under one action."""
+    found = []
+    for window, row in enumerate(actions.tolist()):
+        begin = 0
+        for end in range(1, len(row) + 1):
+            if end == len(row) or row[end] != row[begin]:
+                if end - begin >= SHORTEST:
+                    found.append((window, begin, end))
+                begin = end
+    return found
 
 
 def _obeyed(
     judge: ActionJudge, tokenizer: Tokenizer, constant: dict[str, Float[Tensor, "b c f h w"]]
 ) -> dict[str, Any]:
-    """In how many clips drawn under one action the judge sees that action, over all their frames."""
+    """In how many clips drawn under one action the judge sees that action, over all their frames; and in how
+    many pairs of frames."""
     of_clip, of_pair = {}, {}
     for number, (name, clips) in enumerate(constant.items()):
         seen = judge.log_probs(clips[:, :, GIVEN - 1 :])
@@ -261,7 +332,7 @@ def _obeyed(
         of_pair[name] = float((seen.argmax(2) == number).float().mean())
     return {
         "action_accuracy": sum(of_clip.values()) / len(of_clip),
-        **{f"of_{name}": rate for name, rate in of_clip.items()},
+        **{f"clips_of_{name}": rate for name, rate in of_clip.items()},
         "pair_accuracy": sum(of_pair.values()) / len(of_pair),
         "num": sum(len(clips) for clips in constant.values()),
     }

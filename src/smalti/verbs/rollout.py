@@ -87,7 +87,8 @@ def rollout(
             f"expected {given} frames to go on from, {chosen.name} has {length}: lower --given or --start"
         )
     before = None
-    if chosen.actions is not None and len(chosen.actions) == length and tokenizer.actions:
+    # A clip that goes on without actions is told none of those before either.
+    if any(told) and chosen.actions is not None and len(chosen.actions) == length:
         known = (name if name in tokenizer.actions else None for name in chosen.actions)
         before = list(known)[begin : begin + given - 1]
     (codes,) = tokenizer.encode(levels[:, begin : begin + given])

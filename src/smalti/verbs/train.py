@@ -240,8 +240,9 @@ def _count_codes(
             done += len(batch.data)
             count(done, items.training.count)
     write_unigram(run.path / UNIGRAM_FILE, unigram, run.fingerprint())
-    usage_histogram(unigram.counts, run.figures_path / "usage.png")
-    used = (unigram.counts > 0).float().mean().item()
+    counts = autoencoder.by_codebook(unigram.counts)
+    usage_histogram(counts, run.figures_path / "usage.png")
+    used = (counts > 0).float().mean().item()
     note(f"{used:.1%} of the codes are used on the training data ({autoencoder.title}).", quiet)
 
 

@@ -95,13 +95,18 @@ def about(run: Path, of_prior: str | None) -> Record:
     stages = [stage(run)] + ([stage(prior_directory(run, of_prior), of_prior)] if of_prior else [])
     report = json.loads((run / RESULTS).read_text())
     is_control = run.name == "control"
+    config = RunDirectory(run).read_config("recipe")["recipe"]
+    if of_prior:
+        # The run's own section on the prior is what was planned; the prior's run has what was trained.
+        own = RunDirectory(prior_directory(run, of_prior)).read_config("recipe")["recipe"]
+        config = {**config, "prior": own}
     return {
         "model": f"control: {report['title']}" if is_control else f"{report['title']}, {run.name}",
         "steps": sum(one["steps"] for one in stages),
         "seconds": sum(one["seconds"] for one in stages),
         "device": stages[0]["device"],
         "commit": stages[0]["commit"],
-        "config": RunDirectory(run).read_config("recipe")["recipe"],
+        "config": config,
         "stages": stages,
     }
 

@@ -55,6 +55,18 @@ def test_actions_may_be_names_or_missing(folder, tmp_path):
     assert none.actions is None
 
 
+def test_episodes_may_have_names(folder):
+    file = folder / "train-00000-of-00001.parquet"
+    table = pq.read_table(file)
+    at = table.schema.get_field_index("episode")
+    names = pa.array([f"walk {number}" for number in table["episode"].to_pylist()])
+    pq.write_table(table.set_column(at, "episode", names), file)
+    source = open_source(str(folder), EXTENSIONS)
+    assert [item.name.split("#")[1] for item in source.items("train")] == [
+        f"episodewalk {number}" for number in range(3)
+    ]
+
+
 def test_a_broken_frame_names_itself(folder):
     table = pq.read_table(folder / "test-00000-of-00001.parquet")
     images = table["image"].to_pylist()

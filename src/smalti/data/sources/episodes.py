@@ -31,9 +31,9 @@ ACTION_COLUMN = "action"
 class EpisodesSource(Source):
     """Parquet whose rows are frames: `image`, `episode`, and perhaps `action`, as `smalti collect` writes.
 
-    Rows that follow each other and name the same episode are one clip, in their order; an episode does not go
-    on in another file. An action is a name or a number, with its name where Hugging Face's `ClassLabel` tells
-    it.
+    Rows that follow each other and name the same episode (a number or a string) are one clip, in their order;
+    an episode does not go on in another file. An action is a name or a number, with its name where Hugging
+    Face's `ClassLabel` tells it.
 
     Args:
         path: the file, or a folder of such files.
@@ -112,5 +112,7 @@ def _has_episodes(file: Path) -> bool:
         schema = pq.read_schema(file)
     except (pa.ArrowException, OSError):
         return False
-    names = schema.names
-    return EPISODE_COLUMN in names and pa.types.is_integer(schema.field(EPISODE_COLUMN).type)
+    if EPISODE_COLUMN not in schema.names:
+        return False
+    kind = schema.field(EPISODE_COLUMN).type
+    return pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)

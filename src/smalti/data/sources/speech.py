@@ -21,7 +21,7 @@ from smalti.data.sources.conventions import (
     require_split,
     signal_content,
 )
-from smalti.data.sources.folder import FolderSource
+from smalti.data.sources.folder import FRAMES_ENDING, FolderSource
 from smalti.data.sources.listing import ignored, normal_endings
 from smalti.interfaces import InputError
 
@@ -183,7 +183,7 @@ class TableSource(Source):
                 f"expected a .csv or .tsv file, or a folder with one table called "
                 f"{' or '.join(TABLE_NAMES)}, got {path}: name the table"
             )
-        rows = _rows(table)
+        rows = _rows(table, has_actions=FRAMES_ENDING in extensions)
         files = _Files(table.parent, extensions)
         entries: list[Entry] = []
         outside: list[str] = []
@@ -307,11 +307,12 @@ def _table_in(folder: Path) -> Path | None:
     return None if _first(told, header) is None else tables[0]
 
 
-def _rows(table: Path) -> list[Row]:
-    """The rows of a table, in its order."""
+def _rows(table: Path, has_actions: bool) -> list[Row]:
+    """The rows of a table, in its order; only of clips are actions looked for."""
     header, lines = _lines(table)
     file, label = _first(FILE_COLUMNS, header), _first(SPEAKER_COLUMNS, header)
-    split, actions = _first((SPLIT_COLUMN,), header), _first((ACTIONS_COLUMN,), header)
+    split = _first((SPLIT_COLUMN,), header)
+    actions = _first((ACTIONS_COLUMN,), header) if has_actions else None
     if file is None:
         raise InputError(
             f"expected a column {', '.join(FILE_COLUMNS)} in {table}, got the columns {', '.join(header)}: "
@@ -322,7 +323,7 @@ def _rows(table: Path) -> list[Row]:
             fields[file],
             None if label is None else class_name(fields[label] or None),
             None if split is None else _split_name(fields[split]),
-            parse_actions(fields[actions]) if actions is not None and fields[actions] else None,
+            _actions(fields[actions], fields[file], table) if actions is not None else None,
         )
         for fields in lines
     ]
@@ -338,6 +339,16 @@ def _rows(table: Path) -> list[Row]:
             f"{header[file]}: complete or remove it"
         )
     return rows
+
+
+def _actions(text: str, name: str, table: Path) -> tuple[str | None, ...] | None:
+    """The actions of a row, or None where there are none."""
+    if not text:
+        return None
+    try:
+        return parse_actions(text)
+    except InputError as error:
+        raise InputError(f"the row of {name} in {table}: {error}") from None
 
 
 def _lines(table: Path) -> tuple[list[str], list[list[str]]]:
