@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smalti.data.sources.base import Source
-from smalti.data.sources.speech import LAYOUTS, SpeechSource, TableSource
+from smalti.data.sources.speech import LAYOUTS, SpeechSource
+from smalti.data.sources.table import TableSource
 from smalti.interfaces import InputError
 
 EXTENSIONS = (".wav", ".flac")

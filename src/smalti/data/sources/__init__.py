@@ -21,7 +21,8 @@ from smalti.data.sources.hub import HubSource
 from smalti.data.sources.idx import IdxSource
 from smalti.data.sources.letters import LettersSource
 from smalti.data.sources.parquet import ParquetSource
-from smalti.data.sources.speech import SpeechSource, TableSource
+from smalti.data.sources.speech import SpeechSource
+from smalti.data.sources.table import TableSource
 from smalti.interfaces import InputError
 
 __all__ = ["Item", "Source", "UnreadableItem", "open_source"]
