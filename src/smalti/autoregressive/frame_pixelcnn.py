@@ -106,7 +106,7 @@ class FramePixelCNN(AutoregressiveNetwork):
         channels = config.memory_channels
         self.embeddings = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(num_codebooks))
         self.actions = nn.Embedding(num_actions + 1, channels) if num_actions else None
-        self.memory = FrameMemory(channels, config.memory_layers)
+        self.memory = FrameMemory(channels, config.memory_layers, is_told=num_actions > 0)
         self.nothing = nn.Parameter(torch.zeros(channels))
         self.frame = GatedPixelCNN(config.frame, num_codes, num_codebooks, num_classes, channels)
 
@@ -137,7 +137,7 @@ class FramePixelCNN(AutoregressiveNetwork):
         if frames > 1:
             # The memory after a frame is what the next one is told; that of the last frame tells nobody.
             past = self.memory.start(batch_size, grid)
-            later, _ = self.memory(self._embedded(seen[:, :, :-1], actions[:, :-1]), past)
+            later, _ = self._remembered(seen[:, :, :-1], actions[:, :-1], past)
             known = torch.cat([known, later], 2)
         local = known.transpose(1, 2).flatten(0, 1)
         labels = None
@@ -209,20 +209,21 @@ class FramePixelCNN(AutoregressiveNetwork):
         actions = state.conditions.actions
         assert actions is not None
         done = actions[:, state.frames : state.frames + codes.shape[2]]
-        known, state.past = self.memory(self._embedded(codes, done), state.past)
+        known, state.past = self._remembered(codes, done, state.past)
         state.known = known[:, :, -1]
         state.frames += codes.shape[2]
         state.frame, state.symbols = None, 0
 
-    def _embedded(
-        self, codes: Int64[Tensor, "b g f h w"], actions: Int64[Tensor, "b f"]
-    ) -> Float[Tensor, "b c f h w"]:
-        """Frames as the memory sees them: what they show, and what is done at them."""
+    def _remembered(
+        self, codes: Int64[Tensor, "b g f h w"], actions: Int64[Tensor, "b f"], past: Past
+    ) -> tuple[Float[Tensor, "b c f h w"], Past]:
+        """What the memory knows after frames, of what they show and of what is done at them."""
         each = zip(self.embeddings, codes.unbind(1), strict=True)
         embedded = torch.stack([embed(c) for embed, c in each]).sum(0)
-        if self.actions is not None:
-            embedded = embedded + self.actions(actions)[:, :, None, None]
-        return embedded.movedim(-1, 1)
+        told = None if self.actions is None else self.actions(actions)
+        if told is not None:
+            embedded = embedded + told[:, :, None, None]
+        return self.memory(embedded.movedim(-1, 1), told, past)
 
     def _nothing(self, batch_size: int, grid: Sequence[int]) -> Float[Tensor, "b c h w"]:
         """What is known before a clip's first frame."""
