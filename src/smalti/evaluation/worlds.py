@@ -1,12 +1,12 @@
 """What a model of a world is worth: what actions tell it, whether they are seen in what it draws, how long.
 
-The judge of actions is trained on real frames, and never on a model's output.
+The judge of actions is trained on real frames, as they are and through their codes, and never on drawn ones.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import final
 
 import numpy as np
@@ -22,6 +22,9 @@ from smalti.modalities.pixels import to_model
 WIDTHS = (32, 64, 64, 64)
 POOLED = 4
 """Rows and columns in which the judge keeps what it sees: what is ahead grows to all sides."""
+
+
+Reconstruct = Callable[[Float[Tensor, "n c h w"]], Float[Tensor, "n c h w"]]
 
 
 @final
@@ -56,12 +59,18 @@ class ActionJudge(nn.Module):
         return logits.log_softmax(1).unflatten(0, pairs.shape[:2])
 
 
-def train_action_judge(store: Store, steps: int, batch_size: int = 64, seed: int = 0) -> ActionJudge:
+def train_action_judge(
+    store: Store, steps: int, reconstructed: Reconstruct, batch_size: int = 64, seed: int = 0
+) -> ActionJudge:
     """Train a judge on the real clips of a store, on the frames whose actions are known.
+
+    It sees every other pair of frames through the codes of the model that is to be judged, or else it would
+    take the softness of all that is decoded for a sign of something.
 
     Args:
         store: of uint8 clips with their actions.
         steps: of Adam, with a cosine schedule.
+        reconstructed: what a model makes of frames `(N, C, H, W)` in [-1, 1], through codes.
         batch_size: pairs of frames a step.
         seed: of weights and batches.
 
@@ -82,6 +91,9 @@ def train_action_judge(store: Store, steps: int, batch_size: int = 64, seed: int
     for _ in range(steps):
         chosen = rng.choice(rows, batch_size)
         frames, following = (to_model(torch.from_numpy(store.signals[at])) for at in (chosen, chosen + 1))
+        half = batch_size // 2
+        again = reconstructed(torch.cat([frames[:half], following[:half]])).chunk(2)
+        frames, following = torch.cat([again[0], frames[half:]]), torch.cat([again[1], following[half:]])
         logits = judge(torch.cat([frames, following], 1))
         loss = F.cross_entropy(logits, torch.from_numpy(store.actions[chosen]))
         optimizer.zero_grad()

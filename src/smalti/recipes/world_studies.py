@@ -47,7 +47,7 @@ class VideoStudy(Configuration):
     """
 
     walks: Recipe
-    judge_steps: int = 2000
+    judge_steps: int = 1000
     stride: int = 45
 
     def seeded(self, seed: int) -> VideoStudy:

@@ -22,6 +22,7 @@ from smalti.data.store import Store
 from smalti.evaluation.figures import horizon_curves
 from smalti.evaluation.worlds import (
     ActionJudge,
+    Reconstruct,
     frame_nats,
     psnr_by_frame,
     sharpness_by_frame,
@@ -190,7 +191,8 @@ def _measured(
     prior = tokenizer.trained.learned[LEARNED]
     chosen = _Windows.of(held_out, study.stride, tokenizer)
     note("Training the judge of actions on real frames.", quiet)
-    judge = train_action_judge(Store.open(tokenizer.directory / DATA_DIRECTORY), study.judge_steps, seed=seed)
+    store = Store.open(tokenizer.directory / DATA_DIRECTORY)
+    judge = train_action_judge(store, study.judge_steps, _through_codes(tokenizer), seed=seed)
     note("Drawing.", quiet)
     real = chosen.signal(tokenizer)
     reconstructed = _decoded(tokenizer, chosen.codes)
@@ -362,6 +364,17 @@ def _drawn(
         given=chosen.codes[:, :, :GIVEN].to(device),
     )
     return _decoded(tokenizer, codes.cpu())
+
+
+def _through_codes(tokenizer: Tokenizer) -> Reconstruct:
+    """What the model makes of frames, each by itself, on the host."""
+
+    @torch.no_grad()
+    def reconstructed(frames: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        clips = frames.unsqueeze(2).to(tokenizer.device)
+        return tokenizer.autoencoder.reconstruct(clips).squeeze(2).clamp(-1, 1).cpu()
+
+    return reconstructed
 
 
 def _decoded(tokenizer: Tokenizer, codes: Int64[Tensor, "b g f *grid"]) -> Float[Tensor, "b c f h w"]:
