@@ -54,8 +54,9 @@ def test_psnr_and_sharpness_by_frame():
     real = torch.zeros(2, 3, 4, 8, 8)
     other = real.clone()
     other[:, :, 1] = 0.2
+    other[0, :, 2] = 0.2
     psnr = psnr_by_frame(real, other)
-    assert psnr.tolist() == pytest.approx([100, 20, 100, 100])
+    assert psnr.tolist() == pytest.approx([100, 20, 20 + 10 * np.log10(2), 100])
     stripes = torch.ones(1, 1, 2, 4, 4)
     stripes[:, :, 1, ::2] = -1
     # A step of 2 in [-1, 1] is one of 1; of two directions one has it everywhere.
