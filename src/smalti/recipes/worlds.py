@@ -126,7 +126,7 @@ def walks() -> Recipe:
 
     Command: smalti train walks --data FOLDER_OF_COLLECT --out runs/walks
     Cost: see results/video.jsonl. It wants many walks (smalti collect doom --num 100000 --size 64).
-    Expect: rollouts that turn and walk as they are told for ten frames, and forget what lay beyond.
+    Expect: rollouts that mostly turn and walk as they are told, softly, and forget what lay beyond.
     """
     width: dict[str, Any] = {"channels": 64, "residual_channels": 64, "residual_blocks": 2}
     training = TrainingConfig(
