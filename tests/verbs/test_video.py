@@ -222,7 +222,10 @@ def test_settings_that_do_not_fit_get_a_sentence(
 
 @pytest.mark.parametrize(
     ("kind", "told"),
-    [("gated_pixelcnn", "a clip's are for a transformer"), ("wavenet", "a WaveNet reads lines")],
+    [
+        ("gated_pixelcnn", "a clip's are for network.kind=frame_pixelcnn or transformer"),
+        ("wavenet", "a WaveNet reads lines"),
+    ],
 )
 def test_priors_that_know_no_clips(run: ClipRun, smalti: Smalti, kind: str, told: str) -> None:
     words = ("--name", kind, f"network.kind={kind}", "network.channels=8", "training.steps=1")
