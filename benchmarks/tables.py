@@ -273,7 +273,9 @@ def video_actions() -> str:
                 f"{worth['num']:,}",
                 *(f"{worth[f'nats_{kind}']:.1f}" for kind in ("true", "shuffled", "none")),
                 f"{worth['gain_over_shuffled']:.1f} ± {worth['gain_over_shuffled_stderr']:.1f}",
-                *(f"{m[key]:.1%}" for key in ("pair_accuracy", "action_accuracy") for m in (judged, drawn)),
+                *(f"{m['pair_accuracy']:.0%}" for m in (judged, drawn)),
+                f"{judged['action_accuracy']:.0%}",
+                f"{drawn['action_accuracy']:.0%} ± {drawn['action_accuracy_stderr']:.0%}",
                 ", ".join(
                     f"{name.removeprefix('clips_of_')} {rate:.0%}"
                     for name, rate in drawn.items()

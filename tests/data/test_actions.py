@@ -8,6 +8,7 @@ from PIL import Image
 from smalti.data.actions import parse_actions
 from smalti.data.crops import CropLoader
 from smalti.data.sources import open_source
+from smalti.data.sources.table import TableSource
 from smalti.data.store import Decoded, Store
 from smalti.interfaces import InputError
 from smalti.modalities.clips import EXTENSIONS
@@ -100,11 +101,19 @@ def test_crops_come_with_their_actions(tmp_path):
     assert loader.whole(0).conditions.actions.tolist() == [list(range(9))]
 
 
+def _with_header(folder, header):
+    folder.mkdir(exist_ok=True)
+    (folder / "metadata.csv").write_text(f"{header}\none.png,go\n")
+    return folder
+
+
 def test_only_clips_have_actions_in_a_table(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "one.png")
     (tmp_path / "metadata.csv").write_text("file_name,label,actions\none.png,a,runs 2*x away\n")
     (one,) = open_source(str(tmp_path), PICTURES).items("all")
     assert (one.label, one.actions) == ("a", None)
+    assert not TableSource.accepts(_with_header(tmp_path / "other", "file_name,actions"), PICTURES)
+    assert TableSource.accepts(_with_header(tmp_path / "other", "file_name,actions"), EXTENSIONS)
     with pytest.raises(InputError, match=r"the row of one.png in .*metadata.csv: expected actions such as"):
         open_source(str(tmp_path), (*EXTENSIONS, ".png"))
 

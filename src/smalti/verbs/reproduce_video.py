@@ -38,7 +38,7 @@ from smalti.tokenizer import Tokenizer, load
 from smalti.trained import LEARNED
 from smalti.verbs.console import note
 from smalti.verbs.data import prepare, training_split
-from smalti.verbs.provenance import described
+from smalti.verbs.provenance import commit, described
 from smalti.verbs.records import Record, publish
 from smalti.verbs.rollout import DRAWN, GIVEN
 from smalti.verbs.runs import DATA_DIRECTORY
@@ -101,7 +101,7 @@ def reproduce_video(
         of_seed = folder / f"seed{seed}"
         run = of_seed / "walks"
         held_out = prepare(of_seed / "held_out", source, split, modality, quiet=quiet)
-        _check_held_out(held_out, data)
+        _check_held_out(held_out, data, study.stride)
         train_once(study.seeded(seed).walks, data, run, True, quiet)
         evaluate_once(run, data, split, quiet)
         shared = {
@@ -112,32 +112,45 @@ def reproduce_video(
             "seed": seed,
             "note": QUESTION,
             "budget": budget,
+            "measured_at": commit(),
+            "judge_steps": study.judge_steps,
+            "stride": study.stride,
         }
         measured = _measured(study, load(str(run)), held_out, of_seed, seed, quiet)
         records += [{**shared, **row} for row in bounds(run)]
         for name, metrics in measured.items():
-            records.append({**shared, **_of_entry(run, name), "entry": name, "metrics": metrics})
+            records.append(
+                {**shared, **_of_entry(run, name, study.judge_steps), "entry": name, "metrics": metrics}
+            )
     publish(folder, records, quiet)
     note(f"The runs, records.jsonl and table.md are in {folder}, a page in each seed's folder.", quiet)
     return records
 
 
-def _of_entry(run: Path, name: str) -> Record:
+def _of_entry(run: Path, name: str, judge_steps: int) -> Record:
     """What a figure is of: the prior, or what it is compared with, which no prior has a part in."""
-    if name in CONTROLS:
-        return {**about(run, None), "prior": None, "model": f"control: {CONTROLS[name]}"}
-    record = about(run, LEARNED)
-    return {**record, "prior": LEARNED, "model": f"{record['model']}: {name}"}
+    if name not in CONTROLS:
+        record = about(run, LEARNED)
+        return {**record, "prior": LEARNED, "model": f"{record['model']}: {name}"}
+    record = {**about(run, None), "prior": None, "model": f"control: {CONTROLS[name]}"}
+    match name:
+        case "judge":
+            return {**record, "steps": judge_steps, "seconds": None}
+        case "horizon, last frame repeated":
+            return {**record, "steps": 0, "seconds": 0, "stages": [], "config": None}
+        case _:
+            return record
 
 
-def _check_held_out(store: Store, data: str) -> None:
+def _check_held_out(store: Store, data: str, stride: int) -> None:
     """Refuse clips that nothing can be measured on, before anything is trained."""
-    assert store.lengths is not None
-    long = int((store.lengths >= LENGTH).sum())
-    if long < 2:
+    known = set()
+    if store.actions is not None:
+        known = {clip for clip, _, done in windows(store, LENGTH, stride) if (done >= 0).all()}
+    if len(known) < 2:
         raise InputError(
-            f"expected at least two held-out clips of {LENGTH} frames or more in {data}, received {long}: "
-            "collect longer walks, or more"
+            f"expected at least two held-out clips with {LENGTH} frames whose actions are known in {data}, "
+            f"received {len(known)}: collect longer walks, or more"
         )
 
 
@@ -170,15 +183,15 @@ class _Windows:
             for clip, pixels, done in windows(store, LENGTH, stride)
             if (done >= 0).all()
         ]
-        if len({clip for clip, _, _ in cut}) < 2:
-            raise InputError(
-                f"expected at least two held-out clips with {LENGTH} frames whose actions are known, "
-                f"received {len({clip for clip, _, _ in cut})}: collect more"
-            )
         levels = torch.from_numpy(np.stack([pixels for _, pixels, _ in cut]))
         actions = torch.from_numpy(np.stack([done for _, _, done in cut]))
         codes = torch.cat(tokenizer.encode(levels))
         return cls(levels, actions, codes, np.array([clip for clip, _, _ in cut]))
+
+    def stderr(self, values: Float[Tensor, " b"]) -> float:
+        """Standard error, over clips, of the mean over windows: those of a clip are not independent."""
+        means = [values[torch.from_numpy(self.clips == clip)].mean() for clip in np.unique(self.clips)]
+        return float(torch.stack(means).std() / len(means) ** 0.5)
 
     def signal(self, tokenizer: Tokenizer) -> Float[Tensor, "b c f h w"]:
         return tokenizer.modality.to_model(self.levels)
@@ -222,7 +235,7 @@ def _measured(
     return {
         "actions": _worth(prior, chosen),
         JUDGE: _seen(judge, tokenizer, chosen, real, reconstructed),
-        "rollouts": _obeyed(judge, tokenizer, constant),
+        "rollouts": _obeyed(judge, chosen, constant),
         **{f"horizon, {name}": metrics for name, metrics in horizon.items()},
     }
 
@@ -230,7 +243,7 @@ def _measured(
 def _worth(prior: LearnedPrior, chosen: _Windows) -> dict[str, int | float]:
     """Nats of a frame after the given ones, with true, shuffled and no actions.
 
-    Shuffled are those of a window of the next clip. Errors are over clips, whose windows are not independent.
+    Shuffled are those of a window of the next clip.
     """
     other = _of_another_clip(chosen.clips)
     shuffled = chosen.actions[other]
@@ -245,15 +258,11 @@ def _worth(prior: LearnedPrior, chosen: _Windows) -> dict[str, int | float]:
         for name, actions in told.items()
     }
 
-    def over_clips(values: Tensor) -> float:
-        means = [values[torch.from_numpy(chosen.clips == clip)].mean() for clip in np.unique(chosen.clips)]
-        return float(torch.stack(means).std() / len(means) ** 0.5)
-
     gains = {name: nats[name] - nats["true"] for name in ("shuffled", "none")}
     return {
         **{f"nats_{name}": float(each.mean()) for name, each in nats.items()},
         **{f"gain_over_{name}": float(each.mean()) for name, each in gains.items()},
-        **{f"gain_over_{name}_stderr": over_clips(each) for name, each in gains.items()},
+        **{f"gain_over_{name}_stderr": chosen.stderr(each) for name, each in gains.items()},
         "actions_shuffled_alike": float((chosen.actions == shuffled)[:, GIVEN - 1 : -1].float().mean()),
         "num": len(chosen.clips),
     }
@@ -323,17 +332,19 @@ def _stretches(actions: Int64[Tensor, "b f"]) -> list[tuple[int, int, int]]:
 
 
 def _obeyed(
-    judge: ActionJudge, tokenizer: Tokenizer, constant: dict[str, Float[Tensor, "b c f h w"]]
+    judge: ActionJudge, chosen: _Windows, constant: dict[str, Float[Tensor, "b c f h w"]]
 ) -> dict[str, Any]:
     """In how many clips drawn under one action the judge sees that action, over all their frames; and in how
     many pairs of frames."""
-    of_clip, of_pair = {}, {}
+    of_clip, of_pair, right = {}, {}, []
     for number, (name, clips) in enumerate(constant.items()):
         seen = judge.log_probs(clips[:, :, GIVEN - 1 :])
-        of_clip[name] = float((seen.sum(1).argmax(1) == number).float().mean())
+        right.append((seen.sum(1).argmax(1) == number).float())
+        of_clip[name] = float(right[-1].mean())
         of_pair[name] = float((seen.argmax(2) == number).float().mean())
     return {
         "action_accuracy": sum(of_clip.values()) / len(of_clip),
+        "action_accuracy_stderr": chosen.stderr(torch.stack(right).mean(0)),
         **{f"clips_of_{name}": rate for name, rate in of_clip.items()},
         "pair_accuracy": sum(of_pair.values()) / len(of_pair),
         "num": sum(len(clips) for clips in constant.values()),

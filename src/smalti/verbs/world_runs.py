@@ -96,8 +96,9 @@ def about(run: Path, of_prior: str | None) -> Record:
     report = json.loads((run / RESULTS).read_text())
     is_control = run.name == "control"
     config = RunDirectory(run).read_config("recipe")["recipe"]
+    # The run's own section on the prior is what was planned; the prior's run has what was trained.
+    config.pop("prior", None)
     if of_prior:
-        # The run's own section on the prior is what was planned; the prior's run has what was trained.
         own = RunDirectory(prior_directory(run, of_prior)).read_config("recipe")["recipe"]
         config = {**config, "prior": own}
     return {

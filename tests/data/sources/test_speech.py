@@ -209,7 +209,7 @@ class TestTable:
             "u1\tanna\ttrain\t",
             "u2\tanna\tdev\tYES",
         )
-        assert TableSource.accepts(tmp_path)
+        assert TableSource.accepts(tmp_path, [".wav"])
         source = TableSource(tmp_path, EXTENSIONS)
         assert listed(source) == {
             "train": [("u1", "anna")], "validation": [("u2", "anna")], "test": [("u3", "ben")],
@@ -228,7 +228,7 @@ class TestTable:
             "clips/a.wav,",
             '"clips/c, d.wav",1',
         )
-        assert TableSource.accepts(path)
+        assert TableSource.accepts(path, [".wav"])
         source = TableSource(path, EXTENSIONS)
         assert listed(source) == {
             "all": [("clips/b.wav", "2"), ("clips/a.wav", None), ("clips/c, d.wav", "1")]
@@ -305,17 +305,17 @@ class TestTable:
             TableSource(table(tmp_path / "t.tsv", "id\ttext", "a\tMäuse", encoding="latin-1"), EXTENSIONS)
 
     def test_which_paths_are_tables(self, tmp_path):
-        assert not TableSource.accepts(tmp_path)
-        assert not TableSource.accepts(tmp_path / "none.csv")
+        assert not TableSource.accepts(tmp_path, [".wav"])
+        assert not TableSource.accepts(tmp_path / "none.csv", [".wav"])
         table(tmp_path / "phones.tsv", "id")
-        assert not TableSource.accepts(tmp_path)
+        assert not TableSource.accepts(tmp_path, [".wav"])
         table(tmp_path / "metadata.csv", "id,caption", "a,a cat")
-        assert not TableSource.accepts(tmp_path)  # folders may tell more
+        assert not TableSource.accepts(tmp_path, [".wav"])  # folders may tell more
         for column in ("speaker", "label", "split"):
             table(tmp_path / "metadata.csv", f"id,{column}", "a,test")
-            assert TableSource.accepts(tmp_path)
+            assert TableSource.accepts(tmp_path, [".wav"])
         table(tmp_path / "utts.tsv", "id")
-        assert not TableSource.accepts(tmp_path)
+        assert not TableSource.accepts(tmp_path, [".wav"])
         for path in (tmp_path, table(tmp_path / "t.txt", "id")):
             with pytest.raises(InputError, match=r"\.csv or \.tsv"):
                 TableSource(path, EXTENSIONS)

@@ -67,7 +67,7 @@ def _open_path(path: Path, extensions: Sequence[str], pattern: str | None) -> So
         return CifarSource(path)
     if TileGridSource.accepts(path):
         return TileGridSource(path)
-    if TableSource.accepts(path):
+    if TableSource.accepts(path, extensions):
         return TableSource(path, extensions)
     if SpeechSource.accepts(path, extensions):
         return SpeechSource(path, extensions)

@@ -57,7 +57,7 @@ class TableSource(Source):
     """
 
     def __init__(self, path: Path, extensions: Sequence[str]) -> None:
-        table = path if path.is_file() else _table_in(path)
+        table = path if path.is_file() else _table_in(path, extensions)
         if table is None:
             raise InputError(
                 f"expected a .csv or .tsv file, or a folder with one table called "
@@ -89,11 +89,11 @@ class TableSource(Source):
         self.description = f"table {table} ({sizes_of(self._items, self.splits)})"
 
     @staticmethod
-    def accepts(path: Path) -> bool:
+    def accepts(path: Path, extensions: Sequence[str]) -> bool:
         """Whether this is a .csv or .tsv file, or a folder that holds one table of the `TABLE_NAMES`."""
         if path.is_file():
             return path.suffix.lower() in DELIMITERS
-        return path.is_dir() and _table_in(path) is not None
+        return path.is_dir() and _table_in(path, extensions) is not None
 
     def count(self, split: str) -> int:
         require_split(split, self.splits, self.description)
@@ -114,14 +114,14 @@ Row = tuple[str, str | None, str | None, tuple[str | None, ...] | None]
 """Name of the file, label, split, actions."""
 
 
-def _table_in(folder: Path) -> Path | None:
+def _table_in(folder: Path, extensions: Sequence[str]) -> Path | None:
     """The one table of a folder that tells speakers, classes or splits; None where there is no one such."""
     tables = [folder / name for name in TABLE_NAMES if (folder / name).is_file()]
     if len(tables) != 1:
         return None
     header, _ = _lines(tables[0])
     # A table of captions says nothing that folders do not say better.
-    told = (*SPEAKER_COLUMNS, SPLIT_COLUMN, ACTIONS_COLUMN)
+    told = (*SPEAKER_COLUMNS, SPLIT_COLUMN, *((ACTIONS_COLUMN,) if FRAMES_ENDING in extensions else ()))
     return None if _first(told, header) is None else tables[0]
 
 
