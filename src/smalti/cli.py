@@ -31,6 +31,14 @@ Overrides = Annotated[
 DecoderTemperature = Annotated[
     float, typer.Option("--temperature", min=0, help="Where decoding draws: below 1 has less noise.")
 ]
+Temperature = Annotated[
+    float, typer.Option(help="Below 1 is more typical; 0 always takes the likeliest code.")
+]
+TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest codes.")]
+TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest codes that make up this share.")]
+PriorName = Annotated[
+    str, typer.Option("--prior", metavar="NAME", help="Which learned prior, where a run has several.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
 
@@ -141,17 +149,11 @@ def sample(
     class_name: Annotated[
         str | None, typer.Option("--class", metavar="NAME", help="Only this class.")
     ] = None,
-    temperature: Annotated[
-        float, typer.Option(help="Below 1 is more typical; 0 always takes the likeliest code.")
-    ] = 1.0,
-    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest codes.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Draw from the likeliest codes that make up this share.")
-    ] = None,
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same items.")] = 0,
-    prior: Annotated[
-        str, typer.Option("--prior", metavar="NAME", help="Which learned prior, where a run has several.")
-    ] = "learned",
+    prior: PriorName = "learned",
     length: Annotated[
         int | None,
         typer.Option(
@@ -190,17 +192,11 @@ def rollout(
     ] = None,
     item: Annotated[int, typer.Option("--item", help="Which clip, where the input has several.")] = 0,
     split: Split = None,
-    temperature: Annotated[
-        float, typer.Option(help="Below 1 is more typical; 0 always takes the likeliest code.")
-    ] = 1.0,
-    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest codes.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Draw from the likeliest codes that make up this share.")
-    ] = None,
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same clips.")] = 0,
-    prior: Annotated[
-        str, typer.Option("--prior", metavar="NAME", help="Which learned prior, where a run has several.")
-    ] = "learned",
+    prior: PriorName = "learned",
     quiet: Quiet = False,
 ) -> None:
     """Go on from a clip under actions of your choice: MP4, GIF, and a strip of all frames.
@@ -213,19 +209,19 @@ def rollout(
         run,
         clip,
         out,
-        actions,
-        frames,
-        num,
-        given,
-        start,
-        item,
-        split,
-        temperature,
-        top_k,
-        top_p,
-        seed,
-        prior,
-        quiet,
+        actions=actions,
+        frames=frames,
+        num=num,
+        given=given,
+        start=start,
+        item=item,
+        split=split,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        prior=prior,
+        quiet=quiet,
     )
 
 

@@ -238,23 +238,14 @@ class Tokenizer:
                 f"expected no length, {self.modality.noun} of this model have one size: leave it out"
             )
         grid = learned.grid if length is None else (length, *learned.grid[1:])
-        generator = _generator(seed)
         label = -1 if class_name is None else self.label(class_name)
-        parts: list[Tensor] = []
-        for labels in torch.full((num,), label, device=self.device).split(batch_size):
-            conditions = Conditions(labels if learned.network.num_classes else None)
-            codes = learned.sample(
-                len(labels),
-                conditions,
-                temperature,
-                top_k,
-                top_p,
-                generator,
-                progress and _of_batch(progress, len(parts), math.ceil(num / batch_size)),
-                grid,
-            )
-            parts.append(codes.cpu())
-        return torch.cat(parts)
+
+        def drawn(size: int, **settings: Any) -> Tensor:
+            labels = torch.full((size,), label, device=self.device)
+            told = Conditions(labels if learned.network.num_classes else None)
+            return learned.sample(size, told, temperature, top_k, top_p, grid=grid, **settings)
+
+        return _in_batches(drawn, num, batch_size, seed, progress)
 
     def rollout(
         self,
@@ -306,22 +297,14 @@ class Tokenizer:
             )
         done = [*(before or [None] * (frames - 1)), *actions, None]
         ids = [-1 if name is None else self._action(name, learned) for name in done]
-        generator, parts = _generator(seed), []
-        for begin in range(0, num, batch_size):
-            size = min(batch_size, num - begin)
-            drawn = learned.sample(
-                size,
-                Conditions(actions=torch.tensor([ids] * size, device=self.device)),
-                temperature,
-                top_k,
-                top_p,
-                generator,
-                progress and _of_batch(progress, len(parts), math.ceil(num / batch_size)),
-                (len(done), *learned.grid[1:]),
-                given.repeat(size, 1, 1, 1, 1).to(self.device),
-            )
-            parts.append(drawn.cpu())
-        return torch.cat(parts)
+        grid, beginning = (len(done), *learned.grid[1:]), given.to(self.device)
+
+        def drawn(size: int, **settings: Any) -> Tensor:
+            told = Conditions(actions=torch.tensor([ids] * size, device=self.device))
+            begun = beginning.repeat(size, 1, 1, 1, 1)
+            return learned.sample(size, told, temperature, top_k, top_p, grid=grid, given=begun, **settings)
+
+        return _in_batches(drawn, num, batch_size, seed, progress)
 
     def _action(self, name: str, prior: LearnedPrior) -> int:
         if not prior.network.num_actions or name not in self.actions:
@@ -407,6 +390,23 @@ def _generator(seed: int | None) -> torch.Generator:
     generator = torch.Generator()
     generator.manual_seed(seed) if seed is not None else generator.seed()
     return generator
+
+
+def _in_batches(
+    draw: Callable[..., Tensor],
+    num: int,
+    batch_size: int,
+    seed: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Int64[Tensor, "b g *grid"]:
+    """What `draw` draws of `num` items, so many at a time, from one generator; on the host."""
+    generator, parts = _generator(seed), []
+    batches = math.ceil(num / batch_size)
+    for batch in range(batches):
+        size = min(batch_size, num - batch * batch_size)
+        told = progress and _of_batch(progress, batch, batches)
+        parts.append(draw(size, generator=generator, progress=told).cpu())
+    return torch.cat(parts)
 
 
 def _of_batch(progress: Callable[[int, int], None], batch: int, batches: int) -> Callable[[int, int], None]:

@@ -14,7 +14,7 @@ from smalti.data.store import Store
 from smalti.interfaces import InputError
 from smalti.tokenizer import load
 from smalti.verbs.records import read_records
-from smalti.verbs.reproduce_video import _of_another_clip, _stretches
+from smalti.verbs.video_figures import of_another_clip, stretches
 from tests import videos
 from tests.runs import TRAINING, WIDTHS, command
 
@@ -204,15 +204,15 @@ def test_records_of_what_actions_are_worth_and_how_long_it_holds(study):
         assert str(folder.parent) not in json.dumps(record)
 
 
-def test_windows_are_compared_with_those_of_another_clip():
+def test_windows_are_compared_with_thoseof_another_clip():
     for clips in ([0, 0, 1, 1], [0, 0, 0, 0, 1], [3, 5, 5, 9, 9, 9]):
-        other = _of_another_clip(np.array(clips))
+        other = of_another_clip(np.array(clips))
         assert all(clips[window] != clips[place] for window, place in enumerate(other.tolist()))
 
 
 def test_stretches_are_those_under_one_action():
     actions = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, 2], [1, 0, 1, 0, 1, 0, 0, 1, 1]])
-    assert _stretches(actions) == [(0, 0, 3), (0, 5, 9)]
+    assert stretches(actions) == [(0, 0, 3), (0, 5, 9)]
 
 
 def test_the_same_clip_and_unknown_or_missing_actions_are_no_trouble(tmp_path):
