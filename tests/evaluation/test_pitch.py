@@ -25,7 +25,7 @@ def inner(frames: np.ndarray) -> np.ndarray:
 
 
 AMBIGUOUS = [5, 7]
-"""With no other harmonic, 5/12 of the period is nearly one as well: both are a twelfth of theirs off by then."""
+"""Alone, they nearly repeat after 5/12 of the period as well: each is a twelfth of its own off by then."""
 
 
 def test_the_threshold_takes_a_period_that_is_nearly_one():
