@@ -1,4 +1,4 @@
-"""The nearest-code search, against a float64 search in NumPy that must agree on every token."""
+"""The nearest-code searches, against a float64 search in NumPy that must agree on every token."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from smalti.quantizers import nearest
-from smalti.quantizers.nearest import nearest_codes
+from smalti.quantizers import nearest, nearest_kernel
+from smalti.quantizers.nearest import chunked, compiled, nearest_codes, portable
 
+SEARCHES = {"chunked": chunked, "compiled": compiled}
 PEERS_SHAPES = [(65_536, 64, 512), (16_384, 256, 8_192), (8_192, 8, 16_384)]
 SHIFTS = [0, 10, 100]
 INITS = {
@@ -48,9 +49,12 @@ def data(num: int, dim: int, num_codes: int, shift: float = 0, init: str = "norm
 
 
 def assert_exact(tokens: torch.Tensor, codebook: torch.Tensor, **options) -> None:
-    codes = nearest_codes(tokens, codebook, **options)
-    assert codes.dtype == torch.int64
-    np.testing.assert_array_equal(codes.numpy(), oracle(tokens, codebook))
+    """Each implementation gives what the oracle gives."""
+    expected = oracle(tokens.float(), codebook)
+    for name, search in SEARCHES.items():
+        codes = search(tokens, codebook, **options)
+        assert codes.dtype == torch.int64
+        np.testing.assert_array_equal(codes.numpy(), expected, name)
 
 
 def test_the_oracle_against_plain_differences():
@@ -101,9 +105,7 @@ def test_autocast_on_the_cpu_changes_nothing(shift):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_other_dtypes(dtype):
     tokens, codebook = data(200, 8, 32)
-    tokens = tokens.to(dtype)
-    assert_exact(tokens.float(), codebook)
-    np.testing.assert_array_equal(nearest_codes(tokens, codebook).numpy(), oracle(tokens.float(), codebook))
+    assert_exact(tokens.to(dtype), codebook)
 
 
 @pytest.mark.parametrize("num_codes", [2, 3, 7, 8, 9, 63, 65, 100, 513])
@@ -111,13 +113,14 @@ def test_numbers_of_codes_that_fill_no_block(num_codes):
     assert_exact(*data(200, 5, num_codes))
 
 
+@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
 @pytest.mark.parametrize("repeat", [2, 300])
-def test_of_equal_codes_the_lowest_index(repeat):
+def test_of_equal_codes_the_lowest_index(repeat, search):
     tokens, codebook = data(100, 4, 5)
-    once = nearest_codes(tokens, codebook)
-    assert torch.equal(nearest_codes(tokens, codebook.repeat(repeat, 1)), once)
-    assert torch.equal(nearest_codes(tokens, codebook.repeat_interleave(repeat, 0)), once * repeat)
-    assert not nearest_codes(tokens, codebook[:1].expand(repeat, -1)).any()
+    once = search(tokens, codebook)
+    assert torch.equal(search(tokens, codebook.repeat(repeat, 1)), once)
+    assert torch.equal(search(tokens, codebook.repeat_interleave(repeat, 0)), once * repeat)
+    assert not search(tokens, codebook[:1].expand(repeat, -1)).any()
 
 
 @pytest.mark.parametrize("num", [0, 1])
@@ -127,13 +130,57 @@ def test_no_token_and_one(num):
     assert_exact(tokens, codebook)
 
 
+@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_a_token_that_is_not_finite_gets_0_and_disturbs_no_other(bad):
+def test_a_token_that_is_not_finite_gets_0_and_disturbs_no_other(bad, search):
     tokens, codebook = data(50, 4, 30)
-    expected = nearest_codes(tokens, codebook)
+    expected = search(tokens, codebook)
     tokens[7, 2], tokens[20] = bad, bad
     expected[7] = expected[20] = 0
-    assert torch.equal(nearest_codes(tokens, codebook), expected)
+    assert torch.equal(search(tokens, codebook), expected)
+
+
+@pytest.mark.parametrize("num", [1, 5, 6, 7, 300, 1001])
+@pytest.mark.parametrize("dim", [1, 3, 200])
+def test_numbers_of_tokens_that_fill_no_tile_and_no_block(num, dim):
+    assert_exact(*data(num, dim, 100))
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_share_the_tokens(threads, monkeypatch):
+    monkeypatch.setattr(nearest_kernel, "ALONE", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert_exact(*data(1000, 8, 64))
+    assert_exact(*data(2, 8, 64))
+
+
+def test_tokens_that_do_not_lie_in_order():
+    tokens, codebook = data(100, 8, 50)
+    strided = torch.stack([tokens, tokens], 2).transpose(0, 1)[:, :, 0].t()
+    assert not strided.is_contiguous()
+    assert_exact(strided, codebook)
+
+
+@pytest.mark.parametrize("worth", [0, 2**62])
+def test_the_amount_of_work_chooses_the_search(worth, monkeypatch):
+    taken = []
+    monkeypatch.setattr(nearest, "WORTH_COMPILING", worth)
+    for name, search in SEARCHES.items():
+
+        def noted(*arguments, name=name, search=search):
+            taken.append(name)
+            return search(*arguments)
+
+        monkeypatch.setattr(nearest, name, noted)
+    tokens, codebook = data(10, 4, 8)
+    nearest_codes(tokens, codebook)
+    assert taken[0] == ("compiled" if worth == 0 else "chunked")
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_the_portable_form_differs_at_most_where_float64_does(shift):
+    tokens, codebook = data(500, 16, 64, shift)
+    np.testing.assert_array_equal(portable(tokens, codebook).numpy(), oracle(tokens, codebook))
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e15, 1e19, 1e25, 1e30])
@@ -191,7 +238,7 @@ def test_memory_does_not_grow_with_tokens_times_codes(ties):
     if ties:
         codebook[num_codes // 2 :] = codebook[: num_codes // 2]
     with LargestTensor() as largest:
-        nearest_codes(tokens, codebook, chunk_bytes=budget)
+        chunked(tokens, codebook, chunk_bytes=budget)
     inputs_and_outputs = 8 * num * dim
     assert budget / 2 < largest.nbytes <= max(budget, inputs_and_outputs)
     assert max(budget, inputs_and_outputs) < num * num_codes / 4
@@ -200,8 +247,15 @@ def test_memory_does_not_grow_with_tokens_times_codes(ties):
 def test_the_default_chunk_is_small():
     tokens, codebook = data(8_192, 2, 2048)
     with LargestTensor() as largest:
-        nearest_codes(tokens, codebook)
+        chunked(tokens, codebook)
     assert largest.nbytes <= nearest.CHUNK_BYTES["cpu"] <= 16 * 2**20
+
+
+def test_the_compiled_search_holds_no_scores():
+    tokens, codebook = data(8_192, 2, 2048)
+    with LargestTensor() as largest:
+        compiled(tokens, codebook)
+    assert largest.nbytes <= 8 * 8_192 * 2
 
 
 @pytest.mark.parametrize("setting", ["ieee", "tf32"])

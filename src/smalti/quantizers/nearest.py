@@ -1,13 +1,15 @@
-"""Exact nearest-code search, chunked: its memory does not grow with tokens times codes.
+"""Exact nearest-code search, whose memory does not grow with tokens times codes.
 
 argmin_j |x - e_j|^2 = argmin_j |e_j|^2 - 2 x.e_j, so neither the token's norm nor a square root is needed
 (both cost precision). Tokens and codes are centred on the codebook's mean first, which the argmin does not
-notice and which keeps data far from the origin exact. The minimum is taken in two levels, blocks first,
-because a reduction without indices is ten times faster than `argmin` on a CPU.
+notice and which keeps data far from the origin exact.
 
-A float32 product has a rounding error, so two codes may be too near to call. The blocks' minima show at no
-cost where that is so; those few tokens are decided again in float64, between the codes that come near. The
+A float32 product has a rounding error, so two codes may be too near to call. The second smallest score shows
+where that is so; those few tokens are decided again in float64, between the codes that come near. The
 result therefore equals the float64 search on every token; equal distances give the lowest index.
+
+There are two implementations of that: `chunked`, in plain torch, for every device, and `compiled`, for CPUs,
+which fuses product and minimum. `nearest_codes` chooses.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from torch import Tensor
 CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
 """Bytes of scores held at once: on a CPU they should stay in the cache, on a GPU they should fill it."""
 
+WORTH_COMPILING = 2**24
+"""Multiplications from which the compiled search is taken: it wants a second to compile, once a machine."""
+
 
 @torch.no_grad()
 def nearest_codes(
@@ -28,12 +33,76 @@ def nearest_codes(
 ) -> Int64[Tensor, " n"]:
     """Index of the code nearest to each token (Euclidean), equal to a float64 search on every token.
 
-    A token that is not finite has no nearest code and gets index 0.
+    A token that is not finite has no nearest code and gets index 0. Under `torch.compile` it is one
+    operation of the graph, and in a program of `torch.export` plain ones (see `portable`).
 
     Args:
         tokens: `(N, D)`, any float dtype; computed in float32 whatever autocast says.
         codebook: `(K, D)`.
-        chunk_bytes: bytes of scores held at once; None chooses by device.
+        chunk_bytes: bytes of scores held at once, where scores are held; None chooses by device.
+    """
+    tokens, codebook = tokens.detach(), codebook.detach()
+    if torch.compiler.is_exporting():
+        return portable(tokens, codebook)
+    if torch.compiler.is_compiling():
+        return _opaque(tokens, codebook)
+    work = tokens.numel() * len(codebook)
+    if tokens.device.type == "cpu" and work >= WORTH_COMPILING:
+        return compiled(tokens, codebook, chunk_bytes)
+    return chunked(tokens, codebook, chunk_bytes)
+
+
+@torch.library.custom_op(
+    "smalti::nearest_codes", mutates_args=(), schema="(Tensor tokens, Tensor codebook) -> Tensor"
+)
+def _opaque(tokens: Tensor, codebook: Tensor) -> Tensor:
+    """`nearest_codes` as an operation that a compiler does not look into."""
+    return nearest_codes(tokens, codebook)
+
+
+@_opaque.register_fake
+def _shape_of(tokens: Tensor, codebook: Tensor) -> Tensor:
+    return tokens.new_empty(len(tokens), dtype=torch.int64)
+
+
+def portable(tokens: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"]) -> Int64[Tensor, " n"]:
+    """The search in plain operations whose shapes depend on nothing but the shapes of the arguments.
+
+    All in float64, so as near to the exact search as products of float64 are; it holds a score for every
+    token and code.
+    """
+    with torch.autocast(tokens.device.type, enabled=False):
+        tokens, codebook = tokens.double(), codebook.double()
+        centre = codebook.mean(0)
+        centred = codebook - centre
+        return torch.addmm(centred.square().sum(1), tokens - centre, centred.t(), alpha=-2).argmin(1)
+
+
+def compiled(
+    tokens: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"], chunk_bytes: int | None = None
+) -> Int64[Tensor, " n"]:
+    """`nearest_codes` on a CPU by compiled loops; tokens that they leave in doubt go to `chunked`."""
+    # numba is not imported before it is wanted.
+    from smalti.quantizers.nearest_kernel import search
+
+    with torch.autocast("cpu", enabled=False):
+        tokens, codebook = tokens.detach().float(), codebook.detach().float()
+        codes, doubtful = search(
+            tokens, codebook, codebook.mean(0), _rounding_margin(tokens.shape[1], tokens.device)
+        )
+        where = doubtful.nonzero().squeeze(1)
+        if len(where):
+            codes[where] = chunked(tokens[where], codebook, chunk_bytes)
+    return codes
+
+
+def chunked(
+    tokens: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"], chunk_bytes: int | None = None
+) -> Int64[Tensor, " n"]:
+    """`nearest_codes` on any device: scores of some tokens at a time, and their minimum in two levels.
+
+    Blocks of codes come first, because a reduction without indices is ten times faster than `argmin` on a
+    CPU.
     """
     with torch.autocast(tokens.device.type, enabled=False):
         tokens, codebook = tokens.detach().float(), codebook.detach().float()
