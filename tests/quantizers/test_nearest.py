@@ -255,7 +255,7 @@ def test_the_compiled_search_holds_no_scores():
     tokens, codebook = data(8_192, 2, 2048)
     with LargestTensor() as largest:
         compiled(tokens, codebook)
-    assert largest.nbytes <= 8 * 8_192 * 2
+    assert largest.nbytes < 4 * 8_192 * 2048 / 32
 
 
 @pytest.mark.parametrize("setting", ["ieee", "tf32"])

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.interfaces import Conditions, Configuration, Decoder
-from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, each_frame, stage_strides, upsample
+from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, channels_last, each_frame, stage_strides, upsample
 from smalti.nn.symbols import hide_labels, label_indices
 
 
@@ -95,10 +95,13 @@ class ConvDecoder(Decoder):
         Raises:
             InputError: when a label is out of range.
         """
-        x = each_frame(self.first, latents) if self.is_per_frame else self.first(latents)
+        x = each_frame(self._first, latents) if self.is_per_frame else self._first(latents)
         if self.label is not None:
             labels = label_indices(conditions, len(x), self.num_classes, x.device)
             if self.training:
                 labels = hide_labels(labels, self.label_dropout, self.num_classes)
             x = x + self.label(labels).view(*x.shape[:2], *(1,) * (x.ndim - 2))
         return each_frame(self.layers, x) if self.is_per_frame else self.layers(x)
+
+    def _first(self, latents: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b c *grid"]:
+        return self.first(channels_last(latents))

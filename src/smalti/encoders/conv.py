@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from smalti.interfaces import Conditions, Configuration, Encoder, InputError, SignalSpec
-from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, downsample, each_frame, stage_strides
+from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, channels_last, downsample, each_frame, stage_strides
 
 Stride = Annotated[int, Field(ge=1)]
 
@@ -89,7 +89,10 @@ class ConvEncoder(Encoder):
         self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b d *grid"]:
         """Latents of a signal; `*grid` is `*size` divided by the product of the strides."""
-        return each_frame(self.layers, signal) if self.is_per_frame else self.layers(signal)
+        return each_frame(self._latents, signal) if self.is_per_frame else self._latents(signal)
+
+    def _latents(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b d *grid"]:
+        return self.layers(channels_last(signal))
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         return fitting_grid(size, self.strides, self.time_strides)

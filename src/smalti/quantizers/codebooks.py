@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal, final
+from typing import Any, Literal, NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from smalti.interfaces import Configuration
 from smalti.nn.collectives import counts_of_ranks, rows_over_ranks, sum_over_ranks
@@ -98,6 +99,21 @@ class RobustCodebookConfig(Configuration):
     seed: int = Field(default=0, ge=0, lt=2**31)
 
 
+class Averages(NamedTuple):
+    """What a robust codebook consists of; all but `steps` in float32."""
+
+    codes: Tensor
+    """e, `(G, K, D)`."""
+    counts: Tensor
+    """N, the average number of tokens of each code, `(G, K)`."""
+    sums: Tensor
+    """m, the average sum of the tokens of each code, `(G, K, D)`."""
+    missed: Tensor
+    """Tokens that an even share would have brought each code since it was last chosen, `(G, K)`."""
+    steps: Tensor
+    """Batches learned from, int64 `()`."""
+
+
 @final
 class RobustCodebook(Codebook):
     """Each code is the moving average of the tokens that chose it; it has no gradient.
@@ -107,16 +123,14 @@ class RobustCodebook(Codebook):
     van den Oord et al. 2017, appendix A.1, with counts and sums taken over all ranks. What the authors do
     not have: k-means on the first batch, and codes that fell out of use are set to random tokens of the
     batch, their averages with them. Tokens that are not finite are left out of the statistics.
+
+    Under `torch.compile` each of the two methods that change it is one operation of the graph.
     """
 
     counts: Tensor
-    """N, the average number of tokens of each code, `(G, K)`."""
     sums: Tensor
-    """m, the average sum of the tokens of each code, `(G, K, D)`."""
     missed: Tensor
-    """Tokens that an even share would have brought each code since it was last chosen, `(G, K)`."""
     steps: Tensor
-    """Batches learned from."""
 
     def __init__(
         self, config: RobustCodebookConfig, num_codebooks: int, num_codes: int, code_dim: int
@@ -133,92 +147,174 @@ class RobustCodebook(Codebook):
 
     def prepare(self, tokens: Float[Tensor, "g n d"]) -> None:
         """At the first batch, set the codes by k-means over the tokens of all ranks."""
-        if self.steps.item() != 0:
-            return
-        if self.config.data_init:
-            self._initialise(tokens)
-        else:
-            # As if each code had been chosen once; one that never is fades to zero with its count.
-            self.counts.fill_(1)
-            self.sums.copy_(self.codes)
+        call = _prepare_opaque if torch.compiler.is_compiling() else _prepare
+        call(tokens, *self._averages(), *self._settings())
 
     def loss(self, z_e: Float[Tensor, "g n d"], z_q: Float[Tensor, "g n d"]) -> None:
         """None: the averages take the place of the paper's second term."""
         return None
 
-    @torch.no_grad()
     def learn(self, tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"]) -> None:
         """One step of the averages, and now and then a revival."""
-        statistics = self._statistics(tokens, indices)
-        sums, counts = statistics[..., :-1], statistics[..., -1]
-        decay = self.config.decay
-        self.counts.mul_(decay).add_(counts, alpha=1 - decay)
-        self.sums.mul_(decay).add_(sums, alpha=1 - decay)
-        even_share = counts.mean(1, keepdim=True)
-        self.missed.copy_(torch.where(counts > 0, 0, self.missed + even_share))
-        self.steps += 1
-        if self.config.revive_after and self.steps.item() % self.config.revive_every == 0:
-            self._revive(tokens, even_share)
-        self._set_codes()
+        call = _learn_opaque if torch.compiler.is_compiling() else _learn
+        call(tokens, indices, *self._averages(), *self._settings())
 
-    def _statistics(
-        self, tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"]
-    ) -> Float[Tensor, "g k d1"]:
-        """[sums | counts] of each code over all ranks: one tensor, so one reduction."""
-        num_codebooks, num_codes, dim = self.codes.shape
-        rows = torch.cat([tokens, tokens.new_ones(*tokens.shape[:2], 1)], dim=2)
-        rows = torch.where(tokens.isfinite().all(2, keepdim=True), rows, 0)
-        offset = torch.arange(num_codebooks, device=tokens.device).unsqueeze(1) * num_codes
-        statistics = rows.new_zeros(num_codebooks * num_codes, dim + 1)
-        statistics.index_add_(0, (indices + offset).flatten(), rows.flatten(0, 1))
-        return sum_over_ranks(statistics).view(num_codebooks, num_codes, dim + 1)
+    def _averages(self) -> Averages:
+        return Averages(self.codes, self.counts, self.sums, self.missed, self.steps)
 
-    def _set_codes(self) -> None:
-        """e = m / N with Laplace-smoothed counts; the smoothing works on a copy."""
-        total = self.counts.sum(1, keepdim=True)
-        num_codes = self.counts.shape[1]
-        epsilon = self.config.epsilon
-        smoothed = (self.counts + epsilon) / (total + num_codes * epsilon) * total
-        self.codes.copy_(self.sums / smoothed.clamp_min(1e-12).unsqueeze(2))
+    def _settings(self) -> tuple[float, float, bool, int, float, int, int]:
+        """The settings in the order of their class, which an operation of a graph can take."""
+        c = self.config
+        return c.decay, c.epsilon, c.data_init, c.init_iterations, c.revive_after, c.revive_every, c.seed
 
-    def _draw_tokens(self, tokens: Float[Tensor, "g n d"], num: int, salt: int) -> Float[Tensor, "g num d"]:
-        """Random tokens of all ranks, a little apart, the same on every rank and for every number of ranks.
 
-        Tokens may be equal (flat regions of pictures), and there may be fewer of them than codes: codes that
-        began at one place would never part, and each would cost the search a second look.
-        """
-        rows = tokens.transpose(0, 1)
-        total = sum(counts_of_ranks(len(rows), rows.device))
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + salt)
-        # Without replacement as far as the tokens go, so that codes begin apart.
-        order = torch.cat([torch.randperm(total, generator=generator) for _ in range(math.ceil(num / total))])
-        drawn = rows_over_ranks(rows.contiguous(), order[:num].to(rows.device)).transpose(0, 1)
-        drawn = torch.where(drawn.isfinite(), drawn, 0)
-        noise = torch.randn(drawn.shape, generator=generator).to(drawn)
-        return drawn + APART * drawn.std() * noise
+@torch.no_grad()
+def _prepare(tokens: Float[Tensor, "g n d"], *averages_and_settings: Any) -> None:
+    averages, config = _unpacked(averages_and_settings)
+    if _step_of(averages.steps) != 0:
+        return
+    if config.data_init:
+        _initialise(averages, config, tokens)
+    else:
+        # As if each code had been chosen once; one that never is fades to zero with its count.
+        averages.counts.fill_(1)
+        averages.sums.copy_(averages.codes)
 
-    @torch.no_grad()
-    def _initialise(self, tokens: Float[Tensor, "g n d"]) -> None:
-        self.codes.copy_(self._draw_tokens(tokens, self.codes.shape[1], salt=0))
-        for _ in range(self.config.init_iterations):
-            statistics = self._statistics(tokens, search(tokens, self.codes))
-            counts = statistics[..., -1:]
-            self.codes.copy_(torch.where(counts > 0, statistics[..., :-1] / counts.clamp_min(1), self.codes))
-        statistics = self._statistics(tokens, search(tokens, self.codes))
-        # An unused code starts with a weight far below one token, so that its first tokens take it over.
-        self.counts.copy_(statistics[..., -1].clamp_min(1e-2))
-        self.sums.copy_(self.codes * self.counts.unsqueeze(2))
 
-    def _revive(self, tokens: Float[Tensor, "g n d"], even_share: Float[Tensor, "g 1"]) -> None:
-        """Set dead codes to random tokens, and their averages as if they had had an even share."""
-        dead = self.missed >= self.config.revive_after
-        # The same on every rank, for the statistics are.
-        if not dead.any():
-            return
-        drawn = self._draw_tokens(tokens, self.codes.shape[1], salt=int(self.steps.item()))
-        self.counts.copy_(torch.where(dead, even_share, self.counts))
-        self.sums.copy_(torch.where(dead.unsqueeze(2), drawn * even_share.unsqueeze(2), self.sums))
-        self.missed.copy_(torch.where(dead, 0, self.missed))
+@torch.no_grad()
+def _learn(
+    tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"], *averages_and_settings: Any
+) -> None:
+    averages, config = _unpacked(averages_and_settings)
+    sums, counts = _statistics(tokens, indices, averages.codes.shape[1])
+    averages.counts.lerp_(counts, 1 - config.decay)
+    averages.sums.lerp_(sums, 1 - config.decay)
+    even_share = counts.mean(1, keepdim=True)
+    averages.missed.copy_(torch.where(counts > 0, 0, averages.missed + even_share))
+    step = _advance(averages.steps)
+    if config.revive_after and step % config.revive_every == 0:
+        _revive(averages, config, tokens, even_share, step)
+    # e = m / N with Laplace-smoothed counts; the smoothing works on a copy.
+    total = averages.counts.sum(1, keepdim=True)
+    num_codes = averages.counts.shape[1]
+    smoothed = (averages.counts + config.epsilon) / (total + num_codes * config.epsilon) * total
+    torch.div(averages.sums, smoothed.clamp_min(1e-12).unsqueeze(2), out=averages.codes)
+
+
+AVERAGES = "Tensor(a!) codes, Tensor(b!) counts, Tensor(c!) sums, Tensor(d!) missed, Tensor(e!) steps"
+SETTINGS = (
+    "float decay, float epsilon, bool data_init, int init_iterations, float revive_after, int revive_every, "
+    "int seed"
+)
+_prepare_opaque = torch.library.custom_op(
+    "smalti::prepare_codebook",
+    _prepare,
+    mutates_args=Averages._fields,
+    schema=f"(Tensor tokens, {AVERAGES}, {SETTINGS}) -> ()",
+    tags=(torch.Tag.cudagraph_unsafe,),
+)
+_learn_opaque = torch.library.custom_op(
+    "smalti::learn_codebook",
+    _learn,
+    mutates_args=Averages._fields,
+    schema=f"(Tensor tokens, Tensor indices, {AVERAGES}, {SETTINGS}) -> ()",
+    tags=(torch.Tag.cudagraph_unsafe,),
+)
+
+
+def _unpacked(averages_and_settings: tuple[Any, ...]) -> tuple[Averages, RobustCodebookConfig]:
+    num = len(Averages._fields)
+    averages, settings = averages_and_settings[:num], averages_and_settings[num:]
+    names = (name for name in RobustCodebookConfig.model_fields if name != "mode")
+    # They were checked when they were set.
+    config = RobustCodebookConfig.model_construct(None, **dict(zip(names, settings, strict=True)))
+    return Averages(*averages), config
+
+
+_SEEN: Any = WeakTensorKeyDictionary()
+"""Counters, each with the version at which it was seen and what it said then."""
+
+
+def _step_of(steps: Int64[Tensor, ""]) -> int:
+    """The counter's number; the device is asked only when it has changed behind our back."""
+    version, step = _SEEN.get(steps, (None, 0))
+    if version != steps._version:
+        step = int(steps.item())
+        _SEEN[steps] = steps._version, step
+    return step
+
+
+def _advance(steps: Int64[Tensor, ""]) -> int:
+    """Add one, and give the number."""
+    step = _step_of(steps) + 1
+    steps += 1
+    _SEEN[steps] = steps._version, step
+    return step
+
+
+def _statistics(
+    tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"], num_codes: int
+) -> tuple[Float[Tensor, "g k d"], Float[Tensor, "g k"]]:
+    """Sums and counts of each code over all ranks, in one reduction."""
+    num_codebooks, _, dim = tokens.shape
+    offset = torch.arange(num_codebooks, device=tokens.device).unsqueeze(1) * num_codes
+    # A sum of values that are not all finite is not finite; such tokens go to a row that is thrown away.
+    rows = torch.where(tokens.sum(2).isfinite(), indices + offset, num_codebooks * num_codes).flatten()
+    sums = tokens.new_zeros(num_codebooks * num_codes + 1, dim).index_add_(0, rows, tokens.flatten(0, 1))
+    counts = tokens.new_zeros(len(sums)).index_add_(0, rows, tokens.new_ones(len(rows)))
+    statistics = sum_over_ranks(torch.cat([sums, counts.unsqueeze(1)], 1)[:-1])
+    statistics = statistics.view(num_codebooks, num_codes, dim + 1)
+    return statistics[..., :-1], statistics[..., -1]
+
+
+def _draw_tokens(tokens: Float[Tensor, "g n d"], num: int, seed: int, salt: int) -> Float[Tensor, "g num d"]:
+    """Random tokens of all ranks, a little apart, the same on every rank and for every number of ranks.
+
+    Tokens may be equal (flat regions of pictures), and there may be fewer of them than codes: codes that
+    began at one place would never part, and each would cost the search a second look.
+    """
+    rows = tokens.transpose(0, 1)
+    total = sum(counts_of_ranks(len(rows), rows.device))
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + salt)
+    # Without replacement as far as the tokens go, so that codes begin apart.
+    order = torch.cat([torch.randperm(total, generator=generator) for _ in range(math.ceil(num / total))])
+    drawn = rows_over_ranks(rows, order[:num].to(rows.device)).transpose(0, 1)
+    drawn = torch.where(drawn.isfinite(), drawn, 0)
+    noise = torch.randn(drawn.shape, generator=generator).to(drawn)
+    return drawn + APART * drawn.std() * noise
+
+
+def _initialise(averages: Averages, config: RobustCodebookConfig, tokens: Float[Tensor, "g n d"]) -> None:
+    """k-means over the tokens of all ranks."""
+    num_codes = averages.codes.shape[1]
+    codes = _draw_tokens(tokens, num_codes, config.seed, salt=0)
+    for _ in range(config.init_iterations):
+        sums, counts = _statistics(tokens, search(tokens, codes), num_codes)
+        counts = counts.unsqueeze(2)
+        codes = torch.where(counts > 0, sums / counts.clamp_min(1), codes)
+    _, counts = _statistics(tokens, search(tokens, codes), num_codes)
+    averages.codes.copy_(codes)
+    # An unused code starts with a weight far below one token, so that its first tokens take it over.
+    averages.counts.copy_(counts.clamp_min(1e-2))
+    averages.sums.copy_(codes * averages.counts.unsqueeze(2))
+
+
+def _revive(
+    averages: Averages,
+    config: RobustCodebookConfig,
+    tokens: Float[Tensor, "g n d"],
+    even_share: Float[Tensor, "g 1"],
+    step: int,
+) -> None:
+    """Set dead codes to random tokens, and their averages as if they had had an even share."""
+    dead = averages.missed >= config.revive_after
+    # The same on every rank, for the statistics are.
+    if not dead.any():
+        return
+    drawn = _draw_tokens(tokens, averages.codes.shape[1], config.seed, salt=step)
+    averages.counts.copy_(torch.where(dead, even_share, averages.counts))
+    averages.sums.copy_(torch.where(dead.unsqueeze(2), drawn * even_share.unsqueeze(2), averages.sums))
+    averages.missed.copy_(torch.where(dead, 0, averages.missed))
 
 
 class FrozenCodebookConfig(Configuration):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, final
+from typing import Annotated, Any, Literal, final
 
 import torch
 from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import embedding, mse_loss
 
 from smalti.interfaces import Configuration, InputError, Quantized, Quantizer
 from smalti.nn.symbols import check_codes
@@ -56,6 +57,19 @@ class VectorQuantizerConfig(Configuration):
 
 
 @final
+class _StraightThrough(torch.autograd.Function):
+    """The code's value with the latent's gradient, and no arithmetic."""
+
+    @staticmethod
+    def forward(ctx: Any, z_e: Tensor, z_q: Tensor) -> Tensor:
+        return z_q.view_as(z_q)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+@final
 class VectorQuantizer(Quantizer):
     """Each position's latents, cut into G vectors, are replaced by the nearest code of their codebook.
 
@@ -89,19 +103,17 @@ class VectorQuantizer(Quantizer):
                 self.codebook.prepare(z_e.detach())
             indices = search(z_e.detach(), self.codebook.codes)
             z_q = self._look_up(indices)
-            commitment = (z_e - z_q.detach()).square().mean()
+            commitment = mse_loss(z_e, z_q.detach())
             terms = {"commitment": commitment.detach(), "batch_usage": self._usage(indices)}
             loss = self.config.commitment_weight * commitment
             codebook_loss = self.codebook.loss(z_e, z_q)
             if codebook_loss is not None:
                 terms["codebook"] = codebook_loss.detach()
                 loss = loss + codebook_loss
-            # The value is exactly the code (z_e - sg[z_e] is 0); the gradient is z_e's.
-            straight_through = z_q.detach() + (z_e - z_e.detach())
             if self.training:
                 self.codebook.learn(z_e.detach(), indices)
             return Quantized(
-                latents=self._untokens(straight_through, latents),
+                latents=self._untokens(_StraightThrough.apply(z_e, z_q.detach()), latents),
                 codes=self._codes(indices, latents),
                 loss=loss,
                 terms=terms,
@@ -159,4 +171,6 @@ class VectorQuantizer(Quantizer):
         return indices.unflatten(1, (like.shape[0], *like.shape[2:])).movedim(0, 1).contiguous()
 
     def _look_up(self, indices: Int64[Tensor, "g n"]) -> Float[Tensor, "g n d"]:
-        return torch.stack([codes[i] for codes, i in zip(self.codebook.codes, indices, strict=True)])
+        codes = self.codebook.codes
+        offset = torch.arange(self.num_codebooks, device=indices.device).unsqueeze(1) * self.num_codes
+        return embedding(indices + offset, codes.flatten(0, 1))
