@@ -364,6 +364,20 @@ class Tokenizer:
             config.pop(key, None)
         exported.write_config(config)
 
+    def export(self, directory: str | Path) -> None:
+        """Write `encode.pt2` and `decode.pt2`, programs of `torch.export` that run without this package.
+
+        See `smalti.models.programs.programs` for what they take and give.
+
+        Raises:
+            InputError: when the decoder draws sample by sample.
+        """
+        from smalti.models.programs import programs
+
+        for name, program in zip(("encode", "decode"), programs(self.autoencoder), strict=True):
+            with atomic_file(Path(directory) / f"{name}.pt2") as temporary:
+                torch.export.save(program, temporary)
+
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload to the Hugging Face Hub; gives the address.
 

@@ -69,8 +69,10 @@ def each_frame(
         clips: of F frames.
     """
     frames = clips.movedim(2, 1).flatten(0, 1)
-    made = torch.cat([network(part) for part in frames.split(FRAMES_AT_ONCE)])
-    return made.unflatten(0, (len(clips), clips.shape[2])).movedim(1, 2)
+    # A graph is to serve every number of frames, and has no loop over them.
+    parts = (frames,) if torch.compiler.is_exporting() else frames.split(FRAMES_AT_ONCE)
+    made = torch.cat([network(part) for part in parts])
+    return made.unflatten(0, (clips.shape[0], clips.shape[2])).movedim(1, 2)
 
 
 @final

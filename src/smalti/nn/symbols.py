@@ -24,7 +24,7 @@ def check_counts(num_codes: int, num_codebooks: int, num_classes: int) -> None:
 
 
 def check_codes(codes: Int64[Tensor, "b g *grid"], num_codebooks: int, num_codes: int) -> None:
-    """Refuse codes that a model has no embedding for.
+    """Refuse codes that a model has no embedding for; in a compiled graph, only another number of codebooks.
 
     Raises:
         InputError: when a code is out of range, or the number of codebooks is another.
@@ -34,7 +34,8 @@ def check_codes(codes: Int64[Tensor, "b g *grid"], num_codebooks: int, num_codes
             f"expected codes with {num_codebooks} codebooks, received codes of shape {tuple(codes.shape)}; "
             "were they made by another model?"
         )
-    if not codes.numel():
+    # In a graph there are no values yet.
+    if torch.compiler.is_compiling() or not codes.numel():
         return
     low, high = (int(bound) for bound in codes.aminmax())
     if low < 0 or high >= num_codes:

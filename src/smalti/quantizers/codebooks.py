@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from smalti.interfaces import Configuration
@@ -37,6 +38,10 @@ class Codebook(nn.Module, ABC):
     @abstractmethod
     def loss(self, z_e: Float[Tensor, "g n d"], z_q: Float[Tensor, "g n d"]) -> Float[Tensor, ""] | None:
         """The codebook's own loss, or None if it has none."""
+
+    @abstractmethod
+    def look_up(self, indices: Int64[Tensor, "g n"]) -> Float[Tensor, "g n d"]:
+        """The code of each index."""
 
     @abstractmethod
     def learn(self, tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"]) -> None:
@@ -70,6 +75,10 @@ class FaithfulCodebook(Codebook):
     def loss(self, z_e: Float[Tensor, "g n d"], z_q: Float[Tensor, "g n d"]) -> Float[Tensor, ""]:
         """|sg[z_e] - e|^2, averaged over elements."""
         return (z_e.detach() - z_q).square().mean()
+
+    def look_up(self, indices: Int64[Tensor, "g n"]) -> Float[Tensor, "g n d"]:
+        """With a gradient for the codes."""
+        return look_up(self.codes, indices)
 
     def learn(self, tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"]) -> None:
         """Nothing: the optimiser moves it."""
@@ -147,16 +156,21 @@ class RobustCodebook(Codebook):
 
     def prepare(self, tokens: Float[Tensor, "g n d"]) -> None:
         """At the first batch, set the codes by k-means over the tokens of all ranks."""
-        call = _prepare_opaque if torch.compiler.is_compiling() else _prepare
+        call = _prepare_opaque if _is_compiled() else _prepare
         call(tokens, *self._averages(), *self._settings())
 
     def loss(self, z_e: Float[Tensor, "g n d"], z_q: Float[Tensor, "g n d"]) -> None:
         """None: the averages take the place of the paper's second term."""
         return None
 
+    def look_up(self, indices: Int64[Tensor, "g n"]) -> Float[Tensor, "g n d"]:
+        """A copy that stays when the codes move: a compiler might look them up again for the gradient."""
+        call = _look_up_opaque if _is_compiled() else look_up
+        return call(self.codes, indices)
+
     def learn(self, tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"]) -> None:
         """One step of the averages, and now and then a revival."""
-        call = _learn_opaque if torch.compiler.is_compiling() else _learn
+        call = _learn_opaque if _is_compiled() else _learn
         call(tokens, indices, *self._averages(), *self._settings())
 
     def _averages(self) -> Averages:
@@ -346,8 +360,34 @@ class FrozenCodebook(Codebook):
         """None: nothing is to change."""
         return None
 
+    def look_up(self, indices: Int64[Tensor, "g n"]) -> Float[Tensor, "g n d"]:
+        """As they were set."""
+        return look_up(self.codes, indices)
+
     def learn(self, tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"]) -> None:
         """Nothing."""
+
+
+def look_up(codes: Float[Tensor, "g k d"], indices: Int64[Tensor, "g n"]) -> Float[Tensor, "g n d"]:
+    """The code of each index, each codebook by itself."""
+    num_codebooks, num_codes, _ = codes.shape
+    offset = torch.arange(num_codebooks, device=indices.device).unsqueeze(1) * num_codes
+    return embedding(indices + offset, codes.flatten(0, 1))
+
+
+_look_up_opaque = torch.library.custom_op(
+    "smalti::look_up", look_up, mutates_args=(), schema="(Tensor codes, Tensor indices) -> Tensor"
+)
+
+
+@_look_up_opaque.register_fake
+def _shape_of_looked_up(codes: Tensor, indices: Tensor) -> Tensor:
+    return codes.new_empty(*indices.shape, codes.shape[2])
+
+
+def _is_compiled() -> bool:
+    """Whether a graph is made that will run beside this package, and not be exported."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
 def search(tokens: Float[Tensor, "g n d"], codes: Float[Tensor, "g k d"]) -> Int64[Tensor, "g n"]:

@@ -71,11 +71,11 @@ def portable(tokens: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"]) -> In
     All in float64, so as near to the exact search as products of float64 are; it holds a score for every
     token and code.
     """
-    with torch.autocast(tokens.device.type, enabled=False):
-        tokens, codebook = tokens.double(), codebook.double()
-        centre = codebook.mean(0)
-        centred = codebook - centre
-        return torch.addmm(centred.square().sum(1), tokens - centre, centred.t(), alpha=-2).argmin(1)
+    tokens, codebook = tokens.double(), codebook.double()
+    centre = codebook.mean(0)
+    centred = codebook - centre
+    # Autocast leaves float64 alone.
+    return torch.addmm(centred.square().sum(1), tokens - centre, centred.t(), alpha=-2).argmin(1)
 
 
 def compiled(

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import embedding, mse_loss
+from torch.nn.functional import mse_loss
 
 from smalti.interfaces import Configuration, InputError, Quantized, Quantizer
 from smalti.nn.symbols import check_codes
@@ -76,7 +76,7 @@ class VectorQuantizer(Quantizer):
         loss = |sg[z_e] - e|^2 + beta |z_e - sg[e]|^2
 
     both averaged over all elements; with a robust codebook the first term is replaced by moving averages.
-    Works in float32 under autocast on every device.
+    Works in float32, also under autocast: the search is the only product, and sees to that itself.
 
     Args:
         config: sizes, beta and the codebook's rule.
@@ -97,27 +97,26 @@ class VectorQuantizer(Quantizer):
 
     def forward(self, latents: Float[Tensor, "b d *grid"]) -> Quantized:
         """Quantize latents `(B, G*D, *grid)`; in training mode the codebook also learns from them."""
-        with torch.autocast(latents.device.type, enabled=False):
-            z_e = self._tokens(latents.float())
-            if self.training:
-                self.codebook.prepare(z_e.detach())
-            indices = search(z_e.detach(), self.codebook.codes)
-            z_q = self._look_up(indices)
-            commitment = mse_loss(z_e, z_q.detach())
-            terms = {"commitment": commitment.detach(), "batch_usage": self._usage(indices)}
-            loss = self.config.commitment_weight * commitment
-            codebook_loss = self.codebook.loss(z_e, z_q)
-            if codebook_loss is not None:
-                terms["codebook"] = codebook_loss.detach()
-                loss = loss + codebook_loss
-            if self.training:
-                self.codebook.learn(z_e.detach(), indices)
-            return Quantized(
-                latents=self._untokens(_StraightThrough.apply(z_e, z_q.detach()), latents),
-                codes=self._codes(indices, latents),
-                loss=loss,
-                terms=terms,
-            )
+        z_e = self._tokens(latents.float())
+        if self.training:
+            self.codebook.prepare(z_e.detach())
+        indices = search(z_e.detach(), self.codebook.codes)
+        z_q = self.codebook.look_up(indices)
+        commitment = mse_loss(z_e, z_q.detach())
+        terms = {"commitment": commitment.detach(), "batch_usage": self._usage(indices)}
+        loss = self.config.commitment_weight * commitment
+        codebook_loss = self.codebook.loss(z_e, z_q)
+        if codebook_loss is not None:
+            terms["codebook"] = codebook_loss.detach()
+            loss = loss + codebook_loss
+        if self.training:
+            self.codebook.learn(z_e.detach(), indices)
+        return Quantized(
+            latents=self._untokens(_StraightThrough.apply(z_e, z_q.detach()), latents),
+            codes=self._codes(indices, latents),
+            loss=loss,
+            terms=terms,
+        )
 
     @torch.no_grad()
     def encode(self, latents: Float[Tensor, "b d *grid"]) -> Int64[Tensor, "b g *grid"]:
@@ -150,7 +149,7 @@ class VectorQuantizer(Quantizer):
         """
         check_codes(codes, self.num_codebooks, self.num_codes)
         indices = codes.movedim(1, 0).flatten(1)
-        return self._untokens(self._look_up(indices), codes)
+        return self._untokens(self.codebook.look_up(indices), codes)
 
     def _tokens(self, latents: Float[Tensor, "b gd *grid"]) -> Float[Tensor, "g n d"]:
         """`(B, G*D, *grid)` -> `(G, B*positions, D)`."""
@@ -169,8 +168,3 @@ class VectorQuantizer(Quantizer):
 
     def _codes(self, indices: Int64[Tensor, "g n"], like: Tensor) -> Int64[Tensor, "b g *grid"]:
         return indices.unflatten(1, (like.shape[0], *like.shape[2:])).movedim(0, 1).contiguous()
-
-    def _look_up(self, indices: Int64[Tensor, "g n"]) -> Float[Tensor, "g n d"]:
-        codes = self.codebook.codes
-        offset = torch.arange(self.num_codebooks, device=indices.device).unsqueeze(1) * self.num_codes
-        return embedding(indices + offset, codes.flatten(0, 1))

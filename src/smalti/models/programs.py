@@ -1,0 +1,67 @@
+"""A model's two halves as programs of `torch.export`, which run without this package."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from smalti.interfaces import Autoencoder, InputError
+
+MORE_THAN_ONE = 2
+"""Items of the examples: a batch of one would be taken for a constant."""
+
+
+@final
+class _Encode(nn.Module):
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, signal: Float[Tensor, "b c *size"]) -> Int64[Tensor, "b g *grid"]:
+        return self.autoencoder.encode(signal)
+
+
+@final
+class _Decode(nn.Module):
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, codes: Int64[Tensor, "b g *grid"]) -> Float[Tensor, "b c *size"]:
+        return self.autoencoder.decode(codes)
+
+
+@torch.no_grad()
+def programs(autoencoder: Autoencoder) -> tuple[ExportedProgram, ExportedProgram]:
+    """`encode` and `decode` as graphs of plain operations, for a batch of any number of items.
+
+    The first maps signals `(B, C, *size)` in [-1, 1] to codes int64 `(B, G, *grid)`, the second codes to the
+    mean of p(x | codes), told no label. They do not check the codes. Sizes are those of the training
+    data. The nearest code is found in float64.
+
+    Args:
+        autoencoder: in evaluation mode.
+
+    Raises:
+        InputError: when the decoder draws sample by sample, which is a loop and no graph.
+    """
+    device = next(autoencoder.parameters()).device
+    spec = autoencoder.signal
+    codes = torch.zeros(
+        MORE_THAN_ONE, autoencoder.num_codebooks, *autoencoder.grid, dtype=torch.int64, device=device
+    )
+    if autoencoder.likelihood(codes).known_mean() is None:
+        raise InputError(
+            "expected a decoder whose likelihood has a known mean, received one that draws sample by sample: "
+            "use this package to decode, or train with decoder.kind=conv"
+        )
+    signal = torch.zeros(MORE_THAN_ONE, spec.channels, *spec.size, device=device)
+    batch = {0: Dim("batch", min=1)}
+    return (
+        torch.export.export(_Encode(autoencoder), (signal,), dynamic_shapes=(batch,)),
+        torch.export.export(_Decode(autoencoder), (codes,), dynamic_shapes=(batch,)),
+    )

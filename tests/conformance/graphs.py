@@ -1,0 +1,71 @@
+"""Properties of graphs that `torch.compile` and `torch.export` make; run by `test_graphs.py`."""
+
+import copy
+
+import pytest
+import torch
+
+from smalti.interfaces import Autoencoder, Quantizer
+from smalti.models.programs import programs
+from tests.conformance import models
+from tests.conformance import test_quantizers as quantizers
+
+PARTITIONED = "aot_eager_decomp_partition"
+"""Traced, made functional, and cut into forward and backward as for code generation, which is left out."""
+
+
+@pytest.mark.parametrize("training", [False, True])
+@quantizers.EVERY
+def test_compiled_it_is_one_graph_and_does_the_same(build, training):
+    """Also over steps that begin a codebook and that revive codes."""
+    plain = build().train() if training else quantizers.trained(build)
+    graph = copy.deepcopy(plain)
+    torch.compiler.reset()
+    compiled = torch.compile(graph, fullgraph=True, backend=PARTITIONED)
+    for step in range(12):
+        latents = torch.randn(
+            3, plain.dim, 4, 4, generator=torch.Generator().manual_seed(step)
+        ).requires_grad_()
+        again = latents.detach().clone().requires_grad_()
+        one, other = plain(latents), compiled(again)
+        assert torch.equal(one.codes, other.codes)
+        torch.testing.assert_close(one.latents, other.latents)
+        (one.latents.square().sum() + one.loss).backward()
+        (other.latents.square().sum() + other.loss).backward()
+        torch.testing.assert_close(latents.grad, again.grad)
+    for name, buffer in plain.state_dict().items():
+        torch.testing.assert_close(graph.state_dict()[name], buffer, msg=name)
+
+
+@quantizers.EVERY
+def test_exported_it_needs_no_operation_of_ours(build):
+    quantizer = quantizers.trained(build)
+    program = torch.export.export(Encode(quantizer), (quantizers.latents_for(quantizer, 4, 4),))
+    assert not [node for node in program.graph.nodes if "smalti" in str(node.target)]
+    other = quantizers.latents_for(quantizer, 4, 4).flip(0)
+    assert torch.equal(program.module()(other), quantizer.encode(other))
+
+
+class Encode(torch.nn.Module):
+    """`encode` where a graph expects `forward`."""
+
+    def __init__(self, quantizer: Quantizer) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.quantizer.encode(latents)
+
+
+@models.everywhere(Autoencoder)
+@torch.no_grad()
+def test_both_halves_as_exported_programs(case, spec, tmp_path):
+    model = models.trained(case, spec)
+    for part, program in zip(("encode", "decode"), programs(model), strict=True):
+        torch.export.save(program, tmp_path / f"{part}.pt2")
+    encode, decode = (torch.export.load(tmp_path / f"{part}.pt2").module() for part in ("encode", "decode"))
+    for num in (1, 5):
+        x = models.signals(spec, num)
+        codes = encode(x)
+        assert torch.equal(codes, model.encode(x))
+        torch.testing.assert_close(decode(codes), model.decode(codes))
