@@ -7,6 +7,8 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+from timing import Time
+
 from smalti.verbs.provenance import commit, device
 
 HERE = Path(__file__).parent
@@ -17,8 +19,8 @@ def record(
     work: str,
     peer: str,
     threads: int,
-    ours: float,
-    theirs: float,
+    ours: Time,
+    theirs: Time,
     unit: str = "s",
     packages: tuple[str, ...] = (),
     **more: object,
@@ -30,9 +32,10 @@ def record(
         work: what was done, with all sizes.
         peer: what ours is compared with.
         threads: threads that both were given.
-        ours: time of ours, in `unit`.
-        theirs: time of the peer, in `unit`.
-        unit: a unit of time, so that a ratio theirs / ours above 1 says that ours is faster.
+        ours: what ours takes, in `unit`.
+        theirs: what the peer takes, in `unit`.
+        unit: of something of which less is better, so that a ratio theirs / ours above 1 says that ours is
+            better.
         packages: packages whose versions belong to the comparison, beside torch and smalti.
         more: further fields.
     """
@@ -40,10 +43,12 @@ def record(
         "work": work,
         "peer": peer,
         "threads": threads,
-        "ours": ours,
-        "theirs": theirs,
+        "ours": ours.wall,
+        "theirs": theirs.wall,
         "unit": unit,
-        "ratio": theirs / ours,
+        "ratio": theirs.wall / ours.wall,
+        "ours_processor": ours.processor,
+        "theirs_processor": theirs.processor,
         "device": device(),
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in ("torch", "smalti", *packages)},
@@ -54,5 +59,5 @@ def record(
     path.parent.mkdir(exist_ok=True)
     with path.open("a") as records:
         records.write(json.dumps(line) + "\n")
-    print(f"{work}: ours {ours:.4g} {unit}, {peer} {theirs:.4g} {unit}, ratio {theirs / ours:.3g}")
+    print(f"{work}: ours {ours.wall:.4g} {unit}, {peer} {theirs.wall:.4g} {unit}, ratio {line['ratio']:.3g}")
     return line

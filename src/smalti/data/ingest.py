@@ -16,8 +16,11 @@ from smalti.data.store import Decoded, Shape, Store, smallest_dtype
 from smalti.interfaces import InputError
 
 WINDOW = 4
-"""Items decoded ahead for each of several workers: enough to keep them busy, little enough for large files.
-One worker decodes none ahead."""
+"""Items decoded ahead for each of several workers, at least: enough to keep them busy. One worker decodes
+none ahead."""
+AHEAD, AHEAD_BYTES = 256, 64 * 2**20
+"""Items decoded ahead at most, where they are so small that as many fit into these bytes: so workers go on
+while a batch of them is used."""
 
 
 def nothing_odd(item: np.ndarray) -> list[str]:
@@ -127,20 +130,28 @@ def decode_ahead(
             return error
 
     workers = workers or min(16, os.cpu_count() or 1)
-    ahead = WINDOW * workers if workers > 1 else 1
+    least = ahead = WINDOW * workers if workers > 1 else 1
     window: deque[tuple[Item, Future[Any]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
         for item in items:
             window.append((item, pool.submit(attempt, item.content)))
-            if len(window) >= ahead:
+            while len(window) >= ahead:
                 first, future = window.popleft()
-                yield first, future.result()
+                result = future.result()
+                if workers > 1:
+                    ahead = max(least, min(AHEAD, AHEAD_BYTES // _nbytes(result)))
+                yield first, result
         while window:
             first, future = window.popleft()
             yield first, future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _nbytes(result: Any) -> int:
+    """What a decoded item takes; of what is no array, as much as forbids to go far ahead."""
+    return max(1, result.nbytes) if isinstance(result, np.ndarray) else AHEAD_BYTES
 
 
 def readable(text: str) -> str:

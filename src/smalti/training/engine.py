@@ -6,8 +6,6 @@ share of the work, and a backward pass.
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,13 +17,11 @@ from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
+from smalti.allocator import keep_freed_memory
 from smalti.interfaces import InputError, Trainable
 from smalti.nn.collectives import sum_over_ranks
 
 Precision = Literal["auto", "fp32", "bf16"]
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Parameters of glibc's mallopt(3)."""
 
 
 @final
@@ -43,7 +39,7 @@ class Engine:
     ) -> None:
         on_gpu = torch.cuda.is_available()
         if not on_gpu:
-            _keep_freed_memory()
+            keep_freed_memory()
         bf16 = precision == "bf16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported(False))
         mixed_precision = "bf16" if bf16 else "no"
         for tracker in trackers:
@@ -129,17 +125,3 @@ class Engine:
         # Not `end_training`, which takes down the process group too: ranks still wait for each other.
         for tracker in self._accelerator.trackers:
             tracker.finish()
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep what is freed: every step asks for the same large tensors again.
-
-    By default it maps each tensor above 32 MiB anew, and the kernel clears its pages: with a softmax over 256
-    levels of 32x32 colour pictures that was 40 % of a step's processor time.
-    """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # other C libraries have none
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, -1)

@@ -1,0 +1,99 @@
+"""How everything here is timed: in turn, wall beside processor time, the median of the rounds."""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+import torch
+
+Work = Callable[[], object]
+PEAK_SIDE = 2048
+
+
+class Time(NamedTuple):
+    """Seconds of one call, or of one symbol."""
+
+    wall: float
+    processor: float
+
+    def times(self, factor: float) -> Time:
+        """Of so many."""
+        return Time(self.wall * factor, self.processor * factor)
+
+
+def timed(work: Work) -> Time:
+    """One call, on all threads of this process."""
+    wall, processor = time.perf_counter(), time.process_time()
+    work()
+    return Time(time.perf_counter() - wall, time.process_time() - processor)
+
+
+def interleaved(works: Sequence[Work], repeats: int) -> list[Time]:
+    """The median times of each, in turn in this process, after one call that does not count."""
+    return medians([[timed(work) for work in works] for _ in range(repeats + 1)][1:])
+
+
+def medians(rounds: list[list[Time]]) -> list[Time]:
+    """Of each work over the rounds."""
+    return [
+        Time(*(statistics.median(clock) for clock in zip(*times, strict=True)))
+        for times in zip(*rounds, strict=True)
+    ]
+
+
+def in_processes(
+    makers: Sequence[Callable[[], Work]], repeats: int, threads: int, warm_up: int = 2
+) -> list[Time]:
+    """As `interleaved`, each work in a process of its own, where what it sets for its process is its own.
+
+    Args:
+        makers: functions of a module, each of which makes what is timed.
+        repeats: rounds.
+        threads: of torch, in each process; one process works at a time.
+        warm_up: calls that do not count.
+    """
+    context = multiprocessing.get_context("spawn")
+    workers: list[tuple[Connection, multiprocessing.process.BaseProcess]] = []
+    for maker in makers:
+        ours, theirs = context.Pipe()
+        worker = context.Process(target=_serve, args=(maker, theirs, threads, warm_up), daemon=True)
+        worker.start()
+        ours.recv()  # it is ready
+        workers.append((ours, worker))
+    rounds: list[list[Time]] = []
+    for _ in range(repeats):
+        times = []
+        for connection, _ in workers:
+            connection.send(True)
+            times.append(connection.recv())
+        rounds.append(times)
+    for connection, worker in workers:
+        connection.send(False)
+        worker.join()
+    return medians(rounds)
+
+
+def _serve(maker: Callable[[], Work], connection: Connection, threads: int, warm_up: int) -> None:
+    torch.set_num_threads(threads)
+    work = maker()
+    for _ in range(warm_up):
+        work()
+    connection.send(True)
+    while connection.recv():
+        connection.send(timed(work))
+
+
+def peak() -> Work:
+    """A product of matrices, the fastest thing that this machine does: `PEAK_FLOP` operations."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(PEAK_SIDE, PEAK_SIDE, generator=generator) for _ in range(2))
+    out = torch.empty(PEAK_SIDE, PEAK_SIDE)
+    return lambda: torch.mm(a, b, out=out)
+
+
+PEAK_FLOP = 2 * PEAK_SIDE**3
