@@ -8,13 +8,12 @@ minutes.
 
 from __future__ import annotations
 
-import statistics
 from typing import Annotated
 
 import torch
 import typer
 from record import record
-from sampling import seconds
+from timing import Time, interleaved
 
 from smalti.autoregressive.frame_pixelcnn import FramePixelCNN, FramePixelCNNConfig
 from smalti.autoregressive.sampling import sample
@@ -42,12 +41,7 @@ def compare(grid: tuple[int, int], num_codebooks: int, num: int, repeats: int, t
         network(codes[:, :, :frames], Conditions(actions=actions[:, :frames]))
 
     works = [ours, *(lambda frames=GIVEN + 1 + drawn: forward(frames) for drawn in range(NAIVE))]
-    for work in works:
-        work()
-    timed = [[seconds(work) for work in works] for _ in range(repeats)]
-    (own, own_processor), *forwards = (
-        [statistics.median(kind) for kind in zip(*runs, strict=True)] for runs in zip(*timed, strict=True)
-    )
+    own, *forwards = interleaved(works, repeats)
     rows, columns = grid
     symbols = num_codebooks * rows * columns
     record(
@@ -57,9 +51,9 @@ def compare(grid: tuple[int, int], num_codebooks: int, num: int, repeats: int, t
         peer=f"naive full forward, {NAIVE} frames of the same {num}",
         threads=threads,
         ours=own,
-        theirs=symbols * sum(wall for wall, _ in forwards),
-        ours_processor=own_processor,
-        theirs_processor=symbols * sum(processor for _, processor in forwards),
+        theirs=Time(*(sum(clock) for clock in zip(*forwards, strict=True))).times(symbols),
+        benchmark="rollout",
+        target=1,
         repeats=repeats,
     )
 

@@ -1,56 +1,85 @@
-"""Cached sampling of a gated PixelCNN against a full forward for every symbol.
+"""Cached sampling of code grids against a full forward for every symbol, on the same network.
 
-The peer's time is the median time of one full forward, times the number of symbols. Both are timed in turn in
-one process. Run as `python benchmarks/sampling.py`; about half a minute.
+The peer's time is the median time of one full forward over the whole grid, times the number of symbols. Both
+are timed in turn in one process. Run as `python benchmarks/sampling.py`; about five minutes.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 import typer
 from record import record
+from timing import interleaved
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
 from smalti.autoregressive.sampling import sample
+from smalti.autoregressive.transformer import Transformer, TransformerConfig
+from smalti.interfaces import AutoregressiveNetwork
+
+NUM_CODES = 512
+PIXELCNN, TRANSFORMER = GatedPixelCNNConfig(layers=15, channels=64), TransformerConfig()
 
 
-def seconds(work: Callable[[], object]) -> tuple[float, float]:
-    """Wall and processor time of one call."""
-    wall, processor = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - wall, time.process_time() - processor
+@dataclass(frozen=True)
+class Case:
+    """What is sampled from.
+
+    Attributes:
+        title: the network, with its sizes.
+        build: makes it.
+        num: grids drawn at once.
+        grid: their size.
+        target: how many times faster than full forwards is asked for.
+    """
+
+    title: str
+    build: Callable[[], AutoregressiveNetwork]
+    num: int
+    grid: tuple[int, int]
+    target: float
+
+
+def _pixelcnn(grid: tuple[int, int], target: float) -> Case:
+    title = f"gated PixelCNN, {PIXELCNN.layers} layers of {PIXELCNN.channels} channels"
+    return Case(title, lambda: GatedPixelCNN(PIXELCNN, NUM_CODES), 16, grid, target)
+
+
+def _transformer(num: int) -> Case:
+    title = f"transformer, {TRANSFORMER.layers} layers of {TRANSFORMER.channels} channels"
+    return Case(title, lambda: Transformer(TRANSFORMER, NUM_CODES), num, (32, 32), 100)
+
+
+CASES = {
+    "pixelcnn-8": _pixelcnn((8, 8), 20),
+    "pixelcnn-32": _pixelcnn((32, 32), 500),
+    "transformer-1024": _transformer(16),
+    "transformer-1024-alone": _transformer(1),
+}
 
 
 @torch.no_grad()
-def compare(grid: tuple[int, int], batch_size: int, num_codes: int, repeats: int, threads: int) -> None:
-    """Time both on one grid size, and record it."""
-    config = GatedPixelCNNConfig(layers=15, channels=64)
-    network = GatedPixelCNN(config, num_codes).eval()
-    codes = torch.randint(num_codes, (batch_size, 1, *grid))
-    works = (lambda: sample(network, batch_size, grid), lambda: network(codes))
-    for work in works:
-        work()
-    timed = [[seconds(work) for work in works] for _ in range(repeats)]
-    (ours, ours_processor), (forward, forward_processor) = (
-        [statistics.median(kind) for kind in zip(*runs, strict=True)] for runs in zip(*timed, strict=True)
+def compare(name: str, repeats: int, threads: int) -> None:
+    """Time both on one case, and record it."""
+    case = CASES[name]
+    network = case.build().eval()
+    codes = torch.randint(NUM_CODES, (case.num, 1, *case.grid))
+    ours, forward = interleaved(
+        [lambda: sample(network, case.num, case.grid), lambda: network(codes)], repeats
     )
-    rows, columns = grid
-    symbols = rows * columns
+    rows, columns = case.grid
     record(
         "sampling",
-        work=f"sample {batch_size} grids of {rows}x{columns}, K={num_codes}, gated PixelCNN, "
-        f"{config.layers} layers of {config.channels} channels",
+        work=f"sample {case.num} grid{'s' * (case.num > 1)} of {rows}x{columns}, K={NUM_CODES}, {case.title}",
         peer="naive full forward",
         threads=threads,
         ours=ours,
-        theirs=forward * symbols,
-        ours_processor=ours_processor,
-        theirs_processor=forward_processor * symbols,
+        theirs=forward.times(rows * columns),
+        benchmark=name,
+        target=case.target,
         repeats=repeats,
     )
 
@@ -58,14 +87,13 @@ def compare(grid: tuple[int, int], batch_size: int, num_codes: int, repeats: int
 def main(
     repeats: Annotated[int, typer.Option(help="Timed runs of each, in turn.")] = 7,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
-    batch_size: Annotated[int, typer.Option(help="Grids drawn at once.")] = 16,
-    num_codes: Annotated[int, typer.Option(help="Codes of the codebook.")] = 512,
+    only: Annotated[list[str] | None, typer.Option(help="Names of cases; all if none is given.")] = None,
 ) -> None:
-    """Compare on grids of 8x8 and of 32x32."""
+    """Compare on grids of 8x8 and of 32x32, a PixelCNN and a transformer."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    for grid in ((8, 8), (32, 32)):
-        compare(grid, batch_size, num_codes, repeats, threads)
+    for name in only or CASES:
+        compare(name, repeats, threads)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Code search and quantizer steps beside the package `vector-quantize-pytorch`, interleaved in one process.
 
-Also beside the plain form (chunked scores, then argmin), and beside the time that the product alone would take
-at the rate at which this machine multiplies large matrices: there the ratio is the share of that peak. Each
-record of a search also says on how many of the checked tokens it differs from a float64 search.
+Also beside the plain form (chunked scores, then argmin), and beside the time that the product alone would
+take at the rate at which this machine multiplies large matrices: there the ratio is the share of that peak.
+Each record of a search also says on how many of the checked tokens it differs from a float64 search.
 
 The package's time is that of its module's forward, as it has no search by itself: in evaluation mode that is
 the search and a look-up. In training mode, both do forward, backward and moving averages; the package with
@@ -36,7 +36,7 @@ SHAPES = {
     "search-256d": (16_384, 256, 8_192, 7, 0.7),
     "search-8d": (8_192, 8, 16_384, 40, None),
 }
-"""Tokens, dimensions, codes; how many times faster than the package is asked for, and which share of the peak."""
+"""Tokens, dimensions, codes; asked are so many times the package's speed, and such a share of the peak."""
 CHECKED = 1_024
 """Tokens that are held against float64."""
 
@@ -135,11 +135,12 @@ def compare_steps(repeats: int, threads: int) -> None:
         quantized, _, loss = peer(x)
         (quantized.sum() + loss).backward()
 
+    work = f"quantizer step (forward, backward, averages), {num} tokens of {dim}-d, K={num_codes}"
     own, *others = interleaved([ours, *(lambda peer=peer: theirs(peer) for peer in peers.values())], repeats)
     for name, other in zip(peers, others, strict=True):
         record(
             "search",
-            work=f"quantizer step (forward, backward, moving averages), {num} tokens of {dim}-d, K={num_codes}",
+            work=work,
             peer=name,
             threads=threads,
             ours=own.times(1e3),

@@ -63,6 +63,7 @@ def in_processes(
         ours, theirs = context.Pipe()
         worker = context.Process(target=_serve, args=(maker, theirs, threads, warm_up), daemon=True)
         worker.start()
+        theirs.close()  # so that a worker that fails is heard of
         ours.recv()  # it is ready
         workers.append((ours, worker))
     rounds: list[list[Time]] = []

@@ -12,8 +12,6 @@ that environment.
 from __future__ import annotations
 
 import math
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +20,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from record import record
+from timing import interleaved
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -38,6 +37,8 @@ CONFIG = WaveNetConfig(
 )
 NUM_CODES = 256
 LAYERS = CONFIG.layers * CONFIG.stacks
+TARGETS = {1: 55, 4: 100}
+"""How many times the package's rate is asked for, by the number of lines."""
 TOLERANCE = 1e-5
 """How far the peer's logits may be from ours."""
 
@@ -59,13 +60,6 @@ class Contender:
     drawn: int
     packages: tuple[str, ...] = ()
     more: dict[str, Any] = field(default_factory=dict)
-
-    def seconds(self) -> tuple[float, float]:
-        """Wall and processor time of a symbol."""
-        wall, processor = time.perf_counter(), time.process_time()
-        self.draw()
-        wall, processor = time.perf_counter() - wall, time.process_time() - processor
-        return wall / self.drawn, processor / self.drawn
 
 
 def peer_of(network: WaveNet, fast: bool = False) -> Any:
@@ -187,14 +181,10 @@ def compare(
         Contender("naive full forward", lambda: network(codes), lines),
     ]
     contenders = [ours, *others]
-    for contender in contenders:
-        contender.draw()  # compiles, fills caches
-    rounds = [[contender.seconds() for contender in contenders] for _ in range(repeats)]
-    (own, own_processor), *theirs = (
-        [statistics.median(clock) for clock in zip(*runs, strict=True)] for runs in zip(*rounds, strict=True)
-    )
+    times = interleaved([contender.draw for contender in contenders], repeats)
+    own, *theirs = (time.times(1 / each.drawn) for each, time in zip(contenders, times, strict=True))
     total = lines * samples
-    for other, (wall, processor) in zip(others, theirs, strict=True):
+    for other, time in zip(others, theirs, strict=True):
         record(
             "wavenet",
             work=f"sample {lines} line{'s' * (lines > 1)} of {samples} symbols, K={NUM_CODES}, WaveNet, "
@@ -202,14 +192,13 @@ def compare(
             f"kernel {CONFIG.kernel_size}",
             peer=other.name,
             threads=torch.get_num_threads(),
-            ours=own * total,
-            theirs=wall * total,
+            ours=own.times(total),
+            theirs=time.times(total),
             packages=other.packages,
             benchmark=f"wavenet-{lines}",
-            ours_processor=own_processor * total,
-            theirs_processor=processor * total,
-            ours_samples_per_second=1 / own,
-            theirs_samples_per_second=1 / wall,
+            target=TARGETS[lines] if other.packages else None,
+            ours_samples_per_second=1 / own.wall,
+            theirs_samples_per_second=1 / time.wall,
             theirs_drawn=other.drawn,
             repeats=repeats,
             **other.more,

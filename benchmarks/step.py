@@ -1,0 +1,283 @@
+"""A training step of a VQ-VAE: ours beside the same network with the quantizer of the package `pythae`.
+
+64 pictures of 32x32, 128 channels, two residual blocks of 32, K = 512, D = 64, moving averages, squared
+error, Adam. The peers' network is written straight down in PyTorch, with the same weights; two of them have a
+plain quantizer in place of the package's, as it is and compiled. Each has a process of its own, and they take
+turns: ours keeps freed memory, as a training of ours does, and that holds for a whole process. The last
+comparison is with the time that the network's products alone would take at the rate of large matrices.
+
+Before that, ours and the package's learn letters from equal weights and codes; their losses must agree.
+
+Run as `.venv-peers/bin/python benchmarks/step.py`; about two minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, cast
+
+import torch
+import typer
+from record import record
+from timing import PEAK_FLOP, Work, in_processes, interleaved, peak
+from torch import Tensor, nn
+from torch.nn.functional import embedding, mse_loss
+from torch.utils.flop_counter import FlopCounterMode
+
+from smalti.allocator import keep_freed_memory
+from smalti.data.sources.letters import LettersSource
+from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
+from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
+from smalti.interfaces import SignalSpec
+from smalti.quantizers.codebooks import RobustCodebook, RobustCodebookConfig
+from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
+
+try:
+    from pythae.models import VQVAEConfig as PeerConfig
+    from pythae.models.vq_vae.vq_vae_utils import QuantizerEMA as Peer
+except ModuleNotFoundError:
+    Peer = None
+
+BATCH, SIDE, CHANNELS, RESIDUAL, NUM_CODES, DIM = 64, 32, 128, 32, 512, 64
+LEARNING_RATE, DECAY, EPSILON, COMMITMENT = 3e-4, 0.99, 1e-5, 0.25
+TARGET = 1.4
+CURVE_STEPS, CURVE_END, CURVE_TOLERANCE = 100, 20, 0.02
+"""Steps of the learning curves, and by how much, relatively, the mean loss of the last may differ."""
+
+Loss = Callable[[Tensor], Tensor]
+
+
+class Ours(nn.Module):
+    """This package's encoder, quantizer and decoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        encoder = ConvEncoderConfig(channels=CHANNELS, residual_channels=RESIDUAL)
+        decoder = ConvDecoderConfig(channels=CHANNELS, residual_channels=RESIDUAL)
+        self.encoder = ConvEncoder(encoder, SignalSpec(3, (SIDE, SIDE)), DIM)
+        self.decoder = ConvDecoder(decoder, 2, DIM, 3, (2, 2))
+        codebook = RobustCodebookConfig(decay=DECAY, epsilon=EPSILON)
+        self.quantizer = VectorQuantizer(
+            VectorQuantizerConfig(
+                num_codes=NUM_CODES, code_dim=DIM, commitment_weight=COMMITMENT, codebook=codebook
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        quantized = self.quantizer(self.encoder(x))
+        return mse_loss(self.decoder(quantized.latents), x) + quantized.loss
+
+
+class PlainBlock(nn.Module):
+    """A residual block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(CHANNELS, RESIDUAL, 3, padding=1)
+        self.second = nn.Conv2d(RESIDUAL, CHANNELS, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(self.first(x.relu()).relu())
+
+
+class Plain(nn.Module):
+    """The same network straight down, around a quantizer of `(B, h, w, D)` that gives its like and a loss."""
+
+    def __init__(self, quantizer: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, CHANNELS, 4, 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(CHANNELS, CHANNELS, 4, 2, 1),
+            PlainBlock(),
+            PlainBlock(),
+            nn.ReLU(),
+            nn.Conv2d(CHANNELS, DIM, 1),
+        )
+        self.decoder = nn.Sequential(
+            nn.Conv2d(DIM, CHANNELS, 3, padding=1),
+            PlainBlock(),
+            PlainBlock(),
+            nn.ReLU(),
+            nn.ConvTranspose2d(CHANNELS, CHANNELS, 4, 2, 1),
+            nn.ReLU(),
+            nn.ConvTranspose2d(CHANNELS, 3, 4, 2, 1),
+        )
+        ours = Ours()
+        for parameter, same in zip(
+            [*self.encoder.parameters(), *self.decoder.parameters()],
+            [*ours.encoder.parameters(), *ours.decoder.parameters()],
+            strict=True,
+        ):
+            parameter.data.copy_(same)
+        self.quantizer = quantizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        latents, loss = self.quantizer(self.encoder(x).permute(0, 2, 3, 1))
+        return mse_loss(self.decoder(latents.permute(0, 3, 1, 2)), x) + loss
+
+
+class PlainQuantizer(nn.Module):
+    """Moving averages, straight down: all distances, argmin, look-up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("codes", torch.randn(NUM_CODES, DIM))
+        self.register_buffer("counts", torch.ones(NUM_CODES))
+        self.register_buffer("sums", self.codes.clone())
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        flat = z.reshape(-1, DIM)
+        with torch.no_grad():
+            indices = torch.addmm(self.codes.square().sum(1), flat, self.codes.t(), alpha=-2).argmin(1)
+            chosen = embedding(indices, self.codes).view_as(z)
+            ones = torch.ones_like(indices, dtype=flat.dtype)
+            counts = torch.zeros(NUM_CODES).index_add_(0, indices, ones)
+            sums = torch.zeros(NUM_CODES, DIM).index_add_(0, indices, flat)
+            self.counts.mul_(DECAY).add_(counts, alpha=1 - DECAY)
+            self.sums.mul_(DECAY).add_(sums, alpha=1 - DECAY)
+            self.codes.copy_(self.sums / (self.counts + EPSILON).unsqueeze(1))
+        return z + (chosen - z).detach(), COMMITMENT * mse_loss(z, chosen)
+
+
+class PeerQuantizer(nn.Module):
+    """The package's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = PeerConfig(
+            input_dim=(3, SIDE, SIDE), latent_dim=DIM, num_embeddings=NUM_CODES, use_ema=True, decay=DECAY
+        )
+        config.commitment_loss_factor = COMMITMENT
+        config.embedding_dim = DIM  # pyright: ignore[reportAttributeAccessIssue]  its model sets it
+        torch.manual_seed(0)
+        self.inner = cast("Any", Peer)(config)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        made = self.inner(z)
+        return made["quantized_vector"].permute(0, 2, 3, 1), made["loss"]
+
+
+def pictures() -> Tensor:
+    """Letters in [0, 1], `(N, 3, 32, 32)`."""
+    source = LettersSource(num_train=1_000, num_test=0, image_size=SIDE)
+    stored = torch.stack([torch.from_numpy(item.content) for item in source.items("train")])
+    return stored.movedim(3, 1).float() / 255
+
+
+def stepping(model: nn.Module, loss: Loss | None = None, **settings: Any) -> Work:
+    """Whole steps on a batch, as a work."""
+    x = pictures()[:BATCH]
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, **settings)
+    of_batch = model if loss is None else loss
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        of_batch(x).backward()
+        optimizer.step()
+
+    return step
+
+
+def ours() -> Work:
+    keep_freed_memory()
+    return stepping(Ours(), fused=True)
+
+
+def theirs() -> Work:
+    return stepping(Plain(PeerQuantizer()))
+
+
+def plain() -> Work:
+    return stepping(Plain(PlainQuantizer()))
+
+
+def plain_compiled() -> Work:
+    model = Plain(PlainQuantizer())
+    return stepping(model, torch.compile(model))
+
+
+def forward_and_backward_flop() -> int:
+    """Of the network's convolutions, without the quantizer."""
+    model, x = Ours(), torch.zeros(BATCH, 3, SIDE, SIDE)
+    with FlopCounterMode(display=False) as counter:
+        mse_loss(model.decoder(model.encoder(x)), x).backward()
+    return counter.get_total_flops()
+
+
+def curves() -> dict[str, list[float]]:
+    """Losses of ours and of the package's, from the same weights, codes and averages, on the same batches."""
+    peer = PeerQuantizer()
+    same = Ours()
+    codebook = same.quantizer.codebook
+    assert isinstance(codebook, RobustCodebook)
+    codebook.codes.copy_(peer.inner.embeddings[None])
+    codebook.sums.copy_(peer.inner.ema_embed[None])
+    codebook.counts.zero_()
+    codebook.steps.fill_(1)
+    # Neither begins from data, nor revives codes: the package does not.
+    codebook.config = codebook.config.model_copy(update={"revive_after": 0.0})
+    data = pictures()
+    losses: dict[str, list[float]] = {}
+    for name, model in (("ours", same), ("theirs", Plain(peer))):
+        optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+        generator = torch.Generator().manual_seed(0)
+        losses[name] = []
+        for _ in range(CURVE_STEPS):
+            batch = data[torch.randint(len(data), (BATCH,), generator=generator)]
+            optimizer.zero_grad()
+            loss = model(batch)
+            loss.backward()
+            optimizer.step()
+            losses[name].append(loss.item())
+    return losses
+
+
+def main(
+    repeats: Annotated[int, typer.Option(help="Timed runs of each, in turn.")] = 11,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+) -> None:
+    """Compare a step of each."""
+    torch.set_num_threads(threads)
+    makers = {"plain PyTorch, written straight down": plain, "plain PyTorch, compiled": plain_compiled}
+    more: dict[str, object] = {}
+    name = "the same network with pythae's quantizer of moving averages"
+    if Peer is None:
+        print("pythae is not installed: run `make peers` to compare with it.")
+    else:
+        makers = {name: theirs, **makers}
+        losses = curves()
+        ends = {whose: sum(values[-CURVE_END:]) / CURVE_END for whose, values in losses.items()}
+        difference = abs(ends["ours"] / ends["theirs"] - 1)
+        assert difference < CURVE_TOLERANCE, f"expected equal learning curves, received {ends}"
+        more = {
+            "loss_steps": CURVE_STEPS,
+            "ours_loss": ends["ours"],
+            "theirs_loss": ends["theirs"],
+            "first_losses": [values[0] for values in losses.values()],
+        }
+    own, *others = in_processes([ours, *makers.values()], repeats, threads)
+    [fastest] = interleaved([peak()], repeats)
+    flop = forward_and_backward_flop()
+    bound = "its convolutions at the rate of large matrices"
+    for peer, other in {**dict(zip(makers, others, strict=True)), bound: fastest}.items():
+        record(
+            "step",
+            work=f"training step, {BATCH} pictures of {SIDE}x{SIDE}, {CHANNELS} channels, 2 residual blocks "
+            f"of {RESIDUAL}, K={NUM_CODES}, D={DIM}",
+            peer=peer,
+            threads=threads,
+            ours=own,
+            theirs=other.times(flop / PEAK_FLOP) if peer == bound else other,
+            packages=("pythae",) if peer == name else (),
+            benchmark="step-32",
+            target=TARGET if peer == name else None,
+            gflop=flop / 1e9,
+            repeats=repeats,
+            **(more if peer == name else {}),
+        )
+
+
+if __name__ == "__main__":
+    typer.run(main)
