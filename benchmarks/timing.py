@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -31,6 +33,14 @@ def timed(work: Work) -> Time:
     wall, processor = time.perf_counter(), time.process_time()
     work()
     return Time(time.perf_counter() - wall, time.process_time() - processor)
+
+
+def timed_command(command: Sequence[str], environment: dict[str, str] | None = None) -> Time:
+    """One command, from its start to its end."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Time(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
 def interleaved(works: Sequence[Work], repeats: int) -> list[Time]:

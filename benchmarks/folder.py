@@ -1,0 +1,89 @@
+"""`smalti encode` of a folder of JPEG files beside the bare network's forward on decoded tensors.
+
+The command is timed whole: its start, reading and decoding, the network, the search, and writing the table.
+What it is held against is the encoder alone, in this process, over as many tensors that are in memory; both
+have the same number of threads of torch. The files are made here. Run as `python benchmarks/folder.py`; about
+six minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from PIL import Image
+from record import record
+from timing import Time, medians, timed, timed_command
+
+import smalti
+
+SIDE, BATCH, COARSE = 64, 64, 8
+SHARE = 0.8
+"""Of the bare network's rate, asked for."""
+
+
+def make_pictures(directory: Path, num: int) -> None:
+    """Smooth colour noise, JPEG of quality 90."""
+    rng = np.random.default_rng(0)
+    for index in range(num):
+        coarse = rng.integers(0, 256, (SIDE // COARSE, SIDE // COARSE, 3), dtype=np.uint8)
+        smooth = Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        smooth.save(directory / f"{index:05}.jpg", quality=90)
+
+
+def run(*arguments: str, threads: int) -> Time:
+    """One command of ours, whole."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    return timed_command([sys.executable, "-m", "smalti", *arguments, "--quiet"], environment)
+
+
+def main(
+    repeats: Annotated[int, typer.Option(help="Timed runs of each, in turn.")] = 7,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    num: Annotated[int, typer.Option(help="Pictures.")] = 10_000,
+) -> None:
+    """Train the recipe `image` for two steps, and encode the folder with it."""
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        pictures, model = root / "pictures", root / "model"
+        pictures.mkdir()
+        make_pictures(pictures, num)
+        settings = (f"size={SIDE}", "training.steps=2")
+        run("train", "image", "--data", str(pictures), "--out", str(model), *settings, threads=threads)
+        tokenizer = smalti.load(model, device="cpu")
+        signals = torch.rand(BATCH, 3, SIDE, SIDE) * 2 - 1
+
+        @torch.no_grad()
+        def bare() -> None:
+            for _ in range(num // BATCH):
+                tokenizer.autoencoder.encoder(signals)
+
+        bare()
+        rounds = []
+        for at in range(repeats):
+            table = str(root / f"codes{at}.parquet")
+            command = ("encode", str(model), "--data", str(pictures), "--out", table)
+            rounds.append([run(*command, threads=threads), timed(bare)])
+        ours, theirs = medians(rounds)
+    record(
+        "folder",
+        work=f"smalti encode of {num} JPEG files of {SIDE}x{SIDE}, recipe image, start to finish",
+        peer="the bare encoder on tensors in memory",
+        threads=threads,
+        ours=ours,
+        theirs=theirs,
+        benchmark="encode-folder",
+        target=SHARE,
+        repeats=repeats,
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,79 @@
+"""A training step of each prior, beside the time that its products alone would take.
+
+That is the time at the rate at which this machine multiplies large matrices, measured in turn in the same
+process: the ratio is the share of that peak. Run as `python benchmarks/priors.py`; about two minutes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import typer
+from record import record
+from timing import PEAK_FLOP, interleaved, peak
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
+
+from smalti.allocator import keep_freed_memory
+from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
+from smalti.autoregressive.transformer import Transformer, TransformerConfig
+
+NUM_CODES, BATCH, GRID = 512, 32, (8, 8)
+
+
+def compare(name: str, network: nn.Module, title: str, repeats: int, threads: int) -> None:
+    """Time a step of one network, and record it."""
+    codes = torch.randint(NUM_CODES, (BATCH, 1, *GRID))
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        cross_entropy(network(codes).flatten(0, -2), codes.flatten()).backward()
+        optimizer.step()
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    flop = counter.get_total_flops()
+    ours, fastest = interleaved([step, peak()], repeats)
+    record(
+        "priors",
+        work=f"training step of a prior, {BATCH} grids of {GRID[0]}x{GRID[1]}, K={NUM_CODES}, {title}",
+        peer="its products at the rate of large matrices",
+        threads=threads,
+        ours=ours,
+        theirs=fastest.times(flop / PEAK_FLOP),
+        benchmark=name,
+        gflop=flop / 1e9,
+        repeats=repeats,
+    )
+
+
+def main(
+    repeats: Annotated[int, typer.Option(help="Timed runs of each, in turn.")] = 7,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+) -> None:
+    """Measure the gated PixelCNN and the transformer."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    keep_freed_memory()  # as a training does
+    pixelcnn, transformer = GatedPixelCNNConfig(layers=15, channels=64), TransformerConfig()
+    compare(
+        "prior-pixelcnn",
+        GatedPixelCNN(pixelcnn, NUM_CODES),
+        f"gated PixelCNN, {pixelcnn.layers} layers of {pixelcnn.channels} channels",
+        repeats,
+        threads,
+    )
+    compare(
+        "prior-transformer",
+        Transformer(transformer, NUM_CODES),
+        f"transformer, {transformer.layers} layers of {transformer.channels} channels",
+        repeats,
+        threads,
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
