@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float32, Int64
 
 from smalti.interfaces import SamplingKernel
+from smalti.nn.products import add_product
 
 if TYPE_CHECKING:
     from smalti.autoregressive.wavenet import WaveNet, WaveNetState
@@ -41,28 +42,6 @@ def _tanh(x: Any) -> Any:
     bottom = np.float32(135135) + s * (np.float32(62370) + s * (np.float32(3150) + s * np.float32(28)))
     t = top / bottom
     return (t + t) / (one + t * t)
-
-
-@numba.njit(inline="always", fastmath=True)
-@no_type_check
-def _add_product(out: Any, weight: Any, x: Any) -> None:
-    """out[b] += x[b] @ weight for each line b; `weight` is (inputs, outputs), read once for all lines."""
-    inputs, outputs = weight.shape
-    whole = inputs - inputs % 4
-    for i in range(0, whole, 4):
-        w0, w1, w2, w3 = weight[i], weight[i + 1], weight[i + 2], weight[i + 3]
-        for b in range(len(out)):
-            x0, x1, x2, x3 = x[b, i], x[b, i + 1], x[b, i + 2], x[b, i + 3]
-            row = out[b]
-            for o in range(outputs):
-                row[o] += (w0[o] * x0 + w1[o] * x1) + (w2[o] * x2 + w3[o] * x3)
-    for i in range(whole, inputs):
-        w0 = weight[i]
-        for b in range(len(out)):
-            x0 = x[b, i]
-            row = out[b]
-            for o in range(outputs):
-                row[o] += w0[o] * x0
 
 
 @numba.njit(fastmath=True, cache=True, nogil=True)
@@ -107,6 +86,7 @@ def _run(
     both = np.zeros((lines, channels + skips), np.float32)
     total = np.zeros((lines, skips), np.float32)
     hidden = np.zeros((lines, hidden_weight.shape[1]), np.float32)
+    weights = np.empty(num_codes, np.float64)
     half = np.float32(0.5)
     for t in range(count):
         for b in range(lines):
@@ -125,8 +105,8 @@ def _run(
                 pre[:, :] = shifts[layer]
             reach, start, at = reaches[layer], starts[layer], ats[layer]
             for tap in range(taps - 1):
-                _add_product(pre, dilated[layer, tap], rings[start + (at + tap * dilations[layer]) % reach])
-            _add_product(pre, dilated[layer, taps - 1], x)
+                add_product(pre, dilated[layer, tap], rings[start + (at + tap * dilations[layer]) % reach])
+            add_product(pre, dilated[layer, taps - 1], x)
             if reach:
                 rings[start + at] = x
                 ats[layer] = (at + 1) % reach
@@ -135,7 +115,7 @@ def _run(
                 for o in range(gates):
                     gate[o] = _tanh(row[o]) * (_tanh(row[gates + o] * half) * half + half)
                 both[b, :] = out_bias[layer]
-            _add_product(both, out_weight[layer], gated)
+            add_product(both, out_weight[layer], gated)
             for b in range(lines):
                 for o in range(channels):
                     x[b, o] += both[b, o]
@@ -146,19 +126,20 @@ def _run(
                 total[b, o] = max(total[b, o], np.float32(0))
             hidden[b, :] = hidden_bias
             logits[b, :] = logit_bias
-        _add_product(hidden, hidden_weight, total)
+        add_product(hidden, hidden_weight, total)
         for b in range(lines):
             for o in range(hidden.shape[1]):
                 hidden[b, o] = max(hidden[b, o], np.float32(0))
-        _add_product(logits, logit_weight, hidden)
+        add_product(logits, logit_weight, hidden)
         for b in range(lines):
-            symbols[t + 1, b] = _draw(logits[b], num_codes, uniform[t, b], temperature)
+            symbols[t + 1, b] = _draw(logits[b], weights, uniform[t, b], temperature)
 
 
 @numba.njit(inline="always")
 @no_type_check
-def _draw(logits: Any, num_codes: Any, uniform: Any, temperature: Any) -> Any:
+def _draw(logits: Any, weights: Any, uniform: Any, temperature: Any) -> Any:
     """The first index at which the cumulative weights exceed a uniform share of their sum."""
+    num_codes = len(weights)
     best = 0
     for k in range(num_codes):
         if logits[k] > logits[best]:
@@ -168,11 +149,12 @@ def _draw(logits: Any, num_codes: Any, uniform: Any, temperature: Any) -> Any:
     largest = logits[best]
     total = 0.0
     for k in range(num_codes):
-        total += math.exp((logits[k] - largest) / temperature)
+        weights[k] = math.exp((logits[k] - largest) / temperature)
+        total += weights[k]
     threshold = uniform * total
     cumulative = 0.0
     for k in range(num_codes):
-        cumulative += math.exp((logits[k] - largest) / temperature)
+        cumulative += weights[k]
         if cumulative > threshold:
             return k
     return num_codes - 1

@@ -4,10 +4,7 @@ A score, |e|^2 - 2 x.e, never leaves the registers: a tile of tokens runs along 
 kept of each token is its smallest score so far, the code that has it, and the second smallest, lane by lane.
 So the work is little more than that of the product, and no memory holds scores.
 
-numba compiles the loops; the tile is written in the compiler's own vectors, because a loop over lanes would
-not keep its sums in registers.
-
-`no_type_check` keeps the checks that tests put around every function off what numba is to compile.
+numba compiles the loops; the tile is written in the compiler's own vectors (`smalti.nn.products`).
 """
 
 from __future__ import annotations
@@ -20,15 +17,14 @@ import numba
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
-from llvmlite import binding, ir
 from numba.extending import intrinsic
 from torch import Tensor
 
-LANES = 16
-"""Codes in a vector."""
+from smalti.nn.products import HAS_WIDE_REGISTERS, LANES, LONG, WHOLE, WHOLES, Emitter
+
 TOKENS = 6
 """Tokens of a tile."""
-VECTORS = 4 if binding.get_host_cpu_features().get("avx512f") else 1
+VECTORS = 4 if HAS_WIDE_REGISTERS else 1
 """Vectors of a panel: a tile's sums, 6 times this, fill the registers and do not spill."""
 PANEL = LANES * VECTORS
 CACHED = 256 * 1024
@@ -51,72 +47,26 @@ def _tile(typing_context, tokens, panel, bias, smallest, second, where, dim, num
 
     def generate(context, builder, signature, arguments):
         tokens, panel, bias, smallest, second, where, dim, number = arguments
-        single, whole, long = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-        floats, wholes = ir.VectorType(single, LANES), ir.VectorType(whole, LANES)
-
-        def at(address, offset, kind):
-            # All that is pointed to has four bytes.
-            byte = builder.add(address, builder.mul(offset, long(4)))
-            return builder.inttoptr(byte, kind.as_pointer())
-
-        def load(address, offset, kind: Any = floats):
-            value = builder.load(at(address, offset, kind))
-            value.align = 4
-            return value
-
-        def store(value, address, offset):
-            builder.store(value, at(address, offset, value.type)).align = 4
-
-        def splat(value, kind):
-            undefined = ir.Constant(kind, ir.Undefined)
-            first = builder.insert_element(undefined, value, whole(0))
-            return builder.shuffle_vector(first, undefined, ir.Constant(wholes, [0] * LANES))
-
-        pairs = [(token, vector) for token in range(TOKENS) for vector in range(VECTORS)]
-        biases = [load(bias, long(vector * LANES)) for vector in range(VECTORS)]
-        before = builder.block
-        loop, after = builder.append_basic_block("product"), builder.append_basic_block("minimum")
-        builder.branch(loop)
-
-        builder.position_at_end(loop)
-        index = builder.phi(long)
-        index.add_incoming(long(0), before)
-        sums = {pair: builder.phi(floats) for pair in pairs}
-        weights = [
-            load(panel, builder.add(builder.mul(index, long(PANEL)), long(vector * LANES)))
-            for vector in range(VECTORS)
-        ]
-        scores = {}
+        emit = Emitter(builder)
+        biases = [emit.load(bias, LONG(vector * LANES)) for vector in range(VECTORS)]
+        sums = {(token, vector): biases[vector] for token in range(TOKENS) for vector in range(VECTORS)}
+        scores = emit.product(sums, tokens, dim, panel, LONG(PANEL), dim)
+        first = builder.trunc(builder.mul(number, LONG(VECTORS)), WHOLE)
         for token in range(TOKENS):
-            place = builder.add(builder.mul(dim, long(token)), index)
-            value = splat(load(tokens, place, single), floats)
-            for vector in range(VECTORS):
-                product = builder.fmul(value, weights[vector], flags=["contract"])
-                pair = token, vector
-                scores[pair] = builder.fadd(product, sums[pair], flags=["contract"])
-        following = builder.add(index, long(1))
-        index.add_incoming(following, loop)
-        for pair in pairs:
-            sums[pair].add_incoming(biases[pair[1]], before)
-            sums[pair].add_incoming(scores[pair], loop)
-        builder.cbranch(builder.icmp_signed("<", following, dim), loop, after)
-
-        builder.position_at_end(after)
-        first = builder.trunc(builder.mul(number, long(VECTORS)), whole)
-        for token in range(TOKENS):
-            offset = long(token * LANES)
-            least, runner_up = load(smallest, offset), load(second, offset)
-            code = load(where, offset, wholes)
+            offset = LONG(token * LANES)
+            least, runner_up = emit.load(smallest, offset), emit.load(second, offset)
+            code = emit.load(where, offset, WHOLES)
             for vector in range(VECTORS):
                 score = scores[token, vector]
                 less = builder.fcmp_ordered("<", score, least)
                 larger = builder.select(less, least, score)
                 runner_up = builder.select(builder.fcmp_ordered("<", larger, runner_up), larger, runner_up)
-                code = builder.select(less, splat(builder.add(first, whole(vector)), wholes), code)
+                here = emit.splat(builder.add(first, WHOLE(vector)), WHOLES)
+                code = builder.select(less, here, code)
                 least = builder.select(less, score, least)
-            store(least, smallest, offset)
-            store(runner_up, second, offset)
-            store(code, where, offset)
+            emit.store(least, smallest, offset)
+            emit.store(runner_up, second, offset)
+            emit.store(code, where, offset)
         return context.get_dummy_value()
 
     return signature, generate

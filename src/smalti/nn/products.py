@@ -1,0 +1,190 @@
+"""Products of small matrices inside compiled loops, for CPUs: sums stay in registers.
+
+numba compiles the loops around them; the product itself is written in the compiler's own vectors, because a
+loop over lanes would keep its sums in memory.
+
+`no_type_check` keeps the checks that tests put around every function off what numba is to compile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, no_type_check
+
+import numba
+from llvmlite import binding, ir
+from numba.extending import intrinsic
+
+LANES = 16
+"""float32 values of a vector; a CPU with narrower ones takes several for each."""
+HAS_WIDE_REGISTERS = bool(binding.get_host_cpu_features().get("avx512f"))
+
+SINGLE, WHOLE, LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+FLOATS, WHOLES = ir.VectorType(SINGLE, LANES), ir.VectorType(WHOLE, LANES)
+
+
+class Emitter:
+    """Writes vector code. All addresses are of values of four bytes, all offsets in values.
+
+    Args:
+        builder: where the code goes.
+    """
+
+    def __init__(self, builder: Any) -> None:
+        self.builder = builder
+
+    def load(self, address: Any, offset: Any, kind: Any = FLOATS) -> Any:
+        """A vector, or a value, from memory that need not be aligned."""
+        value = self.builder.load(self._at(address, offset, kind))
+        value.align = 4
+        return value
+
+    def store(self, value: Any, address: Any, offset: Any) -> None:
+        """A vector to memory."""
+        self.builder.store(value, self._at(address, offset, value.type)).align = 4
+
+    def splat(self, value: Any, kind: Any = FLOATS) -> Any:
+        """A vector of equal values."""
+        undefined = ir.Constant(kind, ir.Undefined)
+        first = self.builder.insert_element(undefined, value, WHOLE(0))
+        return self.builder.shuffle_vector(first, undefined, ir.Constant(WHOLES, [0] * LANES))
+
+    def product(
+        self,
+        sums: dict[tuple[int, int], Any],
+        x: Any,
+        x_stride: Any,
+        weight: Any,
+        weight_stride: Any,
+        inputs: Any,
+    ) -> dict[tuple[int, int], Any]:
+        """sums[row, vector] + sum over i of x[row, i] weight[i, vector], where inputs > 0.
+
+        Args:
+            sums: what the sums begin with; together they must fit into the registers.
+            x: address of `(rows, inputs)`, and its values from row to row.
+            weight: address of `(inputs, vectors * LANES)`, and its values from row to row.
+            inputs: number of terms.
+        """
+        builder = self.builder
+        rows, vectors = (sorted({pair[axis] for pair in sums}) for axis in (0, 1))
+        before = builder.block
+        loop, after = builder.append_basic_block("product"), builder.append_basic_block("summed")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        index = builder.phi(LONG)
+        index.add_incoming(LONG(0), before)
+        so_far = {pair: builder.phi(FLOATS) for pair in sums}
+        begin = builder.mul(index, weight_stride)
+        weights = [self.load(weight, builder.add(begin, LONG(vector * LANES))) for vector in vectors]
+        further = {}
+        for row in rows:
+            place = builder.add(builder.mul(x_stride, LONG(row)), index)
+            value = self.splat(self.load(x, place, SINGLE))
+            for vector in vectors:
+                term = builder.fmul(value, weights[vector], flags=["contract"])
+                further[row, vector] = builder.fadd(term, so_far[row, vector], flags=["contract"])
+        following = builder.add(index, LONG(1))
+        index.add_incoming(following, loop)
+        for pair, phi in so_far.items():
+            phi.add_incoming(sums[pair], before)
+            phi.add_incoming(further[pair], loop)
+        builder.cbranch(builder.icmp_signed("<", following, inputs), loop, after)
+        builder.position_at_end(after)
+        return further
+
+    def _at(self, address: Any, offset: Any, kind: Any) -> Any:
+        byte = self.builder.add(address, self.builder.mul(offset, LONG(4)))
+        return self.builder.inttoptr(byte, kind.as_pointer())
+
+
+def _block(rows: int, vectors: int) -> Callable[..., None]:
+    """An operation out[r, o] += x[r] @ weight[:, o], of so many rows and vectors."""
+
+    @intrinsic
+    @no_type_check
+    def block(typing_context, out, out_stride, x, x_stride, weight, weight_stride, inputs):
+        signature = numba.types.void(out, out_stride, x, x_stride, weight, weight_stride, inputs)
+
+        def generate(context, builder, signature, arguments):
+            out, out_stride, x, x_stride, weight, weight_stride, inputs = arguments
+            emit = Emitter(builder)
+            places = {
+                (row, vector): builder.add(builder.mul(out_stride, LONG(row)), LONG(vector * LANES))
+                for row in range(rows)
+                for vector in range(vectors)
+            }
+            sums = {pair: emit.load(out, place) for pair, place in places.items()}
+            for pair, value in emit.product(sums, x, x_stride, weight, weight_stride, inputs).items():
+                emit.store(value, out, places[pair])
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return block
+
+
+ROWS, VECTORS = 4, 4
+PANEL, LONG_PANEL = VECTORS * LANES, 2 * VECTORS * LANES
+_four_rows, _one_row = _block(ROWS, VECTORS), _block(1, VECTORS)
+_one_long_row, _one_vector = _block(1, 2 * VECTORS), _block(1, 1)
+
+
+@numba.njit
+@no_type_check
+def add_product(out: Any, weight: Any, x: Any) -> None:
+    """out += x @ weight, all float32 and in order; out (rows, outputs), weight (inputs, outputs)."""
+    rows, outputs = out.shape
+    inputs = len(weight)
+    row = 0
+    while row + ROWS <= rows:
+        column = 0
+        while column + PANEL <= outputs:
+            _four_rows(
+                out[row, column:].ctypes.data,
+                outputs,
+                x[row:].ctypes.data,
+                inputs,
+                weight[0, column:].ctypes.data,
+                outputs,
+                inputs,
+            )
+            column += PANEL
+        for one in range(row, row + ROWS):
+            _add_rest(out[one], weight, x[one], column)
+        row += ROWS
+    for one in range(row, rows):
+        column = 0
+        while column + LONG_PANEL <= outputs:
+            _one_long_row(
+                out[one, column:].ctypes.data,
+                outputs,
+                x[one:].ctypes.data,
+                inputs,
+                weight[0, column:].ctypes.data,
+                outputs,
+                inputs,
+            )
+            column += LONG_PANEL
+        _add_rest(out[one], weight, x[one], column)
+
+
+@numba.njit
+@no_type_check
+def _add_rest(out: Any, weight: Any, x: Any, column: Any) -> None:
+    """One row, from a column on."""
+    inputs, outputs = weight.shape
+    while column + LANES <= outputs:
+        _one_vector(
+            out[column:].ctypes.data,
+            outputs,
+            x.ctypes.data,
+            inputs,
+            weight[0, column:].ctypes.data,
+            outputs,
+            inputs,
+        )
+        column += LANES
+    for i in range(inputs):
+        for o in range(column, outputs):
+            out[o] += x[i] * weight[i, o]
