@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal, cast, final
 
 import torch
@@ -17,7 +18,7 @@ from jaxtyping import Float, Int64
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from smalti.interfaces import AutoregressiveNetwork, Conditions, Configuration, InputError
+from smalti.interfaces import AutoregressiveNetwork, Conditions, Configuration, InputError, SamplingKernel
 from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels, label_indices
 
 INITIAL_STD = 0.02
@@ -25,6 +26,8 @@ INITIAL_STD = 0.02
 LONGEST_WAVE = 100
 """How many times slower than 1 radian a position the slowest sinusoid turns, about: half a turn in 314.
 The 10,000 that is usual for texts would leave most channels at rest on the short axes of a grid."""
+WORTH_COMPILING = 64
+"""Symbols of a grid from which sampling is compiled: it takes ten seconds, once a machine."""
 
 
 class TransformerConfig(Configuration):
@@ -240,6 +243,16 @@ class Transformer(AutoregressiveNetwork):
         state.symbols += 1
         codebook = symbol % self.num_codebooks
         return F.linear(self.norm(x), self.head_weights[codebook], self.head_biases[codebook])
+
+    def kernel(self, state: TransformerState) -> SamplingKernel | None:
+        """The loop compiled by numba, for float32 on a CPU, where there is enough to draw."""
+        weight = self.head_weights
+        fits = weight.device.type == "cpu" and weight.dtype == torch.float32
+        if not fits or len(state.places) < WORTH_COMPILING or find_spec("numba") is None:
+            return None
+        from smalti.autoregressive.transformer_kernel import TransformerKernel  # numba takes a second
+
+        return TransformerKernel(self, state)
 
     def _places(self, grid: Sequence[int]) -> Float[Tensor, "s c"]:
         """What every symbol of a grid is told of where it stands."""

@@ -9,7 +9,6 @@ whatever a condition adds is made beforehand.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, final, no_type_check
 
 import numba
@@ -17,31 +16,12 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
+from smalti.autoregressive.kernels import Array, array, bias, draw_symbol, tanh, weight
 from smalti.interfaces import SamplingKernel
-from smalti.nn.products import add_product
+from smalti.nn.products import add_panels, in_panels
 
 if TYPE_CHECKING:
     from smalti.autoregressive.wavenet import WaveNet, WaveNetState
-
-Array = np.ndarray
-
-
-@numba.njit(inline="always", fastmath=True)
-@no_type_check
-def _tanh(x: Any) -> Any:
-    """tanh(x) = 2t / (1 + t^2) with t = tanh(x / 2) by Lambert's continued fraction, 7 terms deep.
-
-    Multiplications and divisions only, so that a loop over it is vectorised; within 3e-7 of tanh.
-    """
-    one = np.float32(1)
-    u = min(max(x, np.float32(-18)), np.float32(18)) * np.float32(0.5)
-    # Beyond 4.9 the fraction leaves [-1, 1]; there tanh(2u) is 1 to float precision.
-    u = min(max(u, np.float32(-4.9)), np.float32(4.9))
-    s = u * u
-    top = u * (np.float32(135135) + s * (np.float32(17325) + s * (np.float32(378) + s)))
-    bottom = np.float32(135135) + s * (np.float32(62370) + s * (np.float32(3150) + s * np.float32(28)))
-    t = top / bottom
-    return (t + t) / (one + t * t)
 
 
 @numba.njit(fastmath=True, cache=True, nogil=True)
@@ -72,20 +52,21 @@ def _run(
     """Draw `len(uniform)` symbols for each line, from symbol `first` on.
 
     symbols (T+1, B): row t + 1 is drawn at t; row 0 is what was drawn before (-1: nothing).
-    dilated (L, taps, C, 2g), out_weight (L, g, C+S), shifts (L, B, 2g), local (frames, L, B, 2g) or empty,
-    rings (sum of reaches, B, C).
+    dilated (L, taps) and out_weight (L), each with its panels, shifts (L, B, 2g), local (frames, L, B, 2g) or
+    empty, rings (sum of reaches, B, C).
     """
     count, lines = uniform.shape
-    layers, taps, channels, gates2 = dilated.shape
-    gates = gates2 // 2
-    skips = out_weight.shape[2] - channels
-    num_codes = logit_weight.shape[1]
+    layers, _, gates2 = shifts.shape
+    taps, gates = dilated.shape[1], gates2 // 2
+    channels = table.shape[1]
+    skips = out_bias.shape[1] - channels
+    num_codes = len(logit_bias)
     x = np.zeros((lines, channels), np.float32)
     pre = np.zeros((lines, gates2), np.float32)
     gated = np.zeros((lines, gates), np.float32)
     both = np.zeros((lines, channels + skips), np.float32)
     total = np.zeros((lines, skips), np.float32)
-    hidden = np.zeros((lines, hidden_weight.shape[1]), np.float32)
+    hidden = np.zeros((lines, len(hidden_bias)), np.float32)
     weights = np.empty(num_codes, np.float64)
     half = np.float32(0.5)
     for t in range(count):
@@ -105,17 +86,17 @@ def _run(
                 pre[:, :] = shifts[layer]
             reach, start, at = reaches[layer], starts[layer], ats[layer]
             for tap in range(taps - 1):
-                add_product(pre, dilated[layer, tap], rings[start + (at + tap * dilations[layer]) % reach])
-            add_product(pre, dilated[layer, taps - 1], x)
+                add_panels(pre, dilated[layer, tap], rings[start + (at + tap * dilations[layer]) % reach])
+            add_panels(pre, dilated[layer, taps - 1], x)
             if reach:
                 rings[start + at] = x
                 ats[layer] = (at + 1) % reach
             for b in range(lines):
                 row, gate = pre[b], gated[b]
                 for o in range(gates):
-                    gate[o] = _tanh(row[o]) * (_tanh(row[gates + o] * half) * half + half)
+                    gate[o] = tanh(row[o]) * (tanh(row[gates + o] * half) * half + half)
                 both[b, :] = out_bias[layer]
-            add_product(both, out_weight[layer], gated)
+            add_panels(both, out_weight[layer], gated)
             for b in range(lines):
                 for o in range(channels):
                     x[b, o] += both[b, o]
@@ -126,38 +107,13 @@ def _run(
                 total[b, o] = max(total[b, o], np.float32(0))
             hidden[b, :] = hidden_bias
             logits[b, :] = logit_bias
-        add_product(hidden, hidden_weight, total)
+        add_panels(hidden, hidden_weight, total)
         for b in range(lines):
             for o in range(hidden.shape[1]):
                 hidden[b, o] = max(hidden[b, o], np.float32(0))
-        add_product(logits, logit_weight, hidden)
+        add_panels(logits, logit_weight, hidden)
         for b in range(lines):
-            symbols[t + 1, b] = _draw(logits[b], weights, uniform[t, b], temperature)
-
-
-@numba.njit(inline="always")
-@no_type_check
-def _draw(logits: Any, weights: Any, uniform: Any, temperature: Any) -> Any:
-    """The first index at which the cumulative weights exceed a uniform share of their sum."""
-    num_codes = len(weights)
-    best = 0
-    for k in range(num_codes):
-        if logits[k] > logits[best]:
-            best = k
-    if temperature == 0:
-        return best
-    largest = logits[best]
-    total = 0.0
-    for k in range(num_codes):
-        weights[k] = math.exp((logits[k] - largest) / temperature)
-        total += weights[k]
-    threshold = uniform * total
-    cumulative = 0.0
-    for k in range(num_codes):
-        cumulative += weights[k]
-        if cumulative > threshold:
-            return k
-    return num_codes - 1
+            symbols[t + 1, b] = draw_symbol(logits[b], weights, uniform[t, b], temperature)
 
 
 @final
@@ -174,28 +130,28 @@ class WaveNetKernel(SamplingKernel):
         lines = state.shifts.shape[1]
         reaches = [layer.dilated.reach for layer in layers]
         # The convolution's own bias is added with what the conditions add.
-        biases = torch.stack([_bias(layer.dilated.conv) for layer in layers])
+        biases = torch.stack([bias(layer.dilated.conv) for layer in layers])
         hidden, logit = network.hidden, network.logit
         empty = torch.zeros(0, *state.shifts.shape)
         self._length, self._drawn = state.length, 0
         self._last = np.full(lines, -1, np.int64)
         self._logits = np.zeros((lines, logit.out_features), np.float32)
         self._arrays = (
-            _array(_weight(network.embedding)),
-            _array(torch.stack([layer.dilated.conv.weight.permute(2, 1, 0) for layer in layers])),
-            _array(torch.stack([layer.out.weight.squeeze(2).t() for layer in layers])),
-            _array(torch.stack([_bias(layer.out) for layer in layers])),
-            _array(state.shifts + biases.unsqueeze(1)),
-            _array(empty if state.local is None else state.local),
+            array(weight(network.embedding)),
+            in_panels(array(torch.stack([layer.dilated.conv.weight.permute(2, 1, 0) for layer in layers]))),
+            in_panels(array(torch.stack([layer.out.weight.squeeze(2).t() for layer in layers]))),
+            array(torch.stack([bias(layer.out) for layer in layers])),
+            array(state.shifts + biases.unsqueeze(1)),
+            array(empty if state.local is None else state.local),
             np.zeros((max(1, sum(reaches)), lines, network.config.channels), np.float32),
             np.cumsum([0, *reaches[:-1]]).astype(np.int64),
             np.zeros(len(layers), np.int64),
             np.array(reaches, np.int64),
             np.array([layer.dilated.dilation for layer in layers], np.int64),
-            _array(hidden.weight.t()),
-            _array(hidden.bias),
-            _array(logit.weight.t()),
-            _array(logit.bias),
+            in_panels(array(hidden.weight.t())),
+            array(hidden.bias),
+            in_panels(array(logit.weight.t())),
+            array(logit.bias),
         )
 
     def draw(self, uniform: Float32[Array, "t b"], temperature: float = 1.0) -> Int64[Array, "t b"]:
@@ -217,19 +173,3 @@ class WaveNetKernel(SamplingKernel):
     def logits(self) -> Float32[Array, "b k"]:
         """From which the last symbols were drawn."""
         return self._logits
-
-
-def _array(tensor: torch.Tensor) -> Float32[Array, ...]:
-    return np.ascontiguousarray(tensor.detach().float().numpy())
-
-
-def _bias(module: torch.nn.Module) -> torch.Tensor:
-    bias = module.bias
-    assert isinstance(bias, torch.Tensor)
-    return bias
-
-
-def _weight(module: torch.nn.Module) -> torch.Tensor:
-    weight = module.weight
-    assert isinstance(weight, torch.Tensor)
-    return weight

@@ -1,7 +1,8 @@
 """Products of small matrices inside compiled loops, for CPUs: sums stay in registers.
 
 numba compiles the loops around them; the product itself is written in the compiler's own vectors, because a
-loop over lanes would keep its sums in memory.
+loop over lanes would keep its sums in memory. What numba has cached of a loop does not know of a change here:
+touch the loop's file, too.
 
 `no_type_check` keeps the checks that tests put around every function off what numba is to compile.
 """
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, no_type_check
 
 import numba
+import numpy as np
 from llvmlite import binding, ir
 from numba.extending import intrinsic
 
@@ -125,55 +127,70 @@ def _block(rows: int, vectors: int) -> Callable[..., None]:
 
 
 ROWS, VECTORS = 4, 4
-PANEL, LONG_PANEL = VECTORS * LANES, 2 * VECTORS * LANES
-_four_rows, _one_row = _block(ROWS, VECTORS), _block(1, VECTORS)
-_one_long_row, _one_vector = _block(1, 2 * VECTORS), _block(1, 1)
+PANEL = VECTORS * LANES
+_four_rows, _one_row, _one_vector = _block(ROWS, VECTORS), _block(1, VECTORS), _block(1, 1)
+
+
+def in_panels(weight: np.ndarray) -> np.ndarray:
+    """A weight `(..., inputs, outputs)` as `add_panels` reads it: `(..., panels, inputs, PANEL)`, in order.
+
+    Columns beyond the outputs are zeros.
+    """
+    outputs = weight.shape[-1]
+    padded = np.zeros((*weight.shape[:-1], -(-outputs // PANEL) * PANEL), np.float32)
+    padded[..., :outputs] = weight
+    by_panel = padded.reshape(*weight.shape[:-1], -1, PANEL)
+    return np.ascontiguousarray(np.moveaxis(by_panel, -2, -3))
+
+
+@numba.njit
+@no_type_check
+def add_panels(out: Any, panels: Any, x: Any) -> None:
+    """out += x @ weight, all float32 and in order, for a weight of `in_panels`: memory is read as it lies."""
+    rows, outputs = out.shape
+    count, inputs, _ = panels.shape
+    rest = np.zeros((rows, PANEL), np.float32) if outputs % PANEL else np.zeros((0, 0), np.float32)
+    for number in range(count):
+        panel = panels[number].ctypes.data
+        is_whole = (number + 1) * PANEL <= outputs
+        target = out[:, number * PANEL :] if is_whole else rest
+        to_row = outputs if is_whole else PANEL
+        row = 0
+        while row + ROWS <= rows:
+            _four_rows(target[row:].ctypes.data, to_row, x[row:].ctypes.data, inputs, panel, PANEL, inputs)
+            row += ROWS
+        while row < rows:
+            _one_row(target[row:].ctypes.data, to_row, x[row:].ctypes.data, inputs, panel, PANEL, inputs)
+            row += 1
+    for row in range(len(rest)):
+        begin = outputs - outputs % PANEL
+        for column in range(begin, outputs):
+            out[row, column] += rest[row, column - begin]
 
 
 @numba.njit
 @no_type_check
 def add_product(out: Any, weight: Any, x: Any) -> None:
-    """out += x @ weight, all float32 and in order; out (rows, outputs), weight (inputs, outputs)."""
-    rows, outputs = out.shape
-    inputs = len(weight)
-    row = 0
-    while row + ROWS <= rows:
-        column = 0
-        while column + PANEL <= outputs:
-            _four_rows(
-                out[row, column:].ctypes.data,
-                outputs,
-                x[row:].ctypes.data,
-                inputs,
-                weight[0, column:].ctypes.data,
-                outputs,
-                inputs,
-            )
-            column += PANEL
-        for one in range(row, row + ROWS):
-            _add_rest(out[one], weight, x[one], column)
-        row += ROWS
-    for one in range(row, rows):
-        column = 0
-        while column + LONG_PANEL <= outputs:
-            _one_long_row(
-                out[one, column:].ctypes.data,
-                outputs,
-                x[one:].ctypes.data,
-                inputs,
-                weight[0, column:].ctypes.data,
-                outputs,
-                inputs,
-            )
-            column += LONG_PANEL
-        _add_rest(out[one], weight, x[one], column)
+    """out += x @ weight, all float32; out (outputs,), weight (inputs, outputs), x (inputs,).
 
-
-@numba.njit
-@no_type_check
-def _add_rest(out: Any, weight: Any, x: Any, column: Any) -> None:
-    """One row, from a column on."""
+    The rows of the weight may be any distance apart.
+    """
     inputs, outputs = weight.shape
+    if inputs == 0:
+        return
+    to_weight = weight.strides[0] // 4
+    column = 0
+    while column + PANEL <= outputs:
+        _one_row(
+            out[column:].ctypes.data,
+            outputs,
+            x.ctypes.data,
+            inputs,
+            weight[0, column:].ctypes.data,
+            to_weight,
+            inputs,
+        )
+        column += PANEL
     while column + LANES <= outputs:
         _one_vector(
             out[column:].ctypes.data,
@@ -181,7 +198,7 @@ def _add_rest(out: Any, weight: Any, x: Any, column: Any) -> None:
             x.ctypes.data,
             inputs,
             weight[0, column:].ctypes.data,
-            outputs,
+            to_weight,
             inputs,
         )
         column += LANES
