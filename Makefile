@@ -1,7 +1,7 @@
 # Each target makes .venv itself when it is missing, with the versions of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
-# Smalti beside the packages that benchmarks compare it with; made on request, by `make .venv-peers/.installed`.
+# Smalti beside the packages that benchmarks compare it with.
 PEERS := .venv-peers
 # Small models and tests are no faster with two threads than with one, and spinning threads slow all the rest.
 export OMP_WAIT_POLICY ?= passive
@@ -20,11 +20,13 @@ lint: .venv/.dev
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
-bench: .venv/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sampling.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rollout.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/search.py
-	OMP_NUM_THREADS=1 $(if $(wildcard $(PEERS)/.installed),$(PEERS)/bin,$(BIN))/python benchmarks/wavenet.py
+# Small models sample on one thread; the rest is measured on one and on two.
+ALONE := start memory sampling rollout wavenet
+BOTH := search step priors folder
+
+bench: $(PEERS)/.installed
+	set -e; for name in $(ALONE) $(BOTH); do OMP_NUM_THREADS=1 $(PEERS)/bin/python benchmarks/$$name.py; done
+	set -e; for name in $(BOTH); do OMP_NUM_THREADS=2 $(PEERS)/bin/python benchmarks/$$name.py --threads 2; done
 
 peers: $(PEERS)/.installed
 

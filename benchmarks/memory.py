@@ -1,8 +1,8 @@
 """Peak memory of a code search, each in a process of its own, above what the process had before.
 
-The package's is measured at the full size where the machine has the memory, and at a quarter of the tokens
-anyway. Large blocks are given back to the system at once (MALLOC_MMAP_THRESHOLD_), so that the peak is what was
-in use. Run as `.venv-peers/bin/python benchmarks/memory.py`; about two minutes.
+The package's is measured where the machine has the memory. Large blocks are given back to the system at once
+(MALLOC_MMAP_THRESHOLD_), so that the peak is what was in use. Run as
+`.venv-peers/bin/python benchmarks/memory.py`; about two minutes.
 """
 
 from __future__ import annotations

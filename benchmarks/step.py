@@ -4,7 +4,7 @@
 error, Adam. The peers' network is written straight down in PyTorch, with the same weights; two of them have a
 plain quantizer in place of the package's, as it is and compiled. Each has a process of its own, and they take
 turns: ours keeps freed memory, as a training of ours does, and that holds for a whole process. The last
-comparison is with the time that the network's products alone would take at the rate of large matrices.
+comparisons are with the time that the network's products alone would take at this machine's best rates.
 
 Before that, ours and the package's learn letters from equal weights and codes; their losses must agree.
 
@@ -19,7 +19,7 @@ from typing import Annotated, Any, cast
 import torch
 import typer
 from record import record
-from timing import PEAK_FLOP, Work, in_processes, interleaved, peak
+from timing import Work, bounds, in_processes, interleaved
 from torch import Tensor, nn
 from torch.nn.functional import embedding, mse_loss
 from torch.utils.flop_counter import FlopCounterMode
@@ -258,10 +258,11 @@ def main(
             "first_losses": [values[0] for values in losses.values()],
         }
     own, *others = in_processes([ours, *makers.values()], repeats, threads)
-    [fastest] = interleaved([peak()], repeats)
     flop = forward_and_backward_flop()
-    bound = "its convolutions at the rate of large matrices"
-    for peer, other in {**dict(zip(makers, others, strict=True)), bound: fastest}.items():
+    limits = bounds(flop, threads)
+    rates = interleaved([work for work, _ in limits.values()], repeats)
+    limited = [time.times(factor) for time, (_, factor) in zip(rates, limits.values(), strict=True)]
+    for peer, other in zip([*makers, *limits], [*others, *limited], strict=True):
         record(
             "step",
             work=f"training step, {BATCH} pictures of {SIDE}x{SIDE}, {CHANNELS} channels, 2 residual blocks "
@@ -269,7 +270,7 @@ def main(
             peer=peer,
             threads=threads,
             ours=own,
-            theirs=other.times(flop / PEAK_FLOP) if peer == bound else other,
+            theirs=other,
             packages=("pythae",) if peer == name else (),
             benchmark="step-32",
             target=TARGET if peer == name else None,

@@ -9,9 +9,13 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numba
+import numpy as np
 import torch
+
+from smalti.nn.products import LANES, block_product
 
 Work = Callable[[], object]
 PEAK_SIDE = 2048
@@ -108,3 +112,43 @@ def peak() -> Work:
 
 
 PEAK_FLOP = 2 * PEAK_SIDE**3
+
+
+def register_peak() -> Work:
+    """Multiply-adds of values in registers and the nearest cache, `REGISTER_FLOP` operations on one thread.
+
+    Nothing that is made of products in float32 can be faster.
+    """
+    out, x = np.zeros((TILE_ROWS, TILE_COLUMNS), np.float32), np.zeros((TILE_ROWS, TILE_INPUTS), np.float32)
+    weight = np.zeros((TILE_INPUTS, TILE_COLUMNS), np.float32)
+    return lambda: _tiles(out, x, weight)
+
+
+TILE_ROWS, TILE_INPUTS, TILE_COLUMNS, TILES = 6, 64, 4 * LANES, 50_000
+REGISTER_FLOP = 2 * TILE_ROWS * TILE_INPUTS * TILE_COLUMNS * TILES
+_tile = block_product(TILE_ROWS, TILE_COLUMNS // LANES)
+
+
+@numba.njit
+def _tiles(out: Any, x: Any, weight: Any) -> None:
+    for _ in range(TILES):
+        _tile(
+            out.ctypes.data,
+            TILE_COLUMNS,
+            x.ctypes.data,
+            TILE_INPUTS,
+            weight.ctypes.data,
+            TILE_COLUMNS,
+            TILE_INPUTS,
+        )
+
+
+def bounds(flop: float, threads: int) -> dict[str, tuple[Work, float]]:
+    """What limits products of so many operations: by name, what is timed, and the factor to its time."""
+    return {
+        "its products at the rate of large matrices": (peak(), flop / PEAK_FLOP),
+        "its products at the rate of multiply-adds in registers": (
+            register_peak(),
+            flop / REGISTER_FLOP / threads,
+        ),
+    }

@@ -5,8 +5,7 @@ kernel 2 and 256 symbols, without conditions. All hold the same weights, and bef
 peer's logits must be ours. They are timed in turn in one process; what is slow draws fewer symbols (a full
 forward over all that the network sees counts as one), and its time is scaled to as many as ours draws.
 
-Run as `.venv-peers/bin/python benchmarks/wavenet.py`, about five minutes; `make .venv-peers/.installed` makes
-that environment.
+Run as `.venv-peers/bin/python benchmarks/wavenet.py`, about four minutes; `make peers` makes it.
 """
 
 from __future__ import annotations
@@ -133,7 +132,7 @@ def difference(network: WaveNet, peer: Any) -> float:
 def peers(network: WaveNet, lines: tuple[int, ...], length: int) -> dict[int, list[Contender]]:
     """The package, in the ways in which it can draw, for each number of lines; nothing where it is absent."""
     if Peer is None:
-        print("wavenet_vocoder is not installed: run `make .venv-peers/.installed` to compare with it.")
+        print("wavenet_vocoder is not installed: run `make peers` to compare with it.")
         return {count: [] for count in lines}
     peer, fast = peer_of(network), peer_of(network, fast=True)
     differ = {"logits_differ": max(difference(network, peer), difference(network, fast))}

@@ -100,8 +100,12 @@ class Emitter:
         return self.builder.inttoptr(byte, kind.as_pointer())
 
 
-def _block(rows: int, vectors: int) -> Callable[..., None]:
-    """An operation out[r, o] += x[r] @ weight[:, o], of so many rows and vectors."""
+def block_product(rows: int, vectors: int) -> Callable[..., None]:
+    """An operation out[r, o] += x[r] @ weight[:, o] inside compiled loops, of so many rows and vectors.
+
+    It takes addresses and distances from row to row: `(out, out_stride, x, x_stride, weight, weight_stride,
+    inputs)`, with at least one input.
+    """
 
     @intrinsic
     @no_type_check
@@ -128,7 +132,11 @@ def _block(rows: int, vectors: int) -> Callable[..., None]:
 
 ROWS, VECTORS = 4, 4
 PANEL = VECTORS * LANES
-_four_rows, _one_row, _one_vector = _block(ROWS, VECTORS), _block(1, VECTORS), _block(1, 1)
+_four_rows, _one_row, _one_vector = (
+    block_product(ROWS, VECTORS),
+    block_product(1, VECTORS),
+    block_product(1, 1),
+)
 
 
 def in_panels(weight: np.ndarray) -> np.ndarray:
