@@ -23,7 +23,14 @@ from smalti.verbs.records import (
 )
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/experiments.md", "docs/likelihood.md", "docs/speech.md", "docs/video.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/experiments.md",
+    "docs/likelihood.md",
+    "docs/speech.md",
+    "docs/speed.md",
+    "docs/video.md",
+)
 MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -58,24 +65,50 @@ def images() -> str:
 
 
 def speed() -> str:
-    """The newest comparison of each kind."""
+    """Comparisons for which a ratio or a limit was set, on one thread, and whether it is reached."""
+    chosen = [r for r in newest_comparisons() if r["threads"] == 1 and limit(r)]
+    rows = [[*row_of_speed(r)[:1], *row_of_speed(r)[2:], limit(r)] for r in chosen]
+    return markdown(["work", "beside", "ours", "theirs", "ratio", "asked"], rows)
+
+
+def speed_in_full() -> str:
+    """All comparisons."""
+    header = ["work", "threads", "beside", "ours", "theirs", "ratio", "processor time, ratio"]
+    rows = [
+        [*row_of_speed(r), f"{three_digits(r['theirs_processor'] / r['ours_processor'])}x"]
+        for r in newest_comparisons()
+    ]
+    return markdown(header, rows)
+
+
+def newest_comparisons() -> list[Record]:
+    """The newest of each kind, by work."""
     newest = {
-        (r["work"], r["peer"], r["threads"]): r
+        (r["work"], r["threads"], r["peer"]): r
         for path in sorted((ROOT / "benchmarks" / "results").glob("*.jsonl"))
         for r in read_records(path)
     }
-    rows = [
-        [
-            r["work"],
-            str(r["threads"]),
-            r["peer"],
-            pace(r, "ours"),
-            pace(r, "theirs"),
-            f"{three_digits(r['ratio'])}x",
-        ]
-        for r in newest.values()
-    ]
-    return markdown(["work", "threads", "beside", "ours", "theirs", "ratio"], rows)
+    order = list(dict.fromkeys(r["work"] for r in newest.values()))
+    return sorted(newest.values(), key=lambda r: (order.index(r["work"]), r["threads"]))
+
+
+def row_of_speed(r: Record) -> list[str]:
+    """Work, threads, peer, ours, theirs, ratio."""
+    ratio = f"{three_digits(r['ratio'])}x"
+    return [r["work"], str(r["threads"]), r["peer"], pace(r, "ours"), pace(r, "theirs"), ratio]
+
+
+def limit(r: Record) -> str:
+    """What was asked of a comparison, and whether it is reached; nothing where nothing was."""
+    if r.get("target") is not None:
+        wanted, is_reached = f"{r['target']}x", r["ratio"] >= r["target"]
+    elif "limit_mib" in r:
+        wanted, is_reached = f"under {r['limit_mib']} MiB", r["ours"] < r["limit_mib"]
+    elif "limit_s" in r:
+        wanted, is_reached = f"under {r['limit_s']} s", r["ours"] < r["limit_s"]
+    else:
+        return ""
+    return f"{wanted}: {'yes' if is_reached else 'no'}"
 
 
 def pace(record: Record, whose: str) -> str:
@@ -335,6 +368,7 @@ STUDIES = [f"{data}-{part}" for data in SCALES for part in PARTS]
 TABLES: dict[str, Callable[[], str]] = {
     "images": images,
     "speed": speed,
+    "speed-in-full": speed_in_full,
     "swaps": swaps,
     "phonemes": phonemes,
     "speech-bits": speech_bits,

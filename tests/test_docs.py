@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     "README.md",
     "docs/guide.md",
+    "docs/speed.md",
     "docs/figures.md",
     "docs/likelihood.md",
     "docs/speech.md",
