@@ -12,7 +12,7 @@ from typing import Annotated
 import torch
 import typer
 from record import record
-from timing import bounds, interleaved
+from timing import bound_works, bounds, interleaved
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
@@ -37,16 +37,15 @@ def compare(name: str, network: nn.Module, title: str, repeats: int, threads: in
     with FlopCounterMode(display=False) as counter:
         step()
     flop = counter.get_total_flops()
-    limits = bounds(flop, threads)
-    ours, *times = interleaved([step, *(work for work, _ in limits.values())], repeats)
-    for (limit, (_, factor)), time in zip(limits.items(), times, strict=True):
+    ours, *times = interleaved([step, *bound_works()], repeats)
+    for limit, time in bounds(times, flop, threads).items():
         record(
             "priors",
             work=f"training step of a prior, {BATCH} grids of {GRID[0]}x{GRID[1]}, K={NUM_CODES}, {title}",
             peer=limit,
             threads=threads,
             ours=ours,
-            theirs=time.times(factor),
+            theirs=time,
             benchmark=name,
             gflop=flop / 1e9,
             repeats=repeats,

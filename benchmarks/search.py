@@ -14,13 +14,14 @@ Run as `.venv-peers/bin/python benchmarks/search.py`; about two minutes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
 import typer
 from record import record
-from timing import Work, bounds, interleaved
+from timing import LARGE, Work, bound_works, bounds, interleaved
 from torch import Tensor
 
 from smalti.quantizers.nearest import nearest_codes
@@ -77,9 +78,10 @@ def compare(name: str, repeats: int, threads: int) -> None:
         searches[PEER] = lambda tokens, _: peer(tokens[None])[1][0]
     works: list[Work] = [lambda search=search: search(tokens, codebook) for search in searches.values()]
     flop = 2 * num * dim * num_codes
-    limits = bounds(flop, threads)
-    own, *times = interleaved([*works, *(work for work, _ in limits.values())], repeats)
-    others = dict(zip([*list(searches)[1:], *limits], times, strict=True))
+    own, *times = interleaved([*works, *bound_works()], repeats)
+    names = list(searches)[1:]
+    others = dict(zip(names, times[: len(names)], strict=True))
+    others |= bounds(times[len(names) :], flop, threads)
     expected = exact(tokens[:CHECKED], codebook)
 
     def wrong(name: str) -> int | None:
@@ -88,18 +90,17 @@ def compare(name: str, repeats: int, threads: int) -> None:
         return int((searches[name](tokens[:CHECKED], codebook) != expected).sum())
 
     for peer_name, theirs in others.items():
-        factor = limits[peer_name][1] if peer_name in limits else 1
         record(
             "search",
             work=f"code search, {num} tokens of {dim}-d, K={num_codes}",
             peer=peer_name,
             threads=threads,
             ours=own.times(1e3),
-            theirs=theirs.times(1e3 * factor),
+            theirs=theirs.times(1e3),
             unit="ms",
             packages=(PEER,) if peer_name == PEER else (),
             benchmark=name,
-            target={PEER: wanted, "its products at the rate of large matrices": share}.get(peer_name),
+            target={PEER: wanted, LARGE: share}.get(peer_name),
             gflop_per_second=flop / own.wall / 1e9,
             checked=CHECKED,
             ours_wrong=wrong("ours"),
@@ -137,6 +138,23 @@ def compare_steps(repeats: int, threads: int) -> None:
         (quantized.sum() + loss).backward()
 
     work = f"quantizer step (forward, backward, averages), {num} tokens of {dim}-d, K={num_codes}"
+    evaluated, peer_evaluated = copy.deepcopy(quantizer).eval(), peer_of(codebook).eval()
+    with torch.no_grad():
+        quantizer_time, peer_time = interleaved(
+            [lambda: evaluated(latents), lambda: peer_evaluated(tokens)], repeats
+        )
+    record(
+        "search",
+        work=f"quantizer in evaluation mode, whole, {num} tokens of {dim}-d, K={num_codes}",
+        peer=PEER,
+        threads=threads,
+        ours=quantizer_time.times(1e3),
+        theirs=peer_time.times(1e3),
+        unit="ms",
+        packages=(PEER,),
+        benchmark="search-64d-module",
+        repeats=repeats,
+    )
     own, *others = interleaved([ours, *(lambda peer=peer: theirs(peer) for peer in peers.values())], repeats)
     for name, other in zip(peers, others, strict=True):
         record(

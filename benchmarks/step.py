@@ -1,10 +1,11 @@
 """A training step of a VQ-VAE: ours beside the same network with the quantizer of the package `pythae`.
 
 64 pictures of 32x32, 128 channels, two residual blocks of 32, K = 512, D = 64, moving averages, squared
-error, Adam. The peers' network is written straight down in PyTorch, with the same weights; two of them have a
-plain quantizer in place of the package's, as it is and compiled. Each has a process of its own, and they take
-turns: ours keeps freed memory, as a training of ours does, and that holds for a whole process. The last
-comparisons are with the time that the network's products alone would take at this machine's best rates.
+error, fused Adam. The peers' network is written straight down in PyTorch, with the same weights; two of them
+have a plain quantizer in place of the package's, as it is and compiled. Each has a process of its own, and
+they take turns: ours keeps freed memory, as a training of ours does, and that holds for a whole process (one
+of the package's keeps it as well). The last comparisons are with the time that the network's products alone
+would take at this machine's best rates.
 
 Before that, ours and the package's learn letters from equal weights and codes; their losses must agree.
 
@@ -19,7 +20,7 @@ from typing import Annotated, Any, cast
 import torch
 import typer
 from record import record
-from timing import Work, bounds, in_processes, interleaved
+from timing import Work, bound_works, bounds, in_processes, interleaved
 from torch import Tensor, nn
 from torch.nn.functional import embedding, mse_loss
 from torch.utils.flop_counter import FlopCounterMode
@@ -166,10 +167,10 @@ def pictures() -> Tensor:
     return stored.movedim(3, 1).float() / 255
 
 
-def stepping(model: nn.Module, loss: Loss | None = None, **settings: Any) -> Work:
+def stepping(model: nn.Module, loss: Loss | None = None) -> Work:
     """Whole steps on a batch, as a work."""
     x = pictures()[:BATCH]
-    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, **settings)
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
     of_batch = model if loss is None else loss
 
     def step() -> None:
@@ -182,11 +183,16 @@ def stepping(model: nn.Module, loss: Loss | None = None, **settings: Any) -> Wor
 
 def ours() -> Work:
     keep_freed_memory()
-    return stepping(Ours(), fused=True)
+    return stepping(Ours())
 
 
 def theirs() -> Work:
     return stepping(Plain(PeerQuantizer()))
+
+
+def theirs_that_keep() -> Work:
+    keep_freed_memory()
+    return theirs()
 
 
 def plain() -> Work:
@@ -246,7 +252,7 @@ def main(
     if Peer is None:
         print("pythae is not installed: run `make peers` to compare with it.")
     else:
-        makers = {name: theirs, **makers}
+        makers = {name: theirs, f"{name}, freed memory kept": theirs_that_keep, **makers}
         losses = curves()
         ends = {whose: sum(values[-CURVE_END:]) / CURVE_END for whose, values in losses.items()}
         difference = abs(ends["ours"] / ends["theirs"] - 1)
@@ -259,10 +265,8 @@ def main(
         }
     own, *others = in_processes([ours, *makers.values()], repeats, threads)
     flop = forward_and_backward_flop()
-    limits = bounds(flop, threads)
-    rates = interleaved([work for work, _ in limits.values()], repeats)
-    limited = [time.times(factor) for time, (_, factor) in zip(rates, limits.values(), strict=True)]
-    for peer, other in zip([*makers, *limits], [*others, *limited], strict=True):
+    limits = bounds(interleaved(bound_works(), repeats), flop, threads)
+    for peer, other in {**dict(zip(makers, others, strict=True)), **limits}.items():
         record(
             "step",
             work=f"training step, {BATCH} pictures of {SIDE}x{SIDE}, {CHANNELS} channels, 2 residual blocks "

@@ -75,7 +75,10 @@ def speed_in_full() -> str:
     """All comparisons."""
     header = ["work", "threads", "beside", "ours", "theirs", "ratio", "processor time, ratio"]
     rows = [
-        [*row_of_speed(r), f"{three_digits(r['theirs_processor'] / r['ours_processor'])}x"]
+        [
+            *row_of_speed(r),
+            f"{three_digits(r['theirs_processor'] / r['ours_processor'])}x" if r["ours_processor"] else "-",
+        ]
         for r in newest_comparisons()
     ]
     return markdown(header, rows)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from smalti.nn.products import LANES, block_product
+from smalti.quantizers import nearest_kernel
 
 Work = Callable[[], object]
 PEAK_SIDE = 2048
@@ -25,11 +26,11 @@ class Time(NamedTuple):
     """Seconds of one call, or of one symbol."""
 
     wall: float
-    processor: float
+    processor: float | None
 
-    def times(self, factor: float) -> Time:
-        """Of so many."""
-        return Time(self.wall * factor, self.processor * factor)
+    def times(self, factor: float, threads: int = 1) -> Time:
+        """Of so many, shared out to threads."""
+        return Time(self.wall * factor / threads, None if self.processor is None else self.processor * factor)
 
 
 def timed(work: Work) -> Time:
@@ -55,7 +56,10 @@ def interleaved(works: Sequence[Work], repeats: int) -> list[Time]:
 def medians(rounds: list[list[Time]]) -> list[Time]:
     """Of each work over the rounds."""
     return [
-        Time(*(statistics.median(clock) for clock in zip(*times, strict=True)))
+        Time(
+            statistics.median(time.wall for time in times),
+            statistics.median(time.processor or 0 for time in times),
+        )
         for times in zip(*rounds, strict=True)
     ]
 
@@ -124,7 +128,7 @@ def register_peak() -> Work:
     return lambda: _tiles(out, x, weight)
 
 
-TILE_ROWS, TILE_INPUTS, TILE_COLUMNS, TILES = 6, 64, 4 * LANES, 50_000
+TILE_ROWS, TILE_INPUTS, TILE_COLUMNS, TILES = nearest_kernel.TOKENS, 64, nearest_kernel.PANEL, 50_000
 REGISTER_FLOP = 2 * TILE_ROWS * TILE_INPUTS * TILE_COLUMNS * TILES
 _tile = block_product(TILE_ROWS, TILE_COLUMNS // LANES)
 
@@ -143,12 +147,27 @@ def _tiles(out: Any, x: Any, weight: Any) -> None:
         )
 
 
-def bounds(flop: float, threads: int) -> dict[str, tuple[Work, float]]:
-    """What limits products of so many operations: by name, what is timed, and the factor to its time."""
+LARGE, REGISTERS = (
+    "its products at the rate of large matrices",
+    "its products at the rate of multiply-adds in registers",
+)
+
+
+def bound_works() -> list[Work]:
+    """What is timed for `bounds`."""
+    return [peak(), register_peak()]
+
+
+def bounds(times: Sequence[Time], flop: float, threads: int) -> dict[str, Time]:
+    """What products of so many operations take at the least, by what limits them.
+
+    Args:
+        times: of `bound_works`; the second one's work has one thread only.
+        flop: operations.
+        threads: that the products have.
+    """
+    large, registers = times
     return {
-        "its products at the rate of large matrices": (peak(), flop / PEAK_FLOP),
-        "its products at the rate of multiply-adds in registers": (
-            register_peak(),
-            flop / REGISTER_FLOP / threads,
-        ),
+        LARGE: large.times(flop / PEAK_FLOP),
+        REGISTERS: registers.times(flop / REGISTER_FLOP, threads),
     }

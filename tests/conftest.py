@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +15,12 @@ import pytest
 import torch
 
 from tests.runs import TINY, TINY_PRIOR, Result, smooth
+
+SOURCE = Path(__file__).parents[1] / "src" / "smalti"
+COMPILED = ("nn/products.py", "autoregressive/kernels.py")
+# numba's cache knows of a change in a loop's own file, and of none in what the loop is made with.
+_STATE = hashlib.sha256(b"".join((SOURCE / name).read_bytes() for name in COMPILED)).hexdigest()[:12]
+os.environ["NUMBA_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"smalti-loops-{_STATE}")
 
 
 @pytest.fixture

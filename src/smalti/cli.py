@@ -9,8 +9,6 @@ from typing import Annotated
 
 import typer
 
-from smalti.allocator import keep_freed_memory
-
 app = typer.Typer(
     name="smalti",
     help="Learn discrete codes from your own pictures, sounds and clips, go to codes and back, and generate.",
@@ -438,7 +436,6 @@ def demo(
 
 def main() -> None:
     """Entry point: one sentence and exit status 2 for a user's mistake, 130 after Ctrl-C."""
-    keep_freed_memory()
     try:
         app()
     except Exception as error:

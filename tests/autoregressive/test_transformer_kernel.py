@@ -8,9 +8,9 @@ import torch
 
 from smalti.autoregressive import kernels, transformer
 from smalti.autoregressive.sampling import sample
-from smalti.autoregressive.transformer import WORTH_COMPILING, Transformer, TransformerConfig
+from smalti.autoregressive.transformer import MOST_LINES, WORTH_COMPILING, Transformer, TransformerConfig
 from smalti.autoregressive.transformer_kernel import TransformerKernel
-from smalti.interfaces import Conditions
+from smalti.interfaces import Conditions, InputError
 
 GRID, NUM_CODES, NUM_CLASSES = (3, 5), 11, 3
 
@@ -77,10 +77,23 @@ def test_parts_of_a_drawing_are_the_whole():
 
 
 @torch.no_grad()
+def test_many_places_do_not_add_up_errors():
+    made = network(channels=64, heads=2)
+    kernel = TransformerKernel(made, made.start(2, (32, 32)))
+    drawn = torch.from_numpy(kernel.draw(uniform(1024, 2)).T.copy()).view(2, 1, 32, 32)
+    last = made(drawn)[:, 0, -1, -1]
+    np.testing.assert_allclose(kernel.logits, last.numpy(), rtol=0, atol=1e-4)
+    with pytest.raises(InputError, match="expected at most 0 further symbols, received 1"):
+        kernel.draw(uniform(1, 2))
+
+
+@torch.no_grad()
 def test_it_is_taken_where_it_can_be_and_is_worth_it():
     made = network()
     assert isinstance(made.kernel(made.start(1, (WORTH_COMPILING,))), TransformerKernel)
     assert made.kernel(made.start(1, (WORTH_COMPILING - 1,))) is None
+    assert made.kernel(made.start(MOST_LINES, (WORTH_COMPILING,))) is not None
+    assert made.kernel(made.start(MOST_LINES + 1, (WORTH_COMPILING,))) is None
     double = network().double()
     assert double.kernel(double.start(1, (WORTH_COMPILING,))) is None
 

@@ -169,7 +169,7 @@ class TestDispatch:
         assert self.kernel(tiny(), WORTH_COMPILING - 1) is None
 
     def test_not_without_numba(self, monkeypatch):
-        monkeypatch.setattr(wavenet, "find_spec", lambda name: None)
+        monkeypatch.setattr(wavenet, "compiled_module", lambda name: None)
         assert self.kernel(tiny()) is None
         monkeypatch.setattr(wavenet, "WORTH_COMPILING", 1)
         assert sample(tiny(), 2, (6,), generator=generator()).shape == (2, 1, 6)

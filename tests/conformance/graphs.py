@@ -7,6 +7,7 @@ import torch
 
 from smalti.interfaces import Autoencoder, Quantizer
 from smalti.models.programs import programs
+from smalti.quantizers import codebooks
 from tests.conformance import models
 from tests.conformance import test_quantizers as quantizers
 
@@ -17,16 +18,17 @@ PARTITIONED = "aot_eager_decomp_partition"
 @pytest.mark.parametrize("training", [False, True])
 @quantizers.EVERY
 def test_compiled_it_is_one_graph_and_does_the_same(build, training):
-    """Also over steps that begin a codebook and that revive codes."""
+    """Also over steps that begin a codebook and that revive codes, and for batches of several sizes."""
+    torch.manual_seed(0)
     plain = build().train() if training else quantizers.trained(build)
     graph = copy.deepcopy(plain)
     torch.compiler.reset()
     compiled = torch.compile(graph, fullgraph=True, backend=PARTITIONED)
-    for step in range(12):
-        latents = torch.randn(
-            3, plain.dim, 4, 4, generator=torch.Generator().manual_seed(step)
-        ).requires_grad_()
-        again = latents.detach().clone().requires_grad_()
+    for step in range(24):
+        size = 3 + step % 12  # more sizes than a graph may be made anew for
+        latents = torch.randn(size, plain.dim, 4, 4, generator=torch.Generator().manual_seed(step))
+        again = latents.clone().requires_grad_()
+        latents.requires_grad_()
         one, other = plain(latents), compiled(again)
         assert torch.equal(one.codes, other.codes)
         torch.testing.assert_close(one.latents, other.latents)
@@ -35,6 +37,24 @@ def test_compiled_it_is_one_graph_and_does_the_same(build, training):
         torch.testing.assert_close(latents.grad, again.grad)
     for name, buffer in plain.state_dict().items():
         torch.testing.assert_close(graph.state_dict()[name], buffer, msg=name)
+
+
+def test_the_case_that_revives_does(monkeypatch):
+    drawn = []
+    draw = codebooks._draw_tokens
+
+    def noted(*what, **more):
+        drawn.append(what)
+        return draw(*what, **more)
+
+    monkeypatch.setattr(codebooks, "_draw_tokens", noted)
+    _, build = quantizers.CASES["vq-reviving"]
+    torch.manual_seed(0)
+    quantizer = build().train()
+    for step in range(24):
+        generator = torch.Generator().manual_seed(step)
+        quantizer(torch.randn(3 + step % 12, quantizer.dim, 4, 4, generator=generator))
+    assert drawn
 
 
 @quantizers.EVERY

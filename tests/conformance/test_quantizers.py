@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from smalti.interfaces import InputError, Quantizer
-from smalti.quantizers.codebooks import FaithfulCodebookConfig
+from smalti.quantizers.codebooks import (
+    FaithfulCodebookConfig,
+    FrozenCodebookConfig,
+    RobustCodebookConfig,
+)
 from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
 from tests.conformance.classes import concrete
 
@@ -16,6 +20,21 @@ CASES: dict[str, tuple[type[Quantizer], Callable[[], Quantizer]]] = {
     "vq-faithful": (
         VectorQuantizer,
         lambda: VectorQuantizer(TINY.model_copy(update={"codebook": FaithfulCodebookConfig()})),
+    ),
+    "vq-frozen": (
+        VectorQuantizer,
+        lambda: VectorQuantizer(TINY.model_copy(update={"codebook": FrozenCodebookConfig()})),
+    ),
+    "vq-reviving": (
+        VectorQuantizer,
+        lambda: VectorQuantizer(
+            TINY.model_copy(
+                update={
+                    "num_codes": 40,
+                    "codebook": RobustCodebookConfig(revive_after=2.0, revive_every=2, data_init=False),
+                }
+            )
+        ),
     ),
     "vq-one-codebook": (
         VectorQuantizer,

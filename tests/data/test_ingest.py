@@ -114,36 +114,38 @@ def test_a_fault_of_ours_is_not_an_unreadable_item(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("workers", "room", "most"),
-    [(1, 10**9, 1), (2, 1, 2 * WINDOW), (2, 90, 15), (2, 10**9, 20)],
-    ids=["one worker", "large items", "items that fit", "small items"],
+    ("workers", "batch", "room", "most"),
+    [(1, 20, 10**9, 1), (2, 1, 10**9, 2 * WINDOW), (2, 20, 10**9, 2 * WINDOW + 20), (2, 20, 90, 12)],
+    ids=["one worker", "no batch", "a batch", "items that hardly fit"],
 )
-def test_the_window_bounds_what_is_in_memory(tmp_path: Path, monkeypatch, workers, room, most):
-    """An item is decoded to six bytes."""
-    monkeypatch.setattr(ingest, "AHEAD", 20)
+def test_the_window_bounds_what_is_in_memory(monkeypatch, workers, batch, room, most):
+    """An item has one byte, and six when it is decoded."""
     monkeypatch.setattr(ingest, "AHEAD_BYTES", room)
     taken = []
 
-    class Counting(FakeSource):
-        def items(self, split):
-            for item in self.all:
-                taken.append(item)
-                yield item
+    def counted():
+        for item in items(100):
+            taken.append(item)
+            yield item
 
-    ahead: list[int] = []
-    build_store(
-        tmp_path / "s",
-        Counting(items(100)),
-        "train",
-        decode,
-        {},
-        SHAPE,
-        LEVELS,
-        workers=workers,
-        progress=lambda done, total: ahead.append(len(taken) - done),
-    )
-    assert max(ahead) <= most
-    assert max(ahead) >= most - 1
+    ahead = [
+        len(taken) - done for done, _ in enumerate(ingest.decode_ahead(counted(), decode, workers, batch))
+    ]
+    assert max(ahead) == most
+
+
+def test_a_large_item_ends_far_windows(monkeypatch):
+    monkeypatch.setattr(ingest, "AHEAD_BYTES", 10_000)
+    taken = []
+
+    def counted():
+        for index, item in enumerate(items(100)):
+            taken.append(item)
+            yield item if index != 40 else Item("large", bytes(5_000), None)
+
+    ahead = [len(taken) - done for done, _ in enumerate(ingest.decode_ahead(counted(), decode, 2, 20))]
+    assert max(ahead[:40]) == 2 * WINDOW + 20
+    assert max(ahead[70:]) <= 2 * WINDOW
 
 
 def test_more_levels_need_more_bytes(tmp_path: Path):

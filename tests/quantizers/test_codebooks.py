@@ -43,6 +43,30 @@ def buffers(codebook: RobustCodebook) -> dict[str, torch.Tensor]:
     return {name: getattr(codebook, name).clone() for name in BUFFERS}
 
 
+def test_the_device_is_asked_for_the_step_only_after_it_was_changed_by_others(monkeypatch):
+    asked = []
+    item = torch.Tensor.item
+
+    def noted(tensor):
+        asked.append(tensor.shape)
+        return item(tensor)
+
+    codebook = robust(revive_after=0)
+    monkeypatch.setattr(torch.Tensor, "item", noted)
+    tokens = torch.randn(1, 20, 2)
+    step(codebook, tokens)
+    asked.clear()
+    for _ in range(3):
+        step(codebook, tokens)
+    assert asked == []
+    state = robust().state_dict()  # one that has not begun
+    codebook.load_state_dict(state)
+    step(codebook, tokens)
+    assert len(asked) == 1
+    assert codebook.steps == 1
+    assert (codebook.counts[0] > 0).all(), "it has begun again, from data"
+
+
 class TestMovingAverages:
     @pytest.mark.parametrize("epsilon", [1e-5, 0.1])
     @pytest.mark.parametrize("decay", [0.0, 0.5, 0.99])

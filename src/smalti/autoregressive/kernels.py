@@ -37,9 +37,10 @@ def tanh(x: Any) -> Any:
 @numba.njit(inline="always", fastmath=True)
 @no_type_check
 def exp_of_negative(x: Any) -> Any:
-    """exp(x) = (1 + t) / (1 - t) with t = tanh(x / 2), for x <= 0; within 2e-7, absolutely."""
+    """exp(x) = (1 + t) / (1 - t) with t = tanh(x / 2) for x <= 0, 0 below -16; within 3e-7, absolutely."""
     t = tanh(x * np.float32(0.5))
-    return (np.float32(1) + t) / (np.float32(1) - t)
+    value = (np.float32(1) + t) / (np.float32(1) - t)
+    return value if x > np.float32(-16) else np.float32(0)
 
 
 @numba.njit(inline="always", fastmath=True)
@@ -83,16 +84,19 @@ def draw_symbol(logits: Any, weights: Any, uniform: Any, temperature: Any) -> An
 
 
 def array(tensor: torch.Tensor) -> Float32[Array, ...]:
+    """Its values in order."""
     return np.ascontiguousarray(tensor.detach().float().numpy())
 
 
 def bias(module: torch.nn.Module) -> torch.Tensor:
-    bias = module.bias
-    assert isinstance(bias, torch.Tensor)
-    return bias
+    """A module's bias, which it has."""
+    value = module.bias
+    assert isinstance(value, torch.Tensor)
+    return value
 
 
 def weight(module: torch.nn.Module) -> torch.Tensor:
-    weight = module.weight
-    assert isinstance(weight, torch.Tensor)
-    return weight
+    """A module's weight."""
+    value = module.weight
+    assert isinstance(value, torch.Tensor)
+    return value

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Literal, cast, final
 
 import torch
@@ -19,6 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from smalti.interfaces import AutoregressiveNetwork, Conditions, Configuration, InputError, SamplingKernel
+from smalti.nn.compiled import compiled_module
 from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels, label_indices
 
 INITIAL_STD = 0.02
@@ -28,6 +28,8 @@ LONGEST_WAVE = 100
 The 10,000 that is usual for texts would leave most channels at rest on the short axes of a grid."""
 WORTH_COMPILING = 64
 """Symbols of a grid from which sampling is compiled: it takes ten seconds, once a machine."""
+MOST_LINES = 32
+"""Grids drawn at once up to which the compiled loop, which has one thread, is the faster one."""
 
 
 class TransformerConfig(Configuration):
@@ -245,14 +247,13 @@ class Transformer(AutoregressiveNetwork):
         return F.linear(self.norm(x), self.head_weights[codebook], self.head_biases[codebook])
 
     def kernel(self, state: TransformerState) -> SamplingKernel | None:
-        """The loop compiled by numba, for float32 on a CPU, where there is enough to draw."""
+        """The loop compiled by numba, for float32 on a CPU, of many symbols and not too many grids."""
         weight = self.head_weights
         fits = weight.device.type == "cpu" and weight.dtype == torch.float32
-        if not fits or len(state.places) < WORTH_COMPILING or find_spec("numba") is None:
+        if not fits or len(state.places) < WORTH_COMPILING or len(state.begin) > MOST_LINES:
             return None
-        from smalti.autoregressive.transformer_kernel import TransformerKernel  # numba takes a second
-
-        return TransformerKernel(self, state)
+        loops = compiled_module("smalti.autoregressive.transformer_kernel")
+        return None if loops is None else loops.TransformerKernel(self, state)
 
     def _places(self, grid: Sequence[int]) -> Float[Tensor, "s c"]:
         """What every symbol of a grid is told of where it stands."""

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float32, Int64
 
 from smalti.autoregressive.kernels import Array, array, bias, draw_symbol, exp_of_negative, gelu, weight
-from smalti.interfaces import SamplingKernel
+from smalti.interfaces import InputError, SamplingKernel
 from smalti.nn.products import add_panels, add_product, in_panels
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class TransformerKernel(SamplingKernel):
         lines, channels = state.begin.shape
         heads, num = network.config.heads, len(state.places)
         kept = (len(layers), lines, heads)
-        self._drawn = 0
+        self._drawn, self._symbols = 0, num
         self._last = np.full(lines, -1, np.int64)
         self._logits = np.zeros((lines, network.num_codes), np.float32)
         mlps: list[Any] = [layer.mlp for layer in layers]
@@ -207,7 +207,13 @@ class TransformerKernel(SamplingKernel):
         Args:
             uniform: a number in [0, 1) for each symbol.
             temperature: divides the logits; 0 takes the most probable symbol.
+
+        Raises:
+            InputError: for more symbols than the grids have left.
         """
+        left = self._symbols - self._drawn
+        if len(uniform) > left:
+            raise InputError(f"expected at most {left} further symbols, received {len(uniform)}: start anew")
         symbols = np.empty((len(uniform) + 1, len(self._last)), np.int64)
         symbols[0] = self._last
         # An integer here would be another type, and compiled for again.

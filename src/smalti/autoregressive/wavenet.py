@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Literal, cast, final
 
 import torch
@@ -25,6 +24,7 @@ from smalti.interfaces import (
 )
 from smalti.likelihoods import from_levels
 from smalti.nn.causal import DilatedConv1d, DilatedState
+from smalti.nn.compiled import compiled_module
 from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels, label_indices
 
 LARGEST_TABLE = 8192
@@ -263,11 +263,10 @@ class WaveNet(AutoregressiveNetwork):
         fits = weight.device.type == "cpu" and weight.dtype == torch.float32
         if not (fits and self.gives_logits and isinstance(self.embedding, nn.Embedding)):
             return None
-        if state.length < WORTH_COMPILING or find_spec("numba") is None:
+        if state.length < WORTH_COMPILING:
             return None
-        from smalti.autoregressive.wavenet_kernel import WaveNetKernel  # importing numba takes a second
-
-        return WaveNetKernel(self, state)
+        loops = compiled_module("smalti.autoregressive.wavenet_kernel")
+        return None if loops is None else loops.WaveNetKernel(self, state)
 
     def _head(self, total: Float[Tensor, "*any s"]) -> Float[Tensor, "*any k"]:
         """From the sum of the skips to logits."""

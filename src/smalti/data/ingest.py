@@ -18,9 +18,8 @@ from smalti.interfaces import InputError
 WINDOW = 4
 """Items decoded ahead for each of several workers, at least: enough to keep them busy. One worker decodes
 none ahead."""
-AHEAD, AHEAD_BYTES = 256, 64 * 2**20
-"""Items decoded ahead at most, where they are so small that as many fit into these bytes: so workers go on
-while a batch of them is used."""
+AHEAD_BYTES = 64 * 2**20
+"""What items may take, encoded and decoded, for as many as a batch to be decoded ahead while one is used."""
 
 
 def nothing_odd(item: np.ndarray) -> list[str]:
@@ -116,11 +115,20 @@ def _with_actions(item: Item, read: Any) -> Any:
 
 
 def decode_ahead(
-    items: Iterable[Item], decode: Callable[[Any], Any], workers: int | None = None
+    items: Iterable[Item],
+    decode: Callable[[Any], Any],
+    workers: int | None = None,
+    batch: int = 1,
 ) -> Iterator[tuple[Item, Any]]:
     """Each item with what `decode` made of it, or the `UnreadableItem` that it raised, in order.
 
     Threads decode the next ones meanwhile, unless there is but one.
+
+    Args:
+        items: to decode.
+        decode: `Item.content` to what is wanted of it.
+        workers: threads; None for one a core, at most 16.
+        batch: items of one shape that are used together, so that as many may be wanted at once.
     """
 
     def attempt(content: Any) -> Any:
@@ -131,6 +139,8 @@ def decode_ahead(
 
     workers = workers or min(16, os.cpu_count() or 1)
     least = ahead = WINDOW * workers if workers > 1 else 1
+    most = least if batch == 1 or workers == 1 else least + batch
+    largest = 1
     window: deque[tuple[Item, Future[Any]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
@@ -139,8 +149,8 @@ def decode_ahead(
             while len(window) >= ahead:
                 first, future = window.popleft()
                 result = future.result()
-                if workers > 1:
-                    ahead = max(least, min(AHEAD, AHEAD_BYTES // _nbytes(result)))
+                largest = max(largest, _nbytes(first.content) + _nbytes(result))
+                ahead = max(least, min(most, AHEAD_BYTES // largest))
                 yield first, result
         while window:
             first, future = window.popleft()
@@ -149,9 +159,11 @@ def decode_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _nbytes(result: Any) -> int:
-    """What a decoded item takes; of what is no array, as much as forbids to go far ahead."""
-    return max(1, result.nbytes) if isinstance(result, np.ndarray) else AHEAD_BYTES
+def _nbytes(value: Any) -> int:
+    """What an item takes that is kept in memory, before or after it is decoded."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    return len(value) if isinstance(value, bytes) else 0
 
 
 def readable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import final
 
 import torch
@@ -40,26 +41,25 @@ def programs(autoencoder: Autoencoder) -> tuple[ExportedProgram, ExportedProgram
     """`encode` and `decode` as graphs of plain operations, for a batch of any number of items.
 
     The first maps signals `(B, C, *size)` in [-1, 1] to codes int64 `(B, G, *grid)`, the second codes to the
-    mean of p(x | codes), told no label. They do not check the codes. Sizes are those of the training
-    data. The nearest code is found in float64.
+    mean of p(x | codes), told no label; a code out of range is not refused, and what it gives means nothing.
+    Sizes are those of the training data. They run on the CPU, and find the nearest code in float64, with a
+    score for every token and code.
 
     Args:
-        autoencoder: in evaluation mode.
+        autoencoder: left as it is.
 
     Raises:
         InputError: when the decoder draws sample by sample, which is a loop and no graph.
     """
-    device = next(autoencoder.parameters()).device
+    autoencoder = copy.deepcopy(autoencoder).cpu().eval()
     spec = autoencoder.signal
-    codes = torch.zeros(
-        MORE_THAN_ONE, autoencoder.num_codebooks, *autoencoder.grid, dtype=torch.int64, device=device
-    )
+    codes = torch.zeros(MORE_THAN_ONE, autoencoder.num_codebooks, *autoencoder.grid, dtype=torch.int64)
     if autoencoder.likelihood(codes).known_mean() is None:
         raise InputError(
             "expected a decoder whose likelihood has a known mean, received one that draws sample by sample: "
             "use this package to decode, or train with decoder.kind=conv"
         )
-    signal = torch.zeros(MORE_THAN_ONE, spec.channels, *spec.size, device=device)
+    signal = torch.zeros(MORE_THAN_ONE, spec.channels, *spec.size)
     batch = {0: Dim("batch", min=1)}
     return (
         torch.export.export(_Encode(autoencoder), (signal,), dynamic_shapes=(batch,)),

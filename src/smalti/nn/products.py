@@ -130,7 +130,7 @@ def block_product(rows: int, vectors: int) -> Callable[..., None]:
     return block
 
 
-ROWS, VECTORS = 4, 4
+ROWS, VECTORS = 4, 4 if HAS_WIDE_REGISTERS else 1
 PANEL = VECTORS * LANES
 _four_rows, _one_row, _one_vector = (
     block_product(ROWS, VECTORS),

@@ -184,6 +184,7 @@ class RobustCodebook(Codebook):
 
 @torch.no_grad()
 def _prepare(tokens: Float[Tensor, "g n d"], *averages_and_settings: Any) -> None:
+    """`RobustCodebook.prepare`, of what an operation of a graph can take."""
     averages, config = _unpacked(averages_and_settings)
     if _step_of(averages.steps) != 0:
         return
@@ -197,25 +198,36 @@ def _prepare(tokens: Float[Tensor, "g n d"], *averages_and_settings: Any) -> Non
 
 @torch.no_grad()
 def _learn(
-    tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"], *averages_and_settings: Any
+    tokens: Float[Tensor, "g n d"],
+    indices: Int64[Tensor, "g n"],
+    *averages_and_settings: Any,
+    changes: int = 0,
 ) -> None:
+    """`RobustCodebook.learn`, of what an operation of a graph can take; `changes` as in `_step_of`."""
     averages, config = _unpacked(averages_and_settings)
     sums, counts = _statistics(tokens, indices, averages.codes.shape[1])
-    averages.counts.lerp_(counts, 1 - config.decay)
-    averages.sums.lerp_(sums, 1 - config.decay)
+    averages.counts.lerp_(counts.to(averages.counts), 1 - config.decay)
+    averages.sums.lerp_(sums.to(averages.sums), 1 - config.decay)
     even_share = counts.mean(1, keepdim=True)
     averages.missed.copy_(torch.where(counts > 0, 0, averages.missed + even_share))
-    step = _advance(averages.steps)
+    step = _advance(averages.steps, changes)
     if config.revive_after and step % config.revive_every == 0:
         _revive(averages, config, tokens, even_share, step)
     # e = m / N with Laplace-smoothed counts; the smoothing works on a copy.
     total = averages.counts.sum(1, keepdim=True)
     num_codes = averages.counts.shape[1]
     smoothed = (averages.counts + config.epsilon) / (total + num_codes * config.epsilon) * total
-    torch.div(averages.sums, smoothed.clamp_min(1e-12).unsqueeze(2), out=averages.codes)
+    averages.codes.copy_(averages.sums / smoothed.clamp_min(1e-12).unsqueeze(2))
 
 
-AVERAGES = "Tensor(a!) codes, Tensor(b!) counts, Tensor(c!) sums, Tensor(d!) missed, Tensor(e!) steps"
+def _learn_in_graph(
+    tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"], *averages_and_settings: Any
+) -> None:
+    # What calls an operation counts a change of each argument that it changes, before it does.
+    _learn(tokens, indices, *averages_and_settings, changes=1)
+
+
+AVERAGES = "Tensor(a!) codes, Tensor(b!) counts, Tensor(c!) sums, Tensor(d!) missed"
 SETTINGS = (
     "float decay, float epsilon, bool data_init, int init_iterations, float revive_after, int revive_every, "
     "int seed"
@@ -223,15 +235,15 @@ SETTINGS = (
 _prepare_opaque = torch.library.custom_op(
     "smalti::prepare_codebook",
     _prepare,
-    mutates_args=Averages._fields,
-    schema=f"(Tensor tokens, {AVERAGES}, {SETTINGS}) -> ()",
+    mutates_args=Averages._fields[:-1],
+    schema=f"(Tensor tokens, {AVERAGES}, Tensor steps, {SETTINGS}) -> ()",
     tags=(torch.Tag.cudagraph_unsafe,),
 )
 _learn_opaque = torch.library.custom_op(
     "smalti::learn_codebook",
-    _learn,
+    _learn_in_graph,
     mutates_args=Averages._fields,
-    schema=f"(Tensor tokens, Tensor indices, {AVERAGES}, {SETTINGS}) -> ()",
+    schema=f"(Tensor tokens, Tensor indices, {AVERAGES}, Tensor(e!) steps, {SETTINGS}) -> ()",
     tags=(torch.Tag.cudagraph_unsafe,),
 )
 
@@ -249,18 +261,23 @@ _SEEN: Any = WeakTensorKeyDictionary()
 """Counters, each with the version at which it was seen and what it said then."""
 
 
-def _step_of(steps: Int64[Tensor, ""]) -> int:
-    """The counter's number; the device is asked only when it has changed behind our back."""
-    version, step = _SEEN.get(steps, (None, 0))
-    if version != steps._version:
+def _step_of(steps: Int64[Tensor, ""], changes: int = 0) -> int:
+    """The counter's number; the device is asked only when it has changed behind our back.
+
+    Args:
+        steps: the counter.
+        changes: how often it was counted as changed without being so.
+    """
+    version, step = _SEEN.get(steps, (-1, 0))
+    if version + changes != steps._version:
         step = int(steps.item())
         _SEEN[steps] = steps._version, step
     return step
 
 
-def _advance(steps: Int64[Tensor, ""]) -> int:
+def _advance(steps: Int64[Tensor, ""], changes: int) -> int:
     """Add one, and give the number."""
-    step = _step_of(steps) + 1
+    step = _step_of(steps, changes) + 1
     steps += 1
     _SEEN[steps] = steps._version, step
     return step

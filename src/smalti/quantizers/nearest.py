@@ -20,9 +20,12 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from smalti.nn.compiled import compiled_module
+
 CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
 """Bytes of scores held at once: on a CPU they should stay in the cache, on a GPU they should fill it."""
 
+KERNEL = "smalti.quantizers.nearest_kernel"
 WORTH_COMPILING = 2**24
 """Multiplications from which the compiled search is taken: it wants a second to compile, once a machine."""
 
@@ -34,11 +37,12 @@ def nearest_codes(
     """Index of the code nearest to each token (Euclidean), equal to a float64 search on every token.
 
     A token that is not finite has no nearest code and gets index 0. Under `torch.compile` it is one
-    operation of the graph, and in a program of `torch.export` plain ones (see `portable`).
+    operation of the graph, and in a program of `torch.export` plain ones (see `portable`); neither heeds
+    `chunk_bytes`.
 
     Args:
         tokens: `(N, D)`, any float dtype; computed in float32 whatever autocast says.
-        codebook: `(K, D)`.
+        codebook: `(K, D)`, finite: with a code that is not, every token is decided in float64, and gets 0.
         chunk_bytes: bytes of scores held at once, where scores are held; None chooses by device.
     """
     tokens, codebook = tokens.detach(), codebook.detach()
@@ -47,13 +51,17 @@ def nearest_codes(
     if torch.compiler.is_compiling():
         return _opaque(tokens, codebook)
     work = tokens.numel() * len(codebook)
-    if tokens.device.type == "cpu" and work >= WORTH_COMPILING:
+    if tokens.device.type == "cpu" and work >= WORTH_COMPILING and compiled_module(KERNEL) is not None:
         return compiled(tokens, codebook, chunk_bytes)
     return chunked(tokens, codebook, chunk_bytes)
 
 
 @torch.library.custom_op(
-    "smalti::nearest_codes", mutates_args=(), schema="(Tensor tokens, Tensor codebook) -> Tensor"
+    "smalti::nearest_codes",
+    mutates_args=(),
+    schema="(Tensor tokens, Tensor codebook) -> Tensor",
+    # How many tokens are decided again is asked of the device.
+    tags=(torch.Tag.cudagraph_unsafe,),
 )
 def _opaque(tokens: Tensor, codebook: Tensor) -> Tensor:
     """`nearest_codes` as an operation that a compiler does not look into."""
@@ -62,33 +70,41 @@ def _opaque(tokens: Tensor, codebook: Tensor) -> Tensor:
 
 @_opaque.register_fake
 def _shape_of(tokens: Tensor, codebook: Tensor) -> Tensor:
-    return tokens.new_empty(len(tokens), dtype=torch.int64)
+    return tokens.new_empty(tokens.shape[0], dtype=torch.int64)
 
 
 def portable(tokens: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"]) -> Int64[Tensor, " n"]:
     """The search in plain operations whose shapes depend on nothing but the shapes of the arguments.
 
-    All in float64, so as near to the exact search as products of float64 are; it holds a score for every
-    token and code.
+    All in float64: codes that a product of float64 cannot tell apart are equal, and the first of equals is
+    meant. It holds a score for every token and code.
     """
     tokens, codebook = tokens.double(), codebook.double()
     centre = codebook.mean(0)
     centred = codebook - centre
+    moved = tokens - centre
     # Autocast leaves float64 alone.
-    return torch.addmm(centred.square().sum(1), tokens - centre, centred.t(), alpha=-2).argmin(1)
+    scores = torch.addmm(centred.square().sum(1), moved, centred.t(), alpha=-2)
+    norm = centred.norm(dim=1).amax()
+    tolerance = 2 * (tokens.shape[1] + 4) * 2.0**-53 * norm * (2 * moved.norm(dim=1, keepdim=True) + norm)
+    codes = (scores <= scores.amin(1, keepdim=True) + tolerance).to(torch.uint8).argmax(1)
+    return torch.where(tokens.isfinite().all(1), codes, 0)
 
 
 def compiled(
     tokens: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"], chunk_bytes: int | None = None
 ) -> Int64[Tensor, " n"]:
     """`nearest_codes` on a CPU by compiled loops; tokens that they leave in doubt go to `chunked`."""
-    # numba is not imported before it is wanted.
-    from smalti.quantizers.nearest_kernel import search
-
+    loops = compiled_module(KERNEL)
+    assert loops is not None, "there is no compiled search here: take `chunked`"
     with torch.autocast("cpu", enabled=False):
-        tokens, codebook = tokens.detach().float(), codebook.detach().float()
-        codes, doubtful = search(
-            tokens, codebook, codebook.mean(0), _rounding_margin(tokens.shape[1], tokens.device)
+        tokens, codebook = (x.detach().to(torch.float32) for x in (tokens, codebook))
+        codes, doubtful = loops.search(
+            tokens,
+            codebook,
+            codebook.mean(0),
+            _rounding_margin(tokens.shape[1], tokens.device),
+            _least_margin(tokens.shape[1]),
         )
         where = doubtful.nonzero().squeeze(1)
         if len(where):
@@ -127,7 +143,7 @@ def chunked(
         for begin in range(0, len(tokens), rows):
             chunk = tokens[begin : begin + rows] - centre
             result = torch.addmm(bias, chunk, weight, out=scores[: len(chunk)])
-            tolerance = margin * code_norm * (2 * chunk.norm(dim=1) + code_norm)
+            tolerance = margin * code_norm * (2 * chunk.norm(dim=1) + code_norm) + _least_margin(dim)
             best, limit, doubtful = _two_level_argmin(result.view(len(chunk), -1, block), tolerance)
             codes[begin : begin + rows] = best
             doubtful &= finite[begin : begin + rows]
@@ -149,6 +165,11 @@ def _rounding_margin(dim: int, device: torch.device) -> float:
     # Not `get_float32_matmul_precision`, which raises where the setting was made by backend.
     tf32 = device.type == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32"
     return 2 * (dim + 4) * (2.0**-11 if tf32 else 2.0**-24)
+
+
+def _least_margin(dim: int) -> float:
+    """What a score may be wrong by where it is too small for float32 to have all its digits."""
+    return (dim + 4) * torch.finfo(torch.float32).tiny
 
 
 def _two_level_argmin(

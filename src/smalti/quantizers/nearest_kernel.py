@@ -75,7 +75,15 @@ def _tile(typing_context, tokens, panel, bias, smallest, second, where, dim, num
 @numba.njit(cache=True, nogil=True)
 @no_type_check
 def _run(
-    tokens: Any, centre: Any, panels: Any, biases: Any, margin: Any, norm: Any, codes: Any, doubtful: Any
+    tokens: Any,
+    centre: Any,
+    panels: Any,
+    biases: Any,
+    margin: Any,
+    least: Any,
+    norm: Any,
+    codes: Any,
+    doubtful: Any,
 ) -> None:
     """The nearest code of each token, and whether another one is too near to tell.
 
@@ -129,14 +137,18 @@ def _run(
             for other in range(LANES):
                 if other != lane and smallest[t, other] < runner_up:
                     runner_up = smallest[t, other]
-            tolerance = margin * norm * (np.float32(2) * norms[t] + norm)
+            tolerance = margin * norm * (np.float32(2) * norms[t] + norm) + least
             # Negated, so that what overflowed is in doubt as well.
             doubtful[begin + t] = finite[t] and not (runner_up > smallest[t, lane] + tolerance)
             codes[begin + t] = where[t, lane] * LANES + lane if finite[t] else 0
 
 
 def search(
-    tokens: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"], centre: Float[Tensor, " d"], margin: float
+    tokens: Float[Tensor, "n d"],
+    codebook: Float[Tensor, "k d"],
+    centre: Float[Tensor, " d"],
+    margin: float,
+    least: float,
 ) -> tuple[Int64[Tensor, " n"], Bool[Tensor, " n"]]:
     """The nearest code of each token by float32 scores, and where another code may be nearer.
 
@@ -147,6 +159,7 @@ def search(
         codebook: float32 `(K, D)`.
         centre: what is subtracted from both, near the codes.
         margin: bound on the relative error of a score.
+        least: bound on the error of a score however small.
     """
     count = len(tokens)
     codes = torch.empty(count, dtype=torch.int64)
@@ -156,6 +169,7 @@ def search(
         centre.numpy(),
         *_panels(centred),
         np.float32(margin),
+        np.float32(least),
         np.float32(centred.norm(dim=1).amax().item()),
     )
 

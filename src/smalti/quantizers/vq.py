@@ -58,11 +58,15 @@ class VectorQuantizerConfig(Configuration):
 
 @final
 class _StraightThrough(torch.autograd.Function):
-    """The code's value with the latent's gradient, and no arithmetic."""
+    """The code's value with the latent's gradient, and no arithmetic; not to be changed in place."""
 
     @staticmethod
-    def forward(ctx: Any, z_e: Tensor, z_q: Tensor) -> Tensor:
+    def forward(z_e: Tensor, z_q: Tensor) -> Tensor:
         return z_q.view_as(z_q)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Nothing is kept."""
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

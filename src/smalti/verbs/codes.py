@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from smalti.allocator import keep_freed_memory
 from smalti.data.codes import CodesBatch, CodesInfo, check_codes, read_codes, write_codes
 from smalti.data.ingest import decode_ahead, readable
 from smalti.data.packed import ENDING, PackedInfo, Units, bits_of, read_packed, write_packed
@@ -58,6 +59,8 @@ def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool
     tokenizer = load(run)
     source = open_data(data, tokenizer.modality)
     check_model(RunDirectory(tokenizer.directory), model_of(source))
+    if tokenizer.device.type == "cpu" and not tokenizer.modality.is_ragged:
+        keep_freed_memory()  # every batch asks for the same
     name = pick_split(source, split, "all", "train")
     skipped: list[dict[str, str]] = []
     for text in source.notes(name):
@@ -204,7 +207,7 @@ def _encoded(
     names: list[str] = []
     labels: list[str | None] = []
     signals: list[Tensor] = []
-    items = decode_ahead(source.items(split), tokenizer.modality.decode, tokenizer.modality.readers)
+    items = decode_ahead(source.items(split), tokenizer.modality.decode, tokenizer.modality.readers, most)
     for done, (item, levels) in enumerate(items, 1):
         if isinstance(levels, UnreadableItem):
             skipped.append({"name": readable(item.name), "reason": readable(str(levels))})
