@@ -2,9 +2,9 @@
 
 The command is timed whole: its start, reading and decoding, the network, the search, and writing the table.
 What it is held against is the bare network, signals to codes, in this process, over tensors that are in
-memory: a quarter as many, its time taken four times; and the encoder alone, without the search for codes. Both keep freed memory and have the same number of threads of torch; the
-command decodes on further threads, one for each core. The files are made here. Run as
-`python benchmarks/folder.py`; about four minutes.
+memory: a quarter as many, its time taken four times; and the encoder alone, without the search for codes.
+All keep freed memory and have the same number of threads of torch; the command decodes on further threads,
+one for each core. The files are made here. Run as `python benchmarks/folder.py`; about five minutes.
 """
 
 from __future__ import annotations
