@@ -9,7 +9,7 @@ where that is so; those few tokens are decided again in float64, between the cod
 result therefore equals the float64 search on every token; equal distances give the lowest index.
 
 There are two implementations of that: `chunked`, in plain torch, for every device, and `compiled`, for CPUs,
-which fuses product and minimum. `nearest_codes` chooses.
+which fuses product and minimum; `nearest_codes` chooses. `portable` is what an exported program can hold.
 """
 
 from __future__ import annotations
