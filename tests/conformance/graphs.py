@@ -1,6 +1,7 @@
 """Properties of graphs that `torch.compile` and `torch.export` make; run by `test_graphs.py`."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -19,13 +20,24 @@ PARTITIONED = "aot_eager_decomp_partition"
 @quantizers.EVERY
 def test_compiled_it_is_one_graph_and_does_the_same(build, training):
     """Also over steps that begin a codebook and that revive codes, and for batches of several sizes."""
+    # More sizes than a graph may be made anew for.
+    compare_compiled(build, training, PARTITIONED, [3 + step % 12 for step in range(24)])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch generates C++ here, and there is no compiler")
+def test_generated_code_has_the_gradients_of_codes_before_they_move():
+    _, build = quantizers.CASES["vq-robust"]
+    compare_compiled(build, True, "inductor", [4] * 6)
+
+
+def compare_compiled(build, training: bool, backend: str, sizes: list[int]) -> None:
+    """Codes, latents, gradients and state of a quantizer and of its graph, step by step."""
     torch.manual_seed(0)
     plain = build().train() if training else quantizers.trained(build)
     graph = copy.deepcopy(plain)
     torch.compiler.reset()
-    compiled = torch.compile(graph, fullgraph=True, backend=PARTITIONED)
-    for step in range(24):
-        size = 3 + step % 12  # more sizes than a graph may be made anew for
+    compiled = torch.compile(graph, fullgraph=True, backend=backend)
+    for step, size in enumerate(sizes):
         latents = torch.randn(size, plain.dim, 4, 4, generator=torch.Generator().manual_seed(step))
         again = latents.clone().requires_grad_()
         latents.requires_grad_()
