@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from smalti.verbs.records import Record, read_records, write_records
+from smalti.studies.records import Record, read_records, write_records
 
 RESULTS = Path(__file__).parents[1] / "results"
 SPEECH = ("speech", "conversion", "phonemes")

@@ -24,7 +24,7 @@ from record import record
 from timing import Time, medians, timed, timed_command
 
 import smalti
-from smalti.allocator import keep_freed_memory
+from smalti.core.allocator import keep_freed_memory
 
 SIDE, BATCH, COARSE = 64, 64, 8
 PART = 4

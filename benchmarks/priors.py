@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from smalti.allocator import keep_freed_memory
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
 from smalti.autoregressive.transformer import Transformer, TransformerConfig
+from smalti.core.allocator import keep_freed_memory
 
 NUM_CODES, BATCH, GRID = 512, 32, (8, 8)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from timing import Time
 
-from smalti.verbs.provenance import commit, device
+from smalti.app.provenance import commit, device
 
 HERE = Path(__file__).parent
 

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
+from smalti.app.provenance import commit, device
 from smalti.training.checkpoints import RunDirectory
-from smalti.verbs.provenance import commit, device
 
 RESULTS = Path(__file__).parents[1] / "results"
 LEARNED = ("learned", "learned+class")

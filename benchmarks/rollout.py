@@ -15,10 +15,10 @@ import typer
 from record import record
 from timing import Time, interleaved
 
+from smalti.app.recipes import get_recipe
 from smalti.autoregressive.frame_pixelcnn import FramePixelCNN, FramePixelCNNConfig
 from smalti.autoregressive.sampling import sample
-from smalti.interfaces import Conditions
-from smalti.recipes import get_recipe
+from smalti.core.conditions import Conditions
 
 GIVEN, DRAWN, NAIVE = 6, 10, 2
 NUM_CODES, NUM_ACTIONS = 512, 3

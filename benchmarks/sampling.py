@@ -18,7 +18,7 @@ from timing import interleaved
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
 from smalti.autoregressive.sampling import sample
 from smalti.autoregressive.transformer import Transformer, TransformerConfig
-from smalti.interfaces import AutoregressiveNetwork
+from smalti.core.priors import AutoregressiveNetwork
 
 NUM_CODES = 512
 PIXELCNN, TRANSFORMER = GatedPixelCNNConfig(layers=15, channels=64), TransformerConfig()

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, mse_loss
 from torch.utils.flop_counter import FlopCounterMode
 
-from smalti.allocator import keep_freed_memory
-from smalti.data.sources.letters import LettersSource
+from smalti.app.letters import LettersSource
+from smalti.core.allocator import keep_freed_memory
+from smalti.core.signals import SignalSpec
 from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
-from smalti.interfaces import SignalSpec
 from smalti.quantizers.codebooks import RobustCodebook, RobustCodebookConfig
 from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
 

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from smalti.recipes.studies import BUDGETS, PAPER, PARTS, SCALES
-from smalti.verbs.records import (
+from smalti.studies.likelihood.recipes import BUDGETS, PAPER, PARTS, SCALES
+from smalti.studies.records import (
     Record,
     bounds_table,
     by,

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 import torch
 
-from smalti.nn.products import LANES, block_product
+from smalti.kernels.products import LANES, block_product
 from smalti.quantizers import nearest_kernel
 
 Work = Callable[[], object]

@@ -14,10 +14,11 @@ import sys
 
 import torch
 
+from smalti.core.conditions import Batch
+from smalti.core.signals import SignalSpec
 from smalti.decoders.conv import ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoderConfig
-from smalti.interfaces import Batch, SignalSpec
-from smalti.likelihoods import from_levels
+from smalti.likelihoods.levels import from_levels
 from smalti.models.vimco import VIMCO, VIMCOConfig
 
 BATCH, SAMPLES = 16, (2, 10, 50, 200)

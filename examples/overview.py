@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 import smalti
-from smalti.data.sources.letters import LettersSource
+from smalti.app.letters import LettersSource
 
 INK = "#1f3a5f"
 TEST_ITEMS = (3, 14, 38)

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import smalti
-from smalti.verbs.train import train
+from smalti.app.commands.train import train
 
 
 def main(folder: str, run: str, *settings: str) -> None:

@@ -17,10 +17,12 @@ import torch
 from tests.runs import TINY, TINY_PRIOR, Result, smooth
 
 SOURCE = Path(__file__).parents[1] / "src" / "smalti"
-COMPILED = ("nn/products.py", "autoregressive/kernels.py")
+COMPILED = ("kernels/products.py", "kernels/sampling.py")
 # numba's cache knows of a change in a loop's own file, and of none in what the loop is made with.
 _STATE = hashlib.sha256(b"".join((SOURCE / name).read_bytes() for name in COMPILED)).hexdigest()[:12]
 os.environ["NUMBA_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"smalti-loops-{_STATE}")
+
+pytest_plugins = ["tests.speech_runs"]
 
 
 @pytest.fixture
@@ -50,8 +52,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     """A finished run on `pictures`, with its prior. It is shared: a test that changes a run takes `run`."""
-    from smalti.verbs.train import train
-    from smalti.verbs.train_prior import train_prior
+    from smalti.app.commands.train import train
+    from smalti.app.commands.train_prior import train_prior
 
     path = tmp_path_factory.mktemp("runs") / "trained"
     train("image", str(pictures), path, TINY, quiet=True)
@@ -68,7 +70,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def smalti(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """The real entry point: `smalti("train", "image", ...)`."""
-    from smalti.cli import main
+    from smalti.app.cli import main
 
     def call(*words: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["smalti", *map(str, words)])

@@ -50,7 +50,7 @@ class Result:
 
 def command(*words: object) -> Result:
     """The real entry point, for fixtures that outlive a test; a test takes the fixture `smalti`."""
-    from smalti.cli import main
+    from smalti.app.cli import main
 
     out, err, status = io.StringIO(), io.StringIO(), 0
     with (

@@ -186,7 +186,7 @@ def test_links_between_documents_lead_somewhere() -> None:
 def test_every_verb_has_help_with_an_example() -> None:
     from typer.testing import CliRunner
 
-    from smalti.cli import app
+    from smalti.app.cli import app
 
     names = [
         command.name or command.callback.__name__ for command in app.registered_commands if command.callback

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import smalti
-from smalti.interfaces import InputError
+from smalti.core.errors import InputError
 from smalti.tokenizer import Tokenizer, load
 
 

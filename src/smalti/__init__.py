@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from smalti.autoregressive.pixelcnn import GatedPixelCNN
     from smalti.autoregressive.sampling import sample
     from smalti.autoregressive.transformer import Transformer
-    from smalti.interfaces import InputError
-    from smalti.models.prior import LearnedPrior, UniformPrior, UnigramPrior
+    from smalti.core.errors import InputError
     from smalti.models.vae import VAE
     from smalti.models.vimco import VIMCO
     from smalti.models.vqvae import VQVAE
+    from smalti.priors.autoregressive import LearnedPrior
+    from smalti.priors.uniform import UniformPrior
+    from smalti.priors.unigram import UnigramPrior
     from smalti.quantizers.nearest import nearest_codes
     from smalti.quantizers.vq import VectorQuantizer
     from smalti.tokenizer import Tokenizer, load
@@ -31,12 +33,12 @@ __version__ = version("smalti")
 # Imported when first asked for, so that `smalti --help` does not wait for torch.
 _PUBLIC = {
     "GatedPixelCNN": "smalti.autoregressive.pixelcnn",
-    "InputError": "smalti.interfaces",
-    "LearnedPrior": "smalti.models.prior",
+    "InputError": "smalti.core.errors",
+    "LearnedPrior": "smalti.priors.autoregressive",
     "Tokenizer": "smalti.tokenizer",
     "Transformer": "smalti.autoregressive.transformer",
-    "UniformPrior": "smalti.models.prior",
-    "UnigramPrior": "smalti.models.prior",
+    "UniformPrior": "smalti.priors.uniform",
+    "UnigramPrior": "smalti.priors.unigram",
     "VAE": "smalti.models.vae",
     "VIMCO": "smalti.models.vimco",
     "VQVAE": "smalti.models.vqvae",

@@ -1,6 +1,6 @@
 """`python -m smalti`, and so `torchrun -m smalti`."""
 
-from smalti.cli import main
+from smalti.app.cli import main
 
 if __name__ == "__main__":
     main()

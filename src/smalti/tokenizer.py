@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from smalti.core.conditions import Conditions
+from smalti.core.errors import InputError
+from smalti.core.files import atomic_file
 from smalti.data.store import smallest_dtype
-from smalti.files import atomic_file
-from smalti.interfaces import Conditions, InputError
-from smalti.models.prior import LearnedPrior
+from smalti.priors.autoregressive import LearnedPrior
 from smalti.trained import LEARNED, PRIOR_DIRECTORY, UNIGRAM_FILE, TrainedModel, prior_directories
 from smalti.training.checkpoints import RunDirectory
 

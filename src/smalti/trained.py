@@ -11,11 +11,16 @@ from typing import final
 import torch
 
 from smalti.autoregressive.hierarchy import HierarchicalPixelCNN
-from smalti.files import atomic_file
-from smalti.interfaces import Autoencoder, InputError, LatentVariableModel, Modality, Prior
+from smalti.core.errors import InputError
+from smalti.core.files import atomic_file
+from smalti.core.modality import Modality
+from smalti.core.models import Autoencoder, LatentVariableModel
+from smalti.core.priors import Prior
 from smalti.models.hierarchy import Hierarchy
-from smalti.models.prior import LabelledPrior, LearnedPrior, UniformPrior, UnigramPrior
-from smalti.recipes import PriorRecipe, Recipe, build_modality, build_model, build_network, parse
+from smalti.priors.autoregressive import LabelledPrior, LearnedPrior
+from smalti.priors.uniform import UniformPrior
+from smalti.priors.unigram import UnigramPrior
+from smalti.recipe import PriorRecipe, Recipe, build_modality, build_model, build_network, parse
 from smalti.training.checkpoints import RunDirectory, load_weights
 
 PRIOR_DIRECTORY = "prior"

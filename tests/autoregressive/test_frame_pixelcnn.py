@@ -13,7 +13,8 @@ from smalti.autoregressive.frame_pixelcnn import (
     replaced,
 )
 from smalti.autoregressive.sampling import sample, sample_naive
-from smalti.interfaces import Conditions, InputError
+from smalti.core.conditions import Conditions
+from smalti.core.errors import InputError
 
 NUM_CODES, NUM_ACTIONS = 5, 3
 GRID = (5, 2, 3)

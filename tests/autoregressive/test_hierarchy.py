@@ -6,7 +6,7 @@ import torch
 from smalti.autoregressive.hierarchy import HierarchicalPixelCNN, HierarchicalPixelCNNConfig
 from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.autoregressive.sampling import sample, sample_naive
-from smalti.interfaces import InputError
+from smalti.core.errors import InputError
 
 LEVEL = GatedPixelCNNConfig.tiny()
 THREE = HierarchicalPixelCNNConfig(

@@ -5,7 +5,8 @@ import torch
 from pydantic import ValidationError
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
-from smalti.interfaces import Conditions, InputError
+from smalti.core.conditions import Conditions
+from smalti.core.errors import InputError
 
 
 def tiny(num_codes: int = 5, num_codebooks: int = 1, num_classes: int = 0, **changes) -> GatedPixelCNN:

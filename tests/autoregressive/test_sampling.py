@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
 from smalti.autoregressive.sampling import draw_codes, sample, sample_naive
-from smalti.interfaces import Conditions, InputError
+from smalti.core.conditions import Conditions
+from smalti.core.errors import InputError
 
 
 def network(num_codebooks: int = 1, num_classes: int = 0) -> GatedPixelCNN:

@@ -12,7 +12,7 @@ from smalti.autoregressive.transformer import (
     TransformerLayer,
     encoded_positions,
 )
-from smalti.interfaces import InputError
+from smalti.core.errors import InputError
 
 
 def tiny_config(**changes) -> TransformerConfig:

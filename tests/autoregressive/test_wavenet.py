@@ -6,7 +6,8 @@ from pydantic import ValidationError
 
 from smalti.autoregressive.sampling import sample, sample_naive
 from smalti.autoregressive.wavenet import LARGEST_TABLE, WaveNet, WaveNetConfig
-from smalti.interfaces import Conditions, InputError
+from smalti.core.conditions import Conditions
+from smalti.core.errors import InputError
 from smalti.nn.causal import DilatedConv1d
 
 NUM_CODES, NUM_CLASSES, LOCAL = 5, 3, 4

@@ -7,7 +7,7 @@ from functools import cache
 
 import smalti
 
-ABOVE_THE_MODELS = {"__main__", "cli", "recipes", "tokenizer", "training", "verbs", "web"}
+ABOVE_THE_MODELS = {"__main__", "app", "recipe", "studies", "tokenizer", "training"}
 """What composes implementations, and has none of its own."""
 
 

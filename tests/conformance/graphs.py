@@ -6,7 +6,8 @@ import shutil
 import pytest
 import torch
 
-from smalti.interfaces import Autoencoder, Quantizer
+from smalti.core.models import Autoencoder
+from smalti.core.parts import Quantizer
 from smalti.models.programs import programs
 from smalti.quantizers import codebooks
 from tests.conformance import models

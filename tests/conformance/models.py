@@ -8,14 +8,18 @@ from typing import Any
 import pytest
 import torch
 
+from smalti.core.conditions import Batch
+from smalti.core.models import Autoencoder, LatentVariableModel
+from smalti.core.signals import SignalSpec
 from smalti.encoders.conv import ConvEncoderConfig
-from smalti.interfaces import Autoencoder, Batch, LatentVariableModel, SignalSpec
-from smalti.likelihoods import CategoricalConfig, GaussianConfig, from_levels
+from smalti.likelihoods.categorical import CategoricalConfig
+from smalti.likelihoods.gaussian import GaussianConfig
+from smalti.likelihoods.levels import from_levels
 from smalti.models.hierarchy import Hierarchy, HierarchyConfig
-from smalti.models.prior import UniformPrior
 from smalti.models.vae import VAE, VAEConfig
 from smalti.models.vimco import VIMCO, VIMCOConfig
 from smalti.models.vqvae import VQVAE, VQVAEConfig
+from smalti.priors.uniform import UniformPrior
 from smalti.quantizers.codebooks import FaithfulCodebookConfig
 
 

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from smalti.interfaces import Autoencoder, Batch, InputError
+from smalti.core.conditions import Batch
+from smalti.core.errors import InputError
+from smalti.core.models import Autoencoder
 from tests.conformance.classes import concrete
 from tests.conformance.models import CASES, SPEC, cases, everywhere, signals, trained, uniform
 

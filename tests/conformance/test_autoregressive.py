@@ -20,7 +20,9 @@ from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
 from smalti.autoregressive.sampling import sample, sample_naive
 from smalti.autoregressive.transformer import Transformer, TransformerConfig
 from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
-from smalti.interfaces import AutoregressiveNetwork, Conditions, InputError
+from smalti.core.conditions import Conditions
+from smalti.core.errors import InputError
+from smalti.core.priors import AutoregressiveNetwork
 
 NUM_CODES, NUM_CLASSES = 5, 3
 

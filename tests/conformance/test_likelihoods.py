@@ -6,21 +6,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from smalti.core.parts import Likelihood, LikelihoodFamily
+from smalti.core.signals import SignalSpec
 from smalti.decoders.autoregressive import AutoregressiveFamily, AutoregressiveLikelihood
-from smalti.interfaces import Likelihood, LikelihoodFamily, SignalSpec
-from smalti.likelihoods import (
-    Categorical,
-    CategoricalConfig,
-    CategoricalFamily,
-    Gaussian,
-    GaussianConfig,
-    GaussianFamily,
-    LogisticMixture,
-    LogisticMixtureConfig,
-    LogisticMixtureFamily,
-    from_levels,
-    to_levels,
-)
+from smalti.likelihoods.categorical import Categorical, CategoricalConfig, CategoricalFamily
+from smalti.likelihoods.gaussian import Gaussian, GaussianConfig, GaussianFamily
+from smalti.likelihoods.levels import from_levels, to_levels
+from smalti.likelihoods.logistic_mixture import LogisticMixture, LogisticMixtureConfig, LogisticMixtureFamily
 from tests.conformance.classes import concrete
 
 CASES: dict[type[LikelihoodFamily], tuple[type[Likelihood], Callable[[SignalSpec], LikelihoodFamily]]] = {

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from smalti.interfaces import Batch, InputError, LatentVariableModel, SignalSpec
-from smalti.models.prior import UnigramPrior
+from smalti.core.conditions import Batch
+from smalti.core.errors import InputError
+from smalti.core.models import LatentVariableModel
+from smalti.core.signals import SignalSpec
+from smalti.priors.unigram import UnigramPrior
 from tests.conformance.classes import concrete
 from tests.conformance.models import CASES, SPEC, cases, everywhere, seeded_loss, signals, trained, uniform
 

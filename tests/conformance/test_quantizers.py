@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from smalti.interfaces import InputError, Quantizer
+from smalti.core.errors import InputError
+from smalti.core.parts import Quantizer
 from smalti.quantizers.codebooks import (
     FaithfulCodebookConfig,
     FrozenCodebookConfig,

@@ -5,14 +5,14 @@ import pytest
 import torch
 from PIL import Image
 
+from smalti.core.errors import InputError
 from smalti.data.actions import parse_actions
 from smalti.data.crops import CropLoader
 from smalti.data.sources import open_source
 from smalti.data.sources.table import TableSource
 from smalti.data.store import Decoded, Store
-from smalti.interfaces import InputError
-from smalti.modalities.clips import EXTENSIONS
-from smalti.modalities.pictures import EXTENSIONS as PICTURES
+from smalti.modalities.image.pictures import EXTENSIONS as PICTURES
+from smalti.modalities.video.clips import EXTENSIONS
 from tests import videos
 
 

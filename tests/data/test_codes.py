@@ -14,9 +14,9 @@ import pytest
 from pydantic import ValidationError
 
 from smalti import files
+from smalti.core.errors import InputError
 from smalti.data import codes as codes_module
 from smalti.data.codes import FORMAT, CodesInfo, check_codes, read_codes, write_codes
-from smalti.interfaces import InputError
 
 INFO = CodesInfo(grid=(2, 3), num_codebooks=2, num_codes=512, model="ab12" * 8, classes=("cat", "dog"))
 

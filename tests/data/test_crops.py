@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smalti.core.conditions import Batch
+from smalti.core.errors import InputError
 from smalti.data.crops import CropLoader
 from smalti.data.store import Store
-from smalti.interfaces import Batch, InputError
 
 LENGTHS = (5, 2, 9, 4, 1)
 PADDING = 7

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smalti.core.errors import InputError
 from smalti.data import ingest
 from smalti.data.ingest import WINDOW, build_store
 from smalti.data.sources.base import Item, Source, UnreadableItem
 from smalti.data.store import Store
-from smalti.interfaces import InputError
 
 SHAPE, LEVELS = (1, 2, 3), 256
 

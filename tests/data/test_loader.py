@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smalti.core.errors import InputError
 from smalti.data import loader as loader_module
 from smalti.data.loader import Loader, split_indices
 from smalti.data.store import Store
-from smalti.interfaces import InputError
 
 sizes = st.integers(1, 40)
 seeds = st.integers(0, 2**32 - 1)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from smalti import files
+from smalti.core.errors import InputError
 from smalti.data.packed import (
     ENDING,
     FORMAT,
@@ -31,7 +32,6 @@ from smalti.data.packed import (
     unpack,
     write_packed,
 )
-from smalti.interfaces import InputError
 
 INFO = PackedInfo(
     num_codes=5,

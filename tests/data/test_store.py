@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from smalti import files
+from smalti.core.errors import InputError
 from smalti.data import store as store_module
 from smalti.data.store import FORMAT, Store, smallest_dtype
-from smalti.interfaces import InputError
 
 
 def arrays(count: int, dtype="uint8"):

@@ -6,20 +6,18 @@ import pytest
 import torch
 
 from smalti.autoregressive.wavenet import WaveNetConfig
+from smalti.core.conditions import Conditions
+from smalti.core.signals import SignalSpec
 from smalti.decoders.autoregressive import (
     AutoregressiveFamily,
     AutoregressiveLikelihood,
     LocalDecoder,
     WaveNetDecoderConfig,
 )
-from smalti.interfaces import Conditions, SignalSpec
-from smalti.likelihoods import (
-    CategoricalConfig,
-    LogisticMixtureConfig,
-    build_likelihood,
-    from_levels,
-    to_levels,
-)
+from smalti.likelihoods.categorical import CategoricalConfig
+from smalti.likelihoods.levels import from_levels, to_levels
+from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
+from smalti.likelihoods.union import build_likelihood
 from tests.models.tiny import exaggerate
 
 NUM_CLASSES, DIM = 3, 4

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from smalti.core.conditions import Conditions
+from smalti.core.errors import InputError
+from smalti.core.signals import SignalSpec
 from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
-from smalti.interfaces import Conditions, InputError, SignalSpec
 
 
 def decoder(ndim: int = 2, strides=(2, 2), **settings) -> ConvDecoder:

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from smalti.core.errors import InputError
+from smalti.core.signals import SignalSpec
 from smalti.encoders.code_grid import CodeGridEncoder, CodeGridEncoderConfig
-from smalti.interfaces import InputError, SignalSpec
-from smalti.likelihoods import from_levels
+from smalti.likelihoods.levels import from_levels
 
 SPEC = SignalSpec(2, (6, 6), levels=16)
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from smalti.core.conditions import Conditions
+from smalti.core.errors import InputError
+from smalti.core.signals import SignalSpec
 from smalti.encoders.context import ContextEncoder, ContextEncoderConfig, ContextNetwork
-from smalti.interfaces import Conditions, InputError, SignalSpec
 
 NUM_MELS, DIM = 6, 5
 STRIDES = [*itertools.product((1, 2, 3)), *itertools.product((1, 2, 3), repeat=2), (2, 1, 3)]

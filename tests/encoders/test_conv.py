@@ -5,8 +5,9 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from smalti.core.errors import InputError
+from smalti.core.signals import SignalSpec
 from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
-from smalti.interfaces import InputError, SignalSpec
 
 
 def encoder(size: tuple[int, ...], strides=(2, 2), **settings) -> ConvEncoder:

@@ -4,9 +4,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from smalti.core.errors import InputError
+from smalti.core.signals import SignalSpec
 from smalti.encoders.conv import ConvEncoderConfig
 from smalti.encoders.log_mel import LogMelEncoder, LogMelEncoderConfig
-from smalti.interfaces import InputError, SignalSpec
 from smalti.nn.spectral import mu_law_decode, mu_law_encode
 
 DIM = 5

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from smalti.core.signals import SignalSpec
 from smalti.encoders.voice import (
     FACTORS,
     VoiceConfig,
@@ -14,7 +15,6 @@ from smalti.encoders.voice import (
     places_of_speech,
     warped,
 )
-from smalti.interfaces import SignalSpec
 
 NUM_MELS = 40
 MELS = np.arange(1, NUM_MELS + 1) / (NUM_MELS + 1) * math.log10(1 + 8000 / 700)

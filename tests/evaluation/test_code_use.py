@@ -7,10 +7,15 @@ from typing import Any
 import pytest
 import torch
 
+from smalti.core.conditions import Batch, Conditions
+from smalti.core.models import Autoencoder
+from smalti.core.parts import Likelihood
+from smalti.core.results import Loss
+from smalti.core.signals import SignalSpec
 from smalti.evaluation import code_use
 from smalti.evaluation.code_use import KINDS, CodeUse
-from smalti.interfaces import Autoencoder, Batch, Conditions, Likelihood, Loss, SignalSpec
-from smalti.likelihoods import Categorical, from_levels
+from smalti.likelihoods.categorical import Categorical
+from smalti.likelihoods.levels import from_levels
 
 LEVELS, STRIDE, SURE = 4, 2, 0.7
 RIGHT, WRONG = -math.log2(SURE), -math.log2((1 - SURE) / (LEVELS - 1))

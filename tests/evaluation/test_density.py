@@ -7,18 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from smalti.core.conditions import Batch, Conditions
+from smalti.core.models import Autoencoder
+from smalti.core.parts import Likelihood
+from smalti.core.priors import Prior
+from smalti.core.results import Bound, Loss, Measured
+from smalti.core.signals import SignalSpec
 from smalti.evaluation.density import Density, PriorDensity
-from smalti.interfaces import (
-    Autoencoder,
-    Batch,
-    Bound,
-    Conditions,
-    Likelihood,
-    Loss,
-    Measured,
-    Prior,
-    SignalSpec,
-)
 
 NO_CONDITIONS = Conditions()
 

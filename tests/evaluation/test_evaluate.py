@@ -6,14 +6,18 @@ import math
 import pytest
 import torch
 
+from smalti.core.conditions import Batch
+from smalti.core.models import Autoencoder
+from smalti.core.priors import Prior
+from smalti.core.signals import SignalSpec
 from smalti.evaluation.evaluate import evaluate
 from smalti.evaluation.reconstruction import Reconstruction
-from smalti.interfaces import Autoencoder, Batch, Prior, SignalSpec
-from smalti.likelihoods import from_levels
-from smalti.models.prior import UniformPrior, UnigramPrior
+from smalti.likelihoods.levels import from_levels
 from smalti.models.vae import VAE, VAEConfig
 from smalti.models.vimco import VIMCO, VIMCOConfig
 from smalti.models.vqvae import VQVAE, VQVAEConfig
+from smalti.priors.uniform import UniformPrior
+from smalti.priors.unigram import UnigramPrior
 
 
 @pytest.fixture

@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
+from smalti.core.conditions import Batch
+from smalti.core.errors import InputError
+from smalti.core.signals import SignalSpec
 from smalti.evaluation.codebook import CodebookUse
-from smalti.interfaces import Batch, InputError, SignalSpec
 from smalti.models.hierarchy import Hierarchy, HierarchyConfig
 
 SPEC = SignalSpec(3, (16, 24))

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
+from smalti.core.conditions import Batch, Conditions
+from smalti.core.signals import SignalSpec
 from smalti.decoders.conv import ConvDecoderConfig
-from smalti.interfaces import Batch, Conditions, SignalSpec
-from smalti.models.prior import LabelledPrior, LearnedPrior, UniformPrior, UnigramPrior
 from smalti.models.vqvae import VQVAE, VQVAEConfig
+from smalti.priors.autoregressive import LabelledPrior, LearnedPrior
+from smalti.priors.uniform import UniformPrior
+from smalti.priors.unigram import UnigramPrior
 from tests.models import tiny
 
 NUM_CLASSES = 3

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from smalti.core.conditions import Batch, Conditions
+from smalti.core.signals import SignalSpec
 from smalti.encoders.context import ContextEncoderConfig
 from smalti.encoders.voice import places_of_speech
-from smalti.interfaces import Batch, Conditions, SignalSpec
 from smalti.models import masked
 from smalti.models.masked import MaskedPrediction, MaskedPredictionConfig
 

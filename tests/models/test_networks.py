@@ -4,17 +4,15 @@ import pytest
 import torch
 
 from smalti.autoregressive.wavenet import WaveNetConfig
+from smalti.core.errors import InputError
+from smalti.core.signals import SignalSpec
 from smalti.decoders.autoregressive import AutoregressiveFamily, LocalDecoder, WaveNetDecoderConfig
 from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
 from smalti.encoders.log_mel import LogMelEncoder, LogMelEncoderConfig
-from smalti.interfaces import InputError, SignalSpec
-from smalti.likelihoods import (
-    CategoricalConfig,
-    CategoricalFamily,
-    GaussianConfig,
-    LogisticMixtureFamily,
-)
+from smalti.likelihoods.categorical import CategoricalConfig, CategoricalFamily
+from smalti.likelihoods.gaussian import GaussianConfig
+from smalti.likelihoods.logistic_mixture import LogisticMixtureFamily
 from smalti.models.networks import TINY, NetworksConfig, build_networks
 
 WAVEFORM = SignalSpec(1, (64,), levels=16)

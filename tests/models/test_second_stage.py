@@ -5,15 +5,19 @@ import math
 import pytest
 import torch
 
+from smalti.app.recipes import get_recipe
+from smalti.core.conditions import Batch
+from smalti.core.errors import InputError
+from smalti.core.signals import SignalSpec
 from smalti.decoders.autoregressive import PixelCNNDecoderConfig
 from smalti.encoders.code_grid import CodeGridEncoderConfig
-from smalti.interfaces import Batch, InputError, SignalSpec
-from smalti.likelihoods import CategoricalConfig, LogisticMixtureConfig, from_levels
-from smalti.models.prior import UniformPrior
+from smalti.likelihoods.categorical import CategoricalConfig
+from smalti.likelihoods.levels import from_levels
+from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
 from smalti.models.vae import VAE, VAEConfig
 from smalti.models.vqvae import VQVAE, VQVAEConfig
+from smalti.priors.uniform import UniformPrior
 from smalti.quantizers.vq import VectorQuantizerConfig
-from smalti.recipes import get_recipe
 
 SPEC = SignalSpec(1, (6, 6), levels=16)
 NETWORKS = {

@@ -12,11 +12,14 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 import smalti.models.vae
+from smalti.core.conditions import Batch
+from smalti.core.errors import InputError
+from smalti.core.results import Bound
+from smalti.core.signals import SignalSpec
 from smalti.encoders.conv import ConvEncoderConfig
-from smalti.interfaces import Batch, Bound, InputError, SignalSpec
-from smalti.likelihoods import CategoricalConfig
-from smalti.models.prior import UniformPrior
+from smalti.likelihoods.categorical import CategoricalConfig
 from smalti.models.vae import PRIOR, VAE, WIDEST, VAEConfig
+from smalti.priors.uniform import UniformPrior
 from tests.models.tiny import LIKELIHOODS, all_signals, exaggerate, gradients, signals
 
 NODES = torch.linspace(-9, 9, 1801, dtype=torch.float64)

@@ -13,11 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import smalti.models.vimco
+from smalti.core.conditions import Batch, Conditions
+from smalti.core.errors import InputError
+from smalti.core.priors import Prior
+from smalti.core.results import Bound
+from smalti.core.signals import SignalSpec
 from smalti.encoders.conv import ConvEncoderConfig
-from smalti.interfaces import Batch, Bound, Conditions, InputError, Prior, SignalSpec
-from smalti.likelihoods import CategoricalConfig, LogisticMixtureConfig
-from smalti.models.prior import UniformPrior, UnigramPrior
+from smalti.likelihoods.categorical import CategoricalConfig
+from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
 from smalti.models.vimco import VIMCO, VIMCOConfig, vimco_signals
+from smalti.priors.uniform import UniformPrior
+from smalti.priors.unigram import UnigramPrior
 from tests.models.memory import Alive
 from tests.models.tiny import LIKELIHOODS, all_grids, exaggerate, gradients, signals
 

@@ -5,12 +5,18 @@ import math
 import pytest
 import torch
 
+from smalti.core.conditions import Batch
+from smalti.core.errors import InputError
+from smalti.core.priors import Prior
+from smalti.core.results import Bound
+from smalti.core.signals import SignalSpec
 from smalti.decoders.conv import ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoderConfig
-from smalti.interfaces import Batch, Bound, InputError, Prior, SignalSpec
-from smalti.likelihoods import CategoricalConfig, from_levels
-from smalti.models.prior import UniformPrior, UnigramPrior
+from smalti.likelihoods.categorical import CategoricalConfig
+from smalti.likelihoods.levels import from_levels
 from smalti.models.vqvae import VQVAE, VQVAEConfig
+from smalti.priors.uniform import UniformPrior
+from smalti.priors.unigram import UnigramPrior
 from smalti.quantizers.codebooks import FaithfulCodebookConfig, RobustCodebookConfig
 from smalti.quantizers.vq import VectorQuantizerConfig
 from tests.models import tiny

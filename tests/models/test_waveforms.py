@@ -5,15 +5,19 @@ import math
 import pytest
 import torch
 
+from smalti.core.conditions import Batch, Conditions
+from smalti.core.errors import InputError
+from smalti.core.signals import SignalSpec
 from smalti.decoders.autoregressive import WaveNetDecoderConfig
 from smalti.decoders.conv import ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoderConfig
 from smalti.encoders.log_mel import LogMelEncoderConfig
-from smalti.interfaces import Batch, Conditions, InputError, SignalSpec
-from smalti.likelihoods import CategoricalConfig, LogisticMixtureConfig, from_levels, to_levels
-from smalti.models.prior import UniformPrior
+from smalti.likelihoods.categorical import CategoricalConfig
+from smalti.likelihoods.levels import from_levels, to_levels
+from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
 from smalti.models.vae import VAE, VAEConfig
 from smalti.models.vqvae import VQVAE, VQVAEConfig
+from smalti.priors.uniform import UniformPrior
 from smalti.quantizers.codebooks import FaithfulCodebookConfig
 from tests.models import tiny
 

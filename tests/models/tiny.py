@@ -9,8 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smalti.interfaces import Autoencoder, LatentVariableModel, SignalSpec
-from smalti.likelihoods import CategoricalConfig, GaussianConfig, LogisticMixtureConfig, from_levels
+from smalti.core.models import Autoencoder, LatentVariableModel
+from smalti.core.signals import SignalSpec
+from smalti.likelihoods.categorical import CategoricalConfig
+from smalti.likelihoods.gaussian import GaussianConfig
+from smalti.likelihoods.levels import from_levels
+from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
 
 LIKELIHOODS = pytest.mark.parametrize(
     "likelihood",

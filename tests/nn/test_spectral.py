@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smalti.interfaces import InputError
+from smalti.core.errors import InputError
 from smalti.nn import spectral
 from smalti.nn.spectral import (
     FLOOR,

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from smalti.interfaces import Conditions, InputError
+from smalti.core.conditions import Conditions
+from smalti.core.errors import InputError
 from smalti.nn import symbols
 from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels, label_indices
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from smalti.interfaces import InputError
+from smalti.core.errors import InputError
 from smalti.quantizers.kmeans import kmeans
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from smalti.interfaces import InputError
+from smalti.core.errors import InputError
 from smalti.quantizers.codebooks import FaithfulCodebookConfig, RobustCodebookConfig
 from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
 

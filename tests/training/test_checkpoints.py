@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from smalti.interfaces import InputError
+from smalti.core.errors import InputError
 from smalti.training.checkpoints import FORMAT, RunDirectory, State, load_weights
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b.c": torch.tensor(7), "empty": torch.zeros(0, 2)}

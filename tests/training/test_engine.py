@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smalti.interfaces import Batch, InputError, Loss, Trainable
+from smalti.core.conditions import Batch
+from smalti.core.errors import InputError
+from smalti.core.models import Trainable
+from smalti.core.results import Loss
 from smalti.training.engine import Engine
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="these are the rules of a CPU")

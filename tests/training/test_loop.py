@@ -16,7 +16,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from smalti.interfaces import Batch, InputError, Loss, Trainable
+from smalti.core.conditions import Batch
+from smalti.core.errors import InputError
+from smalti.core.models import Trainable
+from smalti.core.results import Loss
 from smalti.training.checkpoints import RunDirectory, State
 from smalti.training.engine import Engine
 from smalti.training.loop import Interrupted, TrainingConfig, fit

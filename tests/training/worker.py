@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from smalti.core.signals import SignalSpec
 from smalti.data.loader import Loader
 from smalti.encoders.conv import ConvEncoderConfig
-from smalti.interfaces import SignalSpec
 from smalti.models.vqvae import VQVAE, VQVAEConfig
 from smalti.training.checkpoints import RunDirectory
 from smalti.training.engine import Engine

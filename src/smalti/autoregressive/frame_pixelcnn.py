@@ -20,7 +20,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig, PixelCNNState
-from smalti.interfaces import AutoregressiveNetwork, Conditions, Configuration, InputError
+from smalti.core.conditions import Conditions
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.core.priors import AutoregressiveNetwork
 from smalti.nn.collectives import rank_and_world
 from smalti.nn.memory import FrameMemory, Past
 from smalti.nn.symbols import check_codes, check_counts, check_turn, label_indices

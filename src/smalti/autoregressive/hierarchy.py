@@ -12,7 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
-from smalti.interfaces import AutoregressiveNetwork, Conditions, Configuration, InputError
+from smalti.core.conditions import Conditions
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.core.priors import AutoregressiveNetwork
 from smalti.nn.blocks import ResidualBlock
 from smalti.nn.levels import Levels
 from smalti.nn.symbols import check_codes, check_counts, check_turn

@@ -17,7 +17,10 @@ from jaxtyping import Float, Int64
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from smalti.interfaces import AutoregressiveNetwork, Conditions, Configuration, InputError
+from smalti.core.conditions import Conditions
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.core.priors import AutoregressiveNetwork
 from smalti.nn.causal import HorizontalConv2d, HorizontalState, VerticalConv2d, VerticalState
 from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels, label_indices
 

@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from smalti.interfaces import AutoregressiveNetwork, Conditions, InputError, SamplingKernel
+from smalti.core.conditions import Conditions
+from smalti.core.errors import InputError
+from smalti.core.priors import AutoregressiveNetwork, SamplingKernel
 
 Progress = Callable[[int, int], None]
 """Called with the number of symbols drawn and the number of all."""

@@ -17,8 +17,11 @@ from jaxtyping import Float, Int64
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from smalti.interfaces import AutoregressiveNetwork, Conditions, Configuration, InputError, SamplingKernel
-from smalti.nn.compiled import compiled_module
+from smalti.core.conditions import Conditions
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.core.priors import AutoregressiveNetwork, SamplingKernel
+from smalti.kernels.compiled import compiled_module
 from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels, label_indices
 
 INITIAL_STD = 0.02
@@ -252,7 +255,7 @@ class Transformer(AutoregressiveNetwork):
         fits = weight.device.type == "cpu" and weight.dtype == torch.float32
         if not fits or len(state.places) < WORTH_COMPILING or len(state.begin) > MOST_LINES:
             return None
-        loops = compiled_module("smalti.autoregressive.transformer_kernel")
+        loops = compiled_module("smalti.kernels.transformer")
         return None if loops is None else loops.TransformerKernel(self, state)
 
     def _places(self, grid: Sequence[int]) -> Float[Tensor, "s c"]:

@@ -15,16 +15,13 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
-from smalti.interfaces import (
-    AutoregressiveNetwork,
-    Conditions,
-    Configuration,
-    InputError,
-    SamplingKernel,
-)
-from smalti.likelihoods import from_levels
+from smalti.core.conditions import Conditions
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.core.priors import AutoregressiveNetwork, SamplingKernel
+from smalti.kernels.compiled import compiled_module
+from smalti.likelihoods.levels import from_levels
 from smalti.nn.causal import DilatedConv1d, DilatedState
-from smalti.nn.compiled import compiled_module
 from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels, label_indices
 
 LARGEST_TABLE = 8192
@@ -265,7 +262,7 @@ class WaveNet(AutoregressiveNetwork):
             return None
         if state.length < WORTH_COMPILING:
             return None
-        loops = compiled_module("smalti.autoregressive.wavenet_kernel")
+        loops = compiled_module("smalti.kernels.wavenet")
         return None if loops is None else loops.WaveNetKernel(self, state)
 
     def _head(self, total: Float[Tensor, "*any s"]) -> Float[Tensor, "*any k"]:

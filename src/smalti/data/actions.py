@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from smalti.interfaces import InputError
+from smalti.core.errors import InputError
 
 LONGEST = 1_000_000
 """Actions of a text at most, so that a slip of the pen does not fill the memory."""

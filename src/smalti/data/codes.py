@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 from pydantic import Field, PositiveInt, ValidationError, field_validator
 
-from smalti.files import atomic_file
-from smalti.interfaces import Configuration, InputError
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.core.files import atomic_file
 
 FORMAT = 1
 """Version of the layout; raised when an older smalti could no longer read it."""

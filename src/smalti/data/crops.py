@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from smalti.core.conditions import Batch, Conditions
+from smalti.core.errors import InputError
 from smalti.data.store import Store
-from smalti.interfaces import Batch, Conditions, InputError
 
 
 @final

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from smalti.core.errors import InputError
 from smalti.data.sources.base import Item, Source, UnreadableItem
 from smalti.data.store import Decoded, Shape, Store, smallest_dtype
-from smalti.interfaces import InputError
 
 WINDOW = 4
 """Items decoded ahead for each of several workers, at least: enough to keep them busy. One worker decodes

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from smalti.core.conditions import Batch, Conditions
+from smalti.core.errors import InputError
 from smalti.data.store import Store
-from smalti.interfaces import Batch, Conditions, InputError
 
 _CHUNK_BYTES = 64 << 20
 """How much is copied to a device at a time, so that a subset never exists twice on the host."""

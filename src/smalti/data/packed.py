@@ -29,8 +29,9 @@ from jaxtyping import Int64
 from pydantic import Field, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from smalti.files import atomic_file
-from smalti.interfaces import Configuration, InputError
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.core.files import atomic_file
 
 FORMAT = 1
 """Version of the layout; raised when an older smalti could no longer read it."""

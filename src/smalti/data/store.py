@@ -23,8 +23,9 @@ import numpy as np
 from jaxtyping import Int64
 from pydantic import NonNegativeInt, PositiveInt, ValidationError
 
-from smalti.files import atomic_directory
-from smalti.interfaces import Configuration, InputError
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.core.files import atomic_directory
 
 FORMAT = 2
 """Version of the layout; raised when an older smalti could no longer read it. Stores without actions are of

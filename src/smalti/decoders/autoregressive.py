@@ -18,16 +18,13 @@ from torch import Tensor, nn
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
 from smalti.autoregressive.sampling import sample
 from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
-from smalti.interfaces import (
-    AutoregressiveNetwork,
-    Conditions,
-    Configuration,
-    Decoder,
-    Likelihood,
-    LikelihoodFamily,
-    SignalSpec,
-)
-from smalti.likelihoods import CategoricalFamily, from_levels, to_levels
+from smalti.core.conditions import Conditions
+from smalti.core.config import Configuration
+from smalti.core.parts import Decoder, Likelihood, LikelihoodFamily
+from smalti.core.priors import AutoregressiveNetwork
+from smalti.core.signals import SignalSpec
+from smalti.likelihoods.categorical import CategoricalFamily
+from smalti.likelihoods.levels import from_levels, to_levels
 from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, upsample
 
 

@@ -9,7 +9,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from smalti.interfaces import Conditions, Configuration, Decoder
+from smalti.core.conditions import Conditions
+from smalti.core.config import Configuration
+from smalti.core.parts import Decoder
 from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, channels_last, each_frame, stage_strides, upsample
 from smalti.nn.symbols import hide_labels, label_indices
 

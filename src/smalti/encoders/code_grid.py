@@ -10,9 +10,12 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from smalti.core.conditions import Conditions
+from smalti.core.config import Configuration
+from smalti.core.parts import Encoder
+from smalti.core.signals import SignalSpec
 from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig, fitting_grid
-from smalti.interfaces import Conditions, Configuration, Encoder, SignalSpec
-from smalti.likelihoods import to_levels
+from smalti.likelihoods.levels import to_levels
 
 
 class CodeGridEncoderConfig(Configuration):

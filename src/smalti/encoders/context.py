@@ -16,9 +16,12 @@ from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from smalti.core.conditions import Conditions
+from smalti.core.config import Configuration
+from smalti.core.parts import Encoder
+from smalti.core.signals import SignalSpec
 from smalti.encoders.conv import fitting_grid
 from smalti.encoders.voice import VoiceConfig, VoiceFinder
-from smalti.interfaces import Conditions, Configuration, Encoder, SignalSpec
 
 
 class ContextEncoderConfig(Configuration):

@@ -10,7 +10,11 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from smalti.interfaces import Conditions, Configuration, Encoder, InputError, SignalSpec
+from smalti.core.conditions import Conditions
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.core.parts import Encoder
+from smalti.core.signals import SignalSpec
 from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, channels_last, downsample, each_frame, stage_strides
 
 Stride = Annotated[int, Field(ge=1)]

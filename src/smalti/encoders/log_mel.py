@@ -13,8 +13,12 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from smalti.core.conditions import Conditions
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.core.parts import Encoder
+from smalti.core.signals import SignalSpec
 from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig, fitting_grid
-from smalti.interfaces import Conditions, Configuration, Encoder, InputError, SignalSpec
 from smalti.nn.spectral import LogMel, mu_law_decode
 
 MU_LAW_LEVELS = 256

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from smalti.interfaces import Configuration, SignalSpec
+from smalti.core.config import Configuration
+from smalti.core.signals import SignalSpec
 from smalti.quantizers.kmeans import kmeans
 
 QUIET, LOUD = 0.05, 0.95

@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from smalti.interfaces import Autoencoder, Batch, summed
+from smalti.core.conditions import Batch
+from smalti.core.models import Autoencoder
+from smalti.core.results import summed
 
 APART = 64
 """Items between an item and the one whose codes are its shuffled ones."""

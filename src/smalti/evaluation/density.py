@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from smalti.interfaces import Measured, SignalSpec
+from smalti.core.results import Measured
+from smalti.core.signals import SignalSpec
 
 
 class PriorDensity(TypedDict):

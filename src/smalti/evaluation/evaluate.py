@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smalti.core.conditions import Batch
+from smalti.core.models import Autoencoder, LatentVariableModel
+from smalti.core.priors import Prior
 from smalti.evaluation.code_use import CodeUse
 from smalti.evaluation.codebook import CodebookUse
 from smalti.evaluation.density import Density, PriorDensity
 from smalti.evaluation.reconstruction import Reconstruction
-from smalti.interfaces import Autoencoder, Batch, LatentVariableModel, Prior
 
 
 @dataclass(frozen=True)

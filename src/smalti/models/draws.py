@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from smalti.interfaces import Bound
+from smalti.core.results import Bound
 
 
 @final

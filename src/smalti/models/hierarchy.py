@@ -10,21 +10,18 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
+from smalti.core.conditions import Batch, Conditions
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.core.models import Autoencoder
+from smalti.core.parts import Likelihood
+from smalti.core.results import Loss, Quantized, summed
+from smalti.core.signals import SignalSpec
 from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
-from smalti.interfaces import (
-    Autoencoder,
-    Batch,
-    Conditions,
-    Configuration,
-    InputError,
-    Likelihood,
-    Loss,
-    Quantized,
-    SignalSpec,
-    summed,
-)
-from smalti.likelihoods import LikelihoodConfig, LogisticMixtureConfig, bits_per_dim, build_likelihood
+from smalti.likelihoods.levels import bits_per_dim
+from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
+from smalti.likelihoods.union import LikelihoodConfig, build_likelihood
 from smalti.nn.blocks import CONVOLUTIONS
 from smalti.nn.levels import Levels
 from smalti.nn.symbols import check_codes

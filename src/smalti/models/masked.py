@@ -15,9 +15,13 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from smalti.core.conditions import Batch
+from smalti.core.config import Configuration
+from smalti.core.models import Trainable
+from smalti.core.results import Loss
+from smalti.core.signals import SignalSpec
 from smalti.encoders.context import ContextEncoderConfig, ContextNetwork
 from smalti.encoders.voice import VoiceFinder, places_of_speech, warped
-from smalti.interfaces import Batch, Configuration, Loss, SignalSpec, Trainable
 from smalti.nn.collectives import rank_and_world
 from smalti.quantizers.kmeans import kmeans
 from smalti.quantizers.nearest import nearest_codes

@@ -8,6 +8,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.core.parts import Decoder, Encoder, LikelihoodFamily
+from smalti.core.signals import SignalSpec
 from smalti.decoders.autoregressive import (
     AutoregressiveDecoderConfig,
     AutoregressiveFamily,
@@ -20,8 +24,8 @@ from smalti.encoders.code_grid import CodeGridEncoder, CodeGridEncoderConfig
 from smalti.encoders.context import ContextEncoder, ContextEncoderConfig
 from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
 from smalti.encoders.log_mel import LogMelEncoder, LogMelEncoderConfig
-from smalti.interfaces import Configuration, Decoder, Encoder, InputError, LikelihoodFamily, SignalSpec
-from smalti.likelihoods import LikelihoodConfig, LogisticMixtureConfig, build_likelihood
+from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
+from smalti.likelihoods.union import LikelihoodConfig, build_likelihood
 
 EncoderConfig = Annotated[
     ConvEncoderConfig | LogMelEncoderConfig | ContextEncoderConfig | CodeGridEncoderConfig,

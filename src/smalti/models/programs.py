@@ -10,7 +10,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from smalti.interfaces import Autoencoder, InputError
+from smalti.core.errors import InputError
+from smalti.core.models import Autoencoder
 
 MORE_THAN_ONE = 2
 """Items of the examples: a batch of one would be taken for a constant."""

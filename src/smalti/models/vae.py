@@ -14,19 +14,13 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from smalti.interfaces import (
-    Batch,
-    Bound,
-    Conditions,
-    LatentVariableModel,
-    Likelihood,
-    Loss,
-    Measured,
-    Prior,
-    SignalSpec,
-    summed,
-)
-from smalti.likelihoods import bits_per_dim
+from smalti.core.conditions import Batch, Conditions
+from smalti.core.models import LatentVariableModel
+from smalti.core.parts import Likelihood
+from smalti.core.priors import Prior
+from smalti.core.results import Bound, Loss, Measured, summed
+from smalti.core.signals import SignalSpec
+from smalti.likelihoods.levels import bits_per_dim
 from smalti.models.draws import DrawnBounds
 from smalti.models.networks import TINY, NetworksConfig, build_networks
 from smalti.nn.collectives import rank_and_world

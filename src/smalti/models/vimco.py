@@ -15,17 +15,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from smalti.interfaces import (
-    Autoencoder,
-    Batch,
-    Conditions,
-    Likelihood,
-    Loss,
-    Measured,
-    Prior,
-    SignalSpec,
-)
-from smalti.likelihoods import bits_per_dim
+from smalti.core.conditions import Batch, Conditions
+from smalti.core.models import Autoencoder
+from smalti.core.parts import Likelihood
+from smalti.core.priors import Prior
+from smalti.core.results import Loss, Measured
+from smalti.core.signals import SignalSpec
+from smalti.likelihoods.levels import bits_per_dim
 from smalti.models.draws import DrawnBounds
 from smalti.models.networks import TINY, NetworksConfig, build_networks
 from smalti.nn.collectives import rank_and_world

@@ -10,17 +10,13 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor
 
-from smalti.interfaces import (
-    Autoencoder,
-    Batch,
-    Conditions,
-    InputError,
-    Likelihood,
-    Loss,
-    SignalSpec,
-    summed,
-)
-from smalti.likelihoods import bits_per_dim
+from smalti.core.conditions import Batch, Conditions
+from smalti.core.errors import InputError
+from smalti.core.models import Autoencoder
+from smalti.core.parts import Likelihood
+from smalti.core.results import Loss, summed
+from smalti.core.signals import SignalSpec
+from smalti.likelihoods.levels import bits_per_dim
 from smalti.models.networks import TINY, NetworksConfig, build_networks
 from smalti.nn.collectives import rank_and_world
 from smalti.nn.jitter import jitter

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Complex64, Float
 from torch import Tensor, nn
 
-from smalti.interfaces import InputError
+from smalti.core.errors import InputError
 
 FLOOR = 1e-5
 """Mel magnitudes below this count as this: 100 dB under a full-scale sine, near the noise of 16 bits."""

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from smalti.interfaces import Conditions, InputError
+from smalti.core.conditions import Conditions
+from smalti.core.errors import InputError
 from smalti.nn.collectives import rank_and_world
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from smalti.interfaces import Configuration
+from smalti.core.config import Configuration
 from smalti.nn.collectives import counts_of_ranks, rows_over_ranks, sum_over_ranks
 from smalti.quantizers.nearest import nearest_codes
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from smalti.interfaces import InputError
+from smalti.core.errors import InputError
 from smalti.quantizers.nearest import nearest_codes
 
 

@@ -20,12 +20,12 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from smalti.nn.compiled import compiled_module
+from smalti.kernels.compiled import compiled_module
 
 CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
 """Bytes of scores held at once: on a CPU they should stay in the cache, on a GPU they should fill it."""
 
-KERNEL = "smalti.quantizers.nearest_kernel"
+KERNEL = "smalti.kernels.nearest"
 WORTH_COMPILING = 2**24
 """Multiplications from which the compiled search is taken: it wants a second to compile, once a machine."""
 

@@ -10,7 +10,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from smalti.interfaces import Configuration, InputError, Quantized, Quantizer
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.core.parts import Quantizer
+from smalti.core.results import Quantized
 from smalti.nn.symbols import check_codes
 from smalti.quantizers.codebooks import (
     Codebook,

@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from smalti.files import atomic_directory, atomic_file
-from smalti.interfaces import InputError
+from smalti.core.errors import InputError
+from smalti.core.files import atomic_directory, atomic_file
 
 FORMAT = 1
 

@@ -17,8 +17,9 @@ from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from smalti.allocator import keep_freed_memory
-from smalti.interfaces import InputError, Trainable
+from smalti.core.allocator import keep_freed_memory
+from smalti.core.errors import InputError
+from smalti.core.models import Trainable
 from smalti.nn.collectives import sum_over_ranks
 
 Precision = Literal["auto", "fp32", "bf16"]

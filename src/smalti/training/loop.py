@@ -20,7 +20,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from smalti.interfaces import Batch, Configuration, InputError, Loss, Trainable
+from smalti.core.conditions import Batch
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.core.models import Trainable
+from smalti.core.results import Loss
 from smalti.training.checkpoints import RunDirectory, State, load_weights
 from smalti.training.engine import Engine, Precision
 

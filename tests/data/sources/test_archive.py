@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from smalti.core.errors import InputError
 from smalti.data.sources import archive as archive_module
 from smalti.data.sources.archive import TarSource, read_members
-from smalti.interfaces import InputError
 
 EXTENSIONS = (".png", ".jpg")
 

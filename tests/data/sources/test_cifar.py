@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smalti.core.errors import InputError
 from smalti.data.sources import pickles as pickles_module
 from smalti.data.sources.cifar import CifarSource
 from smalti.data.sources.pickles import read_pickle
-from smalti.interfaces import InputError
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 TRAIN = [f"data_batch_{n}" for n in range(1, 6)]

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from smalti.core.errors import InputError
 from smalti.data.codes import CodesInfo, write_codes
 from smalti.data.sources import open_source
 from smalti.data.sources.codes import CodesSource
-from smalti.interfaces import InputError
 
 ENDINGS = (".parquet",)
 RNG = np.random.default_rng(0)

@@ -5,13 +5,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from smalti.core.errors import InputError
 from smalti.data.sources import open_source
 from smalti.data.sources.episodes import EpisodesSource
 from smalti.data.sources.parquet import ParquetSource
-from smalti.interfaces import InputError
-from smalti.modalities.clips import EXTENSIONS
-from smalti.modalities.pictures import EXTENSIONS as PICTURES
-from smalti.modalities.video import VideoConfig, VideoModality
+from smalti.modalities.image.pictures import EXTENSIONS as PICTURES
+from smalti.modalities.video.clips import EXTENSIONS
+from smalti.modalities.video.modality import VideoConfig, VideoModality
 from tests import videos
 
 WALKS = [["left", "left", "right"], ["wait", "right"], ["right"] * 70]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from smalti.core.errors import InputError
 from smalti.data.sources.folder import FolderSource
-from smalti.interfaces import InputError
 
 EXTENSIONS = (".png", ".jpg")
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from smalti.core.errors import InputError
 from smalti.data.sources.grids import CIFAR10_CLASSES, TileGridSource
-from smalti.interfaces import InputError
 
 RNG = np.random.default_rng(0)
 LOSSLESS = {".webp": {"lossless": True, "quality": 0, "method": 0}, ".png": {}}

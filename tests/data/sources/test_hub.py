@@ -8,8 +8,8 @@ import datasets
 import pytest
 from PIL import Image
 
+from smalti.core.errors import InputError
 from smalti.data.sources.hub import HubSource
-from smalti.interfaces import InputError
 
 
 def png(level: int) -> bytes:

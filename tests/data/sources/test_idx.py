@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smalti.core.errors import InputError
 from smalti.data.sources.idx import IdxSource
-from smalti.interfaces import InputError
 
 IMAGES = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
 LABELS = np.array([3, 1, 4, 1, 9], np.uint8)

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from smalti.app.letters import LettersSource
+from smalti.core.errors import InputError
 from smalti.data import sources
 from smalti.data.sources import Item, Source, UnreadableItem, open_source
 from smalti.data.sources.archive import TarSource
@@ -20,9 +22,7 @@ from smalti.data.sources.cifar import CifarSource
 from smalti.data.sources.folder import FolderSource
 from smalti.data.sources.grids import TileGridSource
 from smalti.data.sources.idx import IdxSource
-from smalti.data.sources.letters import LettersSource
 from smalti.data.sources.parquet import ParquetSource
-from smalti.interfaces import InputError
 
 EXTENSIONS = (".png", ".jpg")
 

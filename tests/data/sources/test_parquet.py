@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from smalti.core.errors import InputError
 from smalti.data.sources import parquet
 from smalti.data.sources.parquet import ParquetSource
-from smalti.interfaces import InputError
 
 SIGNAL = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smalti.core.errors import InputError
 from smalti.data.sources.base import Source
 from smalti.data.sources.speech import LAYOUTS, SpeechSource
 from smalti.data.sources.table import TableSource
-from smalti.interfaces import InputError
 
 EXTENSIONS = (".wav", ".flac")
 

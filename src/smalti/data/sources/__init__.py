@@ -1,7 +1,7 @@
 """Where items come from.
 
 Folders, tar files, Parquet, tables of episodes, the Hugging Face Hub, idx files, CIFAR's own archives, grids
-of tiles, files of codes, and drawn letters.
+of tiles, and files of codes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from smalti.core.errors import InputError
 from smalti.data.sources.archive import TAR_ENDINGS, TarSource
 from smalti.data.sources.base import Item, Source, UnreadableItem
 from smalti.data.sources.cifar import CifarSource
@@ -19,11 +20,9 @@ from smalti.data.sources.folder import FRAMES_ENDING, FolderSource
 from smalti.data.sources.grids import TileGridSource
 from smalti.data.sources.hub import HubSource
 from smalti.data.sources.idx import IdxSource
-from smalti.data.sources.letters import LettersSource
 from smalti.data.sources.parquet import ParquetSource
 from smalti.data.sources.speech import SpeechSource
 from smalti.data.sources.table import TableSource
-from smalti.interfaces import InputError
 
 __all__ = ["Item", "Source", "UnreadableItem", "open_source"]
 
@@ -36,7 +35,7 @@ def open_source(text: str, extensions: Sequence[str], pattern: str | None = None
     """The source that a user named.
 
     Args:
-        text: "letters"; a folder or file; or "owner/name" of a data set of the Hugging Face Hub, with
+        text: a folder or file; or "owner/name" of a data set of the Hugging Face Hub, with
             ":config" after it where it has several. What exists here goes before what the Hub may have.
         extensions: endings of the files that a folder or a tar file is searched for, such as ".png".
         pattern: of a folder's file names, with a group `speaker` or `label`; see `SpeechSource`.
@@ -44,8 +43,6 @@ def open_source(text: str, extensions: Sequence[str], pattern: str | None = None
     Raises:
         InputError: when there is no such thing, or nothing in it that can be used.
     """
-    if text == "letters":
-        return LettersSource()
     path = Path(text).expanduser()
     if text and path.exists():
         return _open_path(path, extensions, pattern)
@@ -53,7 +50,7 @@ def open_source(text: str, extensions: Sequence[str], pattern: str | None = None
     if HUB_NAME.fullmatch(text) and not names_file:
         return HubSource(text)
     raise InputError(
-        f"no such folder or file: {text!r}; expected a folder, a file, the word letters, or a data set of "
+        f"no such folder or file: {text!r}; expected a folder, a file, or a data set of "
         "the Hugging Face Hub as owner/name, such as ylecun/mnist"
     )
 

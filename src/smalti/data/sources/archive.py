@@ -15,10 +15,10 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import final
 
+from smalti.core.errors import InputError
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import SPLIT_NAMES, ordered_splits, require_split
 from smalti.data.sources.listing import Listing, class_depth, ignored, normal_endings
-from smalti.interfaces import InputError
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 

@@ -9,11 +9,11 @@ from typing import final
 
 import numpy as np
 
+from smalti.core.errors import InputError
 from smalti.data.sources.archive import TarSource, is_plain_file, read_members
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.cifar_versions import VERSIONS, Batch, Version
 from smalti.data.sources.conventions import class_name, require_split
-from smalti.interfaces import InputError
 
 IMAGES = {"train": 50_000, "test": 10_000}
 """What all versions hold, when they are whole."""

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from smalti.core.errors import InputError
 from smalti.data.sources.pickles import read_pickle, to_bytes_array, to_text
-from smalti.interfaces import InputError
 
 SIDE = 32
 PIXEL_BYTES = 3 * SIDE * SIDE

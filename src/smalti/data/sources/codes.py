@@ -9,11 +9,11 @@ from typing import final
 import numpy as np
 import pyarrow.parquet as pq
 
+from smalti.core.errors import InputError
 from smalti.data.codes import METADATA_KEY, CodesInfo, check_codes, read_codes
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import ordered_splits, require_split
 from smalti.data.sources.parquet import files_by_split, parquet_files
-from smalti.interfaces import InputError
 
 
 @final

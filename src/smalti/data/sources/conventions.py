@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from smalti.interfaces import InputError
+from smalti.core.errors import InputError
 
 SPLIT_NAMES = {
     "train": "train",

@@ -10,6 +10,7 @@ from typing import Any, final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from smalti.core.errors import InputError
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import class_name, ordered_splits, require_split, signal_content
 from smalti.data.sources.parquet import (
@@ -21,7 +22,6 @@ from smalti.data.sources.parquet import (
     parquet_files,
     signal_column,
 )
-from smalti.interfaces import InputError
 
 EPISODE_COLUMN = "episode"
 ACTION_COLUMN = "action"

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import final
 
+from smalti.core.errors import InputError
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import ordered_splits, require_split
 from smalti.data.sources.listing import Listing, class_depth, normal_endings
-from smalti.interfaces import InputError
 
 FRAMES_ENDING = ".frames"
 """Of the name of a folder whose pictures are the frames of one clip."""

@@ -16,10 +16,10 @@ from typing import final
 import numpy as np
 from PIL import Image
 
+from smalti.core.errors import InputError
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import SPLIT_ORDER, class_name, ordered_splits, require_split
 from smalti.data.sources.listing import ignored
-from smalti.interfaces import InputError
 
 GRID_NAME = re.compile(rf"(?P<split>{'|'.join(SPLIT_ORDER)})_(?P<number>\d+)\.(webp|png)")
 LABELS_NAME = "labels.npz"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+from smalti.core.errors import InputError
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import (
     LABEL_COLUMNS,
@@ -17,7 +18,6 @@ from smalti.data.sources.conventions import (
     require_split,
     signal_content,
 )
-from smalti.interfaces import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -15,9 +15,9 @@ from typing import final
 
 import numpy as np
 
+from smalti.core.errors import InputError
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import ordered_splits, require_split
-from smalti.interfaces import InputError
 
 FILE_NAME = re.compile(
     r"(?P<prefix>.*?)(?P<split>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(?P<gz>\.gz)?"

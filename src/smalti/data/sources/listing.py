@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from smalti.core.errors import InputError
 from smalti.data.sources.conventions import SPLIT_NAMES, ordered_splits
-from smalti.interfaces import InputError
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from smalti.core.errors import InputError
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import (
     LABEL_COLUMNS,
@@ -22,7 +23,6 @@ from smalti.data.sources.conventions import (
     require_split,
     signal_content,
 )
-from smalti.interfaces import InputError
 
 ROWS_AT_ONCE = 64
 BUFFER_BYTES = 1 << 20

@@ -10,7 +10,7 @@ from typing import Any, final
 
 import numpy as np
 
-from smalti.interfaces import InputError
+from smalti.core.errors import InputError
 
 NAMES = {
     ("numpy.core.multiarray", "_reconstruct"),

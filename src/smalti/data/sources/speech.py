@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from smalti.core.errors import InputError
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import ordered_splits, require_split
 from smalti.data.sources.folder import FolderSource
 from smalti.data.sources.listing import ignored
 from smalti.data.sources.splits import Entry, by_split, sizes_of, split_name
-from smalti.interfaces import InputError
 
 ACCEPTED_SHARE = 0.9
 """Of the files of a folder that must lie as a corpus's do."""

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import final
 
+from smalti.core.errors import InputError
 from smalti.data.actions import parse_actions
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import (
@@ -21,7 +22,6 @@ from smalti.data.sources.conventions import (
 from smalti.data.sources.folder import FRAMES_ENDING, FolderSource
 from smalti.data.sources.listing import ignored, normal_endings
 from smalti.data.sources.splits import Entry, by_split, sizes_of, split_name
-from smalti.interfaces import InputError
 
 TABLE_NAMES = ("metadata.csv", "metadata.tsv", "utts.tsv")
 """What the table of a folder is called."""

@@ -1,0 +1,370 @@
+"""The command line: parse, call a verb, show. A user's mistake ends in one sentence and exit status 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smalti.app.options import (
+    DATA_HELP,
+    Data,
+    DecoderTemperature,
+    Out,
+    Overrides,
+    PriorName,
+    Quiet,
+    Run,
+    RunPath,
+    Split,
+    Temperature,
+    TopK,
+    TopP,
+)
+
+app = typer.Typer(
+    name="smalti",
+    help="Learn discrete codes from your own pictures, sounds and clips, go to codes and back, and generate.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_ADDED: set[str] = set()
+"""Entry points whose commands were added: `main` may be called more than once."""
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name that `smalti recipes` lists.")],
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="The run's directory.")],
+    data: Annotated[str | None, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN", help="Begin with this run's weights.")
+    ] = None,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train an autoencoder. The same command goes on with a run that was stopped.
+
+    Example: `smalti train image --data photos --out runs/mine training.steps=2000 num_codes=256`
+    """
+    from smalti.app.commands.train import train as run
+
+    run(recipe, data, out, overrides or [], quiet, start)
+
+
+@app.command("train-prior")
+def train_prior(
+    run: RunPath,
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="Of a further prior beside the first.")
+    ] = "learned",
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train the prior over a run's codes, for sampling and for fewer bits.
+
+    Example: `smalti train-prior runs/mine training.steps=2000 network.layers=8`
+    """
+    from smalti.app.commands.train_prior import train_prior as verb
+
+    verb(run, overrides or [], quiet, name)
+
+
+@app.command()
+def encode(
+    run: Run,
+    data: Data,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="CODES",
+            help="A .parquet file for all codes, a .smc file for one item's, or a directory for one each.",
+        ),
+    ],
+    split: Split = None,
+    quiet: Quiet = False,
+) -> None:
+    """Turn pictures, sounds or clips into codes: a Parquet file with a row for each, or compact files.
+
+    Example: `smalti encode runs/mine --data photos --out codes.parquet`
+    """
+    from smalti.app.commands.codes import encode as verb
+
+    verb(run, data, out, split, quiet)
+
+
+@app.command()
+def decode(
+    run: Run,
+    codes: Annotated[Path, typer.Argument(metavar="CODES", help="What `encode` wrote.")],
+    out: Out,
+    class_name: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help="The class or speaker to decode as.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the draws, where decoding draws.")] = 0,
+    temperature: DecoderTemperature = 1.0,
+    quiet: Quiet = False,
+) -> None:
+    """Turn codes back into pictures, sounds or clips.
+
+    Example: `smalti decode runs/mine codes.parquet --out decoded`
+    """
+    from smalti.app.commands.codes import decode as verb
+
+    verb(run, codes, out, quiet, class_name, seed, temperature)
+
+
+@app.command()
+def reconstruct(
+    run: Run,
+    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Pictures, sounds or clips.")],
+    out: Out,
+    quiet: Quiet = False,
+) -> None:
+    """Encode and decode files, and show them beside the originals.
+
+    Example: `smalti reconstruct runs/mine photos/one.jpg photos/two.png --out reconstructed`
+    """
+    from smalti.app.commands.codes import reconstruct as verb
+
+    verb(run, files, out, quiet)
+
+
+@app.command()
+def sample(
+    run: Run,
+    out: Out,
+    num: Annotated[int, typer.Option("--num", help="How many.")] = 16,
+    class_name: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help="Only this class.")
+    ] = None,
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same items.")] = 0,
+    prior: PriorName = "learned",
+    length: Annotated[
+        int | None,
+        typer.Option(
+            "--length", min=1, help="Codes in time of each sound or clip; default: as it was trained."
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make new pictures, sounds or clips with the learned prior.
+
+    Example: `smalti sample runs/mine --num 16 --class cat --temperature 0.9 --out samples`
+    """
+    from smalti.app.commands.sample import sample as verb
+
+    verb(run, num, out, class_name, temperature, top_k, top_p, seed, quiet, prior, length)
+
+
+@app.command()
+def rollout(
+    run: Run,
+    clip: Annotated[
+        str,
+        typer.Option("--input", metavar="CLIP", help="A clip to go on from, or a source of several."),
+    ],
+    out: Out,
+    actions: Annotated[
+        str | None, typer.Option("--actions", help='What is done, such as "forward*10 left*3".')
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", help="How many are drawn, where no actions are given.")
+    ] = None,
+    num: Annotated[int, typer.Option("--num", help="How many continuations.")] = 4,
+    given: Annotated[int, typer.Option("--given", help="Frames of the clip that are gone on from.")] = 6,
+    start: Annotated[
+        int | None, typer.Option("--start", help="The first of them; default: the clip's last ones.")
+    ] = None,
+    item: Annotated[int, typer.Option("--item", help="Which clip, where the input has several.")] = 0,
+    split: Split = None,
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same clips.")] = 0,
+    prior: PriorName = "learned",
+    quiet: Quiet = False,
+) -> None:
+    """Go on from a clip under actions of your choice: MP4, GIF, and a strip of all frames.
+
+    Example: `smalti rollout runs/walks --input clip.mp4 --actions "forward*10" --out rolled`
+    """
+    from smalti.app.commands.rollout import rollout as verb
+
+    verb(
+        run,
+        clip,
+        out,
+        actions=actions,
+        frames=frames,
+        num=num,
+        given=given,
+        start=start,
+        item=item,
+        split=split,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        prior=prior,
+        quiet=quiet,
+    )
+
+
+@app.command()
+def convert(
+    run: Run,
+    file: Annotated[Path, typer.Argument(metavar="IN", help="A recording.")],
+    speaker: Annotated[str, typer.Option("--speaker", metavar="NAME", help="Whose voice is wanted.")],
+    out: Annotated[Path, typer.Option("--out", metavar="OUT", help="The WAV or FLAC file to write.")],
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the draws.")] = 0,
+    temperature: DecoderTemperature = 1.0,
+    quiet: Quiet = False,
+) -> None:
+    """Say what a recording says in the voice of another speaker of the training data.
+
+    Example: `smalti convert runs/voices me.wav --speaker jackson --out converted.wav`
+    """
+    from smalti.app.commands.convert import convert as verb
+
+    verb(run, file, speaker, out, quiet, seed, temperature)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    data: Data,
+    split: Split = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    draws: Annotated[
+        int, typer.Option("--draws", min=1, help="From each posterior, of a VAE or VIMCO.")
+    ] = 50,
+    quiet: Quiet = False,
+) -> None:
+    """Measure bits/dim for each prior, PSNR, SSIM and codebook use, and say how each was measured.
+
+    Example: `smalti evaluate runs/mine --data held_out_photos --json`
+    """
+    from smalti.app.commands.evaluate import evaluate as verb
+    from smalti.app.commands.evaluate import show
+
+    report = verb(run, data, split, quiet=quiet or as_json, draws=draws)
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        show(report)
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Show every setting of this recipe.")] = None,
+) -> None:
+    """List the recipes, or every setting of one.
+
+    Example: `smalti recipes image`
+    """
+    from smalti.app.commands.inspect import list_recipes, show_recipe
+
+    print(show_recipe(name) if name else list_recipes())
+
+
+@app.command()
+def inspect(run: Run) -> None:
+    """Say what a run holds: its settings, its progress, its last figures.
+
+    Example: `smalti inspect runs/mine`
+    """
+    from smalti.app.commands.inspect import inspect as verb
+
+    print(verb(run))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the runs and the page go.")] = Path(
+        "demo"
+    ),
+    write_images: Annotated[
+        Path | None,
+        typer.Option("--write-images", metavar="DIR", help="Only write a folder of letters as pictures."),
+    ] = None,
+    num: Annotated[int, typer.Option("--num", help="How many pictures --write-images writes.")] = 2600,
+    split: Annotated[
+        str, typer.Option("--split", help="For --write-images: train, or test for fonts held out from it.")
+    ] = "train",
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train on drawn letters, evaluate on fonts held out, and write one page about it. Needs no data.
+
+    Example: `smalti demo --out demo`, or `smalti demo --write-images pictures`
+    """
+    from smalti.app.commands.demo import demo as verb
+    from smalti.app.commands.demo import write_pictures
+
+    if write_images:
+        write_pictures(write_images, num, split, quiet)
+    else:
+        verb(out, overrides or [], quiet)
+
+
+def add_commands(to: typer.Typer) -> None:
+    """Let every installed package that names an entry point in the group `smalti.commands` add its commands.
+
+    The entry point is a function that takes the `typer.Typer` application. It should import what it needs
+    inside its commands, so that `smalti --help` stays fast.
+    """
+    for point in entry_points(group="smalti.commands"):
+        if point.value not in _ADDED:
+            _ADDED.add(point.value)
+            point.load()(to)
+
+
+def main() -> None:
+    """Entry point: one sentence and exit status 2 for a user's mistake, 130 after Ctrl-C."""
+    add_commands(app)
+    try:
+        app()
+    except Exception as error:
+        told = _told(error)
+        if told is None:
+            raise
+        sentence, status = told
+        print(f"smalti: {' '.join(sentence.split())}", file=sys.stderr)
+        sys.exit(status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _told(error: Exception) -> tuple[str, int] | None:
+    """A sentence and an exit status for what a user can mend; None for what is a defect of ours."""
+    # Imported here, so that `smalti --help` does not wait for torch.
+    from smalti.core.errors import InputError
+    from smalti.core.files import is_disk_full
+    from smalti.training.loop import Interrupted
+
+    if isinstance(error, InputError):
+        return str(error), 2
+    if isinstance(error, Interrupted):
+        return str(error), 130
+    if is_disk_full(error):
+        return "the disk is full: free some space and run the same command again", 2
+    if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
+        return f"{error.filename} cannot be used ({error.strerror}): choose another place", 2
+    return None
+
+
+if __name__ == "__main__":
+    main()

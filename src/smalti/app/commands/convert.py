@@ -1,0 +1,57 @@
+"""`smalti convert`: what is said in a recording, in the voice of another speaker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from smalti.app.commands.codes import read_files, through_codes
+from smalti.app.console import counting, note
+from smalti.core.errors import InputError
+from smalti.modalities.audio.sounds import WRITTEN
+from smalti.tokenizer import load
+
+
+def convert(
+    run: str,
+    file: Path,
+    speaker: str,
+    out: Path,
+    quiet: bool = False,
+    seed: int = 0,
+    temperature: float = 1.0,
+) -> Path:
+    """Encode a recording, and decode it with another speaker's label (van den Oord et al. 2017, section 4.3).
+
+    Args:
+        run: a run's directory, or a name on the Hub.
+        file: the recording.
+        speaker: one of the run's classes.
+        out: the file to write, WAV or FLAC by its ending.
+        quiet: show no progress.
+        seed: of the draws of the decoder.
+        temperature: of those draws.
+
+    Raises:
+        InputError: for a run over something else than sounds, an unknown speaker, or a file that cannot be
+            read or exists already.
+    """
+    tokenizer = load(run)
+    if tokenizer.modality.sample_rate_hz is None or not tokenizer.classes:
+        raise InputError(
+            f"expected a run over the sounds of several speakers, {run} holds one over "
+            f"{tokenizer.modality.noun} with {len(tokenizer.classes)} classes: train one whose data names "
+            "its speakers, by folders or data.pattern"
+        )
+    tokenizer.label(speaker)
+    if out.suffix.lower() not in WRITTEN:
+        raise InputError(f"expected --out to end in {' or '.join(WRITTEN)}, received {out}: rename it")
+    if out.exists():
+        raise InputError(f"{out} exists already: choose another --out")
+    _, signals = read_files(tokenizer, [file])
+    with counting("Converting", quiet) as count:
+        converted = through_codes(tokenizer, signals[0], speaker, seed, temperature)
+        count(1, 1)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.modality.save(converted, out)
+    note(f"{file.name} in the voice of {speaker} is in {out}.", quiet)
+    return out

@@ -1,0 +1,145 @@
+"""`smalti demo`: the whole path on drawn letters, and one page that shows it."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from smalti import __version__
+from smalti.app.commands.evaluate import evaluate, show
+from smalti.app.commands.train import train
+from smalti.app.commands.train_prior import train_prior
+from smalti.app.console import note
+from smalti.app.letters import LettersSource, write_folder
+from smalti.app.pages.page import inline, write_page
+from smalti.evaluation.figures import code_maps
+from smalti.modalities.image.modality import ImageModality
+from smalti.tokenizer import Tokenizer, load
+from smalti.trained import PRIOR_DIRECTORY
+from smalti.training.checkpoints import RunDirectory
+
+SAMPLES_PER_CLASS = 4
+SHOWN = 24
+TEMPERATURE = 0.8
+"""Of the samples shown: a prior of two minutes draws too much at 1."""
+
+
+def write_pictures(directory: Path, num: int, split: str = "train", quiet: bool = False) -> None:
+    """Write a plain folder of letters, a folder for each class; "test" draws them in fonts held out.
+
+    Raises:
+        InputError: when the directory holds something, or `num` is below 1.
+    """
+    write_folder(directory, num, split=split)
+    note(
+        f"{num} pictures are in {directory}. Next: smalti train image --data {directory} --out runs/mine",
+        quiet,
+    )
+
+
+def demo(out: Path, assignments: Sequence[str] = (), quiet: bool = False) -> Path:
+    """Train an autoencoder and a prior on letters, evaluate on held-out fonts, write one page.
+
+    Args:
+        out: directory of the run and of `index.html`.
+        assignments: `key=value` texts; those that begin with `prior.` go to the prior.
+        quiet: show no progress.
+
+    Returns:
+        The page.
+    """
+    to_prior = [text.removeprefix("prior.") for text in assignments if text.startswith("prior.")]
+    to_autoencoder = [text for text in assignments if not text.startswith("prior.")]
+    run = out / "run"
+    train("letters", None, run, to_autoencoder, quiet)
+    train_prior(run, to_prior, quiet)
+    report = evaluate(str(run), "letters", "test", quiet=quiet)
+    if not quiet:
+        show(report)
+    page = out / "index.html"
+    _write(page, load(run), report)
+    note(f"The page is {page}: open it in a browser.", quiet)
+    return page
+
+
+def _write(page: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> None:
+    run, modality, autoencoder = tokenizer.directory, _modality(tokenizer), tokenizer.autoencoder
+    source = LettersSource()
+    originals = torch.stack(
+        [
+            torch.from_numpy(modality.decode(np.asarray(source.item("test", index).content)))
+            for index in range(SHOWN)
+        ]
+    )
+    figures = run / "figures"
+    codes = tokenizer.encode(originals[:8])
+    code_maps(codes, autoencoder.num_codes, figures / "codes_demo.png", originals=originals[:8])
+    positions = autoencoder.num_codebooks * math.prod(autoencoder.grid)
+    spec = autoencoder.signal
+    code_bits = round(positions * math.log2(autoencoder.num_codes))
+    raw_bits = round(spec.dims * math.log2(spec.levels))
+    best = min(report["bits_per_dim"], key=lambda name: report["bits_per_dim"][name]["bits_per_dim"])
+    reconstruction, use = report["reconstruction"], report["codebook"]
+    write_page(
+        page,
+        "demo.html.j2",
+        version=__version__,
+        num_train=f"{source.count('train'):,}",
+        held_out=f"{tokenizer.recipe.validation_fraction:.0%}",
+        num_test=f"{report['num']:,}",
+        num_codes=autoencoder.num_codes,
+        num_codebooks=autoencoder.num_codebooks,
+        positions=positions,
+        dims=f"{spec.dims:,}",
+        shape=f"{spec.channels}x{'x'.join(str(n) for n in spec.size)}",
+        grid="x".join(str(n) for n in autoencoder.grid),
+        code_bits=f"{code_bits:,}",
+        raw_bits=f"{raw_bits:,}",
+        ratio=f"{raw_bits / code_bits:.0f}",
+        reconstructions=modality.preview([originals, tokenizer.reconstruct(originals)], columns=8),
+        psnr=f"{reconstruction['psnr']:.1f}",
+        ssim=f"{reconstruction['ssim']:.3f}",
+        codes=figures / "codes_demo.png",
+        samples=_samples(tokenizer),
+        temperature=TEMPERATURE,
+        rows=[
+            {"name": name, "best": name == best, **{key: _figure(value) for key, value in row.items()}}
+            for name, row in report["bits_per_dim"].items()
+        ],
+        usage=figures / "usage_evaluation.png",
+        usage_text=f"{use['usage']:.0%} of the {autoencoder.num_codes} codes occur in the held-out letters "
+        f"(perplexity {use['perplexity']:.0f}).",
+        autoencoder_seconds=f"{RunDirectory(run).seconds:.0f}",
+        prior_seconds=f"{RunDirectory(run / PRIOR_DIRECTORY).seconds:.0f}",
+        autoencoder_curves=figures / "learning_curves.png",
+        prior_curves=run / PRIOR_DIRECTORY / "figures" / "learning_curves.png",
+        device=f"{torch.get_num_threads()} threads of a {platform.machine()} processor"
+        if tokenizer.device.type == "cpu"
+        else torch.cuda.get_device_name(),
+        protocol="; ".join(f"{name}: {text}" for name, text in report["protocol"].items()),
+    )
+
+
+def _samples(tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    """For each class one picture of a few samples."""
+    pictures, modality = [], _modality(tokenizer)
+    for index, name in enumerate(tokenizer.classes):
+        drawn = tokenizer.sample(SAMPLES_PER_CLASS, name, seed=index, temperature=TEMPERATURE)
+        pictures.append((name, inline(modality.preview([drawn], columns=2, scale=2))))
+    return pictures
+
+
+def _modality(tokenizer: Tokenizer) -> ImageModality:
+    modality = tokenizer.modality
+    assert isinstance(modality, ImageModality)
+    return modality
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,168 @@
+"""`smalti evaluate`: bits/dim, reconstruction and codebook use of a run on data that it has not seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from rich.markup import escape
+from rich.table import Table
+
+from smalti.app.console import counting, note
+from smalti.app.data import open_data, open_loader, pick_split, prepare
+from smalti.app.runs import check_model, model_of
+from smalti.app.voices import tell_voices
+from smalti.core.conditions import Batch
+from smalti.core.errors import InputError
+from smalti.core.files import atomic_file
+from smalti.data.store import Store
+from smalti.evaluation.evaluate import Evaluation
+from smalti.evaluation.evaluate import evaluate as measure
+from smalti.evaluation.figures import usage_histogram
+from smalti.tokenizer import load_trained
+from smalti.trained import TrainedModel, prior_directory
+from smalti.training.checkpoints import RunDirectory
+
+RESULTS = "evaluation.json"
+
+
+def evaluate(
+    run: str,
+    data: str,
+    split: str | None = None,
+    batch_size: int = 100,
+    quiet: bool = False,
+    draws: int = 50,
+) -> dict[str, Any]:
+    """Measure a run on a source; prints no result, saves `evaluation.json` and figures into a local run.
+
+    A run that cannot be written to is measured all the same, and a note says that nothing was saved.
+
+    Args:
+        run: a run's directory, or a name on the Hub.
+        data: a source.
+        split: of the source; None prefers test, then validation.
+        batch_size: items at a time.
+        quiet: show no progress.
+        draws: from the posterior of each item, of models whose posterior is a distribution.
+
+    Raises:
+        InputError: for a user's mistake.
+    """
+    trained = load_trained(run)
+    source = open_data(data, trained.modality)
+    check_model(RunDirectory(trained.directory), model_of(source))
+    name = pick_split(source, split, "test", "validation", "all")
+    is_local = Path(run).expanduser().is_dir()
+    with TemporaryDirectory(prefix="smalti-") as scratch:
+        store = prepare(
+            Path(scratch) / "data",
+            source,
+            name,
+            trained.modality,
+            quiet=quiet,
+            skipped_in=f"{RESULTS} in the run" if is_local else "what --json prints",
+        )
+        labels = _labels(trained, store)
+        loader = open_loader(
+            store, trained.modality, trained.model, batch_size, trained.device, labels=labels
+        )
+        tell_voices(trained.model, loader)
+        priors = [p for p in trained.priors.values() if not p.takes_labels or (labels >= 0).any()]
+        with counting("Measuring", quiet) as count:
+            batches = _counted(loader.sequential(), store.count, count)
+            result = measure(trained.model, priors, batches, draws)
+        report = _report(trained, store, result, data, draws)
+        if is_local:
+            _save(trained, report, result, next(loader.watch(16)))
+    return report
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print a report as tables, and the protocol under them."""
+    from rich import print as show_table
+
+    table = Table(title=f"{escape(report['data'])}, split {report['split']}: {report['num']} items")
+    for column in ("prior", "bits/dim", "= rate", "+ distortion", "stderr", "nats/code"):
+        table.add_column(column, justify="left" if column == "prior" else "right")
+    for name, row in report["bits_per_dim"].items():
+        table.add_row(
+            name,
+            *(
+                _figure(row.get(key))
+                for key in ("bits_per_dim", "rate", "distortion", "stderr", "nats_per_code")
+            ),
+        )
+    show_table(table)
+    other = Table(show_header=False)
+    other.add_column("measure")
+    other.add_column("value", justify="right")
+    for name, value in {**report["reconstruction"], **report["codebook"]}.items():
+        other.add_row(name, _figure(value))
+    show_table(other)
+    for name, text in report["protocol"].items():
+        show_table(f"[dim]{escape(name)}: {escape(text)}[/dim]")
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _counted(batches: Iterable[Batch], total: int, progress: Callable[[int, int], None]) -> Iterator[Batch]:
+    """The batches; each is counted when the next is asked for."""
+    done = 0
+    for batch in batches:
+        yield batch
+        done += len(batch.data)
+        progress(done, total)
+
+
+def _save(trained: TrainedModel, report: dict[str, Any], result: Evaluation, batch: Batch) -> None:
+    """Write the report and figures into the run, or note why not: what was measured is not to be lost."""
+    shown = batch.data[:16]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        again = trained.model.reconstruct(shown, batch.conditions, generator).cpu()
+    shown = shown.cpu()
+    figures = trained.directory / "figures"
+    try:
+        with atomic_file(trained.directory / RESULTS) as temporary:
+            temporary.write_text(json.dumps(report, indent=2) + "\n")
+        figures.mkdir(exist_ok=True)
+        if result.counts is not None:
+            usage_histogram(result.counts, figures / "usage_evaluation.png")
+        trained.modality.preview([shown, again]).save(figures / "reconstructions_evaluation.png")
+    except (InputError, OSError) as error:
+        note(f"The report is not saved in the run: {error}")
+
+
+def _labels(trained: TrainedModel, store: Store) -> np.ndarray:
+    """The data's labels as the tokenizer numbers its classes; -1 for classes that it does not know."""
+    names = [trained.recipe.class_names.get(name, name) for name in store.classes]
+    known = [trained.classes.index(name) if name in trained.classes else -1 for name in names]
+    return np.array([*known, -1], dtype=np.int64)[store.labels]
+
+
+def _report(trained: TrainedModel, store: Store, result: Evaluation, data: str, draws: int) -> dict[str, Any]:
+    report = result.to_json()
+    report["protocol"] |= {f"data {name}": str(value) for name, value in store.protocol.items()}
+    if any("+class" in name for name in report["bits_per_dim"]):
+        report["protocol"]["+class"] = "the class is told, and log2(number of classes) bits are paid for it"
+    return {
+        "data": data,
+        "split": store.split,
+        "model": trained.fingerprint,
+        "title": trained.model.title,
+        "priors": {
+            name: RunDirectory(prior_directory(trained.directory, name)).fingerprint()
+            for name in trained.learned
+        },
+        "draws": draws,
+        "skipped": store.skipped,
+        **report,
+    }

@@ -1,0 +1,101 @@
+"""`smalti recipes` and `smalti inspect`: what there is, in words."""
+
+from __future__ import annotations
+
+import inspect as python_inspect
+import json
+import math
+from pathlib import Path
+
+from smalti.app.commands.evaluate import RESULTS
+from smalti.app.recipes import RECIPES, get_recipe
+from smalti.core.config import Configuration
+from smalti.core.models import Autoencoder
+from smalti.tokenizer import load_trained
+from smalti.training.checkpoints import RunDirectory
+
+
+def list_recipes() -> str:
+    """Every recipe with its first line."""
+    width = max(len(name) for name in RECIPES)
+    lines = [
+        f"{name:<{width}}  {(python_inspect.getdoc(build) or '').splitlines()[0]}"
+        for name, build in RECIPES.items()
+    ]
+    return "\n".join([*lines, "", "All settings of one: smalti recipes NAME"])
+
+
+def show_recipe(name: str) -> str:
+    """A recipe's description, and every key that `key=value` can set.
+
+    Raises:
+        InputError: when there is no such recipe.
+    """
+    recipe = get_recipe(name)
+    return "\n".join([python_inspect.getdoc(RECIPES[name]) or "", "", *settings(recipe)])
+
+
+def settings(config: Configuration, prefix: str = "") -> list[str]:
+    """`key=value` for every setting of a config."""
+    lines = []
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, Configuration):
+            lines += settings(value, f"{prefix}{name}.")
+        elif isinstance(value, dict):
+            lines += [f"{prefix}{name}.{key}={inner}" for key, inner in value.items()]
+        elif isinstance(value, tuple):
+            lines.append(f"{prefix}{name}={','.join(str(part) for part in value)}")
+        else:
+            lines.append(f"{prefix}{name}={value}")
+    return lines
+
+
+def inspect(run: str) -> str:
+    """A run in words.
+
+    Raises:
+        InputError: when it is not one.
+    """
+    trained = load_trained(run)
+    model, config = trained.model, trained.recipe
+    spec = model.signal
+    shape = "x".join(str(n) for n in spec.size)
+    lines = [
+        f"model       {model.title}, {trained.fingerprint}, recipe {config.name}, "
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters",
+        f"signal      {spec.channels} x {shape}, {spec.levels} levels",
+        f"codes       {_codes(model) if isinstance(model, Autoencoder) else 'none: continuous latents'}",
+        f"classes     {', '.join(trained.classes) or 'none'}",
+        f"likelihood  {config.model.likelihood.kind}",
+        f"priors      {', '.join(trained.priors) or 'its own'}",
+    ]
+    directory = RunDirectory(trained.directory)
+    records = directory.metrics()
+    if records:
+        lines.append(f"training    step {records[-1]['step']} of {config.training.steps}")
+    results = Path(trained.directory) / RESULTS
+    if results.is_file():
+        lines.append(f"evaluated   {_last_evaluation(results)}")
+    return "\n".join(lines)
+
+
+def _codes(autoencoder: Autoencoder) -> str:
+    spec = autoencoder.signal
+    bits = autoencoder.num_codebooks * math.prod(autoencoder.grid) * math.log2(autoencoder.num_codes)
+    raw_bits = spec.dims * math.log2(spec.levels)
+    grid = "x".join(str(n) for n in autoencoder.grid)
+    return (
+        f"{autoencoder.num_codebooks} x {grid} out of {autoencoder.num_codes}: {bits:.0f} bits, "
+        f"{raw_bits / bits:.1f} times fewer"
+    )
+
+
+def _last_evaluation(path: Path) -> str:
+    try:
+        report = json.loads(path.read_text())
+        rows = report["bits_per_dim"].items()
+        figures = ", ".join(f"{name} {row['bits_per_dim']:.3f}" for name, row in rows)
+        return f"on {report['data']} ({report['split']}, {report['num']} items): bits/dim {figures}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{path.name} is damaged: run `smalti evaluate` again"

@@ -1,0 +1,150 @@
+"""`smalti rollout`: go on from a clip under chosen actions, in codes alone, and show what comes."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import torch
+
+from smalti.app.commands.codes import codes_info
+from smalti.app.console import counting, note
+from smalti.app.data import open_data, pick_split
+from smalti.core.errors import InputError
+from smalti.data.actions import parse_actions
+from smalti.data.codes import write_codes
+from smalti.data.sources import Item, UnreadableItem
+from smalti.modalities.image.pixels import as_levels, picture_grid
+from smalti.modalities.video.modality import VideoModality
+from smalti.tokenizer import load
+from smalti.trained import LEARNED
+
+GIVEN = 6
+"""Frames that are gone on from: as many as in van den Oord et al. 2017, section 4.4."""
+DRAWN = 10
+"""Frames that are drawn where no actions say how many."""
+
+
+def rollout(
+    run: str,
+    clip: str,
+    out: Path,
+    actions: str | None = None,
+    frames: int | None = None,
+    num: int = 4,
+    given: int = GIVEN,
+    start: int | None = None,
+    item: int = 0,
+    split: str | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    prior: str = LEARNED,
+    quiet: bool = False,
+) -> int:
+    """Write continuations of a clip as MP4 and GIF, their codes, and a strip of all their frames.
+
+    Args:
+        run: of clips, with a learned prior.
+        clip: a file, or a source of several clips.
+        out: the folder.
+        actions: such as "forward*10 left*3"; None tells the prior none.
+        frames: to draw where there are no actions.
+        num: continuations.
+        given: frames that are gone on from.
+        start: the first of them; None takes the clip's last ones.
+        item: which clip of the source.
+        split: of the source.
+        temperature, top_k, top_p, seed, prior: of the draws.
+        quiet: show no progress.
+
+    Returns:
+        The number of continuations.
+
+    Raises:
+        InputError: for a user's mistake.
+    """
+    told = _told(actions, frames)
+    if num < 1 or given < 1:
+        raise InputError(f"expected --num and --given of at least 1, received {num} and {given}")
+    tokenizer = load(run)
+    modality = tokenizer.modality
+    if not isinstance(modality, VideoModality) or tokenizer.autoencoder.stride != 1:
+        raise InputError(
+            f"expected a run of clips whose codes are of one frame each, {run} is of {modality.noun}: train "
+            "one with smalti train walks"
+        )
+    chosen = _item(clip, modality, split, item)
+    try:
+        levels = torch.from_numpy(modality.decode(chosen.content))
+    except UnreadableItem as error:
+        raise InputError(f"{chosen.name} cannot be read as a clip: {error}; check the file") from error
+    length = levels.shape[1]
+    begin = length - given if start is None else start
+    if not 0 <= begin <= length - given:
+        raise InputError(
+            f"expected {given} frames to go on from, {chosen.name} has {length}: lower --given or --start"
+        )
+    before = None
+    # A clip that goes on without actions is told none of those before either.
+    if any(told) and chosen.actions is not None and len(chosen.actions) == length:
+        known = (name if name in tokenizer.actions else None for name in chosen.actions)
+        before = list(known)[begin : begin + given - 1]
+    (codes,) = tokenizer.encode(levels[:, begin : begin + given])
+    with counting("Drawing", quiet) as count:
+        drawn = tokenizer.rollout(
+            codes,
+            told,
+            before,
+            num,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            prior=prior,
+            progress=count,
+        )
+    clips = modality.to_stored(tokenizer.decode_signals(drawn))
+    out.mkdir(parents=True, exist_ok=True)
+    names = [f"{index:05d}" for index in range(num)]
+    for name, pixels in zip(names, clips, strict=True):
+        modality.save(pixels, out / f"{name}.mp4")
+        modality.save(pixels, out / f"{name}.gif")
+    real = torch.full_like(clips[0], 255)
+    seen = levels[:, begin : begin + clips.shape[2]]
+    real[:, : seen.shape[1]] = seen
+    strips = [as_levels(one.transpose(0, 1)) for one in (real, *clips)]
+    picture_grid(strips, clips.shape[2]).save(out / "strip.png")
+    labels: list[str | None] = [None] * num
+    rows = ([f"{name}.mp4" for name in names], drawn.numpy(), labels)
+    write_codes(out / "codes.parquet", codes_info(tokenizer), [rows])
+    note(
+        f"{num} continuations of {chosen.name} by {len(told)} frames are in {out} as MP4 and GIF, and in "
+        "strip.png under the clip itself.",
+        quiet,
+    )
+    return num
+
+
+def _told(actions: str | None, frames: int | None) -> tuple[str | None, ...]:
+    """An action for each frame that is drawn."""
+    if actions is None:
+        count = DRAWN if frames is None else frames
+        if count < 1:
+            raise InputError(f"expected --frames of at least 1, received {count}")
+        return (None,) * count
+    if frames is not None:
+        raise InputError("expected --actions or --frames, received both: leave one of them out")
+    return parse_actions(actions)
+
+
+def _item(clip: str, modality: VideoModality, split: str | None, number: int) -> Item:
+    source = open_data(clip, modality)
+    name = pick_split(source, split, "test", "validation")
+    found = next(itertools.islice(source.items(name), max(number, 0), None), None)
+    if found is None or number < 0:
+        raise InputError(
+            f"expected --item from 0 to {source.count(name) - 1} of {source.description}, received {number}"
+        )
+    return found

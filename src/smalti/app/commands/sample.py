@@ -1,0 +1,69 @@
+"""`smalti sample`: new pictures, sounds or clips from a run's learned prior."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from smalti.app.commands.codes import codes_info
+from smalti.app.console import counting, note
+from smalti.core.errors import InputError
+from smalti.data.codes import write_codes
+from smalti.tokenizer import load
+from smalti.trained import LEARNED
+
+BATCH = 64
+"""Decoded at a time; it is part of what a seed draws where decoding draws."""
+
+
+def sample(
+    run: str,
+    num: int,
+    out: Path,
+    class_name: str | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+    prior: str = LEARNED,
+    length: int | None = None,
+) -> int:
+    """Write `num` new items, all of them in one picture, and their codes; gives their number.
+
+    Raises:
+        InputError: when there is no learned prior, no such class, or a setting is out of range.
+    """
+    if num < 1:
+        raise InputError(f"expected --num of at least 1, received {num}")
+    tokenizer = load(run)
+    with counting("Sampling", quiet) as count:
+        codes = tokenizer.sample_codes(
+            num,
+            class_name,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            prior=prior,
+            progress=count,
+            length=length,
+        )
+    with counting("Decoding", quiet) as count:
+        signals = []
+        told = class_name if tokenizer.autoencoder.told_classes else None
+        for begin in range(0, num, BATCH):
+            part = codes[begin : begin + BATCH]
+            signals.append(tokenizer.decode_signals(part, class_name=told, seed=seed + begin))
+            count(begin + len(part), num)
+    drawn = torch.cat(signals)
+    out.mkdir(parents=True, exist_ok=True)
+    ending, noun = tokenizer.modality.ending, tokenizer.modality.noun
+    names = [f"{index:05d}{ending}" for index in range(num)]
+    for name, signal in zip(names, drawn, strict=True):
+        tokenizer.modality.save(signal, out / name)
+    tokenizer.modality.preview([drawn[:64]]).save(out / "samples.png")
+    write_codes(out / "codes.parquet", codes_info(tokenizer), [(names, codes.numpy(), [class_name] * num)])
+    note(f"{num} {noun} are in {out}, all together in samples.png, their codes in codes.parquet.", quiet)
+    return num

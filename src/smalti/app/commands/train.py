@@ -1,0 +1,257 @@
+"""`smalti train`: an autoencoder into a run; the same command goes on with a run that was stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from smalti import __version__
+from smalti.app.console import counting, note, watching
+from smalti.app.data import open_data, open_loader, prepare, training_split
+from smalti.app.pretraining import check_parts, pretrain
+from smalti.app.provenance import commit, described, device
+from smalti.app.recipes import get_recipe
+from smalti.app.recipes.overrides import override
+from smalti.app.runs import (
+    CURVES,
+    DATA_DIRECTORY,
+    check_data,
+    check_model,
+    check_start,
+    check_target,
+    model_of,
+    say_what,
+)
+from smalti.app.voices import tell_voices
+from smalti.core.conditions import Batch
+from smalti.core.errors import InputError
+from smalti.core.modality import Modality
+from smalti.core.models import Autoencoder, LatentVariableModel
+from smalti.data.crops import CropLoader
+from smalti.data.loader import Loader, split_indices
+from smalti.data.store import Store
+from smalti.evaluation.evaluate import evaluate
+from smalti.evaluation.figures import code_maps, learning_curves, usage_histogram
+from smalti.priors.uniform import UniformPrior
+from smalti.priors.unigram import UnigramPrior
+from smalti.recipe import Recipe, build_modality, build_model
+from smalti.trained import UNIGRAM_FILE, TrainedModel, write_unigram
+from smalti.training.checkpoints import RunDirectory, load_weights
+from smalti.training.engine import Engine
+from smalti.training.loop import fit
+
+SHOWN_ITEMS = 16
+WATCHED_ITEMS = 512
+"""At most so many held-out items are looked at while training; `evaluate` looks at all."""
+
+
+def train(
+    recipe_name: str,
+    data: str | None,
+    out: Path,
+    assignments: Sequence[str] = (),
+    quiet: bool = False,
+    start: Path | None = None,
+) -> RunDirectory:
+    """Train a model from a recipe; an interrupted run goes on where it was.
+
+    Args:
+        recipe_name: a name in `RECIPES`.
+        data: a source; None is allowed for recipes that make their own data.
+        out: the run's directory.
+        assignments: `key=value` texts.
+        quiet: show no progress.
+        start: another run, whose weights this one begins with.
+
+    Raises:
+        InputError: for a user's mistake.
+    """
+    recipe = override(get_recipe(recipe_name), assignments, leave_out=("prior",))
+    if data is None:
+        if recipe_name != "letters":
+            raise InputError(f"the recipe {recipe_name} needs data: add --data SOURCE (a folder, say)")
+        data = "letters"
+    return train_recipe(recipe, data, out, quiet, start)
+
+
+def train_recipe(
+    recipe: Recipe, data: str, out: Path, quiet: bool = False, start: Path | None = None
+) -> RunDirectory:
+    """`train`, of a recipe that is no name but a complete object."""
+    run = RunDirectory(out)
+    check_target(run, recipe)
+    check_data(run, data)
+    modality = build_modality(recipe.data)
+    # Built before any data is read, so that settings and weights that do not fit are told at once.
+    torch.manual_seed(recipe.training.seed)
+    model = build_model(recipe.model, modality.spec)
+    if recipe.pretraining is not None:
+        check_parts(model)
+    if start is not None:
+        known = RunDirectory(start).read_config().get("classes", [])
+        _start(build_model(recipe.model, modality.spec, len(known)), start)
+    source = open_data(data, modality)
+    check_model(run, model_of(source))
+    split = training_split(source)
+    engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
+    quiet = quiet or not engine.is_main
+    directory = run.path / DATA_DIRECTORY
+    if engine.is_main:
+        prepare(directory, source, split, modality, keep=run.exists, quiet=quiet)
+    engine.wait()
+    store = Store.open(directory)
+    # Once more, with the labels (speakers) that its decoder may be told; for others this changes nothing.
+    torch.manual_seed(recipe.training.seed)
+    model = build_model(recipe.model, modality.spec, len(store.classes))
+    begun_with = _start(model, start)
+    check_start(run, begun_with)
+    if engine.is_main:
+        run.write_config(
+            {
+                "kind": "autoencoder",
+                "smalti": __version__,
+                "recipe": recipe.model_dump(mode="json"),
+                "classes": [recipe.class_names.get(name, name) for name in store.classes],
+                **({"actions": list(store.action_names)} if store.action_names else {}),
+                "data": data,
+                "described": described(source, split, data),
+                **({"codes_of": of_codes} if (of_codes := model_of(source)) else {}),
+                "start": begun_with,
+                "commit": commit(),
+                "device": device(),
+            }
+        )
+    items = _Items.of(store, recipe, engine, modality, model)
+    priors = (
+        [UniformPrior(model.num_codes, model.num_codebooks, model.grid)]
+        if isinstance(model, Autoencoder)
+        else []
+    )
+
+    if recipe.pretraining is not None:
+        if not isinstance(items.training, CropLoader):
+            raise InputError(
+                "expected sounds to pretrain on, received items of one size: leave pretraining out"
+            )
+        pretrain(recipe.pretraining, model, items.training, modality, run, engine, quiet)
+    for loader in (items.training, items.held_out):
+        if loader is not None:
+            tell_voices(model, loader)
+
+    def validate(candidate: LatentVariableModel) -> dict[str, float]:
+        result = evaluate(candidate, priors, items.watched(), draws=1)
+        bound = next(iter(result.density.values()))
+        psnr = result.reconstruction.get("psnr")
+        return (
+            {"bits_per_dim": bound["bits_per_dim"], "distortion_bits_per_dim": bound["distortion"]}
+            | ({} if psnr is None else {"psnr": psnr})
+            | {name: value for name, value in result.codebook.items() if name == "usage"}
+        )
+
+    say_what(recipe.training, items.training.count, model, quiet)
+    with watching("Training", recipe.training.steps, quiet) as watch:
+        fit(
+            model,
+            items.training.batch,
+            recipe.training,
+            run,
+            engine,
+            validate if items.held_out else None,
+            watch,
+        )
+    if engine.is_main:
+        _finish(run, items, quiet)
+    engine.wait()
+    return run
+
+
+def _start(model: LatentVariableModel, start: Path | None) -> str | None:
+    """Give a model the weights of a run; gives their fingerprint."""
+    if start is None:
+        return None
+    begun_with = RunDirectory(start)
+    begun_with.read_config()
+    try:
+        load_weights(model, begun_with.read_model(), start)
+    except InputError:
+        raise InputError(
+            f"expected a run of the same model to begin with, the weights in {start} are of other settings: "
+            "leave --from out, or ask for the settings that its config.json names"
+        ) from None
+    return begun_with.fingerprint()
+
+
+@dataclass(frozen=True)
+class _Items:
+    """The training items, and those that are held out to be watched."""
+
+    training: Loader | CropLoader
+    held_out: Loader | CropLoader | None
+
+    @classmethod
+    def of(
+        cls, store: Store, recipe: Recipe, engine: Engine, modality: Modality, model: LatentVariableModel
+    ) -> _Items:
+        training, held_out = split_indices(store.count, recipe.validation_fraction)
+        size, seed = recipe.training.batch_size, recipe.training.seed
+
+        def loader(indices: Any) -> Loader | CropLoader:
+            return open_loader(store, modality, model, size, engine.device, seed, indices)
+
+        return cls(loader(training), loader(spread(held_out, WATCHED_ITEMS)) if len(held_out) else None)
+
+    def watched(self) -> Iterator[Batch]:
+        assert self.held_out is not None
+        return self.held_out.watch()
+
+
+def _finish(run: RunDirectory, items: _Items, quiet: bool) -> None:
+    """Draw the figures that people look for; of a model with codes, count those of the training items."""
+    trained = TrainedModel.load(run.path, load_priors=False)
+    modality = trained.modality
+    run.figures_path.mkdir(exist_ok=True)
+    looked_at = items.held_out or items.training
+    batch = looked_at.items(spread(np.arange(looked_at.count), SHOWN_ITEMS))
+    shown, conditions = batch.data.to(trained.device), batch.conditions.to(trained.device)
+    generator = torch.Generator().manual_seed(trained.recipe.training.seed)
+    with torch.no_grad():
+        reconstructed = trained.model.reconstruct(shown, conditions, generator).cpu()
+    modality.preview([shown.cpu(), reconstructed]).save(run.figures_path / "reconstructions.png")
+    learning_curves(run.metrics(), CURVES, run.figures_path / "learning_curves.png")
+    next_step = ""
+    if isinstance(trained.model, Autoencoder):
+        _count_codes(run, trained.model, trained, items, quiet)
+        codes = trained.model.encode(shown, conditions)[:8].cpu()
+        code_maps(codes, trained.model.num_codes, run.figures_path / "codes.png")
+        next_step = f" Next: smalti train-prior {run.path}"
+    note(f"The run is in {run.path}.{next_step}", quiet)
+
+
+def _count_codes(
+    run: RunDirectory, autoencoder: Autoencoder, trained: TrainedModel, items: _Items, quiet: bool
+) -> None:
+    unigram = UnigramPrior(autoencoder.num_codes, autoencoder.num_codebooks, autoencoder.grid)
+    generator = torch.Generator().manual_seed(trained.recipe.training.seed)
+    with counting("Counting codes", quiet) as count:
+        done = 0
+        for batch in items.training.sequential(256):
+            conditions = batch.conditions.to(trained.device)
+            codes = autoencoder.draw_codes(batch.data.to(trained.device), generator, conditions)
+            unigram.count(codes.cpu())
+            done += len(batch.data)
+            count(done, items.training.count)
+    write_unigram(run.path / UNIGRAM_FILE, unigram, run.fingerprint())
+    counts = autoencoder.by_codebook(unigram.counts)
+    usage_histogram(counts, run.figures_path / "usage.png")
+    used = (counts > 0).float().mean().item()
+    note(f"{used:.1%} of the codes are used on the training data ({autoencoder.title}).", quiet)
+
+
+def spread(indices: np.ndarray, num: int) -> np.ndarray:
+    """At most `num` of some indices, evenly spaced: the first ones would be of the first classes."""
+    return indices[np.linspace(0, len(indices) - 1, min(num, len(indices))).round().astype(np.int64)]

@@ -1,0 +1,175 @@
+"""`smalti train-prior`: the prior over a run's codes, into a run of its own beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from smalti import __version__
+from smalti.app.console import counting, note, watching
+from smalti.app.data import open_loader
+from smalti.app.provenance import commit, device
+from smalti.app.recipes.overrides import override
+from smalti.app.runs import CURVES, DATA_DIRECTORY, check_target, say_what
+from smalti.app.voices import tell_voices
+from smalti.core.errors import InputError
+from smalti.data.crops import CropLoader
+from smalti.data.loader import Loader, split_indices
+from smalti.data.store import Decoded, Store, smallest_dtype
+from smalti.evaluation.figures import learning_curves
+from smalti.priors.autoregressive import LearnedPrior
+from smalti.recipe import PriorRecipe
+from smalti.tokenizer import Tokenizer
+from smalti.trained import LEARNED, TrainedModel, new_prior, prior_directory
+from smalti.training.checkpoints import RunDirectory
+from smalti.training.engine import Engine
+from smalti.training.loop import fit
+
+CODES_DIRECTORY = "codes"
+SHOWN = 32
+"""Samples in the picture that is drawn at the end."""
+RESERVED = ("uniform", "unigram")
+"""Priors that every run has."""
+
+
+def train_prior(
+    run_path: Path, assignments: Sequence[str] = (), quiet: bool = False, name: str = LEARNED
+) -> RunDirectory:
+    """Train a prior of a run over the codes of its training data; an interrupted one goes on.
+
+    Args:
+        run_path: the autoencoder's run.
+        assignments: `key=value` texts.
+        quiet: show no progress.
+        name: of the prior, where a run is to have several.
+
+    Raises:
+        InputError: for a user's mistake.
+    """
+    stored = TrainedModel.load(run_path, "cpu", load_priors=False).recipe.prior
+    return train_prior_recipe(run_path, override(stored, assignments), quiet, name)
+
+
+def train_prior_recipe(
+    run_path: Path, recipe: PriorRecipe, quiet: bool = False, name: str = LEARNED
+) -> RunDirectory:
+    """`train_prior`, of a recipe that is a complete object."""
+    if not re.fullmatch(r"[\w.-]+", name) or name in RESERVED:
+        raise InputError(
+            f"expected a name of letters, digits, dots and dashes for the prior, received {name!r}: "
+            f"choose one that is none of {', '.join(RESERVED)}"
+        )
+    # On the CPU until the engine says which device is this rank's.
+    tokenizer = Tokenizer.from_pretrained(run_path, device="cpu", load_priors=False)
+    run = RunDirectory(prior_directory(run_path, name))
+    check_target(run, recipe)
+    engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
+    tokenizer.autoencoder.to(engine.device)
+    quiet = quiet or not engine.is_main
+    directory = run_path / CODES_DIRECTORY
+    if engine.is_main:
+        _encode_training_data(tokenizer, run_path, directory, engine.device, quiet)
+    engine.wait()
+    store = Store.open(directory)
+    if engine.is_main:
+        if run.exists and run.read_config("autoencoder")["autoencoder"] != tokenizer.fingerprint:
+            raise InputError(
+                f"the prior in {run.path} belongs to another state of the autoencoder: "
+                f"remove {run.path} to begin anew"
+            )
+        run.write_config(
+            {
+                "kind": "prior",
+                "smalti": __version__,
+                "recipe": recipe.model_dump(mode="json"),
+                "autoencoder": tokenizer.fingerprint,
+                "commit": commit(),
+                "device": device(),
+            }
+        )
+    torch.manual_seed(recipe.training.seed)
+    num_classes, num_actions = len(tokenizer.classes), len(tokenizer.actions)
+    prior = new_prior(recipe, tokenizer.autoencoder, num_classes, name, num_actions)
+    training, held_out = split_indices(store.count, tokenizer.recipe.validation_fraction)
+    size, seed = recipe.training.batch_size, recipe.training.seed
+
+    def loader_of(indices: np.ndarray) -> Loader | CropLoader:
+        if store.lengths is None:
+            return Loader(store, indices=indices, batch_size=size, seed=seed, device=engine.device)
+        length = prior.grid[0]
+        return CropLoader(store, indices, length=length, batch_size=size, seed=seed, device=engine.device)
+
+    loader = loader_of(training)
+    watched = loader_of(held_out) if len(held_out) else None
+
+    def validate(candidate: LearnedPrior) -> dict[str, float]:
+        assert watched is not None
+        sums = [
+            (candidate.loss(batch).terms["bits_per_code"].item(), len(batch.data))
+            for batch in watched.watch()
+        ]
+        return {"bits_per_code": sum(v * n for v, n in sums) / sum(n for _, n in sums)}
+
+    say_what(recipe.training, len(training), prior, quiet)
+    with watching("Training the prior", recipe.training.steps, quiet) as watch:
+        fit(prior, loader.batch, recipe.training, run, engine, validate if watched else None, watch)
+    if engine.is_main:
+        learning_curves(run.metrics(), CURVES, run.figures_path / "learning_curves.png")
+        trained = Tokenizer.from_pretrained(run_path, device=engine.device)
+        codes = trained.sample_codes(SHOWN, seed=recipe.training.seed, prior=name)
+        drawn = trained.decode_signals(codes)
+        trained.modality.preview([drawn]).save(run.figures_path / "samples.png")
+        note(f"The prior is in {run.path}. Next: smalti sample {run_path} --num 16 --out samples", quiet)
+    engine.wait()
+    return run
+
+
+def _encode_training_data(
+    tokenizer: Tokenizer, run_path: Path, directory: Path, device: torch.device, quiet: bool
+) -> None:
+    """Encode a run's own data into a store beside it, unless that is there already."""
+    protocol = {"model": tokenizer.fingerprint}
+    if directory.is_dir() and Store.open(directory).protocol == protocol:
+        return
+    data = run_path / DATA_DIRECTORY
+    if not data.is_dir():
+        raise InputError(
+            f"expected the run's training data in {data}, found none: "
+            "a prior is trained where its autoencoder was"
+        )
+    signals = Store.open(data)
+    loader = open_loader(signals, tokenizer.modality, tokenizer.autoencoder, 256, device)
+    tell_voices(tokenizer.autoencoder, loader)
+    generator = torch.Generator().manual_seed(tokenizer.recipe.training.seed)
+    dtype = smallest_dtype(tokenizer.autoencoder.num_codes)
+
+    def encoded(report: Callable[[int, int], None]) -> Iterator[Decoded]:
+        done = 0
+        for batch in loader.sequential():
+            for row in (
+                tokenizer.autoencoder.draw_codes(batch.data, generator, batch.conditions).cpu().numpy()
+            ):
+                label = int(signals.labels[done])
+                class_name = signals.classes[label] if label >= 0 else None
+                # Actions are of frames: codes that stand for several frames have none.
+                actions = signals.actions_of(done) if row.shape[1] == signals.length_of(done) else None
+                yield Decoded(signals.names[done], row.astype(dtype), class_name, actions)
+                done += 1
+            report(done, signals.count)
+
+    with counting("Encoding", quiet) as count:
+        Store.write(
+            directory,
+            encoded(count),
+            tokenizer.stored_code_shape,
+            dtype,
+            classes=signals.classes,
+            actions=signals.action_names if tokenizer.autoencoder.stride == 1 else None,
+            source=signals.source,
+            split=signals.split,
+            protocol=protocol,
+        )

@@ -1,0 +1,164 @@
+"""From what a user calls the data to stores and loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from smalti.app.console import counting, note
+from smalti.app.letters import LettersSource
+from smalti.core.errors import InputError
+from smalti.core.modality import Modality
+from smalti.core.models import LatentVariableModel
+from smalti.data.crops import CropLoader
+from smalti.data.ingest import build_store
+from smalti.data.loader import Loader
+from smalti.data.sources import Source, open_source
+from smalti.data.store import Store
+
+LISTED = 10
+"""Unreadable files that are named on the screen where all of them are written down elsewhere."""
+
+
+def open_data(text: str, modality: Modality) -> Source:
+    """The source that `--data` names, of files that the modality can read; "letters" draws the demo's."""
+    if text == "letters":
+        return LettersSource()
+    return open_source(text, modality.extensions, modality.pattern)
+
+
+def open_loader(
+    store: Store,
+    modality: Modality,
+    model: LatentVariableModel,
+    batch_size: int,
+    device: torch.device,
+    seed: int = 0,
+    indices: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+) -> Loader | CropLoader:
+    """Batches of a store's signals as a model takes them: ragged ones in crops, or padded to whole codes."""
+    if store.lengths is None:
+        return Loader(
+            store,
+            labels,
+            indices,
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            to_model=modality.to_model,
+        )
+    return CropLoader(
+        store,
+        indices,
+        length=modality.spec.size[0],
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        to_model=modality.to_model,
+        labels=labels,
+        padding=modality.padding,
+        multiple=model.stride,
+    )
+
+
+def prepare(
+    directory: Path,
+    source: Source,
+    split: str,
+    modality: Modality,
+    keep: bool = False,
+    quiet: bool = False,
+    skipped_in: str = "data/index.json in the run",
+) -> Store:
+    """Decode a split into a store, or take the one that is there, made from the same data in the same way.
+
+    Unreadable files are named; `skipped_in` says where all of them will be listed. With `keep` the store that
+    is there is taken whatever the source holds by now: a run goes on with the data that it began with, or
+    else items that were held out could become training items.
+
+    Raises:
+        InputError: when nothing can be decoded.
+    """
+    if directory.is_dir():
+        store = Store.open(directory)
+        if keep and source.count(split) != store.count + len(store.skipped):
+            note(
+                f"The data has changed since; the run goes on with the {store.count} items it began with.",
+                quiet,
+            )
+        same = (store.source, store.split, store.protocol) == (source.description, split, modality.protocol())
+        if keep or same:
+            return store
+    for text in source.notes(split):
+        note(text, quiet)
+    told: dict[str, list[str]] = {}
+    with counting(f"Reading {split}", quiet) as count:
+        store = build_store(
+            directory,
+            source,
+            split,
+            modality.decode,
+            modality.protocol(),
+            modality.stored_shape,
+            modality.spec.levels,
+            count,
+            workers=modality.readers,
+            oddities=modality.oddities,
+            told=told,
+        )
+    for words, names in told.items():
+        note(f"{len(names)} of {modality.noun} are {words}, {names[0]} for one; they are kept.", quiet)
+    report_skipped(store.skipped, skipped_in)
+    return store
+
+
+def report_skipped(skipped: Sequence[dict[str, str]], listed_in: str | None = None) -> None:
+    """Name the files that could not be read, also to users who want no progress shown.
+
+    Args:
+        skipped: the files, as {"name", "reason"}.
+        listed_in: where all of them are listed, so that a few will do here; None names them all.
+    """
+    if not skipped:
+        return
+    note(f"{len(skipped)} unreadable file{'s were' if len(skipped) > 1 else ' was'} skipped:")
+    shown = skipped[:LISTED] if listed_in else skipped
+    for entry in shown:
+        note(f"  {entry['name']}: {entry['reason']}")
+    if len(shown) < len(skipped):
+        note(f"  and {len(skipped) - len(shown)} more (see {listed_in})")
+
+
+def pick_split(source: Source, wanted: str | None, *preferred: str) -> str:
+    """The split that was asked for, or else the first preferred one that there is.
+
+    Raises:
+        InputError: when the one asked for does not exist.
+    """
+    if wanted is None:
+        return source.pick(*preferred)
+    if wanted not in source.splits:
+        raise InputError(
+            f"expected a split of {source.description}, received {wanted!r}: "
+            f"there are {', '.join(source.splits)}"
+        )
+    return wanted
+
+
+def training_split(source: Source) -> str:
+    """The split to train on: `train`, or all where there are no splits.
+
+    Raises:
+        InputError: when there are splits, and none of them is for training.
+    """
+    for name in ("train", "all"):
+        if name in source.splits:
+            return name
+    raise InputError(
+        f"expected a split to train on in {source.description}, received only {', '.join(source.splits)}: "
+        "name a folder without splits, or one with train"
+    )

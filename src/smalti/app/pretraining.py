@@ -1,0 +1,155 @@
+"""The stage before an autoencoder over a frozen encoder: masked prediction, then projection and codebook.
+
+Its run lies in the autoencoder's, and is gone on with like any other.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from smalti import __version__
+from smalti.app.console import Counter, counting, note, watching
+from smalti.app.provenance import commit, device
+from smalti.app.runs import check_target, say_what
+from smalti.app.voices import set_voices, utterances_of
+from smalti.core.errors import InputError
+from smalti.core.modality import Modality
+from smalti.core.models import LatentVariableModel
+from smalti.data.crops import CropLoader
+from smalti.encoders.context import ContextEncoder
+from smalti.encoders.voice import places_of_speech
+from smalti.models.masked import MaskedPrediction
+from smalti.models.vqvae import VQVAE
+from smalti.quantizers.codebooks import FrozenCodebook
+from smalti.quantizers.kmeans import kmeans
+from smalti.recipe import Pretraining
+from smalti.training.checkpoints import RunDirectory, load_weights
+from smalti.training.engine import Engine
+from smalti.training.loop import fit
+
+DIRECTORY = "pretraining"
+SILENT_CODES = 1 / 20
+"""Share of the codes that are given to what is not speech."""
+WHITENING = 0.25
+"""Power of the variance by which a principal component is divided: 0.5 would make all equally wide."""
+
+
+def pretrain(
+    recipe: Pretraining,
+    model: LatentVariableModel,
+    items: CropLoader,
+    modality: Modality,
+    run: RunDirectory,
+    engine: Engine,
+    quiet: bool,
+) -> None:
+    """Train the network of a model's encoder by masked prediction, and set its projection and codebook.
+
+    Args:
+        recipe: the task and its training.
+        model: with a `ContextEncoder` and a frozen codebook.
+        items: the training data.
+        modality: of log-mels.
+        run: of the model.
+        engine: devices.
+        quiet: show no progress.
+
+    Raises:
+        InputError: for a model of other parts.
+    """
+    encoder, codebook = check_parts(model)
+    own = RunDirectory(run.path / DIRECTORY)
+    check_target(own, recipe)
+    torch.manual_seed(recipe.training.seed)
+    task = MaskedPrediction(recipe.task, encoder.config, modality.spec)
+    if engine.is_main:
+        own.write_config(
+            {
+                "kind": "pretraining",
+                "smalti": __version__,
+                "recipe": recipe.model_dump(mode="json"),
+                "commit": commit(),
+                "device": device(),
+            }
+        )
+    with counting("Finding voices", quiet) as count:
+        speakers = utterances_of(items, task.voice)
+        voices = task.voice.fit(speakers, recipe.training.seed)
+        set_voices(items, voices)
+        task.cluster(_cepstra(task, items, count), recipe.training.seed)
+    say_what(recipe.training, items.count, task, quiet)
+    with watching("Masked prediction", recipe.training.steps, quiet) as watch:
+        fit(task, items.batch, recipe.training, own, engine, None, watch)
+    load_weights(task, own.read_model(), own.path)
+    encoder.network.load_state_dict(task.network.state_dict())
+    encoder.voice.load_state_dict(task.voice.state_dict())
+    with counting("Setting the codebook", quiet) as count:
+        _set(encoder, codebook, items, recipe.training.seed, count)
+    note("The encoder is trained; the decoder follows.", quiet)
+
+
+def check_parts(model: LatentVariableModel) -> tuple[ContextEncoder, FrozenCodebook]:
+    """The encoder and the codebook that pretraining sets.
+
+    Raises:
+        InputError: for a model of other parts.
+    """
+    if (
+        isinstance(model, VQVAE)
+        and isinstance(model.encoder, ContextEncoder)
+        and isinstance(model.quantizer.codebook, FrozenCodebook)
+        and model.quantizer.num_codebooks == 1
+    ):
+        return model.encoder, model.quantizer.codebook
+    raise InputError(
+        "expected a VQ-VAE with encoder.kind=context and one frozen codebook for a recipe that pretrains, "
+        f"received {model.title}: take the recipe `units` as it is, or one without pretraining"
+    )
+
+
+def _cepstra(task: MaskedPrediction, items: CropLoader, report: Counter) -> Float[Tensor, "n d"]:
+    """Cepstra of the speech of all training items."""
+    kept = []
+    for done, batch in enumerate(items.sequential(), 1):
+        assert batch.conditions.voices is not None
+        clean = task.voice.normalised(batch.data.cpu(), batch.conditions.voices.cpu())
+        kept.append(task.voice.cepstra(clean)[places_of_speech(batch.data.cpu(), task.stride)])
+        report(done, items.count)
+    return torch.cat(kept)
+
+
+@torch.no_grad()
+def _set(
+    encoder: ContextEncoder,
+    codebook: FrozenCodebook,
+    items: CropLoader,
+    seed: int,
+    report: Counter,
+) -> None:
+    """Principal components of the layer's output over speech, and k-means of what they give."""
+    encoder.cpu().eval()
+    features, speech = [], []
+    for done, batch in enumerate(items.sequential(), 1):
+        signal = batch.data.cpu()
+        features.append(encoder.features(signal, batch.conditions.to(signal.device))[0].t())
+        speech.append(places_of_speech(signal, signal.shape[2] // len(features[-1]))[0])
+        report(done, items.count)
+    x, is_loud = torch.cat(features), torch.cat(speech)
+    _, num_codes, dim = codebook.codes.shape
+    encoder.mean.copy_(x[is_loud].mean(0))
+    centred = (x[is_loud] - encoder.mean).double()
+    variances, axes = torch.linalg.eigh(centred.t() @ centred / len(centred))
+    dim = min(dim, len(variances))
+    axes = axes[:, -dim:] / variances[-dim:].clamp_min(1e-8) ** WHITENING
+    # The sign of an axis is the library's choice: take the one whose largest entry is positive.
+    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    encoder.projection.zero_()
+    encoder.projection[:, :dim] = axes.float()
+    latents = (x - encoder.mean) @ encoder.projection
+    silent = min(round(num_codes * SILENT_CODES), int((~is_loud).sum()))
+    parts = [kmeans(latents[is_loud], num_codes - silent, seed, iterations=40)]
+    if silent:
+        parts.append(kmeans(latents[~is_loud], silent, seed, iterations=40))
+    codebook.set(torch.cat(parts).unsqueeze(0).to(codebook.codes))

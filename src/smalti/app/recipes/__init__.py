@@ -1,0 +1,54 @@
+"""Recipes: complete experiments by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from smalti.app.recipes import images, speech, video, worlds
+from smalti.app.recipes.overrides import differences, override
+from smalti.core.errors import InputError
+from smalti.recipe import Pretraining, PriorRecipe, Recipe, build_modality, build_model, build_network, parse
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "image": images.image,
+    "hierarchy": images.hierarchy,
+    "letters": images.letters,
+    "fashion-mnist": images.fashion_mnist,
+    "cifar10": images.cifar10,
+    "imagenet128": images.imagenet128,
+    "voices": speech.voices,
+    "digits": speech.digits,
+    "digits-spectral": speech.digits_spectral,
+    "vctk": speech.vctk,
+    "librispeech": speech.librispeech,
+    "units": speech.units,
+    "video": video.video,
+    "frames": worlds.frames,
+    "walks": worlds.walks,
+    "second-stage": worlds.second_stage,
+}
+
+__all__ = [
+    "RECIPES",
+    "Pretraining",
+    "PriorRecipe",
+    "Recipe",
+    "build_modality",
+    "build_model",
+    "build_network",
+    "differences",
+    "get_recipe",
+    "override",
+    "parse",
+]
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe of this name.
+
+    Raises:
+        InputError: when there is none.
+    """
+    if name not in RECIPES:
+        raise InputError(f"expected a recipe, received {name!r}: there are {', '.join(RECIPES)}")
+    return RECIPES[name]()

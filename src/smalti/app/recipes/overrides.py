@@ -1,0 +1,132 @@
+"""Change a config by `key=value` texts, as the command line does."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from smalti.core.errors import InputError
+from smalti.recipe import C, sentence
+
+
+def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = ()) -> C:
+    """A config with some keys set anew, as `key=value` texts from a command line.
+
+    A key is a dotted path (`model.quantizer.num_codes`), or the end of one when only one key ends so
+    (`num_codes`).
+
+    Args:
+        config: what to start from.
+        assignments: the texts.
+        leave_out: first parts of keys that short names do not reach (they may still be given in full).
+
+    Raises:
+        InputError: for a text that is no assignment, a key that does not exist or is ambiguous, or a value
+            of the wrong type.
+    """
+    values = config.model_dump(mode="json")
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise InputError(
+                f"expected key=value, received {assignment!r}: write for example training.steps=1000"
+            )
+        path = _find(values, key, leave_out)
+        inner = values
+        for part in path[:-1]:
+            inner = inner[part]
+        current = inner[path[-1]]
+        others: dict[str, Any] = {}
+        if path[-1] in ("kind", "mode") and text != current:
+            # Another member of a union has other keys: the old ones would be refused.
+            others = dict(inner)
+            inner.clear()
+        values = _assigned(type(config), values, inner, path[-1], _readings(text, current))
+        values = _kept(type(config), values, path[:-1], others)
+    return type(config).model_validate(values)
+
+
+def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ, with both values."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    return {
+        key: (before.get(key), after.get(key))
+        for key in [*before, *(key for key in after if key not in before)]
+        if before.get(key) != after.get(key)
+    }
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _find(values: dict[str, Any], key: str, leave_out: Sequence[str]) -> list[str]:
+    keys = _flat(values)
+    if key in keys:
+        return key.split(".")
+    reachable = [name for name in keys if not name.startswith(tuple(f"{first}." for first in leave_out))]
+    ends = [name for name in reachable if name.endswith(f".{key}")]
+    if len(ends) == 1:
+        return ends[0].split(".")
+    if ends:
+        raise InputError(f"the key {key!r} is ambiguous: write one of {', '.join(ends)}")
+    near = difflib.get_close_matches(key, keys, n=3, cutoff=0.5) if "." in key else []
+    # Of keys that end alike the first is meant: the autoencoder's rather than the prior's.
+    by_last = {name.rsplit(".", 1)[-1]: name for name in reversed(keys)}
+    near = near or [by_last[last] for last in difflib.get_close_matches(key.rsplit(".", 1)[-1], by_last)]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"keys are {', '.join(list(keys)[:8])}, ..."
+    raise InputError(f"unknown key {key!r}: {hint}")
+
+
+def _readings(text: str, current: Any) -> list[Any]:
+    """What a text may mean in the place of a value: pydantic tells which fits."""
+    if isinstance(current, list):
+        return [[part.strip() for part in text.strip("[]()").split(",") if part.strip()], text]
+    if isinstance(current, int) and re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII):
+        return [int(text)]  # a choice among numbers, unlike a number, is not recognised in a text
+    # There is a setting of which "none" is one of the words to choose from.
+    return [None, text] if text.lower() in ("none", "null") else [text]
+
+
+def _assigned(
+    model: type[C], values: dict[str, Any], inner: dict[str, Any], name: str, readings: list[Any]
+) -> dict[str, Any]:
+    """The values with one of them set to the first reading that is valid."""
+    errors: list[ValidationError] = []
+    for reading in readings:
+        inner[name] = reading
+        try:
+            return model.model_validate(values).model_dump(mode="json")
+        except ValidationError as error:
+            errors.append(error)
+    # A validator of ours says best what is expected; else the first reading is the likeliest.
+    told = next((error for error in errors if error.errors()[0]["type"] == "value_error"), errors[0])
+    raise InputError(sentence(told, values)) from None
+
+
+def _kept(
+    model: type[C], values: dict[str, Any], path: Sequence[str], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """The values with those settings that the new member of a union has as well as the old one."""
+    for key, setting in settings.items():
+        candidate = copy.deepcopy(values)
+        inner = candidate
+        for part in path:
+            inner = inner[part]
+        if key in inner and key not in ("kind", "mode"):
+            inner[key] = setting
+            with suppress(ValidationError):
+                values = model.model_validate(candidate).model_dump(mode="json")
+    return values

@@ -1,0 +1,325 @@
+"""Recipes for speech. Each states its command, its cost and the result to expect."""
+
+from __future__ import annotations
+
+from smalti.autoregressive.wavenet import WaveNetConfig
+from smalti.decoders.autoregressive import WaveNetDecoderConfig
+from smalti.decoders.conv import ConvDecoderConfig
+from smalti.encoders.context import ContextEncoderConfig
+from smalti.encoders.conv import ConvEncoderConfig
+from smalti.encoders.log_mel import LogMelEncoderConfig
+from smalti.likelihoods.categorical import CategoricalConfig
+from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
+from smalti.modalities.audio.modality import AudioConfig
+from smalti.modalities.audio.spectrogram import LogMelConfig
+from smalti.models.vqvae import VQVAEConfig
+from smalti.quantizers.codebooks import FrozenCodebookConfig
+from smalti.quantizers.vq import VectorQuantizerConfig
+from smalti.recipe import Pretraining, PriorRecipe, Recipe
+from smalti.training.loop import TrainingConfig
+
+
+def digits() -> Recipe:
+    """The Free Spoken Digit Dataset, 8 kHz: log-mel in, 50 codes a second, a WaveNet told the speaker.
+
+    Command: smalti train digits --data FOLDER --out runs/digits
+    Cost: see results/speech.jsonl.
+    Expect: digits that are still understood, in the voice of whichever speaker is asked for.
+    """
+    return Recipe(
+        name="digits",
+        data=AudioConfig(sample_rate_hz=8000, length=3200),
+        validation_fraction=0.03,
+        model=VQVAEConfig(
+            encoder=LogMelEncoderConfig(
+                sample_rate_hz=8000,
+                hop=80,
+                window=256,
+                num_mels=40,
+                network=ConvEncoderConfig(channels=96, residual_channels=48, residual_blocks=2, strides=(2,)),
+            ),
+            decoder=WaveNetDecoderConfig(
+                channels=64,
+                residual_channels=48,
+                residual_blocks=1,
+                upsample=(2,),
+                network=WaveNetConfig(
+                    channels=32,
+                    gate_channels=32,
+                    skip_channels=48,
+                    head_channels=96,
+                    layers=8,
+                    stacks=2,
+                    dropout=0.1,
+                    label_dropout=0.1,
+                ),
+            ),
+            quantizer=VectorQuantizerConfig(num_codes=128, code_dim=32),
+            likelihood=CategoricalConfig(),
+            jitter=0.12,
+            code_dropout=0.05,
+        ),
+        training=TrainingConfig(
+            steps=5000,
+            batch_size=6,
+            learning_rate=1e-3,
+            warmup_steps=100,
+            schedule="cosine",
+            weight_ema=0.999,
+            validate_every=500,
+            checkpoint_every=250,
+        ),
+        prior=_prior_of_digits(),
+    )
+
+
+def digits_spectral() -> Recipe:
+    """Digits again, 8 kHz, 50 codes a second, but log-mels in and out: phases are made up by Griffin-Lim.
+
+    A decoder that gives the spectrogram at once learns in minutes what a WaveNet wants hours for; its voice
+    sounds of Griffin-Lim.
+
+    Command: smalti train digits-spectral --data FOLDER --out runs/digits
+    Cost: see results/speech.jsonl.
+    Expect: digits that are understood nearly as well as the recordings, in the voice that is asked for.
+    """
+    return Recipe(
+        name="digits-spectral",
+        data=LogMelConfig(sample_rate_hz=8000, num_mels=64, hop=80, window=256, normalise="none", length=48),
+        validation_fraction=0.03,
+        model=VQVAEConfig(
+            encoder=ConvEncoderConfig(channels=128, residual_channels=64, residual_blocks=2, strides=(2,)),
+            decoder=ConvDecoderConfig(channels=160, residual_channels=96, residual_blocks=3, use_labels=True),
+            quantizer=VectorQuantizerConfig(num_codes=128, code_dim=48),
+            likelihood=LogisticMixtureConfig(components=1),
+        ),
+        training=TrainingConfig(
+            steps=1500,
+            batch_size=32,
+            learning_rate=1e-3,
+            warmup_steps=50,
+            schedule="cosine",
+            weight_ema=0.99,
+            validate_every=250,
+            checkpoint_every=250,
+        ),
+        prior=_prior_of_digits(),
+    )
+
+
+def _prior_of_digits() -> PriorRecipe:
+    """Stopped before it has learned 20 minutes of speech by heart."""
+    return PriorRecipe(
+        length=32,
+        network=WaveNetConfig(
+            channels=96,
+            gate_channels=96,
+            skip_channels=96,
+            head_channels=128,
+            layers=5,
+            stacks=2,
+            dropout=0.2,
+        ),
+        training=TrainingConfig(
+            steps=1000,
+            batch_size=32,
+            learning_rate=1e-3,
+            warmup_steps=50,
+            schedule="cosine",
+            weight_ema=0.99,
+        ),
+    )
+
+
+def units() -> Recipe:
+    """Units of speech without labels: 128 codes, 25 a second, for phonemes and as tokens.
+
+    An encoder of log-mels learns by masked prediction of clusters, one of its layers is clustered into the
+    codebook, and a decoder that is told the speaker learns the spectrogram from the codes.
+
+    Command: smalti train units --data FOLDER --out runs/units
+    Cost: see results/speech.jsonl.
+    Expect: on AN4 more than half of the windows with the right phone; see docs/speech.md.
+    """
+    return Recipe(
+        name="units",
+        data=LogMelConfig(sample_rate_hz=16_000, num_mels=40, normalise="none", length=256),
+        validation_fraction=0.03,
+        model=VQVAEConfig(
+            encoder=ContextEncoderConfig(),
+            quantizer=VectorQuantizerConfig(num_codes=128, code_dim=48, codebook=FrozenCodebookConfig()),
+            decoder=ConvDecoderConfig(channels=128, residual_channels=64, residual_blocks=2, use_labels=True),
+            likelihood=LogisticMixtureConfig(components=3),
+        ),
+        pretraining=Pretraining(
+            training=TrainingConfig(
+                steps=600,
+                batch_size=32,
+                learning_rate=1e-3,
+                warmup_steps=50,
+                schedule="cosine",
+                checkpoint_every=100,
+                validate_every=0,
+            )
+        ),
+        training=TrainingConfig(
+            steps=800,
+            batch_size=16,
+            learning_rate=1e-3,
+            warmup_steps=50,
+            schedule="cosine",
+            weight_ema=0.99,
+            validate_every=250,
+            checkpoint_every=250,
+        ),
+        prior=PriorRecipe(
+            length=64,
+            network=WaveNetConfig(
+                channels=128,
+                gate_channels=128,
+                skip_channels=128,
+                head_channels=192,
+                layers=5,
+                stacks=2,
+                dropout=0.2,
+            ),
+            training=TrainingConfig(
+                steps=800,
+                batch_size=32,
+                learning_rate=1e-3,
+                warmup_steps=50,
+                schedule="cosine",
+                weight_ema=0.99,
+            ),
+        ),
+    )
+
+
+def voices() -> Recipe:
+    """Your own recordings, 16 kHz: log-mel in, 50 codes a second, a WaveNet told the speaker.
+
+    Log-mels in, 50 codes a second, jitter: what van Niekerk et al. 2020 (arXiv 2005.09409) found best for
+    units, with a WaveNet in place of their recurrent vocoder.
+
+    Command: smalti train voices --data FOLDER --out runs/voices
+    Cost: days on two CPU cores, hours on a GPU; `digits` is the size for CPUs.
+    Expect: intelligible speech, and voice conversion between the speakers of the data.
+    """
+    return _waveform(
+        name="voices",
+        data=AudioConfig(sample_rate_hz=16_000, length=15_360),
+        encoder=LogMelEncoderConfig(
+            network=ConvEncoderConfig(channels=256, residual_channels=128, residual_blocks=4, strides=(2,))
+        ),
+        quantizer=VectorQuantizerConfig(num_codes=512, code_dim=64),
+        upsample=(2,),
+        jitter=0.5,
+        prior_length=128,
+    )
+
+
+def vctk() -> Recipe:
+    """The paper's model of VCTK: 109 speakers, six strided convolutions (64x), 512 codes, one-hot speaker.
+
+    Section 4.3: the encoder has 6 strided convolutions of stride 2 and window 4, the latents one feature map,
+    and the decoder is dilated and conditioned on latents and speaker. What it does not say is ours: 16 kHz,
+    mu-law, widths, three stacks of ten layers, EMA codebook, jitter of 0.12 against a decoder that ignores
+    codes.
+
+    Command: smalti train vctk --data FOLDER_OF_VCTK --out runs/vctk
+    Cost: a day on a GPU.
+    Expect: same words, other waveform; with another speaker's label, another voice.
+    """
+    return _waveform(
+        name="vctk",
+        data=AudioConfig(sample_rate_hz=16_000, length=15_360, trim=True),
+        encoder=ConvEncoderConfig(
+            channels=256, residual_channels=128, residual_blocks=2, strides=(2, 2, 2, 2, 2, 2)
+        ),
+        quantizer=VectorQuantizerConfig(num_codes=512, code_dim=64),
+        upsample=(2, 2),
+        jitter=0.12,
+        prior_length=640,
+    )
+
+
+def librispeech() -> Recipe:
+    """The paper's model for unconditional speech: 128x, and a prior over 320 codes (2.56 s at 16 kHz).
+
+    Command: smalti train librispeech --data FOLDER_OF_LIBRISPEECH --out runs/librispeech, then train-prior
+    Cost: days on a GPU.
+    Expect: samples with clear words and parts of sentences, says the paper, of 460 hours of speech.
+    """
+    return _waveform(
+        name="librispeech",
+        data=AudioConfig(sample_rate_hz=16_000, length=20_480),
+        encoder=ConvEncoderConfig(
+            channels=256, residual_channels=128, residual_blocks=2, strides=(2, 2, 2, 2, 2, 2, 2)
+        ),
+        quantizer=VectorQuantizerConfig(num_codes=512, code_dim=64),
+        upsample=(2, 2),
+        jitter=0.12,
+        prior_length=320,
+    )
+
+
+def _waveform(
+    name: str,
+    data: AudioConfig,
+    encoder: ConvEncoderConfig | LogMelEncoderConfig,
+    quantizer: VectorQuantizerConfig,
+    upsample: tuple[int, ...],
+    jitter: float,
+    prior_length: int,
+) -> Recipe:
+    """A recipe of a GPU's size, with a WaveNet of 30 layers over the samples."""
+    training = TrainingConfig(
+        steps=200_000,
+        batch_size=16,
+        learning_rate=4e-4,
+        warmup_steps=1000,
+        schedule="cosine",
+        weight_ema=0.9995,
+        validate_every=2000,
+        checkpoint_every=1000,
+    )
+    return Recipe(
+        name=name,
+        data=data,
+        validation_fraction=0.01,
+        model=VQVAEConfig(
+            encoder=encoder,
+            decoder=WaveNetDecoderConfig(
+                channels=128,
+                residual_channels=64,
+                residual_blocks=2,
+                upsample=upsample,
+                network=WaveNetConfig(
+                    channels=128,
+                    gate_channels=128,
+                    skip_channels=128,
+                    head_channels=256,
+                    layers=10,
+                    stacks=3,
+                ),
+            ),
+            quantizer=quantizer,
+            likelihood=CategoricalConfig(),
+            jitter=jitter,
+            code_dropout=0.02,
+        ),
+        training=training,
+        prior=PriorRecipe(
+            length=prior_length,
+            network=WaveNetConfig(
+                channels=256,
+                gate_channels=256,
+                skip_channels=256,
+                head_channels=512,
+                layers=8,
+                stacks=2,
+                dropout=0.1,
+            ),
+            training=training.model_copy(update={"steps": 100_000, "batch_size": 64}),
+        ),
+    )

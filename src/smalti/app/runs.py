@@ -1,0 +1,103 @@
+"""What both stages of training share: whether a run may be gone on with, and what is said and drawn of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from smalti.app.console import note
+from smalti.app.recipes.overrides import differences
+from smalti.core.errors import InputError
+from smalti.data.sources import Source
+from smalti.data.sources.codes import CodesSource
+from smalti.recipe import Pretraining, PriorRecipe, Recipe, parse
+from smalti.training.checkpoints import RunDirectory
+from smalti.training.loop import TrainingConfig
+
+DATA_DIRECTORY = "data"
+MAY_CHANGE = ("training.steps", "training.log_every", "training.validate_every", "training.checkpoint_every")
+CURVES = {
+    "loss": "loss",
+    "distortion_bits_per_dim": "distortion, bits/dim",
+    "bits_per_dim": "bits/dim, no learned prior",
+    "bits_per_code": "bits a code",
+    "psnr": "PSNR, dB",
+    "rate_bits_per_dim": "rate, bits/dim",
+    "batch_usage": "share of codes used in a batch",
+}
+
+
+def check_target(run: RunDirectory, recipe: Recipe | PriorRecipe | Pretraining) -> None:
+    """Refuse to mix two runs, or a run and other files."""
+    if not run.exists:
+        taken = [path.name for path in run.path.iterdir()] if run.path.is_dir() else []
+        foreign = [name for name in taken if not name.startswith(".") and name != DATA_DIRECTORY]
+        if foreign:
+            raise InputError(
+                f"expected a new or empty directory, or a run to go on with: {run.path} holds {foreign[0]} "
+                "and no config.json; choose another --out"
+            )
+        return
+    stored = parse(type(recipe), run.read_config("recipe")["recipe"], str(run.config_path))
+    changed = differences(stored, recipe)
+    # An autoencoder does not depend on the prior that follows it, which has a run of its own.
+    refused = [key for key in changed if key not in MAY_CHANGE and not key.startswith("prior.")]
+    if refused:
+        key = refused[0]
+        before, now = changed[key]
+        raise InputError(
+            f"{run.path} holds a run with {key}={before}, now {now} is asked for: "
+            "choose another --out, or the same settings to go on with it"
+        )
+
+
+def model_of(source: Source) -> str | None:
+    """The model whose codes a source holds, or None where it holds something else."""
+    return source.info.model if isinstance(source, CodesSource) else None
+
+
+def check_model(run: RunDirectory, model: str | None) -> None:
+    """Refuse codes of another model than those that a run over codes was trained on.
+
+    Args:
+        run: perhaps not begun yet.
+        model: `model_of` the data.
+    """
+    before = run.read_config().get("codes_of") if run.exists else None
+    if before is not None and before != model:
+        received = "other data" if model is None else f"codes of {model[:12]}"
+        raise InputError(
+            f"expected codes of the model {before[:12]}, on which {run.path} was trained, received "
+            f"{received}: encode the data with that model, or remove the run and train it anew"
+        )
+
+
+def check_data(run: RunDirectory, data: str) -> None:
+    """Refuse to go on with a run on other data."""
+    before = run.read_config("data")["data"] if run.exists else data
+    if before != data and Path(before).resolve() != Path(data).resolve():
+        raise InputError(
+            f"{run.path} holds a run on the data {before}, now {data} is asked for: "
+            "choose another --out, or the same data to go on with it"
+        )
+
+
+def check_start(run: RunDirectory, start: str | None) -> None:
+    """Refuse to go on with a run that began with other weights."""
+    before = run.read_config().get("start") if run.exists else start
+    if before != start:
+        raise InputError(
+            f"{run.path} holds a run that began from {before or 'nothing'}, now it is to begin from "
+            f"{start or 'nothing'}: choose another --out, or the same --from to go on with it"
+        )
+
+
+def say_what(config: TrainingConfig, count: int, model: torch.nn.Module, quiet: bool) -> None:
+    """Say how much is to be trained on how many items."""
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    note(
+        f"{count} items, {millions:.2f} M parameters, {config.steps} steps of {config.batch_size} "
+        f"({config.steps * config.batch_size / count:.1f} epochs). Ctrl-C saves and stops.",
+        quiet,
+    )

@@ -1,0 +1,234 @@
+"""The transformer's sampling loop as one compiled function, for CPUs: the same sums as `Transformer.step`.
+
+For few lines a step is bound by reading the weights, which calls to a library of products do far below the
+speed of the memory. Here they lie in the order in which they are read, several lines share each read, and
+the draw is part of the loop. Keys are kept with places side by side: a head's scores are one product.
+
+`no_type_check` keeps the checks that tests put around every function off what numba is to compile.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, final, no_type_check
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+
+from smalti.core.errors import InputError
+from smalti.core.priors import SamplingKernel
+from smalti.kernels.products import add_panels, add_product, in_panels
+from smalti.kernels.sampling import Array, array, bias, draw_symbol, exp_of_negative, gelu, weight
+
+if TYPE_CHECKING:
+    from smalti.autoregressive.transformer import Transformer, TransformerState
+
+
+PADDING = 16
+"""Places beyond the last, so that the rows of the keys do not lie a power of two apart, where they would meet
+in few places of the cache."""
+
+
+@numba.njit(fastmath=True)
+@no_type_check
+def _normalise(out: Any, x: Any, scale: Any, shift: Any, epsilon: Any) -> None:
+    """Layer normalisation of each row."""
+    rows, channels = x.shape
+    for b in range(rows):
+        mean = np.float32(0)
+        for c in range(channels):
+            mean += x[b, c]
+        mean /= np.float32(channels)
+        variance = np.float32(0)
+        for c in range(channels):
+            variance += (x[b, c] - mean) * (x[b, c] - mean)
+        factor = np.float32(1 / math.sqrt(variance / np.float32(channels) + epsilon))
+        for c in range(channels):
+            out[b, c] = (x[b, c] - mean) * factor * scale[c] + shift[c]
+
+
+@numba.njit(fastmath=True)
+@no_type_check
+def _attend(out: Any, query: Any, keys: Any, values: Any, scores: Any) -> None:
+    """One head of one line: query (d,), keys (d, n), values (n, d); out (d,) is written, scores (n,) used."""
+    num = len(values)
+    scores[:] = 0
+    add_product(scores, keys, query)
+    largest = scores[0]
+    for s in range(num):
+        largest = max(largest, scores[s])
+    total = np.float32(0)
+    for s in range(num):
+        scores[s] = exp_of_negative(scores[s] - largest)
+        total += scores[s]
+    out[:] = 0
+    add_product(out, values, scores)
+    for c in range(len(out)):
+        out[c] /= total
+
+
+@numba.njit(fastmath=True, cache=True, nogil=True)
+@no_type_check
+def _run(
+    symbols: Any,
+    uniform: Any,
+    temperature: Any,
+    first: Any,
+    epsilon: Any,
+    begin: Any,
+    table: Any,
+    places: Any,
+    norms: Any,
+    project: Any,
+    out_weight: Any,
+    out_bias: Any,
+    mlp_norms: Any,
+    widen_weight: Any,
+    widen_bias: Any,
+    narrow_weight: Any,
+    narrow_bias: Any,
+    last_norm: Any,
+    head_weight: Any,
+    head_bias: Any,
+    keys: Any,
+    values: Any,
+    logits: Any,
+) -> None:
+    """Draw `len(uniform)` symbols for each line, from symbol `first` on.
+
+    symbols (T+1, B): row t + 1 is drawn at t; row 0 is what was drawn before. begin (B, C), table (G, K, C),
+    places (S, C), norms and mlp_norms (L, 2, C): scales and shifts; keys (L, B, heads, d, S + PADDING) and
+    values (L, B, heads, S, d). Weights are in panels, one for each layer (of the head, for each codebook).
+    """
+    count = len(uniform)
+    layers, lines, heads, width, _ = keys.shape
+    channels, num_codes = heads * width, logits.shape[1]
+    codebooks = len(head_weight)
+    scale = np.float32(1 / math.sqrt(width))
+    x = np.zeros((lines, channels), np.float32)
+    normal = np.zeros((lines, channels), np.float32)
+    qkv = np.zeros((lines, 3 * channels), np.float32)
+    attended = np.zeros((lines, channels), np.float32)
+    wide = np.zeros((lines, widen_bias.shape[1]), np.float32)
+    scores = np.zeros(len(places), np.float32)
+    weights = np.empty(num_codes, np.float64)
+    for t in range(count):
+        symbol = first + t
+        for b in range(lines):
+            if symbol == 0:
+                x[b, :] = begin[b] + places[0]
+            else:
+                x[b, :] = table[(symbol - 1) % codebooks, symbols[t, b]] + places[symbol]
+        for layer in range(layers):
+            _normalise(normal, x, norms[layer, 0], norms[layer, 1], epsilon)
+            qkv[:, :] = 0
+            add_panels(qkv, project[layer], normal)
+            for b in range(lines):
+                for c in range(channels):
+                    qkv[b, c] *= scale
+                for head in range(heads):
+                    at = head * width
+                    for c in range(width):
+                        keys[layer, b, head, c, symbol] = qkv[b, channels + at + c]
+                        values[layer, b, head, symbol, c] = qkv[b, 2 * channels + at + c]
+                    _attend(
+                        attended[b, at : at + width],
+                        qkv[b, at : at + width],
+                        keys[layer, b, head, :, : symbol + 1],
+                        values[layer, b, head, : symbol + 1],
+                        scores[: symbol + 1],
+                    )
+                for c in range(channels):
+                    x[b, c] += out_bias[layer, c]
+            add_panels(x, out_weight[layer], attended)
+            _normalise(normal, x, mlp_norms[layer, 0], mlp_norms[layer, 1], epsilon)
+            for b in range(lines):
+                wide[b, :] = widen_bias[layer]
+            add_panels(wide, widen_weight[layer], normal)
+            for b in range(lines):
+                row = wide[b]
+                for c in range(len(row)):
+                    row[c] = gelu(row[c])
+                for c in range(channels):
+                    x[b, c] += narrow_bias[layer, c]
+            add_panels(x, narrow_weight[layer], wide)
+        _normalise(normal, x, last_norm[0], last_norm[1], epsilon)
+        codebook = symbol % codebooks
+        for b in range(lines):
+            logits[b, :] = head_bias[codebook]
+        add_panels(logits, head_weight[codebook], normal)
+        for b in range(lines):
+            symbols[t + 1, b] = draw_symbol(logits[b], weights, uniform[t, b], temperature)
+
+
+@final
+class TransformerKernel(SamplingKernel):
+    """Draws the grids that a state of `Transformer.start` begins.
+
+    Args:
+        network: on the CPU.
+        state: before its first symbol; its tensors are read and not changed.
+    """
+
+    def __init__(self, network: Transformer, state: TransformerState) -> None:
+        layers = network.layers
+        lines, channels = state.begin.shape
+        heads, num = network.config.heads, len(state.places)
+        kept = (len(layers), lines, heads)
+        self._drawn, self._symbols = 0, num
+        self._last = np.full(lines, -1, np.int64)
+        self._logits = np.zeros((lines, network.num_codes), np.float32)
+        mlps: list[Any] = [layer.mlp for layer in layers]
+        self._epsilon = np.float32(network.norm.eps)
+        self._arrays = (
+            array(state.begin),
+            array(network.embeddings),
+            array(state.places),
+            array(torch.stack([_scale_and_shift(layer.norm) for layer in layers])),
+            in_panels(array(torch.stack([weight(layer.project).t() for layer in layers]))),
+            in_panels(array(torch.stack([weight(layer.out).t() for layer in layers]))),
+            array(torch.stack([bias(layer.out) for layer in layers])),
+            array(torch.stack([_scale_and_shift(mlp[0]) for mlp in mlps])),
+            in_panels(array(torch.stack([weight(mlp[1]).t() for mlp in mlps]))),
+            array(torch.stack([bias(mlp[1]) for mlp in mlps])),
+            in_panels(array(torch.stack([weight(mlp[3]).t() for mlp in mlps]))),
+            array(torch.stack([bias(mlp[3]) for mlp in mlps])),
+            array(_scale_and_shift(network.norm)),
+            in_panels(array(network.head_weights.transpose(1, 2))),
+            array(network.head_biases),
+            np.zeros((*kept, channels // heads, num + PADDING), np.float32),
+            np.zeros((*kept, num, channels // heads), np.float32),
+        )
+
+    def draw(self, uniform: Float32[Array, "t b"], temperature: float = 1.0) -> Int64[Array, "t b"]:
+        """The next symbols of each line.
+
+        Args:
+            uniform: a number in [0, 1) for each symbol.
+            temperature: divides the logits; 0 takes the most probable symbol.
+
+        Raises:
+            InputError: for more symbols than the grids have left.
+        """
+        left = self._symbols - self._drawn
+        if len(uniform) > left:
+            raise InputError(f"expected at most {left} further symbols, received {len(uniform)}: start anew")
+        symbols = np.empty((len(uniform) + 1, len(self._last)), np.int64)
+        symbols[0] = self._last
+        # An integer here would be another type, and compiled for again.
+        settings = float(temperature), self._drawn, self._epsilon
+        _run(symbols, uniform, *settings, *self._arrays, self._logits)
+        self._drawn += len(uniform)
+        self._last = symbols[-1]
+        return symbols[1:]
+
+    @property
+    def logits(self) -> Float32[Array, "b k"]:
+        """From which the last symbols were drawn."""
+        return self._logits
+
+
+def _scale_and_shift(norm: torch.nn.Module) -> torch.Tensor:
+    return torch.stack([weight(norm), bias(norm)])

@@ -1,0 +1,175 @@
+"""WaveNet's sampling loop as one compiled function, for CPUs: the same sums as `WaveNet.step`, in float32.
+
+Step by step, a small network spends its time in calls, not in arithmetic. Here numba compiles the whole loop,
+the draw included. The weights lie in the order in which they are read, several lines share each read, and
+whatever a condition adds is made beforehand.
+
+`no_type_check` keeps the checks that tests put around every function off what numba is to compile.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, final, no_type_check
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+
+from smalti.core.priors import SamplingKernel
+from smalti.kernels.products import add_panels, in_panels
+from smalti.kernels.sampling import Array, array, bias, draw_symbol, tanh, weight
+
+if TYPE_CHECKING:
+    from smalti.autoregressive.wavenet import WaveNet, WaveNetState
+
+
+@numba.njit(fastmath=True, cache=True, nogil=True)
+@no_type_check
+def _run(
+    symbols: Any,
+    uniform: Any,
+    temperature: Any,
+    first: Any,
+    length: Any,
+    table: Any,
+    dilated: Any,
+    out_weight: Any,
+    out_bias: Any,
+    shifts: Any,
+    local: Any,
+    rings: Any,
+    starts: Any,
+    ats: Any,
+    reaches: Any,
+    dilations: Any,
+    hidden_weight: Any,
+    hidden_bias: Any,
+    logit_weight: Any,
+    logit_bias: Any,
+    logits: Any,
+) -> None:
+    """Draw `len(uniform)` symbols for each line, from symbol `first` on.
+
+    symbols (T+1, B): row t + 1 is drawn at t; row 0 is what was drawn before (-1: nothing).
+    dilated (L, taps) and out_weight (L), each with its panels, shifts (L, B, 2g), local (frames, L, B, 2g) or
+    empty, rings (sum of reaches, B, C).
+    """
+    count, lines = uniform.shape
+    layers, _, gates2 = shifts.shape
+    taps, gates = dilated.shape[1], gates2 // 2
+    channels = table.shape[1]
+    skips = out_bias.shape[1] - channels
+    num_codes = len(logit_bias)
+    x = np.zeros((lines, channels), np.float32)
+    pre = np.zeros((lines, gates2), np.float32)
+    gated = np.zeros((lines, gates), np.float32)
+    both = np.zeros((lines, channels + skips), np.float32)
+    total = np.zeros((lines, skips), np.float32)
+    hidden = np.zeros((lines, len(hidden_bias)), np.float32)
+    weights = np.empty(num_codes, np.float64)
+    half = np.float32(0.5)
+    for t in range(count):
+        for b in range(lines):
+            if symbols[t, b] < 0:
+                x[b, :] = 0
+            else:
+                x[b, :] = table[symbols[t, b]]
+        total[:, :] = 0
+        frame = (first + t) * len(local) // length
+        for layer in range(layers):
+            if len(local):
+                for b in range(lines):
+                    for o in range(gates2):
+                        pre[b, o] = shifts[layer, b, o] + local[frame, layer, b, o]
+            else:
+                pre[:, :] = shifts[layer]
+            reach, start, at = reaches[layer], starts[layer], ats[layer]
+            for tap in range(taps - 1):
+                add_panels(pre, dilated[layer, tap], rings[start + (at + tap * dilations[layer]) % reach])
+            add_panels(pre, dilated[layer, taps - 1], x)
+            if reach:
+                rings[start + at] = x
+                ats[layer] = (at + 1) % reach
+            for b in range(lines):
+                row, gate = pre[b], gated[b]
+                for o in range(gates):
+                    gate[o] = tanh(row[o]) * (tanh(row[gates + o] * half) * half + half)
+                both[b, :] = out_bias[layer]
+            add_panels(both, out_weight[layer], gated)
+            for b in range(lines):
+                for o in range(channels):
+                    x[b, o] += both[b, o]
+                for o in range(skips):
+                    total[b, o] += both[b, channels + o]
+        for b in range(lines):
+            for o in range(skips):
+                total[b, o] = max(total[b, o], np.float32(0))
+            hidden[b, :] = hidden_bias
+            logits[b, :] = logit_bias
+        add_panels(hidden, hidden_weight, total)
+        for b in range(lines):
+            for o in range(hidden.shape[1]):
+                hidden[b, o] = max(hidden[b, o], np.float32(0))
+        add_panels(logits, logit_weight, hidden)
+        for b in range(lines):
+            symbols[t + 1, b] = draw_symbol(logits[b], weights, uniform[t, b], temperature)
+
+
+@final
+class WaveNetKernel(SamplingKernel):
+    """Draws the lines that a state of `WaveNet.start` begins.
+
+    Args:
+        network: on the CPU, with a table of symbols.
+        state: before its first symbol; its tensors are read and not changed.
+    """
+
+    def __init__(self, network: WaveNet, state: WaveNetState) -> None:
+        layers = network.layers
+        lines = state.shifts.shape[1]
+        reaches = [layer.dilated.reach for layer in layers]
+        # The convolution's own bias is added with what the conditions add.
+        biases = torch.stack([bias(layer.dilated.conv) for layer in layers])
+        hidden, logit = network.hidden, network.logit
+        empty = torch.zeros(0, *state.shifts.shape)
+        self._length, self._drawn = state.length, 0
+        self._last = np.full(lines, -1, np.int64)
+        self._logits = np.zeros((lines, logit.out_features), np.float32)
+        self._arrays = (
+            array(weight(network.embedding)),
+            in_panels(array(torch.stack([layer.dilated.conv.weight.permute(2, 1, 0) for layer in layers]))),
+            in_panels(array(torch.stack([layer.out.weight.squeeze(2).t() for layer in layers]))),
+            array(torch.stack([bias(layer.out) for layer in layers])),
+            array(state.shifts + biases.unsqueeze(1)),
+            array(empty if state.local is None else state.local),
+            np.zeros((max(1, sum(reaches)), lines, network.config.channels), np.float32),
+            np.cumsum([0, *reaches[:-1]]).astype(np.int64),
+            np.zeros(len(layers), np.int64),
+            np.array(reaches, np.int64),
+            np.array([layer.dilated.dilation for layer in layers], np.int64),
+            in_panels(array(hidden.weight.t())),
+            array(hidden.bias),
+            in_panels(array(logit.weight.t())),
+            array(logit.bias),
+        )
+
+    def draw(self, uniform: Float32[Array, "t b"], temperature: float = 1.0) -> Int64[Array, "t b"]:
+        """The next symbols of each line.
+
+        Args:
+            uniform: a number in [0, 1) for each symbol.
+            temperature: divides the logits; 0 takes the most probable symbol.
+        """
+        symbols = np.empty((len(uniform) + 1, len(self._last)), np.int64)
+        symbols[0] = self._last
+        # An integer here would be another type, and compiled for again.
+        _run(symbols, uniform, float(temperature), self._drawn, self._length, *self._arrays, self._logits)
+        self._drawn += len(uniform)
+        self._last = symbols[-1]
+        return symbols[1:]
+
+    @property
+    def logits(self) -> Float32[Array, "b k"]:
+        """From which the last symbols were drawn."""
+        return self._logits

@@ -1,0 +1,113 @@
+"""A softmax over the levels of every element."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, cast, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from smalti.core.conditions import Conditions
+from smalti.core.config import Configuration
+from smalti.core.parts import Likelihood, LikelihoodFamily
+from smalti.core.signals import SignalSpec
+from smalti.likelihoods.levels import drawn_like, from_levels, to_levels
+
+
+class _LogSoftmaxOf(torch.autograd.Function):
+    """The log-softmax over dimension 2 of `(B, C, L, *size)` logits, at one level of each element.
+
+    The logits are by far the largest tensor of a model. They are read item by item, so that each stays in a
+    CPU's cache, and one tensor of their size is kept: the probabilities, which become the gradient in place.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, levels: Tensor) -> Tensor:
+        parts = zip(_in_cache(logits), _in_cache(levels.unsqueeze(2)), strict=True)
+        keeps = ctx.needs_input_grad[0]
+        kept = torch.empty_like(logits) if keeps else logits
+        picked = []
+        for out, (part, level) in zip(_in_cache(kept), parts, strict=True):
+            log_softmax = part.log_softmax(2)
+            picked.append(log_softmax.gather(2, level).squeeze(2))
+            if keeps:
+                torch.exp(log_softmax, out=out)
+        if keeps:
+            # Not as an attribute: what is saved so, checkpointing drops and makes again.
+            ctx.save_for_backward(levels, kept)
+        ctx.is_taken = False
+        return torch.cat(picked)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if ctx.is_taken:
+            raise RuntimeError("the gradient of a categorical likelihood can be taken once only")
+        ctx.is_taken = True
+        levels, probabilities = ctx.saved_tensors
+        grad = grad_outputs[0].unsqueeze(2)
+        return probabilities.mul_(-grad).scatter_add_(2, levels.unsqueeze(2), grad), None
+
+
+def _in_cache(batch: Tensor) -> Sequence[Tensor]:
+    """A batch in parts that are worked on one after another: items on a CPU, all at once elsewhere."""
+    return batch.split(1) if batch.device.type == "cpu" else (batch,)
+
+
+@final
+class Categorical(Likelihood):
+    """A softmax over the levels of every element.
+
+    Args:
+        logits: `(B, C, L, *size)`.
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        self._logits = logits
+
+    def log_prob(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        """ln of the level's probability."""
+        levels = to_levels(signal, self._logits.shape[2])
+        return cast("Tensor", _LogSoftmaxOf.apply(self._logits, levels))
+
+    def sample(
+        self, generator: torch.Generator | None = None, temperature: float = 1.0
+    ) -> Float[Tensor, "b c *size"]:
+        """A draw of each element's level (Gumbel-max)."""
+        uniform = drawn_like(torch.rand, self._logits, generator)
+        noise = -torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))
+        level = (self._logits + temperature * noise).argmax(2)
+        return from_levels(level, self._logits.shape[2])
+
+    def mean(self) -> Float[Tensor, "b c *size"]:
+        """The expected level."""
+        levels = self._logits.shape[2]
+        values = from_levels(torch.arange(levels), levels).to(self._logits)
+        with torch.autocast(self._logits.device.type, enabled=False):  # a product, so it would be rounded
+            return torch.einsum("bcl...,l->bc...", self._logits.softmax(2), values)
+
+
+class CategoricalConfig(Configuration):
+    """A softmax over all levels: what the authors used on CIFAR-10."""
+
+    kind: Literal["categorical"] = "categorical"
+
+
+@final
+class CategoricalFamily(LikelihoodFamily):
+    """The decoder gives a logit for each level of each channel."""
+
+    def __init__(self, config: CategoricalConfig, signal: SignalSpec) -> None:
+        super().__init__()
+        del config  # it has no settings
+        self.channels = signal.channels
+        self.parameters_per_channel = signal.levels
+
+    def forward(
+        self, parameters: Float[Tensor, "b p *size"], conditions: Conditions | None = None
+    ) -> Categorical:
+        """The softmax of `(B, L*C, *size)` logits."""
+        return Categorical(parameters.float().unflatten(1, (self.channels, self.parameters_per_channel)))

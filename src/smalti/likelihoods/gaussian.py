@@ -1,0 +1,84 @@
+"""A Gaussian, discretised to exact levels."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from smalti.core.conditions import Conditions
+from smalti.core.config import Configuration
+from smalti.core.parts import Likelihood, LikelihoodFamily
+from smalti.core.signals import SignalSpec
+from smalti.likelihoods.levels import bin_edges, drawn_like, from_levels, to_levels
+
+
+def log_normal_cdf(x: Tensor) -> Tensor:
+    """ln of the normal distribution function; the gradient of torch's is wrong, or infinite, below -1000."""
+    low, high = x.clamp_max(-1), x.clamp_min(-1)
+    tail = torch.log(torch.special.erfcx(low * -math.sqrt(0.5)) / 2) - low.square() / 2
+    return torch.where(x < -1, tail, torch.special.log_ndtr(high))
+
+
+@final
+class Gaussian(Likelihood):
+    """A Gaussian's mass on each level's bin, the tails going to the outermost levels.
+
+    Args:
+        mean: `(B, C, *size)`.
+        log_scale: ln of the standard deviation, broadcastable to the mean.
+        levels: number of levels.
+    """
+
+    def __init__(self, mean: Float[Tensor, "b c *size"], log_scale: Tensor, levels: int) -> None:
+        self._mean, self._log_scale, self._levels = mean, log_scale, levels
+
+    def log_prob(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        """ln of the bin's mass, stable in both tails."""
+        a, b = bin_edges(signal, self._mean, self._log_scale, self._levels)
+        # In the upper tail both CDFs are 1 to float precision: mirror the bin into the lower tail.
+        a, b = torch.where(a > 0, -b, a), torch.where(a > 0, -a, b)
+        log_cdf_b = log_normal_cdf(b)
+        difference = (log_normal_cdf(a) - log_cdf_b).clamp_max(-1e-7)
+        return log_cdf_b + torch.log(-torch.expm1(difference))
+
+    def sample(
+        self, generator: torch.Generator | None = None, temperature: float = 1.0
+    ) -> Float[Tensor, "b c *size"]:
+        """A draw, rounded to its level."""
+        noise = drawn_like(torch.randn, self._mean, generator)
+        value = self._mean + temperature * noise * torch.exp(self._log_scale)
+        return from_levels(to_levels(value.clamp(-1, 1), self._levels), self._levels)
+
+    def mean(self) -> Float[Tensor, "b c *size"]:
+        """The Gaussian's mean, clipped to the range."""
+        return self._mean.clamp(-1, 1)
+
+
+class GaussianConfig(Configuration):
+    """Gaussian with one learned scale a channel; its mean is what minimises the squared error."""
+
+    kind: Literal["gaussian"] = "gaussian"
+
+
+@final
+class GaussianFamily(LikelihoodFamily):
+    """The decoder gives the means; the scale of each channel is a parameter of the family."""
+
+    parameters_per_channel = 1
+
+    def __init__(self, config: GaussianConfig, signal: SignalSpec) -> None:
+        super().__init__()
+        del config  # it has no settings
+        self.levels = signal.levels
+        self.log_scale = nn.Parameter(torch.full((signal.channels,), math.log(0.3)))
+
+    def forward(
+        self, parameters: Float[Tensor, "b p *size"], conditions: Conditions | None = None
+    ) -> Gaussian:
+        """The Gaussian of `(B, C, *size)` means."""
+        shape = (-1,) + (1,) * (parameters.ndim - 2)
+        return Gaussian(parameters.float(), self.log_scale.float().view(shape).clamp_min(-7), self.levels)

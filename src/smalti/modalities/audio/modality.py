@@ -1,0 +1,241 @@
+"""Audio as a modality: waveforms of any length, in 256 levels of mu-law or the 65,536 of 16 bits."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, Int, Integer
+from PIL import Image
+from pydantic import PositiveInt
+from torch import Tensor
+
+from smalti.core.modality import Modality
+from smalti.core.signals import SignalSpec
+from smalti.data.store import smallest_dtype
+from smalti.likelihoods.levels import from_levels, to_levels
+from smalti.modalities.audio.sounds import EXTENSIONS, sound_notes, write_sound
+from smalti.modalities.audio.waveforms import SoundConfig, only, separate, spectrogram_figure, waveforms
+from smalti.nn.spectral import LogMel, mu_law_decode, mu_law_encode
+
+PREVIEW_WINDOW_S = 0.025
+PREVIEW_MELS = 80
+
+
+class AudioConfig(SoundConfig):
+    """How waveforms are read.
+
+    Attributes:
+        length: samples of a training crop.
+        encoding: "mu_law" for 256 levels that lie closer where it is quiet (ITU-T G.711, mu = 255), "linear"
+            for the 65,536 levels of 16 bits, which keep a 16-bit file exactly.
+    """
+
+    kind: Literal["audio"] = "audio"
+    length: PositiveInt = 8192
+    encoding: Literal["mu_law", "linear"] = "mu_law"
+
+    @classmethod
+    def tiny(cls) -> AudioConfig:
+        """The smallest useful one, for tests."""
+        return cls(sample_rate_hz=4000, length=64)
+
+
+class _Encoding(ABC):
+    """Between linear amplitude, a model's range and levels. All ranges are [-1, 1]."""
+
+    levels: int
+
+    @abstractmethod
+    def encode(self, amplitude: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """Linear amplitude to a model's range."""
+
+    @abstractmethod
+    def decode(self, signal: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """The inverse of `encode`."""
+
+    @abstractmethod
+    def quantize(self, amplitude: Float[Tensor, "*any"]) -> Int[Tensor, "*any"]:
+        """The level of each sample."""
+
+    @abstractmethod
+    def samples(self, signal: Float[Tensor, " t"]) -> np.ndarray:
+        """A signal of a model's range as `write_sound` takes it."""
+
+
+@final
+class _MuLaw(_Encoding):
+    levels = 256
+
+    def encode(self, amplitude: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        return mu_law_encode(amplitude)
+
+    def decode(self, signal: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        return mu_law_decode(signal)
+
+    def quantize(self, amplitude: Float[Tensor, "*any"]) -> Int[Tensor, "*any"]:
+        return to_levels(mu_law_encode(amplitude), self.levels)
+
+    def samples(self, signal: Float[Tensor, " t"]) -> np.ndarray:
+        return mu_law_decode(signal).numpy()
+
+
+@final
+class _Linear(_Encoding):
+    levels = 65536
+
+    def encode(self, amplitude: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        return amplitude
+
+    def decode(self, signal: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        return signal
+
+    def quantize(self, amplitude: Float[Tensor, "*any"]) -> Int[Tensor, "*any"]:
+        # 16-bit samples s lie at s / 32768 and levels at 2k / 65535 - 1: the nearest level would join two of
+        # the samples about 0, this is level s + 32768 for each of them.
+        return (torch.floor(amplitude * 32768).long() + 32768).clamp(0, self.levels - 1)
+
+    def samples(self, signal: Float[Tensor, " t"]) -> np.ndarray:
+        return (to_levels(signal, self.levels) - 32768).to(torch.int16).numpy()
+
+
+ENCODINGS: dict[str, _Encoding] = {"mu_law": _MuLaw(), "linear": _Linear()}
+
+
+@final
+class AudioModality(Modality):
+    """Waveforms as signals `(B, 1, T)`: 256 or 65,536 levels, in [-1, 1] for a model.
+
+    A model's range is that of the companded amplitude for mu-law, and that of the amplitude for linear.
+    """
+
+    extensions = EXTENSIONS
+    ending = ".wav"
+    noun = "sounds"
+    is_ragged = True
+
+    def __init__(self, config: AudioConfig) -> None:
+        self.config = config
+        self.pattern, self.sample_rate_hz = config.pattern, config.sample_rate_hz
+        self._encoding = ENCODINGS[config.encoding]
+        self.padding = int(self._encoding.quantize(torch.zeros(())))
+
+    @property
+    def spec(self) -> SignalSpec:
+        """One channel, the size of a training crop, and the levels."""
+        return SignalSpec(
+            channels=1,
+            size=(self.config.length,),
+            levels=self._encoding.levels,
+            sample_rate_hz=self.config.sample_rate_hz,
+        )
+
+    def protocol(self) -> dict[str, Any]:
+        """All that a figure measured on these sounds depends on, as plain JSON values."""
+        return {
+            **self.config.reading(),
+            "encoding": self.config.encoding,
+            "range": [-1.0, 1.0],
+            "levels": self._encoding.levels,
+        }
+
+    def decode(self, content: Path | bytes | np.ndarray) -> Integer[np.ndarray, "1 t"]:
+        """One sound in levels: uint8 for mu-law, int32 for linear.
+
+        Args:
+            content: a file, its bytes, or samples as `read_sound` takes them.
+
+        Raises:
+            UnreadableItem: with the reason, when there is no such sound in it.
+        """
+        samples = torch.from_numpy(self.config.read(content))
+        levels = self._encoding.quantize(samples)[None].numpy()
+        return levels.astype(smallest_dtype(self._encoding.levels))
+
+    def to_model(self, levels: Integer[Tensor, "b 1 t"]) -> Float32[Tensor, "b 1 t"]:
+        """Levels to [-1, 1]."""
+        return from_levels(levels, self._encoding.levels)
+
+    def to_stored(self, signal: Float[Tensor, "b 1 t"]) -> Integer[Tensor, "b 1 t"]:
+        """[-1, 1] to the nearest level, clipped: the exact inverse of `to_model`."""
+        levels = self._encoding.levels
+        return to_levels(signal.detach(), levels).to(getattr(torch, smallest_dtype(levels).name))
+
+    def waveform(self, signal: Float[Tensor, "b 1 t"]) -> Float[Tensor, "b 1 t"]:
+        """A model's range to linear amplitude, both [-1, 1]."""
+        return self._encoding.decode(signal)
+
+    def from_waveform(self, waveform: Float[Tensor, "b 1 t"]) -> Float[Tensor, "b 1 t"]:
+        """Linear amplitude to a model's range, both [-1, 1]: the inverse of `waveform`."""
+        return self._encoding.encode(waveform)
+
+    def seconds(self, length: int) -> float:
+        """How long so many samples last."""
+        return length / self.config.sample_rate_hz
+
+    def oddities(self, item: Integer[np.ndarray, "1 t"]) -> list[str]:
+        """That a sound is silent throughout, or clipped."""
+        signal = self.to_model(torch.from_numpy(np.ascontiguousarray(item))[None])
+        return sound_notes(self.waveform(signal)[0, 0].numpy())
+
+    def render(self, signal: Float[Tensor, "b 1 t"]) -> Float[Tensor, "b 1 t"]:
+        """A model's signal as a user wants it: linear amplitude in [-1, 1]."""
+        return self.waveform(signal.detach().float().clamp(-1, 1))
+
+    def check(self, signal: Any) -> list[Float32[Tensor, "1 1 _"]]:
+        """What a user passes as sounds, in the range of a model, one by one since their lengths differ.
+
+        Samples are brought to levels, as those of files are, so that both give the same.
+
+        Args:
+            signal: a file or its bytes, read as `decode` does; linear amplitude in [-1, 1] at the sample
+                rate, a float tensor or array `(T,)`, `(1, T)` or `(B, 1, T)`; or a list of these.
+
+        Raises:
+            InputError: for another type, shape or range, no samples, or a file that is no sound.
+        """
+        return [
+            self.to_model(self._encoding.quantize(sound)) for sound in waveforms(signal, self.config.read)
+        ]
+
+    def preview(self, rows: Sequence[Any]) -> Image.Image:
+        """Log-mel spectrograms: each sound of `rows[0]`, eight at most, with those of other rows under it.
+
+        Args:
+            rows: batches `(B, 1, T)`, or lists of `(1, T)`; levels or floats in a model's range.
+
+        Raises:
+            InputError: when there is nothing to show, or the rows differ in number.
+        """
+        rate_hz = self.config.sample_rate_hz
+        n_fft = 2 ** math.ceil(math.log2(PREVIEW_WINDOW_S * rate_hz))
+        log_mel = LogMel(rate_hz, min(PREVIEW_MELS, n_fft // 8), n_fft // 4, n_fft)
+
+        def spectrogram(signal: Tensor) -> Tensor:
+            sound = self.waveform(self._floats(signal)[None])
+            return log_mel(F.pad(sound, (0, max(0, log_mel.hop - sound.shape[-1]))))[0]
+
+        return spectrogram_figure(
+            [[spectrogram(signal) for signal in separate(row, 1)] for row in rows],
+            log_mel.hop / rate_hz,
+            log_mel.centres_hz,
+        )
+
+    def save(self, signal: Tensor | np.ndarray, path: str | Path) -> None:
+        """Write one sound, `(1, T)` or `(1, 1, T)`, levels or floats in a model's range, as WAV or FLAC.
+
+        Raises:
+            InputError: when it is not one sound, or the path ends otherwise.
+        """
+        samples = self._encoding.samples(self._floats(only(signal, 1))[0])
+        write_sound(samples, path, self.config.sample_rate_hz)
+
+    def _floats(self, signal: Tensor) -> Float32[Tensor, "1 t"]:
+        """Levels or floats, `(1, T)`, in a model's range."""
+        return signal.float().clamp(-1, 1) if signal.is_floating_point() else self.to_model(signal[None])[0]

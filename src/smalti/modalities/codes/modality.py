@@ -1,0 +1,169 @@
+"""Grids of codes as a modality: what one autoencoder makes is the signal of another, its second stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from PIL import Image
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.core.modality import Modality
+from smalti.core.signals import SignalSpec
+from smalti.data.sources.base import UnreadableItem
+from smalti.data.store import smallest_dtype
+from smalti.likelihoods.levels import from_levels, to_levels
+
+PREVIEW_SIDE = 84
+PREVIEW_GAP = 4
+COLUMNS = 8
+
+
+class CodeGridConfig(Configuration):
+    """Sizes of the grids, as the first stage says them.
+
+    Attributes:
+        size: rows and columns of a grid.
+        num_codes: entries K of each codebook.
+        num_codebooks: codes G at each position.
+    """
+
+    kind: Literal["code_grid"] = "code_grid"
+    size: tuple[PositiveInt, PositiveInt] = (21, 21)
+    num_codes: int = Field(default=512, ge=2)
+    num_codebooks: int = Field(default=1, ge=1)
+
+    @classmethod
+    def tiny(cls) -> CodeGridConfig:
+        """The smallest useful one, for tests."""
+        return cls(size=(6, 6), num_codes=16)
+
+
+@final
+class CodeGridModality(Modality):
+    """Code grids as signals `(B, G, rows, columns)`: K levels, in [-1, 1] for a model.
+
+    The levels are names and not quantities: an encoder of them looks each up (`CodeGridEncoder`), and a
+    likelihood of them gives each a probability of its own.
+    """
+
+    extensions = (".parquet",)
+    ending = ".npy"
+    noun = "code grids"
+
+    def __init__(self, config: CodeGridConfig) -> None:
+        self.config = config
+
+    @property
+    def spec(self) -> SignalSpec:
+        """Codebooks as channels, the grid, and the codes as levels."""
+        config = self.config
+        return SignalSpec(channels=config.num_codebooks, size=config.size, levels=config.num_codes)
+
+    def protocol(self) -> dict[str, Any]:
+        """Sizes, as plain JSON values."""
+        return self.config.model_dump(mode="json")
+
+    def decode(self, content: Any) -> np.ndarray:
+        """One grid `(G, rows, columns)` of codes, as a source of codes gives it.
+
+        Raises:
+            UnreadableItem: for anything else than codes of these sizes.
+        """
+        config, spec = self.config, self.spec
+        expected = (spec.channels, *spec.size)
+        if not isinstance(content, np.ndarray) or content.dtype.kind not in "iu":
+            raise UnreadableItem("no codes: encode the data first")
+        if content.shape != expected or content.min() < 0 or content.max() >= config.num_codes:
+            raise UnreadableItem(
+                f"codes of shape {content.shape} from {content.min()} to {content.max()}, expected shape "
+                f"{expected} and {config.num_codes} codes"
+            )
+        return content.astype(smallest_dtype(config.num_codes))
+
+    def to_model(self, levels: Tensor) -> Float32[Tensor, "b g h w"]:
+        """Codes to [-1, 1]."""
+        return from_levels(levels, self.config.num_codes)
+
+    def to_stored(self, signal: Float[Tensor, "b g h w"]) -> Int64[Tensor, "b g h w"]:
+        """[-1, 1] to codes: the exact inverse of `to_model`."""
+        return to_levels(signal.detach(), self.config.num_codes)
+
+    def check(self, signal: Any) -> Float32[Tensor, "b g h w"]:
+        """What a user passes as code grids, in the range of a model.
+
+        Args:
+            signal: int64 codes `(B, G, rows, columns)` or `(G, rows, columns)`, a tensor or an array.
+
+        Raises:
+            InputError: for another type, shape or range.
+        """
+        if not isinstance(signal, Tensor | np.ndarray) or (
+            isinstance(signal, np.ndarray) and signal.dtype.kind not in "iuf"
+        ):
+            raise InputError(
+                f"expected code grids as an integer tensor or array, received {type(signal).__name__}: read "
+                "a file of codes with smalti.data.codes.read_codes"
+            )
+        codes = torch.as_tensor(signal)
+        spec = self.spec
+        shape = (spec.channels, *spec.size)
+        if codes.is_floating_point() or codes.ndim not in (3, 4) or codes.shape[-3:] != shape:
+            raise InputError(
+                f"expected integer codes of shape (B, {', '.join(map(str, shape))}), received {codes.dtype} "
+                f"of shape {tuple(codes.shape)}: encode signals with the first stage"
+            )
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < spec.levels:
+            raise InputError(
+                f"expected codes from 0 to {spec.levels - 1}, received {int(codes.min())} to "
+                f"{int(codes.max())}: were they made by another model?"
+            )
+        return self.to_model(codes.reshape(-1, *shape))
+
+    def preview(self, rows: Sequence[Any]) -> Image.Image:
+        """The first codebook's codes, each code a colour; each grid of `rows[0]` with the others under it."""
+        if not rows or not all(len(row) for row in rows):
+            raise InputError("expected code grids to show, received none: pass at least one")
+        maps = [np.stack([self._codes(one)[0] for one in row][:COLUMNS]) for row in rows]
+        height, width = self.config.size
+        scale = max(1, round(PREVIEW_SIDE / max(height, width)))
+        # A hue for each code, shuffled: neighbours in number are not alike.
+        hues = np.random.default_rng(0).permutation(self.config.num_codes) / self.config.num_codes
+        cells = [[_painted(hues[codes], scale) for codes in row] for row in maps]
+        step = (height * scale + PREVIEW_GAP, width * scale + PREVIEW_GAP)
+        canvas = Image.new(
+            "RGB", (step[1] * len(cells[0]) + PREVIEW_GAP, step[0] * len(cells) + PREVIEW_GAP), "white"
+        )
+        for y, row in enumerate(cells):
+            for x, cell in enumerate(row):
+                canvas.paste(cell, (PREVIEW_GAP + x * step[1], PREVIEW_GAP + y * step[0]))
+        return canvas
+
+    def save(self, signal: Tensor | np.ndarray, path: str | Path) -> None:
+        """Write the codes of one grid, int64 `(G, rows, columns)`, as .npy.
+
+        Raises:
+            InputError: when it is not one grid.
+        """
+        np.save(path, self._codes(signal))
+
+    def _codes(self, signal: Tensor | np.ndarray) -> Int64[np.ndarray, "g h w"]:
+        given = torch.as_tensor(signal)
+        codes = to_levels(given, self.config.num_codes) if given.is_floating_point() else given
+        shape = (self.spec.channels, *self.spec.size)
+        if codes.numel() != torch.Size(shape).numel():
+            raise InputError(f"expected one code grid of shape {shape}, received {tuple(given.shape)}")
+        return codes.reshape(shape).cpu().numpy().astype(np.int64)
+
+
+def _painted(hues: np.ndarray, scale: int) -> Image.Image:
+    """Hues in [0, 1) as a picture."""
+    hsv = np.stack([hues * 255, np.full_like(hues, 150), np.full_like(hues, 220)], 2).astype(np.uint8)
+    return Image.fromarray(hsv.repeat(scale, 0).repeat(scale, 1), "HSV").convert("RGB")

@@ -1,0 +1,192 @@
+"""Images as a modality: uint8 `(C, H, W)` from `pictures`, and from there to a model's range and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from PIL import Image
+from torch import Tensor
+
+from smalti.core.errors import InputError
+from smalti.core.modality import Modality
+from smalti.core.signals import SignalSpec
+from smalti.data.sources.base import UnreadableItem
+from smalti.modalities.image.pictures import EXTENSIONS, MODES, to_picture
+from smalti.modalities.image.pixels import (
+    LEVELS,
+    PictureConfig,
+    as_levels,
+    as_tensor,
+    in_range,
+    picture_grid,
+    to_model,
+    to_stored,
+)
+
+
+class ImageConfig(PictureConfig):
+    """How images are read."""
+
+    kind: Literal["image"] = "image"
+
+    @classmethod
+    def tiny(cls) -> ImageConfig:
+        """The smallest useful one, for tests."""
+        return cls(size=(8, 8))
+
+
+@final
+class ImageModality(Modality):
+    """Images as signals `(B, C, H, W)`: 256 levels, in [-1, 1] for a model."""
+
+    extensions = EXTENSIONS
+    ending = ".png"
+    noun = "pictures"
+
+    def __init__(self, config: ImageConfig) -> None:
+        """
+        Raises:
+            InputError: when the size was left open.
+        """
+        self.config = config
+        self.height, self.width = config.sides
+
+    @property
+    def spec(self) -> SignalSpec:
+        """Channels, size and levels of every signal."""
+        return SignalSpec(channels=self.config.channels, size=(self.height, self.width), levels=LEVELS)
+
+    def protocol(self) -> dict[str, Any]:
+        """All that a figure measured on these images depends on, as plain JSON values."""
+        return self.config.reading()
+
+    def decode(self, content: Path | bytes | np.ndarray | Image.Image) -> UInt8[np.ndarray, "c h w"]:
+        """One image in the size, as `read_picture` makes it: the same pixels, if it has that size already.
+
+        Args:
+            content: a file, its bytes, a PIL image, or pixels, uint8 or uint16.
+
+        Raises:
+            UnreadableItem: with the reason, when there is no such image in it.
+        """
+        return self.config.read(content)
+
+    def to_model(self, levels: UInt8[Tensor, "b c h w"]) -> Float32[Tensor, "b c h w"]:
+        """Levels 0..255 to [-1, 1]: x / 127.5 - 1."""
+        return to_model(levels)
+
+    def to_stored(self, signal: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
+        """[-1, 1] to the nearest level 0..255, clipped: the exact inverse of `to_model`."""
+        return to_stored(signal)
+
+    def check(self, signal: Any) -> Float32[Tensor, "b c h w"]:
+        """What a user passes as images, in the range of a model.
+
+        Args:
+            signal: a tensor or an array of the modality's size, uint8 or float in [-1, 1], `(B, C, H, W)` or
+                `(C, H, W)`, also with the channels last, or `(H, W)` for grey; a PIL image, a file or its
+                bytes, which are fitted to the size as `decode` does; or a list of these.
+
+        Raises:
+            InputError: for another type, range, number of channels or size, or a file that is no image.
+        """
+        match signal:
+            case Tensor():
+                return self._check_tensor(signal)
+            case np.ndarray():
+                return self._check_tensor(as_tensor(signal))
+            case Image.Image() | str() | Path() | bytes():
+                return self._check_tensor(torch.from_numpy(self._read(signal)))
+            case list() | tuple():
+                if not signal:
+                    raise InputError("expected at least one image, received an empty list")
+                return torch.cat([self.check(one) for one in signal])
+        raise InputError(
+            f"expected images as a tensor, an array, a PIL image, a file or a list of these, "
+            f"received {type(signal).__name__}"
+        )
+
+    def preview(
+        self,
+        rows: Sequence[Tensor | np.ndarray | list[Tensor]],
+        columns: int = 8,
+        scale: int | None = None,
+    ) -> Image.Image:
+        """A grid for figures: each image of `rows[0]` with those of the other rows under it.
+
+        Args:
+            rows: batches `(B, C, H, W)`, or lists of `(C, H, W)`, of one shape, uint8 or float in [-1, 1];
+                originals come first.
+            columns: images side by side; further ones go into further bands.
+            scale: whole factor of enlargement; None enlarges small images to about 96 pixels.
+
+        Raises:
+            InputError: when there is nothing to show, or the rows differ in shape.
+        """
+        stacked = [torch.stack(row) if isinstance(row, list) else row for row in rows]
+        batches = [self._pixels(row) for row in stacked]
+        shapes = {batch.shape for batch in batches}
+        if len(shapes) != 1 or 0 in batches[0].shape:
+            raise InputError(
+                f"expected rows of images of one shape, received {sorted(shapes)}: "
+                f"pass batches of equal shape that are not empty"
+            )
+        return picture_grid(batches, columns, scale)
+
+    def save(self, signal: Tensor | np.ndarray, path: str | Path) -> None:
+        """Write one signal, `(C, H, W)` or `(1, C, H, W)`, uint8 or float in [-1, 1], as a PNG file.
+
+        Raises:
+            InputError: when it is not one image.
+        """
+        batch = self._pixels(signal[None] if signal.ndim == 3 else signal)
+        if len(batch) != 1:
+            raise InputError(
+                f"expected one image, received {len(batch)}: save them one by one, or use preview"
+            )
+        to_picture(batch[0].transpose(1, 2, 0)).save(path, format="PNG")
+
+    def _read(self, signal: Image.Image | str | Path | bytes) -> UInt8[np.ndarray, "c h w"]:
+        """`decode`, for a user who passed this one image."""
+        try:
+            return self.decode(Path(signal) if isinstance(signal, str) else signal)
+        except UnreadableItem as error:
+            name = str(signal) if isinstance(signal, (str, Path)) else "what was passed"
+            raise InputError(f"{name} cannot be read as an image: {error}; check the file") from error
+
+    def _check_tensor(self, signal: Tensor) -> Float32[Tensor, "b c h w"]:
+        expected = (self.config.channels, self.height, self.width)
+        batch = _channels_first(signal, expected)
+        if batch is None:
+            raise InputError(
+                f"expected images of shape (B, {expected[0]}, {expected[1]}, {expected[2]}), received "
+                f"{tuple(signal.shape)}: resize them, or pass PIL images or files, which are fitted"
+            )
+        return in_range(batch)
+
+    def _pixels(self, signal: Tensor | np.ndarray) -> UInt8[np.ndarray, "b c h w"]:
+        """A batch as levels, on the host."""
+        batch = as_tensor(signal) if isinstance(signal, np.ndarray) else signal
+        if batch.ndim != 4 or batch.shape[1] not in MODES:
+            raise InputError(
+                f"expected images (B, C, H, W) with 1 or 3 channels, received {tuple(batch.shape)}"
+            )
+        return as_levels(batch)
+
+
+def _channels_first(signal: Tensor, expected: tuple[int, int, int]) -> Tensor | None:
+    """The signal as `(B, C, H, W)` with the expected `(C, H, W)`, or None when it has no such shape."""
+    channels, height, width = expected
+    shape = tuple(signal.shape)
+    if shape[-3:] == expected and signal.ndim in (3, 4):
+        return signal.reshape(-1, *expected) if signal.ndim == 3 else signal
+    if shape[-3:] == (height, width, channels) and signal.ndim in (3, 4):
+        return signal.movedim(-1, -3).reshape(-1, *expected)
+    if channels == 1 and shape == (height, width):
+        return signal.reshape(1, *expected)
+    return None

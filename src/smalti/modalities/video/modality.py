@@ -1,0 +1,201 @@
+"""Video as a modality: clips of any length, uint8 `(C, F, H, W)`, read frame by frame as pictures are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from PIL import Image
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from smalti.core.errors import InputError
+from smalti.core.modality import Modality
+from smalti.core.signals import SignalSpec
+from smalti.data.sources.base import Content, UnreadableItem
+from smalti.modalities.image.pixels import (
+    LEVELS,
+    PictureConfig,
+    as_levels,
+    as_tensor,
+    in_range,
+    picture_grid,
+    to_model,
+    to_stored,
+)
+from smalti.modalities.video.clips import EXTENSIONS, UNKNOWN_RATE_HZ, read_clip, write_clip
+
+SHOWN = 8
+"""Clips in a preview: more would be too small to see."""
+STRIP = 8
+"""Frames that a preview shows of each."""
+
+
+class VideoConfig(PictureConfig):
+    """How clips are read; each frame is read as a picture is.
+
+    Attributes:
+        frames: of a training crop.
+        frame_rate_hz: at which frames are taken, by the times at which they are shown; None takes the frames
+            as they come.
+    """
+
+    kind: Literal["video"] = "video"
+    frames: PositiveInt = 16
+    frame_rate_hz: float | None = Field(default=None, ge=0.01, le=1000)
+
+    @classmethod
+    def tiny(cls) -> VideoConfig:
+        """The smallest useful one, for tests."""
+        return cls(size=(8, 8), frames=4)
+
+
+@final
+class VideoModality(Modality):
+    """Clips as signals `(B, C, F, H, W)`: 256 levels, in [-1, 1] for a model."""
+
+    extensions = EXTENSIONS
+    ending = ".mp4"
+    noun = "clips"
+    is_ragged = True
+    readers = 1
+
+    def __init__(self, config: VideoConfig) -> None:
+        """
+        Raises:
+            InputError: when the size was left open.
+        """
+        self.config = config
+        self.height, self.width = config.sides
+
+    @property
+    def spec(self) -> SignalSpec:
+        """Channels, the size of a training crop, and levels."""
+        size = (self.config.frames, self.height, self.width)
+        return SignalSpec(channels=self.config.channels, size=size, levels=LEVELS)
+
+    def protocol(self) -> dict[str, Any]:
+        """All that a figure measured on these clips depends on, as plain JSON values."""
+        return {**self.config.reading(), "frame_rate_hz": self.config.frame_rate_hz}
+
+    def decode(self, content: Content) -> UInt8[np.ndarray, "c f h w"]:
+        """One clip in the size, at the frame rate, as `read_clip` reads it.
+
+        Raises:
+            UnreadableItem: with the reason, when there is no such clip in it.
+        """
+        return read_clip(content, self.config.frame_rate_hz, self.config.read)
+
+    def to_model(self, levels: UInt8[Tensor, "b c f h w"]) -> Float32[Tensor, "b c f h w"]:
+        """Levels 0..255 to [-1, 1]: x / 127.5 - 1."""
+        return to_model(levels)
+
+    def to_stored(self, signal: Float[Tensor, "b c f h w"]) -> UInt8[Tensor, "b c f h w"]:
+        """[-1, 1] to the nearest level 0..255, clipped: the exact inverse of `to_model`."""
+        return to_stored(signal)
+
+    def seconds(self, length: int) -> float | None:
+        """How long so many frames last, where they have a rate."""
+        return None if self.config.frame_rate_hz is None else length / self.config.frame_rate_hz
+
+    def oddities(self, item: UInt8[np.ndarray, "c f h w"]) -> list[str]:
+        """That nothing moves in a clip."""
+        return ["still throughout"] if (item == item[:, :1]).all() else []
+
+    def check(self, signal: Any) -> list[Float32[Tensor, "1 c _ h w"]]:
+        """What a user passes as clips, in the range of a model, one by one since their lengths differ.
+
+        Args:
+            signal: a tensor or an array of the modality's size, uint8 or float in [-1, 1], `(B, C, F, H, W)`
+                or `(C, F, H, W)`, also with the channels last; a file, its bytes or a folder of frames, read
+                as `decode` does; or a list of these.
+
+        Raises:
+            InputError: for another type, range, number of channels or size, or a file that is no clip.
+        """
+        match signal:
+            case Tensor():
+                return self._checked(signal)
+            case np.ndarray():
+                return self._checked(as_tensor(signal))
+            case str() | Path() | bytes():
+                return self._checked(torch.from_numpy(self._read(signal)))
+            case list() | tuple():
+                if not signal:
+                    raise InputError("expected at least one clip, received an empty list")
+                return [clip for one in signal for clip in self.check(one)]
+        raise InputError(
+            f"expected clips as tensors, arrays, files or a list of these, received {type(signal).__name__}"
+        )
+
+    def preview(self, rows: Sequence[Any]) -> Image.Image:
+        """A strip of frames, evenly spaced, of each clip of `rows[0]`, with those of the other rows under it.
+
+        Args:
+            rows: batches `(B, C, F, H, W)`, or lists of `(C, F, H, W)`, uint8 or float in [-1, 1]; the first
+                eight clips are shown.
+
+        Raises:
+            InputError: when there is nothing to show, or the rows differ in number.
+        """
+        counts = {len(row) for row in rows}
+        if len(counts) != 1 or 0 in counts:
+            raise InputError(f"expected rows of equally many clips, received {[len(row) for row in rows]}")
+        clips = [[self._levels(clip) for clip in row[:SHOWN]] for row in rows]
+        columns = min(STRIP, max(clip.shape[1] for row in clips for clip in row))
+        strips = [np.concatenate([_strip(clip, columns) for clip in row]) for row in clips]
+        return picture_grid(strips, columns)
+
+    def save(self, signal: Tensor | np.ndarray, path: str | Path) -> None:
+        """Write one clip, `(C, F, H, W)` or `(1, C, F, H, W)`, uint8 or float in [-1, 1], as MP4 or GIF.
+
+        It plays at the frame rate, or at 25 frames a second where frames were taken as they came.
+
+        Raises:
+            InputError: when it is not one clip, or the path ends otherwise.
+        """
+        if signal.ndim == 5 and len(signal) != 1:
+            raise InputError(
+                f"expected one clip, received {len(signal)}: save them one by one, or use preview"
+            )
+        levels = self._levels(signal[0] if signal.ndim == 5 else signal)
+        write_clip(levels.transpose(1, 2, 3, 0), path, self.config.frame_rate_hz or UNKNOWN_RATE_HZ)
+
+    def _read(self, clip: str | Path | bytes) -> UInt8[np.ndarray, "c f h w"]:
+        """`decode`, for a user who passed this one clip."""
+        try:
+            return self.decode(Path(clip) if isinstance(clip, str) else clip)
+        except UnreadableItem as error:
+            name = str(clip) if isinstance(clip, (str, Path)) else "what was passed"
+            raise InputError(f"{name} cannot be read as a clip: {error}; check the file") from error
+
+    def _checked(self, signal: Tensor) -> list[Float32[Tensor, "1 c _ h w"]]:
+        channels, sides = self.config.channels, (self.height, self.width)
+        clips = signal.unsqueeze(0) if signal.ndim == 4 else signal
+        is_first = clips.ndim == 5 and (clips.shape[1], *clips.shape[3:]) == (channels, *sides)
+        is_last = clips.ndim == 5 and tuple(clips.shape[2:]) == (*sides, channels)
+        if not (is_first or is_last) or 0 in clips.shape:
+            raise InputError(
+                f"expected clips of shape (B, {channels}, F, {sides[0]}, {sides[1]}) with frames in them, "
+                f"received {tuple(signal.shape)}: resize them, or pass files, which are fitted"
+            )
+        return list(in_range(clips if is_first else clips.movedim(-1, 1)).split(1))
+
+    def _levels(self, clip: Tensor | np.ndarray) -> UInt8[np.ndarray, "c f h w"]:
+        """One clip as levels, on the host."""
+        tensor = as_tensor(clip) if isinstance(clip, np.ndarray) else clip
+        if tensor.ndim != 4 or tensor.shape[0] not in (1, 3) or 0 in tensor.shape:
+            raise InputError(
+                f"expected clips (C, F, H, W) with 1 or 3 channels, received {tuple(tensor.shape)}"
+            )
+        return as_levels(tensor)
+
+
+def _strip(clip: UInt8[np.ndarray, "c f h w"], count: int) -> UInt8[np.ndarray, "n c h w"]:
+    """Frames from the first to the last, evenly spaced."""
+    at = np.linspace(0, clip.shape[1] - 1, count).round().astype(int)
+    return clip[:, at].swapaxes(0, 1)

@@ -1,0 +1,138 @@
+"""Learned priors: autoregressive networks over code grids."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from smalti.autoregressive.sampling import sample
+from smalti.core.conditions import Batch, Conditions
+from smalti.core.errors import InputError
+from smalti.core.models import Trainable
+from smalti.core.priors import AutoregressiveNetwork, Prior
+from smalti.core.results import Loss
+from smalti.priors.uniform import NO_CONDITIONS
+
+PADDING = -100
+"""Stands for a code that is not there."""
+
+
+@final
+class LearnedPrior(Prior, Trainable):
+    """An autoregressive network over the frozen codes of a trained autoencoder.
+
+    Args:
+        network: what predicts each code.
+        grid: of the codes.
+        name: under which it is reported.
+    """
+
+    def __init__(self, network: AutoregressiveNetwork, grid: Sequence[int], name: str = "learned") -> None:
+        super().__init__()
+        self.network, self.grid, self.name = network, tuple(grid), name
+
+    def loss(self, batch: Batch) -> Loss:
+        """Mean cross-entropy of a code, nats; `batch.data` are codes `(B, G, *grid)`."""
+        codes = batch.data.long()
+        logits = self.network(codes, batch.conditions)
+        if batch.lengths is not None:
+            # Every item counts by its codes; what follows a short one is no code of it.
+            beyond = torch.arange(codes.shape[2], device=codes.device) >= batch.lengths.unsqueeze(1)
+            codes = codes.masked_fill(beyond.view(len(codes), 1, -1, *(1,) * (codes.ndim - 3)), PADDING)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, -2), codes.flatten(), ignore_index=PADDING)
+        return Loss(total=loss, terms={"bits_per_code": loss.detach() / math.log(2)})
+
+    def log_prob(
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
+    ) -> Float[Tensor, " b"]:
+        """Sum over positions and codebooks of ln p(code | those before it, conditions).
+
+        A clip of more frames than the prior was trained on is taken in stretches of so many, each by itself:
+        what attends to all before it would see places that it never learned.
+        """
+        if codes.ndim > 3 and codes.shape[2] > self.grid[0]:
+            parts, done = codes.split(self.grid[0], 2), None
+            if conditions.actions is not None:
+                done = conditions.actions.split(self.grid[0], 1)
+            told = [replace(conditions, actions=done and done[i]) for i in range(len(parts))]
+            return torch.stack([self.log_prob(*each) for each in zip(parts, told, strict=True)]).sum(0)
+        logits = self.network(codes, conditions).float()
+        nats = torch.nn.functional.cross_entropy(logits.flatten(0, -2), codes.flatten(), reduction="none")
+        return -nats.view(len(codes), -1).sum(1)
+
+    def sample(
+        self,
+        num: int,
+        conditions: Conditions = NO_CONDITIONS,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        grid: Sequence[int] | None = None,
+        given: Int64[Tensor, "b g *first"] | None = None,
+    ) -> Int64[Tensor, "b g *grid"]:
+        """Draw grids through the cached loop; of another size than it was trained on where `grid` says so.
+
+        `given` is the beginning of each, which is gone on from.
+
+        Raises:
+            InputError: for labels on a prior without classes, or settings out of range.
+        """
+        if conditions.labels is not None and not self.network.num_classes:
+            raise InputError("expected no class, this prior was trained without classes: leave --class out")
+        return sample(
+            self.network,
+            num,
+            grid or self.grid,
+            conditions,
+            temperature,
+            top_k,
+            top_p,
+            generator,
+            progress,
+            given=given,
+        )
+
+
+@final
+class LabelledPrior(Prior):
+    """A learned prior that is told each item's class, and pays for it: p(z) >= p(z | y) / number of classes.
+
+    So its rate is a bound on data whose class the receiver does not know. Items without a label (-1) are
+    given none and pay nothing.
+    """
+
+    takes_labels = True
+
+    def __init__(self, prior: LearnedPrior) -> None:
+        super().__init__()
+        self.prior, self.name = prior, f"{prior.name}+class"
+
+    def log_prob(
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
+    ) -> Float[Tensor, " b"]:
+        """ln p(codes | class) - ln(number of classes)."""
+        # Nothing is paid for actions, so nothing is told of them.
+        log_prob = self.prior.log_prob(codes, Conditions(conditions.labels))
+        if conditions.labels is None:
+            return log_prob
+        return log_prob - math.log(self.prior.network.num_classes) * (conditions.labels >= 0)
+
+    def sample(
+        self,
+        num: int,
+        conditions: Conditions = NO_CONDITIONS,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int64[Tensor, "b g *grid"]:
+        """As the learned prior samples."""
+        return self.prior.sample(num, conditions, temperature, top_k, top_p, generator)

@@ -1,0 +1,48 @@
+"""The uniform prior over codes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from smalti.core.conditions import Conditions
+from smalti.core.priors import Prior
+
+NO_CONDITIONS = Conditions()
+
+
+@final
+class UniformPrior(Prior):
+    """Every code equally likely, everywhere: ln K nats a code. The prior of the paper's training."""
+
+    name = "uniform"
+
+    def __init__(self, num_codes: int, num_codebooks: int, grid: Sequence[int]) -> None:
+        super().__init__()
+        self.num_codes, self.num_codebooks, self.grid = num_codes, num_codebooks, tuple(grid)
+
+    def log_prob(
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
+    ) -> Float[Tensor, " b"]:
+        """-N ln K, the same for every item."""
+        per_item = -math.log(self.num_codes) * codes[0].numel()
+        return torch.full((len(codes),), per_item, device=codes.device)
+
+    def sample(
+        self,
+        num: int,
+        conditions: Conditions = NO_CONDITIONS,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int64[Tensor, "b g *grid"]:
+        """Independent uniform codes, on the generator's device; the other settings change nothing."""
+        shape = (num, self.num_codebooks, *self.grid)
+        device = generator.device if generator is not None else None
+        return torch.randint(self.num_codes, shape, generator=generator, device=device)

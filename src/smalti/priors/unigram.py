@@ -1,0 +1,69 @@
+"""The unigram prior: frequencies of codes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from smalti.core.conditions import Conditions
+from smalti.core.priors import Prior
+from smalti.priors.uniform import NO_CONDITIONS
+
+
+@final
+class UnigramPrior(Prior):
+    """Each code with its frequency in the training split, independent of place; one table a codebook.
+
+    Frequencies are smoothed by `smoothing` pseudo-counts a code, so that a code never seen has a rate.
+    """
+
+    name = "unigram"
+    counts: Tensor
+
+    def __init__(
+        self, num_codes: int, num_codebooks: int, grid: Sequence[int], smoothing: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.grid, self.smoothing = tuple(grid), smoothing
+        self.register_buffer("counts", torch.zeros(num_codebooks, num_codes, dtype=torch.int64))
+
+    @torch.no_grad()
+    def count(self, codes: Int64[Tensor, "b g *grid"]) -> None:
+        """Add codes to the counts."""
+        for row, of_codebook in zip(self.counts, codes.transpose(0, 1), strict=True):
+            row += torch.bincount(of_codebook.flatten(), minlength=len(row)).to(row)
+
+    def log_table(self) -> Float[Tensor, "g k"]:
+        """ln of the smoothed frequencies."""
+        smoothed = self.counts.double() + self.smoothing
+        return (smoothed / smoothed.sum(1, keepdim=True)).log().float()
+
+    def log_prob(
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
+    ) -> Float[Tensor, " b"]:
+        """Sum of the codes' log-frequencies."""
+        table = self.log_table()
+        picked = [table[g][codes[:, g]].flatten(1).sum(1) for g in range(len(table))]
+        return torch.stack(picked).sum(0)
+
+    def sample(
+        self,
+        num: int,
+        conditions: Conditions = NO_CONDITIONS,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int64[Tensor, "b g *grid"]:
+        """Independent codes by frequency; only temperature is heeded."""
+        # The generator decides where the numbers are made.
+        source = generator.device if generator is not None else self.counts.device
+        weights = (self.log_table() / max(temperature, 1e-4)).softmax(1).to(source)
+        positions = math.prod(self.grid)
+        drawn = [torch.multinomial(row, num * positions, True, generator=generator) for row in weights]
+        return torch.stack([d.view(num, *self.grid) for d in drawn], 1).to(self.counts.device)

@@ -1,0 +1,170 @@
+"""A recipe: one complete experiment, from the size of a picture to the steps of its prior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, ValidationError
+
+from smalti.autoregressive.frame_pixelcnn import FramePixelCNN, FramePixelCNNConfig
+from smalti.autoregressive.hierarchy import HierarchicalPixelCNN, HierarchicalPixelCNNConfig
+from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
+from smalti.autoregressive.transformer import Transformer, TransformerConfig
+from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.core.modality import Modality
+from smalti.core.models import LatentVariableModel
+from smalti.core.priors import AutoregressiveNetwork
+from smalti.core.signals import SignalSpec
+from smalti.modalities.audio.modality import AudioConfig, AudioModality
+from smalti.modalities.audio.spectrogram import LogMelConfig, LogMelModality
+from smalti.modalities.codes.modality import CodeGridConfig, CodeGridModality
+from smalti.modalities.image.modality import ImageConfig, ImageModality
+from smalti.modalities.video.modality import VideoConfig, VideoModality
+from smalti.models.hierarchy import Hierarchy, HierarchyConfig
+from smalti.models.masked import MaskedPredictionConfig
+from smalti.models.vae import VAE, VAEConfig
+from smalti.models.vimco import VIMCO, VIMCOConfig
+from smalti.models.vqvae import VQVAE, VQVAEConfig
+from smalti.training.loop import TrainingConfig
+
+ModelConfig = Annotated[VQVAEConfig | VAEConfig | VIMCOConfig | HierarchyConfig, Field(discriminator="kind")]
+
+
+NetworkConfig = Annotated[
+    GatedPixelCNNConfig
+    | TransformerConfig
+    | WaveNetConfig
+    | FramePixelCNNConfig
+    | HierarchicalPixelCNNConfig,
+    Field(discriminator="kind"),
+]
+
+
+DataConfig = Annotated[
+    ImageConfig | AudioConfig | LogMelConfig | VideoConfig | CodeGridConfig, Field(discriminator="kind")
+]
+
+
+def build_modality(config: DataConfig) -> Modality:
+    """The modality that a config names."""
+    match config:
+        case ImageConfig():
+            return ImageModality(config)
+        case AudioConfig():
+            return AudioModality(config)
+        case LogMelConfig():
+            return LogMelModality(config)
+        case VideoConfig():
+            return VideoModality(config)
+        case CodeGridConfig():
+            return CodeGridModality(config)
+
+
+def build_model(config: ModelConfig, signal: SignalSpec, num_classes: int = 0) -> LatentVariableModel:
+    """The untrained model that a config names; `num_classes` are the labels that its decoder may be told."""
+    match config:
+        case VQVAEConfig():
+            return VQVAE(config, signal, num_classes)
+        case VAEConfig():
+            return VAE(config, signal, num_classes)
+        case VIMCOConfig():
+            return VIMCO(config, signal, num_classes)
+        case HierarchyConfig():
+            return Hierarchy(config, signal, num_classes)
+
+
+def build_network(
+    config: NetworkConfig, num_codes: int, num_codebooks: int, num_classes: int, num_actions: int = 0
+) -> AutoregressiveNetwork:
+    """The untrained network over codes that a config names; those that are not of clips heed no actions."""
+    match config:
+        case GatedPixelCNNConfig():
+            return GatedPixelCNN(config, num_codes, num_codebooks, num_classes)
+        case TransformerConfig():
+            return Transformer(config, num_codes, num_codebooks, num_classes)
+        case WaveNetConfig():
+            return WaveNet(config, num_codes, num_codebooks, num_classes)
+        case FramePixelCNNConfig():
+            return FramePixelCNN(config, num_codes, num_codebooks, num_classes, num_actions)
+        case HierarchicalPixelCNNConfig():
+            return HierarchicalPixelCNN(config, num_codes, num_codebooks, num_classes)
+
+
+class PriorRecipe(Configuration):
+    """The second stage: a network over the codes, and how it is trained.
+
+    `length`: codes of a chunk, where items differ in length; None for those of one training crop.
+    """
+
+    length: int | None = Field(default=None, ge=1)
+    network: NetworkConfig = GatedPixelCNNConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+class Pretraining(Configuration):
+    """A stage before the autoencoder: its encoder learns by masked prediction, and is then frozen."""
+
+    task: MaskedPredictionConfig = MaskedPredictionConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+class Recipe(Configuration):
+    """A complete experiment; the whole of it is saved with its run.
+
+    Attributes:
+        name: as the command line knows it.
+        data: how signals are read.
+        validation_fraction: share of the training split that is held out, to watch and never to learn from.
+        class_names: names to show in place of those of the source.
+        model: what is trained: a VQ-VAE, or one that it is compared with.
+        training: of the autoencoder.
+        pretraining: of its encoder, where that is trained before.
+        prior: the second stage.
+    """
+
+    name: str
+    data: DataConfig = ImageConfig()
+    validation_fraction: float = Field(default=0.05, ge=0, lt=1)
+    class_names: dict[str, str] = Field(default_factory=dict)
+    model: ModelConfig = VQVAEConfig()
+    training: TrainingConfig = TrainingConfig()
+    pretraining: Pretraining | None = None
+    prior: PriorRecipe = PriorRecipe()
+
+
+C = TypeVar("C", bound=Configuration)
+
+
+def parse(model: type[C], values: Any, where: str) -> C:
+    """Validate stored values.
+
+    Raises:
+        InputError: when they do not fit.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        told = sentence(error, values)
+        raise InputError(f"{where} does not describe a model of this version: {told}") from None
+
+
+def sentence(error: ValidationError, values: Any) -> str:
+    first = error.errors()[0]
+    where = ".".join(keys_of(first["loc"], values))
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message[0].lower()}{message[1:]}, received {first['input']!r}"
+
+
+def keys_of(location: Sequence[int | str], values: Any) -> list[str]:
+    """A location of pydantic's as keys: without the names of union members, which no key has."""
+    keys: list[str] = []
+    for part in location:
+        here = values if isinstance(values, dict) else {}
+        if part not in here and part in (here.get("kind"), here.get("mode")):
+            continue
+        keys.append(str(part))
+        values = here.get(part)
+    return keys

@@ -1,0 +1,130 @@
+"""The commands of the studies: `phonemes`, `reproduce` and `collect`, added through an entry point."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smalti.app.options import DATA_HELP, Data, Out, Quiet, Run, Split
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of the studies to the command line."""
+    for command in (phonemes, reproduce, collect):
+        app.command()(command)
+
+
+def phonemes(
+    run: Run,
+    data: Data,
+    alignments: Annotated[
+        Path, typer.Option("--alignments", metavar="TSV", help="Phones in time: utt, start, end, phone.")
+    ],
+    split: Split = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how much of the phonemes is in the codes of speech, on speakers held out from the map.
+
+    Example: `smalti phonemes runs/units --data speech --alignments speech/phones.tsv`
+    """
+    from smalti.studies.speech.phonemes import phonemes as verb
+    from smalti.studies.speech.phonemes import show
+
+    report = verb(run, data, alignments, quiet or as_json, split)
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        show(report)
+
+
+def reproduce(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="fashion-mnist, cifar10, speech, conversion, phonemes, lab or video."
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="SOURCE", help=DATA_HELP + " Default: the whole, from the Hub."),
+    ] = None,
+    out: Out = Path("reproduced"),
+    part: Annotated[
+        str, typer.Option("--part", help="table, codes, beta, codebook or likelihood.")
+    ] = "table",
+    budget: Annotated[
+        str, typer.Option("--budget", help="tiny to see it run, cpu for two cores, paper for the paper's.")
+    ] = "cpu",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each model (of VIMCO one).")] = 1,
+    pretrain: Annotated[
+        str | None,
+        typer.Option("--pretrain", metavar="SOURCE", help="Data to train on before --data itself."),
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="MODEL", help="One of the models; run others elsewhere.")
+    ] = None,
+    alignments: Annotated[
+        Path | None, typer.Option("--alignments", metavar="TSV", help="Phones in time, for phonemes.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train the models of an experiment of the paper, and print its table beside the paper's figures.
+
+    Example: `smalti reproduce fashion-mnist --data fashion-mnist --seeds 3 --out runs/table`
+    """
+    if name in ("speech", "conversion", "phonemes", "lab", "video"):
+        from smalti.core.errors import InputError
+
+        if part != "table" or pretrain is not None or only is not None:
+            raise InputError(f"expected neither --part, --pretrain nor --only for {name}: leave them out")
+    if name in ("speech", "conversion", "phonemes"):
+        from smalti.studies.speech.reproduce import reproduce_speech
+
+        reproduce_speech(name, data, out, budget, seeds, alignments, quiet)
+        return
+    if name == "lab":
+        from smalti.studies.worlds.lab import reproduce_lab
+
+        reproduce_lab(data, out, budget, seeds, quiet)
+        return
+    if name == "video":
+        from smalti.studies.worlds.video import reproduce_video
+
+        reproduce_video(data, out, budget, seeds, quiet)
+        return
+    from smalti.studies.likelihood.reproduce import reproduce as verb
+
+    verb(name, data, out, part, budget, seeds, pretrain, only, quiet)
+
+
+def collect(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="doom, or speech (synthetic).")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder of the data set.")],
+    num: Annotated[
+        int | None,
+        typer.Option("--num", min=1, help="Frames in all, 20,000 by default; or utterances, 64 by default."),
+    ] = None,
+    scenario: Annotated[str, typer.Option("--scenario", help="One of ViZDoom's.")] = "my_way_home",
+    size: Annotated[int, typer.Option("--size", min=1, help="Side of a frame, pixels.")] = 84,
+    length: Annotated[int, typer.Option("--length", min=1, help="Frames of an episode.")] = 100,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal files.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Generate a data set: first-person frames with actions (`doom`), or synthetic speech (`speech`).
+
+    `doom` needs `pip install 'smalti[doom]'`, `speech` needs `pip install 'smalti[speech]'`.
+
+    Example: `smalti collect doom --scenario my_way_home --num 20000 --out doom`
+    """
+    if what == "speech":
+        from smalti.studies.speech.collect import collect_speech
+
+        collect_speech(out, 64 if num is None else num, quiet)
+        return
+    from smalti.studies.worlds.collect import collect as collect_frames
+
+    collect_frames(what, out, 20_000 if num is None else num, scenario, size, length, seed, quiet)

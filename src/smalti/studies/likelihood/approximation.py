@@ -1,0 +1,95 @@
+"""How good the paper's approximation ln p(x) ~ ln p(x|z) + ln p(z) is, at the encoder's codes z.
+
+The right side is one term of the sum over all codes, and so a lower bound. Here the terms of grids that
+differ from z at one place are added to it: the sum stays a lower bound, and what it gains is what the one
+term missed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from smalti.core.conditions import Batch, Conditions
+from smalti.core.errors import InputError
+from smalti.core.models import Autoencoder
+from smalti.core.priors import Prior
+
+AT_ONCE = 2**26
+"""Likelihood parameters that are in memory together, if there is one for each level of each dimension."""
+
+
+@torch.no_grad()
+def with_swaps(
+    autoencoder: Autoencoder,
+    priors: Sequence[Prior],
+    batches: Iterable[Batch],
+    neighbours: Callable[[Tensor], Int64[Tensor, "m b g *grid"]],
+) -> dict[str, Float64[Tensor, "items m1"]]:
+    """Bits/dim from the one term, and from sums over ever more neighbours of it.
+
+    Args:
+        autoencoder: whose codes and likelihood.
+        priors: by each of which it is measured, without being told classes.
+        batches: signals.
+        neighbours: gives for each place of a signal's codes the next-nearest codes, nearest first.
+
+    Returns:
+        For each prior the bits/dim of each item: entry m is with the first m neighbours of every place, one
+        of them at a time.
+
+    Raises:
+        InputError: when a neighbour is the code itself, or another neighbour: its term would count twice.
+    """
+    bounds: dict[str, list[Tensor]] = {prior.name: [] for prior in priors}
+    for batch in batches:
+        codes = autoencoder.encode(batch.data)
+        grids = torch.cat([codes.unsqueeze(0), neighbours(batch.data)])
+        if any((one == other).any() for one, other in itertools.combinations(grids, 2)):
+            raise InputError(
+                "expected neighbours that differ from the code and from each other, received equal"
+            )
+        for item, signal in enumerate(batch.data.split(1)):
+            for name, terms in _terms(autoencoder, priors, signal, grids[0, [item]], grids[1:, item]).items():
+                bounds[name].append(
+                    torch.stack([terms[: m + 1].logsumexp((0, 1)) for m in range(len(terms))])
+                )
+    to_bits = 1 / (autoencoder.signal.dims * math.log(2))
+    return {name: -torch.stack(items).cpu() * to_bits for name, items in bounds.items()}
+
+
+def _terms(
+    autoencoder: Autoencoder,
+    priors: Sequence[Prior],
+    signal: Float[Tensor, "1 c *size"],
+    codes: Int64[Tensor, "1 g *grid"],
+    neighbours: Int64[Tensor, "m g *grid"],
+) -> dict[str, Float[Tensor, "m1 n"]]:
+    """ln p(x|z') + ln p(z') of one item: row 0 has z itself, row m all grids with one m-th neighbour."""
+    places = codes.numel()
+    swapped = codes.flatten().repeat(len(neighbours), places, 1)
+    at = torch.arange(places, device=codes.device)
+    swapped[:, at, at] = neighbours.flatten(1)
+    grids = torch.cat([codes, swapped.view(-1, *codes.shape[1:])])
+    at_once = max(1, AT_ONCE // (autoencoder.signal.dims * autoencoder.signal.levels))
+    log_prob = torch.cat([_log_likelihood(autoencoder, signal, part) for part in grids.split(at_once)])
+    result = {}
+    for prior in priors:
+        rates = torch.cat([prior.log_prob(part, Conditions()) for part in grids.split(at_once)])
+        terms = (log_prob + rates).double()
+        first = torch.full((1, places), -torch.inf, dtype=terms.dtype, device=terms.device)
+        first[0, 0] = terms[0]
+        result[prior.name] = torch.cat([first, terms[1:].view(len(neighbours), places)])
+    return result
+
+
+def _log_likelihood(
+    autoencoder: Autoencoder, signal: Float[Tensor, "1 c *size"], codes: Int64[Tensor, "b g *grid"]
+) -> Float[Tensor, " b"]:
+    repeated = signal.expand(len(codes), *signal.shape[1:])
+    return autoencoder.likelihood(codes).log_prob(repeated).flatten(1).sum(1)

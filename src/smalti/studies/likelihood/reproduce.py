@@ -1,0 +1,311 @@
+"""`smalti reproduce`: train and measure the models of a study, write the records and one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from smalti.app.commands.evaluate import RESULTS, evaluate
+from smalti.app.commands.train import SHOWN_ITEMS, spread, train_recipe
+from smalti.app.commands.train_prior import train_prior_recipe
+from smalti.app.console import note
+from smalti.app.data import open_data, pick_split, prepare
+from smalti.app.provenance import described, is_jpeg
+from smalti.app.runs import check_data, check_start, check_target
+from smalti.core.conditions import Batch
+from smalti.core.errors import InputError
+from smalti.core.files import atomic_file
+from smalti.core.modality import Modality
+from smalti.core.models import Autoencoder
+from smalti.data.loader import Loader
+from smalti.data.store import Store
+from smalti.models.vqvae import VQVAE
+from smalti.recipe import PriorRecipe, Recipe, build_modality
+from smalti.studies.likelihood.approximation import with_swaps
+from smalti.studies.likelihood.recipes import HUB_NAMES, Entry, Study, study
+from smalti.studies.records import (
+    Record,
+    bounds_table,
+    caption,
+    last_step,
+    markdown,
+    stage,
+    standard_error,
+    swaps_table,
+    write_records,
+)
+from smalti.trained import TrainedModel, prior_directory
+from smalti.training.checkpoints import RunDirectory
+from smalti.training.loop import TrainingConfig
+
+FIRST = "first"
+"""Folder, beside the runs, of those on other data."""
+SWAPS = "swaps.json"
+
+
+def reproduce(
+    name: str,
+    data: str | None,
+    out: Path,
+    part: str = "table",
+    budget: str = "cpu",
+    seeds: int = 1,
+    pretrain: str | None = None,
+    only: str | None = None,
+    quiet: bool = False,
+) -> list[Record]:
+    """Train every model of a study, measure it on the test split, write records, a table and a picture.
+
+    What is finished is not done again, so that the same command goes on after a stop.
+
+    Args:
+        name: of the data set's studies.
+        data: the source to train on and to measure on; None for the data set's name on the Hub.
+        out: where runs, records and table go; a folder for each study and budget.
+        part: which of the studies.
+        budget: "tiny" to see it run, "cpu" for some hours on two cores, "paper" for the paper's steps.
+        seeds: 0 to `seeds` - 1, of those models that are cheap enough to be repeated.
+        pretrain: a source to train on first; `data` is then for fine-tuning.
+        only: name of one model, to share the work among processes.
+        quiet: show no progress.
+
+    Returns:
+        The records.
+
+    Raises:
+        InputError: for a user's mistake.
+    """
+    chosen = study(name, part, budget)
+    names = [entry.name for entry in chosen.entries]
+    if only is not None and only not in names:
+        raise InputError(
+            f"expected a model of {chosen.name}, received {only!r}: there are {', '.join(names)}"
+        )
+    data = data or HUB_NAMES[name]
+    modality = build_modality(chosen.entries[0].recipe.data)
+    split = _measured_split(data, modality)
+    folder = out / f"{chosen.name}-{budget}"
+    finished: list[tuple[Entry, int, Path]] = []
+    for entry in chosen.entries:
+        for seed in range(min(seeds, entry.most_seeds or seeds)):
+            run = folder / f"{_file_name(entry.name)}-seed{seed}"
+            if only is None or entry.name == only:
+                note(f"{entry.name}, seed {seed}", quiet)
+                _train(entry, seed, data, pretrain, run, quiet)
+                _measure(chosen, entry, data, split, run, quiet)
+            if (run / RESULTS).is_file():
+                finished.append((entry, seed, run))
+    described_data = described(open_data(data, modality), split, data)
+    records = [r for entry, seed, run in finished for r in _records(chosen, entry, seed, run)]
+    with TemporaryDirectory(prefix="smalti-") as scratch:
+        store = prepare(Path(scratch) / "data", open_data(data, modality), split, modality, quiet=True)
+        _picture([run for _, seed, run in finished if seed == 0], store, folder)
+        for entry, seed, run in finished:
+            if chosen.swaps and seed == 0 and entry.recipe.model.kind == "vqvae":
+                records += _swaps(chosen, entry, run, store)
+    records = [{**record, "budget": budget, "measured_on": described_data} for record in records]
+    write_records(folder / "records.jsonl", records)
+    _write_table(chosen, records, folder, quiet)
+    note(f"The runs, records.jsonl, table.md and reconstructions.png are in {folder}.", quiet)
+    return records
+
+
+def _measured_split(data: str, modality: Modality) -> str:
+    """The split to measure on.
+
+    Raises:
+        InputError: when there is none, or its pictures were changed by JPEG.
+    """
+    source = open_data(data, modality)
+    split = pick_split(source, None, "test", "validation")
+    if split not in ("test", "validation"):
+        raise InputError(
+            f"expected data with a test split to measure on, found only {split!r} in {data}: add one"
+        )
+    if is_jpeg(source, split):
+        raise InputError(
+            f"expected lossless pictures to measure bits/dim on, {data} holds JPEG: "
+            "give it as --pretrain, and the original pixels as --data"
+        )
+    return split
+
+
+def _train(entry: Entry, seed: int, data: str, pretrain: str | None, run: Path, quiet: bool) -> None:
+    """Train a model and its priors, unless that was done."""
+
+    def seeded(training: TrainingConfig) -> TrainingConfig:
+        return training.model_copy(update={"seed": seed})
+
+    recipe = entry.recipe.model_copy(update={"training": seeded(entry.recipe.training)})
+    start = None
+    if pretrain is not None:
+        start = run.parent / FIRST / run.name
+        _train_model(recipe, pretrain, start, None, quiet)
+        recipe = recipe.model_copy(update={"training": seeded(entry.fine_tuning or recipe.training)})
+    _train_model(recipe, data, run, start, quiet)
+    for name, prior in entry.priors.items():
+        _train_prior(prior.model_copy(update={"training": seeded(prior.training)}), run, name, quiet)
+
+
+def _train_model(recipe: Recipe, data: str, path: Path, start: Path | None, quiet: bool) -> None:
+    run = RunDirectory(path)
+    check_target(run, recipe)
+    check_data(run, data)
+    check_start(run, RunDirectory(start).fingerprint() if start else None)
+    if last_step(run) == recipe.training.steps and (path / "figures" / "learning_curves.png").is_file():
+        trained = TrainedModel.load(path, load_priors=False)
+        if trained.unigram is not None or not isinstance(trained.model, Autoencoder):
+            return
+    train_recipe(recipe, data, path, quiet, start)
+
+
+def _train_prior(recipe: PriorRecipe, run_path: Path, name: str, quiet: bool) -> None:
+    run = RunDirectory(prior_directory(run_path, name))
+    check_target(run, recipe)
+    # The samples are drawn last.
+    if last_step(run) == recipe.training.steps and (run.figures_path / "samples.png").is_file():
+        return
+    train_prior_recipe(run_path, recipe, quiet, name)
+
+
+def _measure(chosen: Study, entry: Entry, data: str, split: str, run: Path, quiet: bool) -> None:
+    """Evaluate a run, unless it was evaluated so already."""
+    priors = {name: RunDirectory(prior_directory(run, name)).fingerprint() for name in entry.priors}
+    if (run / RESULTS).is_file():
+        report = json.loads((run / RESULTS).read_text())
+        measured = (report["model"], report["split"], report["draws"], report["priors"])
+        same_data = Path(report["data"]).resolve() == Path(data).resolve()
+        if same_data and measured == (RunDirectory(run).fingerprint(), split, chosen.draws, priors):
+            return
+    evaluate(str(run), data, split, quiet=quiet, draws=chosen.draws)
+
+
+def _records(chosen: Study, entry: Entry, seed: int, run: Path) -> Iterator[Record]:
+    """One record for each bound of a run."""
+    report = json.loads((run / RESULTS).read_text())
+    for name, row in report["bits_per_dim"].items():
+        prior = name.split("+")[0].split(",")[0]
+        metrics = {**row, **report["reconstruction"], **report["codebook"], "num": report["num"]}
+        yield {
+            **_record(chosen, entry.name, seed, run, prior if prior in entry.priors else None),
+            "split": report["split"],
+            "model": report["title"],
+            "prior": name,
+            "metrics": metrics,
+        }
+
+
+def _record(chosen: Study, entry: str, seed: int, run: Path, prior: str | None) -> Record:
+    """What all records of a run share; of those that rest on a learned prior, its training too."""
+    first = run.parent / FIRST / run.name
+    stages = [stage(path) for path in (first, run) if path.is_dir()]
+    own, config = stages[-1], RunDirectory(run).read_config("recipe")["recipe"]
+    if prior is not None:
+        path = prior_directory(run, prior)
+        stages.append(stage(path, prior))
+        config = {**config, "prior": RunDirectory(path).read_config("recipe")["recipe"]}
+    return {
+        "experiment": chosen.name,
+        "dataset": chosen.dataset,
+        "entry": entry,
+        "seed": seed,
+        "steps": sum(one["steps"] for one in stages),
+        "seconds": sum(one["seconds"] for one in stages),
+        "device": own["device"],
+        "commit": own["commit"],
+        "config": config,
+        "stages": stages,
+        "note": chosen.question,
+    }
+
+
+def _swaps(chosen: Study, entry: Entry, run: Path, store: Store) -> Iterator[Record]:
+    """Records of the likelihood's approximation, measured once."""
+    trained = TrainedModel.load(run)
+    assert isinstance(trained.model, VQVAE)
+    priors = [prior for prior in trained.priors.values() if not prior.takes_labels]
+    report = json.loads((run / RESULTS).read_text())
+    about = {
+        "model": trained.fingerprint,
+        "priors": report["priors"],
+        "data": report["data"],
+        "neighbours": chosen.swaps,
+        "items": chosen.swapped_items,
+    }
+    saved = json.loads((run / SWAPS).read_text()) if (run / SWAPS).is_file() else {}
+    if saved.get("about") != about:
+        model, items = trained.model, _items(trained, store, chosen.swapped_items)
+        measured = with_swaps(model, priors, items, lambda signal: model.neighbours(signal, chosen.swaps))
+        saved = {"about": about, "bits": {name: bits.tolist() for name, bits in measured.items()}}
+        with atomic_file(run / SWAPS) as temporary:
+            temporary.write_text(json.dumps(saved))
+    for name, bits in saved["bits"].items():
+        means = np.mean(bits, 0)
+        gains = [item[0] - item[-1] for item in bits]
+        metrics = {
+            "swaps": means.tolist(),
+            "bits_per_dim": means[0],
+            "stderr": standard_error([item[0] for item in bits]),
+            "gain": float(np.mean(gains)),
+            "gain_stderr": standard_error(gains),
+            "num": len(bits),
+        }
+        yield {
+            **_record(chosen, entry.name, 0, run, name if name in entry.priors else None),
+            "split": report["split"],
+            "model": report["title"],
+            "prior": name,
+            "metrics": metrics,
+            "note": "entry m of swaps: bits/dim from the sum over the encoder's codes and all grids that "
+            "differ from them at one place, by one of its m next-nearest codes; items evenly spread",
+        }
+
+
+def _picture(runs: Sequence[Path], store: Store, folder: Path) -> None:
+    """Test items above what each model makes of them, in the order of the table."""
+    rows: list[torch.Tensor] = []
+    for run in runs:
+        trained = TrainedModel.load(run, load_priors=False)
+        shown = torch.cat([batch.data for batch in _items(trained, store, SHOWN_ITEMS)])
+        rows = rows or [shown.cpu()]
+        with torch.no_grad():
+            rows.append(trained.model.reconstruct(shown).cpu())
+        trained.modality.preview(rows).save(folder / "reconstructions.png")
+
+
+def _items(trained: TrainedModel, store: Store, num: int) -> Iterator[Batch]:
+    """Some items of a store, evenly spread over it."""
+    loader = Loader(store, batch_size=10, device=trained.device, to_model=trained.modality.to_model)
+    for positions in torch.from_numpy(spread(np.arange(store.count), num)).split(10):
+        yield loader.items(positions.numpy())
+
+
+def _write_table(chosen: Study, records: list[Record], folder: Path, quiet: bool) -> None:
+    """`table.md`, and the same on the screen."""
+    bounds = [record for record in records if "swaps" not in record["metrics"]]
+    swaps = [record for record in records if "swaps" in record["metrics"]]
+    header, rows = bounds_table(bounds, chosen.paper)
+    text = f"{caption(bounds)}\n\n{markdown(header, rows)}"
+    if swaps:
+        text += f"\n{swaps[0]['note']}:\n\n{markdown(*swaps_table(swaps))}"
+    with atomic_file(folder / "table.md") as temporary:
+        temporary.write_text(text)
+    if quiet:
+        return
+    table = Table(title=f"{chosen.question}\n{caption(bounds)}".replace("**", ""), title_justify="left")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index < 3 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in name)

@@ -1,0 +1,370 @@
+"""ABX discriminability of phones across speakers: do two tokens of a phone sound nearer than another phone?
+
+A and X are tokens of one phone by different speakers, B is one of another phone by A's speaker, and all have
+the same phones before and after. It is an error when X is nearer to B, and half of one when it is as near
+(Schatz et al. 2013; the track "TTS without T" of ZeroSpeech 2019 and 2020 measured units by it).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+
+from smalti.core.errors import InputError
+from smalti.studies.speech.alignments import Segment
+
+PairDistance = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], Float64[np.ndarray, " b"]]
+"""Distances of two lists of tokens, pair by pair. A token is `(T, D)` frames, or `(T,)` codes."""
+
+FrameDistance = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Distances of all frames of two lists of tokens, `(B, S, D)` and `(B, T, D)` -> `(B, S, T)`."""
+
+PAIRS_AT_ONCE = 512
+"""Pairs whose distances are computed side by side, by one step of NumPy for all of them."""
+
+EQUAL_FRAMES = 1e-12
+"""Frames whose cosine is as near to 1, or whose relative squared distance as near to 0, are equal."""
+
+EQUAL_DISTANCES = 1e-9
+"""Distances of tokens that are relatively as near to each other are equal: sums of other terms are."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A stretch of speech that stands for a phone in its context.
+
+    Attributes:
+        features: float `(T, D)`, such as code vectors or log-mels, or int64 codes `(T,)`; T at least 1.
+        phone: what is told apart.
+        context: the phones before and after, or whatever A, B and X have in common.
+        speaker: who says it.
+    """
+
+    features: np.ndarray
+    phone: str
+    context: tuple[str, str]
+    speaker: str
+
+
+@dataclass(frozen=True)
+class ABX:
+    """What was measured.
+
+    Attributes:
+        error: percent; 50 by chance.
+        num_triples: triples A, B, X that were compared.
+        num_phone_pairs: ordered pairs of a phone of A and X, and one of B.
+        protocol: how the figure is defined.
+    """
+
+    error: float
+    num_triples: int
+    num_phone_pairs: int
+    protocol: dict[str, str]
+
+
+def tokens_of(
+    features: np.ndarray,
+    frame_seconds: float,
+    segments: Sequence[Segment],
+    speaker: str,
+    silence: Collection[str] = (),
+    with_context: bool = True,
+) -> list[Token]:
+    """The tokens of an utterance: its phones between two others, as stretches of its frames.
+
+    A frame belongs to a token when its centre lies in it. A phone next to silence, or to a stretch without a
+    phone, gives no token, nor does one that is too short to hold a frame.
+
+    Args:
+        features: of the utterance, `(T, D)` or codes `(T,)`; frame i is centred on (i + 0.5) * frame_seconds.
+        frame_seconds: from frame to frame.
+        segments: of the utterance, in order of time.
+        speaker: of the utterance.
+        silence: phones that are none: silence, noise.
+        with_context: whether the frames of a token are those of all three phones, as in ZeroSpeech, or of the
+            middle one only.
+    """
+    centres = (np.arange(len(features)) + 0.5) * frame_seconds
+    tokens = []
+    for before, middle, after in zip(segments, segments[1:], segments[2:], strict=False):
+        # Tables may hold times that were added up, and so rounded apart.
+        joined = max(middle.start - before.end, after.start - middle.end) < 1e-3
+        if not joined or {before.phone, middle.phone, after.phone} & set(silence):
+            continue
+        start, end = (before.start, after.end) if with_context else (middle.start, middle.end)
+        first, last = np.searchsorted(centres, (start, end), side="left")
+        if last > first:
+            context = (before.phone, after.phone)
+            tokens.append(Token(features[first:last], middle.phone, context, speaker))
+    return tokens
+
+
+def abx(
+    tokens: Sequence[Token],
+    distance: str = "angular",
+    max_tokens: int = 10,
+    max_speakers: int = 5,
+    seed: int = 0,
+) -> ABX:
+    """The ABX error across speakers.
+
+    Args:
+        tokens: of all speakers.
+        distance: "angular" or "euclidean" between frames along a warping path, or "edit" between codes.
+        max_tokens: of one phone by one speaker in one context; more are drawn from.
+        max_speakers: of X for each phone and context of A, B and their speaker; more are drawn from.
+        seed: of the draws. The same tokens in the same order give the same triples.
+
+    Raises:
+        InputError: when the distance is unknown, or there are no three tokens to compare.
+    """
+    if distance not in DISTANCES:
+        raise InputError(f"expected one of the distances {', '.join(DISTANCES)}, received {distance!r}")
+    measure = DISTANCES[distance]
+    wrong = next((token for token in tokens if token.features.ndim != measure.ndim), None)
+    if wrong is not None:
+        raise InputError(
+            f"expected features of {measure.ndim} dimensions for the distance {distance}, received some of "
+            f"shape {wrong.features.shape}: codes go with edit, frames of numbers with the others"
+        )
+    rng = np.random.default_rng(seed)
+    groups: dict[tuple[tuple[str, str], str, str], list[int]] = defaultdict(list)
+    for index, token in enumerate(tokens):
+        groups[token.context, token.phone, token.speaker].append(index)
+    drawn = {key: _draw(rng, group, max_tokens) for key, group in sorted(groups.items())}
+    cells = _cells(rng, drawn, max_speakers)
+    if not cells:
+        raise InputError(
+            "expected two phones in one context by one speaker, one of them by another speaker, found none "
+            f"among {len(tokens):,} tokens: give more speech, or speakers who say the same words"
+        )
+    pairs = _Pairs(tokens, measure.between)
+    for a, b, x in cells.values():
+        pairs.need(a, x)
+        pairs.need(b, x)
+    pairs.measure()
+    errors = {key: _error(pairs.between(a, x), pairs.between(b, x)) for key, (a, b, x) in cells.items()}
+    # The key is (phones, context, speakers): each step averages over what stands last in it.
+    by_context = _mean_over_last(errors)
+    by_phones = _mean_over_last(by_context)
+    return ABX(
+        error=100 * float(np.mean(list(by_phones.values()))),
+        num_triples=sum(len(a) * len(b) * len(x) for a, b, x in cells.values()),
+        num_phone_pairs=len(by_phones),
+        protocol={
+            "abx": "A, X: one phone, B: another; A, B: one speaker, X: another; all: the same phones before "
+            "and after; percent of triples with d(B, X) < d(A, X), ties one half; mean over the triples of "
+            "two phones, context and two speakers, then over pairs of speakers, then contexts, then ordered "
+            "pairs of phones",
+            "distance": measure.protocol,
+            "sampling": f"at most {max_tokens} tokens of a phone, context and speaker, and {max_speakers} "
+            f"speakers of X for each two phones, context and speaker of A, seed {seed}",
+        },
+    )
+
+
+def dtw(
+    ones: Sequence[np.ndarray], others: Sequence[np.ndarray], frame_distance: FrameDistance
+) -> Float64[np.ndarray, " b"]:
+    """Mean distance of the frames along the warping path of least total distance, pair by pair.
+
+    The path goes on by one frame in either token or in both; of equally good ways to a point, one frame in
+    both is taken first, then one in the second token.
+
+    Args:
+        ones: tokens `(S, D)`.
+        others: as many tokens `(T, D)`.
+        frame_distance: between frames.
+    """
+    one, other = _padded(ones), _padded(others)
+    # The pairs stand last: a step of the recursion is then one pass over neighbouring numbers. Rounded to
+    # float32, distances of equal frames are equal whatever else is in the batch, and so are the paths.
+    distances = np.ascontiguousarray(np.moveaxis(frame_distance(one, other), 0, -1).astype(np.float32))
+    rows, columns, num = distances.shape
+    total = np.full((rows + 1, columns + 1, num), np.inf)
+    total[0, 0] = 0
+    length = np.zeros((rows + 1, columns + 1, num))
+    for i in range(1, rows + 1):
+        for j in range(1, columns + 1):
+            least, steps = total[i - 1, j - 1], length[i - 1, j - 1]
+            for beside in ((i, j - 1), (i - 1, j)):
+                steps = np.where(total[beside] < least, length[beside], steps)
+                least = np.minimum(least, total[beside])
+            total[i, j] = least + distances[i - 1, j - 1]
+            length[i, j] = steps + 1
+    ends = ([len(token) for token in ones], [len(token) for token in others], range(num))
+    return total[ends] / length[ends]
+
+
+def edit(ones: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Float64[np.ndarray, " b"]:
+    """Insertions, deletions and substitutions between sequences of codes, over the longer's length.
+
+    Args:
+        ones: codes `(S,)`.
+        others: as many codes `(T,)`.
+    """
+    one, other = _padded(ones), _padded(others)
+    num, rows, columns = len(one), one.shape[1], other.shape[1]
+    changes = np.zeros((rows + 1, columns + 1, num))
+    changes[:, 0] = np.arange(rows + 1)[:, None]
+    changes[0] = np.arange(columns + 1)[:, None]
+    for i in range(1, rows + 1):
+        for j in range(1, columns + 1):
+            substituted = changes[i - 1, j - 1] + (one[:, i - 1] != other[:, j - 1])
+            changes[i, j] = np.minimum(substituted, np.minimum(changes[i - 1, j], changes[i, j - 1]) + 1)
+    lengths = np.array([[len(token) for token in tokens] for tokens in (ones, others)])
+    return changes[lengths[0], lengths[1], range(num)] / lengths.max(0)
+
+
+def angular(one: Float[np.ndarray, "b s d"], other: Float[np.ndarray, "b t d"]) -> Float[np.ndarray, "b s t"]:
+    """Angle between all frames, over pi; a frame of zeros is at 1/2 from every frame."""
+
+    def directions(frames: np.ndarray) -> np.ndarray:
+        norms = np.linalg.norm(frames, axis=2, keepdims=True)
+        return frames / np.where(norms > 0, norms, 1)
+
+    cosine = directions(one) @ directions(other).transpose(0, 2, 1)
+    # The arc cosine would make 1e-8 of an error of 1e-16.
+    return np.where(cosine > 1 - EQUAL_FRAMES, 0, np.arccos(cosine.clip(-1, 1))) / np.pi
+
+
+def euclidean(
+    one: Float[np.ndarray, "b s d"], other: Float[np.ndarray, "b t d"]
+) -> Float[np.ndarray, "b s t"]:
+    """Euclidean distance between all frames."""
+    norms = np.square(one).sum(2)[:, :, None] + np.square(other).sum(2)[:, None]
+    squared = norms - 2 * (one @ other.transpose(0, 2, 1))
+    # As above: of equal frames, the root would make something of what rounding has left.
+    return np.sqrt(np.where(squared > EQUAL_FRAMES * norms, squared, 0))
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A distance of tokens.
+
+    Attributes:
+        between: of two lists of tokens, pair by pair.
+        ndim: dimensions of a token's features that it takes.
+        protocol: its definition.
+    """
+
+    between: PairDistance
+    ndim: int
+    protocol: str
+
+
+_ALONG_THE_PATH = "mean along the warping path of least total distance (steps of one frame in either or both)"
+
+DISTANCES = {
+    "angular": Distance(
+        lambda ones, others: dtw(ones, others, angular),
+        ndim=2,
+        protocol=f"arccos of the cosine of two frames, over pi; {_ALONG_THE_PATH}",
+    ),
+    "euclidean": Distance(
+        lambda ones, others: dtw(ones, others, euclidean),
+        ndim=2,
+        protocol=f"Euclidean distance of two frames; {_ALONG_THE_PATH}",
+    ),
+    "edit": Distance(
+        edit,
+        ndim=1,
+        protocol="Levenshtein distance of the codes over the longer sequence's length, repeated codes kept",
+    ),
+}
+
+
+class _Pairs:
+    """Distances of the pairs of tokens that are needed, each computed once, like lengths side by side."""
+
+    def __init__(self, tokens: Sequence[Token], distance: PairDistance) -> None:
+        self._features = [token.features for token in tokens]
+        self._distance = distance
+        self._needed: list[np.ndarray] = []
+        self._pairs = np.zeros(0, np.int64)
+        self._values = np.zeros(0)
+
+    def need(self, ones: Int64[np.ndarray, " m"], others: Int64[np.ndarray, " n"]) -> None:
+        self._needed.append(self._number(ones, others).ravel())
+
+    def measure(self) -> None:
+        self._pairs = np.unique(np.concatenate(self._needed))
+        ones, others = np.divmod(self._pairs, len(self._features))
+        lengths = np.array([len(features) for features in self._features])
+        order = np.lexsort((lengths[others], lengths[ones]))
+        self._values = np.zeros(len(self._pairs))
+        for part in np.array_split(order, range(PAIRS_AT_ONCE, len(order), PAIRS_AT_ONCE)):
+            self._values[part] = self._distance(
+                [self._features[i] for i in ones[part]], [self._features[i] for i in others[part]]
+            )
+
+    def between(
+        self, ones: Int64[np.ndarray, " m"], others: Int64[np.ndarray, " n"]
+    ) -> Float64[np.ndarray, "m n"]:
+        return self._values[np.searchsorted(self._pairs, self._number(ones, others))]
+
+    def _number(self, ones: Int64[np.ndarray, " m"], others: Int64[np.ndarray, " n"]) -> np.ndarray:
+        return ones[:, None] * len(self._features) + others
+
+
+def _cells(
+    rng: np.random.Generator,
+    groups: dict[tuple[tuple[str, str], str, str], Int64[np.ndarray, " n"]],
+    max_speakers: int,
+) -> dict[tuple, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(phones, context, speakers) -> the tokens that take the parts of A, B and X."""
+    speakers: dict[tuple[tuple[str, str], str], list[str]] = defaultdict(list)
+    phones: dict[tuple[tuple[str, str], str], list[str]] = defaultdict(list)
+    for context, phone, speaker in groups:
+        speakers[context, phone].append(speaker)
+        phones[context, speaker].append(phone)
+    cells = {}
+    for context, phone, speaker in groups:
+        others = [name for name in speakers[context, phone] if name != speaker]
+        for wrong in phones[context, speaker]:
+            if wrong == phone or not others:
+                continue
+            for index in _draw(rng, range(len(others)), max_speakers):
+                key = ((phone, wrong), context, (speaker, others[index]))
+                cells[key] = (
+                    groups[context, phone, speaker],
+                    groups[context, wrong, speaker],
+                    groups[context, phone, others[index]],
+                )
+    return cells
+
+
+def _draw(rng: np.random.Generator, values: Sequence[int], most: int) -> Int64[np.ndarray, " n"]:
+    """The values, or that many of them, in their order."""
+    array = np.array(values, dtype=np.int64)
+    return array if len(array) <= most else np.sort(rng.choice(array, most, replace=False))
+
+
+def _error(to_a: Float64[np.ndarray, "a x"], to_b: Float64[np.ndarray, "b x"]) -> float:
+    """Share of the triples in which X is nearer to B, ties one half."""
+    a, b = to_a[:, None], to_b[None]
+    equal = np.isclose(a, b, rtol=EQUAL_DISTANCES, atol=0)
+    return float(np.where(equal, 0.5, a > b).mean())
+
+
+def _mean_over_last(values: dict[tuple, float]) -> dict[tuple, float]:
+    """Means over all keys that differ only in their last part."""
+    grouped = defaultdict(list)
+    for key, value in values.items():
+        grouped[key[:-1]].append(value)
+    return {key: float(np.mean(of_key)) for key, of_key in grouped.items()}
+
+
+def _padded(tokens: Sequence[np.ndarray]) -> np.ndarray:
+    """Tokens side by side, `(B, T)` or float64 `(B, T, D)`, with zeros after the end of shorter ones."""
+    frame = tokens[0].shape[1:]
+    longest = max(len(token) for token in tokens)
+    padded = np.zeros((len(tokens), longest, *frame), np.float64 if frame else np.int64)
+    for row, token in zip(padded, tokens, strict=True):
+        row[: len(token)] = token
+    return padded

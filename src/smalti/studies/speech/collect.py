@@ -1,0 +1,40 @@
+"""`smalti collect speech`: synthetic speech with the times of its phones, as a folder of recordings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from smalti.app.console import note
+from smalti.core.errors import InputError
+from smalti.core.files import atomic_directory
+from smalti.studies.speech.espeak import SyntheticSpeechSource
+
+SPEAKERS = 8
+
+
+def collect_speech(directory: Path, num: int, quiet: bool = False) -> None:
+    """Write synthetic speech of eight speakers, two of them held out as `test`, with the times of its phones.
+
+    Raises:
+        InputError: when the directory holds something, espeak-ng is missing, or `num` is not one utterance or
+            more for each speaker.
+    """
+    each = num // SPEAKERS
+    source = SyntheticSpeechSource(SPEAKERS, each)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InputError(f"{directory} exists already: choose another folder for the speech")
+    lines: list[str] = []
+    with atomic_directory(directory) as temporary:
+        for split in source.splits:
+            source.write(temporary / split, split)
+            (temporary / split / "utts.tsv").unlink()
+            table = temporary / split / "phones.tsv"
+            header, *rows = table.read_text().splitlines()
+            lines += rows if lines else [header, *rows]
+            table.unlink()
+        (temporary / "phones.tsv").write_text("\n".join(lines) + "\n")
+    note(
+        f"{each * SPEAKERS} utterances are in {directory}, their phones in {directory / 'phones.tsv'}. Next: "
+        f"smalti train units --data {directory} --out runs/units",
+        quiet,
+    )

@@ -1,0 +1,470 @@
+"""Speech that espeak-ng makes, with the exact times of its phones: ground truth that no aligner gives.
+
+All voices share one way to pronounce, so scores on it are optimistic: report real speech beside it.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import importlib
+import inspect
+import io
+import json
+import re
+import subprocess
+import sys
+import wave
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, final
+
+import numpy as np
+
+from smalti.core.errors import InputError
+from smalti.data.sources.base import Item, Source
+from smalti.data.sources.conventions import require_split
+
+SAMPLE_RATE_HZ = 22_050
+SILENCE = "SIL"
+
+# "en" is the voice that espeak's lists call en-gb.
+ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-us-nyc")
+TRAIN_VARIANTS = (
+    *("m1", "m2", "m3", "m4", "m6", "m7", "Denis", "Jacky", "Mike"),
+    *("f1", "f2", "f3", "f5", "Andrea", "Annie", "anika", "belinda", "steph"),
+)
+TEST_VARIANTS = ("m5", "m8", "Gene", "f4", "grandma", "shelby")
+"""Held out: no training speaker has them."""
+
+MAX_SPEAKERS = len(ACCENTS) * (len(TRAIN_VARIANTS) + len(TEST_VARIANTS))
+TEST_EVERY = 4
+"""Of so many speakers the last one is a test speaker, and so is of so many sentences the last one."""
+
+PITCHES = (35, 65)
+WORDS_PER_MINUTE = (140, 200)
+EDGE_SAMPLES = (1_100, 4_400)
+"""Silence before and after an utterance: 50 to 200 ms."""
+
+NUM_SENTENCES = 800
+TEMPLATES = (
+    "{person} {did} {thing} {place}.",
+    "{time}, {person} {did} {thing}.",
+    "{person} {went} {place}, and {person} {went} {time}.",
+    "{person} {did} {thing}, but {person} {did} {thing}.",
+    "Where is {thing} that {person} {did} {time}?",
+    "Why is {thing} {place}?",
+    "Which {noun} is {place}, and who has {thing}?",
+    "Can you see {thing}, or is it {place}?",
+    "{digit}, {digit}, {digit}, {digit}.",
+    "{person} {did} {digit} of them, and {digit} {went} {place}.",
+)
+WORDS = {
+    "digit": "zero|one|two|three|four|five|six|seven|eight|nine",
+    "noun": "judge|child|fish|zebra|chair|boat|thief|joke|vase|village|measure|toy",
+    "person": (
+        "my father|her teacher|a young nurse|the judge|our neighbour|that noisy boy|the old thief|your aunt|"
+        "a good cook|the church choir|each child|George|a shy girl|the royal guard|nobody"
+    ),
+    "did": (
+        "found|chose|lifted|brought|watched|painted|measured|shook|carried|touched|bought|used|pushed|enjoyed|"
+        "threw|hid|polished|wanted|described"
+    ),
+    "went": "went home|sang|laughed|waited|walked|slept|worked|yawned|fell|argued|voted|rejoiced",
+    "thing": (
+        "a yellow boat|the treasure map|the wooden chair|a huge fish|an oil lamp|the brown cow|a joyful song|"
+        "the thin thread|a beige coat|an orange shirt|the fresh bread|a jar of honey|a cheap watch|"
+        "a leather shoe|the garage key|the usual soup|a young fox|the other half|a vision of youth|the zoo"
+    ),
+    "place": (
+        "near the river|by the garage|under the bridge|behind the school|in the south|on the beach|"
+        "beyond the valley|around the house|at the edge of town|above the theatre|outside the city"
+    ),
+    "time": (
+        "this morning|at noon|before lunch|last Thursday|in July|as usual|with pleasure|without a choice|"
+        "in bad weather|after the azure dawn|just for leisure|once a year"
+    ),
+}
+
+_SPELLINGS = {
+    "AA": "ɑ ɑɹ ɒ",
+    "AE": "a æ ɛə",
+    "AH": "ə ɐ ʌ",
+    "AO": "ɔ ɔɹ",
+    "AW": "aʊ ʌʉ",
+    "AY": "aɪ aɪə aɪɚ",
+    "B": "b",
+    "CH": "tʃ",
+    "D": "d",
+    "DH": "ð",
+    "EH": "ɛ ɛɹ eə",
+    "ER": "ɚ ɜ əɹ əɪ ʌɹ",
+    "EY": "e eɪ",
+    "F": "f",
+    "G": "ɡ",
+    "HH": "h",
+    "IH": "ɪ ᵻ ɪɹ iə",
+    "IY": "i",
+    "JH": "dʒ",
+    "K": "k",
+    "L": "l əl",
+    "M": "m",
+    "N": "n n\u0329",
+    "NG": "ŋ",
+    "OW": "o oʊ əʊ",
+    "OY": "ɔɪ",
+    "P": "p",
+    "R": "ɹ r",
+    "S": "s",
+    "SH": "ʃ",
+    "T": "t ɾ ʔ",
+    "TH": "θ",
+    "UH": "ʊ ʊɹ ʊə",
+    "UW": "u ʉ ʉɹ",
+    "V": "v",
+    "W": "w ʍ",
+    "Y": "j ʲ",
+    "Z": "z",
+    "ZH": "ʒ",
+}
+# What espeak times as one stays one: a vowel with its r is the vowel, and əl is L. əɪ is New York's "bird".
+PHONE_OF_SYMBOL = {symbol: phone for phone, symbols in _SPELLINGS.items() for symbol in symbols.split()}
+"""espeak's symbols, without marks of stress and length -> ARPAbet."""
+PHONES = (*_SPELLINGS, SILENCE)
+"""The 39 phones of ARPAbet, and silence."""
+
+
+class TimedPhone(NamedTuple):
+    """A phone, spoken from `start` up to but not including `end`, seconds from the start of the utterance."""
+
+    utterance: str
+    speaker: str
+    start: float
+    end: float
+    phone: str
+
+
+class _Voice(NamedTuple):
+    name: str
+    pitch: int
+    words_per_minute: int
+
+
+class _Utterance(NamedTuple):
+    name: str
+    speaker: str
+    text: str
+    pcm: bytes
+    """16-bit samples."""
+    segments: list[tuple[int, int, str]]
+    """Start, end (samples) and phone."""
+
+
+@final
+class SyntheticSpeechSource(Source):
+    """Sentences spoken by espeak-ng, as the bytes of WAV files: mono, 16 bits, 22.05 kHz.
+
+    The class is the speaker: an accent, a variant of espeak's voice, a pitch and a rate. Every fourth speaker
+    and every fourth sentence are of the split test, so it shares no speaker, variant or sentence with train.
+
+    Utterance m of speaker n depends on the seed, n and m alone: any order of access, and any number of
+    processes, gives the same bytes, and more speakers or utterances change none of the others. This holds
+    for one version of espeakng-loader and one C library. What espeak says depends on what its process said
+    before, so each speaker has a process of its own, which speaks all its utterances in order when the first
+    of them is asked for. They are kept in this object, about 0.15 MB each.
+
+    Args:
+        num_speakers: of all splits together; there is a split test from 4 speakers on.
+        utterances_per_speaker: number of sentences, all different, of each speaker.
+        seed: 0 or above.
+
+    Raises:
+        InputError: when an argument is out of range, or espeakng-loader is not installed.
+    """
+
+    def __init__(self, num_speakers: int = 12, utterances_per_speaker: int = 20, seed: int = 0):
+        num_texts = len(sentences("test"))
+        if not (1 <= num_speakers <= MAX_SPEAKERS and 1 <= utterances_per_speaker <= num_texts and seed >= 0):
+            raise InputError(
+                f"expected 1 to {MAX_SPEAKERS} speakers, 1 to {num_texts} utterances of each and a seed of "
+                f"at least 0, got {num_speakers}, {utterances_per_speaker} and {seed}"
+            )
+        _locate()
+        self._speakers: dict[str, list[int]] = {}
+        for speaker in range(num_speakers):
+            self._speakers.setdefault(_split_of(speaker), []).append(speaker)
+        self.splits = tuple(self._speakers)
+        self._num_utterances = utterances_per_speaker
+        self._seed = seed
+        self._spoken: dict[int, list[_Utterance]] = {}
+        sizes = ", ".join(f"{split} {self.count(split):,}" for split in self.splits)
+        self.description = f"synthetic speech of {num_speakers} speakers, seed {seed} ({sizes})"
+
+    def count(self, split: str) -> int:
+        return len(self._of(split)) * self._num_utterances
+
+    def items(self, split: str) -> Iterator[Item]:
+        for utterance in self._utterances(split):
+            yield Item(utterance.name, _wav(utterance.pcm), utterance.speaker)
+
+    def notes(self, split: str) -> list[str]:
+        self._of(split)
+        notes = ["all its voices share one way to pronounce: report real speech beside it"]
+        if split == "test":
+            notes.append("its speakers, voice variants and sentences are held out for it")
+        return notes
+
+    def alignments(self, split: str) -> list[TimedPhone]:
+        """What is spoken when: of each utterance, segments in order that leave no gap from 0 to its end."""
+        return [
+            TimedPhone(utterance.name, utterance.speaker, start / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ, phone)
+            for utterance in self._utterances(split)
+            for start, end, phone in utterance.segments
+        ]
+
+    def write(self, directory: Path, split: str) -> None:
+        """Write a split: `speaker00/speaker00_utt000.wav` and so on, `phones.tsv` and `utts.tsv`.
+
+        Args:
+            directory: a new or empty folder.
+            split: "train" or "test".
+
+        Raises:
+            InputError: when the folder holds something already, or there is no such split.
+        """
+        self._of(split)
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise InputError(
+                f"expected a new or an empty folder to write speech to, got {directory}, which is neither: "
+                "name another"
+            )
+        phones, texts = ["utt\tspeaker\tstart\tend\tphone"], ["utt\tspeaker\tsplit\ttext"]
+        phones += ["\t".join(map(str, timed)) for timed in self.alignments(split)]
+        for utterance in self._utterances(split):
+            folder = directory / utterance.speaker
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{utterance.name}.wav").write_bytes(_wav(utterance.pcm))
+            texts.append(f"{utterance.name}\t{utterance.speaker}\t{split}\t{utterance.text}")
+        for name, lines in (("phones.tsv", phones), ("utts.tsv", texts)):
+            (directory / name).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+
+    def _of(self, split: str) -> list[int]:
+        require_split(split, self.splits, "the synthetic speech")
+        return self._speakers[split]
+
+    def _utterances(self, split: str) -> Iterator[_Utterance]:
+        for speaker in self._of(split):
+            if speaker not in self._spoken:
+                self._spoken[speaker] = _speak(self._seed, speaker, self._num_utterances)
+            yield from self._spoken[speaker]
+
+
+@functools.cache
+def sentences(split: str) -> tuple[str, ...]:
+    """The sentences of a split, all different: a small grammar's, the same for every seed."""
+    rng = np.random.default_rng(0)
+
+    def word(slot: re.Match[str]) -> str:
+        words = WORDS[slot[1]].split("|")
+        return words[rng.integers(len(words))]
+
+    found: dict[str, None] = {}
+    while len(found) < NUM_SENTENCES:
+        text = re.sub(r"\{(\w+)\}", word, TEMPLATES[rng.integers(len(TEMPLATES))])
+        found[text[0].upper() + text[1:]] = None
+    return tuple(text for number, text in enumerate(found) if _split_of(number) == split)
+
+
+def phone_of(symbol: str) -> str:
+    """The ARPAbet phone of one of espeak's symbols, such as AY for ˈaɪ.
+
+    Raises:
+        ValueError: when it is none that this module knows.
+    """
+    plain = symbol.translate({ord(mark): None for mark in "ˈˌː:"})
+    if plain not in PHONE_OF_SYMBOL:
+        raise ValueError(f"expected a symbol of PHONE_OF_SYMBOL, got {symbol!r}: add it there")
+    return PHONE_OF_SYMBOL[plain]
+
+
+def segments(events: Sequence[tuple[int, str]], num_samples: int) -> list[tuple[int, int, str]]:
+    """The phones between espeak's events, without gaps from 0 to the end; what has no length is left out.
+
+    Args:
+        events: sample and symbol of each phoneme, in order.
+        num_samples: length of the audio.
+
+    Returns:
+        Start, end (samples) and phone of each segment.
+    """
+    starts = [(0, SILENCE)]
+    for index, (sample, symbol) in enumerate(events):
+        # Two things have no name: a pause, and the glide that links "the" to "old".
+        unnamed = "Y" if _links_vowels(events, index) else SILENCE
+        starts.append((sample, phone_of(symbol) if symbol else unnamed))
+    merged: list[tuple[int, int, str]] = []
+    for (start, phone), (end, _) in zip(starts, [*starts[1:], (num_samples, SILENCE)], strict=True):
+        if merged and phone == SILENCE == merged[-1][2]:
+            merged[-1] = (merged[-1][0], end, SILENCE)
+        elif start < end:
+            merged.append((start, end, phone))
+    return merged
+
+
+def _links_vowels(events: Sequence[tuple[int, str]], index: int) -> bool:
+    """Whether an event stands alone between two vowels: pauses come in pairs, or before a consonant."""
+    if not 0 < index < len(events) - 1:
+        return False
+    neighbours = events[index - 1][1], events[index + 1][1]
+    return all(symbol and phone_of(symbol)[0] in "AEIOU" for symbol in neighbours)
+
+
+def _split_of(number: int) -> str:
+    return "test" if number % TEST_EVERY == TEST_EVERY - 1 else "train"
+
+
+def _voice(seed: int, speaker: int) -> _Voice:
+    """A speaker's voice: no two speakers of a seed have the same accent and variant."""
+    split = _split_of(speaker)
+    variants = TRAIN_VARIANTS if split == "train" else TEST_VARIANTS
+    rank = sum(_split_of(earlier) == split for earlier in range(speaker))
+    rng = np.random.default_rng((seed, 0, ("train", "test").index(split)))
+    variant = int(rng.permutation(len(variants))[rank % len(variants)])
+    # A variant takes its next accent when it comes round again.
+    accent = int(rng.integers(len(ACCENTS), size=len(variants))[variant]) + rank // len(variants)
+    rng = np.random.default_rng((seed, 1, speaker))
+    return _Voice(
+        f"{ACCENTS[accent % len(ACCENTS)]}+{variants[variant]}",
+        int(rng.integers(*PITCHES, endpoint=True)),
+        int(rng.integers(*WORDS_PER_MINUTE, endpoint=True)),
+    )
+
+
+def _speak(seed: int, speaker: int, num_utterances: int) -> list[_Utterance]:
+    rng = np.random.default_rng((seed, 2, speaker))
+    texts = sentences(_split_of(speaker))
+    chosen = [texts[index] for index in rng.permutation(len(texts))[:num_utterances]]
+    edges = rng.integers(*EDGE_SAMPLES, (num_utterances, 2))
+    name = f"speaker{speaker:02d}"
+    utterances = []
+    spoken = zip(chosen, _synthesize(_voice(seed, speaker), chosen), edges.tolist(), strict=True)
+    for number, (text, (pcm, events), (before, after)) in enumerate(spoken):
+        pcm = bytes(2 * before) + pcm + bytes(2 * after)
+        events = [(sample + before, symbol) for sample, symbol in events]
+        # The clause's last pause goes on into the silence that is added.
+        phones = segments(events, len(pcm) // 2)
+        utterances.append(_Utterance(f"{name}_utt{number:03d}", name, text, pcm, phones))
+    return utterances
+
+
+def _locate() -> tuple[Path, Path]:
+    """espeak's library and its folder of data."""
+    try:
+        loader = importlib.import_module("espeakng_loader")
+    except ImportError as error:
+        raise InputError(
+            "synthetic speech needs espeak-ng, which is not installed: run pip install espeakng-loader"
+        ) from error
+    return Path(loader.get_library_path()), Path(loader.get_data_path())
+
+
+def _synthesize(voice: _Voice, texts: Sequence[str]) -> list[tuple[bytes, list[tuple[int, str]]]]:
+    """The samples and the events of each text, spoken one after the other by a new process."""
+    library, data = _locate()
+    request = {"library": str(library), "data": data.name, **voice._asdict(), "texts": texts}
+    # By its source, as importing this module would make the process wait for torch; from the folder of the
+    # data, since espeak takes a path of at most 160 bytes.
+    program = f"{inspect.getsource(_espeak_process)}\n_espeak_process()\n"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program],
+        input=json.dumps(request).encode(),
+        capture_output=True,
+        cwd=data.parent,
+    )
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
+        raise InputError(
+            f"expected espeak-ng to speak with the voice {voice.name}, but it ended with status "
+            f"{done.returncode} and said {said[-1]!r}: reinstall espeakng-loader"
+        )
+    return [
+        (base64.b64decode(pcm), [(sample, symbol) for sample, symbol in events])
+        for pcm, events in json.loads(done.stdout)
+    ]
+
+
+def _espeak_process() -> None:
+    """Speak what is asked for on standard input, and answer on standard output, both JSON.
+
+    It is the whole program of its process: so it imports for itself, and nothing but the standard library.
+    Names and numbers are those of espeak-ng's speak_lib.h.
+    """
+    import base64
+    import ctypes
+    import json
+    import sys
+
+    synchronous, phoneme_events, phoneme_ipa, dont_exit = 2, 1, 2, 0x8000
+    rate, pitch, pos_character, chars_utf8 = 1, 3, 1, 1
+    event_list_terminated, event_phoneme = 0, 7
+
+    class Event(ctypes.Structure):
+        _fields_ = (
+            ("type", ctypes.c_int),
+            ("unique_identifier", ctypes.c_uint),
+            ("text_position", ctypes.c_int),
+            ("length", ctypes.c_int),
+            ("audio_position", ctypes.c_int),
+            ("sample", ctypes.c_int),
+            ("user_data", ctypes.c_void_p),
+            ("string", ctypes.c_char * 8),
+        )
+
+    pcm = bytearray()
+    events = []
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(Event))
+    def heard(samples, num_samples, given):
+        if samples and num_samples > 0:
+            pcm.extend(ctypes.string_at(samples, 2 * num_samples))
+        index = 0
+        while given[index].type != event_list_terminated:
+            if given[index].type == event_phoneme:
+                # Not the field audio_position, which is rounded to milliseconds.
+                events.append((given[index].sample, given[index].string.decode(errors="replace")))
+            index += 1
+        return 0
+
+    request = json.load(sys.stdin)
+    espeak = ctypes.CDLL(request["library"])
+    options = phoneme_events | phoneme_ipa | dont_exit
+    if espeak.espeak_Initialize(synchronous, 0, request["data"].encode(), options) != 22_050:
+        sys.exit("its data cannot be read, or its rate is not 22050 Hz")
+    # espeak seeds the noise of breathy voices with the time of day.
+    espeak.espeak_ng_SetRandSeed(ctypes.c_long(0))
+    espeak.espeak_SetSynthCallback(heard)
+    if espeak.espeak_SetVoiceByName(request["name"].encode()):
+        sys.exit("there is no such voice")
+    espeak.espeak_SetParameter(rate, request["words_per_minute"], 0)
+    espeak.espeak_SetParameter(pitch, request["pitch"], 0)
+    answer = []
+    for text in request["texts"]:
+        pcm.clear()
+        events.clear()
+        data = text.encode()
+        if espeak.espeak_Synth(
+            data, ctypes.c_size_t(len(data) + 1), 0, pos_character, 0, chars_utf8, None, None
+        ):
+            sys.exit(f"it cannot speak {text!r}")
+        answer.append((base64.b64encode(pcm).decode(), list(events)))
+    sys.stdout.write(json.dumps(answer))
+
+
+def _wav(pcm: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE_HZ)
+        file.writeframes(pcm)
+    return buffer.getvalue()

@@ -1,0 +1,348 @@
+"""`smalti phonemes`: how much of the phonemes is in the codes of a run, with controls beside it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from smalti.app.console import Counter, counting, note
+from smalti.app.data import open_data, open_loader, report_skipped
+from smalti.app.voices import tell_voices
+from smalti.core.errors import InputError
+from smalti.core.files import atomic_file
+from smalti.data.ingest import decode_ahead, readable
+from smalti.data.sources import Source, UnreadableItem
+from smalti.data.store import Store, smallest_dtype
+from smalti.modalities.audio.sounds import read_sound
+from smalti.nn.spectral import LogMel
+from smalti.quantizers.vq import VectorQuantizer
+from smalti.studies.speech.abx import ABX, Token, abx, tokens_of
+from smalti.studies.speech.alignments import Alignments
+from smalti.studies.speech.figures import code_phone_matrix
+from smalti.studies.speech.phoneme_map import (
+    UNLABELLED,
+    Windows,
+    cooccurrences,
+    kmeans_codes,
+    phoneme_figures,
+)
+from smalti.studies.speech.phoneme_map import protocol as phoneme_protocol
+from smalti.tokenizer import Tokenizer, load
+
+RESULTS = "phonemes.json"
+SILENCE = ("SIL", "SP", "SPN", "NSN", "sil", "sp", "spn", "nsn", "h#", "pau", "")
+"""Names that aligners give to what is no phone."""
+CONTROL_RATE_HZ, CONTROL_MELS = 16_000, 40
+HELD_OUT = 4
+"""Without splits every so many-th speaker is held out."""
+
+
+@dataclass(frozen=True)
+class _Utterance:
+    """One utterance: its codes `(n,)`, and log-mels `(n, M)` over the same stretches."""
+
+    name: str
+    speaker: str | None
+    codes: np.ndarray
+    log_mels: np.ndarray
+
+
+def phonemes(
+    run: str,
+    data: str,
+    alignments: Path,
+    quiet: bool = False,
+    split: str | None = None,
+    seed: int = 0,
+    with_controls: bool = True,
+) -> dict[str, Any]:
+    """Map codes to phones on training speakers, score the map on held-out ones; saves `phonemes.json`.
+
+    Args:
+        run: a run's directory, or a name on the Hub.
+        data: a source; without splits every fourth speaker is held out.
+        alignments: a table of phones in time.
+        quiet: show no progress.
+        split: to score on; None prefers test, then validation.
+        seed: of the controls.
+        with_controls: whether k-means of log-mels and ABX are measured too.
+
+    Raises:
+        InputError: for a user's mistake, or where nothing is left to fit or to score.
+    """
+    tokenizer = load(run)
+    seconds = tokenizer.modality.seconds(tokenizer.autoencoder.stride)
+    if seconds is None or tokenizer.autoencoder.num_codebooks != 1:
+        raise InputError(
+            f"expected a run over sounds with one codebook, {run} is one over {tokenizer.modality.noun} with "
+            f"{tokenizer.autoencoder.num_codebooks}: train one, with `smalti train units` for example"
+        )
+    table = Alignments.read(alignments)
+    source = open_data(data, tokenizer.modality)
+    skipped: list[dict[str, str]] = []
+    fitted, scored = _divided(source, split)
+    with counting("Encoding", quiet) as count:
+        utterances = {
+            part: _utterances(tokenizer, source, split_, kept, table, seconds, skipped, count)
+            for part, (split_, kept) in (("train", fitted), ("held_out", scored))
+        }
+    report_skipped(skipped)
+    shared = _speakers(utterances["train"]) & _speakers(utterances["held_out"])
+    if shared:
+        note(f"{len(shared)} speakers are both in training and held out, {min(shared)} for one.")
+    num_codes = tokenizer.autoencoder.num_codes
+    silence = [table.phones.index(phone) for phone in table.phones if phone in SILENCE]
+
+    def figures(codes: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+        windows = {
+            part: _windows(utterances[part], codes[part], table, seconds) for part in ("train", "held_out")
+        }
+        return phoneme_figures(
+            windows["train"], windows["held_out"], num_codes, len(table.phones), silence, seed
+        )
+
+    own = {part: [u.codes for u in each] for part, each in utterances.items()}
+    report: dict[str, Any] = {
+        "data": data,
+        "model": tokenizer.fingerprint,
+        "alignments": str(alignments),
+        "seed": seed,
+        "num_codes": num_codes,
+        "codes_per_second": 1 / seconds,
+        "speakers": {part: len(_speakers(each)) for part, each in utterances.items()},
+        "metrics": figures(own),
+        "controls": {},
+        "skipped": skipped,
+        "protocol": phoneme_protocol()
+        | {
+            "label": "of the phone at the centre of each code's stretch of time",
+            "voice": "where the encoder wants one, each speaker's is found from all the recordings of that "
+            "speaker in the part that is measured, without transcripts or phones",
+            "held out": "from the map; from training too where the data has a test split",
+        },
+        "shared_speakers": len(shared),
+    }
+    if with_controls:
+        report["controls"]["log-mel k-means"] = figures(_clustered(utterances, num_codes, seed))
+        report["abx"] = _abx(tokenizer, utterances["held_out"], table, seconds, seed)
+    _save(tokenizer, report, utterances["held_out"], table, seconds)
+    return report
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print a report as tables."""
+    from rich import print as show_table
+
+    title = f"{report['num_codes']} codes, {report['codes_per_second']:g} a second"
+    table = Table(title=f"{title}: {report['metrics']['num_windows']:,} windows without silence, held out")
+    columns = {"phoneme_accuracy": "phones", "majority": "majority", "shuffled": "shuffled codes"}
+    columns |= {"bigram": "bigram map", "phone_purity": "purity", "mutual_information": "nats"}
+    table.add_column("codes")
+    for name in columns.values():
+        table.add_column(name, justify="right")
+    rows = {"this run": report["metrics"], **report["controls"]}
+    for ending, words in (("", ""), ("_with_silence", ", with silence")):
+        for name, metrics in rows.items():
+            cells = [metrics[column + ending] for column in columns]
+            percent = [f"{cell:.1%}" for cell in cells[:-1]]
+            table.add_row(name + words, *percent, f"{cells[-1]:.3f}")
+    show_table(table)
+    for name, measured in report.get("abx", {}).items():
+        show_table(
+            f"ABX across speakers, {name}: {measured['error']:.1f} % ({measured['num_triples']:,} triples)"
+        )
+
+
+Kept = Callable[[str | None], bool]
+"""Whether the utterances of a speaker belong to a part."""
+
+
+def _divided(source: Source, split: str | None) -> tuple[tuple[str, Kept], tuple[str, Kept]]:
+    """Split and speakers to fit on, and those to score on."""
+    training = next((name for name in ("train", "all") if name in source.splits), source.splits[0])
+    others = [name for name in ("test", "validation") if name in source.splits]
+    if split is not None and split not in source.splits:
+        raise InputError(f"expected one of the splits {', '.join(source.splits)}, received {split!r}")
+    held_out = split or next(iter(others), None)
+    if held_out is not None:
+        return (training, lambda speaker: True), (held_out, lambda speaker: True)
+    speakers = sorted({item.label for item in source.items(training) if item.label is not None})
+    if len(speakers) < 2:
+        raise InputError(
+            f"expected a test split, or at least 2 speakers, in {source.description}, received neither: "
+            "add data.pattern=REGEX with a group `speaker` to training, or a table of utterances"
+        )
+    chosen = set(speakers[HELD_OUT - 1 :: HELD_OUT] or speakers[-1:])
+    return (training, lambda speaker: speaker not in chosen), (training, lambda speaker: speaker in chosen)
+
+
+def _utterances(
+    tokenizer: Tokenizer,
+    source: Source,
+    split: str,
+    kept: Kept,
+    table: Alignments,
+    seconds: float,
+    skipped: list[dict[str, str]],
+    report: Counter,
+) -> list[_Utterance]:
+    """The aligned utterances of a part, encoded whole, each with all that is known of its speaker's voice."""
+    log_mel = LogMel(CONTROL_RATE_HZ, CONTROL_MELS)
+    modality = tokenizer.modality
+    mels: dict[str, np.ndarray] = {}
+
+    def read(content: Any) -> Any:
+        return modality.decode(content), read_sound(content, CONTROL_RATE_HZ)
+
+    def decoded() -> Iterator[tuple[str, np.ndarray, str | None]]:
+        total = source.count(split)
+        for done, (item, result) in enumerate(decode_ahead(source.items(split), read), 1):
+            report(done, total)
+            if not kept(item.label):
+                continue
+            if isinstance(result, UnreadableItem):
+                skipped.append({"name": readable(item.name), "reason": readable(str(result))})
+            elif item.name not in table:
+                skipped.append({"name": readable(item.name), "reason": "there is no alignment of it"})
+            else:
+                levels, sound = result
+                with torch.no_grad():
+                    mels[readable(item.name)] = log_mel(torch.from_numpy(sound)[None, None])[0].t().numpy()
+                yield readable(item.name), levels, item.label
+        if not mels:
+            raise InputError(
+                f"expected utterances of {source.description} that can be read and have an alignment, found "
+                f"none in the split {split} (the last, {skipped[-1]['name']}: {skipped[-1]['reason']}): give "
+                "the table of these files"
+            )
+
+    with TemporaryDirectory(prefix="smalti-") as scratch:
+        store = Store.write(
+            Path(scratch) / "data",
+            decoded(),
+            modality.stored_shape,
+            smallest_dtype(modality.spec.levels),
+            split=split,
+        )
+        loader = open_loader(store, modality, tokenizer.autoencoder, 1, tokenizer.device)
+        tell_voices(tokenizer.autoencoder, loader)
+        utterances = []
+        for name, label, batch in zip(store.names, store.labels, loader.sequential(), strict=True):
+            codes = tokenizer.autoencoder.encode(batch.data, batch.conditions)[0, 0].cpu().numpy()
+            speaker = store.classes[label] if label >= 0 else None
+            utterances.append(_Utterance(name, speaker, codes, _averaged(mels[name], len(codes), seconds)))
+    return utterances
+
+
+def _averaged(frames: np.ndarray, num: int, seconds: float) -> np.ndarray:
+    """Frames of 10 ms averaged over the stretch of each code; the last is repeated where there is none."""
+    edges = np.round(np.arange(num + 1) * seconds * 100).astype(int).clip(0, len(frames))
+    last = len(frames) - 1
+    return np.stack(
+        [frames[min(a, last) : max(b, min(a, last) + 1)].mean(0) for a, b in itertools.pairwise(edges)]
+    )
+
+
+def _speakers(utterances: Sequence[_Utterance]) -> set[str]:
+    return {utterance.speaker for utterance in utterances if utterance.speaker is not None}
+
+
+def _windows(
+    utterances: Sequence[_Utterance], codes: Sequence[np.ndarray], table: Alignments, seconds: float
+) -> Windows:
+    """Codes beside the phones at their centres."""
+    ids = {phone: index for index, phone in enumerate(table.phones)}
+    phones = [
+        [UNLABELLED if phone is None else ids[phone] for phone in _phones(u.name, len(c), table, seconds)]
+        for u, c in zip(utterances, codes, strict=True)
+    ]
+    if not phones:
+        return Windows(*(np.zeros(0, np.int64) for _ in range(3)))
+    return Windows(
+        np.concatenate([np.asarray(c, np.int64) for c in codes]),
+        np.concatenate([np.array(p, np.int64) for p in phones]),
+        np.repeat(np.arange(len(codes)), [len(c) for c in codes]),
+    )
+
+
+def _phones(name: str, num: int, table: Alignments, seconds: float) -> list[str | None]:
+    return table.labels_at(name, (np.arange(num) + 0.5) * seconds)
+
+
+def _clustered(
+    utterances: dict[str, list[_Utterance]], num_codes: int, seed: int
+) -> dict[str, list[np.ndarray]]:
+    """Codes by k-means of log-mels, fitted to the training utterances."""
+    features = {part: np.concatenate([u.log_mels for u in each]) for part, each in utterances.items()}
+    train, held_out = kmeans_codes(features["train"], features["held_out"], num_codes, seed)
+    return {
+        part: np.split(codes, np.cumsum([len(u.codes) for u in utterances[part]])[:-1])
+        for part, codes in (("train", train), ("held_out", held_out))
+    }
+
+
+def _abx(
+    tokenizer: Tokenizer, utterances: Sequence[_Utterance], table: Alignments, seconds: float, seed: int
+) -> dict[str, Any]:
+    """ABX of the held-out utterances' code vectors, codes and log-mels, on the same items."""
+    silence = [phone for phone in table.phones if phone in SILENCE]
+
+    def tokens(features: Any) -> list[Token]:
+        return [
+            token
+            for u in utterances
+            for token in tokens_of(features(u), seconds, table.segments(u.name), u.speaker or "?", silence)
+        ]
+
+    quantizer = getattr(tokenizer.autoencoder, "quantizer", None)
+    kinds: dict[str, tuple[Any, str]] = {
+        "codes": (lambda u: u.codes.astype(np.int64), "edit"),
+        "log-mel": (lambda u: u.log_mels.astype(np.float64), "angular"),
+    }
+    if isinstance(quantizer, VectorQuantizer):
+        vectors = quantizer.codebook.codes[0].detach().cpu().double().numpy()
+        kinds = {"code vectors": (lambda u: vectors[u.codes], "angular"), **kinds}
+    measured = {}
+    for name, (features, distance) in kinds.items():
+        try:
+            result: ABX = abx(tokens(features), distance, seed=seed)
+        except InputError as error:
+            note(f"ABX was not measured: {error}")
+            return {}
+        measured[f"{name}, {distance}"] = {
+            "error": result.error,
+            "num_triples": result.num_triples,
+            "protocol": result.protocol,
+        }
+    return measured
+
+
+def _save(
+    tokenizer: Tokenizer,
+    report: dict[str, Any],
+    utterances: Sequence[_Utterance],
+    table: Alignments,
+    seconds: float,
+) -> None:
+    windows = _windows(utterances, [u.codes for u in utterances], table, seconds)
+    kept = np.isin(windows.phones, [i for i, phone in enumerate(table.phones) if phone not in SILENCE])
+    counts = cooccurrences(windows.codes[kept], windows.phones[kept], report["num_codes"], len(table.phones))
+    figures = tokenizer.directory / "figures"
+    try:
+        with atomic_file(tokenizer.directory / RESULTS) as temporary:
+            temporary.write_text(json.dumps(report, indent=2) + "\n")
+        figures.mkdir(exist_ok=True)
+        shown = np.flatnonzero(counts.any(0))
+        names = [table.phones[index] for index in shown]
+        code_phone_matrix(counts[:, shown], names, figures / "code_phone.png")
+    except (InputError, OSError) as error:
+        note(f"The report is not saved in the run: {error}")

@@ -1,0 +1,216 @@
+"""`smalti reproduce speech` and `reproduce phonemes`: section 4.3 of the paper, measured where it has sounds.
+
+Where the paper lets one listen, judges that know only real recordings tell who speaks and what is said.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from smalti.app.commands.evaluate import RESULTS, evaluate
+from smalti.app.commands.train import train_recipe
+from smalti.app.commands.train_prior import train_prior_recipe
+from smalti.app.console import note
+from smalti.app.data import open_data, pick_split
+from smalti.app.pretraining import DIRECTORY as PRETRAINING
+from smalti.app.provenance import described
+from smalti.app.runs import check_data, check_target
+from smalti.core.errors import InputError
+from smalti.core.files import atomic_file
+from smalti.recipe import build_modality
+from smalti.studies.records import Record, last_step, publish, stage
+from smalti.studies.speech.conversion import convert_all
+from smalti.studies.speech.phonemes import RESULTS as PHONEMES
+from smalti.studies.speech.phonemes import phonemes
+from smalti.studies.speech.recipes import PAPER_PHONEMES, SpeechStudy, speech_study
+from smalti.tokenizer import load
+from smalti.trained import prior_directory
+from smalti.training.checkpoints import RunDirectory
+
+CONVERSION = "conversion.json"
+BATCH = 24
+"""Sounds that are decoded side by side; it is part of what a seed draws."""
+PLAYED = 4
+"""Utterances on the page."""
+
+
+def reproduce_speech(
+    name: str,
+    data: str | None,
+    out: Path,
+    budget: str = "cpu",
+    seeds: int = 1,
+    alignments: Path | None = None,
+    quiet: bool = False,
+) -> list[Record]:
+    """Train the models of an experiment with speech, measure them, write records, a table and a page.
+
+    What is finished is not done again, so that the same command goes on after a stop.
+
+    Args:
+        name: "speech" (codes of a waveform, conversion, prior), "conversion" (the same of spectrograms) or
+            "phonemes" (units).
+        data: a source of speech; its test split is measured on.
+        out: where runs, records and the page go.
+        budget: "tiny" to see it run, "cpu" for two cores, "paper" for the paper's sizes.
+        seeds: 0 to `seeds` - 1.
+        alignments: phones in time, for "phonemes".
+        quiet: show no progress.
+
+    Raises:
+        InputError: for a user's mistake.
+    """
+    study = speech_study(name, budget)
+    if data is None:
+        raise InputError(f"expected speech to reproduce {name} with, received none: add --data SOURCE")
+    if name == "phonemes" and alignments is None:
+        raise InputError("expected a table of phones in time for `reproduce phonemes`: add --alignments TSV")
+    split = _measured_split(study, data)
+    folder = out / f"{study.name}-{budget}"
+    records: list[Record] = []
+    for seed in range(seeds):
+        run = folder / f"seed{seed}"
+        note(f"{study.name}, seed {seed}", quiet)
+        _train(study, seed, data, run, quiet)
+        _evaluate(run, data, split, quiet)
+        if alignments is not None and name == "phonemes":
+            records += _phoneme_records(study, seed, data, run, alignments, quiet)
+        else:
+            records += _speech_records(study, seed, data, run, quiet)
+    records = [{**record, "budget": budget} for record in records]
+    publish(folder, records, quiet)
+    note(f"The runs, records.jsonl and table.md are in {folder}.", quiet)
+    return records
+
+
+def _train(study: SpeechStudy, seed: int, data: str, path: Path, quiet: bool) -> None:
+    recipe = study.recipe
+    recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
+    if recipe.pretraining is not None:
+        training = recipe.pretraining.training.model_copy(update={"seed": seed})
+        recipe = recipe.model_copy(
+            update={"pretraining": recipe.pretraining.model_copy(update={"training": training})}
+        )
+    run = RunDirectory(path)
+    check_target(run, recipe)
+    check_data(run, data)
+    if last_step(run) < recipe.training.steps or not (run.figures_path / "codes.png").is_file():
+        train_recipe(recipe, data, path, quiet)
+    prior = recipe.prior.model_copy(
+        update={"training": recipe.prior.training.model_copy(update={"seed": seed})}
+    )
+    own = RunDirectory(prior_directory(path))
+    if last_step(own) < prior.training.steps or not (own.figures_path / "samples.png").is_file():
+        train_prior_recipe(path, prior, quiet)
+
+
+def _measured_split(study: SpeechStudy, data: str) -> str:
+    """The split to measure on.
+
+    Raises:
+        InputError: when there is none that is held out.
+    """
+    source = open_data(data, build_modality(study.recipe.data))
+    split = pick_split(source, None, "test", "validation")
+    if split not in ("test", "validation"):
+        raise InputError(
+            f"expected data with a test split to measure on, found only {split!r} in {data}: name one by "
+            "folders `train` and `test`, a table with a column split, or a group `split` in data.pattern"
+        )
+    return split
+
+
+def _evaluate(run: Path, data: str, split: str, quiet: bool) -> None:
+    fingerprints = (RunDirectory(run).fingerprint(), RunDirectory(prior_directory(run)).fingerprint())
+    if (run / RESULTS).is_file():
+        report = json.loads((run / RESULTS).read_text())
+        same_data = Path(report["data"]).resolve() == Path(data).resolve() and report["split"] == split
+        if same_data and (report["model"], report["priors"].get("learned")) == fingerprints:
+            return
+    evaluate(str(run), data, split, quiet=quiet, draws=1)
+
+
+def _record(study: SpeechStudy, seed: int, run: Path, data: str, of_prior: str | None) -> Record:
+    before = [stage(run / PRETRAINING, of_model=run)] if (run / PRETRAINING).is_dir() else []
+    stages = [*before, stage(run)] + ([stage(prior_directory(run, of_prior), of_prior)] if of_prior else [])
+    config = RunDirectory(run).read_config("recipe")["recipe"]
+    tokenizer = load(run, "cpu")
+    source = open_data(data, tokenizer.modality)
+    split = pick_split(source, None, "test", "validation", "all")
+    return {
+        "experiment": study.name,
+        "dataset": Path(data).name,
+        "split": split,
+        "measured_on": described(source, split, data),
+        "model": tokenizer.trained.model.title,
+        "prior": of_prior,
+        "seed": seed,
+        "steps": sum(one["steps"] for one in stages),
+        "seconds": sum(one["seconds"] for one in stages),
+        "device": stages[0]["device"],
+        "commit": stages[0]["commit"],
+        "config": config,
+        "stages": stages,
+        "note": study.question,
+    }
+
+
+def _bound_records(study: SpeechStudy, seed: int, data: str, run: Path) -> list[Record]:
+    """A record for each prior: bits a sample, and nats a code."""
+    report = json.loads((run / RESULTS).read_text())
+    records = []
+    for name, row in report["bits_per_dim"].items():
+        base = _record(study, seed, run, data, "learned" if name.startswith("learned") else None)
+        metrics = {**row, **report["codebook"], "num": report["num"]}
+        records.append({**base, "prior": name, "metrics": metrics})
+    return records
+
+
+def _phoneme_records(
+    study: SpeechStudy, seed: int, data: str, run: Path, alignments: Path, quiet: bool
+) -> list[Record]:
+    report: dict[str, Any] = {}
+    if (run / PHONEMES).is_file():
+        report = json.loads((run / PHONEMES).read_text())
+    about = (RunDirectory(run).fingerprint(), data, str(alignments), seed)
+    if tuple(report.get(name) for name in ("model", "data", "alignments", "seed")) != about:
+        report = phonemes(str(run), data, alignments, quiet, seed=seed)
+    records = _bound_records(study, seed, data, run)
+    base = _record(study, seed, run, data, None)
+    errors = {f"abx {name}": measured["error"] for name, measured in report.get("abx", {}).items()}
+    note_ = f"{study.question} Phones are those of the alignments given. Paper: {PAPER_PHONEMES}"
+    records.append({**base, "metrics": {**report["metrics"], **errors}, "note": note_})
+    for name, metrics in report["controls"].items():
+        records.append({**base, "model": f"control: {name}", "metrics": metrics, "note": note_})
+    return records
+
+
+def _speech_records(study: SpeechStudy, seed: int, data: str, run: Path, quiet: bool) -> list[Record]:
+    records = _bound_records(study, seed, data, run)
+    base = _record(study, seed, run, data, None)
+    tokenizer = load(run)
+    if len(tokenizer.classes) < 2:
+        note("There are not two speakers, so nothing is converted.", quiet)
+        return records
+    saved = json.loads((run / CONVERSION).read_text()) if (run / CONVERSION).is_file() else {}
+    about: dict[str, Any] = {
+        "model": tokenizer.fingerprint,
+        "data": data,
+        "seed": seed,
+        "num": study.converted,
+        "judge_steps": study.judge_steps,
+    }
+    about["temperature"] = study.temperature
+    if saved.get("about") != about:
+        saved = {"about": about, "metrics": convert_all(study, seed, data, base["split"], tokenizer, quiet)}
+        with atomic_file(run / CONVERSION) as temporary:
+            temporary.write_text(json.dumps(saved))
+    words = {
+        "originals": "control: real recordings",
+        "levels": "control: real recordings through the levels of the signal, not the codes",
+    }
+    for kind, metrics in saved["metrics"].items():
+        records.append({**base, "model": words.get(kind, f"{base['model']}: {kind}"), "metrics": metrics})
+    return records

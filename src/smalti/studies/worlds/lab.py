@@ -1,0 +1,156 @@
+"""`smalti reproduce lab`: section 4.2's second experiment, frames of a first-person world named by 27 bits.
+
+What the paper shows in pictures is measured: what three codes are worth to a decoder that could do without
+them, how much of each codebook is used, and a continuous VAE beside it, whose KL tells whether it collapses.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smalti.app.commands.codes import encode
+from smalti.app.commands.evaluate import RESULTS
+from smalti.app.console import note
+from smalti.app.pages.page import write_page
+from smalti.app.provenance import described
+from smalti.core.models import Autoencoder
+from smalti.data.codes import read_codes
+from smalti.evaluation.codebook import CodebookUse
+from smalti.recipe import build_modality
+from smalti.studies.records import Record, publish
+from smalti.studies.worlds.recipes import LabStudy, lab_study
+from smalti.studies.worlds.runs import about, bounds, evaluate_once, measured_split, modality_of, train_once
+from smalti.tokenizer import Tokenizer, load
+from smalti.training.checkpoints import RunDirectory
+
+EXPERIMENT = "lab"
+QUESTION = "Are three codes of a frame used by a decoder that could model it without them?"
+SHOWN = 8
+"""Frames in a row of a picture."""
+
+
+def reproduce_lab(
+    data: str | None, out: Path, budget: str = "cpu", seeds: int = 1, quiet: bool = False
+) -> list[Record]:
+    """Train both stages, their priors and the control, measure them, write records, a table and a page.
+
+    What is finished is not done again, so that the same command goes on after a stop.
+
+    Args:
+        data: frames with a test split, such as `smalti collect doom` writes.
+        out: where runs, records and the page go.
+        budget: "tiny" to see it run, "cpu" for two cores, "paper" for the same networks with a GPU's steps
+            (the paper tells neither widths nor steps).
+        seeds: 0 to `seeds` - 1.
+        quiet: show no progress.
+
+    Raises:
+        InputError: for a user's mistake.
+    """
+    study = lab_study(budget)
+    data, source, split = measured_split(EXPERIMENT, data, build_modality(study.frames.data))
+    measured_on = described(source, split, data)
+    folder = out / f"{EXPERIMENT}-{budget}"
+    records: list[Record] = []
+    for seed in range(seeds):
+        note(f"lab, seed {seed}", quiet)
+        records += _of_seed(study.seeded(seed), seed, data, split, measured_on, folder / f"seed{seed}", quiet)
+    records = [{**record, "budget": budget} for record in records]
+    publish(folder, records, quiet)
+    note(f"The runs, records.jsonl and table.md are in {folder}, a page in each seed's folder.", quiet)
+    return records
+
+
+def _of_seed(
+    study: LabStudy, seed: int, data: str, split: str, measured_on: str, folder: Path, quiet: bool
+) -> list[Record]:
+    frames, second, control = (folder / name for name in ("frames", "second", "control"))
+    train_once(study.frames, data, frames, True, quiet)
+    evaluate_once(frames, data, split, quiet)
+    codes = folder / "codes"
+    for name in ("train", split):
+        file = codes / f"{name}.parquet"
+        if not file.is_file() or read_codes(file)[0].model != RunDirectory(frames).fingerprint():
+            codes.mkdir(parents=True, exist_ok=True)
+            encode(str(frames), data, file, name, quiet)
+    train_once(study.second, str(codes), second, True, quiet)
+    evaluate_once(second, str(codes), split, quiet)
+    train_once(study.control, str(codes), control, False, quiet)
+    evaluate_once(control, str(codes), split, quiet)
+    _page(load(str(frames)), load(str(second)), codes / f"{split}.parquet", folder, seed)
+    shared = {
+        "experiment": EXPERIMENT,
+        "dataset": Path(data).name,
+        "split": split,
+        "measured_on": measured_on,
+        "seed": seed,
+        "note": QUESTION,
+    }
+    records = [{**shared, **row} for run in (frames, second, control) for row in bounds(run)]
+    worth = {**shared, **about(second, None), "prior": None, "metrics": _worth(second, codes, split)}
+    return [*records, worth]
+
+
+def _worth(run: Path, codes: Path, split: str) -> dict[str, Any]:
+    """Nats a grid with true, shuffled and no codes, the gain in bits, and each codebook's perplexity."""
+    report, dims = json.loads((run / RESULTS).read_text()), modality_of(run).spec.dims
+    nats = {
+        f"nats_{kind}": report["codebook"][f"distortion_{kind}"] * dims * math.log(2)
+        for kind in ("true", "shuffled", "none")
+    }
+    tokenizer = load(str(run))
+    model = tokenizer.autoencoder
+    use = CodebookUse(model.num_codebooks, model.num_codes)
+    for _, grids, _ in read_codes(codes / f"{split}.parquet", 64)[1]:
+        use.update(tokenizer.encode(torch.tensor(grids)))
+    return {
+        **nats,
+        "gain_bits": (nats["nats_none"] - nats["nats_true"]) / math.log(2),
+        "rate_bits": model.num_codebooks * math.log2(model.num_codes) * math.prod(model.grid),
+        **{f"perplexity_{index}": value for index, value in enumerate(use.perplexities())},
+        "num": report["num"],
+    }
+
+
+def _page(frames: Tokenizer, second: Tokenizer, codes: Path, folder: Path, seed: int) -> None:
+    """Pictures: frames through their codes and through three codes, and drawn ones."""
+    # Far apart in the split, which goes walk after walk.
+    grids = torch.cat([torch.tensor(batch[1]) for batch in read_codes(codes, 64)[1]])
+    own = grids[torch.linspace(0, len(grids) - 1, SHOWN).long()]
+    assert isinstance(second.autoencoder, Autoencoder)
+    of_three = second.encode(own)
+    draws = [_drawn(second, of_three, seed + draw) for draw in range(3)]
+    figures = folder / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    modality = frames.modality
+    modality.preview([frames.decode_signals(rows) for rows in (own, *draws)]).save(
+        figures / "second_stage.png"
+    )
+    pictures = {
+        "first_samples": frames.sample_codes(2 * SHOWN, seed=seed),
+        "second_samples": _drawn(second, second.sample_codes(2 * SHOWN, seed=seed), seed),
+    }
+    for name, drawn in pictures.items():
+        modality.preview([frames.decode_signals(drawn)]).save(figures / f"{name}.png")
+    write_page(
+        folder / "index.html",
+        "lab.html.j2",
+        package="smalti.studies.worlds",
+        title=frames.recipe.name,
+        reconstructions=frames.directory / "figures" / "reconstructions.png",
+        second_stage=figures / "second_stage.png",
+        first_samples=figures / "first_samples.png",
+        second_samples=figures / "second_samples.png",
+        bits=f"{math.log2(second.autoencoder.num_codes) * second.autoencoder.num_codebooks:g}",
+    )
+
+
+def _drawn(second: Tokenizer, codes: Tensor, seed: int) -> Tensor:
+    """Code grids drawn from their three codes."""
+    return second.modality.to_stored(second.decode_signals(codes, seed=seed))

@@ -1,0 +1,139 @@
+"""The experiments with first-person worlds, at each budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from smalti.app.recipes import worlds
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.encoders.code_grid import CodeGridEncoderConfig
+from smalti.models.vae import VAEConfig
+from smalti.models.vqvae import VQVAEConfig
+from smalti.recipe import PriorRecipe, Recipe
+from smalti.training.loop import TrainingConfig
+
+BUDGETS = ("tiny", "cpu", "paper")
+SHORT = {"steps": 3, "batch_size": 2, "log_every": 1, "checkpoint_every": 2, "validate_every": 0}
+"""Training of the tiny budget."""
+LATENT_DIM = 32
+"""Of the continuous control."""
+
+
+class LabStudy(Configuration):
+    """Frames to codes, codes to three codes, and a continuous control of the latter.
+
+    Attributes:
+        frames: the first stage and its prior.
+        second: the second stage; its decoder is of the size of the first stage's prior.
+        control: the same with a Gaussian in place of the three codes.
+    """
+
+    frames: Recipe
+    second: Recipe
+    control: Recipe
+
+    def seeded(self, seed: int) -> LabStudy:
+        """The same, with the seed of every training."""
+        return LabStudy(**{name: _seeded(getattr(self, name), seed) for name in type(self).model_fields})
+
+
+class VideoStudy(Configuration):
+    """Walks to codes, a prior told of actions, and how both are measured.
+
+    Attributes:
+        walks: both stages.
+        judge_steps: of the training of the judge of actions.
+        stride: frames between the windows that are measured.
+    """
+
+    walks: Recipe
+    judge_steps: int = 1000
+    stride: int = 45
+
+    def seeded(self, seed: int) -> VideoStudy:
+        """The same, with the seed of every training."""
+        return self.model_copy(update={"walks": _seeded(self.walks, seed)})
+
+
+def video_study(budget: str) -> VideoStudy:
+    """The experiment of van den Oord et al. 2017, section 4.4, on walks of `smalti collect doom`.
+
+    Raises:
+        InputError: when there is no such budget.
+    """
+    _check_budget(budget)
+    walks = worlds.walks()
+    if budget == "cpu":
+        return VideoStudy(walks=_changed(walks, {"steps": 1500}, {"steps": 3000}))
+    if budget == "paper":
+        # The paper's frames and grids; it tells no more.
+        data = walks.data.model_copy(update={"size": (84, 84)})
+        assert isinstance(walks.model, VQVAEConfig)
+        encoder = walks.model.encoder.model_copy(update={"strides": (2, 2)})
+        quantizer = walks.model.quantizer.model_copy(update={"num_codebooks": 1})
+        model = walks.model.model_copy(update={"encoder": encoder, "quantizer": quantizer})
+        long = {"steps": 100_000, "batch_size": 16}
+        return VideoStudy(walks=_changed(walks.model_copy(update={"data": data, "model": model}), long, long))
+    walks = _changed(walks, SHORT, SHORT)
+    data = walks.data.model_copy(update={"size": (16, 16)})
+    return VideoStudy(walks=walks.model_copy(update={"data": data}), judge_steps=5, stride=5)
+
+
+def _check_budget(budget: str) -> None:
+    if budget not in BUDGETS:
+        raise InputError(f"expected a budget, received {budget!r}: there are {', '.join(BUDGETS)}")
+
+
+def lab_study(budget: str) -> LabStudy:
+    """The experiment of van den Oord et al. 2017, section 4.2, on frames of `smalti collect doom`.
+
+    Raises:
+        InputError: when there is no such budget.
+    """
+    _check_budget(budget)
+    frames, second = worlds.frames(), worlds.second_stage()
+    if budget == "cpu":
+        frames = _changed(frames, {"steps": 1500}, {"steps": 800})
+        second = _changed(second, {"steps": 800}, {"steps": 300})
+    elif budget == "paper":
+        frames = _changed(frames, {"steps": 100_000, "batch_size": 64}, {"steps": 100_000, "batch_size": 64})
+        second = _changed(second, {"steps": 100_000, "batch_size": 64}, {"steps": 5_000})
+    else:
+        frames, second = _tiny(frames, second)
+    vqvae = second.model
+    parts = {name: getattr(vqvae, name) for name in ("encoder", "decoder", "likelihood")}
+    control = second.model_copy(
+        update={"name": "second-stage-vae", "model": VAEConfig(**parts, latent_dim=LATENT_DIM)}
+    )
+    return LabStudy(frames=frames, second=second, control=control)
+
+
+def _seeded(recipe: Recipe, seed: int) -> Recipe:
+    return _changed(recipe, {"seed": seed}, {"seed": seed})
+
+
+def _changed(recipe: Recipe, training: dict[str, Any], prior: dict[str, Any]) -> Recipe:
+    """A recipe with other settings of its two trainings."""
+
+    def changed(config: TrainingConfig, settings: dict[str, Any]) -> TrainingConfig:
+        return TrainingConfig.model_validate({**config.model_dump(), **settings})
+
+    second: PriorRecipe = recipe.prior.model_copy(update={"training": changed(recipe.prior.training, prior)})
+    return recipe.model_copy(update={"training": changed(recipe.training, training), "prior": second})
+
+
+def _tiny(frames: Recipe, second: Recipe) -> tuple[Recipe, Recipe]:
+    """Seconds: to see that every part runs, not what it reaches."""
+    frames, second = _changed(frames, SHORT, SHORT), _changed(second, SHORT, SHORT)
+    size = (24, 24)
+    grid = second.data.model_copy(update={"size": (6, 6)})
+    assert isinstance(second.model, VQVAEConfig)
+    encoder = second.model.encoder
+    assert isinstance(encoder, CodeGridEncoderConfig)
+    network = encoder.network.model_copy(update={"strides": (2, 3)})
+    model = second.model.model_copy(update={"encoder": encoder.model_copy(update={"network": network})})
+    return (
+        frames.model_copy(update={"data": frames.data.model_copy(update={"size": size})}),
+        second.model_copy(update={"data": grid, "model": model}),
+    )

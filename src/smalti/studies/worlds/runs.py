@@ -1,0 +1,119 @@
+"""What the studies of worlds share: parts that are done once, and records of what they measured."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from smalti.app.commands.evaluate import RESULTS, evaluate
+from smalti.app.commands.train import train_recipe
+from smalti.app.commands.train_prior import train_prior_recipe
+from smalti.app.data import open_data, pick_split
+from smalti.app.runs import check_data, check_model, check_target, model_of
+from smalti.core.errors import InputError
+from smalti.core.modality import Modality
+from smalti.data.sources import Source
+from smalti.recipe import Recipe, build_modality
+from smalti.studies.records import Record, last_step, stage
+from smalti.trained import prior_directory
+from smalti.training.checkpoints import RunDirectory
+
+DRAWS = 10
+"""From the posterior of each item, of models whose posterior is a distribution."""
+
+
+def measured_split(name: str, data: str | None, modality: Modality) -> tuple[str, Source, str]:
+    """The data of a study, opened, and the split of it that is measured on.
+
+    Args:
+        name: of the study.
+        data: as the user named it.
+        modality: of its items.
+
+    Raises:
+        InputError: without data, or where nothing of it is held out.
+    """
+    if data is None:
+        raise InputError(f"expected data to reproduce {name} with, received none: add --data SOURCE")
+    source = open_data(data, modality)
+    split = pick_split(source, None, "test", "validation")
+    if split not in ("test", "validation"):
+        raise InputError(
+            f"expected data with a test split to measure on, found only {split!r} in {data}: collect some "
+            "with smalti collect doom"
+        )
+    return data, source, split
+
+
+def train_once(recipe: Recipe, data: str, path: Path, has_prior: bool, quiet: bool) -> None:
+    """Train a model and its prior, unless that was done."""
+    run = RunDirectory(path)
+    check_target(run, recipe)
+    check_data(run, data)
+    check_model(run, model_of(open_data(data, build_modality(recipe.data))))
+    if last_step(run) < recipe.training.steps or not (run.figures_path / "learning_curves.png").is_file():
+        train_recipe(recipe, data, path, quiet)
+    if not has_prior:
+        return
+    own = RunDirectory(prior_directory(path))
+    if last_step(own) < recipe.prior.training.steps or not (own.figures_path / "samples.png").is_file():
+        train_prior_recipe(path, recipe.prior, quiet)
+
+
+def evaluate_once(run: Path, data: str, split: str, quiet: bool) -> None:
+    """Measure a run and its prior, unless that was done of them as they are now."""
+    own = prior_directory(run)
+    prior = RunDirectory(own).fingerprint() if own.is_dir() else None
+    if (run / RESULTS).is_file():
+        report = json.loads((run / RESULTS).read_text())
+        if (report["model"], report["priors"].get("learned"), report["split"]) == (
+            RunDirectory(run).fingerprint(),
+            prior,
+            split,
+        ):
+            return
+    evaluate(str(run), data, split, quiet=quiet, draws=DRAWS)
+
+
+def bounds(run: Path) -> list[Record]:
+    """A record for each bound of a run, in bits/dim and, where items have one size, in nats an item."""
+    report = json.loads((run / RESULTS).read_text())
+    records = []
+    for name, row in report["bits_per_dim"].items():
+        nats = {}
+        if not modality_of(run).is_ragged:
+            to_nats = modality_of(run).spec.dims * math.log(2)
+            nats = {f"{part}_nats": row[part] * to_nats for part in ("rate", "distortion")}
+        learned = "learned" if name.startswith("learned") else None
+        metrics = {**row, **nats, **report["reconstruction"], **report["codebook"], "num": report["num"]}
+        records.append({**about(run, learned), "prior": name, "metrics": metrics})
+    return records
+
+
+def about(run: Path, of_prior: str | None) -> Record:
+    """What was trained, and how."""
+    stages = [stage(run)] + ([stage(prior_directory(run, of_prior), of_prior)] if of_prior else [])
+    report = json.loads((run / RESULTS).read_text())
+    is_control = run.name == "control"
+    config = RunDirectory(run).read_config("recipe")["recipe"]
+    # The run's own section on the prior is what was planned; the prior's run has what was trained.
+    config.pop("prior", None)
+    if of_prior:
+        own = RunDirectory(prior_directory(run, of_prior)).read_config("recipe")["recipe"]
+        config = {**config, "prior": own}
+    return {
+        "model": f"control: {report['title']}" if is_control else f"{report['title']}, {run.name}",
+        "steps": sum(one["steps"] for one in stages),
+        "seconds": sum(one["seconds"] for one in stages),
+        "device": stages[0]["device"],
+        "commit": stages[0]["commit"],
+        "config": config,
+        "stages": stages,
+    }
+
+
+def modality_of(run: Path) -> Modality:
+    """What the signals of a run are."""
+    recipe = RunDirectory(run).read_config("recipe")["recipe"]
+    return build_modality(Recipe.model_validate(recipe).data)

@@ -1,0 +1,198 @@
+"""Settings from a command line: what is understood, what is refused, and what a change changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smalti.app.commands.inspect import settings
+from smalti.app.recipes import RECIPES, get_recipe
+from smalti.app.recipes.overrides import differences, override
+from smalti.autoregressive.transformer import TransformerConfig
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.models.vqvae import VQVAEConfig
+from smalti.recipe import PriorRecipe, Recipe, parse
+
+IMAGE = get_recipe("image")
+KEYS = [line.partition("=")[0] for line in settings(IMAGE)]
+
+
+def at(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_setting_that_is_shown_can_be_set(name: str) -> None:
+    recipe = get_recipe(name)
+    lines = settings(recipe)
+    assert len(lines) > 40
+    for line in lines:
+        assert override(recipe, [line]) == recipe, line
+    assert override(recipe, lines) == recipe
+
+
+@pytest.mark.parametrize(
+    ("assignment", "key", "value"),
+    [
+        ("training.steps=7", "training.steps", 7),
+        ("model.quantizer.num_codes=9", "model.quantizer.num_codes", 9),
+        ("num_codes=9", "model.quantizer.num_codes", 9),
+        ("quantizer.num_codes=9", "model.quantizer.num_codes", 9),
+        ("training.learning_rate=1e-5", "training.learning_rate", 1e-5),
+        ("data.channels=1", "data.channels", 1),
+        ("size=32", "data.size", (32, 32)),
+        ("size=48x32", "data.size", (48, 32)),
+        ("size=48,32", "data.size", (48, 32)),
+        ("strides=2,2,2", "model.encoder.strides", (2, 2, 2)),
+        ("strides=[4, 2]", "model.encoder.strides", (4, 2)),
+        ("strides=8", "model.encoder.strides", (8,)),
+        ("training.trackers=tensorboard,wandb", "training.trackers", ("tensorboard", "wandb")),
+        ("training.trackers=", "training.trackers", ()),
+        ("training.schedule=constant", "training.schedule", "constant"),
+        ("prior.network.layers=3", "prior.network.layers", 3),
+    ],
+)
+def test_assignment(assignment: str, key: str, value: Any) -> None:
+    changed = override(IMAGE, [assignment], leave_out=("prior",))
+    assert at(changed, key) == value
+    assert list(differences(IMAGE, changed)) in ([key], [])
+
+
+def test_the_last_assignment_wins() -> None:
+    assert override(IMAGE, ["training.steps=7", "training.steps=8"]).training.steps == 8
+
+
+def test_another_member_of_a_union_brings_its_own_settings() -> None:
+    fashion = get_recipe("fashion-mnist")
+    gaussian = override(fashion, ["model.likelihood.kind=gaussian"])
+    assert gaussian.model.likelihood.kind == "gaussian"
+    faithful = override(fashion, ["codebook.mode=faithful"])
+    assert faithful.model.quantizer.codebook.model_dump() == {"mode": "faithful"}
+    back = override(gaussian, ["model.likelihood.kind=logistic_mixture", "components=4"])
+    assert back.model.likelihood.model_dump() == {"kind": "logistic_mixture", "components": 4}
+
+
+@pytest.mark.parametrize("kind", ["vae", "vimco"])
+def test_another_kind_of_model_keeps_the_settings_that_both_have(kind: str) -> None:
+    small = override(IMAGE, ["encoder.channels=5", "strides=4", "decoder.head_channels=6"])
+    small = override(small, ["model.likelihood.kind=logistic_mixture", "components=3"])
+    other = override(small, [f"model.kind={kind}"])
+    assert other.model.kind == kind
+    for part in ("encoder", "decoder", "likelihood"):
+        assert getattr(other.model, part) == getattr(small.model, part)
+    assert differences(small, other.model_copy(update={"model": small.model})) == {}
+    # What only the other has is as it is by default, and may be set in the same line.
+    settled = override(small, [f"model.kind={kind}", "encoder.channels=7"])
+    assert settled.model.encoder == small.model.encoder.model_copy(update={"channels": 7})
+    back = override(other, ["model.kind=vqvae"])
+    assert back.model.encoder == small.model.encoder
+    assert back.model.quantizer == VQVAEConfig().quantizer
+
+
+def test_another_network_keeps_the_settings_that_both_have() -> None:
+    prior = override(PriorRecipe(), ["layers=3", "network.dropout=0.25", "network.channels=16"])
+    other = override(prior, ["network.kind=transformer"])
+    assert isinstance(other.network, TransformerConfig)
+    shared = set(type(other.network).model_fields) & set(type(prior.network).model_fields) - {"kind"}
+    assert "layers" in shared
+    assert {key: getattr(other.network, key) for key in shared} == {
+        key: getattr(prior.network, key) for key in shared
+    }
+    assert other.training == prior.training
+    # 8 heads cannot share out 10 channels.
+    unfit = override(override(prior, ["network.channels=10"]), ["network.kind=transformer"])
+    assert unfit.network == other.network.model_copy(update={"channels": TransformerConfig().channels})
+
+
+def test_the_member_that_is_there_keeps_its_settings() -> None:
+    fashion = get_recipe("fashion-mnist")
+    few = override(fashion, ["components=2"])
+    assert override(few, ["model.likelihood.kind=logistic_mixture"]) == few
+
+
+def test_left_out_keys_need_their_full_name() -> None:
+    with pytest.raises(InputError, match="ambiguous"):
+        override(IMAGE, ["network.kernel_size=3", "learning_rate=1"])
+    assert override(IMAGE, ["learning_rate=1"], leave_out=("prior",)).training.learning_rate == 1
+    with pytest.raises(InputError, match=r"unknown key 'layers'.*prior\.network\.layers"):
+        override(IMAGE, ["layers=3"], leave_out=("prior",))
+
+
+@pytest.mark.parametrize(
+    ("assignment", "told"),
+    [
+        ("training.stpes=5", "did you mean training.steps"),
+        ("num_code=5", "did you mean model.quantizer.num_codes"),
+        ("stpes=5", "did you mean training.steps"),
+        ("channels=2", "ambiguous"),
+        ("data.channels=2", "data.channels: input should be 1 or 3, received 2"),
+        ("zzz=5", "unknown key 'zzz'"),
+        ("training=5", "unknown key 'training'"),
+        ("training.steps.more=5", "unknown key"),
+        ("training.steps=1.5", "training.steps: input should be a valid integer"),
+        ("training.steps=none", "received None"),
+        ("validation_fraction=1", "validation_fraction: input should be less than 1"),
+        ("strides=2,two", "model.encoder.strides.1"),
+        ("trackers=papyrus", "training.trackers.0: input should be 'tensorboard' or 'wandb'"),
+        ("kernel_size=4", "expected an odd kernel size, received 4"),
+        ("model.kind=vqgan", "'vqvae', 'vae', 'vimco'"),
+        ("latent_dim=5", "unknown key 'latent_dim'"),
+        ("num_samples=5", "unknown key 'num_samples'"),
+    ],
+)
+def test_refusals(assignment: str, told: str) -> None:
+    leave_out = () if "kernel" in assignment else ("prior",)
+    key = assignment if "kernel" not in assignment else f"prior.network.{assignment}"
+    with pytest.raises(InputError) as refused:
+        override(IMAGE, [key], leave_out=leave_out)
+    assert told in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@given(steps=st.integers(), rate=st.floats(allow_nan=True))
+def test_numbers_are_taken_within_their_range(steps: int, rate: float) -> None:
+    def taken(assignment: str, key: str) -> Any:
+        try:
+            return at(override(IMAGE, [assignment]), key)
+        except InputError:
+            return None
+
+    assert taken(f"training.steps={steps}", "training.steps") == (steps if steps >= 1 else None)
+    assert taken(f"training.learning_rate={rate}", "training.learning_rate") == (rate if rate > 0 else None)
+
+
+@given(key=st.sampled_from(KEYS) | st.text(), value=st.text())
+def test_any_text_is_a_recipe_or_a_sentence(key: str, value: str) -> None:
+    try:
+        changed = override(IMAGE, [f"{key}={value}"])
+    except InputError:
+        return
+    assert isinstance(changed, Recipe)
+    assert parse(Recipe, changed.model_dump(mode="json"), "here") == changed
+
+
+def test_differences_name_both_values() -> None:
+    fashion = get_recipe("fashion-mnist")
+    changed = override(fashion, ["training.steps=7", "model.likelihood.kind=categorical"])
+    assert differences(fashion, fashion) == {}
+    assert differences(fashion, changed) == {
+        "training.steps": (12_000, 7),
+        "model.likelihood.kind": ("logistic_mixture", "categorical"),
+        "model.likelihood.components": (5, None),
+    }
+
+
+def test_stored_values_that_do_not_fit() -> None:
+    class Small(Configuration):
+        size: int
+
+    assert parse(Small, {"size": 3}, "config.json") == Small(size=3)
+    for values in ({}, {"size": "big"}, {"size": 3, "colour": 1}, None):
+        with pytest.raises(InputError, match=r"config\.json does not describe a model of this version"):
+            parse(Small, values, "config.json")

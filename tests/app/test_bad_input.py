@@ -1,0 +1,505 @@
+"""A user's mistake: exit status 2, one sentence, no traceback, and nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from smalti.tokenizer import load
+from smalti.training import checkpoints
+from tests.runs import TINY, TINY_PRIOR, Result, digests
+
+Mistake = Callable[..., str]
+Smalti = Callable[..., Result]
+
+
+def assert_usable(run: Path) -> None:
+    """The last checkpoint and the weights are whole and finite."""
+    state = checkpoints.RunDirectory(run).read_state()
+    assert state is not None
+    for tensors in (state.tensors, load_file(run / "model.safetensors")):
+        assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+    assert load(run).sample(1, seed=0).shape == (1, 3, 16, 16)
+
+
+@pytest.fixture
+def new_run(pictures: Path, tmp_path: Path) -> list[object]:
+    """The command that begins a run in `tmp_path / "new"`."""
+    return ["train", "image", "--data", pictures, "--out", tmp_path / "new", *TINY]
+
+
+@pytest.fixture(scope="module")
+def codes(trained: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Codes of `pictures`."""
+    from smalti.app.commands.codes import encode
+
+    path = tmp_path_factory.mktemp("codes") / "codes.parquet"
+    encode(str(trained), str(pictures), path, quiet=True)
+    return path
+
+
+# The data
+
+
+@pytest.mark.parametrize("verb", ["train", "encode", "evaluate"])
+def test_data_that_is_not_there_is_empty_or_unreadable(
+    verb: str, trained: Path, tmp_path: Path, mistake: Mistake
+) -> None:
+    no_picture, unreadable = tmp_path / "no_picture", tmp_path / "unreadable"
+    no_picture.mkdir()
+    (no_picture / "letter.txt").write_text("Dear Anna")
+    unreadable.mkdir()
+    (unreadable / "a.png").write_bytes(b"Dear Anna")
+    (unreadable / "b.jpg").write_bytes(b"")
+    out = tmp_path / "new"
+    words: dict[str, list[object]] = {
+        "train": ["train", "image", "--out", out, *TINY],
+        "encode": ["encode", trained, "--out", out],
+        "evaluate": ["evaluate", trained],
+    }
+    before = digests(trained)
+
+    def told(folder: Path) -> str:
+        sentence = mistake(*words[verb], "--data", folder)
+        assert digests(trained) == before
+        assert not out.is_file()
+        assert not (out / "config.json").exists()
+        return sentence
+
+    assert "no such folder" in told(tmp_path / "nowhere")
+    assert ".txt" in told(no_picture)
+    sentence = told(unreadable)
+    assert "none of the 2 items" in sentence
+    assert "a.png" in sentence
+
+
+def test_recipe_without_data(tmp_path: Path, mistake: Mistake) -> None:
+    assert "add --data SOURCE" in mistake("train", "image", "--out", tmp_path / "new")
+
+
+def test_reconstruct_without_a_readable_picture(trained: Path, tmp_path: Path, smalti: Smalti) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"Dear Anna")
+    result = smalti("reconstruct", trained, bad, "--out", tmp_path / "out", "--quiet")
+    assert result.status == 2
+    assert "smalti: expected at least one readable file, none of 1 is" in result.err
+    result = smalti("reconstruct", trained, tmp_path / "nowhere.png", "--out", tmp_path / "out")
+    assert result.status == 2
+    assert "nowhere.png" in result.err
+
+
+@pytest.mark.parametrize("verb", ["encode", "evaluate"])
+def test_split_that_does_not_exist(
+    verb: str, trained: Path, pictures: Path, tmp_path: Path, mistake: Mistake
+) -> None:
+    out = ["--out", tmp_path / "codes.parquet"] if verb == "encode" else []
+    assert "there are all" in mistake(verb, trained, "--data", pictures, "--split", "tset", *out)
+
+
+# The settings
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("training.stpes=5", "did you mean training.steps"),
+        ("training.steps=many", "training.steps: input should be a valid integer"),
+        ("training.steps=0", "greater than or equal to 1"),
+        ("schedule=linear", "'constant' or 'cosine'"),
+        ("channels=8", "ambiguous: write one of data.channels, model.encoder.channels"),
+        ("training.steps", "expected key=value, received 'training.steps'"),
+        ("=5", "expected key=value"),
+        ("size=15", "multiples of 4"),
+        ("size=axb", 'got "axb"'),
+        ("trackers=papyrus", "'tensorboard' or 'wandb'"),
+    ],
+)
+def test_setting(setting: str, told: str, new_run: list[object], tmp_path: Path, mistake: Mistake) -> None:
+    assert told in mistake(*new_run, setting)
+    assert not (tmp_path / "new").exists()
+
+
+def test_unknown_recipe(tmp_path: Path, mistake: Mistake) -> None:
+    for words in (["train", "imagenet", "--out", tmp_path / "new"], ["recipes", "imagenet"]):
+        sentence = mistake(*words)
+        assert "'imagenet'" in sentence
+        assert "image, hierarchy, letters, fashion-mnist, cifar10, imagenet128" in sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--num", 0], "--num of at least 1"),
+        (["--temperature", -1], "temperature"),
+        (["--top-p", 2], "top_p"),
+        (["--top-k", 0], "top_k"),
+        (["--class", "cow"], "the classes are cat, dog"),
+    ],
+)
+def test_sample_options(
+    options: list[object], told: str, trained: Path, tmp_path: Path, mistake: Mistake
+) -> None:
+    assert told in mistake("sample", trained, "--out", tmp_path / "samples", *options)
+    assert not (tmp_path / "samples").exists()
+
+
+# The codes
+
+
+def rewritten(codes: Path, out: Path, change: Callable[[list[int]], list[int]], **info: Any) -> Path:
+    """A file of codes with other codes, and with other things said of them."""
+    table = pq.read_table(codes)
+    metadata = {**json.loads(table.schema.metadata[b"smalti"]), **info}
+    values = pa.array([change(row) for row in table["codes"].to_pylist()], pa.list_(pa.int32()))
+    table = table.set_column(2, "codes", values)
+    pq.write_table(table.replace_schema_metadata({"smalti": json.dumps(metadata)}), out)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("change", "info", "told"),
+    [
+        (list, {"model": "0123456789abcdef"}, "use the model that made them"),
+        (lambda row: [*row[:-1], 16], {}, "expected codes from 0 to 15"),
+        (lambda row: [-1, *row[1:]], {}, "received -1"),
+        (lambda row: row[:-1], {}, "received 15"),
+        (lambda row: row[:4], {"grid": [2, 2]}, "expected codes of shape (1, 4, 4)"),
+        (list, {"num_codes": 1024}, "out of 16, received (1, 4, 4) out of 1024"),
+        (list, {"format": 99}, "newer version of smalti"),
+    ],
+)
+def test_codes_that_do_not_fit(
+    change: Callable[[list[int]], list[int]],
+    info: dict[str, Any],
+    told: str,
+    trained: Path,
+    codes: Path,
+    tmp_path: Path,
+    mistake: Mistake,
+) -> None:
+    spoilt = rewritten(codes, tmp_path / "spoilt.parquet", change, **info)
+    assert told in mistake("decode", trained, spoilt, "--out", tmp_path / "decoded")
+    assert not (tmp_path / "decoded").exists()
+
+
+def test_files_that_hold_no_codes(trained: Path, codes: Path, tmp_path: Path, mistake: Mistake) -> None:
+    text, other, cut = tmp_path / "a.parquet", tmp_path / "b.parquet", tmp_path / "c.parquet"
+    text.write_text("Dear Anna")
+    pq.write_table(pa.table({"price": [1, 2]}), other)
+    cut.write_bytes(codes.read_bytes()[:-100])
+    for file in (text, other, cut, tmp_path / "nowhere.parquet"):
+        assert str(file) in mistake("decode", trained, file, "--out", tmp_path / "decoded")
+
+
+def test_names_of_strangers_stay_in_the_folder(
+    trained: Path, codes: Path, tmp_path: Path, smalti: Smalti
+) -> None:
+    table = pq.read_table(codes).slice(0, 6)
+    names = ["../../escaped.png", "/absolute.png", "..", "", "same.png", "same.jpg"]
+    pq.write_table(table.set_column(0, "name", pa.array(names)), tmp_path / "named.parquet")
+    out = tmp_path / "deep" / "er" / "decoded"
+    assert smalti("decode", trained, tmp_path / "named.parquet", "--out", out).status == 0
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")}
+    names = ["escaped", "absolute", "unnamed", "unnamed2", "same", "same.jpg"]
+    assert found == {f"deep/er/decoded/{name}.png" for name in names}
+
+
+def test_reconstructions_of_files_of_one_name_are_all_kept(
+    trained: Path, pictures: Path, tmp_path: Path, smalti: Smalti
+) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(pictures / "cat" / "000.png", tmp_path / folder / "same.png")
+    files = [tmp_path / folder / "same.png" for folder in ("one", "two")]
+    assert smalti("reconstruct", trained, *files, "--out", tmp_path / "out").status == 0
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+@pytest.mark.parametrize("verb", ["decode", "reconstruct"])
+def test_files_of_the_user_are_not_overwritten(
+    verb: str, trained: Path, pictures: Path, codes: Path, tmp_path: Path, mistake: Mistake
+) -> None:
+    given = codes if verb == "decode" else pictures / "cat" / "038.png"
+    last = "dog/039.png" if verb == "decode" else "038.png"
+    mine = tmp_path / "out" / last
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert f"{last} exists already: choose another --out" in mistake(
+        verb, trained, given, "--out", tmp_path / "out"
+    )
+    assert list(digests(tmp_path)) == [f"out/{last}"]
+    assert mine.read_text() == "mine"
+
+
+def test_encode_a_name_that_is_no_unicode(
+    trained: Path, pictures: Path, tmp_path: Path, smalti: Smalti
+) -> None:
+    (tmp_path / "data").mkdir()
+    shutil.copy(pictures / "cat" / "000.png", tmp_path / "data" / "caf\udce9.png")
+    (tmp_path / "data" / "bad\udce9.png").write_bytes(b"")
+    out = tmp_path / "codes.parquet"
+    result = smalti("encode", trained, "--data", tmp_path / "data", "--out", out)
+    assert result.status == 0
+    assert "1 items of the split all are in" in " ".join(result.err.split())
+    assert "bad\\udce9.png: " in result.err
+    assert pq.read_table(out)["name"].to_pylist() == ["caf\\udce9.png"]
+
+
+# The run
+
+
+def test_runs_that_are_none(
+    trained: Path, pictures: Path, codes: Path, tmp_path: Path, mistake: Mistake
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for run, told in (
+        (tmp_path / "nowhere", "found nothing at"),
+        (tmp_path / "photos", "has no config.json"),
+        (trained / "prior", "holds a prior"),
+    ):
+        for words in (
+            ["inspect", run],
+            ["encode", run, "--data", pictures, "--out", tmp_path / "codes.parquet"],
+            ["decode", run, codes, "--out", tmp_path / "decoded"],
+            ["sample", run, "--out", tmp_path / "samples"],
+            ["evaluate", run, "--data", pictures],
+            ["train-prior", run],
+        ):
+            assert told in mistake(*words)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("config.json", "{", "is not a run's configuration"),
+        ("config.json", "[]", "is not a run's configuration"),
+        ("config.json", '{"format": 99, "kind": "autoencoder"}', "upgrade smalti"),
+        ("config.json", '{"format": 1}', "says nothing of 'kind'"),
+        ("config.json", '{"format": 1, "kind": "autoencoder"}', "says nothing of 'recipe'"),
+        ("config.json", ("num_codes", 17), "do not fit the model"),
+        ("config.json", ("num_codes", "many"), "does not describe a model of this version"),
+        ("config.json", ("classes", "cat"), "a list of names"),
+        ("model.safetensors", None, "half written"),
+        ("model.safetensors", 100, "is not a complete safetensors file"),
+        ("model.safetensors", -1, "is not a complete safetensors file"),
+        ("model.safetensors", "", "is not a complete safetensors file"),
+        ("unigram.json", "{", "is broken"),
+        ("prior/config.json", "{", "is not a run's configuration"),
+        ("prior/config.json", '{"format": 1}', "says nothing of 'autoencoder'"),
+        ("prior/model.safetensors", -1, "is not a complete safetensors file"),
+    ],
+)
+def test_damaged_run(
+    file: str, content: str | int | tuple[str, object] | None, told: str, run: Path, mistake: Mistake
+) -> None:
+    path = run / file
+    match content:
+        case None:
+            path.unlink()
+        case int():
+            path.write_bytes(path.read_bytes()[:content])
+        case str():
+            path.write_text(content)
+        case (key, value):
+            text = path.read_text()
+            changed = re.sub(rf'"{key}": (\d+|\[[^]]*\])', f'"{key}": {json.dumps(value)}', text)
+            assert changed != text
+            path.write_text(changed)
+    assert told in mistake("inspect", run)
+
+
+def test_sample_without_a_prior(run: Path, tmp_path: Path, mistake: Mistake) -> None:
+    shutil.rmtree(run / "prior")
+    assert f"smalti train-prior {run}" in mistake("sample", run, "--out", tmp_path / "samples")
+
+
+def test_prior_of_another_state_of_the_autoencoder(
+    run: Path, pictures: Path, tmp_path: Path, smalti: Smalti, mistake: Mistake
+) -> None:
+    more = [*TINY, "training.steps=12"]
+    assert smalti("train", "image", "--data", pictures, "--out", run, *more, "--quiet").status == 0
+    for words in (["sample", run, "--out", tmp_path / "samples"], ["train-prior", run, *TINY_PRIOR]):
+        sentence = mistake(*words)
+        assert "another state of the autoencoder" in sentence
+        assert f"remove {run / 'prior'}" in sentence
+    shutil.rmtree(run / "prior")
+    assert smalti("train-prior", run, *TINY_PRIOR, "--quiet").status == 0
+    assert_usable(run)
+
+
+# Where it goes
+
+
+def test_out_that_holds_other_files(new_run: list[object], tmp_path: Path, mistake: Mistake) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "thesis.tex").write_text("years of work")
+    assert "thesis.tex" in mistake(*new_run)
+    assert list(digests(tmp_path / "new")) == ["thesis.tex"]
+
+
+def test_out_that_holds_a_run_of_other_settings_or_data(
+    run: Path, pictures: Path, tmp_path: Path, mistake: Mistake
+) -> None:
+    others = Path(shutil.copytree(pictures, tmp_path / "others"))
+    before = digests(run)
+    same = ["train", "image", "--out", run, *TINY]
+    assert "model.quantizer.num_codes=16, now 32" in mistake(*same, "--data", pictures, "num_codes=32")
+    assert f"now {others} is asked for" in mistake(*same, "--data", others)
+    assert "network.layers=2, now 3" in mistake("train-prior", run, *TINY_PRIOR, "network.layers=3")
+    assert digests(run) == before
+    assert_usable(run)
+
+
+def test_out_that_is_a_file(
+    trained: Path, pictures: Path, codes: Path, tmp_path: Path, mistake: Mistake
+) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    for words in (
+        ["decode", trained, codes],
+        ["sample", trained, "--num", 1],
+        ["reconstruct", trained, pictures / "cat" / "000.png"],
+        ["train", "image", "--data", pictures, *TINY],
+    ):
+        assert "taken" in mistake(*words, "--out", taken)
+    assert taken.read_text() == "a file"
+
+
+# The disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MB of its own, where the machine lets us have one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no permission to mount a small disk")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("models_that_fit", [0.0, 0.5, 2.0], ids=["nothing", "config", "weights"])
+def test_disk_that_is_full(
+    models_that_fit: float, small_disk: Path, trained: Path, pictures: Path, smalti: Smalti, mistake: Mistake
+) -> None:
+    run = Path(shutil.copytree(trained, small_disk / "run"))
+    # Nothing but the autoencoder, whose prior would not fit it any more.
+    shutil.rmtree(run / "prior")
+    before = digests(run / "state")
+    room = int(models_that_fit * (run / "model.safetensors").stat().st_size)
+    filler = small_disk / "filler"
+    free = shutil.disk_usage(small_disk).free
+    filler.write_bytes(bytes(max(0, free - room)))
+    more = ["train", "image", "--data", pictures, "--out", run, *TINY, "training.steps=20"]
+    assert "the disk is full" in mistake(*more)
+    assert digests(run / "state") == before
+    assert all(bool(t.isfinite().all()) for t in load_file(run / "model.safetensors").values())
+
+    filler.unlink()
+    assert smalti(*more, "--quiet").status == 0
+    state = checkpoints.RunDirectory(run).read_state()
+    assert state is not None
+    assert state.step == 20
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("what", ["weights", "checkpoint", "metrics"])
+def test_disk_that_fills_up_while_training(
+    what: str,
+    run: Path,
+    pictures: Path,
+    smalti: Smalti,
+    mistake: Mistake,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.rmtree(run / "prior")
+    more = ["train", "image", "--data", pictures, "--out", run, *TINY, "training.steps=20"]
+    before = digests(run / "state")
+    real = checkpoints.save_file
+
+    def save_file(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        if (Path(path).name == "model.safetensors") == (what == "weights"):
+            Path(path).write_bytes(b"half of it")
+            full()
+        real(tensors, path)
+
+    with monkeypatch.context() as patch:
+        if what == "metrics":
+            patch.setattr(checkpoints.RunDirectory, "append_metrics", full)
+        else:
+            patch.setattr(checkpoints, "save_file", save_file)
+        assert "the disk is full" in mistake(*more)
+    assert digests(run / "state") == before
+    assert load(run).code_shape == (1, 4, 4)
+    assert not list(run.rglob(".*")), "what was half written is gone"
+    assert smalti(*more, "--quiet").status == 0
+    assert smalti("train-prior", run, *TINY_PRIOR, "--quiet").status == 0
+    assert_usable(run)
+
+
+# The numbers
+
+
+def test_loss_that_is_not_finite(new_run: list[object], tmp_path: Path, mistake: Mistake) -> None:
+    run = checkpoints.RunDirectory(tmp_path / "new")
+    sentence = mistake(*new_run, "training.learning_rate=1e30", "training.checkpoint_every=1")
+    assert sentence.startswith("smalti: distortion_bits_per_dim")
+    state = run.read_state()
+    assert state is not None
+    assert f"the checkpoint of step {state.step} is kept" in sentence
+    assert f"at step {state.step + 1}" in sentence
+    for tensors in (state.tensors, run.read_model()):
+        assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+
+
+# The user, in a hurry
+
+
+def test_ctrl_c_saves_and_stops(new_run: list[object], tmp_path: Path, smalti: Smalti) -> None:
+    run = tmp_path / "new"
+    endless = [*map(str, new_run), "training.steps=1000000"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "smalti", *endless], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    deadline = time.monotonic() + 120
+    while not list(run.glob("state/step-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130, printed
+    state = checkpoints.RunDirectory(run).read_state()
+    assert state is not None
+    assert f"smalti: stopped and saved at step {state.step} of 1000000" in printed
+    assert "Traceback" not in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("smalti: ")]
+    assert "run the same command to go on" in line
+
+    assert smalti(*new_run, f"training.steps={state.step + 3}", "--quiet").status == 0
+    resumed = checkpoints.RunDirectory(run)
+    last = resumed.read_state()
+    assert last is not None
+    assert last.step == state.step + 3
+    steps = [record["step"] for record in resumed.metrics() if record["split"] == "train"]
+    assert steps == sorted(set(steps))

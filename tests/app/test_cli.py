@@ -1,0 +1,210 @@
+"""The entry point: what it says of a failure, with which exit status, and what the short verbs print."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from smalti import cli
+from smalti.app.console import console
+from smalti.core.errors import InputError
+from smalti.training.loop import Interrupted
+from tests.runs import TINY, Result, digests
+
+Smalti = Callable[..., Result]
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "sentence"),
+    [
+        (InputError("expected a,\nreceived b"), 2, "smalti: expected a, received b\n"),
+        (Interrupted("stopped and saved"), 130, "smalti: stopped and saved\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "smalti: the disk is full: "),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x"),
+            2,
+            "smalti: /x cannot be used (Permission",
+        ),
+    ],
+)
+def test_failures_are_told(
+    error: BaseException, status: int, sentence: str, smalti: Smalti, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, error)
+    result = smalti("anything")
+    assert result.status == status
+    assert result.out == ""
+    assert result.err.startswith(sentence)
+    assert len(result.err.splitlines()) == bool(sentence)
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), OSError(errno.EIO, "ours"), KeyError("ours")])
+def test_defects_of_ours_keep_their_traceback(
+    error: Exception, smalti: Smalti, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, error)
+    with pytest.raises(type(error), match="ours"):
+        smalti("anything")
+
+
+def test_unknown_verbs_and_missing_options_are_mistakes_too(smalti: Smalti) -> None:
+    for words in (["trian"], ["train", "image"], ["sample", "run", "--out", "x", "--num", "many"]):
+        result = smalti(*words)
+        assert result.status == 2
+        assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_out_of_range_is_a_mistake(seed: int, trained: Path, tmp_path: Path, smalti: Smalti) -> None:
+    result = smalti("sample", trained, "--out", tmp_path / "out", "--seed", seed)
+    assert result.status == 2
+    assert "--seed" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys, smalti.app.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "smalti", "inspect", "/nowhere"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("smalti: expected a run directory, found nothing at /nowhere")
+    assert done.stdout == ""
+
+
+def test_quiet_is_quiet_and_the_default_is_not(
+    pictures: Path, tmp_path: Path, smalti: Smalti, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "width", 200)
+
+    def words(name: str) -> list[object]:
+        return ["train", "image", "--data", pictures, "--out", tmp_path / name, *TINY]
+
+    assert smalti(*words("quiet"), "--quiet") == Result(0, "", "")
+    told = smalti(*words("told"))
+    assert (told.status, told.out) == (0, "")
+    for text in (
+        "38 items",
+        "10 steps of 8",
+        "held out: bits/dim",
+        "10/10",
+        "loss",
+        "robust codebook",
+        "Next:",
+    ):
+        assert text in told.err
+
+
+def test_recipes(smalti: Smalti) -> None:
+    names = [line.split()[0] for line in smalti("recipes").out.splitlines()[:6]]
+    assert names == ["image", "hierarchy", "letters", "fashion-mnist", "cifar10", "imagenet128"]
+    shown = smalti("recipes", "fashion-mnist").out
+    assert "Expect: at least 95 %" in shown
+    assert "model.quantizer.num_codes=512" in shown
+    assert "class_names.9=Ankle boot" in shown
+
+
+def test_inspect(run: Path, pictures: Path, smalti: Smalti) -> None:
+    text = smalti("inspect", run).out
+    for line in (
+        "recipe image",
+        "signal      3 x 16x16, 256 levels",
+        "model       VQ-VAE, robust codebook, ",
+        "codes       1 x 4x4 out of 16: 64 bits, 96.0 times fewer",
+        "classes     cat, dog",
+        "likelihood  logistic_mixture",
+        "priors      uniform, unigram, learned, learned+class",
+        "training    step 10 of 10",
+    ):
+        assert line in text
+    assert "evaluated" not in text
+    assert smalti("evaluate", run, "--data", pictures, "--quiet").status == 0
+    report = json.loads((run / "evaluation.json").read_text())
+    uniform = report["bits_per_dim"]["uniform"]["bits_per_dim"]
+    assert f"(all, 40 items): bits/dim uniform {uniform:.3f}" in smalti("inspect", run).out
+
+
+def test_inspect_a_run_that_was_killed_while_it_logged(run: Path, smalti: Smalti) -> None:
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 11, "lo')
+    result = smalti("inspect", run)
+    assert result.status == 0
+    assert "step 10 of 10" in result.out
+
+
+def test_evaluate_as_tables_and_as_json_say_the_same(
+    run: Path, pictures: Path, smalti: Smalti, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    tables = smalti("evaluate", run, "--data", pictures, "--quiet")
+    report = json.loads(smalti("evaluate", run, "--data", pictures, "--json").out)
+    assert list(report["bits_per_dim"]) == ["uniform", "unigram", "learned", "learned+class"]
+    for row in report["bits_per_dim"].values():
+        for key in ("bits_per_dim", "rate", "distortion"):
+            assert f"{row[key]:.4f}" in tables.out
+        assert row["rate"] + row["distortion"] == pytest.approx(row["bits_per_dim"], rel=1e-6)
+    for text in ("psnr", "ssim", "mse_over_variance", "usage", "perplexity", "data range: [-1.0, 1.0]"):
+        assert text in tables.out
+    # One bit for the class of two, spread over 768 values, is part of what the class costs.
+    assert "bits are paid for it" in report["protocol"]["+class"]
+
+
+def test_evaluate_writes_nothing_into_the_cache_of_the_hub(
+    run: Path, pictures: Path, tmp_path: Path, smalti: Smalti, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(run))
+    before = digests(run)
+    result = smalti("evaluate", "me/letters", "--data", pictures, "--json")
+    assert result.status == 0
+    assert json.loads(result.out)["num"] == 40
+    assert digests(run) == before
+
+
+def test_a_report_that_cannot_be_saved_is_printed(run: Path, pictures: Path, smalti: Smalti) -> None:
+    (run / "figures").rename(run / "elsewhere")
+    (run / "figures").write_text("a file")
+    result = smalti("evaluate", run, "--data", pictures, "--json")
+    assert result.status == 0
+    assert json.loads(result.out)["num"] == 40
+    assert "The report is not saved in the run" in " ".join(result.err.split())
+
+
+def test_one_item_has_no_standard_error(run: Path, tmp_path: Path, pictures: Path, smalti: Smalti) -> None:
+    (tmp_path / "one").mkdir()
+    shutil.copy(pictures / "cat" / "000.png", tmp_path / "one")
+    assert smalti("evaluate", run, "--data", tmp_path / "one", "--quiet").status == 0
+    report = (run / "evaluation.json").read_text()
+    assert json.loads(report)["bits_per_dim"]["uniform"]["stderr"] is None
+    assert "NaN" not in report
+
+
+def test_a_folder_whose_name_looks_like_markup(
+    run: Path, pictures: Path, tmp_path: Path, smalti: Smalti
+) -> None:
+    folder = tmp_path / "photos[" / "old]"
+    folder.parent.mkdir()
+    folder.symlink_to(pictures)
+    result = smalti("evaluate", run, "--data", folder, "--quiet")
+    assert result.status == 0
+    assert "[/old]" in result.out.replace("\n", "").replace(" ", "")

@@ -1,0 +1,68 @@
+"""`torchrun` and `accelerate launch` give what one process gives, for both stages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from smalti.app.commands.train import train
+from tests.runs import TINY, TINY_PRIOR, TRAINING, WIDTHS
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "smalti"],
+    "accelerate launch": [
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes=2",
+        "--num_machines=1",
+        "--mixed_precision=no",
+        "--dynamo_backend=no",
+        "--main_process_port=0",
+        "-m",
+        "smalti",
+    ],
+}
+
+
+def launch(launcher: str, *words: object) -> None:
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], *map(str, words)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    ours, theirs = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(theirs[name], tensor, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_train(launcher: str, trained: Path, pictures: Path, tmp_path: Path) -> None:
+    launch(launcher, "train", "image", "--data", pictures, "--out", tmp_path / "two", "--quiet", *TINY)
+    assert_same_weights(trained, tmp_path / "two")
+
+
+@pytest.mark.parametrize("kind", ["vae", "vimco"])
+def test_train_a_model_that_draws(kind: str, pictures: Path, tmp_path: Path) -> None:
+    """Each rank takes its share of the draws of the whole batch."""
+    settings = ["size=16", *WIDTHS, f"model.kind={kind}", *TRAINING, "training.steps=4"]
+    settings += {"vae": ["latent_dim=3"], "vimco": ["num_codes=16", "num_samples=3"]}[kind]
+    words = ["train", "image", "--data", pictures, "--quiet"]
+    train("image", str(pictures), tmp_path / "one", settings, quiet=True)
+    launch("torchrun", *words, "--out", tmp_path / "two", *settings)
+    assert_same_weights(tmp_path / "one", tmp_path / "two")
+
+
+def test_train_prior_hides_the_same_labels(run: Path) -> None:
+    shutil.move(run / "prior", run.parent / "one")
+    launch("torchrun", "train-prior", run, "--quiet", *TINY_PRIOR)
+    assert_same_weights(run.parent / "one", run / "prior")
