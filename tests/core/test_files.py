@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from smalti import files
+from smalti.core import files
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_directory, atomic_file, is_disk_full
 

@@ -1,51 +1,74 @@
-"""Abstract classes of the parts of a model: encoder, quantizer, decoder, likelihood."""
+"""Abstract classes of the parts of a model, each with its config: encoder, quantizer, decoder, likelihood.
+
+A part is a module with a keyword constructor. Its config is the same settings as plain data, and `build` makes
+the module for a given signal.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    pass
 from smalti.core.conditions import Conditions
+from smalti.core.config import Configuration
+from smalti.core.registry import Registry
 from smalti.core.results import Quantized
+from smalti.core.signals import SignalSpec
 
 
 class Encoder(nn.Module, ABC):
     """signal `(B, C, *size)` -> latents `(B, D, *grid)`."""
 
     strides: tuple[int, ...]
-    """How far each stage downsamples every dimension; their product is the "f" of f4, f8, f16."""
+    """Downsampling factor of each stage, in every dimension; their product is the "f" of f4, f8, f16."""
     time_strides: tuple[int, ...] = ()
-    """How far each stage downsamples the first dimension of clips, time; () where it does as the others."""
+    """Downsampling factor of each stage along the first axis of clips (time); () where it is `strides`."""
     is_per_frame: bool = False
-    """Whether it takes each frame of a clip by itself; what decodes its latents does likewise."""
+    """Whether each frame of a clip is encoded by itself, and so must be decoded by itself."""
 
     @abstractmethod
     def forward(
         self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b d *grid"]:
-        """Latents; most encoders heed no conditions."""
+        """Latents; most encoders ignore the conditions."""
 
     @abstractmethod
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         """Grid of the latents of a signal of this size.
 
         Raises:
-            InputError: when the encoder cannot halve this size as often as it has strides.
+            InputError: when the strides do not divide the size.
         """
+
+
+class EncoderConfig(Configuration):
+    """Settings of an encoder."""
+
+    kind: str
+
+    def build(self, signal: SignalSpec, dim: int) -> Encoder:
+        """The untrained encoder.
+
+        Args:
+            signal: channels, size and levels of the data.
+            dim: channels of the latents.
+
+        Raises:
+            InputError: when it cannot encode such a signal.
+        """
+        raise NotImplementedError
 
 
 class Decoder(nn.Module, ABC):
     """latents `(B, D, *grid)` -> parameters of a likelihood `(B, P, *size)`."""
 
     num_classes: int = 0
-    """Labels that it is told; 0 for one that heeds none."""
+    """Labels that it is conditioned on; 0 for an unconditional decoder."""
 
     @abstractmethod
     def forward(
@@ -54,12 +77,12 @@ class Decoder(nn.Module, ABC):
 
 
 class Quantizer(nn.Module, ABC):
-    """latents -> codes -> latents, with G codebooks of K codes a position."""
+    """latents -> codes -> latents, with G codes out of K at each position."""
 
     num_codebooks: int
     num_codes: int
     dim: int
-    """Channels of the latents: G times the dimension of one code."""
+    """Channels of the latents."""
 
     @abstractmethod
     def forward(self, latents: Float[Tensor, "b d *grid"]) -> Quantized:
@@ -72,11 +95,21 @@ class Quantizer(nn.Module, ABC):
     def decode(self, codes: Int64[Tensor, "b g *grid"]) -> Float[Tensor, "b d *grid"]: ...
 
 
+class QuantizerConfig(Configuration):
+    """Settings of a quantizer."""
+
+    kind: str
+
+    def build(self) -> Quantizer:
+        """The untrained quantizer."""
+        raise NotImplementedError
+
+
 class Likelihood(ABC):
     """A distribution over signals, as a decoder parametrises it."""
 
     has_mean: bool = True
-    """Whether `mean` is known; of an autoregressive one it is not."""
+    """Whether `mean` is known; that of an autoregressive likelihood is not."""
 
     @abstractmethod
     def log_prob(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
@@ -86,7 +119,7 @@ class Likelihood(ABC):
     def sample(
         self, generator: torch.Generator | None = None, temperature: float = 1.0
     ) -> Float[Tensor, "b c *size"]:
-        """A draw; a temperature below 1 keeps it nearer to what is most probable, 0 takes just that."""
+        """A draw; a temperature below 1 keeps it closer to the mode, 0 takes the mode."""
 
     @abstractmethod
     def mean(self) -> Float[Tensor, "b c *size"]: ...
@@ -108,10 +141,64 @@ class LikelihoodFamily(nn.Module, ABC):
     parameters_per_channel: int
     """Decoder channels for each signal channel."""
     num_classes: int = 0
-    """Labels that it is told; 0 for one that heeds none."""
+    """Labels that it is conditioned on; 0 for an unconditional one."""
+    is_per_element: bool = True
+    """Whether the decoder sets the whole shape of each element's distribution: no scale is shared."""
 
     @abstractmethod
     def forward(
         self, parameters: Float[Tensor, "b p *size"], conditions: Conditions | None = None
     ) -> Likelihood:
-        """The member; only a family that is itself a network heeds conditions."""
+        """The member; only a family that is itself a network uses the conditions."""
+
+
+class LikelihoodConfig(Configuration):
+    """Settings of a family of likelihoods."""
+
+    kind: str
+
+    def build(self, signal: SignalSpec) -> LikelihoodFamily:
+        """The family for signals of these channels and levels."""
+        raise NotImplementedError
+
+
+class DecoderConfig(Configuration):
+    """Settings of a decoder."""
+
+    kind: str
+
+    def build(
+        self,
+        signal: SignalSpec,
+        dim: int,
+        encoder: Encoder,
+        likelihood: LikelihoodFamily,
+        num_classes: int = 0,
+    ) -> tuple[Decoder, LikelihoodFamily]:
+        """The untrained decoder, and the likelihood of whole signals that its output parametrises.
+
+        The likelihood is the one given, unless the decoder is autoregressive: then that one is the factor of
+        each element.
+
+        Args:
+            signal: channels, size and levels of the data.
+            dim: channels of the latents.
+            encoder: whose downsampling the decoder reverses where it has no strides of its own.
+            likelihood: of the signal.
+            num_classes: labels that the decoder may be conditioned on.
+
+        Raises:
+            InputError: when the parts do not fit each other or the signal.
+        """
+        raise NotImplementedError
+
+
+ENCODERS = Registry("encoder", EncoderConfig, "smalti.encoders")
+DECODERS = Registry("decoder", DecoderConfig, "smalti.decoders")
+QUANTIZERS = Registry("quantizer", QuantizerConfig, "smalti.quantizers")
+LIKELIHOODS = Registry("likelihood", LikelihoodConfig, "smalti.likelihoods")
+
+AnyEncoder = Annotated[EncoderConfig, ENCODERS]
+AnyDecoder = Annotated[DecoderConfig, DECODERS]
+AnyQuantizer = Annotated[QuantizerConfig, QUANTIZERS]
+AnyLikelihood = Annotated[LikelihoodConfig, LIKELIHOODS]

@@ -1,0 +1,148 @@
+"""The registry of parts: a part is found by the `kind` of its config, whoever wrote it.
+
+Each family of parts (encoders, quantizers, ...) has a `Registry`. A config class registers itself:
+
+    @QUANTIZERS.register
+    class FSQConfig(QuantizerConfig):
+        kind: Literal["fsq"] = "fsq"
+        levels: tuple[int, ...] = (8, 5, 5, 5)
+
+        def build(self) -> FSQ:
+            return FSQ(levels=self.levels)
+
+Parts of this package are imported from their folder when a family is first asked for; those of others come
+from the entry-point group `smalti.parts` (each names a module to import), or from `smalti train --plugin`.
+A config never names code to import.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar, final
+
+from pydantic import GetCoreSchemaHandler, ValidationInfo
+from pydantic_core import core_schema
+
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+
+C = TypeVar("C", bound=Configuration)
+D = TypeVar("D", bound=Configuration)
+
+ENTRY_POINTS = "smalti.parts"
+
+
+@final
+class Registry(Generic[C]):
+    """The config classes of one family of parts, by their `kind`.
+
+    As an annotation, `Annotated[EncoderConfig, ENCODERS]`, it makes a pydantic field that takes any registered
+    config, or a mapping whose `kind` names one.
+
+    Args:
+        family: what a part is called in messages, such as "encoder".
+        base: the class that every config of the family inherits from.
+        package: the package of ours whose modules register the built-in parts.
+    """
+
+    def __init__(self, family: str, base: type[C], package: str) -> None:
+        self.family, self.base, self.package = family, base, package
+        self._kinds: dict[str, type[C]] = {}
+        self._is_complete = False
+
+    def register(self, config: type[D]) -> type[D]:
+        """Add a config class; a decorator.
+
+        Raises:
+            TypeError: for a class that is no config of this family, or has no default `kind`.
+            ValueError: when another class has its kind.
+        """
+        field = config.model_fields.get("kind")
+        kind = field.default if field is not None else None
+        if not issubclass(config, self.base) or not isinstance(kind, str):
+            raise TypeError(
+                f"expected a subclass of {self.base.__name__} with a default `kind`, received "
+                f'{config.__name__}: inherit from it and write kind: Literal["name"] = "name"'
+            )
+        other = self._kinds.get(kind)
+        # The same class may come again when its module is reloaded.
+        if other is not None and (other.__module__, other.__qualname__) != (
+            config.__module__,
+            config.__qualname__,
+        ):
+            raise ValueError(
+                f"expected a new kind of {self.family}, received {kind!r}, which is that of "
+                f"{other.__module__}.{other.__qualname__}: choose another name"
+            )
+        self._kinds[kind] = config
+        return config
+
+    def kinds(self) -> dict[str, type[C]]:
+        """Every registered config class by its kind, sorted."""
+        self._complete()
+        return dict(sorted(self._kinds.items()))
+
+    def get(self, kind: str) -> type[C]:
+        """The config class of a kind.
+
+        Raises:
+            InputError: when there is none; the nearest name is suggested.
+        """
+        kinds = self.kinds()
+        if kind in kinds:
+            return kinds[kind]
+        near = difflib.get_close_matches(kind, kinds, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(kinds)}"
+        raise InputError(f"expected a kind of {self.family}, received {kind!r}: {hint}")
+
+    def parse(self, values: Any) -> C:
+        """A config from a mapping with a `kind`, or a config as it is.
+
+        Raises:
+            InputError: for an unknown kind, or something that is no config of this family.
+            pydantic.ValidationError: for values that do not fit the kind.
+        """
+        if isinstance(values, self.base):
+            return values
+        if not isinstance(values, dict) or not isinstance(values.get("kind"), str):
+            raise InputError(
+                f"expected the settings of a {self.family} with its `kind`, received {values!r}: name one of "
+                f"{', '.join(self.kinds())}"
+            )
+        return self.get(values["kind"]).model_validate(values)
+
+    def _complete(self) -> None:
+        if self._is_complete:
+            return
+        self._is_complete = True
+        package = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__, f"{self.package}."):
+            importlib.import_module(module.name)
+        load_plugins()
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        def validate(values: Any, info: ValidationInfo) -> C:
+            del info
+            return self.parse(values)
+
+        def dump(config: C, info: core_schema.SerializationInfo) -> dict[str, Any]:
+            return config.model_dump(mode=info.mode)
+
+        return core_schema.with_info_plain_validator_function(
+            validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(dump, info_arg=True),
+        )
+
+
+_LOADED: set[str] = set()
+
+
+def load_plugins() -> None:
+    """Import the modules that installed packages name in the entry-point group `smalti.parts`, once each."""
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.value not in _LOADED:
+            _LOADED.add(point.value)
+            point.load()
