@@ -1,7 +1,7 @@
 """Abstract classes of the parts of a model, each with its config: encoder, quantizer, decoder, likelihood.
 
-A part is a module with a keyword constructor. Its config is the same settings as plain data, and `build` makes
-the module for a given signal.
+A part is a module with a keyword constructor. Its config is the same settings as plain data, and `build`
+makes the module for a given signal.
 """
 
 from __future__ import annotations

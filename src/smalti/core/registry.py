@@ -21,7 +21,7 @@ import difflib
 import importlib
 import pkgutil
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar, final
+from typing import Any, Generic, TypeVar, cast, final
 
 from pydantic import GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import core_schema
@@ -39,8 +39,8 @@ ENTRY_POINTS = "smalti.parts"
 class Registry(Generic[C]):
     """The config classes of one family of parts, by their `kind`.
 
-    As an annotation, `Annotated[EncoderConfig, ENCODERS]`, it makes a pydantic field that takes any registered
-    config, or a mapping whose `kind` names one.
+    As an annotation, `Annotated[EncoderConfig, ENCODERS]`, it makes a pydantic field that takes any
+    registered config, or a mapping whose `kind` names one.
 
     Args:
         family: what a part is called in messages, such as "encoder".
@@ -77,7 +77,7 @@ class Registry(Generic[C]):
                 f"expected a new kind of {self.family}, received {kind!r}, which is that of "
                 f"{other.__module__}.{other.__qualname__}: choose another name"
             )
-        self._kinds[kind] = config
+        self._kinds[kind] = cast("type[C]", config)
         return config
 
     def kinds(self) -> dict[str, type[C]]:
