@@ -62,7 +62,8 @@ class Registry(Generic[C]):
         """
         field = config.model_fields.get("kind")
         kind = field.default if field is not None else None
-        if not issubclass(config, self.base) or not isinstance(kind, str):
+        is_of_family = issubclass(config, self.base)
+        if not is_of_family or not isinstance(kind, str):
             raise TypeError(
                 f"expected a subclass of {self.base.__name__} with a default `kind`, received "
                 f'{config.__name__}: inherit from it and write kind: Literal["name"] = "name"'
