@@ -62,7 +62,7 @@ class Registry(Generic[C]):
         """
         field = config.model_fields.get("kind")
         kind = field.default if field is not None else None
-        is_of_family = issubclass(config, self.base)
+        is_of_family = self.base in config.__mro__
         if not is_of_family or not isinstance(kind, str):
             raise TypeError(
                 f"expected a subclass of {self.base.__name__} with a default `kind`, received "
