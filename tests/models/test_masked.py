@@ -10,7 +10,6 @@ from smalti.core.conditions import Batch, Conditions
 from smalti.core.signals import SignalSpec
 from smalti.encoders.context import ContextEncoderConfig
 from smalti.encoders.voice import places_of_speech
-from smalti.models import masked
 from smalti.models.masked import MaskedPrediction, MaskedPredictionConfig
 
 NUM_MELS, LENGTH, STRIDE = 6, 80, 4
@@ -118,7 +117,7 @@ def test_several_processes_hide_what_one_would(monkeypatch):
     made, frames = task().train(), torch.randn(6, NUM_MELS, LENGTH)
 
     def disturbed(rank: int, world: int) -> list[torch.Tensor]:
-        monkeypatch.setattr(masked, "rank_and_world", lambda: (rank, world))
+        monkeypatch.setattr("smalti.nn.collectives.rank_and_world", lambda: (rank, world))
         torch.manual_seed(7)
         return list(made._disturbed(frames.chunk(world)[rank], LENGTH // STRIDE))
 

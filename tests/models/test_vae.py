@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-import smalti.models.vae
 from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
 from smalti.core.results import Bound
@@ -277,7 +276,7 @@ class TestLoss:
         whole = model.loss(Batch(x)).total
         shares = []
         for rank, part in enumerate(x.split(2)):
-            monkeypatch.setattr(smalti.models.vae, "rank_and_world", lambda rank=rank: (rank, 3))
+            monkeypatch.setattr("smalti.nn.collectives.rank_and_world", lambda rank=rank: (rank, 3))
             torch.manual_seed(3)
             shares.append(model.loss(Batch(part)).total)
         torch.testing.assert_close(torch.stack(shares).mean(), whole)

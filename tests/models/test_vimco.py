@@ -210,7 +210,7 @@ class TestDraws:
         whole = smalti.models.vimco._draw(log_q, 4)
         shares = []
         for rank, part in enumerate(log_q.split(2)):
-            monkeypatch.setattr(smalti.models.vimco, "rank_and_world", lambda rank=rank: (rank, 3))
+            monkeypatch.setattr("smalti.nn.collectives.rank_and_world", lambda rank=rank: (rank, 3))
             torch.manual_seed(3)
             shares.append(smalti.models.vimco._draw(part, 4))
         assert torch.equal(torch.cat(shares, 1), whole)
@@ -512,7 +512,7 @@ class TestLoss:
         whole = gradients(model, model.loss(Batch(x)).total)
         shares = []
         for rank, part in enumerate(x.split(3)):
-            monkeypatch.setattr(smalti.models.vimco, "rank_and_world", lambda rank=rank: (rank, 2))
+            monkeypatch.setattr("smalti.nn.collectives.rank_and_world", lambda rank=rank: (rank, 2))
             torch.manual_seed(3)
             shares.append(gradients(model, model.loss(Batch(part)).total))
         for name, gradient in whole.items():

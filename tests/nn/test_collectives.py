@@ -1,4 +1,4 @@
-"""Sums over ranks: no-ops in one process, and in several what one process would compute."""
+"""Sums and draws over ranks: in several processes what one process would compute."""
 
 import tempfile
 from collections.abc import Callable
@@ -9,7 +9,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from smalti.nn.collectives import counts_of_ranks, rank_and_world, rows_over_ranks, sum_over_ranks
+from smalti.nn.collectives import (
+    counts_of_ranks,
+    rand_over_ranks,
+    randint_over_ranks,
+    randn_over_ranks,
+    rank_and_world,
+    rows_over_ranks,
+    sum_over_ranks,
+)
 
 
 def _on_rank(rank: int, world: int, work: Callable[[int], Any], directory: str) -> None:
@@ -70,3 +78,27 @@ def test_in_one_process():
     assert torch.equal(sum_over_ranks(rows), rows)
     assert counts_of_ranks(4, rows.device) == [4]
     assert torch.equal(rows_over_ranks(rows, torch.tensor([3, 3, 0])), rows[[3, 3, 0]])
+
+
+def draws(batch_size: int) -> list[torch.Tensor]:
+    """Of every kind, one after the other, with one seed."""
+    torch.manual_seed(5)
+    cpu = torch.device("cpu")
+    return [
+        rand_over_ranks((batch_size,), cpu),
+        randn_over_ranks((batch_size, 2, 9), cpu),
+        randint_over_ranks(100, (batch_size, 3), cpu),
+    ]
+
+
+def draws_of_rank(rank: int) -> list[torch.Tensor]:
+    return draws(4)
+
+
+def test_ranks_share_the_draws_of_one_process():
+    shares = on_ranks(draws_of_rank, 2)
+    torch.manual_seed(5)
+    oracle = [torch.rand(8), torch.randn(8, 2, 9), torch.randint(100, (8, 3))]
+    for share, whole, expected in zip(zip(*shares, strict=True), draws(8), oracle, strict=True):
+        assert torch.equal(torch.cat(share), expected)
+        assert torch.equal(whole, expected)

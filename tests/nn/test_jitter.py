@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from smalti.nn import jitter as module
 from smalti.nn.jitter import jitter
 
 
@@ -60,7 +59,7 @@ def test_gradients_go_to_where_the_latents_came_from():
 
 def test_ranks_jitter_what_one_process_would(monkeypatch):
     def on(rank: int, world: int, latents: torch.Tensor) -> torch.Tensor:
-        monkeypatch.setattr(module, "rank_and_world", lambda: (rank, world))
+        monkeypatch.setattr("smalti.nn.collectives.rank_and_world", lambda: (rank, world))
         torch.manual_seed(0)
         return jitter(latents, 0.5)
 

@@ -5,7 +5,6 @@ import torch
 
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
-from smalti.nn import symbols
 from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels, label_indices
 
 CPU = torch.device("cpu")
@@ -79,7 +78,7 @@ def test_without_classes_nothing_is_hidden_and_nothing_drawn():
 
 def test_ranks_hide_what_one_process_would(monkeypatch):
     def on(rank: int, world: int, labels: torch.Tensor) -> torch.Tensor:
-        monkeypatch.setattr(symbols, "rank_and_world", lambda: (rank, world))
+        monkeypatch.setattr("smalti.nn.collectives.rank_and_world", lambda: (rank, world))
         torch.manual_seed(0)
         return hide_labels(labels, 0.5, 3)
 

@@ -24,7 +24,7 @@ from smalti.core.conditions import Conditions
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.priors import AutoregressiveNetwork
-from smalti.nn.collectives import rank_and_world
+from smalti.nn.collectives import rand_over_ranks, randint_over_ranks
 from smalti.nn.memory import FrameMemory, Past
 from smalti.nn.symbols import check_codes, check_counts, check_turn, label_indices
 
@@ -261,9 +261,8 @@ def hide_actions(actions: Int64[Tensor, "b f"], share: float, num_actions: int) 
     """
     if not num_actions:
         return actions
-    rank, world = rank_and_world()
     batch_size, frames = actions.shape
-    drawn, which, begun = torch.rand(3, world, batch_size, 1, device=actions.device)[:, rank]
+    drawn, which, begun = (rand_over_ranks((batch_size, 1), actions.device) for _ in range(3))
     # All; or what comes before a place, or from it on.
     place = torch.where(which < 0.5, frames, (begun * frames).long())
     is_before = torch.arange(frames, device=actions.device) < place
@@ -275,9 +274,8 @@ def replaced(codes: Int64[Tensor, "b g f h w"], share: float, num_codes: int) ->
     """A share of codes replaced by others, drawn evenly, for the batch of all ranks."""
     if not share:
         return codes
-    rank, world = rank_and_world()
-    drawn = torch.rand(world, *codes.shape, device=codes.device)[rank]
-    others = torch.randint(num_codes, (world, *codes.shape), device=codes.device)[rank]
+    drawn = rand_over_ranks(codes.shape, codes.device)
+    others = randint_over_ranks(num_codes, codes.shape, codes.device)
     return others.where(drawn < share, codes)
 
 

@@ -22,7 +22,7 @@ from smalti.core.results import Loss
 from smalti.core.signals import SignalSpec
 from smalti.encoders.context import ContextEncoderConfig, ContextNetwork
 from smalti.encoders.voice import VoiceFinder, places_of_speech, warped
-from smalti.nn.collectives import rank_and_world
+from smalti.nn.collectives import rand_over_ranks, randn_over_ranks
 from smalti.quantizers.kmeans import kmeans
 from smalti.quantizers.nearest import nearest_codes
 
@@ -112,12 +112,11 @@ class MaskedPrediction(Trainable):
         batch_size, num_mels, _ = frames.shape
         if not self.training:
             return torch.zeros(batch_size, num, dtype=torch.bool, device=frames.device), frames
-        rank, world = rank_and_world()
         device = frames.device
-        begins = torch.rand(world, batch_size, num, device=device)[rank] < self.config.mask_share
+        begins = rand_over_ranks((batch_size, num), device) < self.config.mask_share
         widths = F.pad(begins.float().unsqueeze(1), (self.config.mask_length - 1, 0))
         hidden = F.max_pool1d(widths, self.config.mask_length, 1).squeeze(1) > 0
-        factors = 1 + self.config.warp * (2 * torch.rand(world, batch_size, device=device)[rank] - 1)
-        curves = torch.randn(world, batch_size, 1, 6, device=device)[rank]
+        factors = 1 + self.config.warp * (2 * rand_over_ranks((batch_size,), device) - 1)
+        curves = randn_over_ranks((batch_size, 1, 6), device)
         tilt = F.interpolate(curves, num_mels, mode="linear").transpose(1, 2)
         return hidden, warped(frames, factors, self.voice.top_hz) + self.config.tilt * tilt

@@ -23,7 +23,7 @@ from smalti.core.signals import SignalSpec
 from smalti.likelihoods.levels import bits_per_dim
 from smalti.models.draws import DrawnBounds
 from smalti.models.networks import TINY, NetworksConfig, build_networks
-from smalti.nn.collectives import rank_and_world
+from smalti.nn.collectives import randn_over_ranks
 
 PRIOR = "normal"
 """Name of the prior, N(0, I)."""
@@ -90,8 +90,7 @@ class VAE(LatentVariableModel):
     def loss(self, batch: Batch) -> Loss:
         """-ELBO in nats per dimension, with one draw an item; reported: both parts in bits/dim."""
         mean, log_scale = self.posterior(batch.data)
-        rank, world = rank_and_world()
-        noise = torch.randn(world, *mean.shape, device=mean.device)[rank]
+        noise = randn_over_ranks(mean.shape, mean.device)
         rate = kl_to_standard_normal(mean, log_scale).mean() / self.signal.dims
         likelihood = self.likelihood(mean + log_scale.exp() * noise, batch.conditions)
         log_prob = likelihood.log_prob(batch.data)

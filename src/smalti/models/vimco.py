@@ -24,7 +24,7 @@ from smalti.core.signals import SignalSpec
 from smalti.likelihoods.levels import bits_per_dim
 from smalti.models.draws import DrawnBounds
 from smalti.models.networks import TINY, NetworksConfig, build_networks
-from smalti.nn.collectives import rank_and_world
+from smalti.nn.collectives import rand_over_ranks
 from smalti.nn.symbols import check_codes
 
 NEGLIGIBLE = 1e-8
@@ -256,8 +256,7 @@ def _draw(
     if generator is not None:
         uniform = torch.rand(shape, generator=generator, device=generator.device).to(log_q)
     else:
-        rank, world = rank_and_world()
-        uniform = torch.rand(world, *shape, device=log_q.device)[rank]
+        uniform = rand_over_ranks(shape, log_q.device)
     threshold = uniform * cumulative[..., -1:]
     drawn = torch.searchsorted(cumulative, threshold, right=True).clamp_(max=log_q.shape[-1] - 1)
     return drawn.movedim(-1, 0).contiguous()

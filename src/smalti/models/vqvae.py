@@ -18,7 +18,7 @@ from smalti.core.results import Loss, summed
 from smalti.core.signals import SignalSpec
 from smalti.likelihoods.levels import bits_per_dim
 from smalti.models.networks import TINY, NetworksConfig, build_networks
-from smalti.nn.collectives import rank_and_world
+from smalti.nn.collectives import rand_over_ranks
 from smalti.nn.jitter import jitter
 from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
 
@@ -136,8 +136,7 @@ class VQVAE(Autoencoder):
         if self.config.jitter:
             latents = jitter(latents, self.config.jitter)
         if self.config.code_dropout:
-            rank, world = rank_and_world()
-            drawn = torch.rand(world, len(latents), device=latents.device)[rank]
+            drawn = rand_over_ranks((len(latents),), latents.device)
             kept = (drawn >= self.config.code_dropout).to(latents)
             latents = latents * kept.view(-1, *(1,) * (latents.ndim - 1))
         return latents

@@ -1,4 +1,4 @@
-"""Sums over ranks, for statistics that must be the same on every device.
+"""Sums and draws over ranks, so that the result of a step does not depend on the number of processes.
 
 Each function asks afresh whether a process group exists (a cached answer would leave codebooks unsynced
 when a model is built before the group), and is a no-op in a single process. A caller reaches it on every
@@ -6,6 +6,8 @@ rank at every step, whatever that rank's data hold, so that no rank waits for an
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -52,3 +54,29 @@ def rows_over_ranks(rows: Tensor, indices: Tensor) -> Tensor:
     picked = rows.new_zeros(len(indices), *rows.shape[1:])
     picked[mine] = rows[local[mine]]
     return sum_over_ranks(picked)
+
+
+def rand_over_ranks(shape: Sequence[int], device: torch.device) -> Tensor:
+    """This rank's share of uniform draws in [0, 1) for the batch of all ranks.
+
+    Every rank draws for all ranks from the same seed, so the shares of all ranks, concatenated along the
+    batch, are the numbers that a single process draws.
+
+    Args:
+        shape: `(b, ...)` of this rank's share; the same on every rank.
+        device: where to draw.
+    """
+    rank, world = rank_and_world()
+    return torch.rand(world, *shape, device=device)[rank]
+
+
+def randn_over_ranks(shape: Sequence[int], device: torch.device) -> Tensor:
+    """This rank's share of standard normal draws for the batch of all ranks; see `rand_over_ranks`."""
+    rank, world = rank_and_world()
+    return torch.randn(world, *shape, device=device)[rank]
+
+
+def randint_over_ranks(high: int, shape: Sequence[int], device: torch.device) -> Tensor:
+    """This rank's share of int64 draws in [0, high) for the batch of all ranks; see `rand_over_ranks`."""
+    rank, world = rank_and_world()
+    return torch.randint(high, (world, *shape), device=device)[rank]

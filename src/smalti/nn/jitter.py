@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from smalti.nn.collectives import rank_and_world
+from smalti.nn.collectives import rand_over_ranks
 
 
 def jitter(latents: Float[Tensor, "b d t"], share: float) -> Float[Tensor, "b d t"]:
@@ -22,8 +22,7 @@ def jitter(latents: Float[Tensor, "b d t"], share: float) -> Float[Tensor, "b d 
     batch_size, _, length = latents.shape
     if length < 2:
         return latents
-    rank, world = rank_and_world()
-    drawn = torch.rand(world, batch_size, length, device=latents.device)[rank]
+    drawn = rand_over_ranks((batch_size, length), latents.device)
     at = torch.arange(length, device=latents.device)
     step = torch.where(drawn < share / 2, -1, torch.where(drawn < share, 1, 0))
     source = at + step

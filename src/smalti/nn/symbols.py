@@ -8,7 +8,7 @@ from torch import Tensor
 
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
-from smalti.nn.collectives import rank_and_world
+from smalti.nn.collectives import rand_over_ranks
 
 
 def check_counts(num_codes: int, num_codebooks: int, num_classes: int) -> None:
@@ -91,6 +91,4 @@ def hide_labels(labels: Int64[Tensor, " b"], share: float, num_classes: int) -> 
     """
     if not num_classes:
         return labels
-    rank, world = rank_and_world()
-    drawn = torch.rand(world, len(labels), device=labels.device)[rank]
-    return labels.masked_fill(drawn < share, num_classes)
+    return labels.masked_fill(rand_over_ranks(labels.shape, labels.device) < share, num_classes)
