@@ -25,7 +25,7 @@ from timing import LARGE, Work, bound_works, bounds, interleaved
 from torch import Tensor
 
 from smalti.quantizers.nearest import nearest_codes
-from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
+from smalti.quantizers.vq import VectorQuantizer
 
 try:
     from vector_quantize_pytorch import VectorQuantize as Peer
@@ -120,7 +120,7 @@ def compare_steps(repeats: int, threads: int) -> None:
     latents = latents.contiguous(memory_format=torch.channels_last)
     tokens = latents.movedim(1, -1).flatten(1, 2)
     assert tokens.is_contiguous()
-    quantizer = VectorQuantizer(VectorQuantizerConfig(num_codes=num_codes, code_dim=dim))
+    quantizer = VectorQuantizer(dim, num_codes)
     codebook = torch.randn(num_codes, dim, generator=torch.Generator().manual_seed(1))
     peers = {
         f"{PEER}, rotation trick": peer_of(codebook),

@@ -30,8 +30,8 @@ from smalti.core.allocator import keep_freed_memory
 from smalti.core.signals import SignalSpec
 from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
-from smalti.quantizers.codebooks import RobustCodebook, RobustCodebookConfig
-from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
+from smalti.quantizers.codebooks.ema import EMACodebook, EMACodebookConfig
+from smalti.quantizers.vq import VectorQuantizer
 
 try:
     from pythae.models import VQVAEConfig as PeerConfig
@@ -58,12 +58,8 @@ class Ours(nn.Module):
         decoder = ConvDecoderConfig(channels=CHANNELS, residual_channels=RESIDUAL)
         self.encoder = ConvEncoder(encoder, SignalSpec(3, (SIDE, SIDE)), DIM)
         self.decoder = ConvDecoder(decoder, 2, DIM, 3, (2, 2))
-        codebook = RobustCodebookConfig(decay=DECAY, epsilon=EPSILON)
-        self.quantizer = VectorQuantizer(
-            VectorQuantizerConfig(
-                num_codes=NUM_CODES, code_dim=DIM, commitment_weight=COMMITMENT, codebook=codebook
-            )
-        )
+        codebook = EMACodebookConfig(decay=DECAY, epsilon=EPSILON)
+        self.quantizer = VectorQuantizer(DIM, NUM_CODES, commitment_weight=COMMITMENT, codebook=codebook)
 
     def forward(self, x: Tensor) -> Tensor:
         quantized = self.quantizer(self.encoder(x))
@@ -217,11 +213,11 @@ def curves() -> dict[str, list[float]]:
     peer = PeerQuantizer()
     same = Ours()
     codebook = same.quantizer.codebook
-    assert isinstance(codebook, RobustCodebook)
+    assert isinstance(codebook, EMACodebook)
     codebook.codes.copy_(peer.inner.embeddings[None])
     codebook.sums.copy_(peer.inner.ema_embed[None])
     codebook.counts.zero_()
-    codebook.steps.fill_(1)
+    codebook.step = 1
     # Neither begins from data, nor revives codes: the package does not.
     codebook.config = codebook.config.model_copy(update={"revive_after": 0.0})
     data = pictures()

@@ -34,6 +34,20 @@ DOCUMENTS = (
 MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
+CODEBOOKS = {"faithful codebook": "gradient codebook", "robust codebook": "ema codebook"}
+"""Names of codebooks in records of version 0.1, and their present names."""
+
+
+def records_of(path: Path) -> list[Record]:
+    """The records of a file, with the present names of codebooks."""
+    records = read_records(path)
+    for record in records:
+        for old, new in CODEBOOKS.items():
+            if isinstance(record.get("model"), str):
+                record["model"] = record["model"].replace(old, new)
+    return records
+
+
 def images() -> str:
     """Bits/dim and reconstruction for each model and prior."""
     rows = [
@@ -48,7 +62,7 @@ def images() -> str:
             f"{r['metrics']['usage']:.1%}",
             f"{r['steps']:,} / {r['seconds'] / 60:.0f} min",
         ]
-        for r in read_records(ROOT / "results" / "images.jsonl")
+        for r in records_of(ROOT / "results" / "images.jsonl")
     ]
     header = [
         "data",
@@ -89,7 +103,7 @@ def newest_comparisons() -> list[Record]:
     newest = {
         (r["work"], r["threads"], r["peer"]): r
         for path in sorted((ROOT / "benchmarks" / "results").glob("*.jsonl"))
-        for r in read_records(path)
+        for r in records_of(path)
     }
     order = list(dict.fromkeys(r["work"] for r in newest.values()))
     return sorted(newest.values(), key=lambda r: (order.index(r["work"]), r["threads"]))
@@ -144,7 +158,7 @@ def swaps() -> str:
 
 def likelihood(experiment: str) -> list[Record]:
     """The records of one study, at the largest budget that there is."""
-    chosen = by(read_records(ROOT / "results" / "likelihood.jsonl"), "experiment").get(experiment, [])
+    chosen = by(records_of(ROOT / "results" / "likelihood.jsonl"), "experiment").get(experiment, [])
     largest = max((BUDGETS.index(record["budget"]) for record in chosen), default=0)
     return [record for record in chosen if record["budget"] == BUDGETS[largest]]
 
@@ -342,12 +356,12 @@ def video_horizon() -> str:
 
 def worlds(experiment: str) -> list[Record]:
     """The records of one experiment with worlds, at the largest budget that there is."""
-    return largest(by(read_records(ROOT / "results" / "video.jsonl"), "experiment").get(experiment, []))
+    return largest(by(records_of(ROOT / "results" / "video.jsonl"), "experiment").get(experiment, []))
 
 
 def speech(experiment: str) -> list[Record]:
     """The records of one experiment with speech, at the largest budget that there is."""
-    return largest(by(read_records(ROOT / "results" / "speech.jsonl"), "experiment").get(experiment, []))
+    return largest(by(records_of(ROOT / "results" / "speech.jsonl"), "experiment").get(experiment, []))
 
 
 def largest(records: list[Record]) -> list[Record]:

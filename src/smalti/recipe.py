@@ -163,7 +163,7 @@ def keys_of(location: Sequence[int | str], values: Any) -> list[str]:
     keys: list[str] = []
     for part in location:
         here = values if isinstance(values, dict) else {}
-        if part not in here and part in (here.get("kind"), here.get("mode")):
+        if part not in here and part == here.get("kind"):
             continue
         keys.append(str(part))
         values = here.get(part)

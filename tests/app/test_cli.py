@@ -109,7 +109,7 @@ def test_quiet_is_quiet_and_the_default_is_not(
         "held out: bits/dim",
         "10/10",
         "loss",
-        "robust codebook",
+        "ema codebook",
         "Next:",
     ):
         assert text in told.err
@@ -129,7 +129,7 @@ def test_inspect(run: Path, pictures: Path, smalti: Smalti) -> None:
     for line in (
         "recipe image",
         "signal      3 x 16x16, 256 levels",
-        "model       VQ-VAE, robust codebook, ",
+        "model       VQ-VAE, ema codebook, ",
         "codes       1 x 4x4 out of 16: 64 bits, 96.0 times fewer",
         "classes     cat, dog",
         "likelihood  logistic_mixture",

@@ -174,4 +174,4 @@ def test_evaluate_measures_195_and_says_how(
     assert protocol["data filter"] == "lanczos"
     assert protocol["data range"] == "[-1.0, 1.0]"
     assert protocol["data levels"] == "256"
-    assert report["title"] == "VQ-VAE, robust codebook"
+    assert report["title"] == "VQ-VAE, ema codebook"

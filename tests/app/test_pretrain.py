@@ -129,7 +129,7 @@ def test_the_codes_of_the_run_can_be_learned_and_drawn(
     "change",
     [
         "model.encoder.kind=conv",
-        "model.quantizer.codebook.mode=robust",
+        "model.quantizer.codebook.kind=ema",
         "model.quantizer.num_codebooks=2",
         "model.kind=vae",
     ],

@@ -9,7 +9,7 @@ import torch
 from smalti.core.models import Autoencoder
 from smalti.core.parts import Quantizer
 from smalti.models.programs import programs
-from smalti.quantizers import codebooks
+from smalti.quantizers.codebooks import ema
 from tests.conformance import models
 from tests.conformance import test_quantizers as quantizers
 
@@ -27,7 +27,7 @@ def test_compiled_it_is_one_graph_and_does_the_same(build, training):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch generates C++ here, and there is no compiler")
 def test_generated_code_has_the_gradients_of_codes_before_they_move():
-    _, build = quantizers.CASES["vq-robust"]
+    _, build = quantizers.CASES["vq-ema"]
     compare_compiled(build, True, "inductor", [4] * 6)
 
 
@@ -54,13 +54,13 @@ def compare_compiled(build, training: bool, backend: str, sizes: list[int]) -> N
 
 def test_the_case_that_revives_does(monkeypatch):
     drawn = []
-    draw = codebooks._draw_tokens
+    draw = ema.draw_tokens
 
     def noted(*what, **more):
         drawn.append(what)
         return draw(*what, **more)
 
-    monkeypatch.setattr(codebooks, "_draw_tokens", noted)
+    monkeypatch.setattr(ema, "draw_tokens", noted)
     _, build = quantizers.CASES["vq-reviving"]
     torch.manual_seed(0)
     quantizer = build().train()

@@ -20,7 +20,7 @@ from smalti.models.vae import VAE, VAEConfig
 from smalti.models.vimco import VIMCO, VIMCOConfig
 from smalti.models.vqvae import VQVAE, VQVAEConfig
 from smalti.priors.uniform import UniformPrior
-from smalti.quantizers.codebooks import FaithfulCodebookConfig
+from smalti.quantizers.codebooks.gradient import GradientCodebookConfig
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Case:
         return self.kind(self.config, spec)
 
 
-FAITHFUL = VQVAEConfig.tiny().quantizer.model_copy(update={"codebook": FaithfulCodebookConfig()})
+GRADIENT = VQVAEConfig.tiny().quantizer.model_copy(update={"codebook": GradientCodebookConfig()})
 LIKELIHOODS = {"": {}, "-categorical": CategoricalConfig(), "-gaussian": GaussianConfig()}
 KINDS = {
     "vqvae": Case(VQVAE, VQVAEConfig.tiny(), is_deterministic=True),
@@ -59,8 +59,8 @@ CASES: dict[str, Case] = {
     for name, case in KINDS.items()
     for suffix, likelihood in LIKELIHOODS.items()
 }
-CASES["vqvae-faithful"] = Case(
-    VQVAE, VQVAEConfig.tiny().model_copy(update={"quantizer": FAITHFUL}), is_deterministic=True
+CASES["vqvae-gradient"] = Case(
+    VQVAE, VQVAEConfig.tiny().model_copy(update={"quantizer": GRADIENT}), is_deterministic=True
 )
 
 

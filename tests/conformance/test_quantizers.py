@@ -7,40 +7,17 @@ import torch
 
 from smalti.core.errors import InputError
 from smalti.core.parts import Quantizer
-from smalti.quantizers.codebooks import (
-    FaithfulCodebookConfig,
-    FrozenCodebookConfig,
-    RobustCodebookConfig,
-)
-from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
+from smalti.quantizers.codebooks.ema import EMACodebookConfig
+from smalti.quantizers.vq import VectorQuantizer
 from tests.conformance.classes import concrete
 
-TINY = VectorQuantizerConfig.tiny()
+REVIVING = EMACodebookConfig(revive_after=2.0, revive_every=2, data_init=False)
 CASES: dict[str, tuple[type[Quantizer], Callable[[], Quantizer]]] = {
-    "vq-robust": (VectorQuantizer, lambda: VectorQuantizer(TINY)),
-    "vq-faithful": (
-        VectorQuantizer,
-        lambda: VectorQuantizer(TINY.model_copy(update={"codebook": FaithfulCodebookConfig()})),
-    ),
-    "vq-frozen": (
-        VectorQuantizer,
-        lambda: VectorQuantizer(TINY.model_copy(update={"codebook": FrozenCodebookConfig()})),
-    ),
-    "vq-reviving": (
-        VectorQuantizer,
-        lambda: VectorQuantizer(
-            TINY.model_copy(
-                update={
-                    "num_codes": 40,
-                    "codebook": RobustCodebookConfig(revive_after=2.0, revive_every=2, data_init=False),
-                }
-            )
-        ),
-    ),
-    "vq-one-codebook": (
-        VectorQuantizer,
-        lambda: VectorQuantizer(TINY.model_copy(update={"num_codebooks": 1})),
-    ),
+    "vq-ema": (VectorQuantizer, lambda: VectorQuantizer(8, 16, 2)),
+    "vq-gradient": (VectorQuantizer, lambda: VectorQuantizer(8, 16, 2, codebook="gradient")),
+    "vq-frozen": (VectorQuantizer, lambda: VectorQuantizer(8, 16, 2, codebook="frozen")),
+    "vq-reviving": (VectorQuantizer, lambda: VectorQuantizer(8, 40, 2, codebook=REVIVING)),
+    "vq-one-codebook": (VectorQuantizer, lambda: VectorQuantizer(4, 16)),
 }
 EVERY = pytest.mark.parametrize("build", [build for _, build in CASES.values()], ids=CASES)
 GRIDS = pytest.mark.parametrize("grid", [(7,), (3, 5), (2, 3, 4), (1, 1)], ids=str)

@@ -17,13 +17,14 @@ from smalti.likelihoods.levels import from_levels
 from smalti.models.vqvae import VQVAE, VQVAEConfig
 from smalti.priors.uniform import UniformPrior
 from smalti.priors.unigram import UnigramPrior
-from smalti.quantizers.codebooks import FaithfulCodebookConfig, RobustCodebookConfig
+from smalti.quantizers.codebooks.ema import EMACodebookConfig
+from smalti.quantizers.codebooks.gradient import GradientCodebookConfig
 from smalti.quantizers.vq import VectorQuantizerConfig
 from tests.models import tiny
 from tests.models.tiny import LIKELIHOODS, all_grids, all_signals
 
 CODEBOOKS = pytest.mark.parametrize(
-    "codebook", [FaithfulCodebookConfig(), RobustCodebookConfig()], ids=lambda config: config.mode
+    "codebook", [GradientCodebookConfig(), EMACodebookConfig()], ids=lambda config: config.kind
 )
 
 
@@ -45,7 +46,7 @@ class TestLoss:
     @LIKELIHOODS
     def test_is_the_papers_three_terms(self, likelihood):
         model = vqvae(
-            likelihood=likelihood, quantizer=quantizer(FaithfulCodebookConfig(), commitment_weight=0.7)
+            likelihood=likelihood, quantizer=quantizer(GradientCodebookConfig(), commitment_weight=0.7)
         )
         x = signals(model)
         loss = model.loss(Batch(x))
@@ -60,7 +61,7 @@ class TestLoss:
 
     def test_who_learns_what(self):
         """Decoder: the first term; encoder: the first and the third; codes: the second alone."""
-        model = vqvae(quantizer=quantizer(FaithfulCodebookConfig(), commitment_weight=0.5))
+        model = vqvae(quantizer=quantizer(GradientCodebookConfig(), commitment_weight=0.5))
         x = signals(model)
         model.loss(Batch(x)).total.backward()
         of_loss = {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -80,7 +81,7 @@ class TestLoss:
                 torch.testing.assert_close(of_loss[name], parameter.grad)
 
     def test_equal_shares_of_a_batch_average_to_the_whole(self):
-        model = vqvae(quantizer=quantizer(FaithfulCodebookConfig()))
+        model = vqvae(quantizer=quantizer(GradientCodebookConfig()))
         x = signals(model, 6)
         shares = torch.stack([model.loss(Batch(part)).total for part in x.split(2)])
         torch.testing.assert_close(shares.mean(), model.loss(Batch(x)).total)
@@ -114,7 +115,7 @@ class TestLoss:
 
 def enumerable(size: tuple[int, ...], num_codes: int, **parts) -> VQVAE:
     """A model with one codebook, whose codes make some difference to the likelihood."""
-    codes = quantizer(FaithfulCodebookConfig(), num_codebooks=1, num_codes=num_codes)
+    codes = quantizer(GradientCodebookConfig(), num_codebooks=1, num_codes=num_codes)
     model = vqvae(size, channels=1, levels=4, quantizer=codes, **parts)
     tiny.exaggerate(model.decoder)
     return model.eval()
@@ -203,7 +204,7 @@ class TestParts:
     @torch.no_grad()
     def test_code_dropout_on_a_plane(self):
         """An item without its codes costs what it costs without any."""
-        model = vqvae(code_dropout=0.5, quantizer=quantizer(FaithfulCodebookConfig()))
+        model = vqvae(code_dropout=0.5, quantizer=quantizer(GradientCodebookConfig()))
         x = signals(model, 40)
         torch.manual_seed(0)
         kept = torch.rand(1, 40)[0] >= 0.5
@@ -266,6 +267,6 @@ class TestParts:
         config = VQVAEConfig(
             decoder=ConvDecoderConfig(head_channels=8),
             likelihood=CategoricalConfig(),
-            quantizer=quantizer(FaithfulCodebookConfig()),
+            quantizer=quantizer(GradientCodebookConfig()),
         )
         assert VQVAEConfig.model_validate_json(config.model_dump_json()) == config

@@ -18,7 +18,7 @@ from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
 from smalti.models.vae import VAE, VAEConfig
 from smalti.models.vqvae import VQVAE, VQVAEConfig
 from smalti.priors.uniform import UniformPrior
-from smalti.quantizers.codebooks import FaithfulCodebookConfig
+from smalti.quantizers.codebooks.gradient import GradientCodebookConfig
 from tests.models import tiny
 
 NUM_CLASSES, LEVELS, LENGTH = 3, 16, 64
@@ -26,7 +26,7 @@ LIKELIHOODS = pytest.mark.parametrize(
     "likelihood", [CategoricalConfig(), LogisticMixtureConfig(components=2)], ids=lambda c: c.kind
 )
 LABELS = Conditions(torch.tensor([0, 1, -1, 2]))
-FAITHFUL = VQVAEConfig.tiny().quantizer.model_copy(update={"codebook": FaithfulCodebookConfig()})
+GRADIENT = VQVAEConfig.tiny().quantizer.model_copy(update={"codebook": GradientCodebookConfig()})
 TOLD = ConvDecoderConfig.tiny().model_copy(update={"use_labels": True})
 
 
@@ -37,7 +37,7 @@ def build(kind=VQVAE, length: int = LENGTH, num_classes: int = NUM_CLASSES, **pa
         "encoder": LogMelEncoderConfig.tiny(),
         "decoder": WaveNetDecoderConfig.tiny(),
         "likelihood": CategoricalConfig(),
-        **({"quantizer": FAITHFUL} if kind is VQVAE else {}),
+        **({"quantizer": GRADIENT} if kind is VQVAE else {}),
         **parts,
     }
     return kind(config.model_copy(update=given), SignalSpec(1, (length,), LEVELS), num_classes)
@@ -268,7 +268,7 @@ class TestBound:
     @pytest.mark.usefixtures("double")
     @torch.no_grad()
     def test_the_probabilities_of_all_signals_sum_to_at_most_one(self):
-        quantizer = FAITHFUL.model_copy(update={"num_codebooks": 1, "num_codes": 3})
+        quantizer = GRADIENT.model_copy(update={"num_codebooks": 1, "num_codes": 3})
         config = VQVAEConfig.tiny().model_copy(
             update={
                 "encoder": ConvEncoderConfig.tiny(),

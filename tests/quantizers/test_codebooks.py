@@ -1,37 +1,34 @@
 """How codebooks learn: the averages against NumPy, initialisation, revival, and several processes as one."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
-from smalti.quantizers.codebooks import (
-    APART,
-    FaithfulCodebook,
-    FaithfulCodebookConfig,
-    FrozenCodebook,
-    FrozenCodebookConfig,
-    RobustCodebook,
-    RobustCodebookConfig,
-    search,
-)
-from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
+from smalti.quantizers.codebooks.base import search
+from smalti.quantizers.codebooks.ema import EMACodebook, EMACodebookConfig
+from smalti.quantizers.codebooks.frozen import FrozenCodebook
+from smalti.quantizers.codebooks.gradient import GradientCodebook
+from smalti.quantizers.codebooks.statistics import APART
+from smalti.quantizers.vq import VectorQuantizer
 from tests.nn.test_collectives import on_ranks
 
 BUFFERS = ("codes", "counts", "sums", "missed", "steps")
 
 
-def robust(num_codebooks: int = 1, num_codes: int = 4, code_dim: int = 2, started: bool = False, **settings):
-    """A robust codebook; a started one has taken a step, so that it is not initialised from tokens."""
+def ema(num_codebooks: int = 1, num_codes: int = 4, code_dim: int = 2, started: bool = False, **settings):
+    """An EMA codebook; a started one has taken a step, so that it is not initialised from tokens."""
     torch.manual_seed(0)
-    codebook = RobustCodebook(RobustCodebookConfig(**settings), num_codebooks, num_codes, code_dim)
+    codebook = EMACodebook(num_codebooks, num_codes, code_dim, EMACodebookConfig(**settings))
     if started:
-        codebook.steps.fill_(1)
+        codebook.step = 1
         codebook.counts.fill_(1.0)
         codebook.sums.copy_(codebook.codes)
     return codebook
 
 
-def step(codebook: RobustCodebook, tokens: torch.Tensor) -> torch.Tensor:
+def step(codebook: EMACodebook, tokens: torch.Tensor) -> torch.Tensor:
     """What a quantizer does with a training batch."""
     codebook.prepare(tokens)
     indices = search(tokens, codebook.codes)
@@ -39,32 +36,48 @@ def step(codebook: RobustCodebook, tokens: torch.Tensor) -> torch.Tensor:
     return indices
 
 
-def buffers(codebook: RobustCodebook) -> dict[str, torch.Tensor]:
+def buffers(codebook: EMACodebook) -> dict[str, torch.Tensor]:
     return {name: getattr(codebook, name).clone() for name in BUFFERS}
 
 
-def test_the_device_is_asked_for_the_step_only_after_it_was_changed_by_others(monkeypatch):
+def test_the_device_is_never_asked_for_the_step(monkeypatch):
+    """All reads of one number; on a device each would wait for it."""
     asked = []
-    item = torch.Tensor.item
 
-    def noted(tensor):
-        asked.append(tensor.shape)
-        return item(tensor)
+    def noted(name):
+        original = getattr(torch.Tensor, name)
 
-    codebook = robust(revive_after=0)
-    monkeypatch.setattr(torch.Tensor, "item", noted)
+        def read(tensor):
+            asked.append(tensor)
+            return original(tensor)
+
+        return read
+
+    codebook = ema(revive_after=0)
+    for name in ("item", "__int__", "__bool__", "__index__"):
+        monkeypatch.setattr(torch.Tensor, name, noted(name))
     tokens = torch.randn(1, 20, 2)
-    step(codebook, tokens)
-    asked.clear()
-    for _ in range(3):
+    for _ in range(4):
         step(codebook, tokens)
-    assert asked == []
-    state = robust().state_dict()  # one that has not begun
-    codebook.load_state_dict(state)
-    step(codebook, tokens)
-    assert len(asked) == 1
-    assert codebook.steps == 1
-    assert (codebook.counts[0] > 0).all(), "it has begun again, from data"
+    assert asked, "what it reads is the number on the host"
+    assert not any(tensor is codebook.steps for tensor in asked)
+
+
+def test_the_step_on_the_host_follows_the_buffer():
+    codebook, tokens = ema(), torch.randn(1, 20, 2)
+    for taken in range(3):
+        assert codebook.step == codebook.steps == taken
+        step(codebook, tokens)
+    copied = copy.deepcopy(codebook)
+    step(copied, tokens)
+    assert (codebook.step, copied.step, int(copied.steps)) == (3, 4, 4)
+    loaded = ema()
+    loaded.load_state_dict(codebook.state_dict())
+    assert loaded.step == loaded.steps == 3
+    codebook.load_state_dict(ema().state_dict())
+    assert codebook.step == codebook.steps == 0
+    step(codebook, tokens + 100)
+    assert codebook.codes.min() > 50, "it was initialised from data again"
 
 
 class TestMovingAverages:
@@ -73,7 +86,7 @@ class TestMovingAverages:
     def test_several_steps_against_numpy(self, decay, epsilon):
         """Appendix A.1, with the Laplace smoothing of the authors' code on a copy of the counts."""
         num_codebooks, num_codes, dim = 2, 5, 3
-        codebook = robust(
+        codebook = ema(
             num_codebooks, num_codes, dim, started=True, decay=decay, epsilon=epsilon, revive_after=0
         )
         rng = np.random.default_rng(0)
@@ -97,7 +110,7 @@ class TestMovingAverages:
         assert codebook.steps.item() == 7
 
     def test_codes_converge_to_the_means_of_their_tokens(self):
-        codebook = robust(decay=0.5, started=True)
+        codebook = ema(decay=0.5, started=True)
         tokens = torch.randn(1, 40, 2)
         indices = torch.arange(40).unsqueeze(0) % 4
         for _ in range(40):
@@ -107,7 +120,7 @@ class TestMovingAverages:
 
     def test_a_token_that_is_not_finite_is_left_out(self):
         tokens, indices = torch.randn(1, 8, 2), torch.arange(8).unsqueeze(0) % 4
-        one, other = (robust(started=True) for _ in range(2))
+        one, other = (ema(started=True) for _ in range(2))
         one.learn(tokens, indices)
         bad = torch.cat([tokens, torch.tensor([[[torch.nan, 1.0], [2.0, torch.inf]]])], 1)
         other.learn(bad, torch.cat([indices, torch.tensor([[0, 3]])], 1))
@@ -118,7 +131,7 @@ class TestMovingAverages:
 class TestInitialisation:
     def test_without_iterations_codes_are_tokens_each_another(self):
         tokens = torch.randn(2, 60, 3, generator=torch.Generator().manual_seed(1)) * 5 + 100
-        codebook = robust(2, 16, 3, init_iterations=0)
+        codebook = ema(2, 16, 3, init_iterations=0)
         codebook.prepare(tokens)
         distance, which = torch.cdist(codebook.codes, tokens).min(2)
         assert distance.max() < 5 * APART * 5  # five deviations of the noise that keeps them apart
@@ -128,7 +141,7 @@ class TestInitialisation:
         """Four tight clusters far apart and from the origin: k-means finds what it was begun in."""
         centres = torch.tensor([[50.0, 50.0], [50.0, -50.0], [-50.0, 50.0], [-50.0, -50.0]]) + 200
         tokens = (centres.repeat(50, 1) + 0.1 * torch.randn(200, 2)).unsqueeze(0)
-        codebook = robust(num_codes=64)
+        codebook = ema(num_codes=64)
         codebook.prepare(tokens)
         indices = search(tokens, codebook.codes)[0]
         for i in indices.unique():
@@ -141,13 +154,13 @@ class TestInitialisation:
         tokens = torch.randn(1, 500, 4, generator=torch.Generator().manual_seed(1))
         distortion = []
         for iterations in (0, 1, 10):
-            codebook = robust(num_codes=16, code_dim=4, init_iterations=iterations)
+            codebook = ema(num_codes=16, code_dim=4, init_iterations=iterations)
             codebook.prepare(tokens)
             distortion.append(torch.cdist(tokens, codebook.codes).amin(2).square().mean().item())
         assert distortion[0] > 1.05 * distortion[1] > 1.05 * distortion[2]
 
     def test_only_at_the_first_batch(self):
-        codebook = robust()
+        codebook = ema()
         step(codebook, torch.randn(1, 20, 2))
         before = buffers(codebook)
         codebook.prepare(torch.randn(1, 20, 2) + 50)
@@ -156,7 +169,7 @@ class TestInitialisation:
     @pytest.mark.parametrize("num", [1, 2, 5])
     def test_fewer_tokens_than_codes(self, num):
         tokens = torch.randn(1, num, 2)
-        codebook = robust(num_codes=16)
+        codebook = ema(num_codes=16)
         for _ in range(12):
             indices = step(codebook, tokens)
         assert codebook.codes.isfinite().all()
@@ -165,7 +178,7 @@ class TestInitialisation:
     def test_a_token_that_is_not_finite_poisons_no_code(self):
         tokens = torch.randn(1, 40, 2)
         tokens[0, ::7] = torch.nan
-        codebook = robust(num_codes=16)
+        codebook = ema(num_codes=16)
         for _ in range(12):
             step(codebook, tokens)
         assert all(value.isfinite().all() for value in buffers(codebook).values())
@@ -175,7 +188,7 @@ class TestInitialisation:
     def test_the_same_for_every_state_of_the_global_generator(self):
         results = []
         for seed in (1, 2):
-            codebook = RobustCodebook(RobustCodebookConfig(revive_every=2), 1, 16, 2)
+            codebook = EMACodebook(1, 16, 2, EMACodebookConfig(revive_every=2))
             torch.manual_seed(seed)
             for at in range(6):
                 step(codebook, torch.randn(1, 30, 2, generator=torch.Generator().manual_seed(at)))
@@ -184,7 +197,7 @@ class TestInitialisation:
 
     def test_another_seed_draws_other_tokens(self):
         tokens = torch.randn(1, 60, 2)
-        one, other = robust(seed=0, init_iterations=0), robust(seed=1, init_iterations=0)
+        one, other = ema(seed=0, init_iterations=0), ema(seed=1, init_iterations=0)
         one.prepare(tokens)
         other.prepare(tokens)
         assert not torch.allclose(one.codes, other.codes, atol=1e-2)
@@ -195,9 +208,9 @@ class TestRevival:
     INDICES = torch.tensor([[0, 1, 0, 1, 0, 1]])
 
     @staticmethod
-    def with_dead_codes(**settings) -> RobustCodebook:
+    def with_dead_codes(**settings) -> EMACodebook:
         """Codes 0 and 1 are in use; 2 and 3 have long been far away from all tokens."""
-        codebook = robust(started=True, decay=0.5, **settings)
+        codebook = ema(started=True, decay=0.5, **settings)
         codebook.missed.copy_(torch.tensor([[0.0, 0.0, 99.0, 99.0]]))
         codebook.counts.copy_(torch.tensor([[3.0, 3.0, 1e-3, 1e-3]]))
         codebook.codes.copy_(torch.tensor([[[1.0, 0.1], [0.1, 1.0], [90.0, 90.0], [-90.0, 90.0]]]))
@@ -264,7 +277,7 @@ class TestRevival:
 
     def test_collapse_is_undone(self):
         """All codes far from the data but one, which at first takes every token."""
-        codebook = robust(num_codes=16, started=True, decay=0.9)
+        codebook = ema(num_codes=16, started=True, decay=0.9)
         codebook.codes.copy_(torch.full((1, 16, 2), 100.0))
         codebook.codes[0, 0] = 0.0
         codebook.sums.copy_(codebook.codes)
@@ -275,15 +288,15 @@ class TestRevival:
         assert len(indices.unique()) == 16
 
 
-class TestFaithful:
+class TestGradient:
     def test_initial_range_is_the_fan_in_scaling(self):
         torch.manual_seed(0)
-        codes = FaithfulCodebook(FaithfulCodebookConfig(), 2, 512, 12).codes
+        codes = GradientCodebook(2, 512, 12).codes
         assert 0.99 * 0.5 < codes.abs().max() <= 0.5
         assert codes.mean().abs() < 0.02
 
     def test_only_the_optimiser_moves_it(self):
-        codebook = FaithfulCodebook(FaithfulCodebookConfig(), 1, 4, 2)
+        codebook = GradientCodebook(1, 4, 2)
         before = codebook.codes.detach().clone()
         tokens = torch.randn(1, 9, 2)
         codebook.prepare(tokens)
@@ -293,7 +306,7 @@ class TestFaithful:
 
 class TestFrozen:
     def test_only_set_moves_it(self):
-        codebook = FrozenCodebook(FrozenCodebookConfig(), 2, 4, 3).train()
+        codebook = FrozenCodebook(2, 4, 3).train()
         assert list(codebook.parameters()) == []
         codes = torch.randn(2, 4, 3)
         codebook.set(codes)
@@ -304,14 +317,13 @@ class TestFrozen:
         assert codebook.loss(tokens, tokens) is None
 
     def test_it_is_saved_with_its_model(self):
-        one, other = (FrozenCodebook(FrozenCodebookConfig(), 1, 4, 3) for _ in range(2))
+        one, other = (FrozenCodebook(1, 4, 3) for _ in range(2))
         assert not torch.equal(one.codes, other.codes)
         other.load_state_dict(one.state_dict())
         assert torch.equal(one.codes, other.codes)
 
     def test_a_quantizer_over_it_searches_it(self):
-        config = VectorQuantizerConfig(num_codes=8, code_dim=3, codebook=FrozenCodebookConfig())
-        quantizer = VectorQuantizer(config).train()
+        quantizer = VectorQuantizer(dim=3, num_codes=8, codebook="frozen").train()
         latents = torch.randn(2, 3, 5)
         before = quantizer.codebook.codes.clone()
         quantized = quantizer(latents)
@@ -332,7 +344,7 @@ def batches(rank: int) -> list[torch.Tensor]:
 
 
 def train(shares: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    codebook = robust(2, 8, 3, decay=0.8, revive_every=2, revive_after=4.0)
+    codebook = ema(2, 8, 3, decay=0.8, revive_every=2, revive_after=4.0)
     torch.manual_seed(int(shares[0].sum() * 100) % 1000)  # ranks' global generators may differ
     for tokens in shares:
         step(codebook, tokens)

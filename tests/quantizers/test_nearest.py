@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from smalti.quantizers import nearest, nearest_kernel
+from smalti.kernels import nearest as nearest_kernel
+from smalti.quantizers import nearest
 from smalti.quantizers.nearest import chunked, compiled, nearest_codes, portable
 
 SEARCHES = {"chunked": chunked, "compiled": compiled}

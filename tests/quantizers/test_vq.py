@@ -6,19 +6,20 @@ import torch
 from pydantic import ValidationError
 
 from smalti.core.errors import InputError
-from smalti.quantizers.codebooks import FaithfulCodebookConfig, RobustCodebookConfig
+from smalti.quantizers.codebooks.ema import EMACodebookConfig
+from smalti.quantizers.codebooks.gradient import GradientCodebookConfig
 from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
 
-FAITHFUL, ROBUST = FaithfulCodebookConfig(), RobustCodebookConfig()
-MODES = pytest.mark.parametrize("codebook", [FAITHFUL, ROBUST], ids=lambda config: config.mode)
+GRADIENT, EMA = GradientCodebookConfig(), EMACodebookConfig()
+KINDS = pytest.mark.parametrize("codebook", [GRADIENT, EMA], ids=lambda config: config.kind)
 CODEBOOKS = pytest.mark.parametrize("num_codebooks", [1, 3])
 GRIDS = pytest.mark.parametrize("grid", [(7,), (3, 5), (2, 3, 4)], ids=len)
 
 
-def quantizer(num_codebooks: int = 1, codebook=FAITHFUL, **settings) -> VectorQuantizer:
+def quantizer(num_codebooks: int = 1, codebook=GRADIENT, **settings) -> VectorQuantizer:
     torch.manual_seed(0)
     sizes = {"num_codes": 11, "code_dim": 4} | settings
-    return VectorQuantizer(VectorQuantizerConfig(num_codebooks=num_codebooks, codebook=codebook, **sizes))
+    return VectorQuantizerConfig(num_codebooks=num_codebooks, codebook=codebook, **sizes).build()
 
 
 def latents_for(quantizer: VectorQuantizer, *grid: int, batch_size: int = 3) -> torch.Tensor:
@@ -40,7 +41,7 @@ def chosen_by_hand(quantizer: VectorQuantizer, latents: torch.Tensor) -> tuple[n
 
 @GRIDS
 @CODEBOOKS
-@MODES
+@KINDS
 def test_codes_and_latents_are_the_nearest(codebook, num_codebooks, grid):
     layer = quantizer(num_codebooks, codebook).eval()
     latents = latents_for(layer, *grid)
@@ -52,7 +53,7 @@ def test_codes_and_latents_are_the_nearest(codebook, num_codebooks, grid):
 
 @GRIDS
 @CODEBOOKS
-@MODES
+@KINDS
 def test_the_decoded_index_is_the_quantizers_own_output(codebook, num_codebooks, grid):
     layer = quantizer(num_codebooks, codebook)
     latents = 100 * latents_for(layer, *grid)
@@ -64,7 +65,7 @@ def test_the_decoded_index_is_the_quantizers_own_output(codebook, num_codebooks,
     assert torch.equal(layer.encode(quantized.latents), quantized.codes)
 
 
-def test_faithful_training_output_is_exactly_the_codes():
+def test_gradient_training_output_is_exactly_the_codes():
     layer = quantizer(2)
     quantized = layer(1e4 * latents_for(layer, 4, 4))
     assert torch.equal(quantized.latents, layer.decode(quantized.codes))
@@ -72,7 +73,7 @@ def test_faithful_training_output_is_exactly_the_codes():
 
 @pytest.mark.parametrize("beta", [0.0, 0.25, 2.0])
 @CODEBOOKS
-def test_faithful_loss_and_gradients_by_hand(num_codebooks, beta):
+def test_gradient_loss_and_gradients_by_hand(num_codebooks, beta):
     """d loss / d z_e = 2 beta (z_e - e) / n; d loss / d e_k = -2 / n sum over its tokens of (z_e - e_k)."""
     layer = quantizer(num_codebooks, commitment_weight=beta)
     latents = latents_for(layer, 3, 5).requires_grad_()
@@ -94,8 +95,8 @@ def test_faithful_loss_and_gradients_by_hand(num_codebooks, beta):
     np.testing.assert_allclose(layer.codebook.codes.grad.numpy(), expected, rtol=1e-4, atol=1e-7)
 
 
-def test_robust_loss_is_the_commitment_alone():
-    layer = quantizer(2, ROBUST, commitment_weight=0.5)
+def test_ema_loss_is_the_commitment_alone():
+    layer = quantizer(2, EMA, commitment_weight=0.5)
     layer(latents_for(layer, 3, 3))
     latents = latents_for(layer, 3, 3)
     _, z_q = chosen_by_hand(layer, latents)
@@ -105,7 +106,7 @@ def test_robust_loss_is_the_commitment_alone():
     assert not list(layer.parameters())
 
 
-@MODES
+@KINDS
 def test_the_reconstructions_gradient_passes_straight_through_and_never_reaches_the_codes(codebook):
     layer = quantizer(2, codebook)
     latents = latents_for(layer, 3, 5).requires_grad_()
@@ -123,7 +124,7 @@ def test_terms_are_detached_and_usage_is_of_the_batch():
     assert quantized.terms["batch_usage"].item() == pytest.approx(used / 22)
 
 
-@MODES
+@KINDS
 def test_evaluation_changes_no_state(codebook):
     layer = quantizer(2, codebook)
     layer(latents_for(layer, 4, 4))
@@ -136,16 +137,16 @@ def test_evaluation_changes_no_state(codebook):
 
 
 def test_encode_changes_no_state_in_training_mode():
-    layer = quantizer(2, ROBUST)
+    layer = quantizer(2, EMA)
     before = {name: value.clone() for name, value in layer.state_dict().items()}
     layer.encode(latents_for(layer, 4, 4))
     assert all(torch.equal(before[name], value) for name, value in layer.state_dict().items())
 
 
 def test_a_loaded_codebook_is_not_initialised_again():
-    trained = quantizer(2, ROBUST)
+    trained = quantizer(2, EMA)
     trained(latents_for(trained, 4, 4))
-    loaded = quantizer(2, ROBUST)
+    loaded = quantizer(2, EMA)
     loaded.load_state_dict(trained.state_dict())
     far = 100 + latents_for(trained, 4, 4)
     one, other = trained(far), loaded(far)
@@ -154,7 +155,7 @@ def test_a_loaded_codebook_is_not_initialised_again():
         assert torch.equal(loaded.state_dict()[name], value), name
 
 
-@MODES
+@KINDS
 @pytest.mark.parametrize("offset", [0, 10, 100])
 def test_autocast_on_the_cpu_gives_the_same_in_float32(codebook, offset):
     layer = quantizer(2, codebook, num_codes=64).eval()
@@ -177,7 +178,7 @@ def test_latents_in_bfloat16_are_quantized_in_float32():
     assert torch.equal(quantized.codes, layer.encode(latents.float()))
 
 
-@MODES
+@KINDS
 def test_one_item_and_one_position(codebook):
     layer = quantizer(2, codebook)
     for _ in range(12):
@@ -188,7 +189,7 @@ def test_one_item_and_one_position(codebook):
 
 
 def test_a_latent_that_is_not_a_number_poisons_no_code():
-    layer = quantizer(1, ROBUST)
+    layer = quantizer(1, EMA)
     for at in range(12):
         latents = latents_for(layer, 5, 5)
         latents[0, at % 4, 2, 2] = torch.nan
@@ -221,15 +222,15 @@ def test_no_codes_at_all():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"num_codes": 1}, {"num_codebooks": 0}, {"commitment_weight": -1.0}, {"codebook": {"mode": "other"}}],
+    [{"num_codes": 1}, {"num_codebooks": 0}, {"commitment_weight": -1.0}, {"codebook": {"kind": "other"}}],
 )
 def test_settings_out_of_range(wrong):
     with pytest.raises(ValidationError):
         VectorQuantizerConfig(**wrong)
 
 
-def test_robust_training_brings_the_codes_to_the_data():
-    layer = quantizer(1, ROBUST, num_codes=32)
+def test_ema_training_brings_the_codes_to_the_data():
+    layer = quantizer(1, EMA, num_codes=32)
     latents = 5 + 2 * latents_for(layer, 8, 8, batch_size=8)
     for _ in range(30):
         quantized = layer(latents)

@@ -22,7 +22,7 @@ from smalti.encoders.context import ContextEncoder
 from smalti.encoders.voice import places_of_speech
 from smalti.models.masked import MaskedPrediction
 from smalti.models.vqvae import VQVAE
-from smalti.quantizers.codebooks import FrozenCodebook
+from smalti.quantizers.codebooks.frozen import FrozenCodebook
 from smalti.quantizers.kmeans import kmeans
 from smalti.recipe import Pretraining
 from smalti.training.checkpoints import RunDirectory, load_weights

@@ -59,7 +59,7 @@ class LatentVariableModel(Trainable):
     @property
     @abstractmethod
     def title(self) -> str:
-        """What tables call it, such as "VQ-VAE, robust codebook"."""
+        """What tables call it, such as "VQ-VAE, ema codebook"."""
 
     @abstractmethod
     def reconstruct(

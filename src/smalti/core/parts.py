@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -83,6 +83,8 @@ class Quantizer(nn.Module, ABC):
     num_codes: int
     dim: int
     """Channels of the latents."""
+    config: Any
+    """Its `QuantizerConfig`, from which another like it can be built."""
 
     @abstractmethod
     def forward(self, latents: Float[Tensor, "b d *grid"]) -> Quantized:
@@ -94,11 +96,14 @@ class Quantizer(nn.Module, ABC):
     @abstractmethod
     def decode(self, codes: Int64[Tensor, "b g *grid"]) -> Float[Tensor, "b d *grid"]: ...
 
+    @property
+    def title(self) -> str:
+        """Its name in tables."""
+        return type(self).__name__
+
 
 class QuantizerConfig(Configuration):
     """Settings of a quantizer."""
-
-    kind: str
 
     def build(self) -> Quantizer:
         """The untrained quantizer."""

@@ -23,7 +23,7 @@ import pkgutil
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, cast, final
 
-from pydantic import GetCoreSchemaHandler, ValidationInfo
+from pydantic import GetCoreSchemaHandler
 from pydantic_core import core_schema
 
 from smalti.core.config import Configuration
@@ -125,15 +125,11 @@ class Registry(Generic[C]):
         load_plugins()
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
-        def validate(values: Any, info: ValidationInfo) -> C:
-            del info
-            return self.parse(values)
-
-        def dump(config: C, info: core_schema.SerializationInfo) -> dict[str, Any]:
+        def dump(config: Any, info: Any) -> dict[str, Any]:
             return config.model_dump(mode=info.mode)
 
-        return core_schema.with_info_plain_validator_function(
-            validate,
+        return core_schema.no_info_plain_validator_function(
+            self.parse,
             serialization=core_schema.plain_serializer_function_ser_schema(dump, info_arg=True),
         )
 

@@ -14,7 +14,7 @@ from smalti.core.conditions import Batch, Conditions
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.models import Autoencoder
-from smalti.core.parts import Likelihood
+from smalti.core.parts import AnyQuantizer, Likelihood, Quantizer
 from smalti.core.results import Loss, Quantized, summed
 from smalti.core.signals import SignalSpec
 from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
@@ -25,7 +25,7 @@ from smalti.likelihoods.union import LikelihoodConfig, build_likelihood
 from smalti.nn.blocks import CONVOLUTIONS
 from smalti.nn.levels import Levels
 from smalti.nn.symbols import check_codes
-from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
+from smalti.quantizers.vq import VectorQuantizerConfig
 
 Factor = Annotated[int, Field(ge=2)]
 
@@ -46,7 +46,7 @@ class HierarchyConfig(Configuration):
     encoder: ConvEncoderConfig = ConvEncoderConfig()
     factors: tuple[Factor, ...] = Field(default=(2,), min_length=1)
     decoder: ConvDecoderConfig = ConvDecoderConfig()
-    quantizer: VectorQuantizerConfig = VectorQuantizerConfig()
+    quantizer: AnyQuantizer = VectorQuantizerConfig()
     likelihood: LikelihoodConfig = LogisticMixtureConfig()
 
     @classmethod
@@ -97,14 +97,14 @@ class Hierarchy(Autoencoder):
             size = encoders[-1].grid(size)
             sees = SignalSpec(width, size)
         self._grid = size
-        quantizers = [VectorQuantizer(config.quantizer) for _ in encoders]
+        quantizers = [config.quantizer.build() for _ in encoders]
         dim, told = quantizers[0].dim, config.decoder.channels
         # The coarsest level knows nothing from above.
         known = [told] * len(config.factors) + [0]
         conv = CONVOLUTIONS[ndim]
         # The finest level's have the names that every model's have; each is registered once.
         self.encoder, self.coarser_encoders = encoders[0], nn.ModuleList(encoders[1:])
-        self.quantizers = cast("list[VectorQuantizer]", nn.ModuleList(quantizers))
+        self.quantizers = cast("list[Quantizer]", nn.ModuleList(quantizers))
         self.projections = nn.ModuleList(conv(width + above, dim, 1) for above in known)
         self.family = build_likelihood(config.likelihood, signal)
         parameters = signal.channels * self.family.parameters_per_channel
@@ -121,8 +121,8 @@ class Hierarchy(Autoencoder):
             for level, (encoder, above) in enumerate(zip(encoders, known, strict=True))
         ]
         self.decoder, self.coarser_decoders = decoders[0], nn.ModuleList(decoders[1:])
-        self.num_codes = config.quantizer.num_codes
-        self.levels = Levels(config.quantizer.num_codebooks, config.factors, ndim)
+        self.num_codes = quantizers[0].num_codes
+        self.levels = Levels(quantizers[0].num_codebooks, config.factors, ndim)
         self.num_codebooks = sum(self.levels.sizes)
 
     @property
@@ -137,8 +137,8 @@ class Hierarchy(Autoencoder):
 
     @property
     def title(self) -> str:
-        """Its name, its number of levels, and the mode of their codebooks."""
-        return f"VQ-VAE of {len(self.encoders)} levels, {self.config.quantizer.codebook.mode} codebook"
+        """Its name, its number of levels, and the name of their quantizer."""
+        return f"VQ-VAE of {len(self.encoders)} levels, {self.quantizers[0].title}"
 
     @property
     def stride(self) -> int:
@@ -162,7 +162,8 @@ class Hierarchy(Autoencoder):
             for level, each in enumerate(quantized)
             for name, value in each.terms.items()
         }
-        terms["batch_usage"] = torch.stack([each.terms["batch_usage"] for each in quantized]).mean()
+        if all("batch_usage" in each.terms for each in quantized):
+            terms["batch_usage"] = torch.stack([each.terms["batch_usage"] for each in quantized]).mean()
         total = distortion + torch.stack([each.loss for each in quantized]).sum()
         bits = bits_per_dim(distortion.detach() * padded, 1)
         return Loss(total, {"distortion_bits_per_dim": bits, **terms})

@@ -13,14 +13,14 @@ from torch import Tensor
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
 from smalti.core.models import Autoencoder
-from smalti.core.parts import Likelihood
+from smalti.core.parts import AnyQuantizer, Likelihood
 from smalti.core.results import Loss, summed
 from smalti.core.signals import SignalSpec
 from smalti.likelihoods.levels import bits_per_dim
 from smalti.models.networks import TINY, NetworksConfig, build_networks
 from smalti.nn.collectives import rand_over_ranks
 from smalti.nn.jitter import jitter
-from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
+from smalti.quantizers.vq import VectorQuantizerConfig
 
 
 class VQVAEConfig(NetworksConfig):
@@ -34,7 +34,7 @@ class VQVAEConfig(NetworksConfig):
     """
 
     kind: Literal["vqvae"] = "vqvae"
-    quantizer: VectorQuantizerConfig = VectorQuantizerConfig()
+    quantizer: AnyQuantizer = VectorQuantizerConfig()
     jitter: float = Field(default=0.0, ge=0, le=1)
     code_dropout: float = Field(default=0.0, ge=0, lt=1)
 
@@ -65,7 +65,7 @@ class VQVAE(Autoencoder):
     def __init__(self, config: VQVAEConfig, signal: SignalSpec, num_classes: int = 0) -> None:
         super().__init__()
         self.config, self.signal = config, signal
-        self.quantizer = VectorQuantizer(config.quantizer)
+        self.quantizer = config.quantizer.build()
         dim = self.quantizer.dim
         self.encoder, self.decoder, self.family = build_networks(
             config, signal, encoded=dim, decoded=dim, num_classes=num_classes
@@ -80,8 +80,8 @@ class VQVAE(Autoencoder):
 
     @property
     def title(self) -> str:
-        """Its name and the mode of its codebook."""
-        return f"VQ-VAE, {self.config.quantizer.codebook.mode} codebook"
+        """Its name and that of its quantizer."""
+        return f"VQ-VAE, {self.quantizer.title}"
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -106,11 +106,6 @@ class VQVAE(Autoencoder):
     ) -> Int64[Tensor, "b g *grid"]:
         """Codes of signals in [-1, 1]."""
         return self.quantizer.encode(self.encoder(signal, conditions))
-
-    @torch.no_grad()
-    def neighbours(self, signal: Float[Tensor, "b c *size"], num: int) -> Int64[Tensor, "num b g *grid"]:
-        """For every place the codes that are next nearest to the encoder's output, the nearest first."""
-        return self.quantizer.neighbours(self.encoder(signal), num)
 
     def likelihood(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, final
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -10,30 +10,18 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from smalti.core.config import Configuration
 from smalti.core.errors import InputError
-from smalti.core.parts import Quantizer
+from smalti.core.parts import QUANTIZERS, Quantizer, QuantizerConfig
 from smalti.core.results import Quantized
 from smalti.nn.symbols import check_codes
-from smalti.quantizers.codebooks import (
-    Codebook,
-    FaithfulCodebook,
-    FaithfulCodebookConfig,
-    FrozenCodebook,
-    FrozenCodebookConfig,
-    RobustCodebook,
-    RobustCodebookConfig,
-    search,
-)
-
-CODEBOOKS: dict[str, type[FaithfulCodebook] | type[RobustCodebook] | type[FrozenCodebook]] = {
-    "faithful": FaithfulCodebook,
-    "frozen": FrozenCodebook,
-    "robust": RobustCodebook,
-}
+from smalti.quantizers.codebooks.base import AnyCodebook, CodebookConfig, codebook_config, search
+from smalti.quantizers.codebooks.ema import EMACodebookConfig
+from smalti.quantizers.layout import Layout
+from smalti.quantizers.straight_through import straight_through
 
 
-class VectorQuantizerConfig(Configuration):
+@QUANTIZERS.register
+class VectorQuantizerConfig(QuantizerConfig):
     """Settings of a `VectorQuantizer`.
 
     Attributes:
@@ -49,62 +37,87 @@ class VectorQuantizerConfig(Configuration):
     num_codes: int = Field(default=512, ge=2)
     code_dim: int = Field(default=64, ge=1)
     commitment_weight: float = Field(default=0.25, ge=0)
-    codebook: Annotated[
-        RobustCodebookConfig | FaithfulCodebookConfig | FrozenCodebookConfig, Field(discriminator="mode")
-    ] = RobustCodebookConfig()
+    codebook: AnyCodebook = EMACodebookConfig()
 
     @classmethod
     def tiny(cls) -> VectorQuantizerConfig:
         """The smallest that still has every part."""
         return cls(num_codebooks=2, num_codes=16, code_dim=4)
 
-
-@final
-class _StraightThrough(torch.autograd.Function):
-    """The code's value with the latent's gradient, and no arithmetic; not to be changed in place."""
-
-    @staticmethod
-    def forward(z_e: Tensor, z_q: Tensor) -> Tensor:
-        return z_q.view_as(z_q)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        """Nothing is kept."""
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None
+    def build(self) -> VectorQuantizer:
+        """The untrained quantizer, for latents with channels first."""
+        return VectorQuantizer(
+            dim=self.num_codebooks * self.code_dim,
+            num_codes=self.num_codes,
+            num_codebooks=self.num_codebooks,
+            commitment_weight=self.commitment_weight,
+            codebook=self.codebook,
+        )
 
 
 @final
 class VectorQuantizer(Quantizer):
-    """Each position's latents, cut into G vectors, are replaced by the nearest code of their codebook.
+    """Replace each position's latents, cut into G vectors, by the nearest code of their codebook.
 
         loss = |sg[z_e] - e|^2 + beta |z_e - sg[e]|^2
 
-    both averaged over all elements; with a robust codebook the first term is replaced by moving averages.
-    Works in float32, also under autocast: the search is the only product, and sees to that itself.
+    Both terms are averaged over all elements; with an EMA codebook, moving averages replace the first.
+    Everything is computed in float32, also under autocast. `config` has the settings, but for the layout.
 
     Args:
-        config: sizes, beta and the codebook's rule.
+        dim: channels of the latents.
+        num_codes: K, codes in each codebook.
+        num_codebooks: G, codes at each position; each codebook has codes of dimension dim / G.
+        commitment_weight: beta, 0.25 everywhere in the paper.
+        codebook: how the codebook learns: "ema", "gradient" (the paper's loss), "frozen", or its settings.
+        channel_last: latents are `(B, *grid, D)` and codes `(B, *grid, G)`, instead of `(B, D, *grid)` and
+            `(B, G, *grid)`.
+
+    Raises:
+        InputError: when G does not divide the channels, or for an unknown kind of codebook.
+        pydantic.ValidationError: for a setting out of range.
     """
 
-    def __init__(self, config: VectorQuantizerConfig) -> None:
+    config: VectorQuantizerConfig
+
+    def __init__(
+        self,
+        dim: int = 64,
+        num_codes: int = 512,
+        num_codebooks: int = 1,
+        commitment_weight: float = 0.25,
+        codebook: str | CodebookConfig = "ema",
+        channel_last: bool = False,
+    ) -> None:
         super().__init__()
-        self.config = config
-        self.num_codebooks, self.num_codes = config.num_codebooks, config.num_codes
-        self.dim = config.num_codebooks * config.code_dim
-        build = CODEBOOKS[config.codebook.mode]
-        self.codebook: Codebook = build(
-            config.codebook,  # pyright: ignore[reportArgumentType]  the key and the class belong together
-            config.num_codebooks,
-            config.num_codes,
-            config.code_dim,
+        if num_codebooks > 0 and dim % num_codebooks:
+            raise InputError(
+                f"expected a dim that {num_codebooks} codebooks divide evenly, received {dim}: choose "
+                f"another number of codebooks, or {num_codebooks * max(1, dim // num_codebooks)} channels"
+            )
+        self.config = VectorQuantizerConfig(
+            num_codebooks=num_codebooks,
+            num_codes=num_codes,
+            code_dim=dim // max(1, num_codebooks),
+            commitment_weight=commitment_weight,
+            codebook=codebook_config(codebook),
         )
+        self.dim, self.num_codes, self.num_codebooks = dim, num_codes, num_codebooks
+        self.layout = Layout(dim, channel_last)
+        self.codebook = self.config.codebook.build(num_codebooks, num_codes, self.config.code_dim)
+
+    @property
+    def title(self) -> str:
+        """How its codebook learns."""
+        return f"{self.codebook.kind} codebook"
 
     def forward(self, latents: Float[Tensor, "b d *grid"]) -> Quantized:
-        """Quantize latents `(B, G*D, *grid)`; in training mode the codebook also learns from them."""
-        z_e = self._tokens(latents.float())
+        """Quantize; in training mode the codebook also learns from the latents.
+
+        Raises:
+            InputError: for latents of another number of channels.
+        """
+        z_e = self.layout.tokens(latents, self.num_codebooks)
         if self.training:
             self.codebook.prepare(z_e.detach())
         indices = search(z_e.detach(), self.codebook.codes)
@@ -118,35 +131,23 @@ class VectorQuantizer(Quantizer):
             loss = loss + codebook_loss
         if self.training:
             self.codebook.learn(z_e.detach(), indices)
+        places = self.layout.places(latents)
         return Quantized(
-            latents=self._untokens(_StraightThrough.apply(z_e, z_q.detach()), latents),
-            codes=self._codes(indices, latents),
+            latents=self.layout.latents(straight_through(z_e, z_q), places),
+            codes=self.layout.codes(indices, places),
             loss=loss,
             terms=terms,
         )
 
     @torch.no_grad()
     def encode(self, latents: Float[Tensor, "b d *grid"]) -> Int64[Tensor, "b g *grid"]:
-        """Codes of latents; nothing learns."""
-        return self._codes(search(self._tokens(latents.float()), self.codebook.codes), latents)
-
-    @torch.no_grad()
-    def neighbours(self, latents: Float[Tensor, "b d *grid"], num: int) -> Int64[Tensor, "num b g *grid"]:
-        """The codes of each place that follow the nearest in distance, the nearest of them first.
+        """Codes of latents; nothing learns.
 
         Raises:
-            InputError: when there are not so many.
+            InputError: for latents of another number of channels.
         """
-        if not 0 < num < self.num_codes:
-            raise InputError(
-                f"expected from 1 to {self.num_codes - 1} neighbours of a code, received {num}: ask for fewer"
-            )
-        tokens = self._tokens(latents.float())
-        nearest = search(tokens, self.codebook.codes)
-        distances = torch.cdist(tokens, self.codebook.codes.detach())
-        distances.scatter_(2, nearest.unsqueeze(2), torch.inf)
-        order = distances.topk(num, dim=2, largest=False).indices
-        return torch.stack([self._codes(indices, latents) for indices in order.unbind(2)])
+        indices = search(self.layout.tokens(latents, self.num_codebooks), self.codebook.codes)
+        return self.layout.codes(indices, self.layout.places(latents))
 
     def decode(self, codes: Int64[Tensor, "b g *grid"]) -> Float[Tensor, "b d *grid"]:
         """Latents of codes.
@@ -154,24 +155,12 @@ class VectorQuantizer(Quantizer):
         Raises:
             InputError: for codes out of range or with another number of codebooks.
         """
-        check_codes(codes, self.num_codebooks, self.num_codes)
-        indices = codes.movedim(1, 0).flatten(1)
-        return self._untokens(self.codebook.look_up(indices), codes)
-
-    def _tokens(self, latents: Float[Tensor, "b gd *grid"]) -> Float[Tensor, "g n d"]:
-        """`(B, G*D, *grid)` -> `(G, B*positions, D)`."""
-        split = latents.unflatten(1, (self.num_codebooks, self.config.code_dim))
-        return split.movedim((1, 2), (0, -1)).flatten(1, -2)
-
-    def _untokens(self, tokens: Float[Tensor, "g n d"], like: Tensor) -> Float[Tensor, "b gd *grid"]:
-        """The inverse of `_tokens`; `like` is `(B, any, *grid)`."""
-        split = tokens.unflatten(1, (like.shape[0], *like.shape[2:]))
-        return split.movedim((0, -1), (1, 2)).flatten(1, 2)
+        first = self.layout.channels_first(codes)
+        check_codes(first, self.num_codebooks, self.num_codes)
+        z_q = self.codebook.look_up(first.movedim(1, 0).flatten(1))
+        return self.layout.latents(z_q, self.layout.places(codes))
 
     def _usage(self, indices: Int64[Tensor, "g n"]) -> Float[Tensor, ""]:
         """Share of the codes that occur in this batch (over a split it is higher)."""
         seen = torch.zeros(self.num_codebooks, self.num_codes, device=indices.device)
         return seen.scatter_(1, indices, 1.0).mean()
-
-    def _codes(self, indices: Int64[Tensor, "g n"], like: Tensor) -> Int64[Tensor, "b g *grid"]:
-        return indices.unflatten(1, (like.shape[0], *like.shape[2:])).movedim(0, 1).contiguous()

@@ -72,8 +72,8 @@ def test_another_member_of_a_union_brings_its_own_settings() -> None:
     fashion = get_recipe("fashion-mnist")
     gaussian = override(fashion, ["model.likelihood.kind=gaussian"])
     assert gaussian.model.likelihood.kind == "gaussian"
-    faithful = override(fashion, ["codebook.mode=faithful"])
-    assert faithful.model.quantizer.codebook.model_dump() == {"mode": "faithful"}
+    gradient = override(fashion, ["codebook.kind=gradient"])
+    assert gradient.model.quantizer.codebook.model_dump() == {"kind": "gradient"}
     back = override(gaussian, ["model.likelihood.kind=logistic_mixture", "components=4"])
     assert back.model.likelihood.model_dump() == {"kind": "logistic_mixture", "components": 4}
 

@@ -214,7 +214,7 @@ def imagenet128() -> Recipe:
     Command: smalti train imagenet128 --data FOLDER_OF_CLASS_FOLDERS --out runs/imagenet128
     Cost: days on a GPU.
     Expect: reconstructions slightly softer than the originals; the paper gives no figure. The codebook is
-    robust; model.quantizer.codebook.mode=faithful training.clip_norm=0 trains as the paper did.
+    `ema`; model.quantizer.codebook.kind=gradient training.clip_norm=0 trains as the paper did.
     """
     return Recipe(
         name="imagenet128",

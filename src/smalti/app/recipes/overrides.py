@@ -43,7 +43,7 @@ def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = (
             inner = inner[part]
         current = inner[path[-1]]
         others: dict[str, Any] = {}
-        if path[-1] in ("kind", "mode") and text != current:
+        if path[-1] == "kind" and text != current:
             # Another member of a union has other keys: the old ones would be refused.
             others = dict(inner)
             inner.clear()
@@ -125,7 +125,7 @@ def _kept(
         inner = candidate
         for part in path:
             inner = inner[part]
-        if key in inner and key not in ("kind", "mode"):
+        if key in inner and key != "kind":
             inner[key] = setting
             with suppress(ValidationError):
                 values = model.model_validate(candidate).model_dump(mode="json")

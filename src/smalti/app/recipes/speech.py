@@ -13,7 +13,7 @@ from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
 from smalti.modalities.audio.modality import AudioConfig
 from smalti.modalities.audio.spectrogram import LogMelConfig
 from smalti.models.vqvae import VQVAEConfig
-from smalti.quantizers.codebooks import FrozenCodebookConfig
+from smalti.quantizers.codebooks.frozen import FrozenCodebookConfig
 from smalti.quantizers.vq import VectorQuantizerConfig
 from smalti.recipe import Pretraining, PriorRecipe, Recipe
 from smalti.training.loop import TrainingConfig

@@ -19,6 +19,8 @@ from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
 from smalti.core.models import Autoencoder
 from smalti.core.priors import Prior
+from smalti.quantizers.codebooks.base import search
+from smalti.quantizers.vq import VectorQuantizer
 
 AT_ONCE = 2**26
 """Likelihood parameters that are in memory together, if there is one for each level of each dimension."""
@@ -61,6 +63,34 @@ def with_swaps(
                 )
     to_bits = 1 / (autoencoder.signal.dims * math.log(2))
     return {name: -torch.stack(items).cpu() * to_bits for name, items in bounds.items()}
+
+
+@torch.no_grad()
+def next_nearest(
+    latents: Float[Tensor, "b d *grid"], quantizer: VectorQuantizer, num: int
+) -> Int64[Tensor, "num b g *grid"]:
+    """The codes that follow the nearest in distance at each place, the nearest of them first.
+
+    Args:
+        latents: of an encoder.
+        quantizer: whose codes.
+        num: how many codes for each place, at most K - 1.
+
+    Raises:
+        InputError: when there are not so many codes.
+    """
+    if not 0 < num < quantizer.num_codes:
+        raise InputError(
+            f"expected from 1 to {quantizer.num_codes - 1} neighbours of a code, received {num}: ask for "
+            "fewer"
+        )
+    codes, layout = quantizer.codebook.codes.detach(), quantizer.layout
+    tokens = layout.tokens(latents, quantizer.num_codebooks)
+    distances = torch.cdist(tokens, codes)
+    # The search is exact where `cdist` rounds: what it finds comes first, whatever the distances say.
+    distances.scatter_(2, search(tokens, codes).unsqueeze(2), torch.inf)
+    order = distances.topk(num, dim=2, largest=False).indices
+    return torch.stack([layout.codes(indices, layout.places(latents)) for indices in order.unbind(2)])
 
 
 def _terms(

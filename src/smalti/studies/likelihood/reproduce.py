@@ -27,8 +27,9 @@ from smalti.core.models import Autoencoder
 from smalti.data.loader import Loader
 from smalti.data.store import Store
 from smalti.models.vqvae import VQVAE
+from smalti.quantizers.vq import VectorQuantizer
 from smalti.recipe import PriorRecipe, Recipe, build_modality
-from smalti.studies.likelihood.approximation import with_swaps
+from smalti.studies.likelihood.approximation import next_nearest, with_swaps
 from smalti.studies.likelihood.recipes import HUB_NAMES, Entry, Study, study
 from smalti.studies.records import (
     Record,
@@ -242,7 +243,11 @@ def _swaps(chosen: Study, entry: Entry, run: Path, store: Store) -> Iterator[Rec
     saved = json.loads((run / SWAPS).read_text()) if (run / SWAPS).is_file() else {}
     if saved.get("about") != about:
         model, items = trained.model, _items(trained, store, chosen.swapped_items)
-        measured = with_swaps(model, priors, items, lambda signal: model.neighbours(signal, chosen.swaps))
+        quantizer = model.quantizer
+        assert isinstance(quantizer, VectorQuantizer)
+        measured = with_swaps(
+            model, priors, items, lambda x: next_nearest(model.encoder(x), quantizer, chosen.swaps)
+        )
         saved = {"about": about, "bits": {name: bits.tolist() for name, bits in measured.items()}}
         with atomic_file(run / SWAPS) as temporary:
             temporary.write_text(json.dumps(saved))

@@ -1,0 +1,1 @@
+"""Codebooks: the code vectors and the rules by which they learn."""

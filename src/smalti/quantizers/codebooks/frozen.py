@@ -1,0 +1,58 @@
+"""A codebook that does not learn, for an encoder that does not change either."""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from smalti.quantizers.codebooks.base import CODEBOOKS, Codebook, CodebookConfig, look_up
+
+
+@CODEBOOKS.register
+class FrozenCodebookConfig(CodebookConfig):
+    """A codebook that is set once, from all the training data, and does not change."""
+
+    kind: Literal["frozen"] = "frozen"
+
+    def build(self, num_codebooks: int, num_codes: int, code_dim: int) -> FrozenCodebook:
+        """The codebook with random codes, until `set` is called."""
+        return FrozenCodebook(num_codebooks, num_codes, code_dim)
+
+
+@final
+class FrozenCodebook(Codebook):
+    """Codes that learn nothing; `set` gives them their values.
+
+    Args:
+        num_codebooks: G.
+        num_codes: K, codes in each codebook.
+        code_dim: D, dimension of a code.
+    """
+
+    kind = "frozen"
+
+    def __init__(self, num_codebooks: int, num_codes: int, code_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("codes", torch.randn(num_codebooks, num_codes, code_dim))
+
+    @torch.no_grad()
+    def set(self, codes: Float[Tensor, "g k d"]) -> None:
+        """Take these codes, such as the means that k-means finds."""
+        self.codes.copy_(codes)
+
+    def prepare(self, tokens: Float[Tensor, "g n d"]) -> None:
+        """Nothing to prepare."""
+
+    def loss(self, z_e: Float[Tensor, "g n d"], z_q: Float[Tensor, "g n d"]) -> None:
+        """None: the codes do not change."""
+        return None
+
+    def look_up(self, indices: Int64[Tensor, "g n"]) -> Float[Tensor, "g n d"]:
+        """The code of each index."""
+        return look_up(self.codes, indices)
+
+    def learn(self, tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"]) -> None:
+        """Nothing."""

@@ -1,0 +1,63 @@
+"""The layout of latents and codes: channels first, as in models, or channels last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from smalti.core.errors import InputError
+
+
+@final
+@dataclass(frozen=True)
+class Layout:
+    """Where the channels are, beside a batch and any number of grid axes.
+
+    Attributes:
+        dim: D, channels of the latents.
+        channel_last: latents `(B, *grid, D)` and codes `(B, *grid, G)`; otherwise `(B, D, *grid)` and
+            `(B, G, *grid)`.
+    """
+
+    dim: int
+    channel_last: bool = False
+
+    def places(self, x: Tensor) -> tuple[int, ...]:
+        """`(B, *grid)` of latents or codes."""
+        return tuple(x.shape[:-1]) if self.channel_last else (x.shape[0], *x.shape[2:])
+
+    def tokens(self, latents: Tensor, num_codebooks: int = 1) -> Float[Tensor, "g n d"]:
+        """Latents in float32 as the tokens of each codebook: the channels in G parts of equal size.
+
+        Raises:
+            InputError: for latents of another number of channels.
+        """
+        axis = -1 if self.channel_last else 1
+        if latents.ndim < 2 or latents.shape[axis] != self.dim:
+            shape = f"(B, *grid, {self.dim})" if self.channel_last else f"(B, {self.dim}, *grid)"
+            other = "without channel_last" if self.channel_last else "with channel_last=True"
+            raise InputError(
+                f"expected latents of shape {shape}, received {tuple(latents.shape)}: build the quantizer "
+                f"with their number of channels as dim, or {other}"
+            )
+        split = latents.float().unflatten(axis, (num_codebooks, self.dim // num_codebooks))
+        axes = (-2, -1) if self.channel_last else (1, 2)
+        return split.movedim(axes, (0, -1)).flatten(1, -2)
+
+    def latents(self, tokens: Float[Tensor, "g n d"], places: tuple[int, ...]) -> Tensor:
+        """The inverse of `tokens`."""
+        split = tokens.unflatten(1, places)
+        if self.channel_last:
+            return split.movedim(0, -2).flatten(-2)
+        return split.movedim((0, -1), (1, 2)).flatten(1, 2)
+
+    def codes(self, indices: Int64[Tensor, "g n"], places: tuple[int, ...]) -> Tensor:
+        """Codes of the indices of each codebook."""
+        return indices.unflatten(1, places).movedim(0, -1 if self.channel_last else 1).contiguous()
+
+    def channels_first(self, codes: Tensor) -> Int64[Tensor, "b g *grid"]:
+        """Codes with the axis of the codebooks after that of the batch."""
+        return codes.movedim(-1, 1) if self.channel_last else codes
