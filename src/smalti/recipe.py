@@ -14,15 +14,11 @@ from smalti.autoregressive.transformer import Transformer, TransformerConfig
 from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
-from smalti.core.modality import Modality
+from smalti.core.modality import AnyModality
 from smalti.core.models import LatentVariableModel
 from smalti.core.priors import AutoregressiveNetwork
 from smalti.core.signals import SignalSpec
-from smalti.modalities.audio.modality import AudioConfig, AudioModality
-from smalti.modalities.audio.spectrogram import LogMelConfig, LogMelModality
-from smalti.modalities.codes.modality import CodeGridConfig, CodeGridModality
-from smalti.modalities.image.modality import ImageConfig, ImageModality
-from smalti.modalities.video.modality import VideoConfig, VideoModality
+from smalti.modalities.image.modality import ImageConfig
 from smalti.models.hierarchy import Hierarchy, HierarchyConfig
 from smalti.models.masked import MaskedPredictionConfig
 from smalti.models.vae import VAE, VAEConfig
@@ -41,26 +37,6 @@ NetworkConfig = Annotated[
     | HierarchicalPixelCNNConfig,
     Field(discriminator="kind"),
 ]
-
-
-DataConfig = Annotated[
-    ImageConfig | AudioConfig | LogMelConfig | VideoConfig | CodeGridConfig, Field(discriminator="kind")
-]
-
-
-def build_modality(config: DataConfig) -> Modality:
-    """The modality that a config names."""
-    match config:
-        case ImageConfig():
-            return ImageModality(config)
-        case AudioConfig():
-            return AudioModality(config)
-        case LogMelConfig():
-            return LogMelModality(config)
-        case VideoConfig():
-            return VideoModality(config)
-        case CodeGridConfig():
-            return CodeGridModality(config)
 
 
 def build_model(config: ModelConfig, signal: SignalSpec, num_classes: int = 0) -> LatentVariableModel:
@@ -126,7 +102,7 @@ class Recipe(Configuration):
     """
 
     name: str
-    data: DataConfig = ImageConfig()
+    data: AnyModality = ImageConfig()
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
     class_names: dict[str, str] = Field(default_factory=dict)
     model: ModelConfig = VQVAEConfig()

@@ -20,7 +20,7 @@ from smalti.models.hierarchy import Hierarchy
 from smalti.priors.autoregressive import LabelledPrior, LearnedPrior
 from smalti.priors.uniform import UniformPrior
 from smalti.priors.unigram import UnigramPrior
-from smalti.recipe import PriorRecipe, Recipe, build_modality, build_model, build_network, parse
+from smalti.recipe import PriorRecipe, Recipe, build_model, build_network, parse
 from smalti.training.checkpoints import RunDirectory, load_weights
 
 PRIOR_DIRECTORY = "prior"
@@ -79,7 +79,7 @@ class TrainedModel:
         config = run.read_config("recipe", "classes")
         recipe = parse(Recipe, config["recipe"], str(run.config_path))
         classes, actions = (_names(config.get(key, []), key, run) for key in ("classes", "actions"))
-        model = build_model(recipe.model, build_modality(recipe.data).spec, len(classes))
+        model = build_model(recipe.model, recipe.data.build().spec, len(classes))
         load_weights(model, run.read_model(), directory)
         model.to(target).eval()
         fingerprint = run.fingerprint()
@@ -104,7 +104,7 @@ class TrainedModel:
     @cached_property
     def modality(self) -> Modality:
         """What the model's signals are."""
-        return build_modality(self.recipe.data)
+        return self.recipe.data.build()
 
     @property
     def device(self) -> torch.device:

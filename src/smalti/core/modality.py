@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+from smalti.core.config import Configuration
+from smalti.core.registry import Registry
+from smalti.core.signals import SignalSpec
 
 if TYPE_CHECKING:
     from PIL import Image
-from smalti.core.signals import SignalSpec
 
 
 class Modality(ABC):
     """What a signal is: how it is read from a file, its range, how it is shown and written.
 
-    Stored items are levels, integers `(C, *size)`; a model sees them in [-1, 1]. Where `is_ragged`, items
-    differ in their first axis after the channels (time), and `spec.size` is that of the crops that training
-    takes.
+    Stored items `(C, *size)` are levels, integers that a model sees in [-1, 1]; or floats of a continuous
+    domain, which a model sees standardised. Where `is_ragged`, items differ in their first axis after the
+    channels (time), and `spec.size` is that of the crops that training takes.
     """
 
     extensions: tuple[str, ...]
@@ -36,8 +39,8 @@ class Modality(ABC):
     decoded by several threads themselves, one item at a time is in memory."""
     sample_rate_hz: int | None = None
     """Of the waveforms that `render` gives, where it gives waveforms."""
-    padding: int = 0
-    """The level that follows an item that is shorter than a crop."""
+    padding: float = 0
+    """The level, or stored value, that follows an item that is shorter than a crop."""
     pattern: str | None = None
     """A regular expression over file names that a user gave, with a group `speaker` or `label`."""
 
@@ -50,7 +53,7 @@ class Modality(ABC):
     @property
     @abstractmethod
     def spec(self) -> SignalSpec:
-        """Channels, size and levels of a training signal."""
+        """Channels, axes, size and domain of a training signal."""
 
     @abstractmethod
     def protocol(self) -> dict[str, Any]:
@@ -58,7 +61,7 @@ class Modality(ABC):
 
     @abstractmethod
     def decode(self, content: Any) -> np.ndarray:
-        """The levels of one item, `(C, *size)`, from a file, its bytes, or what the modality calls raw.
+        """The stored values of one item, `(C, *size)`, from a file, its bytes, or an array.
 
         Raises:
             UnreadableItem: with the reason, when there is no such signal in it.
@@ -66,11 +69,15 @@ class Modality(ABC):
 
     @abstractmethod
     def to_model(self, levels: Tensor) -> Float[Tensor, "b c *size"]:
-        """Stored levels to [-1, 1]."""
+        """Stored levels to [-1, 1], or stored values of a continuous domain to standardised ones."""
+
+    def mask(self, stored: Tensor) -> Bool[Tensor, "b c *size"] | None:
+        """Which stored values are present; None where values cannot be missing."""
+        return None
 
     @abstractmethod
     def to_stored(self, signal: Float[Tensor, "b c *size"]) -> Tensor:
-        """[-1, 1] to the nearest level, clipped: the exact inverse of `to_model`."""
+        """The inverse of `to_model`: [-1, 1] to the nearest level, clipped; or values in the data's unit."""
 
     @abstractmethod
     def check(self, signal: Any) -> Any:
@@ -103,3 +110,28 @@ class Modality(ABC):
     @abstractmethod
     def save(self, signal: Tensor | np.ndarray, path: str | Path) -> None:
         """Write one signal, `(C, *size)` or `(1, C, *size)`, levels or floats in [-1, 1], as a file."""
+
+
+class ModalityConfig(Configuration):
+    """How signals of one kind are read."""
+
+    def build(self) -> Modality:
+        """The modality.
+
+        Raises:
+            InputError: for settings that do not fit each other.
+        """
+        raise NotImplementedError
+
+    def measured(self, items: Iterable[np.ndarray]) -> ModalityConfig:
+        """The settings with what has to be measured on the training items, such as mean and scale.
+
+        Args:
+            items: stored items, `(C, *size)`.
+        """
+        del items
+        return self
+
+
+MODALITIES = Registry("modality", ModalityConfig, "smalti.modalities")
+AnyModality = Annotated[ModalityConfig, MODALITIES]

@@ -120,7 +120,7 @@ class Registry(Generic[C]):
             return
         self._is_complete = True
         package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__, f"{self.package}."):
+        for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
             importlib.import_module(module.name)
         load_plugins()
 

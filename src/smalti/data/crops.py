@@ -40,7 +40,7 @@ class CropLoader:
         device: torch.device | str = "cpu",
         to_model: Callable[[Tensor], Tensor] | None = None,
         labels: Int64[np.ndarray, " n"] | None = None,
-        padding: int = 0,
+        padding: float = 0,
         multiple: int = 1,
     ) -> None:
         """

@@ -23,7 +23,7 @@ from smalti.models.vae import VAE
 from smalti.models.vimco import VIMCO
 from smalti.models.vqvae import VQVAE
 from smalti.priors.autoregressive import LearnedPrior
-from smalti.recipe import build_modality, build_model
+from smalti.recipe import build_model
 from smalti.trained import new_prior
 
 IMAGES = [name for name in RECIPES if isinstance(get_recipe(name).data, ImageConfig)]
@@ -170,7 +170,7 @@ def test_that_of_levels_shrinks_and_takes_a_step(name: str) -> None:
 def test_codes_of_code_grids_are_those_that_it_says(name: str) -> None:
     recipe = get_recipe(name)
     with torch.device("meta"):
-        model = build_model(recipe.model, build_modality(recipe.data).spec)
+        model = build_model(recipe.model, recipe.data.build().spec)
     assert isinstance(model, Autoencoder)
     text = inspect.getdoc(RECIPES[name]) or ""
     assert f"of {'x'.join(map(str, model.signal.size))} code grids" in text
@@ -182,7 +182,7 @@ def test_codes_of_code_grids_are_those_that_it_says(name: str) -> None:
 @pytest.mark.parametrize("name", SOUNDS)
 def test_codes_of_sounds_are_those_that_it_says(name: str) -> None:
     recipe = get_recipe(name)
-    modality = build_modality(recipe.data)
+    modality = recipe.data.build()
     model = build_model(recipe.model, modality.spec, 10)
     assert isinstance(model, Autoencoder)
     text = " ".join((inspect.getdoc(RECIPES[name]) or "").split())
@@ -211,7 +211,7 @@ def test_that_of_sounds_shrinks_and_takes_a_step(name: str) -> None:
     recipe = get_recipe(name)
     kinds = f"{recipe.model.encoder.kind} encoder", f"{recipe.model.decoder.kind} decoder"
     recipe = override(recipe, [*SMALL_SOUNDS, *(s for kind in kinds for s in SMALL_PARTS[kind])])
-    modality = build_modality(recipe.data)
+    modality = recipe.data.build()
     model = build_model(recipe.model, modality.spec, 3)
     assert isinstance(model, Autoencoder)
     levels = torch.randint(256, (2, modality.spec.channels, *modality.spec.size), dtype=torch.uint8)
@@ -230,7 +230,7 @@ def test_that_of_sounds_shrinks_and_takes_a_step(name: str) -> None:
 def test_codes_of_clips_are_those_that_it_says(name: str) -> None:
     recipe = get_recipe(name)
     with torch.device("meta"):
-        model = build_model(recipe.model, build_modality(recipe.data).spec)
+        model = build_model(recipe.model, recipe.data.build().spec)
         assert isinstance(model, Autoencoder)
         prior = new_prior(recipe.prior, model, 10)
     text = " ".join((inspect.getdoc(RECIPES[name]) or "").split())
@@ -253,7 +253,7 @@ def test_that_of_clips_shrinks_and_takes_a_step(name: str, more: list[str]) -> N
     network = {"transformer": SMALL_TRANSFORMER, "frame_pixelcnn": SMALL_FRAMES}
     recipe = get_recipe(name)
     recipe = override(recipe, [*words, *network[recipe.prior.network.kind], *more])
-    modality = build_modality(recipe.data)
+    modality = recipe.data.build()
     model = build_model(recipe.model, modality.spec)
     assert isinstance(model, Autoencoder)
     assert model.grid == (1 if more else 4, 2, 2)

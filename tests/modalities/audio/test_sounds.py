@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from smalti.core.errors import InputError
 from smalti.data.sources.base import UnreadableItem
-from smalti.modalities.audio.modality import sounds
+from smalti.modalities.audio import sounds
 from smalti.modalities.audio.sounds import EXTENSIONS, read_sound, sound_notes, write_sound
 
 RATE = 16000

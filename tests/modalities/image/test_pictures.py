@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from smalti.data.sources.base import UnreadableItem
-from smalti.modalities.image.modality import pictures
+from smalti.modalities.image import pictures
 from smalti.modalities.image.pictures import EXTENSIONS, read_picture
 
 HEIGHT, WIDTH = 6, 9

@@ -19,8 +19,9 @@ from pydantic import ValidationError
 
 from smalti.core.errors import InputError
 from smalti.data.sources.base import UnreadableItem
+from smalti.modalities.video import clips
 from smalti.modalities.video.clips import at_rate
-from smalti.modalities.video.modality import VideoConfig, VideoModality, clips
+from smalti.modalities.video.modality import VideoConfig, VideoModality
 from tests import videos
 
 MODALITY = VideoModality(VideoConfig(size=(16, 24), frames=4))

@@ -39,7 +39,7 @@ from smalti.evaluation.evaluate import evaluate
 from smalti.evaluation.figures import code_maps, learning_curves, usage_histogram
 from smalti.priors.uniform import UniformPrior
 from smalti.priors.unigram import UnigramPrior
-from smalti.recipe import Recipe, build_modality, build_model
+from smalti.recipe import Recipe, build_model
 from smalti.trained import UNIGRAM_FILE, TrainedModel, write_unigram
 from smalti.training.checkpoints import RunDirectory, load_weights
 from smalti.training.engine import Engine
@@ -86,7 +86,7 @@ def train_recipe(
     run = RunDirectory(out)
     check_target(run, recipe)
     check_data(run, data)
-    modality = build_modality(recipe.data)
+    modality = recipe.data.build()
     # Built before any data is read, so that settings and weights that do not fit are told at once.
     torch.manual_seed(recipe.training.seed)
     model = build_model(recipe.model, modality.spec)

@@ -16,9 +16,8 @@ from PIL import Image
 from pydantic import PositiveInt
 from torch import Tensor
 
-from smalti.core.modality import Modality
-from smalti.core.signals import SignalSpec
-from smalti.data.store import smallest_dtype
+from smalti.core.modality import MODALITIES, Modality
+from smalti.core.signals import Levels, SignalSpec
 from smalti.likelihoods.levels import from_levels, to_levels
 from smalti.modalities.audio.sounds import EXTENSIONS, sound_notes, write_sound
 from smalti.modalities.audio.waveforms import SoundConfig, only, separate, spectrogram_figure, waveforms
@@ -28,6 +27,7 @@ PREVIEW_WINDOW_S = 0.025
 PREVIEW_MELS = 80
 
 
+@MODALITIES.register
 class AudioConfig(SoundConfig):
     """How waveforms are read.
 
@@ -45,6 +45,10 @@ class AudioConfig(SoundConfig):
     def tiny(cls) -> AudioConfig:
         """The smallest useful one, for tests."""
         return cls(sample_rate_hz=4000, length=64)
+
+    def build(self) -> AudioModality:
+        """The modality."""
+        return AudioModality(self)
 
 
 class _Encoding(ABC):
@@ -132,7 +136,8 @@ class AudioModality(Modality):
         return SignalSpec(
             channels=1,
             size=(self.config.length,),
-            levels=self._encoding.levels,
+            domain=Levels(self._encoding.levels),
+            axes=("time",),
             sample_rate_hz=self.config.sample_rate_hz,
         )
 
@@ -156,7 +161,7 @@ class AudioModality(Modality):
         """
         samples = torch.from_numpy(self.config.read(content))
         levels = self._encoding.quantize(samples)[None].numpy()
-        return levels.astype(smallest_dtype(self._encoding.levels))
+        return levels.astype(self.spec.domain.dtype)
 
     def to_model(self, levels: Integer[Tensor, "b 1 t"]) -> Float32[Tensor, "b 1 t"]:
         """Levels to [-1, 1]."""
@@ -164,8 +169,8 @@ class AudioModality(Modality):
 
     def to_stored(self, signal: Float[Tensor, "b 1 t"]) -> Integer[Tensor, "b 1 t"]:
         """[-1, 1] to the nearest level, clipped: the exact inverse of `to_model`."""
-        levels = self._encoding.levels
-        return to_levels(signal.detach(), levels).to(getattr(torch, smallest_dtype(levels).name))
+        levels = to_levels(signal.detach(), self._encoding.levels)
+        return levels.to(getattr(torch, self.spec.domain.dtype.name))
 
     def waveform(self, signal: Float[Tensor, "b 1 t"]) -> Float[Tensor, "b 1 t"]:
         """A model's range to linear amplitude, both [-1, 1]."""

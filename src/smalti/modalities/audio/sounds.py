@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Int16, Shaped
 
 from smalti.core.errors import InputError
+from smalti.core.extras import needs_extra
 from smalti.data.sources.base import UnreadableItem
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def write_sound(samples: Shaped[np.ndarray, " t"], path: str | Path, sample_rate
     Raises:
         InputError: for another ending, or samples that are not finite numbers.
     """
-    import soundfile
+    with needs_extra("audio"):
+        import soundfile
 
     kind = WRITTEN.get(Path(path).suffix.lower())
     if kind is None:
@@ -106,7 +108,8 @@ def write_sound(samples: Shaped[np.ndarray, " t"], path: str | Path, sample_rate
 
 def _finished(samples: np.ndarray, rate_hz: int, target_hz: int) -> Float32[np.ndarray, " t"]:
     """Finite samples at another rate, in the range."""
-    import soxr
+    with needs_extra("audio"):
+        import soxr
 
     if not samples.size:
         raise UnreadableItem("the sound has no samples")
@@ -155,7 +158,8 @@ def _bytes(content: Path | bytes) -> bytes:
 
 def _from_file(data: bytes) -> tuple[Float32[np.ndarray, " t"], int]:
     """The mean of the channels, and the sample rate."""
-    import soundfile
+    with needs_extra("audio"):
+        import soundfile
 
     try:
         file = soundfile.SoundFile(_Memory(data))

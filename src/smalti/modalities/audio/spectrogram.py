@@ -15,8 +15,8 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from smalti.core.errors import InputError
-from smalti.core.modality import Modality
-from smalti.core.signals import SignalSpec
+from smalti.core.modality import MODALITIES, Modality
+from smalti.core.signals import Levels, SignalSpec
 from smalti.data.sources.base import UnreadableItem
 from smalti.likelihoods.levels import from_levels, to_levels
 from smalti.modalities.audio.sounds import EXTENSIONS, write_sound
@@ -36,6 +36,7 @@ TYPICAL = (-7.7, 1.75)
 """Mean and deviation of speech (AN4 and speechocean762), nats: nearly the same in every channel."""
 
 
+@MODALITIES.register
 class LogMelConfig(SoundConfig):
     """How log-mel spectrograms are made.
 
@@ -60,6 +61,10 @@ class LogMelConfig(SoundConfig):
     def tiny(cls) -> LogMelConfig:
         """The smallest useful one, for tests."""
         return cls(sample_rate_hz=4000, num_mels=8, hop=32, window=64, length=16)
+
+    def build(self) -> LogMelModality:
+        """The modality."""
+        return LogMelModality(self)
 
 
 def _of_utterance(log_mel: Float[Tensor, "b m n"]) -> Float[Tensor, "b m n"]:
@@ -120,7 +125,8 @@ class LogMelModality(Modality):
         return SignalSpec(
             channels=self.config.num_mels,
             size=(self.config.length,),
-            levels=LEVELS,
+            domain=Levels(LEVELS),
+            axes=("time",),
             sample_rate_hz=self.sample_rate_hz,
         )
 

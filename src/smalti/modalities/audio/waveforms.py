@@ -13,8 +13,8 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from smalti.core.config import Configuration
 from smalti.core.errors import InputError
+from smalti.core.modality import ModalityConfig
 from smalti.data.sources.base import UnreadableItem
 from smalti.modalities.audio.sounds import read_sound
 from smalti.nn.spectral import FLOOR
@@ -33,7 +33,7 @@ SHOWN_NATS = 80 / 20 * np.log(10)
 TICKS_HZ = (250, 1000, 4000, 16000, 64000)
 
 
-class SoundConfig(Configuration):
+class SoundConfig(ModalityConfig):
     """What every modality of sounds is told.
 
     Attributes:

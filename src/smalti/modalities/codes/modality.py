@@ -13,12 +13,10 @@ from PIL import Image
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from smalti.core.config import Configuration
 from smalti.core.errors import InputError
-from smalti.core.modality import Modality
-from smalti.core.signals import SignalSpec
+from smalti.core.modality import MODALITIES, Modality, ModalityConfig
+from smalti.core.signals import Levels, SignalSpec
 from smalti.data.sources.base import UnreadableItem
-from smalti.data.store import smallest_dtype
 from smalti.likelihoods.levels import from_levels, to_levels
 
 PREVIEW_SIDE = 84
@@ -26,7 +24,8 @@ PREVIEW_GAP = 4
 COLUMNS = 8
 
 
-class CodeGridConfig(Configuration):
+@MODALITIES.register
+class CodeGridConfig(ModalityConfig):
     """Sizes of the grids, as the first stage says them.
 
     Attributes:
@@ -44,6 +43,10 @@ class CodeGridConfig(Configuration):
     def tiny(cls) -> CodeGridConfig:
         """The smallest useful one, for tests."""
         return cls(size=(6, 6), num_codes=16)
+
+    def build(self) -> CodeGridModality:
+        """The modality."""
+        return CodeGridModality(self)
 
 
 @final
@@ -65,7 +68,12 @@ class CodeGridModality(Modality):
     def spec(self) -> SignalSpec:
         """Codebooks as channels, the grid, and the codes as levels."""
         config = self.config
-        return SignalSpec(channels=config.num_codebooks, size=config.size, levels=config.num_codes)
+        return SignalSpec(
+            channels=config.num_codebooks,
+            size=config.size,
+            domain=Levels(config.num_codes),
+            axes=("height", "width"),
+        )
 
     def protocol(self) -> dict[str, Any]:
         """Sizes, as plain JSON values."""
@@ -86,7 +94,7 @@ class CodeGridModality(Modality):
                 f"codes of shape {content.shape} from {content.min()} to {content.max()}, expected shape "
                 f"{expected} and {config.num_codes} codes"
             )
-        return content.astype(smallest_dtype(config.num_codes))
+        return content.astype(spec.domain.dtype)
 
     def to_model(self, levels: Tensor) -> Float32[Tensor, "b g h w"]:
         """Codes to [-1, 1]."""

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from smalti.core.errors import InputError
-from smalti.core.modality import Modality
-from smalti.core.signals import SignalSpec
+from smalti.core.modality import MODALITIES, Modality
+from smalti.core.signals import Levels, SignalSpec
 from smalti.data.sources.base import UnreadableItem
 from smalti.modalities.image.pictures import EXTENSIONS, MODES, to_picture
 from smalti.modalities.image.pixels import (
@@ -29,6 +29,7 @@ from smalti.modalities.image.pixels import (
 )
 
 
+@MODALITIES.register
 class ImageConfig(PictureConfig):
     """How images are read."""
 
@@ -38,6 +39,10 @@ class ImageConfig(PictureConfig):
     def tiny(cls) -> ImageConfig:
         """The smallest useful one, for tests."""
         return cls(size=(8, 8))
+
+    def build(self) -> ImageModality:
+        """The modality."""
+        return ImageModality(self)
 
 
 @final
@@ -59,7 +64,12 @@ class ImageModality(Modality):
     @property
     def spec(self) -> SignalSpec:
         """Channels, size and levels of every signal."""
-        return SignalSpec(channels=self.config.channels, size=(self.height, self.width), levels=LEVELS)
+        return SignalSpec(
+            channels=self.config.channels,
+            size=(self.height, self.width),
+            domain=Levels(LEVELS),
+            axes=("height", "width"),
+        )
 
     def protocol(self) -> dict[str, Any]:
         """All that a figure measured on these images depends on, as plain JSON values."""

@@ -17,8 +17,8 @@ from PIL import Image
 from pydantic import BeforeValidator, PositiveInt
 from torch import Tensor
 
-from smalti.core.config import Configuration
 from smalti.core.errors import InputError
+from smalti.core.modality import ModalityConfig
 from smalti.modalities.image.pictures import read_picture, to_picture
 
 LEVELS = 256
@@ -44,7 +44,7 @@ def _height_and_width(size: Any) -> Any:
     return size
 
 
-class PictureConfig(Configuration):
+class PictureConfig(ModalityConfig):
     """How every picture, or frame of a clip, is read.
 
     Attributes:

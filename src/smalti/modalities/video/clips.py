@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from smalti.core.errors import InputError
+from smalti.core.extras import needs_extra
 from smalti.data.sources.base import Content, UnreadableItem
 from smalti.data.sources.folder import FRAMES_ENDING
 from smalti.modalities.image import pictures
@@ -109,9 +110,10 @@ def write_clip(frames: UInt8[np.ndarray, "f h w c"], path: str | Path, frame_rat
 
 
 def _from_file(content: Path | bytes, frame_rate_hz: float | None, fitted: Fitted) -> list[np.ndarray]:
-    import av
-    from av.error import EOFError as FileEndError
-    from av.error import InvalidDataError
+    with needs_extra("video"):
+        import av
+        from av.error import EOFError as FileEndError
+        from av.error import InvalidDataError
 
     try:
         # By a file of ours, so that no name is taken for an address.
@@ -276,8 +278,9 @@ def _parts(name: str) -> Iterator[tuple[int, str]]:
 
 
 def _write_mp4(frames: UInt8[np.ndarray, "f h w c"], path: str | Path, frame_rate_hz: float) -> None:
-    import av
-    import av.codec
+    with needs_extra("video"):
+        import av
+        import av.codec
 
     encoder = next(name for name in ENCODERS if name in av.codec.codecs_available)
     _, height, width, _ = frames.shape

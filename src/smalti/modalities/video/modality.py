@@ -14,8 +14,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from smalti.core.errors import InputError
-from smalti.core.modality import Modality
-from smalti.core.signals import SignalSpec
+from smalti.core.modality import MODALITIES, Modality
+from smalti.core.signals import Levels, SignalSpec
 from smalti.data.sources.base import Content, UnreadableItem
 from smalti.modalities.image.pixels import (
     LEVELS,
@@ -35,6 +35,7 @@ STRIP = 8
 """Frames that a preview shows of each."""
 
 
+@MODALITIES.register
 class VideoConfig(PictureConfig):
     """How clips are read; each frame is read as a picture is.
 
@@ -52,6 +53,10 @@ class VideoConfig(PictureConfig):
     def tiny(cls) -> VideoConfig:
         """The smallest useful one, for tests."""
         return cls(size=(8, 8), frames=4)
+
+    def build(self) -> VideoModality:
+        """The modality."""
+        return VideoModality(self)
 
 
 @final
@@ -76,7 +81,12 @@ class VideoModality(Modality):
     def spec(self) -> SignalSpec:
         """Channels, the size of a training crop, and levels."""
         size = (self.config.frames, self.height, self.width)
-        return SignalSpec(channels=self.config.channels, size=size, levels=LEVELS)
+        return SignalSpec(
+            channels=self.config.channels,
+            size=size,
+            domain=Levels(LEVELS),
+            axes=("time", "height", "width"),
+        )
 
     def protocol(self) -> dict[str, Any]:
         """All that a figure measured on these clips depends on, as plain JSON values."""

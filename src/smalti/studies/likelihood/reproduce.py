@@ -28,7 +28,7 @@ from smalti.data.loader import Loader
 from smalti.data.store import Store
 from smalti.models.vqvae import VQVAE
 from smalti.quantizers.vq import VectorQuantizer
-from smalti.recipe import PriorRecipe, Recipe, build_modality
+from smalti.recipe import PriorRecipe, Recipe
 from smalti.studies.likelihood.approximation import next_nearest, with_swaps
 from smalti.studies.likelihood.recipes import HUB_NAMES, Entry, Study, study
 from smalti.studies.records import (
@@ -90,7 +90,7 @@ def reproduce(
             f"expected a model of {chosen.name}, received {only!r}: there are {', '.join(names)}"
         )
     data = data or HUB_NAMES[name]
-    modality = build_modality(chosen.entries[0].recipe.data)
+    modality = chosen.entries[0].recipe.data.build()
     split = _measured_split(data, modality)
     folder = out / f"{chosen.name}-{budget}"
     finished: list[tuple[Entry, int, Path]] = []

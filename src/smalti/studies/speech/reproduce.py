@@ -19,7 +19,6 @@ from smalti.app.provenance import described
 from smalti.app.runs import check_data, check_target
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
-from smalti.recipe import build_modality
 from smalti.studies.records import Record, last_step, publish, stage
 from smalti.studies.speech.conversion import convert_all
 from smalti.studies.speech.phonemes import RESULTS as PHONEMES
@@ -112,7 +111,7 @@ def _measured_split(study: SpeechStudy, data: str) -> str:
     Raises:
         InputError: when there is none that is held out.
     """
-    source = open_data(data, build_modality(study.recipe.data))
+    source = open_data(data, study.recipe.data.build())
     split = pick_split(source, None, "test", "validation")
     if split not in ("test", "validation"):
         raise InputError(

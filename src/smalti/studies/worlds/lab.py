@@ -22,7 +22,6 @@ from smalti.app.provenance import described
 from smalti.core.models import Autoencoder
 from smalti.data.codes import read_codes
 from smalti.evaluation.codebook import CodebookUse
-from smalti.recipe import build_modality
 from smalti.studies.records import Record, publish
 from smalti.studies.worlds.recipes import LabStudy, lab_study
 from smalti.studies.worlds.runs import about, bounds, evaluate_once, measured_split, modality_of, train_once
@@ -54,7 +53,7 @@ def reproduce_lab(
         InputError: for a user's mistake.
     """
     study = lab_study(budget)
-    data, source, split = measured_split(EXPERIMENT, data, build_modality(study.frames.data))
+    data, source, split = measured_split(EXPERIMENT, data, study.frames.data.build())
     measured_on = described(source, split, data)
     folder = out / f"{EXPERIMENT}-{budget}"
     records: list[Record] = []

@@ -14,7 +14,7 @@ from smalti.app.runs import check_data, check_model, check_target, model_of
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.data.sources import Source
-from smalti.recipe import Recipe, build_modality
+from smalti.recipe import Recipe
 from smalti.studies.records import Record, last_step, stage
 from smalti.trained import prior_directory
 from smalti.training.checkpoints import RunDirectory
@@ -51,7 +51,7 @@ def train_once(recipe: Recipe, data: str, path: Path, has_prior: bool, quiet: bo
     run = RunDirectory(path)
     check_target(run, recipe)
     check_data(run, data)
-    check_model(run, model_of(open_data(data, build_modality(recipe.data))))
+    check_model(run, model_of(open_data(data, recipe.data.build())))
     if last_step(run) < recipe.training.steps or not (run.figures_path / "learning_curves.png").is_file():
         train_recipe(recipe, data, path, quiet)
     if not has_prior:
@@ -116,4 +116,4 @@ def about(run: Path, of_prior: str | None) -> Record:
 def modality_of(run: Path) -> Modality:
     """What the signals of a run are."""
     recipe = RunDirectory(run).read_config("recipe")["recipe"]
-    return build_modality(Recipe.model_validate(recipe).data)
+    return Recipe.model_validate(recipe).data.build()

@@ -17,7 +17,6 @@ from smalti.app.runs import DATA_DIRECTORY
 from smalti.core.errors import InputError
 from smalti.data.sources import Item, Source
 from smalti.data.store import Store
-from smalti.recipe import build_modality
 from smalti.studies.records import Record, publish
 from smalti.studies.worlds.judges import psnr_by_frame, sharpness_by_frame, train_action_judge, windows
 from smalti.studies.worlds.recipes import VideoStudy, video_study
@@ -68,7 +67,7 @@ def reproduce_video(
         InputError: for a user's mistake.
     """
     study = video_study(budget)
-    modality = build_modality(study.walks.data)
+    modality = study.walks.data.build()
     data, source, split = measured_split(EXPERIMENT, data, modality)
     measured_on = described(source, split, data)
     if any(item is None or item.actions is None for item in _first(source, split)):
