@@ -39,7 +39,7 @@ class Modality(ABC):
     decoded by several threads themselves, one item at a time is in memory."""
     sample_rate_hz: int | None = None
     """Of the waveforms that `render` gives, where it gives waveforms."""
-    padding: float = 0
+    padding: int | float = 0
     """The level, or stored value, that follows an item that is shorter than a crop."""
     pattern: str | None = None
     """A regular expression over file names that a user gave, with a group `speaker` or `label`."""

@@ -40,7 +40,7 @@ class CropLoader:
         device: torch.device | str = "cpu",
         to_model: Callable[[Tensor], Tensor] | None = None,
         labels: Int64[np.ndarray, " n"] | None = None,
-        padding: float = 0,
+        padding: int | float = 0,
         multiple: int = 1,
     ) -> None:
         """
