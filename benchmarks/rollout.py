@@ -35,10 +35,10 @@ def compare(grid: tuple[int, int], num_codebooks: int, num: int, repeats: int, t
     actions = torch.randint(NUM_ACTIONS, (num, length))
 
     def ours() -> None:
-        sample(network, num, (length, *grid), Conditions(actions=actions), given=codes[:, :, :GIVEN])
+        sample(network, num, (length, *grid), Conditions(action=actions), given=codes[:, :, :GIVEN])
 
     def forward(frames: int) -> None:
-        network(codes[:, :, :frames], Conditions(actions=actions[:, :frames]))
+        network(codes[:, :, :frames], Conditions(action=actions[:, :frames]))
 
     works = [ours, *(lambda frames=GIVEN + 1 + drawn: forward(frames) for drawn in range(NAIVE))]
     own, *forwards = interleaved(works, repeats)

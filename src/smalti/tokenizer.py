@@ -185,7 +185,7 @@ class Tokenizer:
         for part in codes.split(batch_size):
             labels = torch.full((len(part),), label, device=self.device) if self.classes else None
             decoded = self.autoencoder.decode(
-                part.to(self.device), Conditions(labels), generator, temperature
+                part.to(self.device), Conditions(label=labels), generator, temperature
             )
             parts.append(decoded.cpu())
         return torch.cat(parts)
@@ -243,7 +243,7 @@ class Tokenizer:
 
         def drawn(size: int, **settings: Any) -> Tensor:
             labels = torch.full((size,), label, device=self.device)
-            told = Conditions(labels if learned.network.num_classes else None)
+            told = Conditions(label=labels if learned.network.num_classes else None)
             return learned.sample(size, told, temperature, top_k, top_p, grid=grid, **settings)
 
         return _in_batches(drawn, num, batch_size, seed, progress)
@@ -301,7 +301,7 @@ class Tokenizer:
         grid, beginning = (len(done), *learned.grid[1:]), given.to(self.device)
 
         def drawn(size: int, **settings: Any) -> Tensor:
-            told = Conditions(actions=torch.tensor([ids] * size, device=self.device))
+            told = Conditions(action=torch.tensor([ids] * size, device=self.device))
             begun = beginning.repeat(size, 1, 1, 1, 1)
             return learned.sample(size, told, temperature, top_k, top_p, grid=grid, given=begun, **settings)
 

@@ -255,7 +255,7 @@ def nats_item_by_item(tokenizer: Tokenizer, spoken: SoundRun, codes: Codes) -> d
     for name, length in spoken.lengths.items():
         levels = torch.from_numpy(tokenizer.modality.decode(spoken.data / name))[None]
         signal = tokenizer.padded(tokenizer.modality.to_model(levels))
-        told = Conditions(torch.tensor([sorted(SPEAKERS).index(Path(name).parent.name)]))
+        told = Conditions(label=torch.tensor([sorted(SPEAKERS).index(Path(name).parent.name)]))
         own = torch.from_numpy(codes.expected[name])[None, None]
         with torch.no_grad():
             likelihoods = {"distortion": model.likelihood(own, told)}

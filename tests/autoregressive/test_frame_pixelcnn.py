@@ -35,7 +35,7 @@ def clips(batch_size: int, num_codebooks: int = 2, grid: tuple[int, ...] = GRID)
 
 def told(batch_size: int, frames: int = GRID[0]) -> Conditions:
     generator = torch.Generator().manual_seed(2)
-    return Conditions(actions=torch.randint(-1, NUM_ACTIONS, (batch_size, frames), generator=generator))
+    return Conditions(action=torch.randint(-1, NUM_ACTIONS, (batch_size, frames), generator=generator))
 
 
 @pytest.mark.parametrize("first", [0, 1, 3])
@@ -76,11 +76,11 @@ def test_cached_and_naive_rollouts_draw_the_same():
 def test_an_action_changes_the_frames_after_it_and_none_before():
     network, codes = build(), clips(1)
     actions = torch.zeros(1, GRID[0], dtype=torch.int64)
-    plain = network(codes, Conditions(actions=actions))
+    plain = network(codes, Conditions(action=actions))
     for at in range(GRID[0]):
         other = actions.clone()
         other[0, at] = 1
-        differs = (network(codes, Conditions(actions=other)) - plain).abs().amax((0, 1, 3, 4, 5)) > 1e-12
+        differs = (network(codes, Conditions(action=other)) - plain).abs().amax((0, 1, 3, 4, 5)) > 1e-12
         # It reaches as many frames as the memory has layers, and one more.
         assert differs.tolist() == [at < frame <= at + network.reach for frame in range(GRID[0])]
 
@@ -88,7 +88,7 @@ def test_an_action_changes_the_frames_after_it_and_none_before():
 @torch.no_grad()
 def test_actions_that_are_not_given_are_those_of_no_conditions():
     network, codes = build(), clips(2)
-    unknown = Conditions(actions=torch.full((2, GRID[0]), -1))
+    unknown = Conditions(action=torch.full((2, GRID[0]), -1))
     assert torch.equal(network(codes, unknown), network(codes))
     deaf = build(num_actions=0)
     assert torch.equal(deaf(codes, told(2)), deaf(codes))
@@ -99,7 +99,7 @@ def test_actions_that_are_not_given_are_those_of_no_conditions():
 )
 def test_actions_that_do_not_fit_are_refused(actions):
     network = build()
-    conditions = Conditions(actions=actions.long())
+    conditions = Conditions(action=actions.long())
     for call in (lambda: network(clips(2), conditions), lambda: network.start(2, GRID, conditions)):
         with pytest.raises(InputError, match=r"expected actions .* received"):
             call()
@@ -161,12 +161,12 @@ def test_it_learns_what_actions_do():
     def nats(actions: torch.Tensor, codes: torch.Tensor) -> float:
         """Of a frame after the first, of which three kinds are possible."""
         with torch.no_grad():
-            logits = network(codes, Conditions(actions=actions))[:, :, 1:]
+            logits = network(codes, Conditions(action=actions))[:, :, 1:]
         return 4 * cross_entropy(logits.flatten(0, -2), codes[:, :, 1:].flatten()).item()
 
     for _ in range(300):
         codes, actions = walks(32)
-        loss = cross_entropy(network(codes, Conditions(actions=actions)).flatten(0, -2), codes.flatten())
+        loss = cross_entropy(network(codes, Conditions(action=actions)).flatten(0, -2), codes.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

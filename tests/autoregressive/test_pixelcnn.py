@@ -132,7 +132,7 @@ class TestLocalCondition:
         network = conditioned(num_classes, num_codebooks)
         codes = torch.randint(5, (2, num_codebooks, *self.GRID))
         labels = torch.tensor([0, 2]) if num_classes else None
-        conditions = Conditions(labels, torch.randn(2, 3, *coarse, dtype=torch.float64))
+        conditions = Conditions(label=labels, local=torch.randn(2, 3, *coarse, dtype=torch.float64))
         expected = network(codes, conditions).flatten(2, -2).transpose(1, 2).flatten(1, 2)
         state = network.start(2, self.GRID, conditions)
         symbols = codes.flatten(2).transpose(1, 2).flatten(1)
@@ -149,7 +149,7 @@ class TestLocalCondition:
         local = torch.randn(1, 3, 2, 2, dtype=torch.float64)
         other = local.clone()
         other[0, :, 1, 1] += 1
-        changed = (network(codes, Conditions(None, local)) - network(codes, Conditions(None, other))).abs()
+        changed = (network(codes, Conditions(local=local)) - network(codes, Conditions(local=other))).abs()
         differs = changed.amax((0, 1, 4)) > 1e-12
         assert not differs[:2].any()
         assert differs[2:, 3:].all()
@@ -158,7 +158,7 @@ class TestLocalCondition:
     def test_a_single_place_tells_everywhere(self):
         network, codes = conditioned(), torch.randint(5, (1, 1, *self.GRID))
         one, other = (
-            network(codes, Conditions(None, torch.full((1, 3, 1, 1), value, dtype=torch.float64)))
+            network(codes, Conditions(local=torch.full((1, 3, 1, 1), value, dtype=torch.float64)))
             for value in (0.0, 1.0)
         )
         assert ((one - other).abs().amax(4) > 1e-9).all()
@@ -168,6 +168,6 @@ class TestLocalCondition:
         network = conditioned()
         local = None if shape is None else torch.zeros(shape, dtype=torch.float64)
         with pytest.raises(InputError, match=r"expected a local condition of shape \(2, 3, rows, columns\)"):
-            network(torch.zeros(2, 1, *self.GRID, dtype=torch.int64), Conditions(None, local))
+            network(torch.zeros(2, 1, *self.GRID, dtype=torch.int64), Conditions(local=local))
         with pytest.raises(InputError, match="expected a local condition"):
-            network.start(2, self.GRID, Conditions(None, local))
+            network.start(2, self.GRID, Conditions(local=local))

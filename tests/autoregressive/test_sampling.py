@@ -179,9 +179,9 @@ def test_labels_go_with_their_items():
     with torch.no_grad():
         for layer in model.layers:
             layer.condition.weight.normal_(std=3.0)
-    together = sample(model, 3, (3, 3), Conditions(torch.tensor([2, -1, 0])), temperature=0.0)
+    together = sample(model, 3, (3, 3), Conditions(label=torch.tensor([2, -1, 0])), temperature=0.0)
     for i, label in enumerate([2, -1, 0]):
-        alone = sample(model, 1, (3, 3), Conditions(torch.tensor([label])), temperature=0.0)
+        alone = sample(model, 1, (3, 3), Conditions(label=torch.tensor([label])), temperature=0.0)
         assert torch.equal(alone[0], together[i])
     assert len({tuple(item.flatten().tolist()) for item in together}) > 1
 

@@ -36,7 +36,7 @@ def conditions(batch_size: int, frames: int, seed: int = 2) -> Conditions:
     local = torch.randn(
         batch_size, LOCAL, frames, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
     )
-    return Conditions(torch.arange(batch_size) % (NUM_CLASSES + 1) - 1, local)
+    return Conditions(label=torch.arange(batch_size) % (NUM_CLASSES + 1) - 1, local=local)
 
 
 def test_defaults():
@@ -144,7 +144,7 @@ class TestSteps:
         codes, told = symbols(4, 12), conditions(4, 3)
         together = network(codes, told)
         for item in range(4):
-            alone = Conditions(told.labels[[item]], told.local[[item]])
+            alone = told.part([item])
             torch.testing.assert_close(network(codes[[item]], alone)[0], together[item], rtol=0, atol=1e-12)
 
 
@@ -156,9 +156,9 @@ class TestLocal:
         network = tiny(local_channels=LOCAL, kernel_size=kernel_size, layers=1)
         codes, told = symbols(1, 12), conditions(1, frames)
         stretch = 12 // frames
-        base = network(codes, Conditions(local=told.local))
+        base = network(codes, Conditions(local=told["local"].data))
         for frame in range(frames):
-            local = told.local.clone()
+            local = told["local"].data.clone()
             local[:, :, frame] += 1
             changed = (network(codes, Conditions(local=local)) - base)[0, 0].abs().amax(-1)
             first = frame * stretch
@@ -172,9 +172,9 @@ class TestLocal:
     def test_every_channel_of_it_counts(self):
         network = tiny(local_channels=LOCAL)
         codes, told = symbols(1, 6), conditions(1, 2)
-        base = network(codes, Conditions(local=told.local))
+        base = network(codes, Conditions(local=told["local"].data))
         for channel in range(LOCAL):
-            local = told.local.clone()
+            local = told["local"].data.clone()
             local[:, channel] += 1
             assert (network(codes, Conditions(local=local)) - base).abs().max() > 1e-6
 

@@ -121,7 +121,7 @@ def labels(batch_size: int, num_classes: int) -> Conditions:
     """Conditions with a label for some items and -1 for others, or none without classes."""
     if not num_classes:
         return Conditions()
-    return Conditions(torch.arange(-1, batch_size - 1) % (num_classes + 1) - 1)
+    return Conditions(label=torch.arange(-1, batch_size - 1) % (num_classes + 1) - 1)
 
 
 def in_order(network: AutoregressiveNetwork, each: torch.Tensor, axes: int) -> torch.Tensor:
@@ -199,7 +199,7 @@ def test_a_batch_gives_what_each_item_gives_alone(case, grid, num_codebooks, num
     codes, conditions = random_codes(4, num_codebooks, grid), labels(4, num_classes)
     together = network(codes, conditions)
     for i in range(4):
-        alone = Conditions(None if conditions.labels is None else conditions.labels[i : i + 1])
+        alone = conditions.part([i])
         torch.testing.assert_close(network(codes[i : i + 1], alone)[0], together[i], rtol=0, atol=1e-12)
 
 
@@ -208,7 +208,7 @@ def test_a_batch_gives_what_each_item_gives_alone(case, grid, num_codebooks, num
 def test_labels_matter_where_there_are_classes(case, grid, num_codebooks, num_classes):
     network = build(case, num_codebooks, num_classes)
     codes = random_codes(1, num_codebooks, grid)
-    given = [network(codes, Conditions(torch.tensor([label]))) for label in range(-1, NUM_CLASSES)]
+    given = [network(codes, Conditions(label=torch.tensor([label]))) for label in range(-1, NUM_CLASSES)]
     torch.testing.assert_close(given[0], network(codes, Conditions()), rtol=0, atol=0)
     for one, other in itertools.combinations(given, 2):
         assert torch.equal(one, other) == (num_classes == 0)
@@ -230,7 +230,7 @@ def test_bad_input_gets_a_sentence(case, grid, num_codebooks, num_classes):
             network(bad)
     if num_classes:
         for wrong in ([0, num_classes], [-2, 0], [0]):
-            conditions = Conditions(torch.tensor(wrong))
+            conditions = Conditions(label=torch.tensor(wrong))
             with pytest.raises(InputError, match=r"[Ee]xpected .* label"):
                 network(codes, conditions)
             with pytest.raises(InputError, match=r"[Ee]xpected .* label"):
@@ -281,7 +281,7 @@ def test_weights_round_trip_through_safetensors(case, grid, num_codebooks, num_c
 @pytest.mark.parametrize("case", CASES.values(), ids=[kind.__name__ for kind in CASES])
 @torch.no_grad()
 def test_training_hides_labels_at_the_given_rate_and_evaluation_never(case):
-    conditions = Conditions(torch.arange(64) % NUM_CLASSES)
+    conditions = Conditions(label=torch.arange(64) % NUM_CLASSES)
     grid = min(case.grids, key=math.prod)
     codes = random_codes(1, case.fewest, grid).expand(64, -1, *[-1] * len(grid))
     network = build(case, case.fewest, NUM_CLASSES)

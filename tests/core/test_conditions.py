@@ -1,12 +1,22 @@
 """What the interfaces compute themselves: sums over items that end before their batch, say."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smalti.core.conditions import Conditions
+from smalti.core.conditions import (
+    Conditions,
+    ConditionValue,
+    DenseField,
+    PerFrame,
+    PerItem,
+    TokenSequence,
+)
+from smalti.core.errors import InputError
 from smalti.core.results import summed
 
 
@@ -31,20 +41,111 @@ def test_without_lengths_all_of_it_counts(shape):
     torch.testing.assert_close(summed(elements, full), elements.flatten(1).sum(1))
 
 
-def test_conditions_keep_what_there_is_on_another_device():
-    both = Conditions(torch.tensor([1, -1]), torch.randn(2, 3, 4))
-    for conditions in (both, Conditions(), Conditions(both.labels), Conditions(local=both.local)):
-        moved = conditions.to(torch.device("meta"))
-        for name in ("labels", "local"):
-            before, after = getattr(conditions, name), getattr(moved, name)
-            assert (before is None) == (after is None)
-            assert after is None or (after.device.type, after.shape) == ("meta", before.shape)
+def every_kind(count: int = 3) -> dict[str, ConditionValue]:
+    """A value of each kind, of ids and of vectors; the same at every call."""
+    torch.manual_seed(0)
+    mask = torch.rand(count, 5) < 0.5
+    return {
+        "label": PerItem(torch.arange(count) - 1),
+        "voice": PerItem(torch.randn(count, 4)),
+        "action": PerFrame(torch.randint(-1, 3, (count, 6))),
+        "throttle": PerFrame(torch.randn(count, 6, 2)),
+        "text": TokenSequence(torch.randint(9, (count, 5)), mask),
+        "caption": TokenSequence(torch.randn(count, 5, 2), mask),
+        "local": DenseField(torch.randn(count, 2, 3, 1)),
+    }
 
 
-@pytest.mark.parametrize("first", [0, 1, 3])
-def test_conditions_of_the_items_from_one_on(first):
-    both = Conditions(torch.tensor([1, -1, 2]), torch.randn(3, 3, 4))
-    part = both.part(first)
-    assert torch.equal(part.labels, both.labels[first:])
-    assert torch.equal(part.local, both.local[first:])
-    assert Conditions().part(first) == Conditions()
+def tensors(value: ConditionValue) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in vars(value).items() if tensor is not None}
+
+
+def check_each(conditions: Conditions, expected: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Every tensor of every condition is there, and is what it should be."""
+    values = every_kind()
+    assert list(conditions) == list(values)
+    for name, value in conditions.items():
+        before, after = tensors(values[name]), tensors(value)
+        assert type(value) is type(values[name])
+        assert before.keys() == after.keys()
+        for part, tensor in after.items():
+            assert torch.equal(tensor, expected(before[part])), (name, part)
+
+
+def test_every_condition_is_moved_to_another_device():
+    moved = Conditions(**every_kind()).to("meta")
+    assert list(moved) == list(every_kind())
+    for name, value in moved.items():
+        before, after = tensors(every_kind()[name]), tensors(value)
+        assert before.keys() == after.keys()
+        assert {tensor.device.type for tensor in after.values()} == {"meta"}
+        assert [t.shape for t in after.values()] == [t.shape for t in before.values()]
+
+
+@pytest.mark.parametrize(
+    "items", [slice(1, None), slice(0, 0), [2, 0], torch.tensor([1]), torch.tensor([True, False, True])]
+)
+def test_every_condition_has_a_part(items):
+    check_each(Conditions(**every_kind()).part(items), lambda tensor: tensor[items])
+
+
+def test_every_condition_is_repeated_item_by_item():
+    check_each(Conditions(**every_kind()).repeat(2), lambda tensor: tensor[[0, 0, 1, 1, 2, 2]])
+
+
+def test_frames_cut_what_is_one_a_frame_and_keep_the_rest():
+    conditions = Conditions(**every_kind())
+    cut = conditions.frames(slice(2, 4))
+    assert list(cut) == list(conditions)
+    for name, value in conditions.items():
+        whole = name not in ("action", "throttle")
+        expected = value.data if whole else value.data[:, 2:4]
+        assert torch.equal(cut[name].data, expected)
+    assert cut["text"] is conditions["text"]
+
+
+def test_conditions_by_name():
+    conditions = Conditions(**every_kind())
+    assert list(conditions.only("voice", "absent", "label")) == ["voice", "label"]
+    assert conditions.tensor("absent") is None
+    more = Conditions(**conditions.only("label"), local=torch.zeros(3, 1, 2))
+    assert list(more) == ["label", "local"]
+    assert isinstance(more["local"], DenseField)
+    assert Conditions(label=None) == Conditions()
+    with pytest.raises(TypeError):
+        conditions["label"] = PerItem(torch.zeros(3).long())  # pyright: ignore[reportIndexIssue]
+
+
+def test_a_sequence_of_lengths_is_masked_after_its_end():
+    sequence = TokenSequence.with_lengths(torch.zeros(3, 4, 2), torch.tensor([0, 2, 4]))
+    assert sequence.mask is not None
+    assert sequence.mask.sum(1).tolist() == [0, 2, 4]
+    assert sequence.mask[1].tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "dtype"),
+    [
+        (PerItem, (3, 2), torch.int64),
+        (PerItem, (3,), torch.float32),
+        (PerItem, (3,), torch.int32),
+        (PerFrame, (3,), torch.int64),
+        (PerFrame, (3, 2), torch.float32),
+        (TokenSequence, (3, 2, 2), torch.int64),
+        (DenseField, (3, 2), torch.float32),
+        (DenseField, (3, 2, 4), torch.int64),
+    ],
+)
+def test_a_value_of_another_shape_or_type_is_refused(kind, shape, dtype):
+    with pytest.raises(InputError) as error:
+        kind(torch.zeros(shape, dtype=dtype))
+    assert str(shape) in str(error.value)
+
+
+def test_conditions_without_a_known_kind_are_refused():
+    with pytest.raises(InputError, match="text"):
+        Conditions(text=torch.zeros(2, 3).long())
+    with pytest.raises(InputError, match="PerItem"):
+        Conditions(label=PerFrame(torch.zeros(2, 3).long()))
+    with pytest.raises(InputError, match="mask"):
+        TokenSequence(torch.zeros(2, 3).long(), torch.ones(2, 4).bool())

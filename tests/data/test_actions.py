@@ -93,12 +93,12 @@ def test_crops_come_with_their_actions(tmp_path):
     store = write(tmp_path / "store", [Decoded("a", frames, None, names), *short])
     loader = CropLoader(store, length=4, batch_size=64)
     batch = loader.batch(0)
-    actions, lengths = batch.conditions.actions, batch.lengths
+    actions, lengths = batch.conditions["action"].data, batch.lengths
     inside = torch.arange(4) < lengths.unsqueeze(1)
     assert torch.equal(actions[inside], batch.data[:, 0, :, 0, 0][inside])
     assert (actions[~inside] == -1).all()
     assert len(set(actions[:, 0].tolist())) > 3
-    assert loader.whole(0).conditions.actions.tolist() == [list(range(9))]
+    assert loader.whole(0).conditions["action"].data.tolist() == [list(range(9))]
 
 
 def _with_header(folder, header):

@@ -116,8 +116,8 @@ class TestCrops:
         assert all(len(batch.data) == share for batch in of_ranks)
         for one, other in zip(chain(*map(parts, of_ranks)), whole, strict=True):
             np.testing.assert_array_equal(one, other)
-        labels = torch.cat([batch.conditions.labels for batch in of_ranks])
-        assert torch.equal(labels, crops.batch(step).conditions.labels)
+        labels = torch.cat([batch.conditions["label"].data for batch in of_ranks])
+        assert torch.equal(labels, crops.batch(step).conditions["label"].data)
 
     def test_as_much_goes_by_in_an_epoch_as_there_is(self, store):
         assert loader(store, length=3, batch_size=2).steps_per_epoch == pytest.approx(21 / 3 / 2)
@@ -133,7 +133,9 @@ class TestLabels:
 
     def given(self, crops: CropLoader, step: int) -> list[tuple[int, int]]:
         batch = crops.batch(step)
-        return list(zip([place(p)[0] for p in parts(batch)], batch.conditions.labels.tolist(), strict=True))
+        return list(
+            zip([place(p)[0] for p in parts(batch)], batch.conditions["label"].data.tolist(), strict=True)
+        )
 
     def test_go_with_their_crops(self, store):
         for step in range(10):
@@ -145,8 +147,8 @@ class TestLabels:
         assert all(label == others[item] for item, label in self.given(crops, 0))
 
     def test_none(self, store):
-        assert loader(store, labels=np.full(5, -1)).batch(0).conditions.labels is None
-        assert loader(store, indices=np.array([1])).batch(0).conditions.labels is None
+        assert loader(store, labels=np.full(5, -1)).batch(0).conditions.tensor("label") is None
+        assert loader(store, indices=np.array([1])).batch(0).conditions.tensor("label") is None
 
 
 class TestChosen:
@@ -158,12 +160,16 @@ class TestChosen:
         batches = [crops.batch(step) for step in range(20)]
         found = {place(part) for batch in batches for part in parts(batch)}
         assert found == {(2, begin) for begin in range(6)} | {(0, begin) for begin in range(2)}
-        assert {tuple(batch.conditions.labels.unique().tolist()) for batch in batches} <= {(0, 1), (0,), (1,)}
+        assert {tuple(batch.conditions["label"].data.unique().tolist()) for batch in batches} <= {
+            (0, 1),
+            (0,),
+            (1,),
+        }
 
     def test_in_the_order_that_they_are_named_in(self, store):
         crops = loader(store, indices=self.CHOSEN)
         assert [place(part) for batch in crops.sequential() for part in parts(batch)] == [(2, 0), (0, 0)]
-        assert [batch.conditions.labels.tolist() for batch in crops.sequential()] == [[0], [1]]
+        assert [batch.conditions["label"].data.tolist() for batch in crops.sequential()] == [[0], [1]]
 
 
 class TestWhole:
@@ -191,7 +197,7 @@ class TestWhole:
         assert [len(batch.data) for batch in batches[:-1]] == [batch_size or 4] * (len(batches) - 1)
         found = [place(part) for batch in batches for part in parts(batch)]
         assert found == [(0, 1), (1, 0), (2, 3), (3, 0), (4, 0)]
-        labels = [label for batch in batches for label in batch.conditions.labels.tolist()]
+        labels = [label for batch in batches for label in batch.conditions["label"].data.tolist()]
         assert labels == TestLabels.LABELS.tolist()
 
 

@@ -89,13 +89,13 @@ class TestBatch:
         loader = make(5, 4, labels=self.LABELS)
         for step in range(5):
             batch = loader.batch(step)
-            assert batch.conditions.labels is not None
-            assert batch.conditions.labels.dtype == torch.int64
-            assert batch.conditions.labels.tolist() == self.LABELS[batch.data.flatten()].tolist()
+            assert batch.conditions.tensor("label") is not None
+            assert batch.conditions["label"].data.dtype == torch.int64
+            assert batch.conditions["label"].data.tolist() == self.LABELS[batch.data.flatten()].tolist()
 
     @pytest.mark.parametrize("labels", [None, np.full(5, -1, np.int64)])
     def test_no_labels(self, labels):
-        assert make(5, 4, labels=labels).batch(0).conditions.labels is None
+        assert make(5, 4, labels=labels).batch(0).conditions.tensor("label") is None
 
     def test_codes_are_int64(self):
         assert make(5, 4).batch(0).data.dtype == torch.int64
@@ -111,10 +111,12 @@ class TestBatch:
         assert sorted(taken(loader, 0)) == [0, 3, 4]
         batches = list(loader.sequential(2))
         assert [batch.data.flatten().tolist() for batch in batches] == [[4, 0], [3]]
-        assert [batch.conditions.labels.tolist() for batch in batches] == [[1, 2], [1]]
+        assert [batch.conditions["label"].data.tolist() for batch in batches] == [[1, 2], [1]]
 
     def test_labels_of_unused_items_do_not_count(self):
-        assert make(5, 1, labels=self.LABELS, indices=np.array([1])).batch(0).conditions.labels is None
+        assert (
+            make(5, 1, labels=self.LABELS, indices=np.array([1])).batch(0).conditions.tensor("label") is None
+        )
 
     def test_store(self, tmp_path):
         data = [(f"{i}", image, "ab"[i % 2]) for i, image in enumerate(self.images())]
@@ -122,9 +124,15 @@ class TestBatch:
         loader = Loader(store, batch_size=2)
         batches = list(loader.sequential())
         np.testing.assert_array_equal(torch.cat([batch.data for batch in batches]), self.images())
-        assert [label for batch in batches for label in batch.conditions.labels.tolist()] == [0, 1, 0, 1, 0]
+        assert [label for batch in batches for label in batch.conditions["label"].data.tolist()] == [
+            0,
+            1,
+            0,
+            1,
+            0,
+        ]
         relabelled = Loader(store, self.LABELS, batch_size=5)
-        assert next(relabelled.sequential()).conditions.labels.tolist() == self.LABELS.tolist()
+        assert next(relabelled.sequential()).conditions["label"].data.tolist() == self.LABELS.tolist()
 
     def test_nothing_is_copied_on_the_cpu(self):
         data = np.zeros((5, 1), np.uint8)
@@ -153,7 +161,9 @@ class TestPlaces:
         assert resident.resident
         for step in range(5):
             assert torch.equal(on_host.batch(step).data, resident.batch(step).data)
-            assert torch.equal(on_host.batch(step).conditions.labels, resident.batch(step).conditions.labels)
+            assert torch.equal(
+                on_host.batch(step).conditions["label"].data, resident.batch(step).conditions["label"].data
+            )
 
     @pytest.mark.parametrize("indices", [None, np.array([8, 1, 5, 2, 0])])
     @pytest.mark.parametrize("chunk", [1, 2, 100])
@@ -183,7 +193,9 @@ class TestPlaces:
             batch = loader.batch(step)
             assert batch.data.device.type == "cuda"
             assert torch.equal(batch.data.cpu(), expected.batch(step).data)
-            assert torch.equal(batch.conditions.labels.cpu(), expected.batch(step).conditions.labels)
+            assert torch.equal(
+                batch.conditions["label"].data.cpu(), expected.batch(step).conditions["label"].data
+            )
 
 
 class TestRefuses:

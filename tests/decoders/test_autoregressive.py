@@ -76,7 +76,7 @@ class TestLikelihood:
         sums = []
         for label in (-1, 0, 2):
             local = locals_of(made, 1, frames).double().expand(len(signals), -1, -1)
-            told = Conditions(torch.full((len(signals),), label))
+            told = Conditions(label=torch.full((len(signals),), label))
             log_prob = made(local, told).log_prob(signals)
             assert log_prob.shape == signals.shape
             sums.append(log_prob.sum((1, 2)).exp())
@@ -137,7 +137,7 @@ class TestLikelihood:
     @pytest.mark.parametrize("factor", [CategoricalConfig(), LogisticMixtureConfig(components=2)])
     def test_every_parameter_learns(self, factor):
         made = family(factor, 4, length=12, strides=(3,), num_classes=NUM_CLASSES)
-        told = Conditions(torch.tensor([0, 1, 2, -1, 0, 1, 2, -1]))
+        told = Conditions(label=torch.tensor([0, 1, 2, -1, 0, 1, 2, -1]))
         made(locals_of(made, 8, 4), told).log_prob(every_signal(4)[8:16].repeat(1, 1, 4)).mean().backward()
         assert [name for name, p in made.named_parameters() if p.grad is None or not p.grad.any()] == []
 
@@ -156,7 +156,7 @@ class TestLikelihood:
     def test_labels_without_classes_are_not_heeded(self):
         made = family(CategoricalConfig(), 4)
         local, signals = locals_of(made, 2, 1), every_signal(4)[:2]
-        told = made(local, Conditions(torch.tensor([5, -9]))).log_prob(signals)
+        told = made(local, Conditions(label=torch.tensor([5, -9]))).log_prob(signals)
         assert torch.equal(told, made(local).log_prob(signals))
 
     def test_a_local_condition_that_is_passed_on_does_not_replace_the_latents(self):
@@ -199,7 +199,7 @@ class TestSizes:
 
     def test_labels_are_for_the_network_over_the_samples(self):
         layer, latents = LocalDecoder(config(), 1, DIM), torch.randn(2, DIM, 5)
-        assert torch.equal(layer(latents, Conditions(torch.tensor([0, 1]))), layer(latents))
+        assert torch.equal(layer(latents, Conditions(label=torch.tensor([0, 1]))), layer(latents))
 
     @torch.no_grad()
     def test_sixteen_bits(self):

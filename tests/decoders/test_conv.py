@@ -74,7 +74,7 @@ def test_every_latent_and_every_parameter_counts(head_channels):
 
 
 def labels(*given: int) -> Conditions:
-    return Conditions(torch.tensor(given))
+    return Conditions(label=torch.tensor(given))
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])
@@ -103,7 +103,7 @@ def test_training_hides_this_share_of_the_labels():
     layer = decoder(use_labels=True, num_classes=3, label_dropout=0.3).train()
     latents = torch.randn(1, 5, 2, 2).expand(2000, 5, 2, 2)
     torch.manual_seed(0)
-    told = layer(latents, Conditions(torch.ones(2000, dtype=torch.int64))).flatten(1)
+    told = layer(latents, Conditions(label=torch.ones(2000, dtype=torch.int64))).flatten(1)
     hidden = (told - layer(latents[:1]).flatten(1)).abs().amax(1) < 1e-5
     assert hidden.float().mean().item() == pytest.approx(0.3, abs=0.04)
     assert not torch.allclose(layer.eval()(latents[:1], labels(1)), layer(latents[:1]))

@@ -122,9 +122,9 @@ class TestEncoder:
     def test_a_voice_that_is_told_is_taken_and_one_that_is_not_is_found(self):
         made, x = encoder(), frames()
         own = made.voice.voices(x)
-        assert torch.equal(made(x, Conditions(voices=own)), made(x))
-        assert torch.equal(made(x, Conditions(labels=torch.tensor([0, 1]))), made(x))
-        swapped = made(x, Conditions(voices=own.flip(0)))
+        assert torch.equal(made(x, Conditions(voice=own)), made(x))
+        assert torch.equal(made(x, Conditions(label=torch.tensor([0, 1]))), made(x))
+        swapped = made(x, Conditions(voice=own.flip(0)))
         assert not torch.allclose(swapped, made(x))
 
     def test_a_size_that_does_not_divide(self):

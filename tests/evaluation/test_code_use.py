@@ -41,7 +41,7 @@ class Known(Autoencoder):
         return ((signal[..., ::STRIDE] + 1) * (LEVELS - 1) / 2).round().long()
 
     def likelihood(self, codes: torch.Tensor, conditions: Conditions | None = None) -> Likelihood:
-        self.told.append(None if conditions is None else conditions.labels)
+        self.told.append(None if conditions is None else conditions.tensor("label"))
         if not self.heeds_codes:
             codes = torch.zeros_like(codes)
         chosen = torch.nn.functional.one_hot(codes.repeat_interleave(STRIDE, -1), LEVELS).movedim(-1, 2)
@@ -50,7 +50,7 @@ class Known(Autoencoder):
     def likelihood_without_codes(
         self, num: int, grid: Sequence[int], conditions: Conditions | None = None
     ) -> Likelihood | None:
-        self.told.append(None if conditions is None else conditions.labels)
+        self.told.append(None if conditions is None else conditions.tensor("label"))
         return Categorical(torch.zeros(num, 1, LEVELS, grid[0] * STRIDE)) if self.has_none else None
 
 
@@ -128,6 +128,6 @@ def test_a_model_that_knows_no_signals_without_codes_is_not_measured():
 
 def test_labels_go_with_their_items():
     model = Known()
-    measured(model, [Batch(torch.cat(ITEMS[:2]), Conditions(torch.tensor([5, 6])))])
+    measured(model, [Batch(torch.cat(ITEMS[:2]), Conditions(label=torch.tensor([5, 6])))])
     assert [labels.tolist() for labels in model.told] == [[6]] * 3
     assert {f"distortion_{kind}" for kind in KINDS} == CodeUse.protocol().keys()

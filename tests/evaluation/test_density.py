@@ -61,7 +61,11 @@ class GivenPrior(Prior):
 
     def log_prob(self, codes, conditions=NO_CONDITIONS):
         log_prob = -codes.flatten(1).sum(1).float()
-        return log_prob if conditions.labels is None else log_prob - 100.0 * (conditions.labels >= 0)
+        return (
+            log_prob
+            if conditions.tensor("label") is None
+            else log_prob - 100.0 * (conditions["label"].data >= 0)
+        )
 
     def sample(self, num, *args, **kwargs):
         raise NotImplementedError
@@ -76,7 +80,7 @@ def measure(*sizes: int) -> dict[str, PriorDensity]:
     density = Density(model.signal)
     priors = [GivenPrior("plain", False), GivenPrior("told", True)]
     for x, labels in zip(X[: sum(sizes)].split(sizes), LABELS[: sum(sizes)].split(sizes), strict=True):
-        density.update(model.measure(Batch(x, Conditions(labels)), priors))
+        density.update(model.measure(Batch(x, Conditions(label=labels)), priors))
     return density.compute()
 
 
@@ -98,7 +102,9 @@ def test_by_hand(sizes):
 
 
 def test_what_an_autoencoder_measures_of_a_batch():
-    measured = GivenAutoencoder().measure(Batch(X, Conditions(LABELS)), [GivenPrior("told", True)], draws=9)
+    measured = GivenAutoencoder().measure(
+        Batch(X, Conditions(label=LABELS)), [GivenPrior("told", True)], draws=9
+    )
     assert list(measured.bounds) == ["told"]
     assert measured.bounds["told"].rate.tolist() == [106.0, 6.0, 116.0]
     assert measured.bounds["told"].distortion.tolist() == [6.0, 6.0, 16.0]

@@ -37,7 +37,7 @@ def uniform(num: int, lines: int) -> np.ndarray:
 @pytest.mark.parametrize("changes", [{}, {"channels": 96, "heads": 3}], ids=["tiny", "wide"])
 def test_every_symbol_has_the_logits_of_a_step(lines, num_codebooks, num_classes, changes):
     made = network(num_codebooks, num_classes, **changes)
-    told = Conditions(torch.arange(lines) % NUM_CLASSES) if num_classes else Conditions()
+    told = Conditions(label=torch.arange(lines) % NUM_CLASSES) if num_classes else Conditions()
     kernel = TransformerKernel(made, made.start(lines, GRID, told))
     state, previous = made.start(lines, GRID, told), None
     for numbers in uniform(num_codebooks * math.prod(GRID), lines):

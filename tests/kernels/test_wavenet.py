@@ -39,7 +39,7 @@ def conditions(batch_size: int, network: WaveNet, frames: int = 4) -> Conditions
     generator = torch.Generator().manual_seed(1)
     shape = (batch_size, LOCAL, frames)
     local = 3 * torch.randn(shape, generator=generator) if network.local_channels else None
-    return Conditions(labels, local)
+    return Conditions(label=labels, local=local)
 
 
 def uniform(length: int, batch_size: int, seed: int = 0) -> np.ndarray:
@@ -158,7 +158,7 @@ def test_conditions_go_with_their_items(monkeypatch):
     told = conditions(3, network)
     together = sample(network, 3, (LENGTH,), told, temperature=0.0)
     for item in range(3):
-        alone = Conditions(told.labels[[item]], told.local[[item]])
+        alone = told.part([item])
         assert torch.equal(sample(network, 1, (LENGTH,), alone, temperature=0.0)[0], together[item])
     assert len({tuple(item.flatten().tolist()) for item in together}) > 1
 

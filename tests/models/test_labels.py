@@ -16,7 +16,7 @@ from smalti.priors.unigram import UnigramPrior
 from tests.models import tiny
 
 NUM_CLASSES = 3
-LABELS = Conditions(torch.tensor([0, 1, -1, 2]))
+LABELS = Conditions(label=torch.tensor([0, 1, -1, 2]))
 COST = math.log(NUM_CLASSES) * torch.tensor([1.0, 1.0, 0.0, 1.0])
 
 
@@ -26,7 +26,7 @@ def model(is_told: bool) -> VQVAE:
     quantizer = VQVAEConfig.tiny().quantizer.model_copy(update={"num_codebooks": 1})
     config = VQVAEConfig.tiny().model_copy(update={"decoder": decoder, "quantizer": quantizer})
     made = VQVAE(config, SignalSpec(1, (32,)), NUM_CLASSES)
-    made.loss(Batch(tiny.signals(made.signal, 8, seed=5), Conditions(torch.zeros(8).long())))
+    made.loss(Batch(tiny.signals(made.signal, 8, seed=5), Conditions(label=torch.zeros(8).long())))
     return made.eval()
 
 

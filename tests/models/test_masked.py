@@ -40,7 +40,7 @@ def task(**settings) -> MaskedPrediction:
 
 def loss(made: MaskedPrediction, x: torch.Tensor, seed: int = 0, voices: torch.Tensor | None = None):
     torch.manual_seed(seed)
-    return made.loss(Batch(x, Conditions(voices=voices)))
+    return made.loss(Batch(x, Conditions(voice=voices)))
 
 
 @torch.no_grad()

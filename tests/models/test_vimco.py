@@ -280,7 +280,7 @@ class TestBounds:
                 self.name, self.takes_labels = name, takes_labels
 
             def log_prob(self, codes, conditions=None):
-                told.setdefault(self.name, []).append(conditions.labels)
+                told.setdefault(self.name, []).append(conditions.tensor("label"))
                 return torch.zeros(len(codes))
 
             def sample(self, num, *args, **kwargs):
@@ -288,7 +288,7 @@ class TestBounds:
 
         model = listed()
         labels = torch.tensor([3, -1])
-        batch = Batch(signals(SMALLEST, 2), Conditions(labels))
+        batch = Batch(signals(SMALLEST, 2), Conditions(label=labels))
         model.measure(batch, [Told("yes", True), Told("no", False)], draws=2)
         assert all(seen is labels for seen in told["yes"])
         assert told["no"] == [None, None]

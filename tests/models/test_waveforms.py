@@ -25,7 +25,7 @@ NUM_CLASSES, LEVELS, LENGTH = 3, 16, 64
 LIKELIHOODS = pytest.mark.parametrize(
     "likelihood", [CategoricalConfig(), LogisticMixtureConfig(components=2)], ids=lambda c: c.kind
 )
-LABELS = Conditions(torch.tensor([0, 1, -1, 2]))
+LABELS = Conditions(label=torch.tensor([0, 1, -1, 2]))
 GRADIENT = VQVAEConfig.tiny().quantizer.model_copy(update={"codebook": GradientCodebookConfig()})
 TOLD = ConvDecoderConfig.tiny().model_copy(update={"use_labels": True})
 
@@ -94,7 +94,7 @@ class TestLoss:
     @LIKELIHOODS
     def test_every_parameter_learns(self, likelihood, kind):
         model = build(kind, likelihood=likelihood)
-        loss = model(Batch(waves(8), Conditions(torch.arange(8) % 4 - 1)))
+        loss = model(Batch(waves(8), Conditions(label=torch.arange(8) % 4 - 1)))
         loss.total.backward()
         assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
@@ -124,7 +124,7 @@ class TestLoss:
             monkeypatch.setattr("smalti.nn.collectives.rank_and_world", lambda: (rank, world))
             torch.manual_seed(0)
             share = slice(rank * 6 // world, (rank + 1) * 6 // world)
-            return model.loss(Batch(x[share], Conditions(told[share]))).total
+            return model.loss(Batch(x[share], Conditions(label=told[share]))).total
 
         with torch.no_grad():
             shares = torch.stack([loss(rank, 3) for rank in range(3)])
@@ -221,7 +221,7 @@ class TestWithoutCodes:
         told = model.likelihood_without_codes(4, (8,), LABELS).log_prob(x)
         assert told.shape == x.shape
         untold = model.likelihood_without_codes(4, (8,)).log_prob(x)
-        assert torch.equal((told - untold).abs().flatten(1).amax(1) > 0, LABELS.labels >= 0)
+        assert torch.equal((told - untold).abs().flatten(1).amax(1) > 0, LABELS["label"].data >= 0)
 
     def test_is_not_known_where_it_was_not_learned(self):
         assert build().likelihood_without_codes(4, (16,)) is None
@@ -234,7 +234,7 @@ class TestLabels:
         model, x = build(decoder=decoder).eval(), waves()
         codes = model.encode(x)
         told, untold = (model.likelihood(codes, c).log_prob(x) for c in (LABELS, Conditions()))
-        assert torch.equal((told - untold).abs().flatten(1).amax(1) > 0, LABELS.labels >= 0)
+        assert torch.equal((told - untold).abs().flatten(1).amax(1) > 0, LABELS["label"].data >= 0)
         torch.testing.assert_close(model.likelihood(codes).log_prob(x), untold)
         in_evaluation = model.loss(Batch(x, LABELS)).terms["distortion_bits_per_dim"]
         torch.testing.assert_close(in_evaluation, -told.mean() / math.log(2))
@@ -243,7 +243,7 @@ class TestLabels:
     def test_out_of_range_are_refused(self, decoder):
         model, x = build(decoder=decoder), waves()
         with pytest.raises(InputError, match=r"expected labels from 0 to 2"):
-            model.loss(Batch(x, Conditions(torch.tensor([0, 1, 2, 3]))))
+            model.loss(Batch(x, Conditions(label=torch.tensor([0, 1, 2, 3]))))
 
     @torch.no_grad()
     def test_without_classes_are_not_heeded(self):

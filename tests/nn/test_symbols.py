@@ -40,14 +40,14 @@ def test_turns():
 
 
 def test_labels_that_are_not_given_are_the_last_index():
-    labels = Conditions(torch.tensor([0, -1, 2]))
+    labels = Conditions(label=torch.tensor([0, -1, 2]))
     assert label_indices(labels, 3, 3, CPU).tolist() == [0, 3, 2]
     assert label_indices(Conditions(), 2, 3, CPU).tolist() == [3, 3]
     assert label_indices(None, 2, 3, CPU).tolist() == [3, 3]
 
 
 def test_without_classes_labels_are_ignored():
-    assert label_indices(Conditions(torch.tensor([7, -9])), 3, 0, CPU).tolist() == [0, 0, 0]
+    assert label_indices(Conditions(label=torch.tensor([7, -9])), 3, 0, CPU).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_without_classes_labels_are_ignored():
 )
 def test_labels_that_do_not_fit_are_refused(labels, said):
     with pytest.raises(InputError, match=said):
-        label_indices(Conditions(torch.tensor(labels)), 2, 3, CPU)
+        label_indices(Conditions(label=torch.tensor(labels)), 2, 3, CPU)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

@@ -62,7 +62,7 @@ def all_grids(num_codebooks: int) -> torch.Tensor:
 
 
 def same_label(label: int, num: int) -> Conditions:
-    return Conditions(torch.full((num,), label))
+    return Conditions(label=torch.full((num,), label))
 
 
 @EVERY
@@ -105,7 +105,7 @@ def test_a_labelled_rate_is_a_bound_on_data_whose_class_is_unknown():
 def test_items_without_a_label_pay_nothing():
     codes = all_grids(1)[:3]
     labelled = LabelledPrior(learned(1, NUM_CLASSES))
-    mixed = labelled.log_prob(codes, Conditions(torch.tensor([2, -1, 0])))
+    mixed = labelled.log_prob(codes, Conditions(label=torch.tensor([2, -1, 0])))
     without = labelled.log_prob(codes)
     torch.testing.assert_close(without, labelled.prior.log_prob(codes))
     torch.testing.assert_close(mixed[1], without[1])

@@ -113,8 +113,7 @@ def _cepstra(task: MaskedPrediction, items: CropLoader, report: Counter) -> Floa
     """Cepstra of the speech of all training items."""
     kept = []
     for done, batch in enumerate(items.sequential(), 1):
-        assert batch.conditions.voices is not None
-        clean = task.voice.normalised(batch.data.cpu(), batch.conditions.voices.cpu())
+        clean = task.voice.normalised(batch.data.cpu(), batch.conditions["voice"].data.cpu())
         kept.append(task.voice.cepstra(clean)[places_of_speech(batch.data.cpu(), task.stride)])
         report(done, items.count)
     return torch.cat(kept)

@@ -143,10 +143,8 @@ class FramePixelCNN(AutoregressiveNetwork):
             later, _ = self._remembered(seen[:, :, :-1], actions[:, :-1], past)
             known = torch.cat([known, later], 2)
         local = known.transpose(1, 2).flatten(0, 1)
-        labels = None
-        if conditions is not None and conditions.labels is not None:
-            labels = conditions.labels.repeat_interleave(frames)
-        logits = self.frame(codes.transpose(1, 2).flatten(0, 1), Conditions(labels, local))
+        labels = (conditions or Conditions()).only("label").repeat(frames)
+        logits = self.frame(codes.transpose(1, 2).flatten(0, 1), Conditions(**labels, local=local))
         return logits.unflatten(0, (batch_size, frames)).transpose(1, 2)
 
     @torch.no_grad()
@@ -164,7 +162,7 @@ class FramePixelCNN(AutoregressiveNetwork):
         label_indices(conditions, batch_size, self.num_classes, actions.device)
         return FrameState(
             (frames, rows, columns),
-            Conditions(conditions.labels, actions=actions),
+            Conditions(**conditions.only("label"), action=actions),
             self.memory.start(batch_size, (rows, columns)),
             self._nothing(batch_size, (rows, columns)),
             torch.zeros(
@@ -201,7 +199,7 @@ class FramePixelCNN(AutoregressiveNetwork):
         if state.frames == state.grid[0]:
             raise InputError(f"expected no step after the last symbol of a clip {state.grid}; start anew")
         if state.frame is None:
-            conditions = Conditions(state.conditions.labels, state.known)
+            conditions = Conditions(**state.conditions.only("label"), local=state.known)
             state.frame = self.frame.start(len(state.codes), state.grid[1:], conditions)
             previous = None
         state.symbols += 1
@@ -209,8 +207,7 @@ class FramePixelCNN(AutoregressiveNetwork):
 
     def _remember(self, codes: Int64[Tensor, "b g f h w"], state: FrameState) -> None:
         """Take in complete frames; the next symbol is the first one of the frame after them."""
-        actions = state.conditions.actions
-        assert actions is not None
+        actions = state.conditions["action"].data
         done = actions[:, state.frames : state.frames + codes.shape[2]]
         known, state.past = self._remembered(codes, done, state.past)
         state.known = known[:, :, -1]
@@ -234,7 +231,7 @@ class FramePixelCNN(AutoregressiveNetwork):
 
     def _actions(self, conditions: Conditions | None, batch_size: int, frames: int) -> Int64[Tensor, "b f"]:
         """Indices into the table of actions, the last of which stands for "not given"."""
-        actions = conditions.actions if conditions is not None else None
+        actions = conditions.tensor("action") if conditions is not None else None
         device = self.nothing.device
         if actions is None or not self.num_actions:
             return torch.full((batch_size, frames), self.num_actions, device=device)

@@ -155,13 +155,13 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
         """
         _check_grid(codes.shape[2:])
         check_codes(codes, self.num_codebooks, self.num_codes)
-        labels = conditions.labels if conditions is not None else None
+        labels = (conditions or Conditions()).only("label")
         levels = self.layout.unpack(codes)
         logits, known = [], None
         for level, network in enumerate(self.networks):
             if level:
                 known = self.telling[level - 1](levels[level - 1], known)
-            logits.append(network(levels[level], Conditions(labels, known)))
+            logits.append(network(levels[level], Conditions(**labels, local=known)))
         return self.layout.pack(logits)
 
     @torch.no_grad()
@@ -175,7 +175,7 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
         """
         _check_grid(grid)
         grids = self.layout.grids(grid)
-        told = Conditions(conditions.labels if conditions is not None else None)
+        told = (conditions or Conditions()).only("label")
         inner = self.networks[0].start(batch_size, grids[0], told)
         return HierarchyState(grids, told, 0, 0, inner, self._empty(batch_size, grids[0]), None)
 
@@ -200,7 +200,7 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
         state.level += 1
         state.symbols = 0
         grid, batch_size = state.grids[state.level], len(state.codes)
-        told = Conditions(state.conditions.labels, state.known)
+        told = Conditions(**state.conditions, local=state.known)
         state.inner = self.networks[state.level].start(batch_size, grid, told)
         state.codes = self._empty(batch_size, grid)
 

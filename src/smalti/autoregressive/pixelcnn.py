@@ -380,7 +380,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
         """What the local condition adds to the pre-gate maps of each layer."""
         if self.project is None:
             return [None] * len(self.layers)
-        local = conditions.local if conditions is not None else None
+        local = conditions.tensor("local") if conditions is not None else None
         if (
             local is None
             or local.ndim != 4

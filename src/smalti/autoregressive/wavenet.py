@@ -289,7 +289,7 @@ class WaveNet(AutoregressiveNetwork):
         self, conditions: Conditions | None, batch_size: int, length: int
     ) -> Float[Tensor, "b layers g2 frames"] | None:
         """What the local condition adds to the pre-gate maps of each layer, for each frame."""
-        local = conditions.local if conditions is not None else None
+        local = conditions.tensor("local") if conditions is not None else None
         if self.project is None:
             return None
         if (

@@ -47,9 +47,10 @@ class LatentVariableModel(Trainable):
 
     def cost_of_labels(self, conditions: Conditions) -> float | Float[Tensor, " b"]:
         """What a receiver must be told besides the codes: p(x) >= p(x | label) / number of labels, nats."""
-        if not self.told_classes or conditions.labels is None:
+        labels = conditions.tensor("label")
+        if not self.told_classes or labels is None:
             return 0.0
-        return math.log(self.told_classes) * (conditions.labels >= 0)
+        return math.log(self.told_classes) * (labels >= 0)
 
     @property
     def stride(self) -> int:

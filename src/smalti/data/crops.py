@@ -77,7 +77,7 @@ class CropLoader:
         self._labels = torch.from_numpy(given) if (given >= 0).any() else None
         self._actions = store.actions
         self.voices: Float[Tensor, "m v"] | None = None
-        """What is known of each item's speaker, to be given with it; see `Conditions.voices`."""
+        """What is known of each item's speaker, to be given with it; the condition `voice`."""
 
     @property
     def steps_per_epoch(self) -> float:
@@ -153,4 +153,4 @@ class CropLoader:
         is_full = bool((inside == length).all())
         lengths = None if is_full else torch.from_numpy(inside.astype(np.int64)).to(self.device)
         voices = None if self.voices is None else self.voices[torch.from_numpy(items)].to(self.device)
-        return Batch(self._to_model(signals), Conditions(labels, voices=voices, actions=actions), lengths)
+        return Batch(self._to_model(signals), Conditions(label=labels, voice=voices, action=actions), lengths)

@@ -155,7 +155,7 @@ class Loader:
         else:
             signals = self._gather_on_host(rows).to(self.device, non_blocking=True)
         labels = None if self._labels is None else self._labels.index_select(0, on_device)
-        return Batch(self._to_model(signals), Conditions(labels))
+        return Batch(self._to_model(signals), Conditions(label=labels))
 
     def _gather_on_host(self, rows: Int64[Tensor, " b"]) -> Tensor:
         # Pinned memory of torch's own allocator, which gives it out again only after the copy is done.

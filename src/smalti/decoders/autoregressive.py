@@ -146,7 +146,7 @@ class AutoregressiveLikelihood(Likelihood):
         self, generator: torch.Generator | None = None, temperature: float = 1.0
     ) -> Float[Tensor, "b c *size"]:
         """A draw, element after element, from the cached step."""
-        local = self._conditions.local
+        local = self._conditions.tensor("local")
         assert local is not None
 
         def draw(outputs: Float[Tensor, "b p"], generator: torch.Generator | None) -> Tensor:
@@ -207,11 +207,11 @@ class AutoregressiveFamily(LikelihoodFamily):
         self, parameters: Float[Tensor, "b p *coarse"], conditions: Conditions | None = None
     ) -> AutoregressiveLikelihood:
         """The likelihood of signals of `coarse * frame` elements along each axis."""
-        labels = conditions.labels if conditions is not None else None
+        labels = (conditions or Conditions()).only("label")
         return AutoregressiveLikelihood(
             self.network,
             self.family,
-            Conditions(labels, parameters),
+            Conditions(**labels, local=parameters),
             [places * self.frame for places in parameters.shape[2:]],
             self.levels,
         )

@@ -171,7 +171,7 @@ class ContextEncoder(Encoder):
         self, signal: Float[Tensor, "b m t"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b c n"]:
         """The layer's output, smoothed."""
-        voices = conditions.voices if conditions is not None else None
+        voices = conditions.tensor("voice") if conditions is not None else None
         if voices is None:
             voices = self.voice.voices(signal)
         x = self.network(self.voice.normalised(signal, voices), layers=self.config.layer)

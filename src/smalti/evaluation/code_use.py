@@ -56,7 +56,7 @@ class CodeUse:
         first = len(codes) - len(shuffled)
         data, codes = batch.data[first:], codes[first:]
         lengths = None if batch.lengths is None else batch.lengths[first:]
-        conditions = batch.conditions.part(first)
+        conditions = batch.conditions.part(slice(first, None))
         without = self._model.likelihood_without_codes(len(data), codes.shape[2:], conditions)
         if without is None:
             return

@@ -90,7 +90,7 @@ class MaskedPrediction(Trainable):
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy of the clusters, mostly of hidden places, nats."""
         signal = batch.data
-        voices = batch.conditions.voices
+        voices = batch.conditions.tensor("voice")
         clean = self.voice.normalised(signal, self.voice.voices(signal) if voices is None else voices)
         speech = places_of_speech(signal, self.stride)
         flat = self.voice.cepstra(clean).flatten(0, 1)

@@ -69,7 +69,7 @@ def label_indices(
     Raises:
         InputError: when a label is out of range, or their number is not the batch's.
     """
-    labels = conditions.labels if conditions is not None else None
+    labels = conditions.tensor("label") if conditions is not None else None
     if labels is None or not num_classes:
         return torch.full((batch_size,), num_classes, device=device)
     if len(labels) != batch_size:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import final
 
 import torch
@@ -57,11 +56,10 @@ class LearnedPrior(Prior, Trainable):
         what attends to all before it would see places that it never learned.
         """
         if codes.ndim > 3 and codes.shape[2] > self.grid[0]:
-            parts, done = codes.split(self.grid[0], 2), None
-            if conditions.actions is not None:
-                done = conditions.actions.split(self.grid[0], 1)
-            told = [replace(conditions, actions=done and done[i]) for i in range(len(parts))]
-            return torch.stack([self.log_prob(*each) for each in zip(parts, told, strict=True)]).sum(0)
+            parts = codes.split(self.grid[0], 2)
+            frames = (slice(i * self.grid[0], (i + 1) * self.grid[0]) for i in range(len(parts)))
+            each = zip(parts, frames, strict=True)
+            return torch.stack([self.log_prob(part, conditions.frames(of)) for part, of in each]).sum(0)
         logits = self.network(codes, conditions).float()
         nats = torch.nn.functional.cross_entropy(logits.flatten(0, -2), codes.flatten(), reduction="none")
         return -nats.view(len(codes), -1).sum(1)
@@ -85,7 +83,7 @@ class LearnedPrior(Prior, Trainable):
         Raises:
             InputError: for labels on a prior without classes, or settings out of range.
         """
-        if conditions.labels is not None and not self.network.num_classes:
+        if "label" in conditions and not self.network.num_classes:
             raise InputError("expected no class, this prior was trained without classes: leave --class out")
         return sample(
             self.network,
@@ -120,10 +118,11 @@ class LabelledPrior(Prior):
     ) -> Float[Tensor, " b"]:
         """ln p(codes | class) - ln(number of classes)."""
         # Nothing is paid for actions, so nothing is told of them.
-        log_prob = self.prior.log_prob(codes, Conditions(conditions.labels))
-        if conditions.labels is None:
+        log_prob = self.prior.log_prob(codes, conditions.only("label"))
+        labels = conditions.tensor("label")
+        if labels is None:
             return log_prob
-        return log_prob - math.log(self.prior.network.num_classes) * (conditions.labels >= 0)
+        return log_prob - math.log(self.prior.network.num_classes) * (labels >= 0)
 
     def sample(
         self,

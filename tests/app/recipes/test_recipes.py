@@ -215,7 +215,7 @@ def test_that_of_sounds_shrinks_and_takes_a_step(name: str) -> None:
     model = build_model(recipe.model, modality.spec, 3)
     assert isinstance(model, Autoencoder)
     levels = torch.randint(256, (2, modality.spec.channels, *modality.spec.size), dtype=torch.uint8)
-    signal, told = modality.to_model(levels), Conditions(torch.tensor([0, 2]))
+    signal, told = modality.to_model(levels), Conditions(label=torch.tensor([0, 2]))
     prior = new_prior(recipe.prior, model, 3)
     for module, data in ((model, signal), (prior, model.encode(signal))):
         loss = module.loss(Batch(data, told)).total

@@ -46,7 +46,7 @@ def codes_of(units: PhoneRun, names: Sequence[str]) -> dict[str, list[int]]:
     codes = {}
     for name, signal in signals.items():
         own = [other[0] for key, other in signals.items() if Path(key).parent == Path(name).parent]
-        conditions = Conditions(voices=encoder.voice.voice(own)[None])
+        conditions = Conditions(voice=encoder.voice.voice(own)[None])
         codes[name] = tokenizer.autoencoder.encode(signal, conditions)[0, 0].tolist()
     return codes
 

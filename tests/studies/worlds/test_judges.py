@@ -70,6 +70,6 @@ def test_nats_of_a_frame_are_those_of_its_codes():
     codes, actions = torch.randint(5, (2, 2, 4, 3, 2)), torch.randint(-1, 3, (2, 4))
     nats = frame_nats(network, codes, actions)
     assert nats.shape == (2, 4)
-    log_probs = network(codes, Conditions(actions=actions)).log_softmax(-1)
+    log_probs = network(codes, Conditions(action=actions)).log_softmax(-1)
     expected = -log_probs.gather(-1, codes.unsqueeze(-1)).squeeze(-1)[1, :, 2].sum()
     torch.testing.assert_close(nats[1, 2], expected)

@@ -174,7 +174,7 @@ def _decoded(
             # Shorter ones go on with their last code; what is made of that is cut off.
             filled = [torch.cat([c, c[..., -1:].expand(1, 1, longest - c.shape[-1])], 2) for c in codes]
             labels = torch.tensor([speakers[i] for i in chosen], device=tokenizer.device)
-            signals = model.decode(torch.cat(filled), Conditions(labels), generator, temperature).cpu()
+            signals = model.decode(torch.cat(filled), Conditions(label=labels), generator, temperature).cpu()
             for i, signal in zip(chosen, modality.render(signals), strict=True):
                 waveforms[i] = signal[0, : len(spoken[i].waveform)].numpy()
             report(begin + len(chosen))

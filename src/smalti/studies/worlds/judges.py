@@ -111,7 +111,7 @@ def frame_nats(
 ) -> Float[Tensor, "b f"]:
     """-ln p(frame's codes | frames before, actions) of each frame, nats, on the host."""
     codes = codes.to(next(network.parameters()).device)
-    logits = network(codes, Conditions(actions=actions)).float()
+    logits = network(codes, Conditions(action=actions)).float()
     nats = F.cross_entropy(logits.flatten(0, -2), codes.flatten(), reduction="none").view(codes.shape)
     return nats.sum((1, 3, 4)).cpu()
 

@@ -199,7 +199,7 @@ def drawn(
     device = tokenizer.device
     codes = prior.sample(
         len(chosen.codes),
-        Conditions(actions=None if actions is None else actions.to(device)),
+        Conditions(action=None if actions is None else actions.to(device)),
         generator=torch.Generator().manual_seed(seed),
         grid=tuple(chosen.codes.shape[2:]),
         given=chosen.codes[:, :, :GIVEN].to(device),
