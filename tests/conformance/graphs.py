@@ -27,7 +27,7 @@ def test_compiled_it_is_one_graph_and_does_the_same(build, training):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch generates C++ here, and there is no compiler")
 def test_generated_code_has_the_gradients_of_codes_before_they_move():
-    _, build = quantizers.CASES["vq-ema"]
+    build = quantizers.CASES["vq-ema"]
     compare_compiled(build, True, "inductor", [4] * 6)
 
 
@@ -61,7 +61,7 @@ def test_the_case_that_revives_does(monkeypatch):
         return draw(*what, **more)
 
     monkeypatch.setattr(ema, "draw_tokens", noted)
-    _, build = quantizers.CASES["vq-reviving"]
+    build = quantizers.CASES["vq-reviving"]
     torch.manual_seed(0)
     quantizer = build().train()
     for step in range(24):

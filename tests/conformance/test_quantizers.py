@@ -1,25 +1,31 @@
-"""Properties of every quantizer. A new one is a line in `CASES`."""
+"""Properties of every quantizer. A new one is a line in `NEAREST_CODE` or `OTHERS`."""
 
+import re
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 
 from smalti.core.errors import InputError
-from smalti.core.parts import Quantizer
+from smalti.core.parts import QUANTIZERS, Quantizer
 from smalti.quantizers.codebooks.ema import EMACodebookConfig
 from smalti.quantizers.vq import VectorQuantizer
 from tests.conformance.classes import concrete
 
 REVIVING = EMACodebookConfig(revive_after=2.0, revive_every=2, data_init=False)
-CASES: dict[str, tuple[type[Quantizer], Callable[[], Quantizer]]] = {
-    "vq-ema": (VectorQuantizer, lambda: VectorQuantizer(8, 16, 2)),
-    "vq-gradient": (VectorQuantizer, lambda: VectorQuantizer(8, 16, 2, codebook="gradient")),
-    "vq-frozen": (VectorQuantizer, lambda: VectorQuantizer(8, 16, 2, codebook="frozen")),
-    "vq-reviving": (VectorQuantizer, lambda: VectorQuantizer(8, 40, 2, codebook=REVIVING)),
-    "vq-one-codebook": (VectorQuantizer, lambda: VectorQuantizer(4, 16)),
+NEAREST_CODE: dict[str, Callable[..., Quantizer]] = {
+    "vq-ema": partial(VectorQuantizer, 8, 16, 2),
+    "vq-gradient": partial(VectorQuantizer, 8, 16, 2, codebook="gradient"),
+    "vq-frozen": partial(VectorQuantizer, 8, 16, 2, codebook="frozen"),
+    "vq-reviving": partial(VectorQuantizer, 8, 40, 2, codebook=REVIVING),
+    "vq-one-codebook": partial(VectorQuantizer, 4, 16),
 }
-EVERY = pytest.mark.parametrize("build", [build for _, build in CASES.values()], ids=CASES)
+"""Those whose codes are the nearest of a codebook, so that each code is its own nearest."""
+OTHERS: dict[str, Callable[..., Quantizer]] = {}
+CASES = NEAREST_CODE | OTHERS
+EVERY = pytest.mark.parametrize("build", CASES.values(), ids=CASES)
+NEAREST = pytest.mark.parametrize("build", NEAREST_CODE.values(), ids=NEAREST_CODE)
 GRIDS = pytest.mark.parametrize("grid", [(7,), (3, 5), (2, 3, 4), (1, 1)], ids=str)
 
 
@@ -36,12 +42,14 @@ def latents_for(quantizer: Quantizer, *grid: int) -> torch.Tensor:
 
 
 def test_every_quantizer_is_in_the_table():
-    assert concrete(Quantizer) == {kind for kind, _ in CASES.values()}
+    quantizers = [build() for build in CASES.values()]
+    assert concrete(Quantizer) == {type(quantizer) for quantizer in quantizers}
+    assert set(QUANTIZERS.kinds()) == {quantizer.config.kind for quantizer in quantizers}
 
 
 @GRIDS
 @EVERY
-def test_encode_decode_round_trip(build, grid):
+def test_shapes_and_ranges(build, grid):
     quantizer = trained(build)
     latents = latents_for(quantizer, *grid)
     codes = quantizer.encode(latents)
@@ -51,7 +59,54 @@ def test_encode_decode_round_trip(build, grid):
     assert codes.max() < quantizer.num_codes
     decoded = quantizer.decode(codes)
     assert decoded.shape == latents.shape
-    assert torch.equal(quantizer.encode(decoded), codes)
+    assert decoded.dtype == torch.float32
+
+
+@GRIDS
+@NEAREST
+def test_encode_decode_round_trip(build, grid):
+    quantizer = trained(build)
+    codes = quantizer.encode(latents_for(quantizer, *grid))
+    assert torch.equal(quantizer.encode(quantizer.decode(codes)), codes)
+
+
+@GRIDS
+@EVERY
+def test_channels_last_is_the_same_with_the_axis_moved(build, grid):
+    first, last = build().train(), build(channel_last=True).train()
+    last.load_state_dict(first.state_dict())
+    for _ in range(2):
+        latents = latents_for(first, *grid)
+        moved = last(latents.movedim(1, -1))
+        quantized = first(latents)
+        assert torch.equal(moved.codes, quantized.codes.movedim(1, -1))
+        assert torch.equal(moved.latents, quantized.latents.movedim(1, -1))
+        torch.testing.assert_close(moved.loss, quantized.loss)
+    codes = last.encode(latents.movedim(1, -1))
+    assert torch.equal(codes, first.encode(latents).movedim(1, -1))
+    assert torch.equal(last.decode(codes), first.decode(codes.movedim(-1, 1)).movedim(1, -1))
+
+
+@pytest.mark.parametrize("channel_last", [False, True])
+@EVERY
+def test_another_number_of_channels_is_refused(build, channel_last):
+    quantizer = build(channel_last=channel_last)
+    shape = (2, 3, 3, quantizer.dim + 1) if channel_last else (2, quantizer.dim + 1, 3, 3)
+    for use in (quantizer, quantizer.encode):
+        with pytest.raises(InputError, match=rf"received {re.escape(str(shape))}"):
+            use(torch.zeros(shape))
+
+
+@EVERY
+def test_its_config_builds_another_like_it(build):
+    quantizer = trained(build)
+    config = quantizer.config
+    assert QUANTIZERS.parse(config.model_dump(mode="json")) == config
+    other = config.build().eval()
+    assert other.title == quantizer.title != ""
+    other.load_state_dict(quantizer.state_dict())
+    latents = latents_for(quantizer, 3, 5)
+    assert torch.equal(other.encode(latents), quantizer.encode(latents))
 
 
 @GRIDS
@@ -66,7 +121,7 @@ def test_forward_agrees_with_encode_and_decode(build, grid):
     assert not any(term.requires_grad for term in quantized.terms.values())
 
 
-@EVERY
+@NEAREST
 def test_every_code_decodes_to_itself(build):
     quantizer = trained(build)
     codes = torch.arange(quantizer.num_codes).expand(1, quantizer.num_codebooks, -1).contiguous()

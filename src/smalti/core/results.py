@@ -27,13 +27,13 @@ class Quantized:
 
     Attributes:
         latents: `(B, D, *grid)`, the chosen code vectors; gradients pass straight through to the input.
-        codes: int64 `(B, G, *grid)`.
+        codes: int64 `(B, G, *grid)`. Of a quantizer with `channel_last`, both have the second axis last.
         loss: the quantizer's own terms (codebook, commitment), a scalar.
         terms: those terms by name, detached.
     """
 
-    latents: Float[Tensor, "b d *grid"]
-    codes: Int64[Tensor, "b g *grid"]
+    latents: Float[Tensor, "b ..."]
+    codes: Int64[Tensor, "b ..."]
     loss: Float[Tensor, ""]
     terms: dict[str, Tensor]
 

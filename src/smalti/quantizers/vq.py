@@ -111,7 +111,7 @@ class VectorQuantizer(Quantizer):
         """How its codebook learns."""
         return f"{self.codebook.kind} codebook"
 
-    def forward(self, latents: Float[Tensor, "b d *grid"]) -> Quantized:
+    def forward(self, latents: Float[Tensor, "b ..."]) -> Quantized:
         """Quantize; in training mode the codebook also learns from the latents.
 
         Raises:
@@ -140,7 +140,7 @@ class VectorQuantizer(Quantizer):
         )
 
     @torch.no_grad()
-    def encode(self, latents: Float[Tensor, "b d *grid"]) -> Int64[Tensor, "b g *grid"]:
+    def encode(self, latents: Float[Tensor, "b ..."]) -> Int64[Tensor, "b ..."]:
         """Codes of latents; nothing learns.
 
         Raises:
@@ -149,7 +149,7 @@ class VectorQuantizer(Quantizer):
         indices = search(self.layout.tokens(latents, self.num_codebooks), self.codebook.codes)
         return self.layout.codes(indices, self.layout.places(latents))
 
-    def decode(self, codes: Int64[Tensor, "b g *grid"]) -> Float[Tensor, "b d *grid"]:
+    def decode(self, codes: Int64[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Latents of codes.
 
         Raises:
