@@ -10,6 +10,7 @@ import torch
 from smalti.core.errors import InputError
 from smalti.core.parts import QUANTIZERS, Quantizer
 from smalti.quantizers.codebooks.ema import EMACodebookConfig
+from smalti.quantizers.fsq import FSQ
 from smalti.quantizers.vq import VectorQuantizer
 from tests.conformance.classes import concrete
 
@@ -22,7 +23,9 @@ NEAREST_CODE: dict[str, Callable[..., Quantizer]] = {
     "vq-one-codebook": partial(VectorQuantizer, 4, 16),
 }
 """Those whose codes are the nearest of a codebook, so that each code is its own nearest."""
-OTHERS: dict[str, Callable[..., Quantizer]] = {}
+OTHERS: dict[str, Callable[..., Quantizer]] = {
+    "fsq": partial(FSQ, (4, 3, 5)),
+}
 CASES = NEAREST_CODE | OTHERS
 EVERY = pytest.mark.parametrize("build", CASES.values(), ids=CASES)
 NEAREST = pytest.mark.parametrize("build", NEAREST_CODE.values(), ids=NEAREST_CODE)

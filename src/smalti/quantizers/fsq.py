@@ -1,0 +1,146 @@
+"""Finite scalar quantization (Mentzer et al. 2023, arXiv 2309.15505)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal, final
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor
+
+from smalti.core.errors import InputError
+from smalti.core.parts import QUANTIZERS, Quantizer, QuantizerConfig
+from smalti.core.results import Quantized
+from smalti.nn.symbols import check_codes
+from smalti.quantizers.layout import Layout
+from smalti.quantizers.straight_through import straight_through
+
+MARGIN = 1e-3
+"""By how much, relatively, the bound exceeds the outermost level, so that tanh need not saturate there."""
+
+
+@QUANTIZERS.register
+class FSQConfig(QuantizerConfig):
+    """Settings of an `FSQ`.
+
+    Attributes:
+        levels: values that each channel may take, from 2 to 1,000 (beyond, the bound's margin would reach
+            another level); 8,8,8 is the paper's choice for about 512 codes, 8,5,5,5
+            for 1,000, 8,8,8,6,5 for 15,360 and 8,8,8,5,5,5 for 64,000.
+    """
+
+    kind: Literal["fsq"] = "fsq"
+    levels: tuple[Annotated[int, Field(ge=2, le=1000)], ...] = Field(default=(8, 5, 5, 5), min_length=1)
+
+    def build(self) -> FSQ:
+        """The quantizer, for latents with channels first."""
+        return FSQ(self.levels)
+
+
+@final
+class FSQ(Quantizer):
+    """Bound each channel by tanh and round it to one of its levels; the codebook is the grid of all levels.
+
+        h = (L - 1)(1 + 1e-3) / 2,  o = 1/2 if L is even else 0,  s = atanh(o / h)
+        q = round(tanh(z + s) h - o) / floor(L / 2)
+        code = sum_i (q_i floor(L_i / 2) + floor(L_i / 2)) L_1 ... L_(i-1)
+
+    Section 3.1 and the authors' published code. Nothing is learned and there is no loss; the gradient
+    passes straight through the rounding, and is that of the tanh. Everything is computed in float32, also
+    under autocast, and codes in int64. A channel that is not a number gets level 0, and stays so in the
+    latents, where it stops the training.
+
+    Decoded latents are not fixed points: `encode(decode(codes))` may differ from the codes.
+
+    Args:
+        levels: values that each channel may take, one entry a channel, each from 2 to 1,000.
+        channel_last: latents are `(B, *grid, D)` and codes `(B, *grid, 1)`, instead of `(B, D, *grid)` and
+            `(B, 1, *grid)`.
+
+    Raises:
+        InputError: when there are more codes than int64 has numbers.
+        pydantic.ValidationError: for levels out of range.
+    """
+
+    config: FSQConfig
+    _levels: Tensor
+    _bases: Tensor
+
+    def __init__(self, levels: Sequence[int] = (8, 5, 5, 5), channel_last: bool = False) -> None:
+        super().__init__()
+        self.config = FSQConfig(levels=tuple(levels))
+        self.num_codebooks, self.num_codes, self.dim = 1, math.prod(levels), len(levels)
+        if self.num_codes > 2**63:
+            raise InputError(
+                f"expected levels whose product is at most 2**63, received {self.num_codes:,} codes: use "
+                "fewer channels or levels"
+            )
+        self.layout = Layout(self.dim, channel_last)
+        bases = [math.prod(levels[:channel]) for channel in range(self.dim)]
+        # Made from the settings, so there is nothing to save.
+        self.register_buffer("_levels", torch.tensor(self.config.levels), persistent=False)
+        self.register_buffer("_bases", torch.tensor(bases), persistent=False)
+
+    @property
+    def title(self) -> str:
+        """Its name and levels."""
+        return f"FSQ of {'x'.join(map(str, self.config.levels))} levels"
+
+    def forward(self, latents: Float[Tensor, "b ..."]) -> Quantized:
+        """Quantize; training and evaluation are the same.
+
+        Raises:
+            InputError: for latents of another number of channels.
+        """
+        bounded = self._bounded(latents)
+        indices = self._indices(bounded)
+        half = self._levels // 2
+        # z_q of the rounded values themselves, so that it equals what `decode` gives to the bit.
+        z_q = straight_through(bounded / half, bounded.round() / half)
+        places = self.layout.places(latents)
+        return Quantized(
+            latents=self.layout.latents(z_q, places),
+            codes=self.layout.codes(indices, places),
+            loss=bounded.new_zeros(()),
+            terms={"batch_usage": self._usage(indices)},
+        )
+
+    @torch.no_grad()
+    def encode(self, latents: Float[Tensor, "b ..."]) -> Int64[Tensor, "b ..."]:
+        """Codes of latents.
+
+        Raises:
+            InputError: for latents of another number of channels.
+        """
+        return self.layout.codes(self._indices(self._bounded(latents)), self.layout.places(latents))
+
+    def decode(self, codes: Int64[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Latents of codes, each channel in [-1, 1].
+
+        Raises:
+            InputError: for codes out of range or with another number of codebooks.
+        """
+        first = self.layout.channels_first(codes)
+        check_codes(first, self.num_codebooks, self.num_codes)
+        digits = first.movedim(1, 0).flatten(1).unsqueeze(2) // self._bases % self._levels
+        half = self._levels // 2
+        return self.layout.latents((digits - half).float() / half, self.layout.places(codes))
+
+    def _bounded(self, latents: Float[Tensor, "b ..."]) -> Float[Tensor, "1 n d"]:
+        """Each channel in the range that rounds to its levels: from -floor(L / 2) to ceil(L / 2) - 1."""
+        z = self.layout.tokens(latents)
+        h = (self._levels - 1) * (1 + MARGIN) / 2
+        offset = torch.where(self._levels % 2 == 0, 0.5, 0.0)
+        return torch.tanh(z + torch.atanh(offset / h)) * h - offset
+
+    def _indices(self, bounded: Float[Tensor, "1 n d"]) -> Int64[Tensor, "1 n"]:
+        digits = bounded.detach().round() + self._levels // 2
+        return (torch.where(digits.isnan(), 0, digits).to(torch.int64) * self._bases).sum(2)
+
+    def _usage(self, indices: Int64[Tensor, "1 n"]) -> Float[Tensor, ""]:
+        """Share of the codes that occur in this batch, without memory for each of them."""
+        ordered = indices.flatten().sort().values
+        return ((ordered.diff() != 0).sum() + 1) / self.num_codes
