@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -15,7 +15,9 @@ from torch import Tensor
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
-from smalti.data.store import smallest_dtype
+from smalti.data.sources.base import Source
+from smalti.data.store import Store
+from smalti.encoding import BATCH, EncodedItem, encode_items, encode_signals
 from smalti.priors.autoregressive import LearnedPrior
 from smalti.trained import LEARNED, PRIOR_DIRECTORY, UNIGRAM_FILE, TrainedModel, prior_directories
 from smalti.training.checkpoints import RunDirectory
@@ -90,8 +92,7 @@ class Tokenizer:
         num_codebooks, first, *others = self.code_shape
         return (num_codebooks, None if self.modality.is_ragged else first, *others)
 
-    @torch.no_grad()
-    def encode(self, signals: Any, batch_size: int = 64) -> Any:
+    def encode(self, signals: Any, batch_size: int = BATCH, class_name: str | None = None) -> Any:
         """Codes of pictures, sounds or clips.
 
         Args:
@@ -99,37 +100,53 @@ class Tokenizer:
                 path, or a list of these. Sounds: amplitudes in [-1, 1] at the model's rate, `(T,)`, `(1, T)`
                 or `(B, 1, T)`, a path, or a list of these. Clips: as pictures, `(B, C, F, H, W)` or
                 `(C, F, H, W)`, a path, or a list of these.
-            batch_size: pictures at a time.
+            batch_size: items at a time.
+            class_name: class (speaker) of all of them, for an encoder that pools statistics of a speaker;
+                without one each item is a source of its own (see `smalti.encoding`).
 
         Returns:
-            Of pictures int64 `(B, G, h, w)`; of sounds, whose lengths differ, a list with `(1, G, n)` for
-            each; n codes cover its end, the last stretch filled up with silence. Of clips likewise
-            `(1, G, n, h, w)`, filled up with black.
+            For pictures int64 `(B, G, h, w)`. For sounds, whose lengths differ, a list with `(1, G, n)` for
+            each: n codes cover the item, whose end is padded with silence. For clips likewise
+            `(1, G, n, h, w)`, padded with black.
 
         Raises:
-            InputError: for another size or range.
+            InputError: for another size or range, or an unknown class.
         """
         checked = self.modality.check(signals)
-        if self.modality.is_ragged:
-            return [self.autoencoder.encode(self.padded(one).to(self.device)).cpu() for one in checked]
-        return torch.cat(
-            [self.autoencoder.encode(part.to(self.device)).cpu() for part in checked.split(batch_size)]
+        label = -1 if class_name is None else self.label(class_name)
+        items = checked if self.modality.is_ragged else checked.split(1)
+        codes = encode_signals(self.autoencoder, self.modality, items, [label] * len(items), batch_size)
+        return codes if self.modality.is_ragged else torch.cat(codes)
+
+    def encode_items(
+        self,
+        data: Source | Store,
+        split: str = "all",
+        *,
+        batch_size: int = BATCH,
+        skipped: list[dict[str, str]] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[EncodedItem]:
+        """Codes of every item of a source or store, in order; see `smalti.encoding.encode_items`."""
+        return encode_items(
+            self.autoencoder,
+            self.modality,
+            data,
+            split,
+            labels=self.trained.label_ids,
+            batch_size=batch_size,
+            skipped=skipped,
+            progress=progress,
         )
 
-    def padded(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *padded"]:
-        """A signal with its first axis (time) filled up to whole codes; others are whole already."""
-        missing = -signal.shape[2] % self.autoencoder.stride
-        if not missing:
-            return signal
-        dtype = getattr(torch, smallest_dtype(self.modality.spec.levels).name)
-        filler = self.modality.to_model(torch.full((1,) * signal.ndim, self.modality.padding, dtype=dtype))
-        shape = (*signal.shape[:2], missing, *signal.shape[3:])
-        return torch.cat([signal, filler.to(signal).expand(shape)], 2)
+    def shown_class(self, label: str | None) -> str | None:
+        """The model's name for a class, by the name that a source has for it."""
+        return None if label is None else self.recipe.class_names.get(label, label)
 
     def decode(
         self,
         codes: Codes,
-        batch_size: int = 64,
+        batch_size: int = BATCH,
         class_name: str | None = None,
         seed: int | None = 0,
         temperature: float = 1.0,
@@ -158,7 +175,7 @@ class Tokenizer:
     def decode_signals(
         self,
         codes: Int64[Tensor, "b g *grid"],
-        batch_size: int = 64,
+        batch_size: int = BATCH,
         class_name: str | None = None,
         seed: int | None = 0,
         temperature: float = 1.0,
@@ -190,17 +207,25 @@ class Tokenizer:
             parts.append(decoded.cpu())
         return torch.cat(parts)
 
-    def reconstruct(self, signals: Any, batch_size: int = 64, class_name: str | None = None) -> Any:
+    def reconstruct(self, signals: Any, batch_size: int = BATCH, class_name: str | None = None) -> Any:
         """`decode(encode(signals))`; of a sound or a clip, in its own length."""
         if not self.modality.is_ragged:
             return self.decode(self.encode(signals, batch_size), batch_size, class_name)
-        again = []
-        for one in self.modality.check(signals):
-            with torch.no_grad():
-                codes = self.autoencoder.encode(self.padded(one).to(self.device)).cpu()
-            decoded = self.decode_signals(codes, batch_size, class_name)
-            again.append(self.modality.render(decoded[:, :, : one.shape[2]]))
-        return again
+        return [
+            self.modality.render(self.through_codes(one, class_name)) for one in self.modality.check(signals)
+        ]
+
+    def through_codes(
+        self,
+        signal: Float[Tensor, "1 c *size"],
+        class_name: str | None = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+    ) -> Float[Tensor, "1 c *size"]:
+        """One signal in the model's range, encoded and decoded, in its own length; see `decode`."""
+        (codes,) = encode_signals(self.autoencoder, self.modality, [signal])
+        decoded = self.decode_signals(codes, class_name=class_name, seed=seed, temperature=temperature)
+        return decoded[:, :, : signal.shape[2]]
 
     def sample_codes(
         self,
@@ -211,7 +236,7 @@ class Tokenizer:
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
-        batch_size: int = 64,
+        batch_size: int = BATCH,
         prior: str = LEARNED,
         progress: Callable[[int, int], None] | None = None,
         length: int | None = None,
@@ -259,7 +284,7 @@ class Tokenizer:
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
-        batch_size: int = 64,
+        batch_size: int = BATCH,
         prior: str = LEARNED,
         progress: Callable[[int, int], None] | None = None,
     ) -> Int64[Tensor, "b g all *grid"]:

@@ -107,6 +107,13 @@ class TrainedModel:
         return self.recipe.data.build()
 
     @property
+    def label_ids(self) -> dict[str, int]:
+        """The label of each class, by its name and by the names that sources have for it."""
+        ids = {name: label for label, name in enumerate(self.classes)}
+        named = {name: ids.get(shown, -1) for name, shown in self.recipe.class_names.items()}
+        return ids | named
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device

@@ -47,7 +47,7 @@ def new_run(pictures: Path, tmp_path: Path) -> list[object]:
 @pytest.fixture(scope="module")
 def codes(trained: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Codes of `pictures`."""
-    from smalti.app.commands.codes import encode
+    from smalti.app.commands.encode import encode
 
     path = tmp_path_factory.mktemp("codes") / "codes.parquet"
     encode(str(trained), str(pictures), path, quiet=True)

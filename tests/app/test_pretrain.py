@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from smalti.app import pretraining as pretrain
 from smalti.tokenizer import load
 from tests import sounds
-from tests.app.conftest import PhoneRun
 from tests.runs import Result, digests
+from tests.speech_runs import PhoneRun
 
 Smalti = Callable[..., Result]
 FROZEN = ("encoder.", "quantizer.")

@@ -17,10 +17,11 @@ import torch
 
 from smalti.core.conditions import Conditions
 from smalti.data.packed import overhead, read_packed
+from smalti.data.padding import padded
 from smalti.tokenizer import Tokenizer, load
-from tests.app.conftest import BROKEN, SoundRun
 from tests.runs import Result, command, digests
 from tests.sounds import CODE_BITS, HOP, NUM_CODES, RATE_HZ, SPEAKERS
+from tests.speech_runs import BROKEN, SoundRun
 
 Smalti = Callable[..., Result]
 
@@ -254,7 +255,7 @@ def nats_item_by_item(tokenizer: Tokenizer, spoken: SoundRun, codes: Codes) -> d
     model, first = tokenizer.autoencoder, None
     for name, length in spoken.lengths.items():
         levels = torch.from_numpy(tokenizer.modality.decode(spoken.data / name))[None]
-        signal = tokenizer.padded(tokenizer.modality.to_model(levels))
+        signal = padded(tokenizer.modality, tokenizer.modality.to_model(levels), tokenizer.autoencoder.stride)
         told = Conditions(label=torch.tensor([sorted(SPEAKERS).index(Path(name).parent.name)]))
         own = torch.from_numpy(codes.expected[name])[None, None]
         with torch.no_grad():

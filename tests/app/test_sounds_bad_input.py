@@ -11,8 +11,8 @@ import pytest
 
 from smalti.data.packed import PackedInfo, pack, read_packed
 from tests import sounds
-from tests.app.conftest import PhoneRun, SoundRun
 from tests.runs import Result, digests
+from tests.speech_runs import PhoneRun, SoundRun
 
 Mistake = Callable[..., str]
 Smalti = Callable[..., Result]
@@ -26,7 +26,7 @@ def recording(spoken: SoundRun) -> Path:
 @pytest.fixture(scope="module")
 def packed(spoken: SoundRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compact file of one item."""
-    from smalti.app.commands.codes import encode
+    from smalti.app.commands.encode import encode
 
     path = tmp_path_factory.mktemp("codes") / "one.smc"
     encode(str(spoken.path), str(spoken.data / "anna" / "02.wav"), path, quiet=True)

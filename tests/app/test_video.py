@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from smalti.data.packed import read_packed
+from smalti.data.padding import padded
 from smalti.tokenizer import Tokenizer, load
 from tests import videos
 from tests.runs import TRAINING, WIDTHS, Result, command
@@ -177,8 +178,12 @@ def test_evaluation_counts_each_clip_by_its_frames(
     for name, length in LENGTHS.items():
         signal = tokenizer.modality.check(run.data / name)[0]
         with torch.no_grad():
-            own = tokenizer.autoencoder.encode(tokenizer.padded(signal))
-            decoded = tokenizer.autoencoder.likelihood(own).log_prob(tokenizer.padded(signal))
+            own = tokenizer.autoencoder.encode(
+                padded(tokenizer.modality, signal, tokenizer.autoencoder.stride)
+            )
+            decoded = tokenizer.autoencoder.likelihood(own).log_prob(
+                padded(tokenizer.modality, signal, tokenizer.autoencoder.stride)
+            )
             learned -= tokenizer.priors["learned"].log_prob(own).item()
         nats -= decoded[:, :, :length].double().sum().item()
     assert bits["learned"]["distortion"] == pytest.approx(nats / dims / math.log(2), rel=1e-5)

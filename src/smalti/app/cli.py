@@ -97,7 +97,7 @@ def encode(
 
     Example: `smalti encode runs/mine --data photos --out codes.parquet`
     """
-    from smalti.app.commands.codes import encode as verb
+    from smalti.app.commands.encode import encode as verb
 
     verb(run, data, out, split, quiet)
 
@@ -118,7 +118,7 @@ def decode(
 
     Example: `smalti decode runs/mine codes.parquet --out decoded`
     """
-    from smalti.app.commands.codes import decode as verb
+    from smalti.app.commands.decode import decode as verb
 
     verb(run, codes, out, quiet, class_name, seed, temperature)
 
@@ -134,7 +134,7 @@ def reconstruct(
 
     Example: `smalti reconstruct runs/mine photos/one.jpg photos/two.png --out reconstructed`
     """
-    from smalti.app.commands.codes import reconstruct as verb
+    from smalti.app.commands.reconstruct import reconstruct as verb
 
     verb(run, files, out, quiet)
 

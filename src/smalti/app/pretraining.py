@@ -13,7 +13,6 @@ from smalti import __version__
 from smalti.app.console import Counter, counting, note, watching
 from smalti.app.provenance import commit, device
 from smalti.app.runs import check_target, say_what
-from smalti.app.voices import set_voices, utterances_of
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.models import LatentVariableModel
@@ -75,9 +74,7 @@ def pretrain(
             }
         )
     with counting("Finding voices", quiet) as count:
-        speakers = utterances_of(items, task.voice)
-        voices = task.voice.fit(speakers, recipe.training.seed)
-        set_voices(items, voices)
+        _fit_voices(task, items, recipe.training.seed)
         task.cluster(_cepstra(task, items, count), recipe.training.seed)
     say_what(recipe.training, items.count, task, quiet)
     with watching("Masked prediction", recipe.training.steps, quiet) as watch:
@@ -107,6 +104,19 @@ def check_parts(model: LatentVariableModel) -> tuple[ContextEncoder, FrozenCodeb
         "expected a VQ-VAE with encoder.kind=context and one frozen codebook for a recipe that pretrains, "
         f"received {model.title}: take the recipe `units` as it is, or one without pretraining"
     )
+
+
+def _fit_voices(task: MaskedPrediction, items: CropLoader, seed: int) -> None:
+    """Learn how voices are found, and give each item the voice of its speaker."""
+    device = task.voice.reference.device
+    speakers = items.speakers()
+    utterances = {
+        speaker: [items.whole(position).data[0].to(device) for position in positions]
+        for speaker, positions in speakers.items()
+    }
+    voices = task.voice.fit(utterances, seed)
+    rows = {position: voices[speaker] for speaker, positions in speakers.items() for position in positions}
+    items.voices = torch.stack([rows[position] for position in range(items.count)]).cpu()
 
 
 def _cepstra(task: MaskedPrediction, items: CropLoader, report: Counter) -> Float[Tensor, "n d"]:

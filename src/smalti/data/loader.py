@@ -10,7 +10,7 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from smalti.core.conditions import Batch, Conditions
@@ -90,6 +90,8 @@ class Loader:
         else:
             self._signals, self._rows = host, chosen
         self._epoch_cache: tuple[int, Tensor] | None = None
+        self.voices: Float[Tensor, "m v"] | None = None
+        """What an encoder knows of each item's label, given with it as the condition `voice`."""
 
     @property
     def steps_per_epoch(self) -> float:
@@ -155,7 +157,8 @@ class Loader:
         else:
             signals = self._gather_on_host(rows).to(self.device, non_blocking=True)
         labels = None if self._labels is None else self._labels.index_select(0, on_device)
-        return Batch(self._to_model(signals), Conditions(label=labels))
+        voices = None if self.voices is None else self.voices[positions].to(self.device)
+        return Batch(self._to_model(signals), Conditions(label=labels, voice=voices))
 
     def _gather_on_host(self, rows: Int64[Tensor, " b"]) -> Tensor:
         # Pinned memory of torch's own allocator, which gives it out again only after the copy is done.

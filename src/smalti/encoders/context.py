@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from smalti.core.conditions import Conditions
 from smalti.core.config import Configuration
-from smalti.core.parts import Encoder
 from smalti.core.signals import SignalSpec
 from smalti.encoders.conv import fitting_grid
+from smalti.encoders.pooling import PoolingEncoder
 from smalti.encoders.voice import VoiceConfig, VoiceFinder
 
 
@@ -129,7 +129,7 @@ class ContextNetwork(nn.Module):
 
 
 @final
-class ContextEncoder(Encoder):
+class ContextEncoder(PoolingEncoder):
     """A frozen `ContextNetwork` up to one layer, smoothed in time and projected to the latents.
 
     Args:
@@ -144,7 +144,7 @@ class ContextEncoder(Encoder):
     """From the layer's output to latents, `(C, D)`."""
 
     def __init__(self, config: ContextEncoderConfig, signal: SignalSpec, dim: int) -> None:
-        super().__init__()
+        super().__init__(1 + 2 * signal.channels)
         self.config, self.strides = config, config.strides
         stride = torch.Size(config.strides).numel()
         self.voice = VoiceFinder(config.voice, signal, stride)
@@ -156,6 +156,10 @@ class ContextEncoder(Encoder):
         """Stays in evaluation mode: it was trained before."""
         del mode
         return super().train(False)
+
+    def pool(self, items: Sequence[Float[Tensor, "m _"]]) -> Float[Tensor, " v"]:
+        """The voice of one speaker, from some of that speaker's utterances."""
+        return self.voice.voice(items)
 
     @torch.no_grad()
     def forward(

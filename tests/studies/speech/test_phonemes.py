@@ -13,11 +13,14 @@ import pytest
 import torch
 
 from smalti.core.conditions import Conditions
+from smalti.data.loader import split_indices
+from smalti.data.padding import padded
+from smalti.data.store import Store
 from smalti.encoders.context import ContextEncoder
 from smalti.tokenizer import load
 from tests import sounds
-from tests.app.conftest import UNALIGNED, PhoneRun
 from tests.runs import Result, command
+from tests.speech_runs import UNALIGNED, PhoneRun
 
 SECONDS = 0.04
 """A code of the recipe `units`: four frames of 10 ms."""
@@ -35,19 +38,24 @@ def report(units: PhoneRun) -> dict[str, Any]:
 
 
 def codes_of(units: PhoneRun, names: Sequence[str]) -> dict[str, list[int]]:
-    """Codes of utterances, each speaker's voice being that of all of its utterances among these."""
+    """Codes of utterances, each under the voice of its speaker's utterances in the training data."""
     tokenizer = load(units.path, "cpu")
     encoder = tokenizer.autoencoder.encoder
     assert isinstance(encoder, ContextEncoder)
+    store = Store.open(units.path / "data")
+    trained_on = split_indices(store.count, tokenizer.recipe.validation_fraction)[0]
     signals = {}
-    for name in names:
+    for name in {*names, *store.names}:
         levels = torch.from_numpy(tokenizer.modality.decode(units.data / name))[None]
-        signals[name] = tokenizer.padded(tokenizer.modality.to_model(levels))
+        signal = tokenizer.modality.to_model(levels)
+        signals[name] = padded(tokenizer.modality, signal, tokenizer.autoencoder.stride)
     codes = {}
-    for name, signal in signals.items():
-        own = [other[0] for key, other in signals.items() if Path(key).parent == Path(name).parent]
+    for name in names:
+        own = [
+            signals[store.names[i]][0] for i in trained_on if Path(store.names[i]).parent == Path(name).parent
+        ]
         conditions = Conditions(voice=encoder.voice.voice(own)[None])
-        codes[name] = tokenizer.autoencoder.encode(signal, conditions)[0, 0].tolist()
+        codes[name] = tokenizer.autoencoder.encode(signals[name], conditions)[0, 0].tolist()
     return codes
 
 

@@ -19,8 +19,8 @@ from smalti.studies.records import read_records
 from smalti.studies.speech.recipes import BUDGETS, speech_study
 from smalti.trained import new_prior
 from tests import sounds
-from tests.app.conftest import PhoneRun
 from tests.runs import Result, command, digests
+from tests.speech_runs import PhoneRun
 
 FIELDS = {
     "experiment", "dataset", "split", "model", "prior", "metrics", "seed", "steps", "seconds", "device",

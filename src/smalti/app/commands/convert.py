@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from smalti.app.commands.codes import read_files, through_codes
 from smalti.app.console import counting, note
+from smalti.app.files import read_files
 from smalti.core.errors import InputError
 from smalti.modalities.audio.sounds import WRITTEN
 from smalti.tokenizer import load
@@ -49,7 +49,7 @@ def convert(
         raise InputError(f"{out} exists already: choose another --out")
     _, signals = read_files(tokenizer, [file])
     with counting("Converting", quiet) as count:
-        converted = through_codes(tokenizer, signals[0], speaker, seed, temperature)
+        converted = tokenizer.through_codes(signals[0], speaker, seed, temperature)
         count(1, 1)
     out.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.modality.save(converted, out)

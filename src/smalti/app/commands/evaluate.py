@@ -16,11 +16,11 @@ from rich.table import Table
 from smalti.app.console import counting, note
 from smalti.app.data import open_data, open_loader, pick_split, prepare
 from smalti.app.runs import check_model, model_of
-from smalti.app.voices import tell_voices
 from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.data.store import Store
+from smalti.encoders.pooling import item_statistics
 from smalti.evaluation.evaluate import Evaluation
 from smalti.evaluation.evaluate import evaluate as measure
 from smalti.evaluation.figures import usage_histogram
@@ -72,7 +72,7 @@ def evaluate(
         loader = open_loader(
             store, trained.modality, trained.model, batch_size, trained.device, labels=labels
         )
-        tell_voices(trained.model, loader)
+        loader.voices = item_statistics(trained.model, trained.modality, store, trained.label_ids)
         priors = [p for p in trained.priors.values() if not p.takes_labels or (labels >= 0).any()]
         with counting("Measuring", quiet) as count:
             batches = _counted(loader.sequential(), store.count, count)
@@ -142,9 +142,8 @@ def _save(trained: TrainedModel, report: dict[str, Any], result: Evaluation, bat
 
 
 def _labels(trained: TrainedModel, store: Store) -> np.ndarray:
-    """The data's labels as the tokenizer numbers its classes; -1 for classes that it does not know."""
-    names = [trained.recipe.class_names.get(name, name) for name in store.classes]
-    known = [trained.classes.index(name) if name in trained.classes else -1 for name in names]
+    """Labels of the data in the model's numbering; -1 for classes that it does not know."""
+    known = [trained.label_ids.get(name, -1) for name in store.classes]
     return np.array([*known, -1], dtype=np.int64)[store.labels]
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from smalti.app.commands.codes import codes_info
 from smalti.app.console import counting, note
 from smalti.app.data import open_data, pick_split
+from smalti.app.files import codes_info
 from smalti.core.errors import InputError
 from smalti.data.actions import parse_actions
 from smalti.data.codes import write_codes

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from smalti.app.commands.codes import codes_info
 from smalti.app.console import counting, note
+from smalti.app.files import codes_info
 from smalti.core.errors import InputError
 from smalti.data.codes import write_codes
 from smalti.tokenizer import load

@@ -27,19 +27,21 @@ from smalti.app.runs import (
     model_of,
     say_what,
 )
-from smalti.app.voices import tell_voices
 from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
 from smalti.data.crops import CropLoader
 from smalti.data.loader import Loader, split_indices
+from smalti.data.sources import Source
 from smalti.data.store import Store
+from smalti.encoders.pooling import item_statistics, remember_statistics
+from smalti.encoding import encode_items, same_shape
 from smalti.evaluation.evaluate import evaluate
 from smalti.evaluation.figures import code_maps, learning_curves, usage_histogram
 from smalti.priors.uniform import UniformPrior
 from smalti.priors.unigram import UnigramPrior
-from smalti.recipe import Recipe, build_model
+from smalti.recipe import Pretraining, Recipe, build_model
 from smalti.trained import UNIGRAM_FILE, TrainedModel, write_unigram
 from smalti.training.checkpoints import RunDirectory, load_weights
 from smalti.training.engine import Engine
@@ -82,66 +84,107 @@ def train(
 def train_recipe(
     recipe: Recipe, data: str, out: Path, quiet: bool = False, start: Path | None = None
 ) -> RunDirectory:
-    """`train`, of a recipe that is no name but a complete object."""
-    run = RunDirectory(out)
+    """`train` with a complete recipe in place of a name."""
+    run, modality = RunDirectory(out), recipe.data.build()
+    _check_settings(run, recipe, data, modality, start)
+    source = open_data(data, modality)
+    check_model(run, model_of(source))
+    engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
+    quiet = quiet or not engine.is_main
+    store = _prepared(run, source, modality, engine, quiet)
+    # Built again, with the labels (speakers) that its decoder may be conditioned on.
+    model = _seeded_model(recipe, modality, len(store.classes))
+    begun_with = _start(model, start)
+    check_start(run, begun_with)
+    if engine.is_main:
+        run.write_config(_description(recipe, data, source, store, begun_with))
+    items = _Items.of(store, recipe, engine, modality, model)
+    if recipe.pretraining is not None:
+        _pretrain(recipe.pretraining, model, items, modality, run, engine, quiet)
+    items.give_statistics(model, modality, store)
+    _fit(model, items, recipe, run, engine, quiet)
+    if engine.is_main:
+        _finish(run, items, quiet)
+    engine.wait()
+    return run
+
+
+def _check_settings(
+    run: RunDirectory, recipe: Recipe, data: str, modality: Modality, start: Path | None
+) -> None:
+    """Refuse settings and weights that do not fit, before any data is read."""
     check_target(run, recipe)
     check_data(run, data)
-    modality = recipe.data.build()
-    # Built before any data is read, so that settings and weights that do not fit are told at once.
-    torch.manual_seed(recipe.training.seed)
-    model = build_model(recipe.model, modality.spec)
+    model = _seeded_model(recipe, modality, 0)
     if recipe.pretraining is not None:
         check_parts(model)
     if start is not None:
         known = RunDirectory(start).read_config().get("classes", [])
         _start(build_model(recipe.model, modality.spec, len(known)), start)
-    source = open_data(data, modality)
-    check_model(run, model_of(source))
-    split = training_split(source)
-    engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
-    quiet = quiet or not engine.is_main
+
+
+def _seeded_model(recipe: Recipe, modality: Modality, num_classes: int) -> LatentVariableModel:
+    torch.manual_seed(recipe.training.seed)
+    return build_model(recipe.model, modality.spec, num_classes)
+
+
+def _prepared(run: RunDirectory, source: Source, modality: Modality, engine: Engine, quiet: bool) -> Store:
+    """The training split, decoded into the run by one rank."""
     directory = run.path / DATA_DIRECTORY
     if engine.is_main:
-        prepare(directory, source, split, modality, keep=run.exists, quiet=quiet)
+        prepare(directory, source, training_split(source), modality, keep=run.exists, quiet=quiet)
     engine.wait()
-    store = Store.open(directory)
-    # Once more, with the labels (speakers) that its decoder may be told; for others this changes nothing.
-    torch.manual_seed(recipe.training.seed)
-    model = build_model(recipe.model, modality.spec, len(store.classes))
-    begun_with = _start(model, start)
-    check_start(run, begun_with)
-    if engine.is_main:
-        run.write_config(
-            {
-                "kind": "autoencoder",
-                "smalti": __version__,
-                "recipe": recipe.model_dump(mode="json"),
-                "classes": [recipe.class_names.get(name, name) for name in store.classes],
-                **({"actions": list(store.action_names)} if store.action_names else {}),
-                "data": data,
-                "described": described(source, split, data),
-                **({"codes_of": of_codes} if (of_codes := model_of(source)) else {}),
-                "start": begun_with,
-                "commit": commit(),
-                "device": device(),
-            }
-        )
-    items = _Items.of(store, recipe, engine, modality, model)
+    return Store.open(directory)
+
+
+def _description(
+    recipe: Recipe, data: str, source: Source, store: Store, begun_with: str | None
+) -> dict[str, Any]:
+    """The run's config.json."""
+    of_codes = model_of(source)
+    return {
+        "kind": "autoencoder",
+        "smalti": __version__,
+        "recipe": recipe.model_dump(mode="json"),
+        "classes": [recipe.class_names.get(name, name) for name in store.classes],
+        **({"actions": list(store.action_names)} if store.action_names else {}),
+        "data": data,
+        "described": described(source, training_split(source), data),
+        **({"codes_of": of_codes} if of_codes else {}),
+        "start": begun_with,
+        "commit": commit(),
+        "device": device(),
+    }
+
+
+def _pretrain(
+    pretraining: Pretraining,
+    model: LatentVariableModel,
+    items: _Items,
+    modality: Modality,
+    run: RunDirectory,
+    engine: Engine,
+    quiet: bool,
+) -> None:
+    if not isinstance(items.training, CropLoader):
+        raise InputError("expected sounds to pretrain on, received items of one size: leave pretraining out")
+    pretrain(pretraining, model, items.training, modality, run, engine, quiet)
+
+
+def _fit(
+    model: LatentVariableModel,
+    items: _Items,
+    recipe: Recipe,
+    run: RunDirectory,
+    engine: Engine,
+    quiet: bool,
+) -> None:
+    """Train, and measure the held-out items now and then."""
     priors = (
         [UniformPrior(model.num_codes, model.num_codebooks, model.grid)]
         if isinstance(model, Autoencoder)
         else []
     )
-
-    if recipe.pretraining is not None:
-        if not isinstance(items.training, CropLoader):
-            raise InputError(
-                "expected sounds to pretrain on, received items of one size: leave pretraining out"
-            )
-        pretrain(recipe.pretraining, model, items.training, modality, run, engine, quiet)
-    for loader in (items.training, items.held_out):
-        if loader is not None:
-            tell_voices(model, loader)
 
     def validate(candidate: LatentVariableModel) -> dict[str, float]:
         result = evaluate(candidate, priors, items.watched(), draws=1)
@@ -164,10 +207,6 @@ def train_recipe(
             validate if items.held_out else None,
             watch,
         )
-    if engine.is_main:
-        _finish(run, items, quiet)
-    engine.wait()
-    return run
 
 
 def _start(model: LatentVariableModel, start: Path | None) -> str | None:
@@ -188,22 +227,35 @@ def _start(model: LatentVariableModel, start: Path | None) -> str | None:
 
 @dataclass(frozen=True)
 class _Items:
-    """The training items, and those that are held out to be watched."""
+    """The training items, and those that are held out to be watched; each with its indices in the store."""
 
     training: Loader | CropLoader
     held_out: Loader | CropLoader | None
+    training_indices: np.ndarray
+    held_out_indices: np.ndarray
 
     @classmethod
     def of(
         cls, store: Store, recipe: Recipe, engine: Engine, modality: Modality, model: LatentVariableModel
     ) -> _Items:
         training, held_out = split_indices(store.count, recipe.validation_fraction)
+        watched = spread(held_out, WATCHED_ITEMS) if len(held_out) else held_out
         size, seed = recipe.training.batch_size, recipe.training.seed
 
-        def loader(indices: Any) -> Loader | CropLoader:
+        def loader(indices: np.ndarray) -> Loader | CropLoader:
             return open_loader(store, modality, model, size, engine.device, seed, indices)
 
-        return cls(loader(training), loader(spread(held_out, WATCHED_ITEMS)) if len(held_out) else None)
+        return cls(loader(training), loader(watched) if len(watched) else None, training, watched)
+
+    def give_statistics(self, model: LatentVariableModel, modality: Modality, store: Store) -> None:
+        """Let an encoder that pools statistics of a label keep those of the training items, and use them."""
+        remember_statistics(model, modality, store, self.training_indices)
+        labels = {name: label for label, name in enumerate(store.classes)}
+        statistics = item_statistics(model, modality, store, labels)
+        if statistics is not None:
+            self.training.voices = statistics[self.training_indices]
+            if self.held_out is not None:
+                self.held_out.voices = statistics[self.held_out_indices]
 
     def watched(self) -> Iterator[Batch]:
         assert self.held_out is not None
@@ -225,31 +277,37 @@ def _finish(run: RunDirectory, items: _Items, quiet: bool) -> None:
     learning_curves(run.metrics(), CURVES, run.figures_path / "learning_curves.png")
     next_step = ""
     if isinstance(trained.model, Autoencoder):
-        _count_codes(run, trained.model, trained, items, quiet)
+        _count_codes(run, trained, items, quiet)
         codes = trained.model.encode(shown, conditions)[:8].cpu()
         code_maps(codes, trained.model.num_codes, run.figures_path / "codes.png")
         next_step = f" Next: smalti train-prior {run.path}"
     note(f"The run is in {run.path}.{next_step}", quiet)
 
 
-def _count_codes(
-    run: RunDirectory, autoencoder: Autoencoder, trained: TrainedModel, items: _Items, quiet: bool
-) -> None:
-    unigram = UnigramPrior(autoencoder.num_codes, autoencoder.num_codebooks, autoencoder.grid)
-    generator = torch.Generator().manual_seed(trained.recipe.training.seed)
+def _count_codes(run: RunDirectory, trained: TrainedModel, items: _Items, quiet: bool) -> None:
+    """Save how often the training items take each code."""
+    model = trained.autoencoder
+    unigram = UnigramPrior(model.num_codes, model.num_codebooks, model.grid)
+    encoded = encode_items(
+        model,
+        trained.modality,
+        Store.open(run.path / DATA_DIRECTORY),
+        indices=items.training_indices,
+        labels=trained.label_ids,
+        batch_size=256,
+        generator=torch.Generator().manual_seed(trained.recipe.training.seed),
+    )
     with counting("Counting codes", quiet) as count:
         done = 0
-        for batch in items.training.sequential(256):
-            conditions = batch.conditions.to(trained.device)
-            codes = autoencoder.draw_codes(batch.data.to(trained.device), generator, conditions)
-            unigram.count(codes.cpu())
-            done += len(batch.data)
-            count(done, items.training.count)
-    write_unigram(run.path / UNIGRAM_FILE, unigram, run.fingerprint())
-    counts = autoencoder.by_codebook(unigram.counts)
+        for group in same_shape(encoded, 256):
+            unigram.count(torch.stack([item.codes for item in group]))
+            done += len(group)
+            count(done, len(items.training_indices))
+    write_unigram(run.path / UNIGRAM_FILE, unigram, trained.fingerprint)
+    counts = model.by_codebook(unigram.counts)
     usage_histogram(counts, run.figures_path / "usage.png")
     used = (counts > 0).float().mean().item()
-    note(f"{used:.1%} of the codes are used on the training data ({autoencoder.title}).", quiet)
+    note(f"{used:.1%} of the codes are used on the training data ({model.title}).", quiet)
 
 
 def spread(indices: np.ndarray, num: int) -> np.ndarray:

@@ -11,15 +11,14 @@ import torch
 
 from smalti import __version__
 from smalti.app.console import counting, note, watching
-from smalti.app.data import open_loader
 from smalti.app.provenance import commit, device
 from smalti.app.recipes.overrides import override
 from smalti.app.runs import CURVES, DATA_DIRECTORY, check_target, say_what
-from smalti.app.voices import tell_voices
 from smalti.core.errors import InputError
 from smalti.data.crops import CropLoader
 from smalti.data.loader import Loader, split_indices
 from smalti.data.store import Decoded, Store, smallest_dtype
+from smalti.encoding import encode_items
 from smalti.evaluation.figures import learning_curves
 from smalti.priors.autoregressive import LearnedPrior
 from smalti.recipe import PriorRecipe
@@ -30,6 +29,8 @@ from smalti.training.engine import Engine
 from smalti.training.loop import fit
 
 CODES_DIRECTORY = "codes"
+BATCH = 256
+"""Items that are encoded at a time."""
 SHOWN = 32
 """Samples in the picture that is drawn at the end."""
 RESERVED = ("uniform", "unigram")
@@ -72,7 +73,7 @@ def train_prior_recipe(
     quiet = quiet or not engine.is_main
     directory = run_path / CODES_DIRECTORY
     if engine.is_main:
-        _encode_training_data(tokenizer, run_path, directory, engine.device, quiet)
+        _encode_training_data(tokenizer, run_path, directory, quiet)
     engine.wait()
     store = Store.open(directory)
     if engine.is_main:
@@ -128,9 +129,7 @@ def train_prior_recipe(
     return run
 
 
-def _encode_training_data(
-    tokenizer: Tokenizer, run_path: Path, directory: Path, device: torch.device, quiet: bool
-) -> None:
+def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path, quiet: bool) -> None:
     """Encode a run's own data into a store beside it, unless that is there already."""
     protocol = {"model": tokenizer.fingerprint}
     if directory.is_dir() and Store.open(directory).protocol == protocol:
@@ -142,24 +141,24 @@ def _encode_training_data(
             "a prior is trained where its autoencoder was"
         )
     signals = Store.open(data)
-    loader = open_loader(signals, tokenizer.modality, tokenizer.autoencoder, 256, device)
-    tell_voices(tokenizer.autoencoder, loader)
     generator = torch.Generator().manual_seed(tokenizer.recipe.training.seed)
     dtype = smallest_dtype(tokenizer.autoencoder.num_codes)
 
     def encoded(report: Callable[[int, int], None]) -> Iterator[Decoded]:
-        done = 0
-        for batch in loader.sequential():
-            for row in (
-                tokenizer.autoencoder.draw_codes(batch.data, generator, batch.conditions).cpu().numpy()
-            ):
-                label = int(signals.labels[done])
-                class_name = signals.classes[label] if label >= 0 else None
-                # Actions are of frames: codes that stand for several frames have none.
-                actions = signals.actions_of(done) if row.shape[1] == signals.length_of(done) else None
-                yield Decoded(signals.names[done], row.astype(dtype), class_name, actions)
-                done += 1
-            report(done, signals.count)
+        items = encode_items(
+            tokenizer.autoencoder,
+            tokenizer.modality,
+            signals,
+            labels=tokenizer.trained.label_ids,
+            batch_size=BATCH,
+            generator=generator,
+            progress=report,
+        )
+        for item in items:
+            row = item.codes.numpy().astype(dtype)
+            # Actions are of frames: codes that stand for several frames have none.
+            actions = item.actions if row.shape[1] == item.length else None
+            yield Decoded(item.name, row, item.label, actions)
 
     with counting("Encoding", quiet) as count:
         Store.write(

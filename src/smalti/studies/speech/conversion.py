@@ -20,6 +20,7 @@ from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.data.ingest import decode_ahead
 from smalti.data.sources import UnreadableItem
+from smalti.encoding import encode_signals
 from smalti.modalities.audio.waveforms import SoundConfig
 from smalti.studies.speech.judges import Recognizer, train_recognizer
 from smalti.studies.speech.page import rate_of, write_speech_page
@@ -169,12 +170,14 @@ def _decoded(
     with torch.no_grad():
         for begin in range(0, len(order), BATCH):
             chosen = order[begin : begin + BATCH]
-            codes = [model.encode(tokenizer.padded(spoken[i].signal).to(tokenizer.device)) for i in chosen]
+            own = [spoken[i].speaker for i in chosen]
+            codes = encode_signals(model, modality, [spoken[i].signal for i in chosen], own)
             longest = max(c.shape[-1] for c in codes)
             # Shorter ones go on with their last code; what is made of that is cut off.
             filled = [torch.cat([c, c[..., -1:].expand(1, 1, longest - c.shape[-1])], 2) for c in codes]
             labels = torch.tensor([speakers[i] for i in chosen], device=tokenizer.device)
-            signals = model.decode(torch.cat(filled), Conditions(label=labels), generator, temperature).cpu()
+            filled_codes = torch.cat(filled).to(tokenizer.device)
+            signals = model.decode(filled_codes, Conditions(label=labels), generator, temperature).cpu()
             for i, signal in zip(chosen, modality.render(signals), strict=True):
                 waveforms[i] = signal[0, : len(spoken[i].waveform)].numpy()
             report(begin + len(chosen))

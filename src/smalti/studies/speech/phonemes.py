@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,11 @@ import torch
 from rich.table import Table
 
 from smalti.app.console import Counter, counting, note
-from smalti.app.data import open_data, open_loader, report_skipped
-from smalti.app.voices import tell_voices
+from smalti.app.data import open_data, report_skipped
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.data.ingest import decode_ahead, readable
 from smalti.data.sources import Source, UnreadableItem
-from smalti.data.store import Store, smallest_dtype
 from smalti.modalities.audio.sounds import read_sound
 from smalti.nn.spectral import LogMel
 from smalti.quantizers.vq import VectorQuantizer
@@ -91,9 +88,16 @@ def phonemes(
     skipped: list[dict[str, str]] = []
     fitted, scored = _divided(source, split)
     with counting("Encoding", quiet) as count:
+        codes = {
+            name: {
+                item.name: item.codes[0].numpy()
+                for item in tokenizer.encode_items(source, name, skipped=skipped, progress=count)
+            }
+            for name in dict.fromkeys((fitted[0], scored[0]))
+        }
         utterances = {
-            part: _utterances(tokenizer, source, split_, kept, table, seconds, skipped, count)
-            for part, (split_, kept) in (("train", fitted), ("held_out", scored))
+            part: _utterances(codes[name], source, name, kept, table, seconds, skipped, count)
+            for part, (name, kept) in (("train", fitted), ("held_out", scored))
         }
     report_skipped(skipped)
     shared = _speakers(utterances["train"]) & _speakers(utterances["held_out"])
@@ -125,8 +129,8 @@ def phonemes(
         "protocol": phoneme_protocol()
         | {
             "label": "of the phone at the centre of each code's stretch of time",
-            "voice": "where the encoder wants one, each speaker's is found from all the recordings of that "
-            "speaker in the part that is measured, without transcripts or phones",
+            "voice": "where the encoder needs one: of a speaker of the run's training data, the one saved by "
+            "training; of another, from all recordings of that speaker in the split; without transcripts",
             "held out": "from the map; from training too where the data has a test split",
         },
         "shared_speakers": len(shared),
@@ -186,7 +190,7 @@ def _divided(source: Source, split: str | None) -> tuple[tuple[str, Kept], tuple
 
 
 def _utterances(
-    tokenizer: Tokenizer,
+    codes: Mapping[str, np.ndarray],
     source: Source,
     split: str,
     kept: Kept,
@@ -195,51 +199,33 @@ def _utterances(
     skipped: list[dict[str, str]],
     report: Counter,
 ) -> list[_Utterance]:
-    """The aligned utterances of a part, encoded whole, each with all that is known of its speaker's voice."""
+    """The aligned utterances of a part: their codes, by name, beside log-mels of the same stretches."""
     log_mel = LogMel(CONTROL_RATE_HZ, CONTROL_MELS)
-    modality = tokenizer.modality
-    mels: dict[str, np.ndarray] = {}
+    utterances = []
+    last = "there are none of these speakers"
 
-    def read(content: Any) -> Any:
-        return modality.decode(content), read_sound(content, CONTROL_RATE_HZ)
+    def read(content: Any) -> np.ndarray:
+        return read_sound(content, CONTROL_RATE_HZ)
 
-    def decoded() -> Iterator[tuple[str, np.ndarray, str | None]]:
-        total = source.count(split)
-        for done, (item, result) in enumerate(decode_ahead(source.items(split), read), 1):
-            report(done, total)
-            if not kept(item.label):
-                continue
-            if isinstance(result, UnreadableItem):
-                skipped.append({"name": readable(item.name), "reason": readable(str(result))})
-            elif item.name not in table:
-                skipped.append({"name": readable(item.name), "reason": "there is no alignment of it"})
-            else:
-                levels, sound = result
-                with torch.no_grad():
-                    mels[readable(item.name)] = log_mel(torch.from_numpy(sound)[None, None])[0].t().numpy()
-                yield readable(item.name), levels, item.label
-        if not mels:
-            raise InputError(
-                f"expected utterances of {source.description} that can be read and have an alignment, found "
-                f"none in the split {split} (the last, {skipped[-1]['name']}: {skipped[-1]['reason']}): give "
-                "the table of these files"
-            )
-
-    with TemporaryDirectory(prefix="smalti-") as scratch:
-        store = Store.write(
-            Path(scratch) / "data",
-            decoded(),
-            modality.stored_shape,
-            smallest_dtype(modality.spec.levels),
-            split=split,
+    chosen = (item for item in source.items(split) if kept(item.label))
+    for done, (item, sound) in enumerate(decode_ahead(chosen, read), 1):
+        report(done, source.count(split))
+        name = readable(item.name)
+        if name not in codes or isinstance(sound, UnreadableItem):
+            last = f"{name}: it cannot be read"
+        elif item.name not in table:
+            skipped.append({"name": name, "reason": "there is no alignment of it"})
+            last = f"{name}: there is no alignment of it"
+        else:
+            with torch.no_grad():
+                mels = log_mel(torch.from_numpy(sound)[None, None])[0].t().numpy()
+            averaged = _averaged(mels, len(codes[name]), seconds)
+            utterances.append(_Utterance(name, item.label and readable(item.label), codes[name], averaged))
+    if not utterances:
+        raise InputError(
+            f"expected utterances of {source.description} that can be read and have an alignment, found "
+            f"none in the split {split} (the last, {last}): give the table of these files"
         )
-        loader = open_loader(store, modality, tokenizer.autoencoder, 1, tokenizer.device)
-        tell_voices(tokenizer.autoencoder, loader)
-        utterances = []
-        for name, label, batch in zip(store.names, store.labels, loader.sequential(), strict=True):
-            codes = tokenizer.autoencoder.encode(batch.data, batch.conditions)[0, 0].cpu().numpy()
-            speaker = store.classes[label] if label >= 0 else None
-            utterances.append(_Utterance(name, speaker, codes, _averaged(mels[name], len(codes), seconds)))
     return utterances
 
 

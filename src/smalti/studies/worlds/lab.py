@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smalti.app.commands.codes import encode
+from smalti.app.commands.encode import encode
 from smalti.app.commands.evaluate import RESULTS
 from smalti.app.console import note
 from smalti.app.pages.page import write_page

@@ -1,0 +1,95 @@
+"""`smalti decode`: codes back to files, from a Parquet table or from compact files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from smalti.app.console import counting, note
+from smalti.app.files import codes_info, free_targets, save_signal
+from smalti.core.errors import InputError
+from smalti.data.codes import CodesInfo, check_codes, read_codes
+from smalti.data.packed import ENDING, read_packed
+from smalti.tokenizer import Tokenizer, load
+
+
+def decode(
+    run: str,
+    codes: Path,
+    out: Path,
+    quiet: bool = False,
+    class_name: str | None = None,
+    seed: int = 0,
+    temperature: float = 1.0,
+) -> int:
+    """Decode a file of codes, or a directory of compact ones, into files of the same names; their number.
+
+    Args:
+        run: a run's directory, or a name on the Hub.
+        codes: what `encode` wrote.
+        out: where the files go.
+        quiet: show no progress.
+        class_name: a class (speaker) that the decoder is told.
+        seed: of the draws of an autoregressive decoder.
+        temperature: of those draws.
+
+    Raises:
+        InputError: for codes of another model, out of range or of the wrong shape, or when a file of one of
+            the names exists; nothing is written then.
+    """
+    tokenizer = load(run)
+    ending = tokenizer.modality.ending
+    # The files are read twice, so that all of them are checked before anything is written.
+    targets = free_targets(out, (one.name for one in _read(codes, tokenizer)), ending)
+    with counting("Decoding", quiet) as count:
+        for done, (target, one) in enumerate(zip(targets, _read(codes, tokenizer), strict=True), 1):
+            signal = tokenizer.decode_signals(
+                one.codes, class_name=class_name, seed=seed, temperature=temperature
+            )
+            save_signal(tokenizer, signal[:, :, : one.length], target)
+            count(done, len(targets))
+    note(f"{len(targets)} {tokenizer.modality.noun} are in {out}.", quiet)
+    return len(targets)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One item of a file of codes: its name, codes `(1, G, *grid)`, and its length, None for all of it."""
+
+    name: str
+    codes: Tensor
+    length: int | None
+
+
+def _read(path: Path, tokenizer: Tokenizer) -> Iterator[_Item]:
+    """The items of a table, of a compact file, or of a directory of those."""
+    expected = codes_info(tokenizer)
+    if path.is_dir():
+        files = sorted(path.rglob(f"*{ENDING}"))
+        if not files:
+            raise InputError(f"expected files that end in {ENDING} below {path}, found none: check the path")
+        for file in files:
+            yield _read_packed(file, expected)
+    elif path.suffix == ENDING:
+        yield _read_packed(path, expected)
+    else:
+        info, batches = read_codes(path)
+        check_codes(info, expected)
+        for names, codes, _ in batches:
+            for name, one in zip(names, torch.from_numpy(codes.copy()), strict=True):
+                yield _Item(name, one.unsqueeze(0), None)
+
+
+def _read_packed(path: Path, expected: CodesInfo) -> _Item:
+    packed = read_packed(path)
+    info = packed.info
+    grid = (None, *info.grid[1:]) if expected.is_ragged and info.grid else info.grid
+    check_codes(
+        CodesInfo(grid=grid, num_codebooks=info.num_codebooks, num_codes=info.num_codes, model=info.model),
+        expected,
+    )
+    return _Item(info.name, torch.from_numpy(packed.codes).unsqueeze(0), info.length)

@@ -1,0 +1,92 @@
+"""Files that commands read and write: names for outputs that collide with no other, and inputs by path."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+import torch
+from torch import Tensor
+
+from smalti.app.data import report_skipped
+from smalti.core.errors import InputError
+from smalti.data.codes import CodesInfo
+from smalti.data.ingest import readable
+from smalti.data.sources import UnreadableItem
+from smalti.tokenizer import Tokenizer
+
+COMPARISON = "comparison.png"
+"""Name of the picture of originals above reconstructions, which keeps its ending."""
+
+
+def read_files(tokenizer: Tokenizer, files: Sequence[Path]) -> tuple[list[str], list[Tensor]]:
+    """Names, and signals `(1, C, *size)` in the model's range, of the files that can be read.
+
+    Raises:
+        InputError: when a file does not exist, or none can be read.
+    """
+    names: list[str] = []
+    signals: list[Tensor] = []
+    skipped: list[dict[str, str]] = []
+    for file in files:
+        is_item = file.is_dir() and file.suffix.lower() in tokenizer.modality.extensions
+        if not (is_item or file.is_file()):
+            raise InputError(
+                f"expected files of {tokenizer.modality.noun}, found none at {file}: check the path"
+            )
+        try:
+            levels = torch.from_numpy(tokenizer.modality.decode(file))
+            signals.append(tokenizer.modality.to_model(levels.unsqueeze(0)))
+            names.append(file.name)
+        except UnreadableItem as error:
+            skipped.append({"name": readable(str(file)), "reason": readable(str(error))})
+    report_skipped(skipped)
+    if not signals:
+        raise InputError(
+            f"expected at least one readable file, none of {len(files)} is: {skipped[0]['reason']}"
+        )
+    return names, signals
+
+
+def codes_info(tokenizer: Tokenizer) -> CodesInfo:
+    """The header of a file of this tokenizer's codes."""
+    return CodesInfo(
+        grid=tokenizer.stored_code_shape[1:],
+        num_codebooks=tokenizer.autoencoder.num_codebooks,
+        num_codes=tokenizer.autoencoder.num_codes,
+        model=tokenizer.fingerprint,
+        classes=tokenizer.classes,
+    )
+
+
+def free_targets(out: Path, names: Iterable[str], ending: str) -> list[Path]:
+    """A file of its own below `out` for each name.
+
+    Raises:
+        InputError: when one of them exists.
+    """
+    taken: dict[str, None] = {}
+    for name in names:
+        taken[free_name(name, taken, ".png" if name == COMPARISON else ending)] = None
+    targets = [out / name for name in taken]
+    for target in targets:
+        if target.exists():
+            raise InputError(f"{target} exists already: choose another --out")
+    return targets
+
+
+def save_signal(tokenizer: Tokenizer, signal: Tensor, target: Path) -> None:
+    """Write one signal in the model's range as a file, and the folders above it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.modality.save(signal, target)
+
+
+def free_name(name: str, taken: Collection[str], ending: str) -> str:
+    """The name of a file that no other has: of a.jpg and a.png both are kept, as a.png and a.png.png.
+
+    A stranger's name cannot leave the folder.
+    """
+    parts = [part for part in PurePosixPath(name.replace("\0", "_")).parts if part not in ("/", "//", "..")]
+    path = PurePosixPath(*(parts or ["unnamed"]))
+    numbered = (f"{path}{number}{ending}" for number in ("", *range(2, len(taken) + 3)))
+    return next(free for free in (str(path.with_suffix(ending)), *numbered) if free not in taken)

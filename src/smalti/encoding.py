@@ -1,0 +1,330 @@
+"""From data to codes: the one function that every command and study encodes through.
+
+An encoder may be conditioned on statistics of all items of a label, such as a speaker's voice
+(`smalti.encoders.pooling`). There is one rule for them:
+
+1. an item whose label the training data has gets the statistics that training computed and saved;
+2. an item with another label gets those of all items of that label in the same source (or store);
+3. an item without a label, or a signal that is encoded by itself, gets its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from smalti.core.conditions import Conditions
+from smalti.core.errors import InputError
+from smalti.core.modality import Modality
+from smalti.core.models import Autoencoder
+from smalti.data.ingest import decode_ahead, readable
+from smalti.data.padding import padded, whole_length
+from smalti.data.sources.base import Source, UnreadableItem
+from smalti.data.store import Actions, Decoded, Store, smallest_dtype
+from smalti.encoders.pooling import PoolingEncoder, item_statistics
+
+BATCH = 64
+WINDOW = 4
+"""Batches of ragged items that are read before they are sorted by length."""
+WINDOW_BYTES = 64 << 20
+"""Ragged items that are read before they are sorted take at most this, beside the last one."""
+RAGGED_ELEMENTS = 1 << 20
+"""Elements of the signals in one batch of ragged items: a long recording is encoded by itself."""
+
+NO_LABELS: Mapping[str, int] = {}
+
+
+@final
+@dataclass(frozen=True)
+class EncodedItem:
+    """The codes of one item, and what its source says of it.
+
+    Attributes:
+        name: in its source.
+        codes: `(G, *grid)`, on the host.
+        label: its class as the source names it; None without one.
+        length: of the signal along its first axis, without padding.
+        actions: of a clip, one a frame; None where the source has none.
+    """
+
+    name: str
+    codes: Int64[Tensor, " g *grid"]
+    label: str | None
+    length: int
+    actions: Actions | None = None
+
+
+@torch.no_grad()
+def encode_items(
+    model: Autoencoder,
+    modality: Modality,
+    data: Source | Store,
+    split: str = "all",
+    *,
+    labels: Mapping[str, int] = NO_LABELS,
+    indices: Int64[np.ndarray, " m"] | None = None,
+    batch_size: int = BATCH,
+    generator: torch.Generator | None = None,
+    skipped: list[dict[str, str]] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[EncodedItem]:
+    """Encode every item of a source or of a store, in its order.
+
+    Items are encoded in batches. Those that differ in length share a batch only where their padded lengths
+    are equal, so that padding never changes a code.
+
+    Args:
+        model: in evaluation mode.
+        modality: of the signals.
+        data: a source, whose items are decoded, or a store of decoded items.
+        split: of a source.
+        labels: the model's label of each class, by the name that the data uses for it.
+        indices: the items of a store to encode; None for all. Statistics of a label are still those of all.
+        batch_size: items at a time.
+        generator: of draws from the posterior, for a prior to learn from; None takes its mode. A
+            deterministic encoder gives the same codes for both.
+        skipped: receives {"name", "reason"} of the items that cannot be read.
+        progress: called with the items done, unreadable ones too, and the number of all.
+
+    Raises:
+        InputError: when no item of a source can be read.
+    """
+    if isinstance(data, Store):
+        yield from _encode_store(model, modality, data, indices, labels, batch_size, generator, progress)
+        return
+    skipped = [] if skipped is None else skipped
+    decoded = _decoded(modality, data, split, batch_size, skipped)
+    if not isinstance(model.encoder, PoolingEncoder):
+        counter = _Counter(data.count(split), skipped, progress)
+        yield from _batched(model, modality, decoded, counter, None, labels, batch_size, generator)
+        return
+    # The statistics of a label need all of its items first, and decoding them twice would take longer.
+    counter = _Counter(data.count(split), skipped, _part_of(progress, 0))
+    with TemporaryDirectory(prefix="smalti-") as scratch:
+        dtype = smallest_dtype(modality.spec.levels)
+        counted = counter.each(decoded)
+        store = Store.write(Path(scratch) / "data", counted, modality.stored_shape, dtype, split=split)
+        second = _part_of(progress, 1)
+        yield from _encode_store(model, modality, store, None, labels, batch_size, generator, second)
+
+
+def same_shape(items: Iterable[EncodedItem], most: int = BATCH) -> Iterator[list[EncodedItem]]:
+    """Runs of consecutive items whose codes have one shape, at most so many at a time."""
+    run: list[EncodedItem] = []
+    for item in items:
+        if run and (len(run) == most or run[0].codes.shape != item.codes.shape):
+            yield run
+            run = []
+        run.append(item)
+    if run:
+        yield run
+
+
+@torch.no_grad()
+def encode_signals(
+    model: Autoencoder,
+    modality: Modality,
+    signals: Sequence[Float[Tensor, "1 c *_"]],
+    labels: Sequence[int] | None = None,
+    batch_size: int = BATCH,
+) -> list[Int64[Tensor, "1 g *grid"]]:
+    """Codes of signals in memory, each by itself a source: see rule 3 of this module.
+
+    Args:
+        model: in evaluation mode.
+        modality: of the signals.
+        signals: in the model's range.
+        labels: of each, in the model's numbering; -1 for none. None where no signal has one.
+        batch_size: items at a time.
+    """
+    codes: list[Tensor] = [torch.empty(0)] * len(signals)
+    for chosen in _batches([tuple(one.shape[1:]) for one in signals], model.stride, modality, batch_size):
+        batch = torch.cat([padded(modality, signals[i], model.stride) for i in chosen]).to(_device(model))
+        ids = [-1 if labels is None else labels[i] for i in chosen]
+        for i, one in zip(chosen, _encoded(model, batch, None, ids).split(1), strict=True):
+            codes[i] = one
+    return codes
+
+
+def _encode_store(
+    model: Autoencoder,
+    modality: Modality,
+    store: Store,
+    indices: Int64[np.ndarray, " m"] | None,
+    labels: Mapping[str, int],
+    batch_size: int,
+    generator: torch.Generator | None,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[EncodedItem]:
+    chosen = np.arange(store.count) if indices is None else indices
+    statistics = item_statistics(model, modality, store, labels)
+    rows = None if statistics is None else statistics[chosen]
+
+    def items() -> Iterator[Decoded]:
+        for index in chosen.tolist():
+            label = int(store.labels[index])
+            class_name = store.classes[label] if label >= 0 else None
+            yield Decoded(store.names[index], store.item(index), class_name, store.actions_of(index))
+
+    counter = _Counter(len(chosen), [], progress)
+    yield from _batched(model, modality, items(), counter, rows, labels, batch_size, generator)
+
+
+def _decoded(
+    modality: Modality, source: Source, split: str, batch_size: int, skipped: list[dict[str, str]]
+) -> Iterator[Decoded]:
+    """The items of a source that can be read."""
+    ahead = 1 if modality.is_ragged else batch_size
+    done = 0
+    for item, levels in decode_ahead(source.items(split), modality.decode, modality.readers, ahead):
+        done += 1
+        if isinstance(levels, UnreadableItem):
+            skipped.append({"name": readable(item.name), "reason": readable(str(levels))})
+        else:
+            label = None if item.label is None else readable(item.label)
+            yield Decoded(readable(item.name), levels, label, item.actions)
+    if skipped and len(skipped) == done:
+        raise InputError(
+            f"none of the {done} items of {source.description} can be read (the first, "
+            f"{skipped[0]['name']}: {skipped[0]['reason']}): check the files"
+        )
+
+
+@final
+class _Counter:
+    """Reports how many items are done, unreadable ones too."""
+
+    def __init__(
+        self, total: int, skipped: Sequence[object], report: Callable[[int, int], None] | None
+    ) -> None:
+        self._total, self._skipped, self._report, self._done = total, skipped, report, 0
+
+    def add(self, num: int) -> None:
+        self._done += num
+        if self._report is not None:
+            self._report(min(self._total, self._done + len(self._skipped)), self._total)
+
+    def each(self, items: Iterable[Decoded]) -> Iterator[Decoded]:
+        for item in items:
+            yield item
+            self.add(1)
+
+
+def _part_of(report: Callable[[int, int], None] | None, part: int) -> Callable[[int, int], None] | None:
+    """The progress of one of two passes over the items."""
+    if report is None:
+        return None
+    return lambda done, total: report(part * total + done, 2 * total)
+
+
+def _batched(
+    model: Autoencoder,
+    modality: Modality,
+    items: Iterable[Decoded],
+    counter: _Counter,
+    statistics: Float[Tensor, "n v"] | None,
+    labels: Mapping[str, int],
+    batch_size: int,
+    generator: torch.Generator | None,
+) -> Iterator[EncodedItem]:
+    """Encode items window by window; each window is sorted by length, and given back in its order."""
+    most = WINDOW * batch_size if modality.is_ragged else batch_size
+    window: list[Decoded] = []
+    begin = num_bytes = 0
+
+    def flush() -> Iterator[EncodedItem]:
+        rows = None if statistics is None else statistics[begin : begin + len(window)]
+        codes = _codes_of(model, modality, window, rows, labels, batch_size, generator)
+        counter.add(len(window))
+        for item, one in zip(window, codes, strict=True):
+            yield EncodedItem(item.name, one, item.label, item.array.shape[1], item.actions)
+
+    for item in items:
+        window.append(item)
+        num_bytes += item.array.nbytes
+        if len(window) == most or (modality.is_ragged and num_bytes >= WINDOW_BYTES):
+            yield from flush()
+            begin, num_bytes, window = begin + len(window), 0, []
+    if window:
+        yield from flush()
+    counter.add(0)
+
+
+def _codes_of(
+    model: Autoencoder,
+    modality: Modality,
+    items: Sequence[Decoded],
+    statistics: Float[Tensor, "n v"] | None,
+    labels: Mapping[str, int],
+    batch_size: int,
+    generator: torch.Generator | None,
+) -> list[Int64[Tensor, " g *grid"]]:
+    """The codes of each item, in order; only items of one padded length share a batch."""
+    codes: list[Tensor] = [torch.empty(0)] * len(items)
+    for chosen in _batches([item.array.shape for item in items], model.stride, modality, batch_size):
+        levels = _stacked([items[i].array for i in chosen], model.stride, modality.padding)
+        signal = modality.to_model(torch.from_numpy(levels).to(_device(model)))
+        rows = None if statistics is None else statistics[chosen]
+        ids = [-1 if (name := items[i].label) is None else labels.get(name, -1) for i in chosen]
+        for i, one in zip(chosen, _encoded(model, signal, rows, ids, generator), strict=True):
+            codes[i] = one
+    return codes
+
+
+def _stacked(arrays: Sequence[np.ndarray], stride: int, padding: int) -> np.ndarray:
+    """Levels of items of one padded length as one array."""
+    channels, length, *others = arrays[0].shape
+    whole = whole_length(length, stride)
+    if all(array.shape[1] == whole for array in arrays):
+        return np.stack(arrays)
+    rows = np.full((len(arrays), channels, whole, *others), padding, arrays[0].dtype)
+    for row, array in zip(rows, arrays, strict=True):
+        row[:, : array.shape[1]] = array
+    return rows
+
+
+def _batches(
+    shapes: Sequence[tuple[int, ...]], stride: int, modality: Modality, batch_size: int
+) -> Iterator[list[int]]:
+    """Positions of the items of each batch, the shortest first."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, (channels, length, *others) in enumerate(shapes):
+        groups.setdefault((whole_length(length, stride), channels, *others), []).append(index)
+    for shape in sorted(groups):
+        at_once = batch_size
+        if modality.is_ragged:
+            at_once = max(1, min(batch_size, RAGGED_ELEMENTS // math.prod(shape)))
+        for begin in range(0, len(groups[shape]), at_once):
+            yield groups[shape][begin : begin + at_once]
+
+
+def _encoded(
+    model: Autoencoder,
+    signal: Float[Tensor, "b c *size"],
+    statistics: Float[Tensor, "b v"] | None,
+    labels: Sequence[int],
+    generator: torch.Generator | None = None,
+) -> Int64[Tensor, "b g *grid"]:
+    """Codes of one batch, on the host, under labels that are known and statistics of a pooling encoder."""
+    encoder = model.encoder
+    if statistics is None and isinstance(encoder, PoolingEncoder):
+        each = ((encoder.known(label), one) for label, one in zip(labels, signal, strict=True))
+        statistics = torch.stack([encoder.pool([one]) if known is None else known for known, one in each])
+    ids = torch.tensor(labels, device=signal.device) if any(label >= 0 for label in labels) else None
+    conditions = Conditions(label=ids, voice=None if statistics is None else statistics.to(signal.device))
+    if generator is None:
+        return model.encode(signal, conditions).cpu()
+    return model.draw_codes(signal, generator, conditions).cpu()
+
+
+def _device(model: Autoencoder) -> torch.device:
+    return next(model.parameters()).device
