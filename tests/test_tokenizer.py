@@ -222,6 +222,56 @@ def test_saved_holds_no_more_than_is_needed(
         assert torch.equal(again.priors[name].log_prob(codes), prior.log_prob(codes)), name
 
 
+def contents(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+
+
+def test_weights_that_were_changed_in_memory_are_saved(
+    run: Path, pixels: torch.Tensor, tmp_path: Path
+) -> None:
+    tokenizer = load(run, "cpu")
+    before, codes = tokenizer.fingerprint, tokenizer.encode(pixels)
+    assert tokenizer.learned is not None
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in (*tokenizer.autoencoder.state_dict().values(), *tokenizer.learned.parameters()):
+            if tensor.is_floating_point():
+                tensor.add_(torch.randn(tensor.shape, generator=generator))
+        next(tokenizer.learned.parameters()).zero_()
+    assert tokenizer.fingerprint != before
+    assert not torch.equal(tokenizer.encode(pixels), codes)
+    for name in ("first", "second"):
+        tokenizer.save_pretrained(tmp_path / name)
+    assert contents(tmp_path / "first") == contents(tmp_path / "second")
+    again = load(tmp_path / "first", "cpu")
+    assert again.learned is not None
+    for one, other in (
+        (tokenizer.autoencoder, again.autoencoder),
+        (tokenizer.learned, again.learned),
+    ):
+        stored = other.state_dict()
+        assert list(stored) == list(one.state_dict())
+        assert all(torch.equal(tensor, stored[name]) for name, tensor in one.state_dict().items())
+    assert again.fingerprint == tokenizer.fingerprint
+    assert torch.equal(again.encode(pixels), tokenizer.encode(pixels))
+    assert torch.equal(again.sample(2, seed=3), tokenizer.sample(2, seed=3))
+    # Without a prior it replaces the first, whose prior would not fit any more.
+    alone = load(run, "cpu")
+    alone.trained.learned.clear()
+    alone.save_pretrained(tmp_path / "first")
+    assert not (tmp_path / "first" / "prior").exists()
+    assert load(tmp_path / "first").fingerprint == before
+
+
+def test_a_run_is_not_overwritten(run: Path) -> None:
+    before = contents(run)
+    with pytest.raises(InputError, match="training run"):
+        load(run).save_pretrained(run)
+    assert contents(run) == before
+
+
 def test_several_priors_are_told_apart_and_saved(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "prior", run / "prior-b.2")
     weights = load_file(run / "prior" / "model.safetensors")

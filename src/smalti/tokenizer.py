@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -15,15 +14,17 @@ from torch import Tensor
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
+from smalti.core.hub import locate, upload
+from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from smalti.data.sources.base import Source
 from smalti.data.store import Store
 from smalti.encoding import BATCH, EncodedItem, encode_items, encode_signals
 from smalti.priors.autoregressive import LearnedPrior
-from smalti.trained import LEARNED, PRIOR_DIRECTORY, UNIGRAM_FILE, TrainedModel, prior_directories
-from smalti.training.checkpoints import RunDirectory
+from smalti.trained import LEARNED, PRIOR_DIRECTORY, UNIGRAM_FILE, TrainedModel
 
-PARTS = ("config.json", "model.safetensors", UNIGRAM_FILE)
-PRIOR_PARTS = ("config.json", "model.safetensors")
+FILES = (CONFIG_FILE, WEIGHTS_FILE)
+PATTERNS = (*FILES, UNIGRAM_FILE, *(f"{PRIOR_DIRECTORY}*/{file}" for file in FILES))
+"""What `load` reads of a repository on the Hub."""
 
 Codes = Int64[Tensor, "b g *grid"] | list[Tensor]
 """Codes of items of one size, or a list with `(1, G, n, ...)` for each of items that differ in length."""
@@ -46,7 +47,7 @@ def load_trained(
     path_or_hub_name: str | Path, device: str | torch.device | None = None, load_priors: bool = True
 ) -> TrainedModel:
     """A run, or what is on the Hub, with or without codes; see `load`."""
-    return TrainedModel.load(_locate(path_or_hub_name), device, load_priors)
+    return TrainedModel.load(locate(path_or_hub_name, PATTERNS), device, load_priors)
 
 
 @final
@@ -62,8 +63,7 @@ class Tokenizer:
 
     def __init__(self, trained: TrainedModel) -> None:
         self.trained, self.autoencoder = trained, trained.autoencoder
-        self.recipe, self.classes, self.fingerprint = trained.recipe, trained.classes, trained.fingerprint
-        self.actions = trained.actions
+        self.recipe, self.classes, self.actions = trained.recipe, trained.classes, trained.actions
         """Names of what is done in clips, by id."""
         self.directory, self.modality, self.device = trained.directory, trained.modality, trained.device
         self.priors = trained.priors
@@ -75,6 +75,11 @@ class Tokenizer:
     ) -> Tokenizer:
         """See `load`; without `load_priors` the learned priors are left alone, whatever their state."""
         return cls(load_trained(path_or_hub_name, device, load_priors))
+
+    @property
+    def fingerprint(self) -> str:
+        """What identifies the model's weights as they are in memory: codes carry it."""
+        return self.trained.fingerprint
 
     @property
     def learned(self) -> LearnedPrior | None:
@@ -373,22 +378,12 @@ class Tokenizer:
         return self.classes.index(class_name)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write configuration and weights, nothing else, where `load` finds them."""
-        target = Path(directory)
-        folders = [(Path(), PARTS)]
-        if self.trained.learned:
-            folders += [(Path(path.name), PRIOR_PARTS) for path in prior_directories(self.directory)]
-        for folder, parts in folders:
-            for part in parts:
-                if (self.directory / folder / part).is_file():
-                    with atomic_file(target / folder / part) as temporary:
-                        shutil.copyfile(self.directory / folder / part, temporary)
-        exported = RunDirectory(target)
-        config = exported.read_config()
-        # Where the training data lay is nobody else's business.
-        for key in ("data", "described", "device"):
-            config.pop(key, None)
-        exported.write_config(config)
+        """Write configuration and weights as they are in memory, priors included, where `load` finds them.
+
+        Raises:
+            InputError: when the directory holds a training run, which could not be resumed afterwards.
+        """
+        self.trained.save(Path(directory))
 
     def export(self, directory: str | Path) -> None:
         """Write `encode.pt2` and `decode.pt2`, programs of `torch.export` that run without this package.
@@ -412,18 +407,7 @@ class Tokenizer:
             private: of a repository that does not exist yet.
             token: None takes the one that is logged in.
         """
-        from tempfile import TemporaryDirectory
-
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        address = api.create_repo(repository, private=private, exist_ok=True)
-        with TemporaryDirectory() as directory:
-            self.save_pretrained(directory)
-            api.upload_folder(
-                repo_id=repository, folder_path=directory, commit_message="Upload a smalti tokenizer"
-            )
-        return str(address)
+        return upload(self.save_pretrained, repository, "Upload a smalti tokenizer", private, token)
 
 
 def _generator(seed: int | None) -> torch.Generator:
@@ -452,24 +436,3 @@ def _in_batches(
 def _of_batch(progress: Callable[[int, int], None], batch: int, batches: int) -> Callable[[int, int], None]:
     """What one of several batches of equal work reports, as progress of all of them."""
     return lambda done, total: progress(batch * total + done, batches * total)
-
-
-def _locate(path_or_hub_name: str | Path) -> Path:
-    """A local directory as it is, or a snapshot of a repository on the Hub."""
-    path = Path(path_or_hub_name).expanduser()
-    text = str(path_or_hub_name)
-    # Where there is a folder `runs`, `runs/mien` is a slip of the pen and not a repository.
-    if path.exists() or path.parent.is_dir() or text.count("/") != 1 or text.startswith((".", "~", "/")):
-        return path
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = [*PARTS, *(f"{PRIOR_DIRECTORY}*/{part}" for part in PRIOR_PARTS)]
-    try:
-        return Path(snapshot_download(text, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"expected a run, found no directory {text} here and none of that name on the Hub "
-            f"({reason}): check the path"
-        ) from None

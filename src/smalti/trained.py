@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 
-from smalti.autoregressive.hierarchy import HierarchicalPixelCNN
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
+from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE, check_no_run
 from smalti.core.priors import Prior
-from smalti.models.hierarchy import Hierarchy
+from smalti.core.weights import fingerprint as fingerprint_of
+from smalti.core.weights import load_weights
 from smalti.priors.autoregressive import LabelledPrior, LearnedPrior
 from smalti.priors.uniform import UniformPrior
 from smalti.priors.unigram import UnigramPrior
 from smalti.recipe import PriorRecipe, Recipe, build_model, build_network, parse
-from smalti.training.checkpoints import RunDirectory, load_weights
+from smalti.training.checkpoints import RunDirectory
 
 PRIOR_DIRECTORY = "prior"
 UNIGRAM_FILE = "unigram.json"
+KEPT = ("smalti", "plugins", "codes_of", "start", "commit")
+"""What a saved model keeps of its run's config.json, beside what it is built from. Where the training data
+lay stays private."""
 LEARNED = "learned"
 """Name of the prior that `PRIOR_DIRECTORY` holds; `PRIOR_DIRECTORY-NAME` holds one called NAME."""
 
@@ -40,19 +45,20 @@ class TrainedModel:
         model: in evaluation mode.
         classes: names of the classes, by label.
         actions: names of what is done in clips, by id.
-        fingerprint: of the model's weights: codes carry it.
         unigram: frequencies of the codes, if they were counted.
         learned: the learned priors, by name.
+        prior_recipes: how they were made, by name.
     """
 
     directory: Path
     recipe: Recipe
     model: LatentVariableModel
     classes: tuple[str, ...]
-    fingerprint: str
     unigram: UnigramPrior | None
     learned: dict[str, LearnedPrior]
+    prior_recipes: dict[str, PriorRecipe]
     actions: tuple[str, ...] = ()
+    about: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(
@@ -83,23 +89,31 @@ class TrainedModel:
         load_weights(model, run.read_model(), directory)
         model.to(target).eval()
         fingerprint = run.fingerprint()
-        unigram, learned = None, {}
+        unigram, learned, prior_recipes = None, {}, {}
         if isinstance(model, Autoencoder):
             unigram = _load_unigram(directory / UNIGRAM_FILE, model, fingerprint)
             for path in prior_directories(directory) if load_priors else []:
-                prior = _load_prior(path, model, len(classes), len(actions), fingerprint)
-                if prior is not None:
+                loaded = _load_prior(path, model, len(classes), len(actions), fingerprint)
+                if loaded is not None:
+                    prior, prior_recipe = loaded
                     learned[prior.name] = prior.to(target).eval()
+                    prior_recipes[prior.name] = prior_recipe
         return cls(
             directory,
             recipe,
             model,
             classes,
-            fingerprint,
             unigram.to(target) if unigram else None,
             learned,
+            prior_recipes,
             actions,
+            {key: config[key] for key in KEPT if key in config},
         )
+
+    @property
+    def fingerprint(self) -> str:
+        """What identifies the model's weights as they are in memory: codes carry it."""
+        return fingerprint_of(self.model)
 
     @cached_property
     def modality(self) -> Modality:
@@ -147,6 +161,36 @@ class TrainedModel:
                 priors.append(LabelledPrior(learned))
         return {prior.name: prior for prior in priors}
 
+    def save(self, directory: Path) -> None:
+        """Write the model and its priors as they are in memory, where `load` finds them.
+
+        Files of an earlier save that no longer belong to it are removed.
+
+        Raises:
+            InputError: when the directory holds a training run.
+        """
+        check_no_run(directory)
+        current = self.fingerprint
+        names = {"classes": list(self.classes), **({"actions": list(self.actions)} if self.actions else {})}
+        recipe = self.recipe.model_dump(mode="json")
+        _write(directory, {"kind": "autoencoder", **self.about, "recipe": recipe, **names}, self.model)
+        (directory / UNIGRAM_FILE).unlink(missing_ok=True)
+        if self.unigram is not None:
+            write_unigram(directory / UNIGRAM_FILE, self.unigram, current)
+        for path in prior_directories(directory):
+            if path.is_dir() and {file.name for file in path.iterdir()} <= {CONFIG_FILE, WEIGHTS_FILE}:
+                shutil.rmtree(path)
+        for name, prior in self.learned.items():
+            recipe = self.prior_recipes[name].model_dump(mode="json")
+            config = {"kind": "prior", "recipe": recipe, "autoencoder": current}
+            _write(prior_directory(directory, name), config, prior)
+
+
+def _write(directory: Path, config: dict[str, Any], module: torch.nn.Module) -> None:
+    run = RunDirectory(directory)
+    run.write_config(config)
+    run.write_model(module.state_dict())
+
 
 def prior_directory(run: Path, name: str = LEARNED) -> Path:
     """Where a run keeps its learned prior of this name."""
@@ -171,12 +215,11 @@ def new_prior(
     network = build_network(
         recipe.network, autoencoder.num_codes, autoencoder.num_codebooks, num_classes, num_actions
     )
-    levels = autoencoder.levels if isinstance(autoencoder, Hierarchy) else None
-    if isinstance(network, HierarchicalPixelCNN) and network.layout != levels:
-        grids = "one grid" if levels is None else f"levels of factors {levels.factors}"
+    if network.code_layout not in (None, autoencoder.code_layout):
+        codes = autoencoder.code_layout or "one grid"
         raise InputError(
-            f"expected a prior for {grids}, received one for levels of factors {network.layout.factors}: set "
-            "network.factors to those of the autoencoder, or another network.kind"
+            f"expected a prior for {codes}, received one for {network.code_layout}: set network.factors to "
+            "those of the autoencoder, or another network.kind"
         )
     grid = autoencoder.grid if recipe.length is None else (recipe.length, *autoencoder.grid[1:])
     return LearnedPrior(network, grid, name)
@@ -217,7 +260,7 @@ def _load_unigram(path: Path, autoencoder: Autoencoder, fingerprint: str) -> Uni
 
 def _load_prior(
     directory: Path, autoencoder: Autoencoder, num_classes: int, num_actions: int, fingerprint: str
-) -> LearnedPrior | None:
+) -> tuple[LearnedPrior, PriorRecipe] | None:
     run = RunDirectory(directory)
     if not run.model_path.is_file():
         return None
@@ -232,4 +275,4 @@ def _load_prior(
     name = directory.name.removeprefix(PRIOR_DIRECTORY).removeprefix("-") or LEARNED
     prior = new_prior(recipe, autoencoder, num_classes, name, num_actions)
     load_weights(prior, run.read_model(), directory)
-    return prior
+    return prior, recipe

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from smalti.core.errors import InputError
-from smalti.training.checkpoints import FORMAT, RunDirectory, State, load_weights
+from smalti.core.weights import load_weights
+from smalti.training.checkpoints import FORMAT, RunDirectory, State
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b.c": torch.tensor(7), "empty": torch.zeros(0, 2)}
 

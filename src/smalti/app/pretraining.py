@@ -16,6 +16,7 @@ from smalti.app.runs import check_target, say_what
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.models import LatentVariableModel
+from smalti.core.weights import load_weights
 from smalti.data.crops import CropLoader
 from smalti.encoders.context import ContextEncoder
 from smalti.encoders.voice import places_of_speech
@@ -24,7 +25,7 @@ from smalti.models.vqvae import VQVAE
 from smalti.quantizers.codebooks.frozen import FrozenCodebook
 from smalti.quantizers.kmeans import kmeans
 from smalti.recipe import Pretraining
-from smalti.training.checkpoints import RunDirectory, load_weights
+from smalti.training.checkpoints import RunDirectory
 from smalti.training.engine import Engine
 from smalti.training.loop import fit
 

@@ -128,7 +128,7 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
                 "autoencoder"
             )
         own = num_codebooks // of_one
-        self.layout = Levels(own, config.factors)
+        self.layout = self.code_layout = Levels(own, config.factors)
         networks = [
             GatedPixelCNN(config.coarsest, num_codes, own, num_classes),
             *(

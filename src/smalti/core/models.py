@@ -94,6 +94,8 @@ class Autoencoder(LatentVariableModel):
 
     num_codebooks: int
     num_codes: int
+    code_layout: object = None
+    """How the codes of several grids lie in one; None for codes of one grid. See `new_prior`."""
 
     @property
     @abstractmethod

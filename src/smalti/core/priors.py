@@ -41,6 +41,8 @@ class AutoregressiveNetwork(nn.Module, ABC):
     num_classes: int
     num_actions: int = 0
     """Actions that it is told of clips; 0 for a network that heeds none."""
+    code_layout: object = None
+    """The `Autoencoder.code_layout` that it is made for; None where any will do."""
 
     @abstractmethod
     def forward(

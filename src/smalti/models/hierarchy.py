@@ -122,7 +122,7 @@ class Hierarchy(Autoencoder):
         ]
         self.decoder, self.coarser_decoders = decoders[0], nn.ModuleList(decoders[1:])
         self.num_codes = quantizers[0].num_codes
-        self.levels = Levels(quantizers[0].num_codebooks, config.factors, ndim)
+        self.levels = self.code_layout = Levels(quantizers[0].num_codebooks, config.factors, ndim)
         self.num_codebooks = sum(self.levels.sizes)
 
     @property

@@ -29,6 +29,9 @@ class Levels:
     factors: tuple[int, ...]
     ndim: int = 2
 
+    def __str__(self) -> str:
+        return f"levels of factors {self.factors}"
+
     @property
     def scales(self) -> tuple[int, ...]:
         """How much finer each level is than the coarsest, itself (1) included."""

@@ -16,13 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_directory, atomic_file
+from smalti.core.weights import read_tensors, write_tensors
 
 FORMAT = 1
 
@@ -92,7 +90,7 @@ class RunDirectory:
     def write_model(self, tensors: dict[str, Tensor]) -> None:
         """Write model.safetensors."""
         with atomic_file(self.model_path) as temporary:
-            _save(tensors, temporary)
+            write_tensors(tensors, temporary)
 
     def read_model(self) -> dict[str, Tensor]:
         """Read model.safetensors.
@@ -105,7 +103,7 @@ class RunDirectory:
                 f"{self.path} is half written: it has a config.json but no model.safetensors yet; "
                 "run the same training command again, it goes on from where it was"
             )
-        return _load(self.model_path)
+        return read_tensors(self.model_path)
 
     def fingerprint(self) -> str:
         """What identifies the weights: the start of model.safetensors' SHA-256."""
@@ -119,7 +117,7 @@ class RunDirectory:
         target = self._states / f"step-{state.step:09d}"
         if not target.exists():
             with atomic_directory(target) as temporary:
-                _save(state.tensors, temporary / "tensors.safetensors")
+                write_tensors(state.tensors, temporary / "tensors.safetensors")
                 where = {"format": FORMAT, "step": state.step, "metrics_bytes": state.metrics_bytes}
                 (temporary / "state.json").write_text(json.dumps(where))
         for older in self._states.iterdir():
@@ -143,7 +141,8 @@ class RunDirectory:
             raise _broken(complete[-1], error) from None
         _check_format(version, complete[-1])
         try:
-            return State(where["step"], where["metrics_bytes"], _load(complete[-1] / "tensors.safetensors"))
+            tensors = read_tensors(complete[-1] / "tensors.safetensors")
+            return State(where["step"], where["metrics_bytes"], tensors)
         except (OSError, ValueError, KeyError) as error:
             raise _broken(complete[-1], error) from None
 
@@ -177,21 +176,6 @@ class RunDirectory:
                 file.truncate(length)
 
 
-def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
-    """Load weights into a module, shapes and names checked.
-
-    Raises:
-        InputError: when they do not fit.
-    """
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise InputError(
-            f"the weights in {where} do not fit the model its config.json describes ({first})"
-        ) from None
-
-
 def _check_format(version: object, path: Path) -> None:
     if version != FORMAT:
         raise InputError(
@@ -202,18 +186,3 @@ def _check_format(version: object, path: Path) -> None:
 
 def _broken(checkpoint: Path, error: Exception) -> InputError:
     return InputError(f"the checkpoint {checkpoint} is broken ({error}): remove it, or begin a new run")
-
-
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    # Clones, because safetensors refuses tensors that share storage.
-    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, path)
-    path.chmod(0o644)  # safetensors writes for its owner alone; a run is shared like any other file
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"{path} is not a complete safetensors file ({error}): restore it, or train anew"
-        ) from None

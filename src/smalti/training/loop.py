@@ -25,7 +25,8 @@ from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.models import Trainable
 from smalti.core.results import Loss
-from smalti.training.checkpoints import RunDirectory, State, load_weights
+from smalti.core.weights import load_weights
+from smalti.training.checkpoints import RunDirectory, State
 from smalti.training.engine import Engine, Precision
 
 

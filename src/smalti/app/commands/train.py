@@ -31,6 +31,7 @@ from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
+from smalti.core.weights import load_weights
 from smalti.data.crops import CropLoader
 from smalti.data.loader import Loader, split_indices
 from smalti.data.sources import Source
@@ -43,7 +44,7 @@ from smalti.priors.uniform import UniformPrior
 from smalti.priors.unigram import UnigramPrior
 from smalti.recipe import Pretraining, Recipe, build_model
 from smalti.trained import UNIGRAM_FILE, TrainedModel, write_unigram
-from smalti.training.checkpoints import RunDirectory, load_weights
+from smalti.training.checkpoints import RunDirectory
 from smalti.training.engine import Engine
 from smalti.training.loop import fit
 
