@@ -29,7 +29,7 @@ from smalti.core.models import Autoencoder
 from smalti.data.ingest import decode_ahead, readable
 from smalti.data.padding import padded, whole_length
 from smalti.data.sources.base import Source, UnreadableItem
-from smalti.data.store import Actions, Decoded, Store, smallest_dtype
+from smalti.data.store import Actions, Decoded, Store
 from smalti.encoders.pooling import PoolingEncoder, item_statistics
 
 BATCH = 64
@@ -110,7 +110,7 @@ def encode_items(
     # The statistics of a label need all of its items first, and decoding them twice would take longer.
     counter = _Counter(data.count(split), skipped, _part_of(progress, 0))
     with TemporaryDirectory(prefix="smalti-") as scratch:
-        dtype = smallest_dtype(modality.spec.levels)
+        dtype = modality.spec.domain.dtype
         counted = counter.each(decoded)
         store = Store.write(Path(scratch) / "data", counted, modality.stored_shape, dtype, split=split)
         second = _part_of(progress, 1)
@@ -280,7 +280,7 @@ def _codes_of(
     return codes
 
 
-def _stacked(arrays: Sequence[np.ndarray], stride: int, padding: int) -> np.ndarray:
+def _stacked(arrays: Sequence[np.ndarray], stride: int, padding: int | float) -> np.ndarray:
     """Levels of items of one padded length as one array."""
     channels, length, *others = arrays[0].shape
     whole = whole_length(length, stride)

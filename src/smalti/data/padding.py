@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from smalti.core.modality import Modality
-from smalti.data.store import smallest_dtype
 
 
 def whole_length(length: int, stride: int) -> int:
@@ -28,7 +27,7 @@ def padded(
     missing = whole_length(signal.shape[2], stride) - signal.shape[2]
     if not missing:
         return signal
-    dtype = getattr(torch, smallest_dtype(modality.spec.levels).name)
+    dtype = getattr(torch, modality.spec.domain.dtype.name)
     filler = modality.to_model(torch.full((1,) * signal.ndim, modality.padding, dtype=dtype))
     shape = (*signal.shape[:2], missing, *signal.shape[3:])
     return torch.cat([signal, filler.to(signal).expand(shape)], 2)
