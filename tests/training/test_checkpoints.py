@@ -32,16 +32,23 @@ def test_config_comes_back_with_its_format(directory: RunDirectory) -> None:
     assert not directory.exists
     directory.write_config({"kind": "autoencoder", "classes": ["a", "ß"]})
     assert directory.exists
-    assert directory.read_config("kind") == {"format": 1, "kind": "autoencoder", "classes": ["a", "ß"]}
+    assert directory.read_config("kind") == {"format": FORMAT, "kind": "autoencoder", "classes": ["a", "ß"]}
     with pytest.raises(InputError, match="says nothing of 'recipe'"):
         directory.read_config("kind", "recipe")
 
 
-@pytest.mark.parametrize("format", [0, 2, 99, "1", None])
+@pytest.mark.parametrize("format", [0, 3, 99, "2", None])
 def test_other_formats_are_refused(directory: RunDirectory, format: object) -> None:
     directory.path.mkdir()
     directory.config_path.write_text(json.dumps({"format": format}))
-    with pytest.raises(InputError, match=f"has format {format}, this version of smalti reads 1"):
+    with pytest.raises(InputError, match=f"has format {format}, this version of smalti reads {FORMAT}"):
+        directory.read_config()
+
+
+def test_runs_of_smalti_0_1_are_refused(directory: RunDirectory) -> None:
+    directory.path.mkdir()
+    directory.config_path.write_text(json.dumps({"format": 1, "recipe": {}}))
+    with pytest.raises(InputError, match=r"smalti 0\.1.*'smalti<0\.2'"):
         directory.read_config()
 
 
@@ -100,7 +107,7 @@ def test_state_of_a_newer_version_is_refused(directory: RunDirectory) -> None:
     directory.write_state(State(5, 0, TENSORS))
     path = directory.path / "state" / "step-000000005" / "state.json"
     path.write_text(json.dumps({"format": FORMAT + 1, "place": 5}))
-    with pytest.raises(InputError, match=r"has format 2, this version of smalti reads 1: upgrade"):
+    with pytest.raises(InputError, match=r"has format 3, this version of smalti reads 2: upgrade"):
         directory.read_state()
 
 

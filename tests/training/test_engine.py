@@ -33,7 +33,7 @@ class Product(Trainable):
 
 
 def gradients(engine: Engine, model: Product) -> list[Tensor]:
-    wrapped, _ = engine.prepare(model, torch.optim.Adam(model.parameters()))
+    wrapped, _ = engine.prepare(model, [torch.optim.Adam(model.parameters())])
     engine.backward(wrapped(Batch(torch.ones(2, 4))).total)
     return [p.grad for p in model.parameters() if p.grad is not None]
 
@@ -68,11 +68,11 @@ def test_clip_bounds_the_norm_over_all_parameters_and_gives_what_it_was() -> Non
     before = [gradient.clone() for gradient in gradients(engine, model)]
     norm = torch.cat([gradient.flatten() for gradient in before]).norm()
     assert norm > 1
-    assert engine.clip(model, 0.5) == pytest.approx(norm.item(), rel=1e-5)
+    assert engine.clip(model.parameters(), 0.5) == pytest.approx(norm.item(), rel=1e-5)
     for parameter, gradient in zip(model.parameters(), before, strict=True):
         assert parameter.grad is not None
         torch.testing.assert_close(parameter.grad, gradient * 0.5 / norm, rtol=1e-4, atol=0)
-    assert engine.clip(model, float("inf")) == pytest.approx(0.5, rel=1e-4)
+    assert engine.clip(model.parameters(), float("inf")) == pytest.approx(0.5, rel=1e-4)
 
 
 def test_tracker_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,34 +21,45 @@ WORKER = Path(__file__).with_name("worker.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def finish(run: Path, steps: int) -> None:
-    subprocess.run([sys.executable, WORKER, run, str(steps)], check=True, env=ENVIRONMENT, timeout=300)
+def finish(run: Path, steps: int, model: str = "vqvae") -> None:
+    subprocess.run([sys.executable, WORKER, run, str(steps), model], check=True, env=ENVIRONMENT, timeout=300)
 
 
-def start(run: Path, steps: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, WORKER, run, str(steps)], env=ENVIRONMENT)
+def start(run: Path, steps: int, model: str = "vqvae") -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, WORKER, run, str(steps), model], env=ENVIRONMENT)
+
+
+def finish_on_two_ranks(run: Path, steps: int, model: str, schedule: str = "cosine") -> None:
+    launch = ["torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
+    words = [sys.executable, "-m", *launch, str(WORKER), str(run), str(steps), model, schedule]
+    subprocess.run(words, check=True, env=ENVIRONMENT, timeout=300)
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in line.items() if k not in ("seconds", "split")} for line in lines]
 
 
 def steps_logged(run: Path) -> list[int]:
     return [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def kill_and_resume(directory: Path, steps: int, kills: int, seed: int) -> int:
+def kill_and_resume(directory: Path, steps: int, kills: int, seed: int, model: str = "vqvae") -> int:
     """Train once undisturbed and once with SIGKILLs; gives how many kills hit a process that was training."""
     whole, broken = directory / "whole", directory / "broken"
-    finish(whole, steps)
+    finish(whole, steps, model)
     rng = random.Random(seed)
     hits = 0
     while hits < kills:
         before = newest_state(broken)
-        process = start(broken, steps)
+        process = start(broken, steps, model)
         wait_for_training(broken, process, before)
         time.sleep(rng.uniform(0, 0.3))
         assert process.poll() is None, "the run ended before it could be killed: take more steps"
         process.send_signal(signal.SIGKILL)
         process.wait()
         hits += 1
-    finish(broken, steps)
+    finish(broken, steps, model)
     expected, received = load_file(whole / "model.safetensors"), load_file(broken / "model.safetensors")
     assert expected.keys() == received.keys()
     for name, tensor in expected.items():
@@ -68,8 +79,9 @@ def wait_for_training(run: Path, process: subprocess.Popen[bytes], before: str) 
         time.sleep(0.005)
 
 
-def test_killed_run_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
-    kill_and_resume(tmp_path, steps=400, kills=2, seed=0)
+@pytest.mark.parametrize(("model", "steps"), [("vqvae", 400), ("adversarial", 700)])
+def test_killed_run_ends_with_the_same_weights_bit_for_bit(tmp_path: Path, model: str, steps: int) -> None:
+    kill_and_resume(tmp_path, steps, kills=2, seed=0, model=model)
 
 
 @pytest.mark.slow
@@ -99,23 +111,31 @@ def test_ten_kills_of_the_command_at_any_moment(tmp_path: Path, pictures: Path) 
     assert steps_logged(broken) == steps_logged(whole)
 
 
-def test_two_ranks_agree_with_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["vqvae", "adversarial"])
+def test_two_ranks_agree_with_one(tmp_path: Path, model: str) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    finish(one, 50)
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node=2",
-        "--master_port=0",
-        "--standalone",
-    ]
-    subprocess.run([*launch, str(WORKER), str(two), "50"], check=True, env=ENVIRONMENT, timeout=300)
+    finish(one, 50, model)
+    finish_on_two_ranks(two, 50, model)
     first, second = load_file(two / "rank0.safetensors"), load_file(two / "rank1.safetensors")
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), f"ranks differ in {name}"
     single, double = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
-    codebook = next(name for name in single if name.endswith("codebook.codes"))
-    assert (single[codebook] - double[codebook]).abs().max() < 1e-5
+    if model == "vqvae":
+        codebook = next(name for name in single if name.endswith("codebook.codes"))
+        assert (single[codebook] - double[codebook]).abs().max() < 1e-5
     for name, tensor in single.items():
         torch.testing.assert_close(double[name], tensor, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    if model == "adversarial":  # all its metrics are means over the batch
+        for ours, theirs in zip(metrics(one), metrics(two), strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+
+
+def test_two_ranks_of_two_phases_resume_bit_for_bit(tmp_path: Path) -> None:
+    """A run on two ranks, stopped at its last checkpoint and gone on with, is that of an undisturbed one."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finish_on_two_ranks(whole, 30, "adversarial", schedule="constant")
+    for steps in (17, 30):
+        finish_on_two_ranks(broken, steps, "adversarial", schedule="constant")
+    expected, received = load_file(whole / "model.safetensors"), load_file(broken / "model.safetensors")
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, received[name]), name

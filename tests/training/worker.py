@@ -1,16 +1,18 @@
 """A small training run as a program of its own, so that tests can kill it or start it on several ranks.
 
-python worker.py RUN STEPS [WEIGHT_EMA]
+python worker.py RUN STEPS [vqvae | adversarial] [cosine | constant]
 """
 
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from smalti.core.models import Trainable
 from smalti.core.signals import SignalSpec
 from smalti.data.loader import Loader
 from smalti.encoders.conv import ConvEncoderConfig
@@ -18,6 +20,9 @@ from smalti.models.vqvae import VQVAE, VQVAEConfig
 from smalti.training.checkpoints import RunDirectory
 from smalti.training.engine import Engine
 from smalti.training.loop import TrainingConfig, fit
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.training.adversarial import Adversarial
 
 SPEC = SignalSpec(channels=1, size=(8, 8))
 
@@ -33,19 +38,26 @@ def to_model(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.float() / 127.5 - 1
 
 
-def main(run: str, steps: int, weight_ema: float) -> None:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+def vqvae() -> Trainable:
     tiny = VQVAEConfig.tiny()
     encoder = ConvEncoderConfig(channels=8, residual_channels=4, residual_blocks=1, strides=(2,))
-    model = VQVAE(tiny.model_copy(update={"encoder": encoder}), SPEC)
+    return VQVAE(tiny.model_copy(update={"encoder": encoder}), SPEC)
+
+
+MODELS = {"vqvae": vqvae, "adversarial": Adversarial}
+
+
+def main(run: str, steps: int, name: str = "vqvae", schedule: Any = "cosine") -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = MODELS[name]()
     config = TrainingConfig(
         steps=steps,
         batch_size=32,
         learning_rate=1e-3,
         warmup_steps=5,
-        schedule="cosine",
-        weight_ema=weight_ema,
+        schedule=schedule,
+        weight_ema=0.9,
         log_every=5,
         checkpoint_every=7,
         validate_every=0,
@@ -59,4 +71,4 @@ def main(run: str, steps: int, weight_ema: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 0.9)
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -15,21 +15,39 @@ if TYPE_CHECKING:
     pass
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.parts import Decoder, Encoder, Likelihood, LikelihoodFamily
+from smalti.core.phases import Phase
 from smalti.core.priors import Prior
 from smalti.core.results import Bound, Loss, Measured, summed
 from smalti.core.signals import SignalSpec
 
 
 class Trainable(nn.Module, ABC):
-    """Anything the training loop can train: it turns a batch into a loss."""
+    """Anything the training loop can train: it turns a batch into one loss, or into one loss per phase.
+
+    Attributes:
+        trained_steps: optimizer steps completed so far. The loop sets it before each step, also after a
+            resumption, for losses that change during training. A loss that reads it should not be compiled
+            with `torch.compile`, which would compile it again at each new value.
+    """
+
+    trained_steps: int = 0
 
     @abstractmethod
     def loss(self, batch: Batch) -> Loss:
         """The loss of one batch (mean over items, so that equal shares of a batch average to the whole)."""
 
-    def forward(self, batch: Batch) -> Loss:
-        """`loss`, under the name that data-parallel wrappers call."""
-        return self.loss(batch)
+    def phases(self) -> Sequence[Phase]:
+        """What a training step consists of, in order; by default one phase: all parameters minimise `loss`.
+
+        All phases of a step receive the same batch. A model with several may keep what an earlier phase
+        computed, detached, for a later one of the same step, but never across steps: a resumed run starts
+        without it.
+        """
+        return (Phase("all", tuple(self.parameters()), self.loss),)
+
+    def forward(self, batch: Batch, phase: Phase | None = None) -> Loss:
+        """The loss of a phase, or `loss`; `forward`, because that is what data-parallel wrappers call."""
+        return self.loss(batch) if phase is None else phase.loss(batch)
 
 
 class LatentVariableModel(Trainable):

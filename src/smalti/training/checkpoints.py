@@ -22,7 +22,7 @@ from smalti.core.errors import InputError
 from smalti.core.files import atomic_directory, atomic_file
 from smalti.core.weights import read_tensors, write_tensors
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,11 @@ class RunDirectory:
 
 
 def _check_format(version: object, path: Path) -> None:
+    if version == 1:
+        raise InputError(
+            f"{path} is of smalti 0.1 (format 1), this version reads format {FORMAT} only: train anew, or "
+            "use it with pip install 'smalti<0.2'"
+        )
     if version != FORMAT:
         raise InputError(
             f"{path} has format {version}, this version of smalti reads {FORMAT}: "

@@ -6,6 +6,7 @@ share of the work, and a backward pass.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,14 +53,15 @@ class Engine:
         # Accelerate keeps the first precision for the whole process, but two stages may have two.
         if is_initialized() and AcceleratorState().mixed_precision != mixed_precision:
             AcceleratorState._reset_state()
+        # Codebooks are summed over ranks already; a broadcast of buffers each step would be wasted.
+        self._data_parallel = DistributedDataParallelKwargs(broadcast_buffers=False)
         self._accelerator = Accelerator(
             cpu=not on_gpu,
             mixed_precision=mixed_precision,
             log_with=list(trackers) or None,
             project_dir=str(directory) if directory else None,
-            # Codebooks are summed over ranks already; a broadcast of buffers each step would be wasted.
             kwargs_handlers=[
-                DistributedDataParallelKwargs(broadcast_buffers=False),
+                self._data_parallel,
                 # The others wait while the main process decodes a corpus, which may take hours.
                 InitProcessGroupKwargs(timeout=timedelta(days=1)),
             ],
@@ -87,20 +89,29 @@ class Engine:
         return self._accelerator.is_main_process
 
     def prepare(
-        self, model: Trainable, optimizer: torch.optim.Optimizer
-    ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """The model and the optimizer, wrapped for the devices at hand; trackers begin here."""
+        self, model: Trainable, optimizers: Sequence[torch.optim.Optimizer], is_partial: bool = False
+    ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
+        """Wrap the model and its optimizers for the devices at hand, and start the trackers.
+
+        Args:
+            model: to be trained.
+            optimizers: of its phases.
+            is_partial: whether some loss reaches only part of the parameters. Data-parallel wrappers then
+                search each loss for the parameters that it reaches; otherwise this cost is saved.
+        """
         if self._tracks:
             self._accelerator.init_trackers("smalti")
-        return self._accelerator.prepare(model, optimizer)
+        self._data_parallel.find_unused_parameters = is_partial
+        wrapped, *prepared = self._accelerator.prepare(model, *optimizers)
+        return wrapped, prepared
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of a loss, averaged over ranks."""
         self._accelerator.backward(loss)
 
-    def clip(self, model: nn.Module, norm: float) -> Tensor:
-        """Clip the gradient's norm over all parameters; gives the norm before."""
-        return self._accelerator.clip_grad_norm_(model.parameters(), norm)  # pyright: ignore[reportReturnType]
+    def clip(self, parameters: Iterable[nn.Parameter], norm: float) -> Tensor:
+        """Clip the norm of the gradient of all `parameters` to `norm`; return the norm before clipping."""
+        return self._accelerator.clip_grad_norm_(parameters, norm)  # pyright: ignore[reportReturnType]
 
     def mean_over_ranks(self, values: Tensor) -> Tensor:
         """Mean of a tensor over ranks."""

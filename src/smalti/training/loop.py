@@ -12,7 +12,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -24,10 +24,12 @@ from smalti.core.conditions import Batch
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.models import Trainable
+from smalti.core.phases import Phase
 from smalti.core.results import Loss
 from smalti.core.weights import load_weights
 from smalti.training.checkpoints import RunDirectory, State
 from smalti.training.engine import Engine, Precision
+from smalti.training.watchdog import Watchdog
 
 
 class TrainingConfig(Configuration):
@@ -36,10 +38,10 @@ class TrainingConfig(Configuration):
     Attributes:
         steps: optimiser steps.
         batch_size: items a step, over all ranks.
-        learning_rate: of Adam, after warm-up.
+        learning_rate: of Adam, after warm-up; a phase of a model may scale it.
         warmup_steps: the learning rate rises linearly over these.
         schedule: "constant" (the paper's) or "cosine" down to zero at the last step.
-        clip_norm: the gradient's norm is clipped to this; 0 does not clip.
+        clip_norm: the norm of each phase's gradient is clipped to this; 0 does not clip.
         weight_ema: decay of the averaged weights that are saved and evaluated; 0 does not average.
         precision: "auto" is bf16 on GPUs that have it, fp32 elsewhere.
         log_every, validate_every, checkpoint_every: in steps; 0 never (but at the end).
@@ -96,6 +98,9 @@ def fit(
 ) -> None:
     """Train a model from where its run stands, to `config.steps`; the weights end in the run.
 
+    A step runs the phases of the model that are due, in order and on the same batch, each with an Adam of its
+    own. The names of metrics are those of the loss; with several phases, `phase/name`.
+
     Args:
         model: on any device; it is left with the weights of the last step, not the averaged ones.
         batches: `(step, rank, world) -> Batch` on the engine's device, the rank's share of the step's batch.
@@ -103,25 +108,28 @@ def fit(
         directory: the run; its newest state is taken up.
         engine: devices.
         validate: gives named values for a model in evaluation mode.
-        watch: told of every logged step.
+        watch: called after every step, with the values of the logged ones.
 
     Raises:
-        InputError: when the loss or its gradient stops being finite (the last checkpoint is kept).
+        InputError: when a loss or its gradient stops being finite (the last checkpoint is kept), or if two
+            phases have one name.
         Interrupted: after Ctrl-C, when the run is saved.
     """
     # The averaged weights live in a model of their own, so that it can be evaluated as it is.
     averaged = copy.deepcopy(model) if config.weight_ema else model
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     averaged.to(engine.device)
-    wrapped, prepared = engine.prepare(model, optimizer)
-    first = _restore(directory, model, averaged, optimizer, engine)
-    watchdog = _Watchdog(engine.device, directory)
+    phases = _phases(model)
+    optimizers = {phase.name: _adam(phase, config) for phase in phases}
+    frozen = {phase.name: _others(model, phase) for phase in phases}
+    wrapped, prepared = engine.prepare(model, list(optimizers.values()), is_partial=any(frozen.values()))
+    first = _restore(directory, model, averaged, optimizers, engine)
+    watchdog = Watchdog(engine.device, directory)
     started = time.perf_counter() - directory.seconds
 
     def save(step: int) -> None:
-        watchdog.check(step)
+        watchdog.check()
         if engine.is_main:
-            tensors = _collect(model, averaged, optimizer)
+            tensors = _collect(model, averaged, optimizers)
             # The state comes last: a run that is killed between the two writes the weights again.
             directory.write_model(averaged.state_dict())
             directory.write_state(State(step, directory.metrics_bytes, tensors))
@@ -130,22 +138,32 @@ def fit(
         for step in range(first, config.steps):
             _seed(config.seed, step)
             rate = config.learning_rate_at(step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
             model.train()
-            loss: Loss = wrapped(batches(step, engine.rank, engine.world))
-            engine.backward(loss.total)
-            norm = engine.clip(wrapped, config.clip_norm or math.inf)
-            watchdog.watch(loss, norm, step + 1)
-            prepared.step()
-            prepared.zero_grad(set_to_none=True)
+            model.trained_steps = step
+            batch = batches(step, engine.rank, engine.world)
+            scalars: dict[str, Tensor] = {}
+            for phase, optimizer in zip(phases, prepared, strict=True):
+                if not phase.is_due(step):
+                    continue
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * phase.learning_rate_scale
+                with _without_gradient(frozen[phase.name]):
+                    loss: Loss = wrapped(batch, phase)
+                    engine.backward(loss.total)
+                norm = engine.clip(phase.parameters, config.clip_norm or math.inf)
+                values = {"loss": loss.total.detach(), **loss.terms, "gradient_norm": norm}
+                prefix = f"{phase.name}/" if len(phases) > 1 else ""
+                watchdog.watch(prefix, values, step + 1)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                scalars |= {prefix + name: value for name, value in values.items()}
             if averaged is not model:
                 _average(averaged, model, config.weight_ema_at(step))
 
             done = step + 1
             if done % config.log_every == 0 or done == config.steps:
-                watchdog.check(done)
-                values = _values(loss, norm, engine) | {"learning_rate": rate}
+                watchdog.check()
+                values = _means(scalars, engine) | {"learning_rate": rate}
                 seconds = round(time.perf_counter() - started, 3)
                 if engine.is_main:
                     directory.append_metrics({"step": done, "split": "train", "seconds": seconds, **values})
@@ -185,11 +203,48 @@ def _seed(seed: int, step: int) -> None:
     torch.manual_seed(seed * 1_000_003 + step)
 
 
-def _values(loss: Loss, norm: Tensor, engine: Engine) -> dict[str, float]:
-    """The loss, its terms and the gradient's norm as numbers, averaged over ranks; one transfer."""
-    named = {"loss": loss.total.detach(), **loss.terms, "gradient_norm": norm}
-    stacked = torch.stack([value.float().to(engine.device) for value in named.values()])
-    return dict(zip(named, engine.mean_over_ranks(stacked).tolist(), strict=True))
+def _phases(model: Trainable) -> tuple[Phase, ...]:
+    """The phases of a model, their names checked: optimizer states and metrics are stored under them."""
+    phases = tuple(model.phases())
+    names = [phase.name for phase in phases]
+    if not names or len(set(names)) < len(names):
+        raise InputError(
+            f"expected at least one phase and a different name for each, received {names}: "
+            f"correct phases() of {type(model).__name__}"
+        )
+    return phases
+
+
+def _adam(phase: Phase, config: TrainingConfig) -> torch.optim.Optimizer:
+    rate = config.learning_rate * phase.learning_rate_scale
+    return torch.optim.Adam(phase.parameters, lr=rate, fused=True)
+
+
+def _others(model: Trainable, phase: Phase) -> list[nn.Parameter]:
+    """The trainable parameters of the model that are not of the phase; none for the usual, single phase."""
+    own = {id(parameter) for parameter in phase.parameters}
+    return [p for p in model.parameters() if p.requires_grad and id(p) not in own]
+
+
+@contextmanager
+def _without_gradient(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Let a loss pass through parameters without computing their gradients, rather than computing, averaging
+    over ranks and discarding them."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def _means(scalars: dict[str, Tensor], engine: Engine) -> dict[str, float]:
+    """Scalars as numbers, averaged over ranks; one transfer."""
+    if not scalars:  # no phase was due
+        return {}
+    stacked = torch.stack([value.float().to(engine.device) for value in scalars.values()])
+    return dict(zip(scalars, engine.mean_over_ranks(stacked).tolist(), strict=True))
 
 
 def _validated(validate: Callable[[Any], dict[str, float]], model: nn.Module) -> dict[str, float]:
@@ -212,13 +267,16 @@ def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
             a.copy_(m)
 
 
-def _collect(model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The whole state of a run as named tensors."""
+def _collect(
+    model: nn.Module, averaged: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
+) -> dict[str, Tensor]:
+    """The whole state of a run as named tensors; optimizers by the name of their phase."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     if averaged is not model:
         tensors |= {f"averaged.{name}": tensor for name, tensor in averaged.state_dict().items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
+    for phase, optimizer in optimizers.items():
+        for index, slots in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{phase}.{index}.{slot}": value for slot, value in slots.items()}
     return tensors
 
 
@@ -226,7 +284,7 @@ def _restore(
     directory: RunDirectory,
     model: nn.Module,
     averaged: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Mapping[str, torch.optim.Optimizer],
     engine: Engine,
 ) -> int:
     """Take up the newest state, if there is one; gives the step to go on from."""
@@ -242,49 +300,15 @@ def _restore(
     load_weights(model, under("model."), directory.path)
     if averaged is not model:
         load_weights(averaged, under("averaged."), directory.path)
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in under("optimizer.").items():
-        index, slot = name.split(".", 1)
-        slots.setdefault(int(index), {})[slot] = tensor
-    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    for phase, optimizer in optimizers.items():
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in under(f"optimizer.{phase}.").items():
+            index, slot = name.split(".", 1)
+            slots.setdefault(int(index), {})[slot] = tensor
+        optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     if engine.is_main:
         directory.truncate_metrics(state.metrics_bytes)
     return state.step
-
-
-class _Watchdog:
-    """Notices a loss or a gradient that is not finite: at once, and before the weights take it up, on a CPU;
-    on a GPU without waiting for the device, but before anything is saved."""
-
-    def __init__(self, device: torch.device, directory: RunDirectory) -> None:
-        self._device, self._directory = device, directory
-        self._first: tuple[list[str], Tensor, Tensor] | None = None
-
-    def watch(self, loss: Loss, norm: Tensor, step: int) -> None:
-        named = {**loss.terms, "loss": loss.total.detach(), "gradient_norm": norm}
-        names = list(named)
-        bad = ~torch.stack([value.isfinite() for value in named.values()])
-        at = torch.full((), step, device=bad.device)
-        if self._first is not None:
-            seen = self._first[1].any()
-            bad, at = torch.where(seen, self._first[1], bad), torch.where(seen, self._first[2], at)
-        self._first = (names, bad, at)
-        if self._device.type == "cpu":
-            self.check(step)
-
-    def check(self, step: int) -> None:
-        if self._first is None or not bool(self._first[1].any()):
-            return
-        names, bad, at = self._first
-        found = [name for name, is_bad in zip(names, bad.tolist(), strict=True) if is_bad]
-        # The sum and its gradient only follow the term that began it.
-        culprits = [name for name in found if name not in ("loss", "gradient_norm")] or found[:1]
-        state = self._directory.read_state()
-        kept = f"the checkpoint of step {state.step} is kept" if state else "there was no checkpoint yet"
-        raise InputError(
-            f"{', '.join(culprits)} stopped being finite at step {int(at)}: {kept}; "
-            "try a lower training.learning_rate or training.clip_norm"
-        )
 
 
 @contextmanager
