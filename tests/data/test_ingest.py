@@ -13,7 +13,7 @@ from smalti.data.ingest import WINDOW, build_store
 from smalti.data.sources.base import Item, Source, UnreadableItem
 from smalti.data.store import Store
 
-SHAPE, LEVELS = (1, 2, 3), 256
+SHAPE, DTYPE = (1, 2, 3), np.dtype(np.uint8)
 
 
 class FakeSource(Source):
@@ -42,7 +42,7 @@ def decode(content: bytes) -> np.ndarray:
 
 def build(directory: Path, source: list[Item], **options) -> Store:
     protocol = {"size": [2, 3]}
-    return build_store(directory, FakeSource(source), "train", decode, protocol, SHAPE, LEVELS, **options)
+    return build_store(directory, FakeSource(source), "train", decode, protocol, SHAPE, DTYPE, **options)
 
 
 @pytest.mark.parametrize("workers", [1, 3, None])
@@ -62,7 +62,7 @@ def test_order_does_not_depend_on_who_is_faster(tmp_path: Path):
         return decode(content)
 
     source = FakeSource(items(12))
-    store = build_store(tmp_path / "s", source, "train", slow_first, {}, SHAPE, LEVELS, workers=4)
+    store = build_store(tmp_path / "s", source, "train", slow_first, {}, SHAPE, DTYPE, workers=4)
     assert store.signals[:, 0, 0, 0].tolist() == list(range(12))
 
 
@@ -109,7 +109,7 @@ def test_a_fault_of_ours_is_not_an_unreadable_item(tmp_path: Path):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        build_store(tmp_path / "s", FakeSource(items(4)), "train", faulty, {}, SHAPE, LEVELS)
+        build_store(tmp_path / "s", FakeSource(items(4)), "train", faulty, {}, SHAPE, DTYPE)
     assert os.listdir(tmp_path) == []
 
 
@@ -150,5 +150,7 @@ def test_a_large_item_ends_far_windows(monkeypatch):
 
 def test_more_levels_need_more_bytes(tmp_path: Path):
     wide = np.array([[999, 3]], np.int16)
-    store = build_store(tmp_path / "s", FakeSource(items(1)), "train", lambda _: wide, {}, (1, 2), 1000)
+    store = build_store(
+        tmp_path / "s", FakeSource(items(1)), "train", lambda _: wide, {}, (1, 2), np.dtype(np.int16)
+    )
     assert store.signals.tolist() == [[[999, 3]]]

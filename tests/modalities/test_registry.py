@@ -10,7 +10,7 @@ from smalti.core.extras import needs_extra
 from smalti.core.modality import MODALITIES
 
 
-@pytest.mark.parametrize("kind", ["audio", "code_grid", "image", "log_mel", "video"])
+@pytest.mark.parametrize("kind", ["array", "audio", "code_grid", "image", "log_mel", "video"])
 def test_each_modality_is_built_from_its_config(kind):
     config = MODALITIES.get(kind).tiny()
     assert MODALITIES.parse(config.model_dump(mode="json")) == config

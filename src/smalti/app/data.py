@@ -50,6 +50,7 @@ def open_loader(
             seed=seed,
             device=device,
             to_model=modality.to_model,
+            to_mask=modality.mask,
         )
     return CropLoader(
         store,
@@ -59,6 +60,7 @@ def open_loader(
         seed=seed,
         device=device,
         to_model=modality.to_model,
+        to_mask=modality.mask,
         labels=labels,
         padding=modality.padding,
         multiple=model.stride,
@@ -104,7 +106,7 @@ def prepare(
             modality.decode,
             modality.protocol(),
             modality.stored_shape,
-            modality.spec.levels,
+            modality.spec.domain.dtype,
             count,
             workers=modality.readers,
             oddities=modality.oddities,

@@ -250,8 +250,23 @@ class Batch:
         lengths: of each item on its first axis after the channels (time), int64 `(B,)`, where items end
             before the batch does; what follows an item is padding, and does not count. None when all fill
             the batch.
+        mask: which values are present, bool in the shape of the data; missing ones do not count, and the data
+            is 0 there. None when none is missing.
     """
 
     data: Tensor
     conditions: Conditions = field(default_factory=Conditions)
     lengths: Int64[Tensor, " b"] | None = None
+    mask: Bool[Tensor, "b c *size"] | None = None
+
+    def num_values(self) -> Int64[Tensor, " b"]:
+        """Values that count in each item: neither padding nor missing. Scores are divided by these."""
+        length = self.data.shape[2]
+        if self.mask is None:
+            full = torch.full((len(self.data),), length, device=self.data.device)
+            return (full if self.lengths is None else self.lengths) * (self.data[0].numel() // length)
+        mask = self.mask
+        if self.lengths is not None:
+            inside = torch.arange(length, device=mask.device) < self.lengths.unsqueeze(1)
+            mask = mask & inside.view(len(mask), 1, -1, *(1,) * (mask.ndim - 3))
+        return mask.flatten(1).sum(1)

@@ -160,8 +160,6 @@ class LikelihoodFamily(nn.Module, ABC):
 class LikelihoodConfig(Configuration):
     """Settings of a family of likelihoods."""
 
-    kind: str
-
     def build(self, signal: SignalSpec) -> LikelihoodFamily:
         """The family for signals of these channels and levels."""
         raise NotImplementedError

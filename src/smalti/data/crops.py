@@ -15,6 +15,7 @@ from torch import Tensor
 
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
+from smalti.data.loader import nothing_missing
 from smalti.data.store import Store
 
 
@@ -39,6 +40,7 @@ class CropLoader:
         seed: int = 0,
         device: torch.device | str = "cpu",
         to_model: Callable[[Tensor], Tensor] | None = None,
+        to_mask: Callable[[Tensor], Tensor | None] | None = None,
         labels: Int64[np.ndarray, " n"] | None = None,
         padding: int | float = 0,
         multiple: int = 1,
@@ -52,6 +54,7 @@ class CropLoader:
             seed: of the draws, 0 or more.
             device: where batches are wanted.
             to_model: from stored items to `Batch.data`, on the device; None gives int64, as codes are.
+            to_mask: from stored items to `Batch.mask`; None where no value can be missing.
             labels: class ids of all items, -1 for none; None takes those of the store.
             padding: what follows an item that ends before its batch.
             multiple: whole items are padded to a multiple of this.
@@ -69,7 +72,7 @@ class CropLoader:
             )
         self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
         self._length, self._padding, self._multiple = length, padding, multiple
-        self._to_model = to_model or Tensor.long
+        self._to_model, self._to_mask = to_model or Tensor.long, to_mask or nothing_missing
         self._signals = store.signals
         self._lengths, self._begins = store.lengths[chosen], store.begins[chosen]
         self._ends = np.cumsum(self._lengths)
@@ -153,4 +156,5 @@ class CropLoader:
         is_full = bool((inside == length).all())
         lengths = None if is_full else torch.from_numpy(inside.astype(np.int64)).to(self.device)
         voices = None if self.voices is None else self.voices[torch.from_numpy(items)].to(self.device)
-        return Batch(self._to_model(signals), Conditions(label=labels, voice=voices, action=actions), lengths)
+        conditions = Conditions(label=labels, voice=voices, action=actions)
+        return Batch(self._to_model(signals), conditions, lengths, self._to_mask(signals))

@@ -13,7 +13,7 @@ import numpy as np
 
 from smalti.core.errors import InputError
 from smalti.data.sources.base import Item, Source, UnreadableItem
-from smalti.data.store import Decoded, Shape, Store, smallest_dtype
+from smalti.data.store import Decoded, Shape, Store
 
 WINDOW = 4
 """Items decoded ahead for each of several workers, at least: enough to keep them busy. One worker decodes
@@ -34,7 +34,7 @@ def build_store(
     decode: Callable[[Any], np.ndarray],
     protocol: dict[str, Any],
     shape: Shape,
-    levels: int,
+    dtype: np.dtype,
     progress: Callable[[int, int], None] | None = None,
     workers: int | None = None,
     oddities: Callable[[np.ndarray], list[str]] = nothing_odd,
@@ -52,7 +52,7 @@ def build_store(
         decode: `Item.content` -> array of this shape; raises `UnreadableItem`.
         protocol: what `decode` does, as plain JSON values.
         shape: of the decoded items; None as the side after the channels where they differ in it.
-        levels: that the decoded items have.
+        dtype: of the decoded items.
         progress: called with the items done, unreadable ones too, and the number of all.
         workers: threads; None for one a core, at most 16.
         oddities: what is to be known of a decoded item, in words.
@@ -95,7 +95,7 @@ def build_store(
         directory,
         decoded(),
         shape,
-        smallest_dtype(levels),
+        dtype,
         classes=classes,
         skipped=skipped,
         source=source.description,

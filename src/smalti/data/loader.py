@@ -41,6 +41,7 @@ class Loader:
         seed: int = 0,
         device: torch.device | str = "cpu",
         to_model: Callable[[Tensor], Tensor] | None = None,
+        to_mask: Callable[[Tensor], Tensor | None] | None = None,
     ) -> None:
         """
         Args:
@@ -51,6 +52,7 @@ class Loader:
             seed: of the order, 0 or more.
             device: where batches are wanted.
             to_model: from stored items to `Batch.data`, on the device; None gives int64, as codes are.
+            to_mask: from stored items to `Batch.mask`; None where no value can be missing.
 
         Raises:
             InputError: for an empty set or batch, or labels that are not one for each item.
@@ -69,7 +71,7 @@ class Loader:
                 f"in batches of {batch_size}: check the data, its split and the batch size"
             )
         self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
-        self._to_model = to_model or _to_codes
+        self._to_model, self._to_mask = to_model or _to_codes, to_mask or nothing_missing
 
         host = torch.from_numpy(data)
         chosen = None if indices is None else torch.from_numpy(np.ascontiguousarray(indices))
@@ -158,7 +160,8 @@ class Loader:
             signals = self._gather_on_host(rows).to(self.device, non_blocking=True)
         labels = None if self._labels is None else self._labels.index_select(0, on_device)
         voices = None if self.voices is None else self.voices[positions].to(self.device)
-        return Batch(self._to_model(signals), Conditions(label=labels, voice=voices))
+        mask = self._to_mask(signals)
+        return Batch(self._to_model(signals), Conditions(label=labels, voice=voices), mask=mask)
 
     def _gather_on_host(self, rows: Int64[Tensor, " b"]) -> Tensor:
         # Pinned memory of torch's own allocator, which gives it out again only after the copy is done.
@@ -191,6 +194,10 @@ def split_indices(
     held_out = min(max(round(count * fraction), 1), count - 1) if fraction > 0 else 0
     order = np.random.default_rng(seed).permutation(count).astype(np.int64)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def nothing_missing(items: Tensor) -> None:
+    """The mask of items in which every value is present."""
 
 
 def _to_codes(items: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from smalti.app.commands.evaluate import RESULTS
 from smalti.app.recipes import RECIPES, get_recipe
 from smalti.core.config import Configuration
 from smalti.core.models import Autoencoder
+from smalti.core.signals import SignalSpec
 from smalti.tokenizer import load_trained
 from smalti.training.checkpoints import RunDirectory
 
@@ -64,7 +65,7 @@ def inspect(run: str) -> str:
     lines = [
         f"model       {model.title}, {trained.fingerprint}, recipe {config.name}, "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters",
-        f"signal      {spec.channels} x {shape}, {spec.levels} levels",
+        f"signal      {spec.channels} x {shape}, {_domain(spec)}",
         f"codes       {_codes(model) if isinstance(model, Autoencoder) else 'none: continuous latents'}",
         f"classes     {', '.join(trained.classes) or 'none'}",
         f"likelihood  {config.model.likelihood.kind}",
@@ -83,19 +84,23 @@ def inspect(run: str) -> str:
 def _codes(autoencoder: Autoencoder) -> str:
     spec = autoencoder.signal
     bits = autoencoder.num_codebooks * math.prod(autoencoder.grid) * math.log2(autoencoder.num_codes)
-    raw_bits = spec.dims * math.log2(spec.levels)
     grid = "x".join(str(n) for n in autoencoder.grid)
-    return (
-        f"{autoencoder.num_codebooks} x {grid} out of {autoencoder.num_codes}: {bits:.0f} bits, "
-        f"{raw_bits / bits:.1f} times fewer"
-    )
+    words = f"{autoencoder.num_codebooks} x {grid} out of {autoencoder.num_codes}: {bits:.0f} bits"
+    if spec.is_continuous:  # of which there is no number of bits to compare with
+        return words
+    return f"{words}, {spec.dims * math.log2(spec.levels) / bits:.1f} times fewer"
+
+
+def _domain(spec: SignalSpec) -> str:
+    return "continuous, standardised by channel" if spec.is_continuous else f"{spec.levels} levels"
 
 
 def _last_evaluation(path: Path) -> str:
     try:
         report = json.loads(path.read_text())
-        rows = report["bits_per_dim"].items()
-        figures = ", ".join(f"{name} {row['bits_per_dim']:.3f}" for name, row in rows)
-        return f"on {report['data']} ({report['split']}, {report['num']} items): bits/dim {figures}"
+        unit = "bits" if "bits_per_dim" in report else "nats"
+        rows = report[f"{unit}_per_dim"].items()
+        figures = ", ".join(f"{name} {row[f'{unit}_per_dim']:.3f}" for name, row in rows)
+        return f"on {report['data']} ({report['split']}, {report['num']} items): {unit}/dim {figures}"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{path.name} is damaged: run `smalti evaluate` again"

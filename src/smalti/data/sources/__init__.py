@@ -28,6 +28,8 @@ __all__ = ["Item", "Source", "UnreadableItem", "open_source"]
 
 CODES_ENDING = ".parquet"
 """Among the endings that are wanted where codes themselves are the signal; else they lie beside what is."""
+ARRAYS_ENDING = ".npy"
+"""Among the endings that are wanted where arrays are the signal; in a table they are nested lists."""
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?")
 
 
@@ -73,7 +75,7 @@ def _open_path(path: Path, extensions: Sequence[str], pattern: str | None) -> So
     if FRAMES_ENDING in extensions and EpisodesSource.accepts(path):
         return EpisodesSource(path)
     if ParquetSource.accepts(path):
-        return ParquetSource(path)
+        return ParquetSource(path, of_arrays=ARRAYS_ENDING in extensions)
     if TarSource.accepts(path):
         return TarSource(path, extensions)
     return FolderSource(path, extensions)

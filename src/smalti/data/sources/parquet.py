@@ -6,8 +6,9 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -38,13 +39,14 @@ class ParquetSource(Source):
 
     Args:
         path: the file or folder.
+        of_arrays: whether the signal is a column of nested lists of numbers, not of encoded files.
 
     Raises:
         InputError: when a file is not Parquet, has no column of signals or no row, or when only some of the
             files say which split they are of.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, of_arrays: bool = False):
         self._root = path if path.is_dir() else path.parent
         files = parquet_files(path) if path.is_dir() else [path]
         if not files:
@@ -52,7 +54,8 @@ class ParquetSource(Source):
         self._files = files_by_split(files, self._root)
         self.splits = ordered_splits(self._files)
         self._schema = _read_footer(files[0])[0]
-        self._signal = signal_column(self._schema, files[0])
+        self._of_arrays = of_arrays
+        self._signal = signal_column(self._schema, files[0], of_arrays)
         self._label = _label_column(self._schema)
         self._names = class_names(self._schema, self._label)
         self._counts = {split: sum(map(self._rows, self._files[split])) for split in self.splits}
@@ -81,7 +84,7 @@ class ParquetSource(Source):
 
     def notes(self, split: str) -> list[str]:
         require_split(split, self.splits, self.description)
-        others = [name for name in _signal_candidates(self._schema) if name != self._signal]
+        others = [name for name in _signal_candidates(self._schema, self._of_arrays) if name != self._signal]
         if not others:
             return []
         return [f"column {self._signal} was taken for the signal, column {', '.join(others)} was ignored"]
@@ -112,7 +115,7 @@ class ParquetSource(Source):
                         [None] * len(cells) if self._label is None else batch.column(self._label).to_pylist()
                     )
                     for cell, label in zip(cells, labels, strict=True):
-                        content = signal_content(cell, file.parent)
+                        content = as_array(cell) if self._of_arrays else signal_content(cell, file.parent)
                         yield Item(f"{prefix}#{row}", content, class_name(label, self._names))
                         row += 1
         except (pa.ArrowException, OSError) as error:
@@ -183,15 +186,38 @@ def _holds_signal(kind: pa.DataType) -> bool:
     return _is_binary(kind)
 
 
-def _signal_candidates(schema: pa.Schema) -> list[str]:
-    names = [name for name in schema.names if _holds_signal(schema.field(name).type)]
+def _holds_array(kind: pa.DataType) -> bool:
+    depth = 0
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        kind, depth = kind.value_type, depth + 1
+    return depth > 0 and (pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def as_array(cell: list[Any] | None) -> np.ndarray:
+    """Nested lists of numbers as an array, null as NaN; lists that are no array give one of objects."""
+    try:
+        array = np.asarray(cell)
+        return array if array.dtype.kind in "iuf" else np.asarray(cell, dtype=np.float64)
+    except (ValueError, TypeError):
+        return np.empty(0, dtype=object)
+
+
+def _signal_candidates(schema: pa.Schema, of_arrays: bool = False) -> list[str]:
+    holds = _holds_array if of_arrays else _holds_signal
+    names = [name for name in schema.names if holds(schema.field(name).type)]
     return preferred_first(names, SIGNAL_COLUMNS)
 
 
-def signal_column(schema: pa.Schema, file: Path) -> str:
-    candidates = _signal_candidates(schema)
+def signal_column(schema: pa.Schema, file: Path, of_arrays: bool = False) -> str:
+    """The column that holds the signal; see `ParquetSource`."""
+    candidates = _signal_candidates(schema, of_arrays)
     if not candidates:
         columns = ", ".join(f"{name} ({schema.field(name).type})" for name in schema.names) or "none"
+        if of_arrays:
+            raise InputError(
+                f"expected a column of nested lists of numbers in {file}, got the columns {columns}: write "
+                "such a column"
+            )
         raise InputError(
             f"expected a column of encoded files (binary, or a struct with a field bytes) in {file}, got the "
             f"columns {columns}: write such a column, named image or audio"
