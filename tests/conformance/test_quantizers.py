@@ -11,6 +11,7 @@ from smalti.core.errors import InputError
 from smalti.core.parts import QUANTIZERS, Quantizer
 from smalti.quantizers.codebooks.ema import EMACodebookConfig
 from smalti.quantizers.fsq import FSQ
+from smalti.quantizers.residual import ResidualVQ
 from smalti.quantizers.vq import VectorQuantizer
 from tests.conformance.classes import concrete
 
@@ -25,6 +26,7 @@ NEAREST_CODE: dict[str, Callable[..., Quantizer]] = {
 """Those whose codes are the nearest of a codebook, so that each code is its own nearest."""
 OTHERS: dict[str, Callable[..., Quantizer]] = {
     "fsq": partial(FSQ, (4, 3, 5)),
+    "residual": partial(ResidualVQ, 6, 16, 3),
 }
 CASES = NEAREST_CODE | OTHERS
 EVERY = pytest.mark.parametrize("build", CASES.values(), ids=CASES)

@@ -1,0 +1,205 @@
+"""Residual vector quantization: each stage quantizes what the stages before it left."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, cast, final
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from smalti.core.parts import QUANTIZERS, Quantizer, QuantizerConfig
+from smalti.core.results import Quantized
+from smalti.nn.collectives import rand_over_ranks
+from smalti.nn.symbols import check_codes
+from smalti.quantizers.codebooks.base import AnyCodebook, Codebook, CodebookConfig, codebook_config, search
+from smalti.quantizers.codebooks.ema import EMACodebookConfig
+from smalti.quantizers.layout import Layout
+from smalti.quantizers.straight_through import straight_through
+
+
+@QUANTIZERS.register
+class ResidualVQConfig(QuantizerConfig):
+    """Settings of a `ResidualVQ`.
+
+    Attributes:
+        dim: D, channels of the latents and dimension of every code.
+        num_codes: K, codes in the codebook of each stage.
+        num_quantizers: stages, and codes at each position.
+        commitment_weight: beta.
+        quantizer_dropout: share of the items of a training batch that are decoded from the first n stages,
+            n uniform from 1 to their number.
+        codebook: how the codebook of each stage learns.
+    """
+
+    kind: Literal["residual"] = "residual"
+    dim: int = Field(default=64, ge=1)
+    num_codes: int = Field(default=512, ge=2)
+    num_quantizers: int = Field(default=4, ge=1)
+    commitment_weight: float = Field(default=0.25, ge=0)
+    quantizer_dropout: float = Field(default=0.0, ge=0, le=1)
+    codebook: AnyCodebook = EMACodebookConfig()
+
+    def build(self) -> ResidualVQ:
+        """The untrained quantizer, for latents with channels first."""
+        return ResidualVQ(
+            self.dim,
+            self.num_codes,
+            self.num_quantizers,
+            self.commitment_weight,
+            self.quantizer_dropout,
+            self.codebook,
+        )
+
+
+@final
+class ResidualVQ(Quantizer):
+    """Stage i replaces the residual r_i by its nearest code e_i; the latents are the sum of the codes.
+
+        r_1 = z_e,  r_(i+1) = r_i - sg[e_i],  z_q = e_1 + ... + e_n
+        loss = mean over stages of |sg[r_i] - e_i|^2 + beta |r_i - sg[e_i]|^2
+
+    Zeghidour et al. 2021 (SoundStream, arXiv 2107.03312), section III.C, with its quantizer dropout. An EMA
+    codebook's moving averages replace the first term. Everything is computed in float32, also under autocast.
+
+    Dropout concerns the latents of `forward` in training only: `codes` has those of all stages, and all
+    stages learn from all items. The first n codes of a position are those of n stages.
+
+    Args:
+        dim: channels of the latents, and dimension of every code.
+        num_codes: K, codes in the codebook of each stage.
+        num_quantizers: stages, and codes at each position.
+        commitment_weight: beta.
+        quantizer_dropout: share of the items of a training batch that are decoded from the first n stages,
+            n uniform from 1 to their number.
+        codebook: how codebooks learn: "ema", "gradient" (the paper's loss), "frozen", or its settings.
+        channel_last: latents are `(B, *grid, D)` and codes `(B, *grid, G)`, instead of `(B, D, *grid)` and
+            `(B, G, *grid)`.
+
+    Raises:
+        InputError: for an unknown kind of codebook.
+        pydantic.ValidationError: for a setting out of range.
+    """
+
+    config: ResidualVQConfig
+
+    def __init__(
+        self,
+        dim: int = 64,
+        num_codes: int = 512,
+        num_quantizers: int = 4,
+        commitment_weight: float = 0.25,
+        quantizer_dropout: float = 0.0,
+        codebook: str | CodebookConfig = "ema",
+        channel_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = ResidualVQConfig(
+            dim=dim,
+            num_codes=num_codes,
+            num_quantizers=num_quantizers,
+            commitment_weight=commitment_weight,
+            quantizer_dropout=quantizer_dropout,
+            codebook=codebook_config(codebook),
+        )
+        self.dim, self.num_codes, self.num_codebooks = dim, num_codes, num_quantizers
+        self.layout = Layout(dim, channel_last)
+        self.codebooks = nn.ModuleList(
+            self.config.codebook.build(1, num_codes, dim) for _ in range(num_quantizers)
+        )
+
+    @property
+    def title(self) -> str:
+        """Its number of stages, and how their codebooks learn."""
+        return f"residual VQ of {self.num_codebooks} stages, {self._stages[0].kind} codebooks"
+
+    def forward(self, latents: Float[Tensor, "b ..."]) -> Quantized:
+        """Quantize; in training mode the codebooks also learn from the residuals.
+
+        Raises:
+            InputError: for latents of another number of channels.
+        """
+        z_e = self.layout.tokens(latents)
+        places = self.layout.places(latents)
+        kept = self._stages_kept(latents) if self.training and self.config.quantizer_dropout else None
+        residual, z_q = z_e, torch.zeros_like(z_e)
+        indices, commitments, losses = [], [], []
+        for stage, codebook in enumerate(self._stages):
+            if self.training:
+                codebook.prepare(residual.detach())
+            chosen = search(residual.detach(), codebook.codes)
+            e = codebook.look_up(chosen)
+            commitments.append(mse_loss(residual, e.detach()))
+            losses.append(codebook.loss(residual, e))
+            if self.training:
+                codebook.learn(residual.detach(), chosen)
+            indices.append(chosen)
+            code = e.detach()
+            residual = residual - code
+            if kept is not None:
+                # One number an item, for each of its positions.
+                used = (kept > stage).repeat_interleave(math.prod(places[1:]))
+                code = torch.where(used.view(1, -1, 1), code, 0)
+            z_q = z_q + code
+        codes = torch.cat(indices)
+        commitment = torch.stack(commitments).mean()
+        terms = {"commitment": commitment.detach(), "batch_usage": self._usage(codes)}
+        loss = self.config.commitment_weight * commitment
+        learned = [each for each in losses if each is not None]
+        if learned:
+            codebook_loss = torch.stack(learned).mean()
+            terms["codebook"] = codebook_loss.detach()
+            loss = loss + codebook_loss
+        return Quantized(
+            latents=self.layout.latents(straight_through(z_e, z_q), places),
+            codes=self.layout.codes(codes, places),
+            loss=loss,
+            terms=terms,
+        )
+
+    @torch.no_grad()
+    def encode(self, latents: Float[Tensor, "b ..."]) -> Int64[Tensor, "b ..."]:
+        """Codes of latents, in the order of the stages; nothing learns.
+
+        Raises:
+            InputError: for latents of another number of channels.
+        """
+        residual, indices = self.layout.tokens(latents), []
+        for codebook in self._stages:
+            indices.append(search(residual, codebook.codes))
+            residual = residual - codebook.look_up(indices[-1])
+        return self.layout.codes(torch.cat(indices), self.layout.places(latents))
+
+    def decode(self, codes: Int64[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Latents of codes: the sum over stages.
+
+        Raises:
+            InputError: for codes out of range or with another number of stages.
+        """
+        first = self.layout.channels_first(codes)
+        check_codes(first, self.num_codebooks, self.num_codes)
+        indices = first.movedim(1, 0).flatten(1)
+        z_q = torch.zeros(1, indices.shape[1], self.dim, device=codes.device)
+        # In the order of `forward`, so that both sums are rounded alike.
+        for codebook, chosen in zip(self._stages, indices.unsqueeze(1), strict=True):
+            z_q = z_q + codebook.look_up(chosen)
+        return self.layout.latents(z_q, self.layout.places(codes))
+
+    @property
+    def _stages(self) -> list[Codebook]:
+        return cast("list[Codebook]", list(self.codebooks))
+
+    def _stages_kept(self, latents: Tensor) -> Int64[Tensor, " b"]:
+        """For each item the stages that it is decoded from; ranks draw what one process would."""
+        num = self.num_codebooks
+        drawn = rand_over_ranks((len(latents), 2), latents.device)
+        some = (drawn[:, 1] * num).long().clamp_max(num - 1) + 1
+        return torch.where(drawn[:, 0] < self.config.quantizer_dropout, some, num)
+
+    def _usage(self, indices: Int64[Tensor, "g n"]) -> Float[Tensor, ""]:
+        """Share of the codes that occur in this batch, over all stages."""
+        seen = torch.zeros(self.num_codebooks, self.num_codes, device=indices.device)
+        return seen.scatter_(1, indices, 1.0).mean()
