@@ -198,7 +198,7 @@ class Tokenizer:
             )
         generator = _generator(seed)
         label = -1 if class_name is None else self.label(class_name)
-        if class_name is not None and not self.autoencoder.told_classes:
+        if class_name is not None and not self.autoencoder.num_label_classes:
             raise InputError(
                 f"expected no class to decode as, this decoder is told none, received {class_name!r}: leave "
                 "it out, or train a decoder that is told (kind=wavenet, or decoder.use_labels=true)"
@@ -346,7 +346,7 @@ class Tokenizer:
     def sample(self, num: int, class_name: str | None = None, **settings: Any) -> Any:
         """New items, as `decode` gives them; the arguments are those of `sample_codes`."""
         codes = self.sample_codes(num, class_name, **settings)
-        told = class_name if self.autoencoder.told_classes else None
+        told = class_name if self.autoencoder.num_label_classes else None
         return self.decode(codes, class_name=told, seed=settings.get("seed"))
 
     def _learned(self, name: str) -> LearnedPrior:

@@ -16,7 +16,7 @@ from smalti.core.files import atomic_file
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
 from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE, check_no_run
-from smalti.core.priors import Prior
+from smalti.core.priors import DensityPrior
 from smalti.core.weights import fingerprint as fingerprint_of
 from smalti.core.weights import load_weights
 from smalti.priors.autoregressive import LabelledPrior, LearnedPrior
@@ -147,12 +147,12 @@ class TrainedModel:
         return self.model
 
     @property
-    def priors(self) -> dict[str, Prior]:
+    def priors(self) -> dict[str, DensityPrior]:
         """The priors that there are, from the least to the most informed."""
         if not isinstance(self.model, Autoencoder):
             return {}
         uniform = UniformPrior(self.model.num_codes, self.model.num_codebooks, self.model.grid)
-        priors: list[Prior] = [uniform.to(self.device)]
+        priors: list[DensityPrior] = [uniform.to(self.device)]
         if self.unigram is not None:
             priors.append(self.unigram)
         for learned in self.learned.values():

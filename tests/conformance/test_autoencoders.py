@@ -8,6 +8,7 @@ import torch
 from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
 from smalti.core.models import Autoencoder
+from smalti.evaluation.bounds import measure
 from tests.conformance.classes import concrete
 from tests.conformance.models import CASES, SPEC, cases, everywhere, signals, trained, uniform
 
@@ -37,14 +38,14 @@ def test_signal_to_codes_and_back(case, spec):
     assert decoded.abs().max() <= 1 + 1e-6
     assert torch.equal(model.reconstruct(x), decoded)
     assert torch.equal(model.likelihood(codes).mean(), decoded)
-    assert torch.equal(model.measure(Batch(x)).codes, codes)
+    assert torch.equal(measure(model, Batch(x)).codes, codes)
 
 
 @everywhere(Autoencoder)
 @torch.no_grad()
 def test_the_distortion_is_of_the_codes_that_are_drawn(case, spec):
     model, x = trained(case, spec), signals(spec)
-    bound = model.measure(Batch(x), uniform(model), 1, generator()).bounds["uniform"]
+    bound = measure(model, Batch(x), uniform(model), 1, generator()).bounds["uniform"]
     of_elements = model.likelihood(model.draw_codes(x, generator())).log_prob(x)
     assert (of_elements <= 0).all()
     expected = -of_elements.flatten(1).sum(1)
@@ -84,7 +85,7 @@ def test_bad_codes_get_a_sentence(case):
 def test_the_uniform_rate_is_n_ln_k(case, spec):
     """The rate is ln q / p, and all of a deterministic posterior is on its one code."""
     model, x = trained(case, spec), signals(spec)
-    bound = model.measure(Batch(x), uniform(model)).bounds["uniform"]
+    bound = measure(model, Batch(x), uniform(model)).bounds["uniform"]
     nats = math.prod(model.grid) * model.num_codebooks * math.log(model.num_codes)
     torch.testing.assert_close(bound.rate, torch.full((3,), nats))
 

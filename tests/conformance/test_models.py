@@ -7,6 +7,7 @@ from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
 from smalti.core.models import LatentVariableModel
 from smalti.core.signals import SignalSpec
+from smalti.evaluation.bounds import measure
 from smalti.priors.unigram import UnigramPrior
 from tests.conformance.classes import concrete
 from tests.conformance.models import CASES, SPEC, cases, everywhere, seeded_loss, signals, trained, uniform
@@ -15,9 +16,9 @@ EVERY = cases(LatentVariableModel)
 STOCHASTIC = cases(LatentVariableModel, is_deterministic=False)
 
 
-def measure(model, x: torch.Tensor, draws: int = 1, seed: int = 0):
+def measured_of(model, x: torch.Tensor, draws: int = 1, seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
-    return model.measure(Batch(x), uniform(model), draws, generator)
+    return measure(model, Batch(x), uniform(model), draws, generator)
 
 
 def assert_same(measured, other) -> None:
@@ -66,7 +67,7 @@ def test_every_parameter_learns_from_the_loss(case, spec):
 @torch.no_grad()
 def test_measured_shapes_and_signs(case, spec):
     model, x = trained(case, spec), signals(spec)
-    measured = measure(model, x, draws=2)
+    measured = measured_of(model, x, draws=2)
     assert measured.bounds
     for bound in measured.bounds.values():
         assert bound.rate.shape == bound.distortion.shape == bound.log_prob.shape == (3,)
@@ -86,7 +87,7 @@ def test_a_bound_for_each_prior_and_another_of_several_draws(case, draws):
     model = trained(case)
     priors = uniform(model)
     priors += [UnigramPrior(prior.num_codes, prior.num_codebooks, prior.grid) for prior in priors]
-    bounds = model.measure(Batch(signals(SPEC)), priors, draws).bounds
+    bounds = measure(model, Batch(signals(SPEC)), priors, draws).bounds
     names = [prior.name for prior in priors] or ["normal"]
     several = draws > 1 and not case.is_deterministic
     assert list(bounds) == [n for name in names for n in (name, *([f"{name}, {draws} draws"] * several))]
@@ -97,12 +98,12 @@ def test_a_bound_for_each_prior_and_another_of_several_draws(case, draws):
 def test_a_bound_of_an_item_does_not_depend_on_the_others(case):
     """With the same draws for it, which are those of its place in the batch."""
     model, x = trained(case), signals(SPEC, 4)
-    measured, again = measure(model, x, draws=3), measure(model, x, draws=3)
+    measured, again = measured_of(model, x, draws=3), measured_of(model, x, draws=3)
     assert_same(measured, again)
     for item in range(4):
         others = signals(SPEC, 4, seed=9)
         others[item] = x[item]
-        beside = measure(model, others, draws=3)
+        beside = measured_of(model, others, draws=3)
         for name, bound in measured.bounds.items():
             torch.testing.assert_close(beside.bounds[name].rate[item], bound.rate[item], rtol=1e-5, atol=1e-4)
             torch.testing.assert_close(
@@ -117,9 +118,9 @@ def test_a_bound_of_an_item_does_not_depend_on_the_others(case):
 def test_draws_follow_the_generator_and_leave_others_alone(case):
     model, x = trained(case), signals(SPEC)
     state = torch.get_rng_state()
-    first, other = measure(model, x, draws=2, seed=1), measure(model, x, draws=2, seed=2)
+    first, other = measured_of(model, x, draws=2, seed=1), measured_of(model, x, draws=2, seed=2)
     assert torch.equal(torch.get_rng_state(), state)
-    assert_same(measure(model, x, draws=2, seed=1), first)
+    assert_same(measured_of(model, x, draws=2, seed=1), first)
     same = [torch.equal(other.bounds[name].log_prob, bound.log_prob) for name, bound in first.bounds.items()]
     assert same == [case.is_deterministic] * len(same)
     assert torch.equal(first.reconstruction, other.reconstruction)
@@ -129,7 +130,7 @@ def test_draws_follow_the_generator_and_leave_others_alone(case):
 @torch.no_grad()
 def test_the_weighted_bound_is_tighter_on_average(case):
     model, x = trained(case), signals(SPEC, 8)
-    plain, weighted = measure(model, x, draws=40).bounds.values()
+    plain, weighted = measured_of(model, x, draws=40).bounds.values()
     assert weighted.log_prob.mean() > plain.log_prob.mean()
 
 
@@ -140,8 +141,7 @@ def test_ranks_average_to_one_process(case, monkeypatch: pytest.MonkeyPatch):
     whole = seeded_loss(model, x)
     shares = []
     for rank, part in enumerate(x.split(2)):
-        for module in ("vae", "vimco"):
-            monkeypatch.setattr(f"smalti.models.{module}.rank_and_world", lambda rank=rank: (rank, 3))
+        monkeypatch.setattr("smalti.nn.collectives.rank_and_world", lambda rank=rank: (rank, 3))
         shares.append(seeded_loss(model, part))
     torch.testing.assert_close(torch.stack(shares).mean(), whole)
 
@@ -154,7 +154,7 @@ def test_a_loaded_state_gives_the_same(case):
     x = signals(SPEC)
     assert torch.equal(seeded_loss(saved, x), seeded_loss(loaded, x))
     assert torch.equal(saved.reconstruct(x), loaded.reconstruct(x))
-    assert_same(measure(saved, x, draws=2), measure(loaded, x, draws=2))
+    assert_same(measured_of(saved, x, draws=2), measured_of(loaded, x, draws=2))
 
 
 @EVERY
@@ -162,11 +162,11 @@ def test_works_under_autocast_and_stays_near(case):
     model, x = trained(case), signals(SPEC)
     expected = seeded_loss(model, x)
     with torch.no_grad():
-        bounds = measure(model, x, draws=2).bounds
+        bounds = measured_of(model, x, draws=2).bounds
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = seeded_loss(model, x)
         with torch.no_grad():
-            measured = measure(model, x, draws=2)
+            measured = measured_of(model, x, draws=2)
     loss.backward()
     assert loss.dtype == measured.reconstruction.dtype == torch.float32
     torch.testing.assert_close(loss, expected, rtol=0.05, atol=0.05)
@@ -181,7 +181,7 @@ def test_evaluation_learns_nothing(case):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.loss(Batch(signals(SPEC)))
     model.reconstruct(signals(SPEC))
-    measure(model, signals(SPEC), draws=2)
+    measured_of(model, signals(SPEC), draws=2)
     assert not model.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 

@@ -1,12 +1,9 @@
-"""What the interfaces compute themselves: sums over items that end before their batch, say."""
+"""Named conditions: values of every kind survive each change, and wrong ones are refused."""
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from smalti.core.conditions import (
     Conditions,
@@ -17,28 +14,6 @@ from smalti.core.conditions import (
     TokenSequence,
 )
 from smalti.core.errors import InputError
-from smalti.core.results import summed
-
-
-@given(
-    st.lists(st.integers(1, 7), min_size=1, max_size=5),
-    st.sampled_from([(), (3,), (2, 3)]),
-    st.integers(0, 2**31),
-)
-@settings(max_examples=50, deadline=None)
-def test_the_sum_over_an_item_ends_with_it(lengths, others, seed):
-    elements = np.random.default_rng(seed).normal(size=(len(lengths), 2, 7, *others)).astype(np.float32)
-    received = summed(torch.from_numpy(elements), torch.tensor(lengths))
-    expected = [item[:, :length].sum() for item, length in zip(elements, lengths, strict=True)]
-    np.testing.assert_allclose(received.numpy(), expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("shape", [(2, 1, 5), (3, 3, 4, 4)])
-def test_without_lengths_all_of_it_counts(shape):
-    elements = torch.randn(shape)
-    torch.testing.assert_close(summed(elements, None), elements.flatten(1).sum(1))
-    full = torch.full((shape[0],), shape[2])
-    torch.testing.assert_close(summed(elements, full), elements.flatten(1).sum(1))
 
 
 def every_kind(count: int = 3) -> dict[str, ConditionValue]:

@@ -8,8 +8,9 @@ import torch
 
 from smalti.core.conditions import Batch
 from smalti.core.models import Autoencoder
-from smalti.core.priors import Prior
+from smalti.core.priors import DensityPrior
 from smalti.core.signals import SignalSpec
+from smalti.evaluation.bounds import measure
 from smalti.evaluation.evaluate import evaluate
 from smalti.evaluation.reconstruction import Reconstruction
 from smalti.likelihoods.levels import from_levels
@@ -33,7 +34,7 @@ def signals(num: int, seed: int = 1) -> torch.Tensor:
     return from_levels(torch.randint(256, (num, 3, 12, 16), generator=generator), 256)
 
 
-def priors(model: Autoencoder) -> list[Prior]:
+def priors(model: Autoencoder) -> list[DensityPrior]:
     sizes = (model.num_codes, model.num_codebooks, model.grid)
     return [UniformPrior(*sizes), UnigramPrior(*sizes)]
 
@@ -47,7 +48,7 @@ def test_one_pass_equals_item_by_item(model):
     items = [x[[i]] for i in range(7)]
     assert list(result.density) == ["uniform", "unigram"]
     for name in result.density:
-        bounds = [-model.measure(Batch(item), both).bounds[name].log_prob for item in items]
+        bounds = [-measure(model, Batch(item), both).bounds[name].log_prob for item in items]
         bits = torch.cat(bounds).detach().double() / (3 * 12 * 16 * math.log(2))
         assert result.density[name]["bits_per_dim"] == pytest.approx(bits.mean().item(), rel=1e-5)
         assert result.density[name]["stderr"] == pytest.approx(bits.std().item() / math.sqrt(7), rel=1e-3)
@@ -123,7 +124,7 @@ def test_the_draws_of_a_batch_go_on_where_those_of_the_last_ended(kind):
     result = evaluate(model, both, [Batch(part) for part in parts], draws=3, seed=5)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        measured = [model.measure(Batch(part), both, 3, generator).bounds for part in parts]
+        measured = [measure(model, Batch(part), both, 3, generator).bounds for part in parts]
     for name, row in result.density.items():
         nats = -torch.cat([bounds[name].log_prob for bounds in measured]).double().mean().item()
         assert row["bits_per_dim"] == pytest.approx(nats / (3 * 12 * 16 * math.log(2)), rel=1e-6)

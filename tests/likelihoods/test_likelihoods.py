@@ -13,7 +13,7 @@ from smalti.core.parts import Likelihood
 from smalti.core.signals import SignalSpec
 from smalti.likelihoods.categorical import Categorical, CategoricalConfig, CategoricalFamily
 from smalti.likelihoods.gaussian import Gaussian, GaussianConfig, GaussianFamily
-from smalti.likelihoods.levels import bits_per_dim, from_levels, to_levels
+from smalti.likelihoods.levels import from_levels, to_levels
 from smalti.likelihoods.logistic_mixture import LogisticMixture, LogisticMixtureConfig, LogisticMixtureFamily
 from smalti.likelihoods.union import build_likelihood
 from tests.models.memory import Alive
@@ -426,11 +426,6 @@ class TestLevels:
     def test_the_nearest_level_and_never_beyond(self):
         signal = torch.tensor([-5.0, -1.0, -0.01, 0.01, 0.99, 7.0])
         assert to_levels(signal, 3).tolist() == [0, 0, 1, 1, 2, 2]
-
-
-def test_bits_per_dim():
-    nats = torch.tensor([0.0, 3072 * math.log(256), 8 * math.log(2)])
-    torch.testing.assert_close(bits_per_dim(nats, 3072), torch.tensor([0.0, 8.0, 8 / 3072]))
 
 
 SPEC = SignalSpec(channels=3, size=(2, 2))

@@ -8,7 +8,7 @@ import torch
 from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
 from smalti.core.signals import SignalSpec
-from smalti.evaluation.codebook import CodebookUse
+from smalti.evaluation.codebook import CodebookUse, counts_by_codebook
 from smalti.models.hierarchy import Hierarchy, HierarchyConfig
 
 SPEC = SignalSpec(3, (16, 24))
@@ -84,7 +84,7 @@ def test_use_is_counted_by_the_codebooks_that_there_are():
     fine[:, 1] = 3
     use = CodebookUse(model.num_codebooks, model.num_codes)
     use.update(model.levels.pack([coarse, fine]))
-    counts = model.by_codebook(use.counts)
+    counts = counts_by_codebook(use.counts, model.codebook_ids)
     assert counts.shape == (4, 16)
     assert counts.sum(1).tolist() == [24, 24, 96, 96]
     assert counts[2, :3].tolist() == [48, 24, 24]

@@ -9,6 +9,7 @@ from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.signals import SignalSpec
 from smalti.decoders.conv import ConvDecoderConfig
+from smalti.evaluation.bounds import measure
 from smalti.models.vqvae import VQVAE, VQVAEConfig
 from smalti.priors.autoregressive import LabelledPrior, LearnedPrior
 from smalti.priors.uniform import UniformPrior
@@ -41,16 +42,16 @@ def test_a_label_is_paid_for_once(is_told):
     learned = LearnedPrior(network, made.grid)
     priors = [UniformPrior(*sizes), UnigramPrior(*sizes), learned, LabelledPrior(learned)]
     x = tiny.signals(made.signal)
-    bounds = made.measure(Batch(x, LABELS), priors).bounds
+    bounds = measure(made, Batch(x, LABELS), priors).bounds
     codes = made.encode(x)
     for_decoder = COST if is_told else torch.zeros(4)
-    assert made.told_classes == (NUM_CLASSES if is_told else 0)
+    assert made.num_label_classes == (NUM_CLASSES if is_told else 0)
     for prior in priors[:3]:
         torch.testing.assert_close(bounds[prior.name].rate, for_decoder - prior.log_prob(codes))
     torch.testing.assert_close(bounds["learned+class"].rate, COST - learned.log_prob(codes, LABELS))
     assert not torch.allclose(learned.log_prob(codes, LABELS), learned.log_prob(codes))
     # Without labels nobody pays.
-    untold = made.measure(Batch(x), priors).bounds
+    untold = measure(made, Batch(x), priors).bounds
     for name, bound in untold.items():
         torch.testing.assert_close(bound.rate, untold["learned" if "+" in name else name].rate)
     torch.testing.assert_close(untold["learned"].rate, -learned.log_prob(codes))

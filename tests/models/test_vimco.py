@@ -15,10 +15,11 @@ from torch import Tensor
 import smalti.models.vimco
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
-from smalti.core.priors import Prior
+from smalti.core.priors import DensityPrior
 from smalti.core.results import Bound
 from smalti.core.signals import SignalSpec
 from smalti.encoders.conv import ConvEncoderConfig
+from smalti.evaluation.bounds import measure
 from smalti.likelihoods.categorical import CategoricalConfig
 from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
 from smalti.models.vimco import VIMCO, VIMCOConfig, vimco_signals
@@ -95,10 +96,10 @@ def exact_bound(log_q: Tensor, log_joint: Tensor, draws: int) -> Tensor:
     return total
 
 
-def repeated(model: VIMCO, x: Tensor, times: int, draws: int, *priors: Prior) -> dict[str, Bound]:
+def repeated(model: VIMCO, x: Tensor, times: int, draws: int, *priors: DensityPrior) -> dict[str, Bound]:
     """Bounds of one signal from fresh draws, so often."""
     batch = Batch(x.expand(times, *x.shape[1:]))
-    return model.measure(batch, priors, draws, torch.Generator().manual_seed(0)).bounds
+    return measure(model, batch, priors, draws, torch.Generator().manual_seed(0)).bounds
 
 
 def assert_mean(values: Tensor, expected: Tensor) -> None:
@@ -267,17 +268,15 @@ class TestBounds:
         x = signals(TWICE, 6)
         exact = (log_likelihoods(model, x) + log_priors(model)).logsumexp(1)
         prior = UniformPrior(model.num_codes, 1, model.grid)
-        bounds = model.measure(Batch(x), [prior], 3000, torch.Generator().manual_seed(0)).bounds
+        bounds = measure(model, Batch(x), [prior], 3000, torch.Generator().manual_seed(0)).bounds
         torch.testing.assert_close(bounds["uniform, 3000 draws"].log_prob, exact, rtol=0, atol=0.05)
 
     @torch.no_grad()
-    def test_only_a_prior_that_takes_labels_is_told_them(self):
+    def test_only_a_prior_over_labels_sees_them(self):
         told = {}
 
-        class Told(Prior):
-            def __init__(self, name: str, takes_labels: bool) -> None:
-                super().__init__()
-                self.name, self.takes_labels = name, takes_labels
+        class Plain(DensityPrior):
+            name = "no"
 
             def log_prob(self, codes, conditions=None):
                 told.setdefault(self.name, []).append(conditions.tensor("label"))
@@ -286,10 +285,16 @@ class TestBounds:
             def sample(self, num, *args, **kwargs):
                 raise NotImplementedError
 
+        class Told(Plain):
+            name = "yes"
+
+            def log_joint(self, codes, conditions=None):
+                return self.log_prob(codes, conditions)
+
         model = listed()
         labels = torch.tensor([3, -1])
         batch = Batch(signals(SMALLEST, 2), Conditions(label=labels))
-        model.measure(batch, [Told("yes", True), Told("no", False)], draws=2)
+        measure(model, batch, [Told(), Plain()], draws=2)
         assert all(seen is labels for seen in told["yes"])
         assert told["no"] == [None, None]
 
@@ -297,7 +302,7 @@ class TestBounds:
     def test_reconstruction_and_codes_are_of_the_most_probable(self):
         model = listed(TWICE)
         x = signals(TWICE, 5)
-        measured = model.measure(Batch(x), draws=3)
+        measured = measure(model, Batch(x), draws=3)
         assert torch.equal(measured.codes, model.encode(x))
         assert torch.equal(measured.reconstruction, model.likelihood(model.encode(x)).mean())
 
@@ -567,7 +572,7 @@ class TestMemory:
         sizes: list[int] = []
         model.decoder.register_forward_hook(lambda module, given, made: sizes.append(len(given[0])))
         prior = UniformPrior(model.num_codes, model.num_codebooks, model.grid)
-        model.measure(Batch(signals(LARGER, 3)), [prior], draws=9)
+        measure(model, Batch(signals(LARGER, 3)), [prior], draws=9)
         # 27 draws by fours; the last call is the reconstruction.
         assert sizes == [4, 4, 4, 4, 4, 4, 3, 3]
 

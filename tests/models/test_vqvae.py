@@ -7,11 +7,12 @@ import torch
 
 from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
-from smalti.core.priors import Prior
+from smalti.core.priors import DensityPrior
 from smalti.core.results import Bound
 from smalti.core.signals import SignalSpec
 from smalti.decoders.conv import ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoderConfig
+from smalti.evaluation.bounds import measure
 from smalti.likelihoods.categorical import CategoricalConfig
 from smalti.likelihoods.levels import from_levels
 from smalti.models.vqvae import VQVAE, VQVAEConfig
@@ -121,8 +122,8 @@ def enumerable(size: tuple[int, ...], num_codes: int, **parts) -> VQVAE:
     return model.eval()
 
 
-def log_prob_bound(model: VQVAE, x: torch.Tensor, prior: Prior) -> Bound:
-    return model.measure(Batch(x), [prior]).bounds[prior.name]
+def log_prob_bound(model: VQVAE, x: torch.Tensor, prior: DensityPrior) -> Bound:
+    return measure(model, Batch(x), [prior]).bounds[prior.name]
 
 
 class TestBound:

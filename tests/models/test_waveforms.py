@@ -12,6 +12,7 @@ from smalti.decoders.autoregressive import WaveNetDecoderConfig
 from smalti.decoders.conv import ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoderConfig
 from smalti.encoders.log_mel import LogMelEncoderConfig
+from smalti.evaluation.bounds import measure
 from smalti.likelihoods.categorical import CategoricalConfig
 from smalti.likelihoods.levels import from_levels, to_levels
 from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
@@ -257,7 +258,7 @@ class TestLabels:
         model, x = build(kind).eval(), waves()
         priors = [UniformPrior(model.num_codes, 2, model.grid)] if kind is VQVAE else []
         of_told, of_untold = (
-            next(iter(model.measure(Batch(x, c), priors, 1, generator()).bounds.values()))
+            next(iter(measure(model, Batch(x, c), priors, 1, generator()).bounds.values()))
             for c in (LABELS, Conditions())
         )
         cost = math.log(NUM_CLASSES) * torch.tensor([1.0, 1.0, 0.0, 1.0])
@@ -284,12 +285,12 @@ class TestBound:
         for codes in tiny.all_grids(model):
             log_prob = model.likelihood(codes.expand(256, 1, 1)).log_prob(x).sum((1, 2))
             torch.testing.assert_close(log_prob.exp().sum(), torch.tensor(1.0), rtol=1e-6, atol=0)
-        bound = model.measure(Batch(x), [UniformPrior(3, 1, model.grid)]).bounds["uniform"]
+        bound = measure(model, Batch(x), [UniformPrior(3, 1, model.grid)]).bounds["uniform"]
         assert 0.05 < bound.log_prob.exp().sum() < 1
 
     def measured(self, model, x: torch.Tensor, lengths: torch.Tensor | None):
         priors = [UniformPrior(model.num_codes, 2, model.grid)] if isinstance(model, VQVAE) else []
-        return model.measure(Batch(x, LABELS, lengths), priors, 1, generator())
+        return measure(model, Batch(x, LABELS, lengths), priors, 1, generator())
 
     @pytest.mark.parametrize("kind", [VQVAE, VAE])
     @pytest.mark.parametrize("decoder", [WaveNetDecoderConfig.tiny(), TOLD], ids=lambda c: c.kind)

@@ -12,7 +12,8 @@ from smalti.autoregressive.transformer import Transformer, TransformerConfig
 from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
-from smalti.core.priors import Prior
+from smalti.core.priors import DensityPrior
+from smalti.evaluation.bounds import LabelPrior
 from smalti.priors.autoregressive import LabelledPrior, LearnedPrior
 from smalti.priors.uniform import UniformPrior
 from smalti.priors.unigram import UnigramPrior
@@ -114,8 +115,8 @@ def test_items_without_a_label_pay_nothing():
         torch.testing.assert_close(mixed[item], expected)
 
 
-def test_which_priors_are_told_the_labels():
-    assert {name for name, make in PRIORS.items() if make(1).takes_labels} == {"labelled"}
+def test_only_the_labelled_prior_is_over_codes_and_label():
+    assert {name for name, make in PRIORS.items() if isinstance(make(1), LabelPrior)} == {"labelled"}
 
 
 @torch.no_grad()
@@ -262,7 +263,7 @@ class TestLearned:
 @EVERY
 @CODEBOOKS
 def test_samples_are_codes_and_follow_the_generator(make, num_codebooks):
-    prior: Prior = make(num_codebooks)
+    prior: DensityPrior = make(num_codebooks)
     one, same, other = (prior.sample(6, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert one.shape == (6, num_codebooks, *GRID)
     assert one.dtype == torch.int64

@@ -5,20 +5,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    pass
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.parts import Decoder, Encoder, Likelihood, LikelihoodFamily
 from smalti.core.phases import Phase
-from smalti.core.priors import Prior
-from smalti.core.results import Bound, Loss, Measured, summed
+from smalti.core.results import BoundTerms, Loss
 from smalti.core.signals import SignalSpec
+from smalti.core.units import sum_over_items
 
 
 class Trainable(nn.Module, ABC):
@@ -59,16 +56,9 @@ class LatentVariableModel(Trainable):
     family: LikelihoodFamily
 
     @property
-    def told_classes(self) -> int:
-        """Labels that p(x | z, label) is told, and that a bound on p(x) has to pay for; 0 for none."""
+    def num_label_classes(self) -> int:
+        """Number of labels that p(x | z, label) is conditioned on; 0 for none."""
         return max(self.decoder.num_classes, self.family.num_classes)
-
-    def cost_of_labels(self, conditions: Conditions) -> float | Float[Tensor, " b"]:
-        """What a receiver must be told besides the codes: p(x) >= p(x | label) / number of labels, nats."""
-        labels = conditions.tensor("label")
-        if not self.told_classes or labels is None:
-            return 0.0
-        return math.log(self.told_classes) * (labels >= 0)
 
     @property
     def stride(self) -> int:
@@ -78,7 +68,7 @@ class LatentVariableModel(Trainable):
     @property
     @abstractmethod
     def title(self) -> str:
-        """What tables call it, such as "VQ-VAE, ema codebook"."""
+        """Its name in tables, such as "VQ-VAE, ema codebook"."""
 
     @abstractmethod
     def reconstruct(
@@ -90,19 +80,14 @@ class LatentVariableModel(Trainable):
         """The mean of p(x | z) at the signal's most probable latents; a draw where it has no known mean."""
 
     @abstractmethod
-    def measure(
-        self,
-        batch: Batch,
-        priors: Sequence[Prior] = (),
-        draws: int = 1,
-        generator: torch.Generator | None = None,
-    ) -> Measured:
-        """Everything that is reported of a batch, in one pass.
+    def bound_terms(
+        self, batch: Batch, draws: int = 1, generator: torch.Generator | None = None
+    ) -> BoundTerms:
+        """Draw from the posterior of each item, and compute what bounds on ln p(x) need of each draw.
 
         Args:
-            batch: signals, and their conditions, which only priors that `takes_labels` are told.
-            priors: over the model's codes; a model with continuous latents has a prior of its own.
-            draws: from the posterior of each item, where it is a distribution.
+            batch: signals and their conditions.
+            draws: S of each item, where the posterior is a distribution.
             generator: of the draws.
         """
 
@@ -131,16 +116,10 @@ class Autoencoder(LatentVariableModel):
     ) -> Likelihood:
         """p(x | codes, conditions), the whole distribution."""
 
-    def by_codebook(self, counts: Int64[Tensor, "g k"]) -> Int64[Tensor, "c k"]:
-        """How often each code of each codebook occurs: in a model where several of the G codes of a place are
-        of one codebook, their sum."""
-        return counts
-
-    def likelihood_without_codes(
-        self, num: int, grid: Sequence[int], conditions: Conditions | None = None
-    ) -> Likelihood | None:
-        """p(x | no codes) of `num` signals whose codes would have this grid; None if it was not learned."""
-        return None
+    @property
+    def codebook_ids(self) -> tuple[int, ...]:
+        """Which codebook each of the G codes of a position belongs to; here each has its own."""
+        return tuple(range(self.num_codebooks))
 
     def draw_codes(
         self,
@@ -170,27 +149,20 @@ class Autoencoder(LatentVariableModel):
         """`decode(encode(signal))`."""
         return self.decode(self.encode(signal, conditions), conditions, generator)
 
-    def measure(
-        self,
-        batch: Batch,
-        priors: Sequence[Prior] = (),
-        draws: int = 1,
-        generator: torch.Generator | None = None,
-    ) -> Measured:
-        """The bound -ln p(x) <= -ln p(z) - ln p(x|z) at the signal's own codes z, for each prior.
+    def bound_terms(
+        self, batch: Batch, draws: int = 1, generator: torch.Generator | None = None
+    ) -> BoundTerms:
+        """The terms of a deterministic encoder: its codes are the whole posterior, so there is one draw.
 
-        For a deterministic encoder the one term of the sum over z is the whole posterior, so this is exactly
-        the evidence lower bound (van den Oord et al. 2017, section 3.2), and more draws would change nothing.
+        The bound is then exactly the evidence lower bound (van den Oord et al. 2017, section 3.2).
         """
         codes = self.encode(batch.data, batch.conditions)
         likelihood = self.likelihood(codes, batch.conditions)
-        distortion = -summed(likelihood.log_prob(batch.data), batch.lengths)
-        labels = self.cost_of_labels(batch.conditions)
-        bounds = {}
-        for prior in priors:
-            if prior.takes_labels:  # it pays for the labels itself
-                bounds[prior.name] = Bound(-prior.log_prob(codes, batch.conditions), distortion)
-            else:
-                rate = labels - prior.log_prob(codes, Conditions())
-                bounds[prior.name] = Bound(rate, distortion, labels)
-        return Measured(bounds, likelihood.known_mean(), codes)
+        distortion = -sum_over_items(likelihood.log_prob(batch.data), batch.lengths)
+        return BoundTerms(
+            distortions=distortion.unsqueeze(0),
+            log_posteriors=torch.zeros_like(distortion).unsqueeze(0),
+            draws=codes.unsqueeze(0),
+            codes=codes,
+            reconstruction=likelihood.known_mean(),
+        )

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    pass
 from smalti.core.conditions import Conditions
 
 
@@ -88,17 +86,9 @@ class AutoregressiveNetwork(nn.Module, ABC):
 
 
 class Prior(nn.Module, ABC):
-    """A distribution over code grids."""
+    """A distribution over code grids that can be sampled."""
 
     name: str
-    takes_labels: bool = False
-    """Whether `log_prob` is to be told the labels of the data when the data is evaluated."""
-
-    @abstractmethod
-    def log_prob(
-        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = ...
-    ) -> Float[Tensor, " b"]:
-        """ln p(codes | conditions) of each item, nats, summed over its positions and codebooks."""
 
     @abstractmethod
     def sample(
@@ -110,3 +100,13 @@ class Prior(nn.Module, ABC):
         top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "b g *grid"]: ...
+
+
+class DensityPrior(Prior):
+    """A prior whose probabilities are known, so that models can be measured with it in bits."""
+
+    @abstractmethod
+    def log_prob(
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = ...
+    ) -> Float[Tensor, " b"]:
+        """ln p(codes | conditions) of each item, nats, summed over its positions and codebooks."""

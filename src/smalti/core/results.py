@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -23,7 +18,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Quantized:
-    """What a quantizer makes of latents.
+    """The output of a quantizer.
 
     Attributes:
         latents: `(B, D, *grid)`, the chosen code vectors; gradients pass straight through to the input.
@@ -39,13 +34,52 @@ class Quantized:
 
 
 @dataclass(frozen=True)
+class LatentPrior:
+    """Rates under a prior that belongs to the model itself, over latents that are not codes.
+
+    Attributes:
+        name: under which its bounds are reported.
+        rates: `(S, B)`, ln q(z_s|x) - ln p(z_s) of each draw, nats.
+        kl: `(B,)`, their expectation KL(q(z|x) | p(z)) in closed form, nats.
+    """
+
+    name: str
+    rates: Float[Tensor, "s b"]
+    kl: Float[Tensor, " b"]
+
+
+@dataclass(frozen=True)
+class BoundTerms:
+    """What a bound on ln p(x) is made of: S draws z_s of the posterior q(z|x) of each item, and their terms.
+
+    A deterministic encoder has one draw, of probability 1.
+
+    Attributes:
+        distortions: `(S, B)`, -ln p(x|z_s), nats, without padding.
+        log_posteriors: `(S, B)`, ln q(z_s|x) of codes, nats; 0 for a deterministic encoder.
+        draws: int64 `(S, B, G, *grid)`, the codes z_s; None for a model without codes.
+        codes: int64 `(B, G, *grid)`, the most probable codes; None for a model without codes.
+        reconstruction: `(B, C, *size)`, the mean of p(x|z) at the most probable latents, in the signal's
+            model range; None where it is not known in closed form.
+        latent_prior: rates under the model's own prior, for a model without codes.
+    """
+
+    distortions: Float[Tensor, "s b"]
+    log_posteriors: Float[Tensor, "s b"]
+    draws: Int64[Tensor, "s b g *grid"] | None
+    codes: Int64[Tensor, "b g *grid"] | None
+    reconstruction: Tensor | None
+    latent_prior: LatentPrior | None = None
+
+
+@dataclass(frozen=True)
 class Bound:
     """An upper bound on -ln p(x) for each item, in two parts, nats.
 
     Attributes:
-        rate: ln q(z|x) - ln p(z); of a deterministic encoder, -ln p(z); and what is paid for labels.
+        rate: ln q(z|x) - ln p(z), or -ln p(z) for a deterministic encoder, plus the cost of labels.
         distortion: -ln p(x|z).
-        labels: what of the rate is paid for labels that a decoder is told.
+        labels: the part of the rate that pays for labels the decoder is conditioned on.
     """
 
     rate: Float[Tensor, " b"]
@@ -60,7 +94,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one batch gives to evaluation.
+    """Measurements of one batch.
 
     Attributes:
         bounds: on the items' log-probability, by the name of the prior (and of the bound, where a model has
@@ -72,11 +106,3 @@ class Measured:
     bounds: dict[str, Bound]
     reconstruction: Tensor | None
     codes: Tensor | None
-
-
-def summed(log_prob: Float[Tensor, "b c *size"], lengths: Int64[Tensor, " b"] | None) -> Float[Tensor, " b"]:
-    """The sum over each item, without its padding: what lies beyond its length on the first axis."""
-    if lengths is not None:
-        inside = torch.arange(log_prob.shape[2], device=log_prob.device) < lengths.unsqueeze(1)
-        log_prob = log_prob * inside.view(len(log_prob), 1, -1, *(1,) * (log_prob.ndim - 3))
-    return log_prob.flatten(1).sum(1)

@@ -1,37 +1,54 @@
-"""Whether a decoder uses its codes: how well it predicts a signal with them, with others, and with none.
+"""How much a decoder relies on its codes: its distortion with the true codes, with others, and with none.
 
 An autoregressive decoder is strong enough to model the signal by itself, and some learn to. If shuffled codes
-do as well as true ones, it has.
+do as well as true ones, the decoder ignores them.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from typing import final
+from collections.abc import Sequence
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from smalti.core.conditions import Batch
-from smalti.core.models import Autoencoder
-from smalti.core.results import summed
+from smalti.core.conditions import Batch, Conditions
+from smalti.core.parts import Likelihood
+from smalti.core.units import bits_per_dim, sum_over_items
 
 APART = 64
-"""Items between an item and the one whose codes are its shuffled ones."""
+"""Distance in items between an item and the one whose codes stand in as its shuffled codes."""
 KINDS = ("true", "shuffled", "none")
+
+
+@runtime_checkable
+class DecodesWithoutCodes(Protocol):
+    """An autoencoder that may also have learned p(x | no codes), by dropout of codes in training."""
+
+    def likelihood(
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None
+    ) -> Likelihood:
+        """p(x | codes, conditions)."""
+        ...
+
+    def likelihood_without_codes(
+        self, num: int, grid: Sequence[int], conditions: Conditions | None = None
+    ) -> Likelihood | None:
+        """p(x | no codes, conditions) of `num` signals with code grids of this size; None if not learned."""
+        ...
 
 
 @final
 class CodeUse:
-    """Collects distortions of an autoencoder that also learned to decode without codes.
+    """Collects the distortions of an autoencoder with its own codes, with other codes, and without.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode. If it did not learn to decode without codes, there are no results.
     """
 
-    def __init__(self, model: Autoencoder) -> None:
+    def __init__(self, model: DecodesWithoutCodes) -> None:
         self._model = model
         self._nats: dict[str, float] = dict.fromkeys(KINDS, 0.0)
         self._dims = 0
@@ -39,11 +56,11 @@ class CodeUse:
 
     @torch.no_grad()
     def update(self, batch: Batch, codes: Int64[Tensor, "b g *grid"]) -> None:
-        """Add a batch, whose own codes these are.
+        """Add a batch and its codes.
 
-        The shuffled codes of an item are those of the item `APART` before it, or of the first where there
-        are not so many (neighbours in a folder may say the same), repeated or cut to its length. The very
-        first item has none before it, and is left out.
+        The shuffled codes of an item are those of the item `APART` before it, or of the first item where
+        there are fewer (adjacent files of a folder may have the same content), repeated or cut to its
+        length. The first item has none before it and is left out.
         """
         others = []
         for own in codes.split(1):
@@ -66,7 +83,7 @@ class CodeUse:
             "none": without,
         }
         for kind, likelihood in likelihoods.items():
-            self._nats[kind] -= summed(likelihood.log_prob(data), lengths).double().sum().item()
+            self._nats[kind] -= sum_over_items(likelihood.log_prob(data), lengths).double().sum().item()
         each = data[0].numel() // data.shape[2]
         self._dims += each * (len(data) * data.shape[2] if lengths is None else int(lengths.sum()))
 
@@ -74,7 +91,7 @@ class CodeUse:
         """Distortion in bits/dim with each kind of codes."""
         if not self._dims:
             return {}
-        return {f"distortion_{kind}": nats / (self._dims * math.log(2)) for kind, nats in self._nats.items()}
+        return {f"distortion_{kind}": bits_per_dim(nats, self._dims) for kind, nats in self._nats.items()}
 
     @staticmethod
     def protocol() -> dict[str, str]:
@@ -83,7 +100,7 @@ class CodeUse:
             "distortion_true": "-log2 p(x | its own codes) / dims, over the same items as the next two",
             "distortion_shuffled": f"the same with the codes of the item {APART} before, or of the first, "
             "repeated or cut to length",
-            "distortion_none": "the same without codes, as code_dropout taught the decoder",
+            "distortion_none": "the same without codes, which the decoder learned by code_dropout",
         }
 
 

@@ -1,7 +1,8 @@
-"""How much of a codebook is used, over a whole split (a batch would show less)."""
+"""Usage and perplexity of codebooks over a whole split (a single batch would show fewer codes)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -9,9 +10,22 @@ from jaxtyping import Int64
 from torch import Tensor
 
 
+def counts_by_codebook(
+    counts: Int64[Tensor, "g k"], codebook_ids: Sequence[int]
+) -> Int64[Tensor, "codebooks k"]:
+    """Counts of each code of each codebook, where several of the G codes of a position may share one.
+
+    Args:
+        counts: of each of the G codes of a position.
+        codebook_ids: the codebook that each of the G codes belongs to, numbered from 0.
+    """
+    index = torch.tensor(codebook_ids, device=counts.device)
+    return counts.new_zeros(max(codebook_ids) + 1, counts.shape[1]).index_add(0, index, counts)
+
+
 @final
 class CodebookUse:
-    """Collects codes.
+    """Counts codes.
 
     Args:
         num_codebooks: G.

@@ -1,4 +1,4 @@
-"""Everything that is measured of an autoencoder and its priors, in one pass over a split."""
+"""Evaluation of a model and its priors in one pass over a split."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor
 
 from smalti.core.conditions import Batch
 from smalti.core.models import Autoencoder, LatentVariableModel
-from smalti.core.priors import Prior
-from smalti.evaluation.code_use import CodeUse
-from smalti.evaluation.codebook import CodebookUse
-from smalti.evaluation.density import Density, PriorDensity
+from smalti.core.priors import DensityPrior, Prior
+from smalti.evaluation.bounds import Density, PriorDensity, measure
+from smalti.evaluation.code_use import CodeUse, DecodesWithoutCodes
+from smalti.evaluation.codebook import CodebookUse, counts_by_codebook
 from smalti.evaluation.reconstruction import Reconstruction
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured.
+    """Results of `evaluate`.
 
     Attributes:
         num: items.
         density: for each bound its bits_per_dim, rate, distortion, stderr, nats_per_code.
         reconstruction: psnr, psnr_pooled, ssim, mse, mse_over_variance.
-        codebook: usage, perplexity, and of a decoder that knows no codes distortion_true,
-            distortion_shuffled, distortion_none; empty for a model without codes.
+        codebook: usage, perplexity, and for a decoder that also learned to decode without codes
+            distortion_true, distortion_shuffled, distortion_none; empty for a model without codes.
         counts: how often each code occurred, int64 `(G, K)`, or None.
         protocol: what each figure means.
     """
@@ -62,21 +62,22 @@ def evaluate(
 
     Args:
         model: the model.
-        priors: over its codes, if it has any.
+        priors: over its codes, if it has any. Priors without a density are left out of the bits.
         batches: the split, each item once.
-        draws: from the posterior of each item, of models whose posterior is a distribution.
+        draws: from the posterior of each item, for models whose posterior is a distribution.
         seed: of the draws.
     """
     model.eval()
-    for prior in priors:
+    densities = [prior for prior in priors if isinstance(prior, DensityPrior)]
+    for prior in densities:
         prior.eval()
     density, reconstruction = Density(model.signal), Reconstruction()
     generator = torch.Generator().manual_seed(seed)
     use: CodebookUse | None = None
-    code_use = CodeUse(model) if isinstance(model, Autoencoder) else None
+    code_use = CodeUse(model) if isinstance(model, DecodesWithoutCodes) else None
     num, is_ragged = 0, False
     for batch in batches:
-        measured = model.measure(batch, priors, draws, generator)
+        measured = measure(model, batch, densities, draws, generator)
         lengths = batch.lengths
         if lengths is None and batch.data.shape[2] != model.signal.size[0]:
             lengths = torch.full((len(batch.data),), batch.data.shape[2])
@@ -91,9 +92,9 @@ def evaluate(
                 code_use.update(batch, measured.codes)
         num += len(batch.data)
     if use is not None and isinstance(model, Autoencoder):
-        use.counts = model.by_codebook(use.counts)
+        use.counts = counts_by_codebook(use.counts, model.codebook_ids)
     reconstructed = reconstruction.compute()
-    worth = code_use.compute() if code_use else {}
+    reliance = code_use.compute() if code_use else {}
     protocol = {
         "bits_per_dim": "upper bound on -log2 p(x) / dims: rate log2 q(z|x) / p(z) + distortion "
         "-log2 p(x|z), exact uint8 levels; at the item's own codes where the encoder is deterministic, else "
@@ -103,13 +104,13 @@ def evaluate(
         + ("; of items of other lengths as many as they have; all bits over all dims" if is_ragged else ""),
         **(Reconstruction.protocol() if reconstructed else {}),
         **(CodebookUse.protocol() if use else {}),
-        **(CodeUse.protocol() if worth else {}),
+        **(CodeUse.protocol() if reliance else {}),
         **(
             {
-                "labels": f"the decoder is told one of {model.told_classes} labels where it is known, and "
-                "the rate pays for it"
+                "labels": f"the decoder is conditioned on one of {model.num_label_classes} labels if known, "
+                "and the rate includes its cost"
             }
-            if model.told_classes
+            if model.num_label_classes
             else {}
         ),
     }
@@ -117,7 +118,7 @@ def evaluate(
         num,
         density.compute(),
         reconstructed,
-        (use.compute() if use else {}) | worth,
+        (use.compute() if use else {}) | reliance,
         use.counts if use else None,
         protocol,
     )

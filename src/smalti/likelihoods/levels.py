@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -11,11 +10,6 @@ from torch import Tensor
 
 FAR = 1e8
 """Stands for infinity at the outermost bins, in units of the scale."""
-
-
-def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
-    """Nats for each item -> bits for each of its `dims` dimensions."""
-    return nats / (dims * math.log(2))
 
 
 def to_levels(signal: Float[Tensor, "*any"], levels: int) -> Int64[Tensor, "*any"]:

@@ -15,11 +15,11 @@ from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.models import Autoencoder
 from smalti.core.parts import AnyQuantizer, Likelihood, Quantizer
-from smalti.core.results import Loss, Quantized, summed
+from smalti.core.results import Loss, Quantized
 from smalti.core.signals import SignalSpec
+from smalti.core.units import bits_per_dim, sum_over_items
 from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
-from smalti.likelihoods.levels import bits_per_dim
 from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
 from smalti.likelihoods.union import LikelihoodConfig, build_likelihood
 from smalti.nn.blocks import CONVOLUTIONS
@@ -154,7 +154,7 @@ class Hierarchy(Autoencoder):
         """The distortion and every level's terms (0 is the finest); also the distortion in bits/dim."""
         quantized, latents = self._quantized(batch.data)
         log_prob = self._decoded(latents, batch.conditions).log_prob(batch.data)
-        distortion = -summed(log_prob, batch.lengths).mean() / log_prob[0].numel()
+        distortion = -sum_over_items(log_prob, batch.lengths).mean() / log_prob[0].numel()
         # Of what is no padding, as in a VQ-VAE.
         padded = 1 if batch.lengths is None else batch.data.shape[2] / batch.lengths.float().mean()
         terms = {
@@ -176,10 +176,10 @@ class Hierarchy(Autoencoder):
         quantized, _ = self._quantized(signal)
         return self.levels.pack([each.codes for each in quantized[::-1]])
 
-    def by_codebook(self, counts: Int64[Tensor, "g k"]) -> Int64[Tensor, "c k"]:
-        """How often each code of each level's codebooks occurs, the coarsest level first."""
-        parts = counts.split(self.levels.sizes)
-        return torch.cat([part.unflatten(0, (self.levels.num_codebooks, -1)).sum(1) for part in parts])
+    @property
+    def codebook_ids(self) -> tuple[int, ...]:
+        """Codebook of each of the G codes of a position, those of the coarsest level first."""
+        return self.levels.codebook_ids
 
     def likelihood(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None

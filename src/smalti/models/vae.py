@@ -6,7 +6,6 @@ Sources: Kingma & Welling 2014 (arXiv 1312.6114); the importance-weighted bound,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, final
 
 import torch
@@ -17,11 +16,9 @@ from torch import Tensor
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.models import LatentVariableModel
 from smalti.core.parts import Likelihood
-from smalti.core.priors import Prior
-from smalti.core.results import Bound, Loss, Measured, summed
+from smalti.core.results import BoundTerms, LatentPrior, Loss
 from smalti.core.signals import SignalSpec
-from smalti.likelihoods.levels import bits_per_dim
-from smalti.models.draws import DrawnBounds
+from smalti.core.units import bits_per_dim, sum_over_items
 from smalti.models.networks import TINY, NetworksConfig, build_networks
 from smalti.nn.collectives import randn_over_ranks
 
@@ -94,7 +91,7 @@ class VAE(LatentVariableModel):
         rate = kl_to_standard_normal(mean, log_scale).mean() / self.signal.dims
         likelihood = self.likelihood(mean + log_scale.exp() * noise, batch.conditions)
         log_prob = likelihood.log_prob(batch.data)
-        distortion = -summed(log_prob, batch.lengths).mean() / log_prob[0].numel()
+        distortion = -sum_over_items(log_prob, batch.lengths).mean() / log_prob[0].numel()
         terms = {
             "distortion_bits_per_dim": bits_per_dim(distortion.detach(), 1),
             "rate_bits_per_dim": bits_per_dim(rate.detach(), 1),
@@ -112,30 +109,27 @@ class VAE(LatentVariableModel):
         return self.likelihood(self.posterior(signal)[0], conditions).mean_or_draw(generator)
 
     @torch.no_grad()
-    def measure(
-        self,
-        batch: Batch,
-        priors: Sequence[Prior] = (),
-        draws: int = 1,
-        generator: torch.Generator | None = None,
-    ) -> Measured:
-        """The evidence lower bound (analytic KL, average distortion) and the importance-weighted one.
-
-        `priors` are over codes: there are none here.
-        """
+    def bound_terms(
+        self, batch: Batch, draws: int = 1, generator: torch.Generator | None = None
+    ) -> BoundTerms:
+        """Distortion and rate of each draw, and the KL divergence in closed form."""
         mean, log_scale = self.posterior(batch.data)
-        drawn, labels = DrawnBounds(), self.cost_of_labels(batch.conditions)
+        distortions, rates = [], []
         for _ in range(draws):
             noise = _normal(mean, generator)
             latents = mean + log_scale.exp() * noise
             log_prob = self.likelihood(latents, batch.conditions).log_prob(batch.data).double()
-            ratio = log_ratio(latents, noise, log_scale).double()
-            drawn.add(-summed(log_prob, batch.lengths), ratio + labels)
-        average = drawn.average()
-        rate = kl_to_standard_normal(mean.double(), log_scale.double())
-        rate = rate + labels
-        bounds = {PRIOR: Bound(rate, average.distortion), **drawn.weighted(PRIOR)}
-        return Measured(bounds, self.likelihood(mean, batch.conditions).known_mean(), None)
+            distortions.append(-sum_over_items(log_prob, batch.lengths))
+            rates.append(log_ratio(latents, noise, log_scale).double())
+        kl = kl_to_standard_normal(mean.double(), log_scale.double())
+        return BoundTerms(
+            distortions=torch.stack(distortions),
+            log_posteriors=torch.zeros_like(torch.stack(rates)),
+            draws=None,
+            codes=None,
+            reconstruction=self.likelihood(mean, batch.conditions).known_mean(),
+            latent_prior=LatentPrior(PRIOR, torch.stack(rates), kl),
+        )
 
     @torch.no_grad()
     def sample(self, num: int, generator: torch.Generator | None = None) -> Float[Tensor, "b c *size"]:

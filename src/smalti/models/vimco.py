@@ -6,7 +6,6 @@ Source: Mnih & Rezende 2016, "Variational Inference for Monte Carlo Objectives" 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal, final
 
 import torch
@@ -18,11 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.models import Autoencoder
 from smalti.core.parts import Likelihood
-from smalti.core.priors import Prior
-from smalti.core.results import Loss, Measured
+from smalti.core.results import BoundTerms, Loss
 from smalti.core.signals import SignalSpec
-from smalti.likelihoods.levels import bits_per_dim
-from smalti.models.draws import DrawnBounds
+from smalti.core.units import bits_per_dim, log_mean_exp, sum_over_items
 from smalti.models.networks import TINY, NetworksConfig, build_networks
 from smalti.nn.collectives import rand_over_ranks
 from smalti.nn.symbols import check_codes
@@ -161,27 +158,19 @@ class VIMCO(Autoencoder):
         return self._likelihood(codes)
 
     @torch.no_grad()
-    def measure(
-        self,
-        batch: Batch,
-        priors: Sequence[Prior] = (),
-        draws: int = 1,
-        generator: torch.Generator | None = None,
-    ) -> Measured:
-        """For each prior the 1-sample bound, averaged over draws, and the bound that weighs them all."""
+    def bound_terms(
+        self, batch: Batch, draws: int = 1, generator: torch.Generator | None = None
+    ) -> BoundTerms:
+        """Distortion and ln q(z|x) of each draw; codes and reconstruction are the most probable ones."""
         log_q = self.log_posterior(batch.data)
-        codes = _draw(log_q, draws, generator)
-        log_q_drawn = _of_codes(log_q, codes).double()
-        distortions = -self._log_likelihoods(codes, batch.data).double()
-        bounds = {}
-        for prior in priors:
-            drawn = DrawnBounds()
-            conditions = batch.conditions if prior.takes_labels else Conditions()
-            for each, distortion, log_q_each in zip(codes, distortions, log_q_drawn, strict=True):
-                drawn.add(distortion, log_q_each - prior.log_prob(each, conditions).double())
-            bounds |= {prior.name: drawn.average(), **drawn.weighted(prior.name)}
-        mode = log_q.argmax(-1)
-        return Measured(bounds, self._likelihood(mode).known_mean(), mode)
+        drawn, mode = _draw(log_q, draws, generator), log_q.argmax(-1)
+        return BoundTerms(
+            distortions=-self._log_likelihoods(drawn, batch.data).double(),
+            log_posteriors=_of_codes(log_q, drawn).double(),
+            draws=drawn,
+            codes=mode,
+            reconstruction=self._likelihood(mode).known_mean(),
+        )
 
     def _likelihood(self, codes: Int64[Tensor, "b g *grid"]) -> Likelihood:
         picked = [table[c] for table, c in zip(self.embeddings, codes.unbind(1), strict=True)]
@@ -190,7 +179,7 @@ class VIMCO(Autoencoder):
     def _log_likelihood(
         self, codes: Int64[Tensor, "b g *grid"], signal: Float[Tensor, "b c *size"]
     ) -> Float[Tensor, " b"]:
-        return self._likelihood(codes).log_prob(signal).flatten(1).sum(1)
+        return sum_over_items(self._likelihood(codes).log_prob(signal))
 
     def _log_likelihoods(
         self, codes: Int64[Tensor, "s b g *grid"], signal: Float[Tensor, "b c *size"]
@@ -235,12 +224,12 @@ def vimco_signals(
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, "s b"]]:
     """The bound L of each item, and the learning signal L - L_-i of each of its draws."""
     draws = len(log_weights)
-    bound = torch.logsumexp(log_weights, 0) - math.log(draws)
+    bound = log_mean_exp(log_weights)
     others = (log_weights.sum(0) - log_weights) / (draws - 1)
     # Row i holds all log-weights, that of draw i replaced by the mean of the others.
     own = torch.eye(draws, dtype=torch.bool, device=log_weights.device).unsqueeze(-1)
     replaced = torch.where(own, others, log_weights)
-    return bound, bound - (torch.logsumexp(replaced, 1) - math.log(draws))
+    return bound, bound - log_mean_exp(replaced.transpose(0, 1))
 
 
 def _draw(

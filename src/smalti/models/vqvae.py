@@ -14,9 +14,9 @@ from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
 from smalti.core.models import Autoencoder
 from smalti.core.parts import AnyQuantizer, Likelihood
-from smalti.core.results import Loss, summed
+from smalti.core.results import Loss
 from smalti.core.signals import SignalSpec
-from smalti.likelihoods.levels import bits_per_dim
+from smalti.core.units import bits_per_dim, sum_over_items
 from smalti.models.networks import TINY, NetworksConfig, build_networks
 from smalti.nn.collectives import rand_over_ranks
 from smalti.nn.jitter import jitter
@@ -30,7 +30,7 @@ class VQVAEConfig(NetworksConfig):
         quantizer: latents to codes.
         jitter: share of the positions, on a line, whose latents are replaced by a neighbour's.
         code_dropout: share of the items that are decoded without their codes (zeros in place of latents), so
-            that the decoder also knows p(x | no codes), and what codes are worth to it can be measured.
+            that the decoder also learns p(x | no codes), and how much it relies on the codes can be measured.
     """
 
     kind: Literal["vqvae"] = "vqvae"
@@ -93,7 +93,7 @@ class VQVAE(Autoencoder):
         quantized = self.quantizer(self.encoder(batch.data, batch.conditions))
         latents = self._regularised(quantized.latents) if self.training else quantized.latents
         log_prob = self._decoded(latents, batch.conditions).log_prob(batch.data)
-        distortion = -summed(log_prob, batch.lengths).mean() / log_prob[0].numel()
+        distortion = -sum_over_items(log_prob, batch.lengths).mean() / log_prob[0].numel()
         # Of what is no padding: the log is in bits of a dimension that there is.
         padded = 1 if batch.lengths is None else batch.data.shape[2] / batch.lengths.float().mean()
         bits = bits_per_dim(distortion.detach() * padded, 1)

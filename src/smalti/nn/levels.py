@@ -42,6 +42,16 @@ class Levels:
         """Codes of each level for a place of the coarsest."""
         return tuple(self.num_codebooks * scale**self.ndim for scale in self.scales)
 
+    @property
+    def codebook_ids(self) -> tuple[int, ...]:
+        """Codebook of each of the G codes; each level has `num_codebooks` of its own, coarsest first."""
+        return tuple(
+            level * self.num_codebooks + codebook
+            for level, scale in enumerate(self.scales)
+            for codebook in range(self.num_codebooks)
+            for _ in range(scale**self.ndim)
+        )
+
     def grids(self, coarsest: Sequence[int]) -> list[tuple[int, ...]]:
         """The grid of each level."""
         return [tuple(side * scale for side in coarsest) for scale in self.scales]

@@ -14,22 +14,23 @@ from smalti.autoregressive.sampling import sample
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
 from smalti.core.models import Trainable
-from smalti.core.priors import AutoregressiveNetwork, Prior
+from smalti.core.priors import AutoregressiveNetwork, DensityPrior
 from smalti.core.results import Loss
+from smalti.core.units import bits_per_dim
 from smalti.priors.uniform import NO_CONDITIONS
 
 PADDING = -100
-"""Stands for a code that is not there."""
+"""Target value of positions beyond the end of an item, which the loss ignores."""
 
 
 @final
-class LearnedPrior(Prior, Trainable):
+class LearnedPrior(DensityPrior, Trainable):
     """An autoregressive network over the frozen codes of a trained autoencoder.
 
     Args:
-        network: what predicts each code.
-        grid: of the codes.
-        name: under which it is reported.
+        network: predicts each code from those before it.
+        grid: size of the code grid.
+        name: under which results are reported.
     """
 
     def __init__(self, network: AutoregressiveNetwork, grid: Sequence[int], name: str = "learned") -> None:
@@ -41,19 +42,19 @@ class LearnedPrior(Prior, Trainable):
         codes = batch.data.long()
         logits = self.network(codes, batch.conditions)
         if batch.lengths is not None:
-            # Every item counts by its codes; what follows a short one is no code of it.
+            # Each item counts by its number of codes; padding does not count.
             beyond = torch.arange(codes.shape[2], device=codes.device) >= batch.lengths.unsqueeze(1)
             codes = codes.masked_fill(beyond.view(len(codes), 1, -1, *(1,) * (codes.ndim - 3)), PADDING)
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, -2), codes.flatten(), ignore_index=PADDING)
-        return Loss(total=loss, terms={"bits_per_code": loss.detach() / math.log(2)})
+        return Loss(total=loss, terms={"bits_per_code": bits_per_dim(loss.detach(), 1)})
 
     def log_prob(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
     ) -> Float[Tensor, " b"]:
         """Sum over positions and codebooks of ln p(code | those before it, conditions).
 
-        A clip of more frames than the prior was trained on is taken in stretches of so many, each by itself:
-        what attends to all before it would see places that it never learned.
+        A clip of more frames than the prior was trained on is scored in independent segments of that many
+        frames, because a network that attends to everything before would see positions it never learned.
         """
         if codes.ndim > 3 and codes.shape[2] > self.grid[0]:
             parts = codes.split(self.grid[0], 2)
@@ -76,9 +77,16 @@ class LearnedPrior(Prior, Trainable):
         grid: Sequence[int] | None = None,
         given: Int64[Tensor, "b g *first"] | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
-        """Draw grids through the cached loop; of another size than it was trained on where `grid` says so.
+        """Draw grids through the cached loop.
 
-        `given` is the beginning of each, which is gone on from.
+        Args:
+            num: number of grids B.
+            conditions: of each grid.
+            temperature, top_k, top_p: of each draw.
+            generator: of the draws.
+            progress: called with (symbols drawn, symbols in all).
+            grid: size to draw; None for the size that the prior was trained on.
+            given: int64 `(B, G, *first)`, the beginning of each grid, which is continued.
 
         Raises:
             InputError: for labels on a prior without classes, or settings out of range.
@@ -100,14 +108,15 @@ class LearnedPrior(Prior, Trainable):
 
 
 @final
-class LabelledPrior(Prior):
-    """A learned prior that is told each item's class, and pays for it: p(z) >= p(z | y) / number of classes.
+class LabelledPrior(DensityPrior):
+    """A class-conditional prior that pays for the class: p(z) >= p(z | y) / number of classes.
 
-    So its rate is a bound on data whose class the receiver does not know. Items without a label (-1) are
+    Its rate is therefore a bound for a receiver who does not know the class. Items without a label (-1) are
     given none and pay nothing.
-    """
 
-    takes_labels = True
+    Args:
+        prior: a learned prior that was trained with classes.
+    """
 
     def __init__(self, prior: LearnedPrior) -> None:
         super().__init__()
@@ -116,8 +125,14 @@ class LabelledPrior(Prior):
     def log_prob(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
     ) -> Float[Tensor, " b"]:
-        """ln p(codes | class) - ln(number of classes)."""
-        # Nothing is paid for actions, so nothing is told of them.
+        """`log_joint`: a lower bound on ln p(codes), whichever class is given."""
+        return self.log_joint(codes, conditions)
+
+    def log_joint(
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
+    ) -> Float[Tensor, " b"]:
+        """ln p(codes, class) = ln p(codes | class) - ln(number of classes), nats."""
+        # Only the class is paid for, so the prior sees no other condition.
         log_prob = self.prior.log_prob(codes, conditions.only("label"))
         labels = conditions.tensor("label")
         if labels is None:

@@ -11,13 +11,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from smalti.core.conditions import Conditions
-from smalti.core.priors import Prior
+from smalti.core.priors import DensityPrior
 
 NO_CONDITIONS = Conditions()
 
 
 @final
-class UniformPrior(Prior):
+class UniformPrior(DensityPrior):
     """Every code equally likely, everywhere: ln K nats a code. The prior of the paper's training."""
 
     name = "uniform"

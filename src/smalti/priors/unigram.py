@@ -11,12 +11,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from smalti.core.conditions import Conditions
-from smalti.core.priors import Prior
+from smalti.core.priors import DensityPrior
 from smalti.priors.uniform import NO_CONDITIONS
 
 
 @final
-class UnigramPrior(Prior):
+class UnigramPrior(DensityPrior):
     """Each code with its frequency in the training split, independent of place; one table a codebook.
 
     Frequencies are smoothed by `smoothing` pseudo-counts a code, so that a code never seen has a rate.
@@ -60,7 +60,7 @@ class UnigramPrior(Prior):
         top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
-        """Independent codes by frequency; only temperature is heeded."""
+        """Independent codes by frequency; only temperature has an effect."""
         # The generator decides where the numbers are made.
         source = generator.device if generator is not None else self.counts.device
         weights = (self.log_table() / max(temperature, 1e-4)).softmax(1).to(source)

@@ -196,7 +196,7 @@ def test_codes_of_sounds_are_those_that_it_says(name: str) -> None:
         assert model.stride == int(said[2])
     out_of = re.search(r"(\d+) codes(?:,| of| out)", text)
     assert out_of is None or int(out_of[1]) in (model.num_codes, recipe.prior.length)
-    assert model.told_classes == 10
+    assert model.num_label_classes == 10
     prior = new_prior(recipe.prior, model, 10)
     assert prior.grid == (recipe.prior.length,)
     crop = modality.seconds(modality.spec.size[-1])

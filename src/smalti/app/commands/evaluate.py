@@ -21,6 +21,7 @@ from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.data.store import Store
 from smalti.encoders.pooling import item_statistics
+from smalti.evaluation.bounds import LabelPrior
 from smalti.evaluation.evaluate import Evaluation
 from smalti.evaluation.evaluate import evaluate as measure
 from smalti.evaluation.figures import usage_histogram
@@ -73,7 +74,11 @@ def evaluate(
             store, trained.modality, trained.model, batch_size, trained.device, labels=labels
         )
         loader.voices = item_statistics(trained.model, trained.modality, store, trained.label_ids)
-        priors = [p for p in trained.priors.values() if not p.takes_labels or (labels >= 0).any()]
+        priors = [
+            prior
+            for prior in trained.priors.values()
+            if (labels >= 0).any() or not isinstance(prior, LabelPrior)
+        ]
         with counting("Measuring", quiet) as count:
             batches = _counted(loader.sequential(), store.count, count)
             result = measure(trained.model, priors, batches, draws)

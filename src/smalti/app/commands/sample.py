@@ -52,7 +52,7 @@ def sample(
         )
     with counting("Decoding", quiet) as count:
         signals = []
-        told = class_name if tokenizer.autoencoder.told_classes else None
+        told = class_name if tokenizer.autoencoder.num_label_classes else None
         for begin in range(0, num, BATCH):
             part = codes[begin : begin + BATCH]
             signals.append(tokenizer.decode_signals(part, class_name=told, seed=seed + begin))

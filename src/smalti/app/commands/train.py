@@ -38,6 +38,7 @@ from smalti.data.sources import Source
 from smalti.data.store import Store
 from smalti.encoders.pooling import item_statistics, remember_statistics
 from smalti.encoding import encode_items, same_shape
+from smalti.evaluation.codebook import counts_by_codebook
 from smalti.evaluation.evaluate import evaluate
 from smalti.evaluation.figures import code_maps, learning_curves, usage_histogram
 from smalti.priors.uniform import UniformPrior
@@ -305,7 +306,7 @@ def _count_codes(run: RunDirectory, trained: TrainedModel, items: _Items, quiet:
             done += len(group)
             count(done, len(items.training_indices))
     write_unigram(run.path / UNIGRAM_FILE, unigram, trained.fingerprint)
-    counts = model.by_codebook(unigram.counts)
+    counts = counts_by_codebook(unigram.counts, model.codebook_ids)
     usage_histogram(counts, run.figures_path / "usage.png")
     used = (counts > 0).float().mean().item()
     note(f"{used:.1%} of the codes are used on the training data ({model.title}).", quiet)

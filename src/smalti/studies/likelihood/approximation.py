@@ -8,7 +8,6 @@ term missed.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -18,7 +17,8 @@ from torch import Tensor
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
 from smalti.core.models import Autoencoder
-from smalti.core.priors import Prior
+from smalti.core.priors import DensityPrior
+from smalti.core.units import bits_per_dim, sum_over_items
 from smalti.quantizers.codebooks.base import search
 from smalti.quantizers.vq import VectorQuantizer
 
@@ -29,7 +29,7 @@ AT_ONCE = 2**26
 @torch.no_grad()
 def with_swaps(
     autoencoder: Autoencoder,
-    priors: Sequence[Prior],
+    priors: Sequence[DensityPrior],
     batches: Iterable[Batch],
     neighbours: Callable[[Tensor], Int64[Tensor, "m b g *grid"]],
 ) -> dict[str, Float64[Tensor, "items m1"]]:
@@ -61,8 +61,8 @@ def with_swaps(
                 bounds[name].append(
                     torch.stack([terms[: m + 1].logsumexp((0, 1)) for m in range(len(terms))])
                 )
-    to_bits = 1 / (autoencoder.signal.dims * math.log(2))
-    return {name: -torch.stack(items).cpu() * to_bits for name, items in bounds.items()}
+    dims = autoencoder.signal.dims
+    return {name: bits_per_dim(-torch.stack(items).cpu(), dims) for name, items in bounds.items()}
 
 
 @torch.no_grad()
@@ -95,7 +95,7 @@ def next_nearest(
 
 def _terms(
     autoencoder: Autoencoder,
-    priors: Sequence[Prior],
+    priors: Sequence[DensityPrior],
     signal: Float[Tensor, "1 c *size"],
     codes: Int64[Tensor, "1 g *grid"],
     neighbours: Int64[Tensor, "m g *grid"],
@@ -122,4 +122,4 @@ def _log_likelihood(
     autoencoder: Autoencoder, signal: Float[Tensor, "1 c *size"], codes: Int64[Tensor, "b g *grid"]
 ) -> Float[Tensor, " b"]:
     repeated = signal.expand(len(codes), *signal.shape[1:])
-    return autoencoder.likelihood(codes).log_prob(repeated).flatten(1).sum(1)
+    return sum_over_items(autoencoder.likelihood(codes).log_prob(repeated))

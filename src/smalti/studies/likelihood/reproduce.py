@@ -26,6 +26,7 @@ from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder
 from smalti.data.loader import Loader
 from smalti.data.store import Store
+from smalti.evaluation.bounds import LabelPrior
 from smalti.models.vqvae import VQVAE
 from smalti.quantizers.vq import VectorQuantizer
 from smalti.recipe import PriorRecipe, Recipe
@@ -231,7 +232,7 @@ def _swaps(chosen: Study, entry: Entry, run: Path, store: Store) -> Iterator[Rec
     """Records of the likelihood's approximation, measured once."""
     trained = TrainedModel.load(run)
     assert isinstance(trained.model, VQVAE)
-    priors = [prior for prior in trained.priors.values() if not prior.takes_labels]
+    priors = [prior for prior in trained.priors.values() if not isinstance(prior, LabelPrior)]
     report = json.loads((run / RESULTS).read_text())
     about = {
         "model": trained.fingerprint,

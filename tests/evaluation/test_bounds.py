@@ -10,10 +10,10 @@ from torch import nn
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.models import Autoencoder
 from smalti.core.parts import Likelihood
-from smalti.core.priors import Prior
+from smalti.core.priors import DensityPrior
 from smalti.core.results import Bound, Loss, Measured
 from smalti.core.signals import SignalSpec
-from smalti.evaluation.density import Density, PriorDensity
+from smalti.evaluation.bounds import Density, PriorDensity, measure
 
 NO_CONDITIONS = Conditions()
 
@@ -39,7 +39,7 @@ class GivenAutoencoder(Autoencoder):
 
     signal, num_codebooks, num_codes, grid, title = SignalSpec(1, (3,)), 2, 10, (3,), "given"
 
-    told_classes = 0
+    num_label_classes = 0
 
     def loss(self, batch):
         return Loss(torch.zeros(()), {})
@@ -51,12 +51,13 @@ class GivenAutoencoder(Autoencoder):
         return GivenLikelihood(codes)
 
 
-class GivenPrior(Prior):
-    """-ln p(codes) is their sum, and 100 more for each item with a label."""
+class GivenPrior(DensityPrior):
+    """-ln p(codes) is their sum, and 100 more for each item with a label that it sees."""
 
-    def __init__(self, name: str, takes_labels: bool) -> None:
+    name = "plain"
+
+    def __init__(self) -> None:
         super().__init__()
-        self.name, self.takes_labels = name, takes_labels
         self.unused = nn.Parameter(torch.zeros(()))
 
     def log_prob(self, codes, conditions=NO_CONDITIONS):
@@ -71,16 +72,25 @@ class GivenPrior(Prior):
         raise NotImplementedError
 
 
+class GivenLabelPrior(GivenPrior):
+    """The same over codes and label."""
+
+    name = "told"
+
+    def log_joint(self, codes, conditions=NO_CONDITIONS):
+        return self.log_prob(codes, conditions)
+
+
 X = torch.tensor([[[1.0, 2.0, 0.0]], [[0.0, 0.0, 3.0]], [[4.0, 0.0, 4.0]]])
 LABELS = torch.tensor([0, -1, 2])
 
 
-def measure(*sizes: int) -> dict[str, PriorDensity]:
+def rows_of(*sizes: int) -> dict[str, PriorDensity]:
     model = GivenAutoencoder()
     density = Density(model.signal)
-    priors = [GivenPrior("plain", False), GivenPrior("told", True)]
+    priors = [GivenPrior(), GivenLabelPrior()]
     for x, labels in zip(X[: sum(sizes)].split(sizes), LABELS[: sum(sizes)].split(sizes), strict=True):
-        density.update(model.measure(Batch(x, Conditions(label=labels)), priors))
+        density.update(measure(model, Batch(x, Conditions(label=labels)), priors))
     return density.compute()
 
 
@@ -90,7 +100,7 @@ def test_by_hand(sizes):
     sums, bits = np.array([3.0, 3.0, 8.0]), 1 / (3 * math.log(2))
     for name, extra in (("plain", np.zeros(3)), ("told", np.array([100.0, 0.0, 100.0]))):
         total = (4 * sums + extra) * bits
-        assert measure(*sizes)[name] == pytest.approx(
+        assert rows_of(*sizes)[name] == pytest.approx(
             {
                 "bits_per_dim": total.mean(),
                 "rate": (2 * sums + extra).mean() * bits,
@@ -102,9 +112,7 @@ def test_by_hand(sizes):
 
 
 def test_what_an_autoencoder_measures_of_a_batch():
-    measured = GivenAutoencoder().measure(
-        Batch(X, Conditions(label=LABELS)), [GivenPrior("told", True)], draws=9
-    )
+    measured = measure(GivenAutoencoder(), Batch(X, Conditions(label=LABELS)), [GivenLabelPrior()], draws=9)
     assert list(measured.bounds) == ["told"]
     assert measured.bounds["told"].rate.tolist() == [106.0, 6.0, 116.0]
     assert measured.bounds["told"].distortion.tolist() == [6.0, 6.0, 16.0]
@@ -146,7 +154,7 @@ def test_sums_of_single_precision_are_made_in_double():
 
 
 def test_one_item_has_no_standard_error():
-    figures = measure(1)["plain"]
+    figures = rows_of(1)["plain"]
     assert figures["stderr"] is None
     assert figures["bits_per_dim"] == pytest.approx(12 / (3 * math.log(2)))
 
@@ -230,7 +238,7 @@ class TestItemsOfDifferentLengths:
 
 def test_an_autoencoder_sums_what_lies_within_an_items_length():
     lengths = torch.tensor([3, 1, 2])
-    measured = GivenAutoencoder().measure(Batch(X, lengths=lengths), [GivenPrior("plain", False)])
+    measured = measure(GivenAutoencoder(), Batch(X, lengths=lengths), [GivenPrior()])
     # An element x costs its code x and x again.
     assert measured.bounds["plain"].distortion.tolist() == [6.0, 0.0, 8.0]
 
@@ -238,5 +246,5 @@ def test_an_autoencoder_sums_what_lies_within_an_items_length():
 def test_without_bounds_there_are_no_rows():
     density = Density(SignalSpec(1, (3,)))
     assert density.compute() == {}
-    density.update(GivenAutoencoder().measure(Batch(X)))
+    density.update(measure(GivenAutoencoder(), Batch(X)))
     assert density.compute() == {}

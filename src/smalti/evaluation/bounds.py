@@ -1,0 +1,209 @@
+"""Bounds on ln p(x) and bits/dim of held-out data: rate and distortion apart, one row for each prior.
+
+For draws z_s of the posterior q(z|x), with rate_s = ln q(z_s|x) - ln p(z_s) and distortion_s = -ln p(x|z_s):
+
+    average:              -ln p(x) <= mean_s (rate_s + distortion_s)
+    importance-weighted:  -ln p(x) <= -ln 1/S sum_s exp -(rate_s + distortion_s)   (Burda et al. 2016)
+
+both in expectation over the draws. A deterministic encoder is the case of one draw with q(z|x) = 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NotRequired, Protocol, TypeAlias, TypedDict, final, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from smalti.core.conditions import Batch, Conditions
+from smalti.core.models import LatentVariableModel
+from smalti.core.priors import DensityPrior
+from smalti.core.results import Bound, BoundTerms, Measured
+from smalti.core.signals import SignalSpec
+from smalti.core.units import bits_per_dim, log_mean_exp
+
+Cost: TypeAlias = float | Float[Tensor, " b"]
+"""Nats paid for labels: one number for all items, or one for each."""
+
+
+@runtime_checkable
+class LabelPrior(Protocol):
+    """A prior over codes and label together, which therefore pays for the label itself."""
+
+    def log_joint(
+        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = ...
+    ) -> Float[Tensor, " b"]:
+        """ln p(codes, label) of each item, nats."""
+        ...
+
+
+@torch.no_grad()
+def measure(
+    model: LatentVariableModel,
+    batch: Batch,
+    priors: Sequence[DensityPrior] = (),
+    draws: int = 1,
+    generator: torch.Generator | None = None,
+) -> Measured:
+    """Bounds on a batch with each prior, its reconstruction and its codes, in one pass through the model.
+
+    Args:
+        model: in evaluation mode.
+        batch: signals and their conditions. The decoder sees all of these; only a `LabelPrior` sees labels.
+        priors: over the model's codes; a model with continuous latents has a prior of its own.
+        draws: from the posterior of each item, where it is a distribution.
+        generator: of the draws.
+
+    Returns:
+        Bounds by name: `NAME` is the average over draws, and `NAME, S draws` the importance-weighted bound
+        where the posterior gave more than one draw.
+    """
+    terms = model.bound_terms(batch, draws, generator)
+    labels = label_cost(model.num_label_classes, batch.conditions.tensor("label"))
+    bounds: dict[str, Bound] = {}
+    if terms.latent_prior is not None:
+        own = terms.latent_prior
+        average = Bound(own.kl + labels, terms.distortions.mean(0), labels)
+        bounds |= _named(own.name, average, own.rates + labels, terms.distortions, labels)
+    if terms.draws is not None:
+        for prior in priors:
+            cost = 0.0 if isinstance(prior, LabelPrior) else labels
+            rates = _rates(terms, terms.draws, prior, batch.conditions) + cost
+            average = average_bound(rates, terms.distortions, cost)
+            bounds |= _named(prior.name, average, rates, terms.distortions, cost)
+    return Measured(bounds, terms.reconstruction, terms.codes)
+
+
+def label_cost(num_classes: int, labels: Int64[Tensor, " b"] | None) -> Cost:
+    """Nats that a receiver needs for the label of each item: p(x) >= p(x | label) / number of labels.
+
+    Args:
+        num_classes: number of labels that p(x | z, label) is conditioned on; 0 for none.
+        labels: of each item; -1 for an item without one, which costs nothing.
+    """
+    if not num_classes or labels is None:
+        return 0.0
+    return math.log(num_classes) * (labels >= 0)
+
+
+def average_bound(
+    rates: Float[Tensor, "s b"], distortions: Float[Tensor, "s b"], labels: Cost = 0.0
+) -> Bound:
+    """The one-draw bound E_q[rate + distortion], averaged over draws; nats."""
+    return Bound(rates.mean(0), distortions.mean(0), labels)
+
+
+def importance_weighted_bound(
+    rates: Float[Tensor, "s b"], distortions: Float[Tensor, "s b"], labels: Cost = 0.0
+) -> Bound:
+    """The multi-sample bound ln 1/S sum_s p(x|z_s) p(z_s) / q(z_s|x); nats.
+
+    Its distortion averages the draws by their normalised weights; the rest of the bound is its rate.
+    """
+    log_weights = -(rates + distortions)
+    distortion = (log_weights.softmax(0) * distortions).sum(0)
+    return Bound(-log_mean_exp(log_weights) - distortion, distortion, labels)
+
+
+def _rates(
+    terms: BoundTerms, draws: Int64[Tensor, "s b g *grid"], prior: DensityPrior, conditions: Conditions
+) -> Float[Tensor, "s b"]:
+    """ln q(z_s|x) - ln p(z_s) of each draw of codes; ln p(z_s, label) for a prior over labels too."""
+    log_prior = [
+        prior.log_joint(codes, conditions)
+        if isinstance(prior, LabelPrior)
+        else prior.log_prob(codes, Conditions())
+        for codes in draws
+    ]
+    return terms.log_posteriors - torch.stack(log_prior).to(terms.log_posteriors)
+
+
+def _named(
+    name: str, average: Bound, rates: Float[Tensor, "s b"], distortions: Float[Tensor, "s b"], labels: Cost
+) -> dict[str, Bound]:
+    """The average bound, and the importance-weighted one where there is more than one draw."""
+    bounds = {name: average}
+    if len(rates) > 1:
+        bounds[f"{name}, {len(rates)} draws"] = importance_weighted_bound(rates, distortions, labels)
+    return bounds
+
+
+class PriorDensity(TypedDict):
+    """One row of results: bits/dim with one prior, its two parts and its error, and nats for each code."""
+
+    bits_per_dim: float
+    rate: float
+    distortion: float
+    stderr: float | None
+    """Over items; None for a single item."""
+    nats_per_code: NotRequired[float]
+    """Of models with codes."""
+
+
+@final
+class Density:
+    """Collects bounds over a split: -log2 p(x) <= rate + distortion, in bits for each dimension.
+
+    Args:
+        signal: gives the number of dimensions of an item.
+    """
+
+    def __init__(self, signal: SignalSpec) -> None:
+        self._signal = signal
+        self._rates: dict[str, list[Tensor]] = {}
+        self._distortions: dict[str, list[Tensor]] = {}
+        self._dims: list[Tensor] = []
+        self._codes = 0
+        self._code_nats: dict[str, float] = {}
+
+    @torch.no_grad()
+    def update(self, measured: Measured, lengths: Int64[Tensor, " b"] | None = None) -> None:
+        """Add the measurements of a batch.
+
+        Args:
+            measured: bounds and codes.
+            lengths: of each item on its first axis; None for the signal's own size.
+        """
+        if not measured.bounds:
+            return
+        num = len(next(iter(measured.bounds.values())).rate)
+        each = self._signal.dims // self._signal.size[0]
+        if lengths is None:
+            lengths = torch.full((num,), self._signal.size[0])
+        self._dims.append(lengths.cpu() * each)
+        if measured.codes is not None:
+            self._codes += measured.codes.numel()
+        for name, bound in measured.bounds.items():
+            self._rates.setdefault(name, []).append(bound.rate.double().cpu())
+            self._code_nats[name] = self._code_nats.get(name, 0.0) + float(
+                (bound.rate - bound.labels).double().sum()
+            )
+            self._distortions.setdefault(name, []).append(bound.distortion.double().cpu())
+
+    def compute(self) -> dict[str, PriorDensity]:
+        """A row for each bound: all bits over all dimensions, so that long items count more."""
+        if not self._dims:
+            return {}
+        dims = torch.cat(self._dims).double()
+        mean_dims = dims.mean().item()
+        results: dict[str, PriorDensity] = {}
+        for name in self._rates:
+            rate = bits_per_dim(torch.cat(self._rates[name]), mean_dims)
+            distortion = bits_per_dim(torch.cat(self._distortions[name]), mean_dims)
+            total = rate + distortion
+            # The error of a ratio of two sums; for items of one size it is the error of the mean.
+            error = total - total.mean() * dims / mean_dims
+            num = len(total)
+            stderr = math.sqrt(error.square().sum().item() / (num - 1) / num) if num > 1 else None
+            results[name] = {
+                "bits_per_dim": total.mean().item(),
+                "rate": rate.mean().item(),
+                "distortion": distortion.mean().item(),
+                "stderr": stderr,
+            }
+            if self._codes:
+                results[name]["nats_per_code"] = self._code_nats[name] / self._codes
+        return results
