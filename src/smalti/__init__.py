@@ -24,17 +24,23 @@ if TYPE_CHECKING:
     from smalti.priors.autoregressive import LearnedPrior
     from smalti.priors.uniform import UniformPrior
     from smalti.priors.unigram import UnigramPrior
+    from smalti.quantizers.fsq import FSQ, FSQConfig
     from smalti.quantizers.nearest import nearest_codes
-    from smalti.quantizers.vq import VectorQuantizer
+    from smalti.quantizers.residual import ResidualVQ, ResidualVQConfig
+    from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
     from smalti.tokenizer import Tokenizer, load
 
 __version__ = version("smalti")
 
 # Imported when first asked for, so that `smalti --help` does not wait for torch.
 _PUBLIC = {
+    "FSQ": "smalti.quantizers.fsq",
+    "FSQConfig": "smalti.quantizers.fsq",
     "GatedPixelCNN": "smalti.autoregressive.pixelcnn",
     "InputError": "smalti.core.errors",
     "LearnedPrior": "smalti.priors.autoregressive",
+    "ResidualVQ": "smalti.quantizers.residual",
+    "ResidualVQConfig": "smalti.quantizers.residual",
     "Tokenizer": "smalti.tokenizer",
     "Transformer": "smalti.autoregressive.transformer",
     "UniformPrior": "smalti.priors.uniform",
@@ -43,23 +49,29 @@ _PUBLIC = {
     "VIMCO": "smalti.models.vimco",
     "VQVAE": "smalti.models.vqvae",
     "VectorQuantizer": "smalti.quantizers.vq",
+    "VectorQuantizerConfig": "smalti.quantizers.vq",
     "load": "smalti.tokenizer",
     "nearest_codes": "smalti.quantizers.nearest",
     "sample": "smalti.autoregressive.sampling",
 }
 
 __all__ = [
+    "FSQ",
     "VAE",
     "VIMCO",
     "VQVAE",
+    "FSQConfig",
     "GatedPixelCNN",
     "InputError",
     "LearnedPrior",
+    "ResidualVQ",
+    "ResidualVQConfig",
     "Tokenizer",
     "Transformer",
     "UniformPrior",
     "UnigramPrior",
     "VectorQuantizer",
+    "VectorQuantizerConfig",
     "load",
     "nearest_codes",
     "sample",
