@@ -15,6 +15,7 @@ from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
+from smalti.core.plugins import plugin_hint
 from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE, check_no_run
 from smalti.core.priors import DensityPrior
 from smalti.core.weights import fingerprint as fingerprint_of
@@ -83,7 +84,8 @@ class TrainedModel:
             )
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         config = run.read_config("recipe", "classes")
-        recipe = parse(Recipe, config["recipe"], str(run.config_path))
+        with plugin_hint(config):
+            recipe = parse(Recipe, config["recipe"], str(run.config_path))
         classes, actions = (_names(config.get(key, []), key, run) for key in ("classes", "actions"))
         model = build_model(recipe.model, recipe.data.build().spec, len(classes))
         load_weights(model, run.read_model(), directory)
@@ -271,7 +273,8 @@ def _load_prior(
             f"({config['autoencoder']}, now {fingerprint}): "
             f"remove {directory} and run `smalti train-prior` again"
         )
-    recipe = parse(PriorRecipe, config["recipe"], str(run.config_path))
+    with plugin_hint(config):
+        recipe = parse(PriorRecipe, config["recipe"], str(run.config_path))
     name = directory.name.removeprefix(PRIOR_DIRECTORY).removeprefix("-") or LEARNED
     prior = new_prior(recipe, autoencoder, num_classes, name, num_actions)
     load_weights(prior, run.read_model(), directory)

@@ -16,6 +16,7 @@ from smalti.app.options import (
     DecoderTemperature,
     Out,
     Overrides,
+    Plugin,
     PriorName,
     Quiet,
     Run,
@@ -48,6 +49,7 @@ def train(
     start: Annotated[
         Path | None, typer.Option("--from", metavar="RUN", help="Begin with this run's weights.")
     ] = None,
+    plugin: Plugin = None,
     overrides: Overrides = None,
     quiet: Quiet = False,
 ) -> None:
@@ -57,7 +59,7 @@ def train(
     """
     from smalti.app.commands.train import train as run
 
-    run(recipe, data, out, overrides or [], quiet, start)
+    run(recipe, data, out, overrides or [], quiet, start, plugin or [])
 
 
 @app.command("train-prior")

@@ -16,6 +16,14 @@ Split = Annotated[str | None, typer.Option("--split", help="Which split of the s
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings of the recipe to change.")
 ]
+Plugin = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="MODULE",
+        help="A Python module that registers parts of your own; other commands read SMALTI_PLUGINS.",
+    ),
+]
 DecoderTemperature = Annotated[
     float, typer.Option("--temperature", min=0, help="Where decoding draws: below 1 has less noise.")
 ]

@@ -9,6 +9,7 @@ import torch
 from smalti.app.console import note
 from smalti.app.recipes.overrides import differences
 from smalti.core.errors import InputError
+from smalti.core.plugins import plugin_hint
 from smalti.data.sources import Source
 from smalti.data.sources.codes import CodesSource
 from smalti.recipe import Pretraining, PriorRecipe, Recipe, parse
@@ -39,7 +40,9 @@ def check_target(run: RunDirectory, recipe: Recipe | PriorRecipe | Pretraining) 
                 "and no config.json; choose another --out"
             )
         return
-    stored = parse(type(recipe), run.read_config("recipe")["recipe"], str(run.config_path))
+    config = run.read_config("recipe")
+    with plugin_hint(config):
+        stored = parse(type(recipe), config["recipe"], str(run.config_path))
     changed = differences(stored, recipe)
     # An autoencoder does not depend on the prior that follows it, which has a run of its own.
     refused = [key for key in changed if key not in MAY_CHANGE and not key.startswith("prior.")]

@@ -11,8 +11,7 @@ Each family of parts (encoders, quantizers, ...) has a `Registry`. A config clas
             return FSQ(levels=self.levels)
 
 Parts of this package are imported from their folder when a family is first asked for; those of others come
-from the entry-point group `smalti.parts` (each names a module to import), or from `smalti train --plugin`.
-A config never names code to import.
+from plugins (see `smalti.core.plugins`). A config never names code to import.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, cast, final
 
 from pydantic import GetCoreSchemaHandler
@@ -28,11 +26,10 @@ from pydantic_core import core_schema
 
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
+from smalti.core.plugins import load_plugins
 
 C = TypeVar("C", bound=Configuration)
 D = TypeVar("D", bound=Configuration)
-
-ENTRY_POINTS = "smalti.parts"
 
 
 @final
@@ -132,14 +129,3 @@ class Registry(Generic[C]):
             self.parse,
             serialization=core_schema.plain_serializer_function_ser_schema(dump, info_arg=True),
         )
-
-
-_LOADED: set[str] = set()
-
-
-def load_plugins() -> None:
-    """Import the modules that installed packages name in the entry-point group `smalti.parts`, once each."""
-    for point in entry_points(group=ENTRY_POINTS):
-        if point.value not in _LOADED:
-            _LOADED.add(point.value)
-            point.load()

@@ -31,6 +31,7 @@ from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
+from smalti.core.plugins import load_plugin, loaded_plugins
 from smalti.core.weights import load_weights
 from smalti.data.crops import CropLoader
 from smalti.data.loader import Loader, split_indices
@@ -61,6 +62,7 @@ def train(
     assignments: Sequence[str] = (),
     quiet: bool = False,
     start: Path | None = None,
+    plugins: Sequence[str] = (),
 ) -> RunDirectory:
     """Train a model from a recipe; an interrupted run goes on where it was.
 
@@ -71,10 +73,13 @@ def train(
         assignments: `key=value` texts.
         quiet: show no progress.
         start: another run, whose weights this one begins with.
+        plugins: modules to import first, which register parts that the recipe may name.
 
     Raises:
         InputError: for a user's mistake.
     """
+    for name in plugins:
+        load_plugin(name)
     recipe = override(get_recipe(recipe_name), assignments, leave_out=("prior",))
     if data is None:
         if recipe_name != "letters":
@@ -147,6 +152,7 @@ def _description(
     return {
         "kind": "autoencoder",
         "smalti": __version__,
+        **({"plugins": list(plugins)} if (plugins := loaded_plugins()) else {}),
         "recipe": recipe.model_dump(mode="json"),
         "classes": [recipe.class_names.get(name, name) for name in store.classes],
         **({"actions": list(store.action_names)} if store.action_names else {}),

@@ -15,6 +15,7 @@ from smalti.app.provenance import commit, device
 from smalti.app.recipes.overrides import override
 from smalti.app.runs import CURVES, DATA_DIRECTORY, check_target, say_what
 from smalti.core.errors import InputError
+from smalti.core.plugins import loaded_plugins
 from smalti.data.crops import CropLoader
 from smalti.data.loader import Loader, split_indices
 from smalti.data.store import Decoded, Store, smallest_dtype
@@ -86,6 +87,7 @@ def train_prior_recipe(
             {
                 "kind": "prior",
                 "smalti": __version__,
+                **({"plugins": list(plugins)} if (plugins := loaded_plugins()) else {}),
                 "recipe": recipe.model_dump(mode="json"),
                 "autoencoder": tokenizer.fingerprint,
                 "commit": commit(),
