@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from smalti.core.conditions import Conditions
 from smalti.core.config import Configuration
+from smalti.core.pretrained import Pretrained, settings_of
 from smalti.core.registry import Registry
 from smalti.core.results import Quantized
 from smalti.core.signals import SignalSpec
@@ -76,7 +78,7 @@ class Decoder(nn.Module, ABC):
     ) -> Float[Tensor, "b p *size"]: ...
 
 
-class Quantizer(nn.Module, ABC):
+class Quantizer(Pretrained, ABC):
     """latents -> codes -> latents, with G codes out of K at each position."""
 
     num_codebooks: int
@@ -85,6 +87,8 @@ class Quantizer(nn.Module, ABC):
     """Channels of the latents."""
     config: Any
     """Its `QuantizerConfig`, from which another like it can be built."""
+    layout: Any = None
+    """Where the channels are, for a quantizer that has the choice; a dataclass with `channel_last`."""
 
     @abstractmethod
     def forward(self, latents: Float[Tensor, "b d *grid"]) -> Quantized:
@@ -100,6 +104,18 @@ class Quantizer(nn.Module, ABC):
     def title(self) -> str:
         """Its name in tables."""
         return type(self).__name__
+
+    def settings(self) -> dict[str, Any]:
+        """Its config, and whether its channels come last."""
+        return {"config": settings_of(self), "channel_last": bool(self.layout and self.layout.channel_last)}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Quantizer:
+        """The untrained quantizer; of any class, which `from_pretrained` checks."""
+        quantizer = QUANTIZERS.parse(settings["config"]).build()
+        if settings["channel_last"]:
+            quantizer.layout = replace(quantizer.layout, channel_last=True)
+        return quantizer
 
 
 class QuantizerConfig(Configuration):

@@ -7,7 +7,7 @@ only, and the weights are plain tensors.
 from __future__ import annotations
 
 import json
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ FORMAT = 1
 P = TypeVar("P", bound="Pretrained")
 
 
-class Pretrained(nn.Module):
+class Pretrained(nn.Module, ABC):
     """A module that can be saved and loaded. A subclass says what it is built from, as plain JSON values."""
 
     @abstractmethod
@@ -39,8 +39,8 @@ class Pretrained(nn.Module):
 
     @classmethod
     @abstractmethod
-    def from_settings(cls: type[P], settings: dict[str, Any]) -> P:
-        """The module of these settings, untrained.
+    def from_settings(cls, settings: dict[str, Any]) -> Pretrained:
+        """The module of these settings, untrained; `from_pretrained` refuses one of another class.
 
         Raises:
             InputError: for a part that is not registered.

@@ -1,0 +1,123 @@
+"""Saving and loading of single modules: what is in memory comes back to the bit, and nothing else can."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from smalti.core.errors import InputError
+from smalti.core.parts import QUANTIZERS, Quantizer
+from smalti.core.pretrained import settings_of
+from smalti.core.weights import fingerprint
+from smalti.quantizers.fsq import FSQ
+from smalti.quantizers.vq import VectorQuantizer
+
+
+def quantizer(**settings: Any) -> VectorQuantizer:
+    """One whose weights no constructor would give."""
+    torch.manual_seed(0)
+    made = VectorQuantizer(dim=6, num_codes=8, num_codebooks=2, **settings)
+    with torch.no_grad():
+        for tensor in made.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.randn(tensor.shape))
+    return made.eval()
+
+
+@pytest.mark.parametrize("codebook", ["ema", "gradient", "frozen"])
+@pytest.mark.parametrize("channel_last", [False, True])
+def test_edited_weights_come_back_to_the_bit(codebook: str, channel_last: bool, tmp_path: Path) -> None:
+    made = quantizer(codebook=codebook, channel_last=channel_last)
+    made.save_pretrained(tmp_path / "one")
+    made.save_pretrained(tmp_path / "two")
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    loaded = VectorQuantizer.from_pretrained(tmp_path / "one")
+    assert not loaded.training
+    assert loaded.config == made.config
+    stored = load_file(tmp_path / "one" / "model.safetensors")
+    assert stored.keys() == made.state_dict().keys() == loaded.state_dict().keys()
+    for name, tensor in made.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name])
+        assert torch.equal(tensor, stored[name])
+    assert fingerprint(loaded) == fingerprint(made)
+    latents = torch.randn(3, 5, 6) if channel_last else torch.randn(3, 6, 5)
+    assert torch.equal(loaded.encode(latents), made.encode(latents))
+
+
+def test_a_family_loads_any_of_its_parts_and_a_class_only_its_own(tmp_path: Path) -> None:
+    FSQ(levels=(3, 4)).save_pretrained(tmp_path)
+    loaded = Quantizer.from_pretrained(tmp_path)
+    assert isinstance(loaded, FSQ)
+    assert loaded.num_codes == 12
+    with pytest.raises(InputError, match="VectorQuantizer"):
+        VectorQuantizer.from_pretrained(tmp_path)
+
+
+def test_the_fingerprint_follows_the_weights() -> None:
+    made = quantizer()
+    before = fingerprint(made)
+    assert fingerprint(quantizer()) == before
+    next(t for t in made.state_dict().values() if t.is_floating_point()).data.view(-1)[0] += 1
+    assert fingerprint(made) != before
+
+
+def test_a_part_without_a_config_is_refused() -> None:
+    with pytest.raises(InputError, match="Linear"):
+        settings_of(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"format": 2}, "format 2"),
+        ({"settings": {"config": {"kind": "os.system"}, "channel_last": False}}, "os.system"),
+        ({"settings": {"config": {"kind": "vq", "num_codes": 0}, "channel_last": False}}, "VectorQuantizer"),
+        ({"settings": {}}, "VectorQuantizer"),
+        ({"settings": None}, "format"),
+        ({"settings": {"config": {"kind": "vq", "num_codes": 9}, "channel_last": False}}, "do not fit"),
+    ],
+)
+def test_what_does_not_describe_the_module_is_a_sentence(
+    change: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    quantizer().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(InputError, match=told):
+        VectorQuantizer.from_pretrained(tmp_path)
+
+
+def test_broken_files_are_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere"):
+        VectorQuantizer.from_pretrained(tmp_path / "nowhere")
+    quantizer().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"no")
+    with pytest.raises(InputError, match="safetensors"):
+        VectorQuantizer.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(InputError, match=r"config\.json"):
+        VectorQuantizer.from_pretrained(tmp_path)
+
+
+def test_a_run_that_can_be_resumed_is_left(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    with pytest.raises(InputError, match="training run"):
+        quantizer().save_pretrained(tmp_path)
+    assert list(tmp_path.iterdir()) == [tmp_path / "state"]
+
+
+def test_every_registered_quantizer_can_be_saved(tmp_path: Path) -> None:
+    for kind, config in QUANTIZERS.kinds().items():
+        made = config().build().eval()
+        made.save_pretrained(tmp_path / kind)
+        loaded = Quantizer.from_pretrained(tmp_path / kind)
+        assert type(loaded) is type(made)
+        assert loaded.config == made.config
+        assert fingerprint(loaded) == fingerprint(made)
