@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
-from smalti.autoregressive.transformer import Transformer, TransformerConfig
+from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
+from smalti.autoregressive.transformer import TransformerConfig
 from smalti.core.allocator import keep_freed_memory
 
 NUM_CODES, BATCH, GRID = 512, 32, (8, 8)
@@ -63,14 +63,14 @@ def main(
     pixelcnn, transformer = GatedPixelCNNConfig(layers=15, channels=64), TransformerConfig()
     compare(
         "prior-pixelcnn",
-        GatedPixelCNN(pixelcnn, NUM_CODES),
+        pixelcnn.build(NUM_CODES),
         f"gated PixelCNN, {pixelcnn.layers} layers of {pixelcnn.channels} channels",
         repeats,
         threads,
     )
     compare(
         "prior-transformer",
-        Transformer(transformer, NUM_CODES),
+        transformer.build(NUM_CODES),
         f"transformer, {transformer.layers} layers of {transformer.channels} channels",
         repeats,
         threads,

@@ -16,7 +16,7 @@ from record import record
 from timing import Time, interleaved
 
 from smalti.app.recipes import get_recipe
-from smalti.autoregressive.frame_pixelcnn import FramePixelCNN, FramePixelCNNConfig
+from smalti.autoregressive.frame_pixelcnn import FramePixelCNNConfig
 from smalti.autoregressive.sampling import sample
 from smalti.core.conditions import Conditions
 
@@ -29,7 +29,7 @@ def compare(grid: tuple[int, int], num_codebooks: int, num: int, repeats: int, t
     """Time both on one size of frames, and record it."""
     config = get_recipe("walks").prior.network
     assert isinstance(config, FramePixelCNNConfig)
-    network = FramePixelCNN(config, NUM_CODES, num_codebooks, num_actions=NUM_ACTIONS).eval()
+    network = config.build(NUM_CODES, num_codebooks, num_actions=NUM_ACTIONS).eval()
     length = GIVEN + DRAWN
     codes = torch.randint(NUM_CODES, (num, num_codebooks, length, *grid))
     actions = torch.randint(NUM_ACTIONS, (num, length))

@@ -15,9 +15,9 @@ import typer
 from record import record
 from timing import interleaved
 
-from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
+from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.autoregressive.sampling import sample
-from smalti.autoregressive.transformer import Transformer, TransformerConfig
+from smalti.autoregressive.transformer import TransformerConfig
 from smalti.core.priors import AutoregressiveNetwork
 
 NUM_CODES = 512
@@ -45,12 +45,12 @@ class Case:
 
 def _pixelcnn(grid: tuple[int, int], target: float) -> Case:
     title = f"gated PixelCNN, {PIXELCNN.layers} layers of {PIXELCNN.channels} channels"
-    return Case(title, lambda: GatedPixelCNN(PIXELCNN, NUM_CODES), 16, grid, target)
+    return Case(title, lambda: PIXELCNN.build(NUM_CODES), 16, grid, target)
 
 
 def _transformer(num: int) -> Case:
     title = f"transformer, {TRANSFORMER.layers} layers of {TRANSFORMER.channels} channels"
-    return Case(title, lambda: Transformer(TRANSFORMER, NUM_CODES), num, (32, 32), 100)
+    return Case(title, lambda: TRANSFORMER.build(NUM_CODES), num, (32, 32), 100)
 
 
 CASES = {

@@ -220,7 +220,7 @@ def main(
     """Compare on one line and on four."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    network = WaveNet(CONFIG, NUM_CODES).eval()
+    network = CONFIG.build(NUM_CODES).eval()
     for lines, others in peers(network, (1, 4), slow).items():
         compare(network, others, lines, samples, slow, repeats)
 

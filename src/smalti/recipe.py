@@ -7,16 +7,12 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from smalti.autoregressive.frame_pixelcnn import FramePixelCNN, FramePixelCNNConfig
-from smalti.autoregressive.hierarchy import HierarchicalPixelCNN, HierarchicalPixelCNNConfig
-from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
-from smalti.autoregressive.transformer import Transformer, TransformerConfig
-from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
+from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.modality import AnyModality
 from smalti.core.models import LatentVariableModel
-from smalti.core.priors import AutoregressiveNetwork
+from smalti.core.priors import AnyNetwork
 from smalti.core.signals import SignalSpec
 from smalti.modalities.image.modality import ImageConfig
 from smalti.models.hierarchy import Hierarchy, HierarchyConfig
@@ -27,16 +23,6 @@ from smalti.models.vqvae import VQVAE, VQVAEConfig
 from smalti.training.loop import TrainingConfig
 
 ModelConfig = Annotated[VQVAEConfig | VAEConfig | VIMCOConfig | HierarchyConfig, Field(discriminator="kind")]
-
-
-NetworkConfig = Annotated[
-    GatedPixelCNNConfig
-    | TransformerConfig
-    | WaveNetConfig
-    | FramePixelCNNConfig
-    | HierarchicalPixelCNNConfig,
-    Field(discriminator="kind"),
-]
 
 
 def build_model(config: ModelConfig, signal: SignalSpec, num_classes: int = 0) -> LatentVariableModel:
@@ -52,23 +38,6 @@ def build_model(config: ModelConfig, signal: SignalSpec, num_classes: int = 0) -
             return Hierarchy(config, signal, num_classes)
 
 
-def build_network(
-    config: NetworkConfig, num_codes: int, num_codebooks: int, num_classes: int, num_actions: int = 0
-) -> AutoregressiveNetwork:
-    """The untrained network over codes that a config names; those that are not of clips heed no actions."""
-    match config:
-        case GatedPixelCNNConfig():
-            return GatedPixelCNN(config, num_codes, num_codebooks, num_classes)
-        case TransformerConfig():
-            return Transformer(config, num_codes, num_codebooks, num_classes)
-        case WaveNetConfig():
-            return WaveNet(config, num_codes, num_codebooks, num_classes)
-        case FramePixelCNNConfig():
-            return FramePixelCNN(config, num_codes, num_codebooks, num_classes, num_actions)
-        case HierarchicalPixelCNNConfig():
-            return HierarchicalPixelCNN(config, num_codes, num_codebooks, num_classes)
-
-
 class PriorRecipe(Configuration):
     """The second stage: a network over the codes, and how it is trained.
 
@@ -76,7 +45,7 @@ class PriorRecipe(Configuration):
     """
 
     length: int | None = Field(default=None, ge=1)
-    network: NetworkConfig = GatedPixelCNNConfig()
+    network: AnyNetwork = GatedPixelCNNConfig()
     training: TrainingConfig = TrainingConfig()
 
 

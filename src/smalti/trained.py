@@ -23,7 +23,7 @@ from smalti.core.weights import load_weights
 from smalti.priors.autoregressive import LabelledPrior, LearnedPrior
 from smalti.priors.uniform import UniformPrior
 from smalti.priors.unigram import UnigramPrior
-from smalti.recipe import PriorRecipe, Recipe, build_model, build_network, parse
+from smalti.recipe import PriorRecipe, Recipe, build_model, parse
 from smalti.training.checkpoints import RunDirectory
 
 PRIOR_DIRECTORY = "prior"
@@ -214,9 +214,7 @@ def new_prior(
     """An untrained prior over an autoencoder's codes."""
     # Actions are of frames: codes that stand for several frames have none.
     num_actions = num_actions if autoencoder.stride == 1 else 0
-    network = build_network(
-        recipe.network, autoencoder.num_codes, autoencoder.num_codebooks, num_classes, num_actions
-    )
+    network = recipe.network.build(autoencoder.num_codes, autoencoder.num_codebooks, num_classes, num_actions)
     if network.code_layout not in (None, autoencoder.code_layout):
         codes = autoencoder.code_layout or "one grid"
         raise InputError(

@@ -16,7 +16,7 @@ THREE = HierarchicalPixelCNNConfig(
 
 def build(config: HierarchicalPixelCNNConfig = THREE, num_codebooks: int = 21) -> HierarchicalPixelCNN:
     torch.manual_seed(0)
-    return HierarchicalPixelCNN(config, 5, num_codebooks).double().eval()
+    return config.build(5, num_codebooks).double().eval()
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ def tiny_config(**changes) -> TransformerConfig:
 
 def tiny(num_codes: int = 5, num_codebooks: int = 1, num_classes: int = 0, **changes) -> Transformer:
     torch.manual_seed(0)
-    return Transformer(tiny_config(**changes), num_codes, num_codebooks, num_classes).double().eval()
+    return tiny_config(**changes).build(num_codes, num_codebooks, num_classes).double().eval()
 
 
 def test_defaults():
@@ -48,7 +48,7 @@ def test_heads_must_share_out_the_channels():
 @pytest.mark.parametrize("sizes", [(0, 1, 0), (5, 0, 0), (5, 1, -1)])
 def test_impossible_counts_are_refused(sizes):
     with pytest.raises(InputError, match="received"):
-        Transformer(TransformerConfig.tiny(), *sizes)
+        TransformerConfig.tiny().build(*sizes)
 
 
 @torch.no_grad()
@@ -132,7 +132,7 @@ def test_dropout_acts_in_training_only_and_never_in_steps():
 def test_a_little_training_learns_a_pattern_that_needs_the_row_above_on_grids_of_two_sizes():
     """Each code is the one above it plus one: after the first row nothing is left to guess."""
     torch.manual_seed(0)
-    network = Transformer(tiny_config(channels=64, heads=4), 4)
+    network = tiny_config(channels=64, heads=4).build(4)
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
 
     grids = ((3, 4), (5, 4))

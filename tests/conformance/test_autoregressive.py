@@ -56,28 +56,28 @@ WIDER = FramePixelCNNConfig(
 
 CASES: dict[type[AutoregressiveNetwork], Case] = {
     GatedPixelCNN: Case(
-        build=lambda *sizes: GatedPixelCNN(GatedPixelCNNConfig.tiny(), *sizes),
+        build=lambda *sizes: GatedPixelCNNConfig.tiny().build(*sizes),
         grids=((4, 4), (3, 5), (5, 2), (1, 5), (5, 1), (1, 1)),
     ),
     Transformer: Case(
-        build=lambda *sizes: Transformer(TransformerConfig.tiny(), *sizes),
+        build=lambda *sizes: TransformerConfig.tiny().build(*sizes),
         grids=((3, 4), (6,), (4, 1), (1, 1), (2, 2, 3)),
     ),
     # With a local condition, and beyond its reach: tests/autoregressive/test_wavenet.py.
     WaveNet: Case(
-        build=lambda *sizes: WaveNet(WaveNetConfig.tiny().model_copy(update={"layers": 3}), *sizes),
+        build=lambda *sizes: WaveNetConfig.tiny().model_copy(update={"layers": 3}).build(*sizes),
         grids=((6,), (1,), (12,)),
         settings=((1, 0), (1, NUM_CLASSES)),
     ),
     # With actions, and beyond its reach: tests/autoregressive/test_frame_pixelcnn.py.
     FramePixelCNN: Case(
-        build=lambda *sizes: FramePixelCNN(WIDER, *sizes),
+        build=lambda *sizes: WIDER.build(*sizes),
         grids=((3, 2, 2), (1, 3, 2), (4, 1, 3), (1, 1, 1)),
         label_dropout=lambda config: config.frame.label_dropout,
     ),
     # Of three levels: tests/autoregressive/test_hierarchy.py.
     HierarchicalPixelCNN: Case(
-        build=lambda *sizes: HierarchicalPixelCNN(HierarchicalPixelCNNConfig.tiny(), *sizes),
+        build=lambda *sizes: HierarchicalPixelCNNConfig.tiny().build(*sizes),
         grids=((2, 2), (1, 2), (1, 1)),
         settings=tuple(itertools.product((5, 10), (0, NUM_CLASSES))),
         label_dropout=lambda config: config.finer.label_dropout,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
+from smalti.autoregressive.wavenet import WaveNetConfig
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.signals import SignalSpec
 from smalti.decoders.conv import ConvDecoderConfig
@@ -37,7 +37,7 @@ def test_a_label_is_paid_for_once(is_told):
     """By the prior that is told it, or for the decoder that is; and not by both."""
     made = model(is_told)
     sizes = (made.num_codes, made.num_codebooks, made.grid)
-    network = WaveNet(WaveNetConfig.tiny(), *sizes[:2], NUM_CLASSES).eval()
+    network = WaveNetConfig.tiny().build(*sizes[:2], NUM_CLASSES).eval()
     tiny.exaggerate(network)
     learned = LearnedPrior(network, made.grid)
     priors = [UniformPrior(*sizes), UnigramPrior(*sizes), learned, LabelledPrior(learned)]

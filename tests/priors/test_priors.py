@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
-from smalti.autoregressive.transformer import Transformer, TransformerConfig
-from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
+from smalti.autoregressive.transformer import TransformerConfig
+from smalti.autoregressive.wavenet import WaveNetConfig
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
 from smalti.core.priors import DensityPrior
@@ -23,7 +23,7 @@ NUM_CODES, GRID, NUM_CLASSES = 3, (1, 2), 4
 
 def network(num_codebooks: int, num_classes: int) -> GatedPixelCNN:
     torch.manual_seed(0)
-    made = GatedPixelCNN(GatedPixelCNNConfig.tiny(), NUM_CODES, num_codebooks, num_classes).eval()
+    made = GatedPixelCNNConfig.tiny().build(NUM_CODES, num_codebooks, num_classes).eval()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.mul_(2)
@@ -42,7 +42,7 @@ def learned(num_codebooks: int, num_classes: int = 0) -> LearnedPrior:
 
 def line_prior() -> LearnedPrior:
     torch.manual_seed(0)
-    return LearnedPrior(WaveNet(WaveNetConfig.tiny(), NUM_CODES), (6,)).eval()
+    return LearnedPrior(WaveNetConfig.tiny().build(NUM_CODES), (6,)).eval()
 
 
 PRIORS = {
@@ -214,7 +214,7 @@ class TestLearned:
 
     def test_a_long_clip_is_taken_in_stretches_of_what_the_prior_learned(self):
         torch.manual_seed(0)
-        network = Transformer(TransformerConfig.tiny(), NUM_CODES).eval()
+        network = TransformerConfig.tiny().build(NUM_CODES).eval()
         prior, codes = LearnedPrior(network, (2, 3, 1)), torch.randint(NUM_CODES, (4, 1, 5, 3, 1))
         parts = [prior.log_prob(codes[:, :, begin : begin + 2]) for begin in (0, 2, 4)]
         torch.testing.assert_close(prior.log_prob(codes), torch.stack(parts).sum(0))

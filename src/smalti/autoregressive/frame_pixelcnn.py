@@ -19,17 +19,19 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
-from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig, PixelCNNState
+from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig, PixelCNNState
 from smalti.core.conditions import Conditions
-from smalti.core.config import Configuration
 from smalti.core.errors import InputError
-from smalti.core.priors import AutoregressiveNetwork
+from smalti.core.priors import NETWORKS, AutoregressiveNetwork, NetworkConfig
 from smalti.nn.collectives import rand_over_ranks, randint_over_ranks
 from smalti.nn.memory import FrameMemory, Past
 from smalti.nn.symbols import check_codes, check_counts, check_turn, label_indices
 
+DEFAULT_FRAME = GatedPixelCNNConfig()
 
-class FramePixelCNNConfig(Configuration):
+
+@NETWORKS.register
+class FramePixelCNNConfig(NetworkConfig):
     """Size of a `FramePixelCNN`.
 
     Attributes:
@@ -43,7 +45,7 @@ class FramePixelCNNConfig(Configuration):
     """
 
     kind: Literal["frame_pixelcnn"] = "frame_pixelcnn"
-    frame: GatedPixelCNNConfig = GatedPixelCNNConfig()
+    frame: GatedPixelCNNConfig = DEFAULT_FRAME
     memory_channels: int = Field(default=128, ge=1)
     memory_layers: int = Field(default=5, ge=1)
     action_dropout: float = Field(default=0.2, ge=0, le=1)
@@ -53,6 +55,16 @@ class FramePixelCNNConfig(Configuration):
     def tiny(cls) -> FramePixelCNNConfig:
         """The smallest network that has every part; it knows three frames."""
         return cls(frame=GatedPixelCNNConfig.tiny(), memory_channels=8, memory_layers=2)
+
+    def build(
+        self,
+        num_codes: int,
+        num_codebooks: int = 1,
+        num_classes: int = 0,
+        num_actions: int = 0,
+    ) -> FramePixelCNN:
+        """The untrained network; see `FramePixelCNN`."""
+        return FramePixelCNN(num_codes, num_codebooks, num_classes, num_actions, **self.settings())
 
 
 @dataclass(slots=True)
@@ -85,25 +97,42 @@ class FramePixelCNN(AutoregressiveNetwork):
     """A gated PixelCNN over each frame of a clip, told by a memory what came before.
 
     Args:
-        config: sizes.
         num_codes: codes K of each codebook.
         num_codebooks: codes G of each position.
         num_classes: number of classes; 0 for a network that ignores labels.
         num_actions: number of actions; 0 for a network that ignores them. An action of -1, or none at all,
             selects a learned "not given".
+        frame: settings of the network that draws one frame.
+        memory_channels: width of the network over the frames before.
+        memory_layers: layers of that network; n of them see n + 1 frames.
+        action_dropout: share of the clips whose actions training hides; see `hide_actions`.
+        history_noise: share of the codes before that training replaces by others.
     """
+
+    config: FramePixelCNNConfig
 
     def __init__(
         self,
-        config: FramePixelCNNConfig,
-        num_codes: int,
+        num_codes: int = 512,
         num_codebooks: int = 1,
         num_classes: int = 0,
         num_actions: int = 0,
+        *,
+        frame: GatedPixelCNNConfig = DEFAULT_FRAME,
+        memory_channels: int = 128,
+        memory_layers: int = 5,
+        action_dropout: float = 0.2,
+        history_noise: float = 0.0,
     ) -> None:
         super().__init__()
+        self.config = config = FramePixelCNNConfig(
+            frame=frame,
+            memory_channels=memory_channels,
+            memory_layers=memory_layers,
+            action_dropout=action_dropout,
+            history_noise=history_noise,
+        )
         check_counts(num_codes, num_codebooks, num_classes)
-        self.config = config
         self.num_codes, self.num_codebooks, self.num_classes = num_codes, num_codebooks, num_classes
         self.num_actions = num_actions
         channels = config.memory_channels
@@ -111,7 +140,7 @@ class FramePixelCNN(AutoregressiveNetwork):
         self.actions = nn.Embedding(num_actions + 1, channels) if num_actions else None
         self.memory = FrameMemory(channels, config.memory_layers, is_told=num_actions > 0)
         self.nothing = nn.Parameter(torch.zeros(channels))
-        self.frame = GatedPixelCNN(config.frame, num_codes, num_codebooks, num_classes, channels)
+        self.frame = config.frame.build(num_codes, num_codebooks, num_classes, local_channels=channels)
 
     @property
     def reach(self) -> int:

@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
 from smalti.core.conditions import Conditions
-from smalti.core.config import Configuration
 from smalti.core.errors import InputError
-from smalti.core.priors import AutoregressiveNetwork
+from smalti.core.priors import NETWORKS, AutoregressiveNetwork, NetworkConfig
 from smalti.nn.blocks import ResidualBlock
 from smalti.nn.levels import Levels
 from smalti.nn.symbols import check_codes, check_counts, check_turn
 
+DEFAULT_LEVEL = GatedPixelCNNConfig()
 
-class HierarchicalPixelCNNConfig(Configuration):
+
+@NETWORKS.register
+class HierarchicalPixelCNNConfig(NetworkConfig):
     """Sizes of a `HierarchicalPixelCNN`.
 
     Attributes:
@@ -34,8 +36,8 @@ class HierarchicalPixelCNNConfig(Configuration):
     """
 
     kind: Literal["hierarchical_pixelcnn"] = "hierarchical_pixelcnn"
-    coarsest: GatedPixelCNNConfig = GatedPixelCNNConfig()
-    finer: GatedPixelCNNConfig = GatedPixelCNNConfig()
+    coarsest: GatedPixelCNNConfig = DEFAULT_LEVEL
+    finer: GatedPixelCNNConfig = DEFAULT_LEVEL
     factors: tuple[Annotated[int, Field(ge=2)], ...] = Field(default=(2,), min_length=1)
     condition_channels: int = Field(default=128, ge=1)
     condition_blocks: int = Field(default=4, ge=0)
@@ -45,6 +47,17 @@ class HierarchicalPixelCNNConfig(Configuration):
         """The smallest network that has every part."""
         level = GatedPixelCNNConfig.tiny()
         return cls(coarsest=level, finer=level, condition_channels=8, condition_blocks=1)
+
+    def build(
+        self,
+        num_codes: int,
+        num_codebooks: int = 1,
+        num_classes: int = 0,
+        num_actions: int = 0,
+    ) -> HierarchicalPixelCNN:
+        """The untrained network; see `HierarchicalPixelCNN`."""
+        del num_actions
+        return HierarchicalPixelCNN(num_codes, num_codebooks, num_classes, **self.settings())
 
 
 @dataclass(slots=True)
@@ -104,21 +117,42 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
     without the attention of its coarsest level.
 
     Args:
-        config: sizes.
         num_codes: codes K of each codebook.
         num_codebooks: codes G of each place of the coarsest grid, of all levels together.
         num_classes: number of classes; 0 for a network that ignores labels.
+        coarsest: settings of the network of the coarsest level.
+        finer: settings of the network of each other level.
+        factors: how much finer each level is than the one above it, from the second coarsest on.
+        condition_channels: maps that condition a level on those above.
+        condition_blocks: residual blocks that make them.
 
     Raises:
         InputError: when the levels do not make so many codes.
     """
 
+    config: HierarchicalPixelCNNConfig
+
     def __init__(
-        self, config: HierarchicalPixelCNNConfig, num_codes: int, num_codebooks: int, num_classes: int = 0
+        self,
+        num_codes: int = 512,
+        num_codebooks: int = 5,
+        num_classes: int = 0,
+        *,
+        coarsest: GatedPixelCNNConfig = DEFAULT_LEVEL,
+        finer: GatedPixelCNNConfig = DEFAULT_LEVEL,
+        factors: tuple[int, ...] = (2,),
+        condition_channels: int = 128,
+        condition_blocks: int = 4,
     ) -> None:
         super().__init__()
+        self.config = config = HierarchicalPixelCNNConfig(
+            coarsest=coarsest,
+            finer=finer,
+            factors=factors,
+            condition_channels=condition_channels,
+            condition_blocks=condition_blocks,
+        )
         check_counts(num_codes, num_codebooks, num_classes)
-        self.config = config
         self.num_codes, self.num_codebooks, self.num_classes = num_codes, num_codebooks, num_classes
         of_one = sum(Levels(1, config.factors).sizes)
         if num_codebooks % of_one:
@@ -130,9 +164,9 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
         own = num_codebooks // of_one
         self.layout = self.code_layout = Levels(own, config.factors)
         networks = [
-            GatedPixelCNN(config.coarsest, num_codes, own, num_classes),
+            config.coarsest.build(num_codes, own, num_classes),
             *(
-                GatedPixelCNN(config.finer, num_codes, own, num_classes, config.condition_channels)
+                config.finer.build(num_codes, own, num_classes, local_channels=config.condition_channels)
                 for _ in config.factors
             ),
         ]

@@ -18,14 +18,14 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from smalti.core.conditions import Conditions
-from smalti.core.config import Configuration
 from smalti.core.errors import InputError
-from smalti.core.priors import AutoregressiveNetwork
+from smalti.core.priors import NETWORKS, AutoregressiveNetwork, NetworkConfig
 from smalti.nn.causal import HorizontalConv2d, HorizontalState, VerticalConv2d, VerticalState
 from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels, label_indices
 
 
-class GatedPixelCNNConfig(Configuration):
+@NETWORKS.register
+class GatedPixelCNNConfig(NetworkConfig):
     """Size of a `GatedPixelCNN`.
 
     Attributes:
@@ -59,6 +59,18 @@ class GatedPixelCNNConfig(Configuration):
     def tiny(cls) -> GatedPixelCNNConfig:
         """The smallest network that has every part; its receptive field is 4 rows and columns."""
         return cls(channels=8, layers=3, first_kernel_size=5, head_channels=16)
+
+    def build(
+        self,
+        num_codes: int,
+        num_codebooks: int = 1,
+        num_classes: int = 0,
+        num_actions: int = 0,
+        local_channels: int = 0,
+    ) -> GatedPixelCNN:
+        """The untrained network; see `GatedPixelCNN`."""
+        del num_actions
+        return GatedPixelCNN(num_codes, num_codebooks, num_classes, local_channels, **self.settings())
 
 
 def gate(maps: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*gated"]:
@@ -254,32 +266,55 @@ class GatedPixelCNN(AutoregressiveNetwork):
     from the trunk and from the embeddings of the codes 0 to g - 1 there.
 
     Args:
-        config: sizes.
         num_codes: codes K of each codebook.
         num_codebooks: codes G of each position.
         num_classes: number of classes; 0 for a network that ignores labels. A label of -1, or none at all,
             selects a learned "not given".
         local_channels: channels P of the local condition `(B, P, r, c)`, whose sides divide the grid's; a
             single place tells the whole grid the same. 0 for none.
+        channels: maps p of each stack.
+        layers: number of layers.
+        kernel_size: odd kernel size of all layers but the first.
+        first_kernel_size: odd kernel size of the first layer.
+        head_channels: hidden width of the output heads.
+        dropout: share of the gated horizontal maps that training drops in each layer.
+        label_dropout: share of the labels that training hides.
     """
+
+    config: GatedPixelCNNConfig
 
     def __init__(
         self,
-        config: GatedPixelCNNConfig,
-        num_codes: int,
+        num_codes: int = 512,
         num_codebooks: int = 1,
         num_classes: int = 0,
         local_channels: int = 0,
+        *,
+        channels: int = 64,
+        layers: int = 15,
+        kernel_size: int = 3,
+        first_kernel_size: int = 7,
+        head_channels: int = 256,
+        dropout: float = 0.0,
+        label_dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        self.config = config = GatedPixelCNNConfig(
+            channels=channels,
+            layers=layers,
+            kernel_size=kernel_size,
+            first_kernel_size=first_kernel_size,
+            head_channels=head_channels,
+            dropout=dropout,
+            label_dropout=label_dropout,
+        )
         check_counts(num_codes, num_codebooks, num_classes)
-        self.config = config
         self.num_codes = num_codes
         self.num_codebooks = num_codebooks
         self.num_classes = num_classes
         channels = config.channels
         self.embeddings = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(num_codebooks))
-        layers = nn.ModuleList(
+        stack = nn.ModuleList(
             GatedLayer(
                 channels,
                 config.kernel_size if i else config.first_kernel_size,
@@ -289,9 +324,9 @@ class GatedPixelCNN(AutoregressiveNetwork):
             )
             for i in range(config.layers)
         )
-        self.layers = cast("Sequence[GatedLayer]", layers)
+        self.layers = cast("Sequence[GatedLayer]", stack)
         self.local_channels = local_channels
-        shifts = len(layers) * 4 * channels
+        shifts = len(stack) * 4 * channels
         self.project = nn.Conv2d(local_channels, shifts, 1, bias=False) if local_channels else None
         self.prefixes = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(num_codebooks - 1))
         self.heads = nn.ModuleList(

@@ -18,9 +18,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from smalti.core.conditions import Conditions
-from smalti.core.config import Configuration
 from smalti.core.errors import InputError
-from smalti.core.priors import AutoregressiveNetwork, SamplingKernel
+from smalti.core.priors import NETWORKS, AutoregressiveNetwork, NetworkConfig, SamplingKernel
 from smalti.kernels.compiled import compiled_module
 from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels, label_indices
 
@@ -35,7 +34,8 @@ MOST_LINES = 32
 """Grids drawn at once up to which the compiled loop, which has one thread, is the faster one."""
 
 
-class TransformerConfig(Configuration):
+@NETWORKS.register
+class TransformerConfig(NetworkConfig):
     """Size of a `Transformer`.
 
     Attributes:
@@ -69,6 +69,17 @@ class TransformerConfig(Configuration):
     def tiny(cls) -> TransformerConfig:
         """The smallest network that has every part."""
         return cls(channels=16, layers=2, heads=2, mlp_ratio=2)
+
+    def build(
+        self,
+        num_codes: int,
+        num_codebooks: int = 1,
+        num_classes: int = 0,
+        num_actions: int = 0,
+    ) -> Transformer:
+        """The untrained network; see `Transformer`."""
+        del num_actions
+        return Transformer(num_codes, num_codebooks, num_classes, **self.settings())
 
 
 def sinusoids(length: int, channels: int) -> Float[Tensor, "n c"]:
@@ -161,19 +172,43 @@ class Transformer(AutoregressiveNetwork):
     one set of weights serves grids of every size.
 
     Args:
-        config: sizes.
         num_codes: codes K of each codebook.
         num_codebooks: codes G of each position.
         num_classes: number of classes; 0 for a network that ignores labels. A label of -1, or none at all,
             selects a learned "not given".
+        channels: width of the residual stream.
+        layers: number of layers.
+        heads: of each attention; they share out the channels.
+        mlp_ratio: hidden width of each perceptron, in multiples of `channels`.
+        dropout: share of the embedded symbols, and of each branch's output, that training drops.
+        label_dropout: share of the labels that training hides.
     """
 
+    config: TransformerConfig
+
     def __init__(
-        self, config: TransformerConfig, num_codes: int, num_codebooks: int = 1, num_classes: int = 0
+        self,
+        num_codes: int = 512,
+        num_codebooks: int = 1,
+        num_classes: int = 0,
+        *,
+        channels: int = 256,
+        layers: int = 8,
+        heads: int = 8,
+        mlp_ratio: int = 4,
+        dropout: float = 0.0,
+        label_dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        self.config = config = TransformerConfig(
+            channels=channels,
+            layers=layers,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+            dropout=dropout,
+            label_dropout=label_dropout,
+        )
         check_counts(num_codes, num_codebooks, num_classes)
-        self.config = config
         self.num_codes = num_codes
         self.num_codebooks = num_codebooks
         self.num_classes = num_classes
@@ -182,8 +217,8 @@ class Transformer(AutoregressiveNetwork):
         self.embeddings = nn.Parameter(torch.empty(num_codebooks, num_codes, channels))
         self.codebooks = nn.Parameter(torch.empty(num_codebooks, channels))
         self.position_scale = nn.Parameter(torch.full((channels,), INITIAL_STD))
-        layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
-        self.layers = cast("Sequence[TransformerLayer]", layers)
+        stack = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
+        self.layers = cast("Sequence[TransformerLayer]", stack)
         self.norm = nn.LayerNorm(channels)
         self.head_weights = nn.Parameter(torch.empty(num_codebooks, num_codes, channels))
         self.head_biases = nn.Parameter(torch.zeros(num_codebooks, num_codes))

@@ -16,9 +16,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.core.conditions import Conditions
-from smalti.core.config import Configuration
 from smalti.core.errors import InputError
-from smalti.core.priors import AutoregressiveNetwork, SamplingKernel
+from smalti.core.priors import NETWORKS, AutoregressiveNetwork, NetworkConfig, SamplingKernel
 from smalti.kernels.compiled import compiled_module
 from smalti.likelihoods.levels import from_levels
 from smalti.nn.causal import DilatedConv1d, DilatedState
@@ -31,7 +30,8 @@ WORTH_COMPILING = 1000
 """Symbols of a line from which on the compiled loop is taken; shorter ones are drawn sooner than it loads."""
 
 
-class WaveNetConfig(Configuration):
+@NETWORKS.register
+class WaveNetConfig(NetworkConfig):
     """Size of a `WaveNet`.
 
     Attributes:
@@ -62,6 +62,19 @@ class WaveNetConfig(Configuration):
     def tiny(cls) -> WaveNetConfig:
         """The smallest network that has every part; it sees 7 symbols back."""
         return cls(channels=8, gate_channels=6, skip_channels=7, head_channels=9, layers=2, stacks=2)
+
+    def build(
+        self,
+        num_codes: int,
+        num_codebooks: int = 1,
+        num_classes: int = 0,
+        num_actions: int = 0,
+        local_channels: int = 0,
+        outputs: int | None = None,
+    ) -> WaveNet:
+        """The untrained network; see `WaveNet`."""
+        del num_actions
+        return WaveNet(num_codes, num_codebooks, num_classes, local_channels, outputs, **self.settings())
 
 
 @dataclass(slots=True)
@@ -125,7 +138,6 @@ class WaveNet(AutoregressiveNetwork):
     multiple of the frames. It is projected once a frame, not once a symbol.
 
     Args:
-        config: sizes.
         num_codes: symbols K: codes, or levels of a waveform. More than `LARGEST_TABLE` are read as numbers.
         num_codebooks: 1; a line has one symbol a position.
         num_classes: number of labels (speakers, say); 0 for a network that ignores labels. A label of -1, or
@@ -133,28 +145,58 @@ class WaveNet(AutoregressiveNetwork):
         local_channels: channels P of the local condition; 0 for none.
         outputs: numbers that are given for each symbol; None for K logits. Others are the parameters of
             another likelihood of the next symbol.
+        channels: width of the residual stream.
+        gate_channels: width of the gated maps.
+        skip_channels: width of the sum of the layers' outputs.
+        head_channels: hidden width of the output head.
+        kernel_size: taps of each dilated convolution.
+        layers: layers of a stack; layer l has the dilation 2^l.
+        stacks: how often the dilations are repeated.
+        dropout: share of the symbols before each one that training hides from it.
+        label_dropout: share of the labels that training hides.
 
     Raises:
         InputError: for more than one codebook, or sizes that no network can have.
     """
 
+    config: WaveNetConfig
+
     def __init__(
         self,
-        config: WaveNetConfig,
-        num_codes: int,
+        num_codes: int = 512,
         num_codebooks: int = 1,
         num_classes: int = 0,
         local_channels: int = 0,
         outputs: int | None = None,
+        *,
+        channels: int = 64,
+        gate_channels: int = 64,
+        skip_channels: int = 64,
+        head_channels: int = 128,
+        kernel_size: int = 2,
+        layers: int = 8,
+        stacks: int = 2,
+        dropout: float = 0.0,
+        label_dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        self.config = config = WaveNetConfig(
+            channels=channels,
+            gate_channels=gate_channels,
+            skip_channels=skip_channels,
+            head_channels=head_channels,
+            kernel_size=kernel_size,
+            layers=layers,
+            stacks=stacks,
+            dropout=dropout,
+            label_dropout=label_dropout,
+        )
         check_counts(num_codes, num_codebooks, num_classes)
         if num_codebooks != 1:
             raise InputError(
                 f"expected one codebook, a WaveNet reads one symbol a position, received {num_codebooks}: "
                 "take network.kind=transformer"
             )
-        self.config = config
         self.num_codes, self.num_codebooks, self.num_classes = num_codes, num_codebooks, num_classes
         self.local_channels, self.outputs = local_channels, outputs
         self.embedding = (
@@ -162,12 +204,12 @@ class WaveNet(AutoregressiveNetwork):
             if num_codes > LARGEST_TABLE
             else nn.Embedding(num_codes, config.channels)
         )
-        layers = nn.ModuleList(
+        stack = nn.ModuleList(
             WaveNetLayer(config, 2**layer) for _ in range(config.stacks) for layer in range(config.layers)
         )
-        self.layers = cast("Sequence[WaveNetLayer]", layers)
+        self.layers = cast("Sequence[WaveNetLayer]", stack)
         self.gates = 2 * config.gate_channels
-        shifts = len(layers) * self.gates
+        shifts = len(stack) * self.gates
         self.condition = nn.Embedding(num_classes + 1, shifts) if num_classes else None
         self.project = nn.Conv1d(local_channels, shifts, 1, bias=False) if local_channels else None
         self.hidden = nn.Linear(config.skip_channels, config.head_channels)

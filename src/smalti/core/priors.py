@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from smalti.core.conditions import Conditions
+from smalti.core.config import Configuration
+from smalti.core.registry import Registry
 
 
 class SamplingKernel(ABC):
@@ -83,6 +85,35 @@ class AutoregressiveNetwork(nn.Module, ABC):
         It computes what `step` computes, up to the order of sums.
         """
         return None
+
+
+class NetworkConfig(Configuration):
+    """Settings of an autoregressive network over codes; each kind has a `kind: Literal[...]`."""
+
+    def build(
+        self, num_codes: int, num_codebooks: int = 1, num_classes: int = 0, num_actions: int = 0
+    ) -> AutoregressiveNetwork:
+        """The untrained network.
+
+        Args:
+            num_codes: codes K of each codebook.
+            num_codebooks: codes G of each position.
+            num_classes: number of labels; 0 for a network that ignores them.
+            num_actions: number of actions of clips; a network that is not of clips ignores them.
+
+        Raises:
+            InputError: when it cannot predict such codes.
+        """
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments of the network's constructor: every setting but the kind."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "kind"}
+
+
+NETWORKS = Registry("network", NetworkConfig, "smalti.autoregressive")
+
+AnyNetwork = Annotated[NetworkConfig, NETWORKS]
 
 
 class Prior(nn.Module, ABC):

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
+from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.autoregressive.sampling import sample
-from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
+from smalti.autoregressive.wavenet import WaveNetConfig
 from smalti.core.conditions import Conditions
 from smalti.core.config import Configuration
 from smalti.core.parts import Decoder, Likelihood, LikelihoodFamily
@@ -222,9 +222,10 @@ def _network(
 ) -> AutoregressiveNetwork:
     """The network over the elements of a signal."""
     if isinstance(config, PixelCNNDecoderConfig):
-        return GatedPixelCNN(config.network, signal.levels, signal.channels, num_classes, config.channels)
-    return WaveNet(
-        config.network,
+        return config.network.build(
+            signal.levels, signal.channels, num_classes, local_channels=config.channels
+        )
+    return config.network.build(
         signal.levels,
         num_classes=num_classes,
         local_channels=config.channels,

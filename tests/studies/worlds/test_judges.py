@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from smalti.autoregressive.frame_pixelcnn import FramePixelCNN, FramePixelCNNConfig
+from smalti.autoregressive.frame_pixelcnn import FramePixelCNNConfig
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.data.store import Decoded, Store
@@ -66,7 +66,7 @@ def test_psnr_and_sharpness_by_frame():
 
 def test_nats_of_a_frame_are_those_of_its_codes():
     torch.manual_seed(0)
-    network = FramePixelCNN(FramePixelCNNConfig.tiny(), 5, 2, num_actions=3).eval()
+    network = FramePixelCNNConfig.tiny().build(5, 2, num_actions=3).eval()
     codes, actions = torch.randint(5, (2, 2, 4, 3, 2)), torch.randint(-1, 3, (2, 4))
     nats = frame_nats(network, codes, actions)
     assert nats.shape == (2, 4)
