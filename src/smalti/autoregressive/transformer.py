@@ -7,9 +7,9 @@ and initialised as in Radford et al. 2019, "Language Models are Unsupervised Mul
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, final
+from typing import Any, Literal, cast, final
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from jaxtyping import Float, Int64
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from smalti.core.conditioners import Conditioner, Conditioners
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.priors import NETWORKS, AutoregressiveNetwork, NetworkConfig, SamplingKernel
@@ -153,6 +154,7 @@ class TransformerState:
         begin: what stands before the first symbol, `(B, C)`.
         places: what is added to the embedding of the symbol before each symbol, `(S, C)`.
         caches: keys and values of each layer, `(2, B, heads, S, C / heads)`, filled as far as symbols are.
+        conditions: what the conditioners prepared, by name.
         symbols: how many symbols logits were given for.
     """
 
@@ -160,6 +162,7 @@ class TransformerState:
     begin: Tensor
     places: Tensor
     caches: list[Tensor]
+    conditions: dict[str, Any]
     symbols: int = 0
 
 
@@ -170,6 +173,8 @@ class Transformer(AutoregressiveNetwork):
     Symbol i is predicted at place i, whose input is the embedding of symbol i - 1 (of the class, for the
     first) and an encoding of where symbol i itself stands: its position on each axis, and its codebook. So
     one set of weights serves grids of every size.
+
+    Conditioners are applied to the stream before every layer, with the same weights.
 
     Args:
         num_codes: codes K of each codebook.
@@ -182,6 +187,7 @@ class Transformer(AutoregressiveNetwork):
         mlp_ratio: hidden width of each perceptron, in multiples of `channels`.
         dropout: share of the embedded symbols, and of each branch's output, that training drops.
         label_dropout: share of the labels that training hides.
+        conditioners: modules for activations of `channels`, by the name of the condition that each reads.
     """
 
     config: TransformerConfig
@@ -198,6 +204,7 @@ class Transformer(AutoregressiveNetwork):
         mlp_ratio: int = 4,
         dropout: float = 0.0,
         label_dropout: float = 0.1,
+        conditioners: Mapping[str, Conditioner] | None = None,
     ) -> None:
         super().__init__()
         self.config = config = TransformerConfig(
@@ -219,6 +226,7 @@ class Transformer(AutoregressiveNetwork):
         self.position_scale = nn.Parameter(torch.full((channels,), INITIAL_STD))
         stack = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
         self.layers = cast("Sequence[TransformerLayer]", stack)
+        self.conditioners = Conditioners(conditioners)
         self.norm = nn.LayerNorm(channels)
         self.head_weights = nn.Parameter(torch.empty(num_codebooks, num_codes, channels))
         self.head_biases = nn.Parameter(torch.zeros(num_codebooks, num_codes))
@@ -244,8 +252,9 @@ class Transformer(AutoregressiveNetwork):
         embedded = F.embedding(symbols[:, :-1], self.embeddings.flatten(0, 1))
         x = torch.cat([self.begin(labels).unsqueeze(1), embedded], 1) + self._places(grid)
         x = self.dropout(x)
+        prepared = self.conditioners.prepare(conditions, len(codes), grid, hide=self.training)
         for layer in self.layers:
-            x = layer(x)
+            x = layer(self._conditioned(x, prepared, grid))
         by_codebook = self.norm(x).unflatten(1, (-1, self.num_codebooks)).permute(2, 0, 1, 3).flatten(1, 2)
         biases = self.head_biases.unsqueeze(1)
         logits = torch.baddbmm(biases, by_codebook, self.head_weights.transpose(1, 2))
@@ -264,7 +273,8 @@ class Transformer(AutoregressiveNetwork):
         places = self._places(grid)
         heads, layers = self.config.heads, self.config.layers
         caches = places.new_empty(layers, 2, batch_size, heads, len(places), places.shape[1] // heads)
-        return TransformerState(tuple(grid), self.begin(labels), places, list(caches))
+        prepared = self.conditioners.prepare(conditions, batch_size, grid)
+        return TransformerState(tuple(grid), self.begin(labels), places, list(caches), prepared)
 
     @torch.no_grad()
     def step(self, previous: Int64[Tensor, " b"] | None, state: TransformerState) -> Float[Tensor, "b k"]:
@@ -279,19 +289,33 @@ class Transformer(AutoregressiveNetwork):
             x = F.embedding(previous, self.embeddings[(symbol - 1) % self.num_codebooks])
         x = x + state.places[symbol]
         for layer, cache in zip(self.layers, state.caches, strict=True):
+            x = self.conditioners(x, state.conditions, symbol // self.num_codebooks)
             x = layer.step(x, symbol, cache)
         state.symbols += 1
         codebook = symbol % self.num_codebooks
         return F.linear(self.norm(x), self.head_weights[codebook], self.head_biases[codebook])
 
     def kernel(self, state: TransformerState) -> SamplingKernel | None:
-        """The loop compiled by numba, for float32 on a CPU, of many symbols and not too many grids."""
+        """The loop compiled by numba, for float32 on a CPU, of many symbols and not too many grids.
+
+        It knows no conditioners.
+        """
         weight = self.head_weights
-        fits = weight.device.type == "cpu" and weight.dtype == torch.float32
+        fits = weight.device.type == "cpu" and weight.dtype == torch.float32 and not len(self.conditioners)
         if not fits or len(state.places) < WORTH_COMPILING or len(state.begin) > MOST_LINES:
             return None
         loops = compiled_module("smalti.kernels.transformer")
         return None if loops is None else loops.TransformerKernel(self, state)
+
+    def _conditioned(
+        self, x: Float[Tensor, "b s c"], prepared: dict[str, Any], grid: Sequence[int]
+    ) -> Float[Tensor, "b s c"]:
+        """The stream after the conditioners, which see the grid of each codebook's symbols."""
+        if not len(self.conditioners):
+            return x
+        by_codebook = x.unflatten(1, (*grid, self.num_codebooks)).movedim(-1, 1).unbind(-1)
+        conditioned = [self.conditioners(each, prepared) for each in by_codebook]
+        return torch.stack(conditioned, -1).movedim(1, -1).flatten(1, -2)
 
     def _places(self, grid: Sequence[int]) -> Float[Tensor, "s c"]:
         """What every symbol of a grid is told of where it stands."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, final
 
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from smalti.core.conditioners import Conditioner, Conditioners
 from smalti.core.conditions import Conditions
 from smalti.core.config import Configuration
 from smalti.core.parts import Decoder
@@ -54,6 +55,8 @@ class ConvDecoder(Decoder):
         num_classes: labels that it may be told.
         time_strides: those over the frames of clips, likewise, where they are others.
         is_per_frame: whether each frame of a clip is decoded by itself, as a picture.
+        conditioners: modules for the `channels` maps of the first convolution, on the latents' grid,
+            by the name of the condition that each reads.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class ConvDecoder(Decoder):
         num_classes: int = 0,
         time_strides: Sequence[int] = (),
         is_per_frame: bool = False,
+        conditioners: Mapping[str, Conditioner] | None = None,
     ) -> None:
         super().__init__()
         self.is_per_frame = is_per_frame
@@ -76,6 +80,7 @@ class ConvDecoder(Decoder):
         self.num_classes = num_classes if config.use_labels else 0
         self.label_dropout = config.label_dropout
         self.label = nn.Embedding(self.num_classes + 1, config.channels) if self.num_classes else None
+        self.conditioners = Conditioners(conditioners)
         layers: list[nn.Module] = [
             ResidualBlock(ndim, config.channels, config.residual_channels)
             for _ in range(config.residual_blocks)
@@ -95,7 +100,7 @@ class ConvDecoder(Decoder):
         """Parameters of the likelihood; `*size` is `*grid` times the product of the strides.
 
         Raises:
-            InputError: when a label is out of range.
+            InputError: when a label or another condition is out of range or of another shape.
         """
         x = each_frame(self._first, latents) if self.is_per_frame else self._first(latents)
         if self.label is not None:
@@ -103,6 +108,9 @@ class ConvDecoder(Decoder):
             if self.training:
                 labels = hide_labels(labels, self.label_dropout, self.num_classes)
             x = x + self.label(labels).view(*x.shape[:2], *(1,) * (x.ndim - 2))
+        x = self.conditioners(
+            x, self.conditioners.prepare(conditions, len(x), x.shape[2:], hide=self.training)
+        )
         return each_frame(self.layers, x) if self.is_per_frame else self.layers(x)
 
     def _first(self, latents: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b c *grid"]:

@@ -1,0 +1,71 @@
+"""What the conditioners that add a bias have in common."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC
+from collections.abc import Sequence
+from typing import NoReturn, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from smalti.core.conditioners import Conditioner
+from smalti.core.conditions import ConditionValue
+from smalti.core.errors import InputError
+from smalti.nn.collectives import rand_over_ranks
+
+
+class AdditiveConditioner(Conditioner, ABC):
+    """Adds a bias `(B, C, positions)`, which `prepare` gives; one position stands for all."""
+
+    @final
+    def forward(
+        self, x: Float[Tensor, "b c *positions"], prepared: Tensor, position: int | None = None
+    ) -> Float[Tensor, "b c *positions"]:
+        """`x` plus the bias."""
+        if position is not None:
+            return x + prepared[:, :, position if prepared.shape[2] > 1 else 0]
+        return (x.flatten(2) + prepared).reshape(x.shape)
+
+
+def along_grid(bias: Float[Tensor, "b f c"], grid: Sequence[int]) -> Float[Tensor, "b c positions"]:
+    """Biases of frames, repeated over the positions of each frame.
+
+    Raises:
+        InputError: when the frames are not the first axis of the grid.
+    """
+    if bias.shape[1] != grid[0]:
+        raise InputError(
+            f"expected one condition for each of {grid[0]} frames, received {bias.shape[1]}: give as many as "
+            "the first axis of the grid is long"
+        )
+    return bias.transpose(1, 2).repeat_interleave(math.prod(grid[1:]), 2)
+
+
+def hidden_items(batch_size: int, share: float, hide: bool, device: torch.device) -> Bool[Tensor, " b"]:
+    """Items whose condition training drops, drawn for the batch of all ranks."""
+    if not hide or not share:
+        return torch.zeros(batch_size, dtype=torch.bool, device=device)
+    return rand_over_ranks((batch_size,), device) < share
+
+
+def check_items(value: ConditionValue, batch_size: int) -> None:
+    """
+    Raises:
+        InputError: when the value is of another number of items.
+    """
+    if len(value.data) != batch_size:
+        raise InputError(
+            f"expected a condition of {batch_size} items, received {len(value.data)}: give one for each item "
+            "of the batch"
+        )
+
+
+def refuse(expected: str, value: ConditionValue) -> NoReturn:
+    """Refuse a value of another kind or width."""
+    raise InputError(
+        f"expected {expected}, received a {type(value).__name__} of {value.data.dtype} and shape "
+        f"{tuple(value.data.shape)}: give such a value, or build another conditioner"
+    )
