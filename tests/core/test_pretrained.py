@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,7 +14,9 @@ from torch import nn
 from smalti.core.errors import InputError
 from smalti.core.parts import QUANTIZERS, Quantizer
 from smalti.core.pretrained import settings_of
+from smalti.core.priors import NETWORKS
 from smalti.core.weights import fingerprint
+from smalti.priors.autoregressive import LearnedPrior
 from smalti.quantizers.fsq import FSQ
 from smalti.quantizers.vq import VectorQuantizer
 
@@ -111,6 +113,27 @@ def test_a_run_that_can_be_resumed_is_left(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="training run"):
         quantizer().save_pretrained(tmp_path)
     assert list(tmp_path.iterdir()) == [tmp_path / "state"]
+
+
+def test_every_network_comes_back_in_its_prior(tmp_path: Path) -> None:
+    for kind, config in NETWORKS.kinds().items():
+        torch.manual_seed(0)
+        tiny = cast("Any", config).tiny()
+        # Levels of one codebook and factor 2 make 1 + 4 codes of a coarse place.
+        network = tiny.build(
+            num_codes=7, num_codebooks=5 if kind == "hierarchical_pixelcnn" else 1, num_classes=3
+        )
+        prior = LearnedPrior(network, (3, 4), "mine").eval()
+        with torch.no_grad():
+            for tensor in prior.parameters():
+                tensor.add_(torch.randn(tensor.shape))
+        prior.save_pretrained(tmp_path / kind)
+        loaded = LearnedPrior.from_pretrained(tmp_path / kind)
+        assert type(loaded.network) is type(network)
+        assert (loaded.grid, loaded.name, loaded.network.num_classes) == ((3, 4), "mine", 3)
+        assert loaded.network.config == network.config
+        for name, tensor in prior.state_dict().items():
+            assert torch.equal(tensor, loaded.state_dict()[name])
 
 
 def test_every_registered_quantizer_can_be_saved(tmp_path: Path) -> None:

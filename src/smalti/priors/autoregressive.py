@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,7 +14,8 @@ from smalti.autoregressive.sampling import sample
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
 from smalti.core.models import Trainable
-from smalti.core.priors import AutoregressiveNetwork, DensityPrior
+from smalti.core.pretrained import Pretrained, settings_of
+from smalti.core.priors import NETWORKS, AutoregressiveNetwork, DensityPrior
 from smalti.core.results import Loss
 from smalti.core.units import bits_per_dim
 from smalti.priors.uniform import NO_CONDITIONS
@@ -24,7 +25,7 @@ PADDING = -100
 
 
 @final
-class LearnedPrior(DensityPrior, Trainable):
+class LearnedPrior(DensityPrior, Trainable, Pretrained):
     """An autoregressive network over the frozen codes of a trained autoencoder.
 
     Args:
@@ -36,6 +37,26 @@ class LearnedPrior(DensityPrior, Trainable):
     def __init__(self, network: AutoregressiveNetwork, grid: Sequence[int], name: str = "learned") -> None:
         super().__init__()
         self.network, self.grid, self.name = network, tuple(grid), name
+
+    def settings(self) -> dict[str, Any]:
+        """The network's config, sizes and conditions, and the grid."""
+        network = self.network
+        return {
+            "network": settings_of(network),
+            "num_codes": network.num_codes,
+            "num_codebooks": network.num_codebooks,
+            "num_classes": network.num_classes,
+            "num_actions": network.num_actions,
+            "grid": list(self.grid),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> LearnedPrior:
+        """The untrained prior."""
+        names = ("num_codes", "num_codebooks", "num_classes", "num_actions")
+        network = NETWORKS.parse(settings["network"]).build(**{name: settings[name] for name in names})
+        return cls(network, settings["grid"], settings["name"])
 
     def loss(self, batch: Batch) -> Loss:
         """Mean cross-entropy of a code, nats; `batch.data` are codes `(B, G, *grid)`."""
