@@ -14,6 +14,7 @@ console = Console(stderr=True, highlight=False)
 SHOWN = {
     "loss": "loss",
     "distortion_bits_per_dim": "distortion",
+    "distortion_nats_per_dim": "distortion",
     "bits_per_code": "bits/code",
     "batch_usage": "codes used",
 }
@@ -21,6 +22,9 @@ SHOWN = {
 SHORT = {
     "validation bits_per_dim": "bits/dim",
     "validation distortion_bits_per_dim": "distortion",
+    "validation nats_per_dim": "nats/dim",
+    "validation distortion_nats_per_dim": "distortion",
+    "validation mse": "squared error",
     "validation psnr": "PSNR",
     "validation usage": "codes used",
     "validation bits_per_code": "bits/code",

@@ -17,14 +17,20 @@ from smalti.training.checkpoints import RunDirectory
 from smalti.training.loop import TrainingConfig
 
 DATA_DIRECTORY = "data"
+MEASURED = ("data.mean", "data.scale")
+"""Settings that training measures on its data, unless they are asked for."""
 MAY_CHANGE = ("training.steps", "training.log_every", "training.validate_every", "training.checkpoint_every")
 CURVES = {
     "loss": "loss",
     "distortion_bits_per_dim": "distortion, bits/dim",
     "bits_per_dim": "bits/dim, no learned prior",
+    "distortion_nats_per_dim": "distortion, nats/dim",
+    "nats_per_dim": "nats/dim, no learned prior",
+    "mse": "squared error",
     "bits_per_code": "bits a code",
     "psnr": "PSNR, dB",
     "rate_bits_per_dim": "rate, bits/dim",
+    "rate_nats_per_dim": "rate, nats/dim",
     "batch_usage": "share of codes used in a batch",
 }
 
@@ -46,6 +52,7 @@ def check_target(run: RunDirectory, recipe: Recipe | PriorRecipe | Pretraining) 
     changed = differences(stored, recipe)
     # An autoencoder does not depend on the prior that follows it, which has a run of its own.
     refused = [key for key in changed if key not in MAY_CHANGE and not key.startswith("prior.")]
+    refused = [key for key in refused if key not in MEASURED or changed[key][1]]
     if refused:
         key = refused[0]
         before, now = changed[key]

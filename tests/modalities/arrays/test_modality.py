@@ -177,7 +177,7 @@ def test_axes_are_named(settings, axes):
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings):
-    with pytest.raises(ValidationError):
+    with pytest.raises((ValidationError, InputError)):
         array(**settings)
 
 

@@ -99,6 +99,8 @@ def train_recipe(
     engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
     quiet = quiet or not engine.is_main
     store = _prepared(run, source, modality, engine, quiet)
+    recipe = _measured(recipe, store)
+    modality = recipe.data.build()
     # Built again, with the labels (speakers) that its decoder may be conditioned on.
     model = _seeded_model(recipe, modality, len(store.classes))
     begun_with = _start(model, start)
@@ -142,6 +144,13 @@ def _prepared(run: RunDirectory, source: Source, modality: Modality, engine: Eng
         prepare(directory, source, training_split(source), modality, keep=run.exists, quiet=quiet)
     engine.wait()
     return Store.open(directory)
+
+
+def _measured(recipe: Recipe, store: Store) -> Recipe:
+    """The recipe with what its data needs measured (mean and scale), on the items that are trained on."""
+    training, _ = split_indices(store.count, recipe.validation_fraction)
+    data = recipe.data.measured(store.item(index) for index in training.tolist())
+    return recipe.model_copy(update={"data": data})
 
 
 def _description(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from smalti.app.recipes import images, speech, video, worlds
+from smalti.app.recipes import arrays, images, speech, video, worlds
 from smalti.app.recipes.overrides import differences, override
 from smalti.core.errors import InputError
 from smalti.recipe import Pretraining, PriorRecipe, Recipe, build_model, parse
@@ -23,6 +23,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "librispeech": speech.librispeech,
     "units": speech.units,
     "video": video.video,
+    "array": arrays.array,
     "frames": worlds.frames,
     "walks": worlds.walks,
     "second-stage": worlds.second_stage,

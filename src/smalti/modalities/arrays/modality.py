@@ -80,13 +80,6 @@ class ArrayConfig(ModalityConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> ArrayConfig:
-        if not 1 <= len(self.names) <= 3:
-            raise ValueError(
-                f"expected 1 to 3 axes after the channels, received {len(self.names)}: set data.length, "
-                "data.size or both"
-            )
-        if self.axes and len(self.axes) != (self.length is not None) + len(self.size):
-            raise ValueError(f"expected a name for each axis, received {self.axes}: leave data.axes out")
         if self.missing == "mask" and self.levels is not None:
             raise ValueError("expected continuous data where values may be missing: leave data.levels out")
         if {len(self.mean), len(self.scale)} not in ({0}, {self.channels}):
@@ -131,6 +124,21 @@ class ArrayModality(Modality):
     noun = "arrays"
 
     def __init__(self, config: ArrayConfig) -> None:
+        """
+        Raises:
+            InputError: for no axis, more than three, or not one name for each.
+        """
+        # Not in the config: length and size are changed one after the other.
+        num_axes = (config.length is not None) + len(config.size)
+        if not 1 <= num_axes <= 3:
+            raise InputError(
+                f"expected 1 to 3 axes after the channels, received {num_axes}: set data.length or "
+                "data.size"
+            )
+        if len(config.names) != num_axes or len(set(config.names)) != num_axes:
+            raise InputError(
+                f"expected a name for each of {num_axes} axes, received {config.names}: leave data.axes out"
+            )
         self.config = config
         self.is_ragged = config.length is not None
         self.padding = 0 if config.levels is not None else float("nan")

@@ -1,0 +1,52 @@
+"""Recipe for arrays of numbers: time series, multichannel images and volumes."""
+
+from __future__ import annotations
+
+from smalti.autoregressive.transformer import TransformerConfig
+from smalti.decoders.conv import ConvDecoderConfig
+from smalti.encoders.conv import ConvEncoderConfig
+from smalti.likelihoods.normal import NormalConfig
+from smalti.modalities.arrays.modality import ArrayConfig
+from smalti.models.vqvae import VQVAEConfig
+from smalti.recipe import PriorRecipe, Recipe
+from smalti.training.loop import TrainingConfig
+
+
+def array() -> Recipe:
+    """Your own time series: `.npy` or `.npz` files `(C, T)`, four steps in time to a code out of 512.
+
+    Command: smalti train array --data FOLDER --out runs/series data.channels=8
+    Volumes: data.length=none data.size=32x32x32; images of many channels: data.length=none data.size=64x64.
+    Integers of a known range: data.levels=256 likelihood.kind=gaussian, which gives bits/dim.
+    Cost: an hour on 2 CPU cores for one axis; three axes are made for a GPU.
+    Expect: nats/dim of the standardised data well below 1.42, which is the score of a standard normal; how
+    far depends on the data.
+    """
+    return Recipe(
+        name="array",
+        data=ArrayConfig(channels=1, length=256),
+        model=VQVAEConfig(
+            encoder=ConvEncoderConfig(strides=(2, 2)),
+            decoder=ConvDecoderConfig(),
+            likelihood=NormalConfig(),
+        ),
+        training=TrainingConfig(
+            steps=20_000,
+            batch_size=32,
+            learning_rate=4e-4,
+            warmup_steps=100,
+            weight_ema=0.999,
+            schedule="cosine",
+        ),
+        prior=PriorRecipe(
+            network=TransformerConfig(channels=128, layers=4, heads=4),
+            training=TrainingConfig(
+                steps=10_000,
+                batch_size=32,
+                learning_rate=4e-4,
+                warmup_steps=100,
+                weight_ema=0.999,
+                schedule="cosine",
+            ),
+        ),
+    )
