@@ -158,7 +158,7 @@ class Autoencoder(LatentVariableModel):
         """
         codes = self.encode(batch.data, batch.conditions)
         likelihood = self.likelihood(codes, batch.conditions)
-        distortion = -sum_over_items(likelihood.log_prob(batch.data), batch.lengths)
+        distortion = -sum_over_items(likelihood.log_prob(batch.data), batch.lengths, batch.mask)
         return BoundTerms(
             distortions=distortion.unsqueeze(0),
             log_posteriors=torch.zeros_like(distortion).unsqueeze(0),

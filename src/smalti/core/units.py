@@ -6,8 +6,10 @@ import math
 from typing import overload
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+
+from smalti.core.signals import Domain
 
 
 @overload
@@ -19,16 +21,30 @@ def bits_per_dim(nats: Tensor | float, dims: int | float) -> Tensor | float:
     return nats / (dims * math.log(2))
 
 
+@overload
+def per_dim(nats: Tensor, dims: int | float, domain: Domain) -> Tensor: ...
+@overload
+def per_dim(nats: float, dims: int | float, domain: Domain) -> float: ...
+def per_dim(nats: Tensor | float, dims: int | float, domain: Domain) -> Tensor | float:
+    """Nats of an item -> the unit of its domain for each dimension: bits for levels, nats for a density."""
+    return nats / (dims * domain.nats_per_unit)
+
+
 def sum_over_items(
-    elements: Float[Tensor, "b c *size"], lengths: Int64[Tensor, " b"] | None = None
+    elements: Float[Tensor, "b c *size"],
+    lengths: Int64[Tensor, " b"] | None = None,
+    mask: Bool[Tensor, "b c *size"] | None = None,
 ) -> Float[Tensor, " b"]:
-    """Sum the elements of each item, without its padding.
+    """Sum the elements of each item, without its padding and its missing values.
 
     Args:
         elements: `(B, C, *size)`, such as log-probabilities.
         lengths: length of each item along the first axis after the channels; what lies beyond it is padding.
             None when every item fills the batch.
+        mask: which elements are present; None when all are.
     """
+    if mask is not None:
+        elements = elements * mask
     if lengths is not None:
         inside = torch.arange(elements.shape[2], device=elements.device) < lengths.unsqueeze(1)
         elements = elements * inside.view(len(elements), 1, -1, *(1,) * (elements.ndim - 3))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NotRequired, Protocol, TypeAlias, TypedDict, final, runtime_checkable
+from typing import NotRequired, Protocol, TypeAlias, TypedDict, cast, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -23,7 +23,7 @@ from smalti.core.models import LatentVariableModel
 from smalti.core.priors import DensityPrior
 from smalti.core.results import Bound, BoundTerms, Measured
 from smalti.core.signals import SignalSpec
-from smalti.core.units import bits_per_dim, log_mean_exp
+from smalti.core.units import log_mean_exp, per_dim
 
 Cost: TypeAlias = float | Float[Tensor, " b"]
 """Nats paid for labels: one number for all items, or one for each."""
@@ -135,6 +135,7 @@ class PriorDensity(TypedDict):
     """One row of results: bits/dim with one prior, its two parts and its error, and nats for each code."""
 
     bits_per_dim: float
+    """Of exact levels; a row of a continuous domain has `nats_per_dim` instead, and its parts are in nats."""
     rate: float
     distortion: float
     stderr: float | None
@@ -160,12 +161,18 @@ class Density:
         self._code_nats: dict[str, float] = {}
 
     @torch.no_grad()
-    def update(self, measured: Measured, lengths: Int64[Tensor, " b"] | None = None) -> None:
+    def update(
+        self,
+        measured: Measured,
+        lengths: Int64[Tensor, " b"] | None = None,
+        dims: Int64[Tensor, " b"] | None = None,
+    ) -> None:
         """Add the measurements of a batch.
 
         Args:
             measured: bounds and codes.
             lengths: of each item on its first axis; None for the signal's own size.
+            dims: values that count in each item, where some are missing; None for all within its length.
         """
         if not measured.bounds:
             return
@@ -173,7 +180,7 @@ class Density:
         each = self._signal.dims // self._signal.size[0]
         if lengths is None:
             lengths = torch.full((num,), self._signal.size[0])
-        self._dims.append(lengths.cpu() * each)
+        self._dims.append((lengths * each if dims is None else dims).cpu())
         if measured.codes is not None:
             self._codes += measured.codes.numel()
         for name, bound in measured.bounds.items():
@@ -189,21 +196,23 @@ class Density:
             return {}
         dims = torch.cat(self._dims).double()
         mean_dims = dims.mean().item()
+        domain = self._signal.domain
         results: dict[str, PriorDensity] = {}
         for name in self._rates:
-            rate = bits_per_dim(torch.cat(self._rates[name]), mean_dims)
-            distortion = bits_per_dim(torch.cat(self._distortions[name]), mean_dims)
+            rate = per_dim(torch.cat(self._rates[name]), mean_dims, domain)
+            distortion = per_dim(torch.cat(self._distortions[name]), mean_dims, domain)
             total = rate + distortion
             # The error of a ratio of two sums; for items of one size it is the error of the mean.
             error = total - total.mean() * dims / mean_dims
             num = len(total)
             stderr = math.sqrt(error.square().sum().item() / (num - 1) / num) if num > 1 else None
-            results[name] = {
-                "bits_per_dim": total.mean().item(),
+            row = {
+                f"{domain.unit}_per_dim": total.mean().item(),
                 "rate": rate.mean().item(),
                 "distortion": distortion.mean().item(),
                 "stderr": stderr,
             }
             if self._codes:
-                results[name]["nats_per_code"] = self._code_nats[name] / self._codes
+                row["nats_per_code"] = self._code_nats[name] / self._codes
+            results[name] = cast("PriorDensity", row)
         return results

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.parts import Likelihood
-from smalti.core.units import bits_per_dim, sum_over_items
+from smalti.core.signals import SignalSpec
+from smalti.core.units import per_dim, sum_over_items
 
 APART = 64
 """Distance in items between an item and the one whose codes stand in as its shuffled codes."""
@@ -26,6 +27,8 @@ KINDS = ("true", "shuffled", "none")
 @runtime_checkable
 class DecodesWithoutCodes(Protocol):
     """An autoencoder that may also have learned p(x | no codes), by dropout of codes in training."""
+
+    signal: SignalSpec
 
     def likelihood(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None
@@ -73,6 +76,7 @@ class CodeUse:
         first = len(codes) - len(shuffled)
         data, codes = batch.data[first:], codes[first:]
         lengths = None if batch.lengths is None else batch.lengths[first:]
+        mask = None if batch.mask is None else batch.mask[first:]
         conditions = batch.conditions.part(slice(first, None))
         without = self._model.likelihood_without_codes(len(data), codes.shape[2:], conditions)
         if without is None:
@@ -83,15 +87,15 @@ class CodeUse:
             "none": without,
         }
         for kind, likelihood in likelihoods.items():
-            self._nats[kind] -= sum_over_items(likelihood.log_prob(data), lengths).double().sum().item()
-        each = data[0].numel() // data.shape[2]
-        self._dims += each * (len(data) * data.shape[2] if lengths is None else int(lengths.sum()))
+            self._nats[kind] -= sum_over_items(likelihood.log_prob(data), lengths, mask).double().sum().item()
+        self._dims += int(Batch(data, lengths=lengths, mask=mask).num_values().sum())
 
     def compute(self) -> dict[str, float]:
-        """Distortion in bits/dim with each kind of codes."""
+        """Distortion with each kind of codes: bits/dim, or nats/dim of a continuous domain."""
         if not self._dims:
             return {}
-        return {f"distortion_{kind}": bits_per_dim(nats, self._dims) for kind, nats in self._nats.items()}
+        domain = self._model.signal.domain
+        return {f"distortion_{kind}": per_dim(nats, self._dims, domain) for kind, nats in self._nats.items()}
 
     @staticmethod
     def protocol() -> dict[str, str]:

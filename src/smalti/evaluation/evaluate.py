@@ -24,7 +24,8 @@ class Evaluation:
 
     Attributes:
         num: items.
-        density: for each bound its bits_per_dim, rate, distortion, stderr, nats_per_code.
+        unit: of the scores: "bits" of exact levels, "nats" of a continuous domain.
+        density: for each bound its bits_per_dim (or nats_per_dim), rate, distortion, stderr, nats_per_code.
         reconstruction: psnr, psnr_pooled, ssim, mse, mse_over_variance.
         codebook: usage, perplexity, and for a decoder that also learned to decode without codes
             distortion_true, distortion_shuffled, distortion_none; empty for a model without codes.
@@ -33,6 +34,7 @@ class Evaluation:
     """
 
     num: int
+    unit: str
     density: dict[str, PriorDensity]
     reconstruction: dict[str, float | None]
     codebook: dict[str, float]
@@ -43,7 +45,7 @@ class Evaluation:
         """All but the counts, as plain JSON."""
         return {
             "num": self.num,
-            "bits_per_dim": self.density,
+            f"{self.unit}_per_dim": self.density,
             "reconstruction": self.reconstruction,
             "codebook": self.codebook,
             "protocol": self.protocol,
@@ -71,7 +73,7 @@ def evaluate(
     densities = [prior for prior in priors if isinstance(prior, DensityPrior)]
     for prior in densities:
         prior.eval()
-    density, reconstruction = Density(model.signal), Reconstruction()
+    density, reconstruction = Density(model.signal), Reconstruction(model.signal)
     generator = torch.Generator().manual_seed(seed)
     use: CodebookUse | None = None
     code_use = CodeUse(model) if isinstance(model, DecodesWithoutCodes) else None
@@ -82,9 +84,9 @@ def evaluate(
         if lengths is None and batch.data.shape[2] != model.signal.size[0]:
             lengths = torch.full((len(batch.data),), batch.data.shape[2])
         is_ragged = is_ragged or lengths is not None
-        density.update(measured, lengths)
+        density.update(measured, lengths, None if batch.mask is None else batch.num_values())
         if measured.reconstruction is not None:
-            reconstruction.update(batch.data, measured.reconstruction, batch.lengths)
+            reconstruction.update(batch.data, measured.reconstruction, batch.lengths, batch.mask)
         if isinstance(model, Autoencoder) and measured.codes is not None:
             use = use or CodebookUse(model.num_codebooks, model.num_codes)
             use.update(measured.codes)
@@ -95,14 +97,17 @@ def evaluate(
         use.counts = counts_by_codebook(use.counts, model.codebook_ids)
     reconstructed = reconstruction.compute()
     reliance = code_use.compute() if code_use else {}
+    domain = model.signal.domain
+    log = "ln" if model.signal.is_continuous else "log2"
+    scored = "a density of the standardised data" if model.signal.is_continuous else "exact levels"
     protocol = {
-        "bits_per_dim": "upper bound on -log2 p(x) / dims: rate log2 q(z|x) / p(z) + distortion "
-        "-log2 p(x|z), exact uint8 levels; at the item's own codes where the encoder is deterministic, else "
+        f"{domain.unit}_per_dim": f"upper bound on -{log} p(x) / dims: rate {log} q(z|x) / p(z) + distortion "
+        f"-{log} p(x|z), {scored}; at the item's own codes where the encoder is deterministic, else "
         f"the average over {draws} draws of the posterior; 'N draws': the importance-weighted bound; stderr "
         "over items",
         "dims": f"{model.signal.dims} = channels x {'x'.join(str(n) for n in model.signal.size)}"
-        + ("; of items of other lengths as many as they have; all bits over all dims" if is_ragged else ""),
-        **(Reconstruction.protocol() if reconstructed else {}),
+        + (f"; of items of other lengths as many as they have; all {domain.unit} over all dims" if is_ragged else ""),
+        **(reconstruction.protocol() if reconstructed else {}),
         **(CodebookUse.protocol() if use else {}),
         **(CodeUse.protocol() if reliance else {}),
         **(
@@ -116,6 +121,7 @@ def evaluate(
     }
     return Evaluation(
         num,
+        domain.unit,
         density.compute(),
         reconstructed,
         (use.compute() if use else {}) | reliance,

@@ -6,18 +6,27 @@ import math
 from typing import final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
+
+from smalti.core.signals import SignalSpec
 
 SSIM_WINDOW = 11
 
 
 @final
 class Reconstruction:
-    """Collects originals beside reconstructions, both in [-1, 1]; figures are on the scale [0, 1]."""
+    """Collects originals beside reconstructions, both in [-1, 1]; figures are on the scale [0, 1].
 
-    def __init__(self) -> None:
+    Those of a continuous domain are standardised, have no range, and get no PSNR or SSIM.
+
+    Args:
+        signal: of the data.
+    """
+
+    def __init__(self, signal: SignalSpec) -> None:
+        self._signal = signal
         self._squared_errors: list[Tensor] = []
         self._ssim: list[Tensor] = []
         self._sum = self._sum_of_squares = 0.0
@@ -29,11 +38,16 @@ class Reconstruction:
         original: Float[Tensor, "b c *size"],
         reconstruction: Float[Tensor, "b c *size"],
         lengths: Int64[Tensor, " b"] | None = None,
+        mask: Bool[Tensor, "b c *size"] | None = None,
     ) -> None:
-        """Add a batch, each item up to its length on the first axis."""
+        """Add a batch, each item up to its length on the first axis, without missing values."""
         if lengths is not None:
-            for x, y, length in zip(original.split(1), reconstruction.split(1), lengths, strict=True):
-                self.update(x[:, :, :length], y[:, :, :length])
+            for i, length in enumerate(lengths.tolist()):
+                part = (slice(i, i + 1), slice(None), slice(length))
+                self.update(original[part], reconstruction[part], None, None if mask is None else mask[part])
+            return
+        if self._signal.is_continuous:
+            self._update_continuous(original, reconstruction, mask)
             return
         x = (original.float() + 1) / 2
         y = (reconstruction.float().clamp(-1, 1) + 1) / 2
@@ -41,10 +55,20 @@ class Reconstruction:
         self._sum += x.double().sum().item()
         self._sum_of_squares += x.double().square().sum().item()
         self._elements += x.numel()
-        if x.ndim in (4, 5) and min(x.shape[-2:]) >= SSIM_WINDOW:
+        if self._signal.has_pictures and min(x.shape[-2:]) >= SSIM_WINDOW:
             pictures, again = (_frames(each) for each in (x, y))
             ssim = structural_similarity_index_measure(again, pictures, data_range=1.0, reduction="none")
             self._ssim.append(torch.as_tensor(ssim).double().view(len(x), -1).mean(1).cpu())
+
+    def _update_continuous(self, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
+        for i in range(len(x)):
+            present = torch.ones_like(x[i], dtype=torch.bool) if mask is None else mask[i]
+            values, again = x[i][present].double(), y[i][present].double()
+            if values.numel():  # a crop may have no value at all
+                self._squared_errors.append((values - again).square().mean().view(1).cpu())
+                self._sum += values.sum().item()
+                self._sum_of_squares += values.square().sum().item()
+                self._elements += values.numel()
 
     def compute(self) -> dict[str, float | None]:
         """psnr (mean over items), psnr_pooled (of the mean squared error), ssim, mse, mse_over_variance.
@@ -57,17 +81,25 @@ class Reconstruction:
         mean = self._sum / self._elements
         variance = self._sum_of_squares / self._elements - mean**2
         mse = errors.mean().item()
+        relative = mse / variance if variance > 0 else None
+        if self._signal.is_continuous:
+            return {"mse": mse, "mse_over_variance": relative}
         return {
             "psnr": (-10 * errors.clamp_min(1e-10).log10()).mean().item(),
             "psnr_pooled": -10 * math.log10(max(mse, 1e-10)),
             "ssim": torch.cat(self._ssim).mean().item() if self._ssim else None,
             "mse": mse,
-            "mse_over_variance": mse / variance if variance > 0 else None,
+            "mse_over_variance": relative,
         }
 
-    @staticmethod
-    def protocol() -> dict[str, str]:
+    def protocol(self) -> dict[str, str]:
         """How each figure is defined."""
+        if self._signal.is_continuous:
+            return {
+                "reconstruction": "mean of p(x|z)",
+                "mse": "of the standardised data; mean over items",
+                "mse_over_variance": "mean squared error over the variance of all values of this split",
+            }
         return {
             "reconstruction": "mean of p(x|z), clipped to the data range",
             "psnr": "data range 1.0; mean over items of 10 log10(1 / mse); psnr_pooled: of the mean mse",
@@ -79,5 +111,5 @@ class Reconstruction:
 
 
 def _frames(signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "n c h w"]:
-    """Pictures as they are, and of clips each frame as one."""
+    """Pictures as they are, and each frame of clips (or slice of volumes) as one."""
     return signal.movedim(2, 1).flatten(0, 1) if signal.ndim == 5 else signal

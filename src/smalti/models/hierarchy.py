@@ -17,7 +17,7 @@ from smalti.core.models import Autoencoder
 from smalti.core.parts import AnyQuantizer, Likelihood, Quantizer
 from smalti.core.results import Loss, Quantized
 from smalti.core.signals import SignalSpec
-from smalti.core.units import bits_per_dim, sum_over_items
+from smalti.core.units import per_dim, sum_over_items
 from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
 from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
@@ -154,9 +154,9 @@ class Hierarchy(Autoencoder):
         """The distortion and every level's terms (0 is the finest); also the distortion in bits/dim."""
         quantized, latents = self._quantized(batch.data)
         log_prob = self._decoded(latents, batch.conditions).log_prob(batch.data)
-        distortion = -sum_over_items(log_prob, batch.lengths).mean() / log_prob[0].numel()
-        # Of what is no padding, as in a VQ-VAE.
-        padded = 1 if batch.lengths is None else batch.data.shape[2] / batch.lengths.float().mean()
+        distortion = -sum_over_items(log_prob, batch.lengths, batch.mask).mean() / log_prob[0].numel()
+        # Neither padding nor missing values, as in a VQ-VAE.
+        dims = batch.num_values().float().mean() / log_prob[0].numel()
         terms = {
             f"{name}_{level}": value
             for level, each in enumerate(quantized)
@@ -165,8 +165,8 @@ class Hierarchy(Autoencoder):
         if all("batch_usage" in each.terms for each in quantized):
             terms["batch_usage"] = torch.stack([each.terms["batch_usage"] for each in quantized]).mean()
         total = distortion + torch.stack([each.loss for each in quantized]).sum()
-        bits = bits_per_dim(distortion.detach() * padded, 1)
-        return Loss(total, {"distortion_bits_per_dim": bits, **terms})
+        logged = per_dim(distortion.detach() / dims, 1, self.signal.domain)
+        return Loss(total, {f"distortion_{self.signal.domain.unit}_per_dim": logged, **terms})
 
     @torch.no_grad()
     def encode(

@@ -18,7 +18,7 @@ from smalti.core.models import LatentVariableModel
 from smalti.core.parts import Likelihood
 from smalti.core.results import BoundTerms, LatentPrior, Loss
 from smalti.core.signals import SignalSpec
-from smalti.core.units import bits_per_dim, sum_over_items
+from smalti.core.units import per_dim, sum_over_items
 from smalti.models.networks import TINY, NetworksConfig, build_networks
 from smalti.nn.collectives import randn_over_ranks
 
@@ -91,10 +91,11 @@ class VAE(LatentVariableModel):
         rate = kl_to_standard_normal(mean, log_scale).mean() / self.signal.dims
         likelihood = self.likelihood(mean + log_scale.exp() * noise, batch.conditions)
         log_prob = likelihood.log_prob(batch.data)
-        distortion = -sum_over_items(log_prob, batch.lengths).mean() / log_prob[0].numel()
+        distortion = -sum_over_items(log_prob, batch.lengths, batch.mask).mean() / log_prob[0].numel()
+        domain = self.signal.domain
         terms = {
-            "distortion_bits_per_dim": bits_per_dim(distortion.detach(), 1),
-            "rate_bits_per_dim": bits_per_dim(rate.detach(), 1),
+            f"distortion_{domain.unit}_per_dim": per_dim(distortion.detach(), 1, domain),
+            f"rate_{domain.unit}_per_dim": per_dim(rate.detach(), 1, domain),
         }
         return Loss(total=distortion + rate, terms=terms)
 
@@ -119,7 +120,7 @@ class VAE(LatentVariableModel):
             noise = _normal(mean, generator)
             latents = mean + log_scale.exp() * noise
             log_prob = self.likelihood(latents, batch.conditions).log_prob(batch.data).double()
-            distortions.append(-sum_over_items(log_prob, batch.lengths))
+            distortions.append(-sum_over_items(log_prob, batch.lengths, batch.mask))
             rates.append(log_ratio(latents, noise, log_scale).double())
         kl = kl_to_standard_normal(mean.double(), log_scale.double())
         return BoundTerms(

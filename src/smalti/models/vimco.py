@@ -19,7 +19,7 @@ from smalti.core.models import Autoencoder
 from smalti.core.parts import Likelihood
 from smalti.core.results import BoundTerms, Loss
 from smalti.core.signals import SignalSpec
-from smalti.core.units import bits_per_dim, log_mean_exp, sum_over_items
+from smalti.core.units import log_mean_exp, per_dim, sum_over_items
 from smalti.models.networks import TINY, NetworksConfig, build_networks
 from smalti.nn.collectives import rand_over_ranks
 from smalti.nn.symbols import check_codes
@@ -123,9 +123,10 @@ class VIMCO(Autoencoder):
         # The value is the bound's, the gradient is the estimator's.
         total = -(bound + ascended - ascended.detach()).mean() / dims
         one_sample = -log_weights.mean() / dims
+        domain = self.signal.domain
         terms = {
-            "bits_per_dim": bits_per_dim(one_sample, 1),
-            "bits_per_dim_weighted": bits_per_dim(total.detach(), 1),
+            f"{domain.unit}_per_dim": per_dim(one_sample, 1, domain),
+            f"{domain.unit}_per_dim_weighted": per_dim(total.detach(), 1, domain),
         }
         return Loss(total=total, terms=terms)
 

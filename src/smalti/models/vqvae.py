@@ -16,7 +16,7 @@ from smalti.core.models import Autoencoder
 from smalti.core.parts import AnyQuantizer, Likelihood
 from smalti.core.results import Loss
 from smalti.core.signals import SignalSpec
-from smalti.core.units import bits_per_dim, sum_over_items
+from smalti.core.units import per_dim, sum_over_items
 from smalti.models.networks import TINY, NetworksConfig, build_networks
 from smalti.nn.collectives import rand_over_ranks
 from smalti.nn.jitter import jitter
@@ -89,15 +89,16 @@ class VQVAE(Autoencoder):
         return self._grid
 
     def loss(self, batch: Batch) -> Loss:
-        """The paper's three terms; also reported: the distortion in bits/dim."""
+        """The paper's three terms; also reported: the distortion in bits/dim, or nats/dim of a density."""
         quantized = self.quantizer(self.encoder(batch.data, batch.conditions))
         latents = self._regularised(quantized.latents) if self.training else quantized.latents
         log_prob = self._decoded(latents, batch.conditions).log_prob(batch.data)
-        distortion = -sum_over_items(log_prob, batch.lengths).mean() / log_prob[0].numel()
-        # Of what is no padding: the log is in bits of a dimension that there is.
-        padded = 1 if batch.lengths is None else batch.data.shape[2] / batch.lengths.float().mean()
-        bits = bits_per_dim(distortion.detach() * padded, 1)
-        terms = {"distortion_bits_per_dim": bits, **quantized.terms}
+        distortion = -sum_over_items(log_prob, batch.lengths, batch.mask).mean() / log_prob[0].numel()
+        # The log counts the dimensions that there are, neither padding nor missing values.
+        dims = batch.num_values().float().mean() / log_prob[0].numel()
+        unit = self.signal.domain.unit
+        logged = per_dim(distortion.detach() / dims, 1, self.signal.domain)
+        terms = {f"distortion_{unit}_per_dim": logged, **quantized.terms}
         return Loss(total=distortion + quantized.loss, terms=terms)
 
     @torch.no_grad()

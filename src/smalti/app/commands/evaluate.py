@@ -93,14 +93,14 @@ def show(report: dict[str, Any]) -> None:
     from rich import print as show_table
 
     table = Table(title=f"{escape(report['data'])}, split {report['split']}: {report['num']} items")
-    for column in ("prior", "bits/dim", "= rate", "+ distortion", "stderr", "nats/code"):
+    for column in ("prior", f"{unit}/dim", "= rate", "+ distortion", "stderr", "nats/code"):
         table.add_column(column, justify="left" if column == "prior" else "right")
-    for name, row in report["bits_per_dim"].items():
+    for name, row in report[f"{unit}_per_dim"].items():
         table.add_row(
             name,
             *(
                 _figure(row.get(key))
-                for key in ("bits_per_dim", "rate", "distortion", "stderr", "nats_per_code")
+                for key in (f"{unit}_per_dim", "rate", "distortion", "stderr", "nats_per_code")
             ),
         )
     show_table(table)
@@ -155,7 +155,7 @@ def _labels(trained: TrainedModel, store: Store) -> np.ndarray:
 def _report(trained: TrainedModel, store: Store, result: Evaluation, data: str, draws: int) -> dict[str, Any]:
     report = result.to_json()
     report["protocol"] |= {f"data {name}": str(value) for name, value in store.protocol.items()}
-    if any("+class" in name for name in report["bits_per_dim"]):
+    if any("+class" in name for name in result.density):
         report["protocol"]["+class"] = "the class is told, and log2(number of classes) bits are paid for it"
     return {
         "data": data,

@@ -206,10 +206,11 @@ def _fit(
     def validate(candidate: LatentVariableModel) -> dict[str, float]:
         result = evaluate(candidate, priors, items.watched(), draws=1)
         bound = next(iter(result.density.values()))
-        psnr = result.reconstruction.get("psnr")
+        total, reconstruction = f"{result.unit}_per_dim", result.reconstruction
+        shown = "psnr" if "psnr" in reconstruction else "mse"
         return (
-            {"bits_per_dim": bound["bits_per_dim"], "distortion_bits_per_dim": bound["distortion"]}
-            | ({} if psnr is None else {"psnr": psnr})
+            {total: bound[total], f"distortion_{total}": bound["distortion"]}
+            | {name: value for name, value in reconstruction.items() if name == shown and value is not None}
             | {name: value for name, value in result.codebook.items() if name == "usage"}
         )
 
