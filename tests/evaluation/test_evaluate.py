@@ -52,7 +52,7 @@ def test_one_pass_equals_item_by_item(model):
         bits = torch.cat(bounds).detach().double() / (3 * 12 * 16 * math.log(2))
         assert result.density[name]["bits_per_dim"] == pytest.approx(bits.mean().item(), rel=1e-5)
         assert result.density[name]["stderr"] == pytest.approx(bits.std().item() / math.sqrt(7), rel=1e-3)
-    meter = Reconstruction()
+    meter = Reconstruction(model.signal)
     for item in items:
         meter.update(item, model.reconstruct(item))
     assert result.reconstruction == pytest.approx(meter.compute(), rel=1e-5)

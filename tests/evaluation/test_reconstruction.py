@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from smalti.core.signals import Continuous, SignalSpec
 from smalti.evaluation.reconstruction import Reconstruction
 
 
@@ -16,7 +17,7 @@ def pair(num: int = 5, channels: int = 3, size: tuple[int, ...] = (16, 20), nois
 
 
 def measure(x: torch.Tensor, y: torch.Tensor, batch_size: int = 2) -> dict[str, float | None]:
-    meter = Reconstruction()
+    meter = Reconstruction(SignalSpec(x.shape[1], x.shape[2:]))
     for one, other in zip(x.split(batch_size), y.split(batch_size), strict=True):
         meter.update(one, other)
     return meter.compute()
@@ -103,14 +104,15 @@ def test_a_constant_split_has_no_variance():
 
 
 def test_every_figure_has_its_protocol():
-    assert {"psnr", "ssim", "mse_over_variance"} <= set(Reconstruction.protocol())
+    assert {"psnr", "ssim", "mse_over_variance"} <= set(Reconstruction(SignalSpec(3, (16, 16))).protocol())
 
 
 @pytest.mark.parametrize("others", [(), (3, 2)])
 def test_items_count_up_to_their_length(others):
     x, y = pair(size=(12, *others))
     lengths = torch.tensor([12, 3, 1, 7, 12])
-    ragged, one_by_one = Reconstruction(), Reconstruction()
+    spec = SignalSpec(3, (12, *others))
+    ragged, one_by_one = Reconstruction(spec), Reconstruction(spec)
     spoiled = y.clone()
     for item, length in zip(spoiled, lengths.tolist(), strict=True):
         item[:, length:] = 9.0
@@ -127,4 +129,18 @@ def test_items_count_up_to_their_length(others):
 
 
 def test_where_nothing_was_reconstructed_there_are_no_figures():
-    assert Reconstruction().compute() == {}
+    assert Reconstruction(SignalSpec(3, (16, 16))).compute() == {}
+
+
+def test_continuous_data_has_no_range_and_missing_values_do_not_count():
+    x, y = pair(size=(12,))
+    mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.7
+    mask[1] = False
+    meter = Reconstruction(SignalSpec(3, (12,), domain=Continuous()))
+    meter.update(9 * x, torch.where(mask, 9 * y, 1e6), None, mask)
+    result = meter.compute()
+    assert set(result) == {"mse", "mse_over_variance"}
+    errors = [((9 * x[i] - 9 * y[i])[mask[i]] ** 2).double().mean() for i in (0, 2, 3, 4)]
+    assert result["mse"] == pytest.approx(float(np.mean(errors)), rel=1e-5)
+    variance = (9 * x)[mask].double().var(correction=0)
+    assert result["mse_over_variance"] == pytest.approx(result["mse"] / float(variance), rel=1e-5)

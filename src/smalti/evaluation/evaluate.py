@@ -106,7 +106,11 @@ def evaluate(
         f"the average over {draws} draws of the posterior; 'N draws': the importance-weighted bound; stderr "
         "over items",
         "dims": f"{model.signal.dims} = channels x {'x'.join(str(n) for n in model.signal.size)}"
-        + (f"; of items of other lengths as many as they have; all {domain.unit} over all dims" if is_ragged else ""),
+        + (
+            f"; of items of other lengths as many as they have; all {domain.unit} over all dims"
+            if is_ragged
+            else ""
+        ),
         **(reconstruction.protocol() if reconstructed else {}),
         **(CodebookUse.protocol() if use else {}),
         **(CodeUse.protocol() if reliance else {}),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from smalti.core.conditions import Batch, Conditions
+from smalti.core.errors import InputError
 from smalti.core.models import Autoencoder
 from smalti.core.parts import Likelihood
 from smalti.core.results import BoundTerms, Loss
@@ -107,6 +108,11 @@ class VIMCO(Autoencoder):
 
     def loss(self, batch: Batch) -> Loss:
         """A scalar whose gradient is VIMCO's, in nats per dimension; its value is -L / dims."""
+        if batch.mask is not None:
+            raise InputError(
+                "expected data without missing values for VIMCO, received a mask: take model.kind=vqvae, or "
+                "data.missing=refuse"
+            )
         log_q = self.log_posterior(batch.data)
         codes = _draw(log_q.detach(), self.config.num_samples)
         log_q_drawn = _of_codes(log_q, codes)

@@ -15,6 +15,7 @@ from smalti.autoregressive.hierarchy import HierarchicalPixelCNN
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
 from smalti.core.models import Autoencoder, LatentVariableModel
+from smalti.modalities.audio.waveforms import SoundConfig
 from smalti.modalities.codes.modality import CodeGridConfig
 from smalti.modalities.image.modality import ImageConfig, ImageModality
 from smalti.modalities.video.modality import VideoConfig
@@ -31,7 +32,7 @@ LEVELS = [name for name in IMAGES if isinstance(get_recipe(name).model, Hierarch
 PICTURES = [name for name in IMAGES if name not in LEVELS]
 CLIPS = [name for name in RECIPES if isinstance(get_recipe(name).data, VideoConfig)]
 GRIDS = [name for name in RECIPES if isinstance(get_recipe(name).data, CodeGridConfig)]
-SOUNDS = [name for name in RECIPES if name not in IMAGES + CLIPS + GRIDS]
+SOUNDS = [name for name in RECIPES if isinstance(get_recipe(name).data, SoundConfig)]
 SMALL_PIXELCNN = ("channels=8", "layers=2", "head_channels=8")
 SMALL = [
     *(

@@ -172,7 +172,7 @@ def test_axes_are_named(settings, axes):
         {"size": (2, 2, 2)},
         {"missing": "mask", "levels": 4},
         {"mean": (1,), "scale": (1,)},
-        {"mean": (1, 1)},
+        {"scale": (1, 0)},
         {"axes": ("x", "y")},
     ],
 )

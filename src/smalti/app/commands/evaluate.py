@@ -92,6 +92,7 @@ def show(report: dict[str, Any]) -> None:
     """Print a report as tables, and the protocol under them."""
     from rich import print as show_table
 
+    unit = "bits" if "bits_per_dim" in report else "nats"
     table = Table(title=f"{escape(report['data'])}, split {report['split']}: {report['num']} items")
     for column in ("prior", f"{unit}/dim", "= rate", "+ distortion", "stderr", "nats/code"):
         table.add_column(column, justify="left" if column == "prior" else "right")

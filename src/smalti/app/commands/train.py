@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -205,7 +205,7 @@ def _fit(
 
     def validate(candidate: LatentVariableModel) -> dict[str, float]:
         result = evaluate(candidate, priors, items.watched(), draws=1)
-        bound = next(iter(result.density.values()))
+        bound = cast("dict[str, float]", next(iter(result.density.values())))
         total, reconstruction = f"{result.unit}_per_dim", result.reconstruction
         shown = "psnr" if "psnr" in reconstruction else "mse"
         return (

@@ -82,7 +82,7 @@ class ArrayConfig(ModalityConfig):
     def _fits(self) -> ArrayConfig:
         if self.missing == "mask" and self.levels is not None:
             raise ValueError("expected continuous data where values may be missing: leave data.levels out")
-        if {len(self.mean), len(self.scale)} not in ({0}, {self.channels}):
+        if not {len(self.mean), len(self.scale)} <= {0, self.channels}:
             raise ValueError(
                 f"expected a mean and a scale for each of {self.channels} channels, received "
                 f"{len(self.mean)} and {len(self.scale)}: leave both out to have them measured"
@@ -103,7 +103,7 @@ class ArrayConfig(ModalityConfig):
 
     def measured(self, items: Iterable[np.ndarray]) -> ArrayConfig:
         """The settings with mean and scale of these items, unless they are given or there are levels."""
-        if self.levels is not None or self.mean:
+        if self.levels is not None or self.mean or self.scale:
             return self
         statistics = ChannelScale(self.channels)
         for item in items:
@@ -132,8 +132,7 @@ class ArrayModality(Modality):
         num_axes = (config.length is not None) + len(config.size)
         if not 1 <= num_axes <= 3:
             raise InputError(
-                f"expected 1 to 3 axes after the channels, received {num_axes}: set data.length or "
-                "data.size"
+                f"expected 1 to 3 axes after the channels, received {num_axes}: set data.length or data.size"
             )
         if len(config.names) != num_axes or len(set(config.names)) != num_axes:
             raise InputError(
