@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from smalti.autoregressive.sampling import sample
     from smalti.autoregressive.transformer import Transformer
     from smalti.core.errors import InputError
+    from smalti.core.signals import Continuous, Levels, SignalSpec
+    from smalti.likelihoods.normal import NormalConfig, NormalFamily
+    from smalti.modalities.arrays.modality import ArrayConfig, ArrayModality
+    from smalti.modalities.audio.modality import AudioConfig, AudioModality
+    from smalti.modalities.audio.spectrogram import LogMelConfig, LogMelModality
+    from smalti.modalities.codes.modality import CodeGridConfig, CodeGridModality
+    from smalti.modalities.image.modality import ImageConfig, ImageModality
+    from smalti.modalities.video.modality import VideoConfig, VideoModality
     from smalti.models.vae import VAE
     from smalti.models.vimco import VIMCO
     from smalti.models.vqvae import VQVAE
@@ -34,13 +42,28 @@ __version__ = version("smalti")
 
 # Imported when first asked for, so that `smalti --help` does not wait for torch.
 _PUBLIC = {
+    "ArrayConfig": "smalti.modalities.arrays.modality",
+    "ArrayModality": "smalti.modalities.arrays.modality",
+    "AudioConfig": "smalti.modalities.audio.modality",
+    "AudioModality": "smalti.modalities.audio.modality",
+    "CodeGridConfig": "smalti.modalities.codes.modality",
+    "CodeGridModality": "smalti.modalities.codes.modality",
+    "Continuous": "smalti.core.signals",
     "FSQ": "smalti.quantizers.fsq",
     "FSQConfig": "smalti.quantizers.fsq",
     "GatedPixelCNN": "smalti.autoregressive.pixelcnn",
+    "ImageConfig": "smalti.modalities.image.modality",
+    "ImageModality": "smalti.modalities.image.modality",
     "InputError": "smalti.core.errors",
     "LearnedPrior": "smalti.priors.autoregressive",
+    "Levels": "smalti.core.signals",
+    "LogMelConfig": "smalti.modalities.audio.spectrogram",
+    "LogMelModality": "smalti.modalities.audio.spectrogram",
+    "NormalConfig": "smalti.likelihoods.normal",
+    "NormalFamily": "smalti.likelihoods.normal",
     "ResidualVQ": "smalti.quantizers.residual",
     "ResidualVQConfig": "smalti.quantizers.residual",
+    "SignalSpec": "smalti.core.signals",
     "Tokenizer": "smalti.tokenizer",
     "Transformer": "smalti.autoregressive.transformer",
     "UniformPrior": "smalti.priors.uniform",
@@ -50,6 +73,8 @@ _PUBLIC = {
     "VQVAE": "smalti.models.vqvae",
     "VectorQuantizer": "smalti.quantizers.vq",
     "VectorQuantizerConfig": "smalti.quantizers.vq",
+    "VideoConfig": "smalti.modalities.video.modality",
+    "VideoModality": "smalti.modalities.video.modality",
     "load": "smalti.tokenizer",
     "nearest_codes": "smalti.quantizers.nearest",
     "sample": "smalti.autoregressive.sampling",
@@ -60,18 +85,35 @@ __all__ = [
     "VAE",
     "VIMCO",
     "VQVAE",
+    "ArrayConfig",
+    "ArrayModality",
+    "AudioConfig",
+    "AudioModality",
+    "CodeGridConfig",
+    "CodeGridModality",
+    "Continuous",
     "FSQConfig",
     "GatedPixelCNN",
+    "ImageConfig",
+    "ImageModality",
     "InputError",
     "LearnedPrior",
+    "Levels",
+    "LogMelConfig",
+    "LogMelModality",
+    "NormalConfig",
+    "NormalFamily",
     "ResidualVQ",
     "ResidualVQConfig",
+    "SignalSpec",
     "Tokenizer",
     "Transformer",
     "UniformPrior",
     "UnigramPrior",
     "VectorQuantizer",
     "VectorQuantizerConfig",
+    "VideoConfig",
+    "VideoModality",
     "load",
     "nearest_codes",
     "sample",

@@ -316,7 +316,7 @@ class Tokenizer:
         """
         learned = self._learned(prior)
         frames = given.shape[2] if given.ndim == 5 else 0
-        if len(learned.grid) != 3 or frames < 1 or len(given) != 1 or not actions or num < 1:
+        if not self.autoencoder.signal.is_clip or frames < 1 or len(given) != 1 or not actions or num < 1:
             raise InputError(
                 "expected codes (1, G, frames, rows, columns) of a clip, at least one action and num of at "
                 f"least 1, received {tuple(given.shape)}, {len(actions)} and {num}: give what encode makes "

@@ -70,7 +70,7 @@ class ConvEncoder(Encoder):
 
     def __init__(self, config: ConvEncoderConfig, signal: SignalSpec, dim: int) -> None:
         super().__init__()
-        if (config.time_strides or config.per_frame) and signal.ndim != 3:
+        if (config.time_strides or config.per_frame) and not signal.is_clip:
             raise InputError(
                 f"expected clips (three axes) for time_strides or per_frame, received signals of "
                 f"{signal.ndim}: leave them out"
