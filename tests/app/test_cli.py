@@ -13,7 +13,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from smalti import cli
+from smalti.app import cli
 from smalti.app.console import console
 from smalti.core.errors import InputError
 from smalti.training.loop import Interrupted
@@ -27,6 +27,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         raise error
 
     monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli, "add_commands", lambda to: None)
 
 
 @pytest.mark.parametrize(
