@@ -27,9 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from smalti.app.letters import LettersSource
 from smalti.core.allocator import keep_freed_memory
-from smalti.core.signals import SignalSpec
-from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
-from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
+from smalti.decoders.conv import ConvDecoder
+from smalti.encoders.conv import ConvEncoder
 from smalti.quantizers.codebooks.ema import EMACodebook, EMACodebookConfig
 from smalti.quantizers.vq import VectorQuantizer
 
@@ -54,10 +53,8 @@ class Ours(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        encoder = ConvEncoderConfig(channels=CHANNELS, residual_channels=RESIDUAL)
-        decoder = ConvDecoderConfig(channels=CHANNELS, residual_channels=RESIDUAL)
-        self.encoder = ConvEncoder(encoder, SignalSpec(3, (SIDE, SIDE)), DIM)
-        self.decoder = ConvDecoder(decoder, 2, DIM, 3, (2, 2))
+        self.encoder = ConvEncoder(3, DIM, channels=CHANNELS, residual_channels=RESIDUAL)
+        self.decoder = ConvDecoder(DIM, 3, channels=CHANNELS, residual_channels=RESIDUAL)
         codebook = EMACodebookConfig(decay=DECAY, epsilon=EPSILON)
         self.quantizer = VectorQuantizer(DIM, NUM_CODES, commitment_weight=COMMITMENT, codebook=codebook)
 

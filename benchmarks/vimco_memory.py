@@ -19,7 +19,7 @@ from smalti.core.signals import SignalSpec
 from smalti.decoders.conv import ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoderConfig
 from smalti.likelihoods.levels import from_levels
-from smalti.models.vimco import VIMCO, VIMCOConfig
+from smalti.models.vimco import VIMCOConfig
 
 BATCH, SAMPLES = 16, (2, 10, 50, 200)
 WIDTH = {"channels": 64, "residual_channels": 32, "residual_blocks": 2}
@@ -37,7 +37,7 @@ def step(samples: int, at_once: int) -> None:
         num_samples=samples,
         decode_at_once=at_once,
     )
-    model = VIMCO(config, SignalSpec(1, (28, 28)))
+    model = config.build(SignalSpec(1, (28, 28)))
     batch = Batch(from_levels(torch.randint(256, (BATCH, 1, 28, 28)), 256))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(2):

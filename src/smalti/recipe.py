@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -11,31 +11,12 @@ from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.modality import AnyModality
-from smalti.core.models import LatentVariableModel
+from smalti.core.models import AnyModel
 from smalti.core.priors import AnyNetwork
-from smalti.core.signals import SignalSpec
 from smalti.modalities.image.modality import ImageConfig
-from smalti.models.hierarchy import Hierarchy, HierarchyConfig
 from smalti.models.masked import MaskedPredictionConfig
-from smalti.models.vae import VAE, VAEConfig
-from smalti.models.vimco import VIMCO, VIMCOConfig
-from smalti.models.vqvae import VQVAE, VQVAEConfig
+from smalti.models.vqvae import VQVAEConfig
 from smalti.training.loop import TrainingConfig
-
-ModelConfig = Annotated[VQVAEConfig | VAEConfig | VIMCOConfig | HierarchyConfig, Field(discriminator="kind")]
-
-
-def build_model(config: ModelConfig, signal: SignalSpec, num_classes: int = 0) -> LatentVariableModel:
-    """The untrained model that a config names; `num_classes` are the labels that its decoder may be told."""
-    match config:
-        case VQVAEConfig():
-            return VQVAE(config, signal, num_classes)
-        case VAEConfig():
-            return VAE(config, signal, num_classes)
-        case VIMCOConfig():
-            return VIMCO(config, signal, num_classes)
-        case HierarchyConfig():
-            return Hierarchy(config, signal, num_classes)
 
 
 class PriorRecipe(Configuration):
@@ -74,7 +55,7 @@ class Recipe(Configuration):
     data: AnyModality = ImageConfig()
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
     class_names: dict[str, str] = Field(default_factory=dict)
-    model: ModelConfig = VQVAEConfig()
+    model: AnyModel = VQVAEConfig()
     training: TrainingConfig = TrainingConfig()
     pretraining: Pretraining | None = None
     prior: PriorRecipe = PriorRecipe()
@@ -100,7 +81,8 @@ def sentence(error: ValidationError, values: Any) -> str:
     first = error.errors()[0]
     where = ".".join(keys_of(first["loc"], values))
     message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message[0].lower()}{message[1:]}, received {first['input']!r}"
+    message = f"{where}: {message[0].lower()}{message[1:]}"
+    return message if "received" in message else f"{message}, received {first['input']!r}"
 
 
 def keys_of(location: Sequence[int | str], values: Any) -> list[str]:

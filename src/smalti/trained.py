@@ -23,7 +23,7 @@ from smalti.core.weights import load_weights
 from smalti.priors.autoregressive import LabelledPrior, LearnedPrior
 from smalti.priors.uniform import UniformPrior
 from smalti.priors.unigram import UnigramPrior
-from smalti.recipe import PriorRecipe, Recipe, build_model, parse
+from smalti.recipe import PriorRecipe, Recipe, parse
 from smalti.training.checkpoints import RunDirectory
 
 PRIOR_DIRECTORY = "prior"
@@ -87,7 +87,7 @@ class TrainedModel:
         with plugin_hint(config):
             recipe = parse(Recipe, config["recipe"], str(run.config_path))
         classes, actions = (_names(config.get(key, []), key, run) for key in ("classes", "actions"))
-        model = build_model(recipe.model, recipe.data.build().spec, len(classes))
+        model = recipe.model.build(recipe.data.build().spec, len(classes))
         load_weights(model, run.read_model(), directory)
         model.to(target).eval()
         fingerprint = run.fingerprint()

@@ -13,7 +13,7 @@ from smalti.conditioners.field import UpsampledField
 from smalti.conditioners.projection import Projection
 from smalti.core.conditioners import Conditioner
 from smalti.core.conditions import Batch, Conditions, DenseField, PerFrame, PerItem, TokenSequence
-from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
+from smalti.decoders.conv import ConvDecoder
 from smalti.priors.autoregressive import LearnedPrior
 
 CHANNELS, BATCH, GRID, NUM_CODES = 8, 4, (4, 2), 5
@@ -56,7 +56,9 @@ def transformer(num_codebooks: int = 1) -> Transformer:
 
 def decoder() -> ConvDecoder:
     torch.manual_seed(0)
-    made = ConvDecoder(ConvDecoderConfig.tiny(), 2, 3, 2, (2,), conditioners=conditioners())
+    made = ConvDecoder(
+        3, 2, channels=8, residual_channels=4, residual_blocks=1, strides=(2,), conditioners=conditioners()
+    )
     loud(made)
     return made.double().eval()
 

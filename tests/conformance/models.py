@@ -39,7 +39,7 @@ class Case:
 
     def build(self, spec: SignalSpec) -> LatentVariableModel:
         """Untrained."""
-        return self.kind(self.config, spec)
+        return self.config.build(spec)
 
 
 GRADIENT = VQVAEConfig.tiny().quantizer.model_copy(update={"codebook": GradientCodebookConfig()})

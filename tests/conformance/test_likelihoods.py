@@ -9,25 +9,37 @@ import torch
 from smalti.core.parts import Likelihood, LikelihoodFamily
 from smalti.core.signals import SignalSpec
 from smalti.decoders.autoregressive import AutoregressiveFamily, AutoregressiveLikelihood
-from smalti.likelihoods.categorical import Categorical, CategoricalConfig, CategoricalFamily
-from smalti.likelihoods.gaussian import Gaussian, GaussianConfig, GaussianFamily
+from smalti.likelihoods.categorical import Categorical, CategoricalFamily
+from smalti.likelihoods.coupled_logistic_mixture import CoupledLogisticMixture, CoupledLogisticMixtureFamily
+from smalti.likelihoods.gaussian import Gaussian, GaussianFamily
 from smalti.likelihoods.levels import from_levels, to_levels
-from smalti.likelihoods.logistic_mixture import LogisticMixture, LogisticMixtureConfig, LogisticMixtureFamily
+from smalti.likelihoods.logistic_mixture import LogisticMixture, LogisticMixtureFamily
+from smalti.likelihoods.normal import Normal, NormalFamily
 from tests.conformance.classes import concrete
 
 CASES: dict[type[LikelihoodFamily], tuple[type[Likelihood], Callable[[SignalSpec], LikelihoodFamily]]] = {
-    GaussianFamily: (Gaussian, lambda spec: GaussianFamily(GaussianConfig(), spec)),
+    GaussianFamily: (Gaussian, lambda spec: GaussianFamily(spec.channels, spec.levels)),
     LogisticMixtureFamily: (
         LogisticMixture,
-        lambda spec: LogisticMixtureFamily(LogisticMixtureConfig(components=2), spec),
+        lambda spec: LogisticMixtureFamily(spec.channels, spec.levels, components=2),
     ),
-    CategoricalFamily: (Categorical, lambda spec: CategoricalFamily(CategoricalConfig(), spec)),
+    CategoricalFamily: (Categorical, lambda spec: CategoricalFamily(spec.channels, spec.levels)),
+    CoupledLogisticMixtureFamily: (
+        CoupledLogisticMixture,
+        lambda spec: CoupledLogisticMixtureFamily(spec.channels, spec.levels, components=2),
+    ),
 }
-NOT_FACTORISED = {AutoregressiveFamily: AutoregressiveLikelihood}
-"""Has no parameters of each element and no mean, so that little here fits it; see tests/decoders."""
+OTHERS = {AutoregressiveFamily: AutoregressiveLikelihood, NormalFamily: Normal}
+"""Without parameters for each element, or a density: see tests/decoders and tests/likelihoods."""
 EVERY = pytest.mark.parametrize(
     "build", [build for _, build in CASES.values()], ids=[kind.__name__ for kind in CASES]
 )
+INDEPENDENT = pytest.mark.parametrize(
+    "build",
+    [build for kind, (_, build) in CASES.items() if kind is not CoupledLogisticMixtureFamily],
+    ids=[kind.__name__ for kind in CASES if kind is not CoupledLogisticMixtureFamily],
+)
+"""Families whose channels are independent given the parameters."""
 SPECS = pytest.mark.parametrize(
     "spec",
     [SignalSpec(3, (4, 6)), SignalSpec(1, (12,)), SignalSpec(2, (2, 3, 4), levels=16), SignalSpec(1, (1, 1))],
@@ -40,8 +52,7 @@ def parameters_for(
     family: LikelihoodFamily, spec: SignalSpec, num: int = 3, scale: float = 1.0
 ) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    channels = family.parameters_per_channel * spec.channels
-    return scale * torch.randn(num, channels, *spec.size, generator=generator)
+    return scale * torch.randn(num, family.num_parameters, *spec.size, generator=generator)
 
 
 def signals(spec: SignalSpec, num: int = 3) -> torch.Tensor:
@@ -52,10 +63,8 @@ def signals(spec: SignalSpec, num: int = 3) -> torch.Tensor:
 
 
 def test_every_family_and_every_likelihood_is_in_the_table():
-    assert concrete(LikelihoodFamily) == {*CASES, *NOT_FACTORISED}
-    assert concrete(Likelihood) == {likelihood for likelihood, _ in CASES.values()} | {
-        *NOT_FACTORISED.values()
-    }
+    assert concrete(LikelihoodFamily) == {*CASES, *OTHERS}
+    assert concrete(Likelihood) == {likelihood for likelihood, _ in CASES.values()} | {*OTHERS.values()}
 
 
 @SPECS
@@ -73,7 +82,7 @@ def test_shapes_ranges_and_signs(build, spec):
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 10.0])
-@EVERY
+@INDEPENDENT
 @torch.no_grad()
 def test_probabilities_of_all_levels_sum_to_one(build, scale):
     family = build(SMALL)
@@ -95,7 +104,7 @@ def test_elements_are_independent_given_the_parameters(build):
     torch.testing.assert_close(joint, torch.tensor(1.0), rtol=1e-4, atol=0)
 
 
-@EVERY
+@INDEPENDENT
 @torch.no_grad()
 def test_samples_follow_the_probabilities(build):
     family = build(SMALL)

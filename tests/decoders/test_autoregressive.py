@@ -11,13 +11,12 @@ from smalti.core.signals import SignalSpec
 from smalti.decoders.autoregressive import (
     AutoregressiveFamily,
     AutoregressiveLikelihood,
-    LocalDecoder,
     WaveNetDecoderConfig,
 )
+from smalti.encoders.conv import ConvEncoderConfig
 from smalti.likelihoods.categorical import CategoricalConfig
 from smalti.likelihoods.levels import from_levels, to_levels
 from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
-from smalti.likelihoods.union import build_likelihood
 from tests.models.tiny import exaggerate
 
 NUM_CLASSES, DIM = 3, 4
@@ -45,19 +44,17 @@ def config(upsample: tuple[int, ...] = (), **network) -> WaveNetDecoderConfig:
 def family(
     factor, levels: int, length: int = 3, strides=(3,), upsample: tuple[int, ...] = (), num_classes: int = 0
 ) -> AutoregressiveFamily:
-    torch.manual_seed(0)
     spec = SignalSpec(1, (length,), levels)
-    made = AutoregressiveFamily(
-        config(upsample), build_likelihood(factor, spec), spec, strides, num_classes
-    ).eval()
+    encoder = ConvEncoderConfig(strides=strides, channels=4).build(spec, DIM)
+    torch.manual_seed(0)
+    _, made = config(upsample).build(spec, DIM, encoder, factor.build(spec), num_classes)
+    made.eval()
     exaggerate(made.network)
     return made
 
 
 def locals_of(made: AutoregressiveFamily, num: int, frames: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(
-        num, made.parameters_per_channel, frames, generator=torch.Generator().manual_seed(seed)
-    )
+    return torch.randn(num, made.num_parameters, frames, generator=torch.Generator().manual_seed(seed))
 
 
 def every_signal(levels: int, length: int = 3) -> torch.Tensor:
@@ -178,8 +175,8 @@ class TestSizes:
         )
         assert made.frame == frame
         latents = torch.randn(2, DIM, 3)
-        local = LocalDecoder(config(upsample), 1, DIM)(latents)
-        assert local.shape == (2, made.parameters_per_channel, 3 * factor // frame)
+        local = config(upsample).local(DIM, 1)(latents)
+        assert local.shape == (2, made.num_parameters, 3 * factor // frame)
         likelihood = made(local)
         assert isinstance(likelihood, AutoregressiveLikelihood)
         drawn = likelihood.sample(torch.Generator().manual_seed(0))
@@ -190,15 +187,14 @@ class TestSizes:
 
     @pytest.mark.parametrize("residual_blocks", [0, 2])
     def test_every_latent_and_every_parameter_counts(self, residual_blocks):
-        settings = config((2, 3)).model_copy(update={"residual_blocks": residual_blocks})
-        layer = LocalDecoder(settings, 1, DIM)
+        layer = config((2, 3)).changed({"residual_blocks": residual_blocks}).local(DIM, 1)
         latents = torch.randn(4, DIM, 5, requires_grad=True)
         layer(latents).square().sum().backward()
         assert latents.grad.all()
         assert [name for name, p in layer.named_parameters() if p.grad is None or not p.grad.any()] == []
 
     def test_labels_are_for_the_network_over_the_samples(self):
-        layer, latents = LocalDecoder(config(), 1, DIM), torch.randn(2, DIM, 5)
+        layer, latents = config().local(DIM, 1), torch.randn(2, DIM, 5)
         assert torch.equal(layer(latents, Conditions(label=torch.tensor([0, 1]))), layer(latents))
 
     @torch.no_grad()

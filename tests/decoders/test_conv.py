@@ -8,13 +8,14 @@ from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.signals import SignalSpec
 from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
-from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
+from smalti.encoders.conv import ConvEncoderConfig
+from smalti.likelihoods.gaussian import GaussianFamily
+
+SMALL = {"channels": 6, "residual_channels": 4}
 
 
 def decoder(ndim: int = 2, strides=(2, 2), **settings) -> ConvDecoder:
-    num_classes = settings.pop("num_classes", 0)
-    config = ConvDecoderConfig(channels=6, residual_channels=4, **settings)
-    return ConvDecoder(config, ndim, dim=5, out_channels=7, strides=strides, num_classes=num_classes)
+    return ConvDecoder(5, 7, ndim, strides=strides, **SMALL, **settings)
 
 
 @pytest.mark.parametrize("head_channels", [0, 3])
@@ -22,26 +23,23 @@ def decoder(ndim: int = 2, strides=(2, 2), **settings) -> ConvDecoder:
     ("size", "strides"), [((20,), (4, 5)), ((8, 12), (2, 2)), ((6, 18), (3, 2)), ((4, 8, 12), (2, 2))]
 )
 def test_the_output_has_the_size_that_was_encoded(size, strides, head_channels):
-    encoder = ConvEncoder(
-        ConvEncoderConfig.tiny().model_copy(update={"strides": strides}), SignalSpec(3, size), 5
-    )
+    encoder = ConvEncoderConfig.tiny().changed({"strides": strides}).build(SignalSpec(3, size), 5)
     layer = decoder(len(size), encoder.strides[::-1], head_channels=head_channels)
     assert layer(encoder(torch.randn(2, 3, *size))).shape == (2, 7, *size)
 
 
 @pytest.mark.parametrize("settings", [{"time_strides": (1, 3)}, {"per_frame": True}], ids=str)
 def test_it_mirrors_what_the_encoder_does_to_time(settings):
-    config = ConvEncoderConfig.tiny().model_copy(update=settings)
-    encoder = ConvEncoder(config, SignalSpec(3, (6, 8, 4)), 5)
+    config = ConvEncoderConfig.tiny().changed(settings)
+    encoder = config.build(SignalSpec(3, (6, 8, 4)), 5)
     times = encoder.time_strides[::-1]
-    layer = ConvDecoder(ConvDecoderConfig.tiny(), 3, 5, 7, (2, 2), 0, times, encoder.is_per_frame)
+    layer = ConvDecoder(5, 7, 3, **SMALL, time_strides=times, per_frame=encoder.is_per_frame)
     assert layer(encoder(torch.randn(2, 3, 6, 8, 4))).shape == (2, 7, 6, 8, 4)
 
 
 def test_per_frame_is_the_network_of_pictures_told_the_same_label():
-    config = ConvDecoderConfig(channels=6, residual_channels=4, use_labels=True)
-    clips = ConvDecoder(config, 3, 5, 7, (2, 2), 3, is_per_frame=True).eval()
-    pictures = ConvDecoder(config, 2, 5, 7, (2, 2), 3).eval()
+    clips = ConvDecoder(5, 7, 3, **SMALL, num_classes=3, per_frame=True).eval()
+    pictures = ConvDecoder(5, 7, 2, **SMALL, num_classes=3).eval()
     pictures.load_state_dict(clips.state_dict())
     latents = torch.randn(2, 5, 4, 3, 2)
     expected = torch.stack([pictures(frame, labels(2, 0)) for frame in latents.unbind(2)], 2)
@@ -49,8 +47,7 @@ def test_per_frame_is_the_network_of_pictures_told_the_same_label():
 
 
 def test_the_papers_decoder():
-    config = ConvDecoderConfig(channels=256, residual_channels=256)
-    layer = ConvDecoder(config, 2, dim=64, out_channels=768, strides=(2, 2))
+    layer = ConvDecoder(dim=64, out_channels=768, channels=256, residual_channels=256, strides=(2, 2))
     kinds = (nn.Conv2d, nn.ConvTranspose2d)
     convolutions = [module for module in layer.modules() if isinstance(module, kinds)]
     assert [conv.kernel_size[0] for conv in convolutions] == [3, 3, 1, 3, 1, 4, 4]
@@ -80,7 +77,7 @@ def labels(*given: int) -> Conditions:
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 @torch.no_grad()
 def test_each_label_and_its_absence_say_something_else(ndim):
-    layer = decoder(ndim, use_labels=True, num_classes=3).eval()
+    layer = decoder(ndim, num_classes=3).eval()
     assert layer.num_classes == 3
     latents = torch.randn(1, 5, *[2] * ndim).expand(4, 5, *[2] * ndim)
     told = layer(latents, labels(0, 1, -1, 2))
@@ -91,7 +88,7 @@ def test_each_label_and_its_absence_say_something_else(ndim):
 
 @torch.no_grad()
 def test_labels_go_with_their_items():
-    layer = decoder(use_labels=True, num_classes=3).eval()
+    layer = decoder(num_classes=3).eval()
     latents = torch.randn(3, 5, 2, 3)
     together = layer(latents, labels(2, -1, 0))
     for item, label in enumerate((2, -1, 0)):
@@ -100,7 +97,7 @@ def test_labels_go_with_their_items():
 
 @torch.no_grad()
 def test_training_hides_this_share_of_the_labels():
-    layer = decoder(use_labels=True, num_classes=3, label_dropout=0.3).train()
+    layer = decoder(num_classes=3, label_dropout=0.3).train()
     latents = torch.randn(1, 5, 2, 2).expand(2000, 5, 2, 2)
     torch.manual_seed(0)
     told = layer(latents, Conditions(label=torch.ones(2000, dtype=torch.int64))).flatten(1)
@@ -109,10 +106,13 @@ def test_training_hides_this_share_of_the_labels():
     assert not torch.allclose(layer.eval()(latents[:1], labels(1)), layer(latents[:1]))
 
 
-@pytest.mark.parametrize("settings", [{"num_classes": 3}, {"use_labels": True}, {}], ids=str)
+@pytest.mark.parametrize(("use_labels", "num_classes"), [(False, 3), (True, 0), (False, 0)])
 @torch.no_grad()
-def test_without_use_labels_or_without_classes_labels_are_not_heeded(settings):
-    layer, latents = decoder(**settings), torch.randn(1, 5, 2, 2)
+def test_without_use_labels_or_without_classes_labels_are_ignored(use_labels, num_classes):
+    config = ConvDecoderConfig(**SMALL, use_labels=use_labels)
+    encoder = ConvEncoderConfig.tiny().build(SignalSpec(3, (8, 8)), 5)
+    layer, _ = config.build(SignalSpec(3, (8, 8)), 5, encoder, GaussianFamily(), num_classes)
+    latents = torch.randn(1, 5, 2, 2)
     assert layer.num_classes == 0
     assert not any("label" in name for name, _ in layer.named_parameters())
     assert torch.equal(layer(latents, labels(2)), layer(latents))
@@ -121,4 +121,4 @@ def test_without_use_labels_or_without_classes_labels_are_not_heeded(settings):
 @pytest.mark.parametrize("wrong", [(3,), (-2,), (0, 1)])
 def test_labels_that_do_not_fit_are_refused(wrong):
     with pytest.raises(InputError, match=r"expected .*label"):
-        decoder(use_labels=True, num_classes=3)(torch.randn(1, 5, 2, 2), labels(*wrong))
+        decoder(num_classes=3)(torch.randn(1, 5, 2, 2), labels(*wrong))

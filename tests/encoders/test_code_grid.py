@@ -13,7 +13,7 @@ SPEC = SignalSpec(2, (6, 6), levels=16)
 
 def encoder(spec: SignalSpec = SPEC) -> CodeGridEncoder:
     torch.manual_seed(0)
-    return CodeGridEncoder(CodeGridEncoderConfig.tiny(), spec, 5)
+    return CodeGridEncoderConfig.tiny().build(spec, 5)
 
 
 def codes(num: int = 3, seed: int = 0) -> torch.Tensor:

@@ -12,7 +12,7 @@ from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
 
 def encoder(size: tuple[int, ...], strides=(2, 2), **settings) -> ConvEncoder:
     config = ConvEncoderConfig(channels=6, residual_channels=4, strides=strides, **settings)
-    return ConvEncoder(config, SignalSpec(channels=3, size=size), dim=5)
+    return config.build(SignalSpec(channels=3, size=size), dim=5)
 
 
 @pytest.mark.parametrize(
@@ -108,9 +108,7 @@ def test_only_clips_have_time():
 
 
 def test_the_papers_encoder():
-    layer = ConvEncoder(
-        ConvEncoderConfig(channels=256, residual_channels=256), SignalSpec(3, (32, 32)), dim=64
-    )
+    layer = ConvEncoder(3, dim=64, channels=256, residual_channels=256)
     convolutions = [module for module in layer.modules() if isinstance(module, nn.Conv2d)]
     assert [conv.kernel_size[0] for conv in convolutions] == [4, 4, 3, 1, 3, 1, 1]
     assert [conv.stride[0] for conv in convolutions] == [2, 2, 1, 1, 1, 1, 1]

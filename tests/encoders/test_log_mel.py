@@ -16,7 +16,7 @@ DIM = 5
 def encoder(length: int = 64, **settings) -> LogMelEncoder:
     torch.manual_seed(0)
     config = LogMelEncoderConfig.tiny().model_copy(update=settings)
-    return LogMelEncoder(config, SignalSpec(1, (length,)), DIM)
+    return config.build(SignalSpec(1, (length,)), DIM)
 
 
 def sound(num: int = 3, length: int = 64, seed: int = 1) -> torch.Tensor:
@@ -49,7 +49,7 @@ def test_a_size_that_does_not_divide_is_refused_with_an_advice_that_works():
 def test_what_is_no_waveform_is_refused(spec):
     words = rf"received {spec.channels} channels and {spec.ndim} axes: take encoder.kind=conv"
     with pytest.raises(InputError, match=words):
-        LogMelEncoder(LogMelEncoderConfig.tiny(), spec, DIM)
+        LogMelEncoderConfig.tiny().build(spec, DIM)
 
 
 @pytest.mark.parametrize("companded", [True, False])
@@ -119,6 +119,6 @@ def test_settings_out_of_range(wrong):
 )
 def test_what_the_data_is_not_is_refused(spec, told):
     with pytest.raises(InputError, match=told):
-        LogMelEncoder(LogMelEncoderConfig.tiny(), spec, DIM)
+        LogMelEncoderConfig.tiny().build(spec, DIM)
     alike = {"sample_rate_hz": spec.sample_rate_hz, "companded": spec.levels == 256, "hop": 16, "window": 64}
-    LogMelEncoder(LogMelEncoderConfig.tiny().model_copy(update=alike), spec, DIM)
+    LogMelEncoderConfig.tiny().model_copy(update=alike).build(spec, DIM)

@@ -24,7 +24,7 @@ from smalti.priors.unigram import UnigramPrior
 @pytest.fixture
 def model() -> VQVAE:
     torch.manual_seed(0)
-    model = VQVAE(VQVAEConfig.tiny(), SignalSpec(3, (12, 16)))
+    model = VQVAEConfig.tiny().build(SignalSpec(3, (12, 16)))
     model.loss(Batch(signals(8, seed=5)))
     return model
 
@@ -95,7 +95,7 @@ def test_the_result_is_json_and_says_what_it_means(model):
 def stochastic(kind: str) -> VAE | VIMCO:
     torch.manual_seed(0)
     spec = SignalSpec(3, (12, 16))
-    return VAE(VAEConfig.tiny(), spec) if kind == "vae" else VIMCO(VIMCOConfig.tiny(), spec)
+    return VAEConfig.tiny().build(spec) if kind == "vae" else VIMCOConfig.tiny().build(spec)
 
 
 @pytest.mark.parametrize("kind", ["vae", "vimco"])

@@ -15,7 +15,6 @@ from smalti.likelihoods.categorical import Categorical, CategoricalConfig, Categ
 from smalti.likelihoods.gaussian import Gaussian, GaussianConfig, GaussianFamily
 from smalti.likelihoods.levels import from_levels, to_levels
 from smalti.likelihoods.logistic_mixture import LogisticMixture, LogisticMixtureConfig, LogisticMixtureFamily
-from smalti.likelihoods.union import build_likelihood
 from tests.models.memory import Alive
 
 MEANS, LOG_SCALES = [-30.0, -1.5, -1.0, 0.001, 0.9, 1.0, 4.0], [-7.0, -3.0, 0.0, 1.5]
@@ -433,7 +432,7 @@ SPEC = SignalSpec(channels=3, size=(2, 2))
 
 class TestFamilies:
     def test_gaussian_has_one_learned_scale_a_channel(self):
-        family = GaussianFamily(GaussianConfig(), SPEC)
+        family = GaussianFamily(SPEC.channels, SPEC.levels)
         family.log_scale.data = torch.tensor([-1.0, -2.0, -20.0])  # the last below the least scale
         means = torch.randn(2, 3, 2, 2)
         signal = from_levels(torch.randint(256, means.shape), 256)
@@ -445,8 +444,8 @@ class TestFamilies:
     @pytest.mark.parametrize("ndim", [1, 2, 3])
     def test_mixture_layout(self, ndim):
         spec = SignalSpec(channels=2, size=(3,) * ndim)
-        family = LogisticMixtureFamily(LogisticMixtureConfig(components=4), spec)
-        assert family.parameters_per_channel == 12
+        family = LogisticMixtureFamily(spec.channels, spec.levels, components=4)
+        assert family.num_parameters == 12 * spec.channels
         parameters = torch.randn(2, 24, *spec.size)
         signal = from_levels(torch.randint(256, (2, 2, *spec.size)), 256)
         logits, means, log_scales = parameters.view(2, 2, 3, 4, *spec.size).unbind(2)
@@ -455,7 +454,7 @@ class TestFamilies:
         torch.testing.assert_close(family(parameters).log_prob(signal), by_hand.log_prob(signal))
 
     def test_categorical_layout(self):
-        family = CategoricalFamily(CategoricalConfig(), SPEC)
+        family = CategoricalFamily(SPEC.channels, SPEC.levels)
         target = torch.randint(256, (2, 3, 2, 2))
         parameters = torch.full((2, 3, 256, 2, 2), -50.0).scatter_(2, target.unsqueeze(2), 50.0).flatten(1, 2)
         likelihood = family(parameters)
@@ -473,4 +472,4 @@ class TestFamilies:
         ],
     )
     def test_built_by_config(self, config, kind):
-        assert type(build_likelihood(config, SPEC)) is kind
+        assert type(config.build(SPEC)) is kind

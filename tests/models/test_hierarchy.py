@@ -17,7 +17,7 @@ THREE = HierarchyConfig.tiny().model_copy(update={"factors": (2, 2)})
 
 def build(config: HierarchyConfig = THREE) -> Hierarchy:
     torch.manual_seed(0)
-    return Hierarchy(config, SPEC).eval()
+    return config.build(SPEC).eval()
 
 
 def test_codes_are_of_all_levels():
@@ -95,4 +95,4 @@ def test_use_is_counted_by_the_codebooks_that_there_are():
 def test_settings_of_time_are_refused(settings):
     encoder = THREE.encoder.model_copy(update=settings)
     with pytest.raises(InputError, match="leave per_frame and time_strides out"):
-        Hierarchy(THREE.model_copy(update={"encoder": encoder}), SignalSpec(3, (8, 16, 16)))
+        THREE.model_copy(update={"encoder": encoder}).build(SignalSpec(3, (8, 16, 16)))

@@ -26,7 +26,7 @@ def model(is_told: bool) -> VQVAE:
     decoder = ConvDecoderConfig.tiny().model_copy(update={"use_labels": is_told})
     quantizer = VQVAEConfig.tiny().quantizer.model_copy(update={"num_codebooks": 1})
     config = VQVAEConfig.tiny().model_copy(update={"decoder": decoder, "quantizer": quantizer})
-    made = VQVAE(config, SignalSpec(1, (32,)), NUM_CLASSES)
+    made = config.build(SignalSpec(1, (32,)), NUM_CLASSES)
     made.loss(Batch(tiny.signals(made.signal, 8, seed=5), Conditions(label=torch.zeros(8).long())))
     return made.eval()
 

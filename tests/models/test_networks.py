@@ -13,14 +13,14 @@ from smalti.encoders.log_mel import LogMelEncoder, LogMelEncoderConfig
 from smalti.likelihoods.categorical import CategoricalConfig, CategoricalFamily
 from smalti.likelihoods.gaussian import GaussianConfig
 from smalti.likelihoods.logistic_mixture import LogisticMixtureFamily
-from smalti.models.networks import TINY, NetworksConfig, build_networks
+from smalti.models.networks import NetworksConfig, build_networks, tiny_networks
 
 WAVEFORM = SignalSpec(1, (64,), levels=16)
 WAVENET = WaveNetDecoderConfig.tiny()
 
 
 def config(**parts) -> NetworksConfig:
-    return TINY.model_copy(update=parts)
+    return NetworksConfig(**{**tiny_networks(), **parts})
 
 
 def upsampling(*strides: int) -> WaveNetDecoderConfig:
@@ -75,7 +75,7 @@ def test_upsampling_that_divides_it(strides):
 
 
 def test_a_wavenet_decoder_wants_a_likelihood_with_a_shape_for_each_sample():
-    with pytest.raises(InputError, match=r"received gaussian: take likelihood.kind=categorical or logistic"):
+    with pytest.raises(InputError, match=r"shared scale: take likelihood.kind=categorical or logistic"):
         build_networks(config(decoder=WAVENET, likelihood=GaussianConfig()), WAVEFORM, 5, 3)
 
 

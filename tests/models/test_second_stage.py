@@ -15,7 +15,7 @@ from smalti.evaluation.bounds import measure
 from smalti.likelihoods.categorical import CategoricalConfig
 from smalti.likelihoods.levels import from_levels
 from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
-from smalti.models.vae import VAE, VAEConfig
+from smalti.models.vae import VAEConfig
 from smalti.models.vqvae import VQVAE, VQVAEConfig
 from smalti.priors.uniform import UniformPrior
 from smalti.quantizers.vq import VectorQuantizerConfig
@@ -31,7 +31,7 @@ NETWORKS = {
 def stage(**changes) -> VQVAE:
     torch.manual_seed(0)
     quantizer = VectorQuantizerConfig(num_codebooks=3, num_codes=8, code_dim=4)
-    return VQVAE(VQVAEConfig(**NETWORKS, quantizer=quantizer, code_dropout=0.2, **changes), SPEC)
+    return VQVAEConfig(**NETWORKS, quantizer=quantizer, code_dropout=0.2, **changes).build(SPEC)
 
 
 def grids(num: int = 64, seed: int = 0) -> torch.Tensor:
@@ -98,7 +98,7 @@ def test_it_learns_to_use_its_codes():
 @torch.no_grad()
 def test_the_continuous_control_has_the_same_networks():
     torch.manual_seed(0)
-    model = VAE(VAEConfig(**NETWORKS, latent_dim=3), SPEC).eval()
+    model = VAEConfig(**NETWORKS, latent_dim=3).build(SPEC).eval()
     measured = measure(model, Batch(grids(4)), draws=2)
     assert measured.reconstruction is None
     assert all((bound.distortion > 0).all() for bound in measured.bounds.values())
@@ -128,4 +128,4 @@ def test_the_bound_of_27_bits():
 )
 def test_parts_that_do_not_fit(spec, changes, sentence):
     with pytest.raises(InputError, match=sentence):
-        VQVAE(VQVAEConfig(**{**NETWORKS, **changes}), spec)
+        VQVAEConfig(**{**NETWORKS, **changes}).build(spec)

@@ -33,7 +33,7 @@ SMALLEST = SignalSpec(1, (4,), levels=4)
 def vae(spec: SignalSpec = SMALLEST, latent_dim: int = 1, encoder_times: float = 3, **parts) -> VAE:
     """A model whose latents matter, and whose posterior is neither its prior nor the true one."""
     torch.manual_seed(0)
-    model = VAE(VAEConfig.tiny().model_copy(update={"latent_dim": latent_dim, **parts}), spec)
+    model = VAEConfig.tiny().model_copy(update={"latent_dim": latent_dim, **parts}).build(spec)
     exaggerate(model.encoder, times=encoder_times)
     exaggerate(model.decoder)
     return model.eval()

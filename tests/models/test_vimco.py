@@ -37,7 +37,7 @@ TWICE = SignalSpec(1, (8,), levels=4)
 def vimco(spec: SignalSpec = LARGER, encoder_times: float = 4, **settings) -> VIMCO:
     """A model whose codes matter, and whose posterior is neither uniform nor the true one."""
     torch.manual_seed(0)
-    model = VIMCO(VIMCOConfig.tiny().model_copy(update=settings), spec)
+    model = VIMCOConfig.tiny().model_copy(update=settings).build(spec)
     exaggerate(model.encoder, times=encoder_times)
     exaggerate(model.decoder)
     return model.eval()
@@ -534,12 +534,8 @@ class TestMemory:
         x = signals(LARGER, items)
 
         def bytes_of(num_samples: int) -> tuple[int, int]:
-            model = VIMCO(
-                VIMCOConfig.tiny().model_copy(
-                    update={"num_samples": num_samples, "decode_at_once": 6, "likelihood": likelihood}
-                ),
-                LARGER,
-            )
+            settings = {"num_samples": num_samples, "decode_at_once": 6, "likelihood": likelihood}
+            model = VIMCOConfig.tiny().changed(settings).build(LARGER)
             # Draws that all weigh the same, so that every one is decoded again.
             exaggerate(model.decoder, times=0)
             with Alive() as alive:

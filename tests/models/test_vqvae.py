@@ -32,7 +32,7 @@ CODEBOOKS = pytest.mark.parametrize(
 def vqvae(size=(8, 8), channels: int = 3, levels: int = 256, seed: int = 0, **parts) -> VQVAE:
     torch.manual_seed(seed)
     config = VQVAEConfig.tiny().model_copy(update=parts)
-    return VQVAE(config, SignalSpec(channels, size, levels))
+    return config.build(SignalSpec(channels, size, levels))
 
 
 def quantizer(codebook, **sizes) -> VectorQuantizerConfig:

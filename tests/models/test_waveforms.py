@@ -41,7 +41,7 @@ def build(kind=VQVAE, length: int = LENGTH, num_classes: int = NUM_CLASSES, **pa
         **({"quantizer": GRADIENT} if kind is VQVAE else {}),
         **parts,
     }
-    return kind(config.model_copy(update=given), SignalSpec(1, (length,), LEVELS), num_classes)
+    return config.model_copy(update=given).build(SignalSpec(1, (length,), LEVELS), num_classes)
 
 
 def waves(num: int = 4, length: int = LENGTH, seed: int = 1) -> torch.Tensor:
@@ -279,7 +279,7 @@ class TestBound:
             }
         )
         torch.manual_seed(0)
-        model = VQVAE(config, SignalSpec(1, (4,), levels=4)).eval()
+        model = config.build(SignalSpec(1, (4,), levels=4)).eval()
         tiny.exaggerate(model.decoder, model.family)
         x = tiny.all_signals(model.signal)
         for codes in tiny.all_grids(model):

@@ -16,7 +16,7 @@ from smalti.core.models import Trainable
 from smalti.core.signals import SignalSpec
 from smalti.data.loader import Loader
 from smalti.encoders.conv import ConvEncoderConfig
-from smalti.models.vqvae import VQVAE, VQVAEConfig
+from smalti.models.vqvae import VQVAEConfig
 from smalti.training.checkpoints import RunDirectory
 from smalti.training.engine import Engine
 from smalti.training.loop import TrainingConfig, fit
@@ -41,7 +41,7 @@ def to_model(pixels: torch.Tensor) -> torch.Tensor:
 def vqvae() -> Trainable:
     tiny = VQVAEConfig.tiny()
     encoder = ConvEncoderConfig(channels=8, residual_channels=4, residual_blocks=1, strides=(2,))
-    return VQVAE(tiny.model_copy(update={"encoder": encoder}), SPEC)
+    return tiny.changed({"encoder": encoder}).build(SPEC)
 
 
 MODELS = {"vqvae": vqvae, "adversarial": Adversarial}

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-if TYPE_CHECKING:
-    pass
+C = TypeVar("C", bound="Configuration")
 
 
 class Configuration(BaseModel):
     """Base of every `Config`: validated, immutable, and strict about unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    def changed(self: C, settings: Mapping[str, Any]) -> C:
+        """A copy with some settings changed, validated again.
+
+        Args:
+            settings: new values by dotted key, such as `{"decoder.channels": 64}`.
+
+        Raises:
+            AttributeError: for a key that does not exist.
+            pydantic.ValidationError: for a value that does not fit.
+        """
+        new = self
+        for key, value in settings.items():
+            first, _, rest = key.partition(".")
+            inner = getattr(new, first)
+            values = {name: getattr(new, name) for name in type(new).model_fields}
+            values[first] = inner.changed({rest: value}) if rest else value
+            new = type(self).model_validate(values)
+        return new

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from smalti.core.conditions import Batch, Conditions
+from smalti.core.config import Configuration
 from smalti.core.parts import Decoder, Encoder, Likelihood, LikelihoodFamily
 from smalti.core.phases import Phase
+from smalti.core.registry import Registry
 from smalti.core.results import BoundTerms, Loss
 from smalti.core.signals import SignalSpec
 from smalti.core.units import sum_over_items
@@ -166,3 +169,23 @@ class Autoencoder(LatentVariableModel):
             codes=codes,
             reconstruction=likelihood.known_mean(),
         )
+
+
+class ModelConfig(Configuration):
+    """Settings of a model."""
+
+    def build(self, signal: SignalSpec, num_classes: int = 0) -> LatentVariableModel:
+        """The untrained model.
+
+        Args:
+            signal: channels, size and levels of the data.
+            num_classes: labels that the decoder may be conditioned on.
+
+        Raises:
+            InputError: when the parts do not fit each other or the signal.
+        """
+        raise NotImplementedError
+
+
+MODELS = Registry("model", ModelConfig, "smalti.models")
+AnyModel = Annotated[ModelConfig, MODELS]

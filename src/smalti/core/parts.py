@@ -51,8 +51,6 @@ class Encoder(nn.Module, ABC):
 class EncoderConfig(Configuration):
     """Settings of an encoder."""
 
-    kind: str
-
     def build(self, signal: SignalSpec, dim: int) -> Encoder:
         """The untrained encoder.
 
@@ -159,8 +157,10 @@ class Likelihood(ABC):
 class LikelihoodFamily(nn.Module, ABC):
     """A family of likelihoods; called with a decoder's output it gives the member."""
 
-    parameters_per_channel: int
-    """Decoder channels for each signal channel."""
+    kind: str = ""
+    """Its name in tables: the `kind` of its config."""
+    num_parameters: int
+    """Channels that the decoder must give."""
     num_classes: int = 0
     """Labels that it is conditioned on; 0 for an unconditional one."""
     is_per_element: bool = True
@@ -183,8 +183,6 @@ class LikelihoodConfig(Configuration):
 
 class DecoderConfig(Configuration):
     """Settings of a decoder."""
-
-    kind: str
 
     def build(
         self,

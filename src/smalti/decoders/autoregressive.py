@@ -7,6 +7,7 @@ latents into parameters `(B, P, *coarse)`, and `AutoregressiveFamily` turns thos
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, final
 
@@ -19,8 +20,8 @@ from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.autoregressive.sampling import sample
 from smalti.autoregressive.wavenet import WaveNetConfig
 from smalti.core.conditions import Conditions
-from smalti.core.config import Configuration
-from smalti.core.parts import Decoder, Likelihood, LikelihoodFamily
+from smalti.core.errors import InputError
+from smalti.core.parts import DECODERS, Decoder, DecoderConfig, Encoder, Likelihood, LikelihoodFamily
 from smalti.core.priors import AutoregressiveNetwork
 from smalti.core.signals import SignalSpec
 from smalti.likelihoods.categorical import CategoricalFamily
@@ -28,84 +29,40 @@ from smalti.likelihoods.levels import from_levels, to_levels
 from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, upsample
 
 
-class WaveNetDecoderConfig(Configuration):
-    """Sizes of the autoregressive decoder.
-
-    Attributes:
-        channels: of the local condition.
-        residual_channels: of the residual blocks over the latents.
-        residual_blocks: number of those.
-        upsample: strides of transposed convolutions after them; what they leave of the encoder's stride is
-            repeated, sample for sample.
-        network: the WaveNet over the samples.
-    """
-
-    kind: Literal["wavenet"] = "wavenet"
-    channels: int = Field(default=64, ge=1)
-    residual_channels: int = Field(default=32, ge=1)
-    residual_blocks: int = Field(default=1, ge=0)
-    upsample: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    network: WaveNetConfig = WaveNetConfig()
-
-    @classmethod
-    def tiny(cls) -> WaveNetDecoderConfig:
-        """The smallest that still has every part."""
-        return cls(channels=8, residual_channels=4, upsample=(2,), network=WaveNetConfig.tiny())
-
-
-class PixelCNNDecoderConfig(Configuration):
-    """Sizes of the autoregressive decoder of a grid of codes.
-
-    Attributes:
-        channels: of the local condition.
-        residual_channels: of the residual blocks over the latents.
-        residual_blocks: number of those.
-        upsample: strides of transposed convolutions after them; what they leave of the encoder's stride is
-            repeated.
-        network: the gated PixelCNN over the codes.
-    """
-
-    kind: Literal["pixelcnn"] = "pixelcnn"
-    channels: int = Field(default=128, ge=1)
-    residual_channels: int = Field(default=64, ge=1)
-    residual_blocks: int = Field(default=2, ge=0)
-    upsample: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    network: GatedPixelCNNConfig = GatedPixelCNNConfig()
-
-    @classmethod
-    def tiny(cls) -> PixelCNNDecoderConfig:
-        """The smallest that still has every part."""
-        return cls(channels=8, residual_channels=4, residual_blocks=1, network=GatedPixelCNNConfig.tiny())
-
-
-AutoregressiveDecoderConfig = WaveNetDecoderConfig | PixelCNNDecoderConfig
-
-
 @final
 class LocalDecoder(Decoder):
     """A 3-wide convolution from the latents, residual blocks, and transposed convolutions.
 
     Args:
-        config: widths and depth.
-        ndim: number of axes.
         dim: channels of the latents.
+        ndim: axes of the signal.
+        channels: of the local condition.
+        residual_channels: of the residual blocks over the latents.
+        residual_blocks: number of those.
+        upsample_strides: of transposed convolutions after them.
     """
 
-    def __init__(self, config: AutoregressiveDecoderConfig, ndim: int, dim: int) -> None:
+    def __init__(
+        self,
+        dim: int = 64,
+        ndim: int = 1,
+        *,
+        channels: int = 64,
+        residual_channels: int = 32,
+        residual_blocks: int = 1,
+        upsample_strides: Sequence[int] = (),
+    ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [CONVOLUTIONS[ndim](dim, config.channels, 3, padding=1)]
-        layers += [
-            ResidualBlock(ndim, config.channels, config.residual_channels)
-            for _ in range(config.residual_blocks)
-        ]
-        for stride in config.upsample:
-            layers += [nn.ReLU(), upsample(ndim, config.channels, config.channels, stride)]
+        layers: list[nn.Module] = [CONVOLUTIONS[ndim](dim, channels, 3, padding=1)]
+        layers += [ResidualBlock(ndim, channels, residual_channels) for _ in range(residual_blocks)]
+        for stride in upsample_strides:
+            layers += [nn.ReLU(), upsample(ndim, channels, channels, stride)]
         self.layers = nn.Sequential(*layers)
 
     def forward(
         self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b p *coarse"]:
-        """The local condition. Labels are for the network over the signal, and are not heeded here."""
+        """The local condition. Labels condition the network over the signal, and are ignored here."""
         return self.layers(latents)
 
 
@@ -178,30 +135,26 @@ class AutoregressiveFamily(LikelihoodFamily):
     """From a local condition to the likelihood that an autoregressive network gives to signals under it.
 
     Args:
-        config: of the decoder.
-        family: of each element's factor (a softmax over the levels, or of samples a mixture of logistics).
-        signal: channels and levels of the data.
-        strides: of the encoder.
-        num_classes: labels that the network is told.
+        network: over the elements, conditioned on `channels` local channels.
+        likelihood: of each element's factor: a softmax over the levels, or a mixture of logistics.
+        channels: of the local condition.
+        frame: elements for each place of the local condition, along an axis.
+        levels: of an element.
     """
 
     def __init__(
         self,
-        config: AutoregressiveDecoderConfig,
-        family: LikelihoodFamily,
-        signal: SignalSpec,
-        strides: Sequence[int],
-        num_classes: int,
+        network: AutoregressiveNetwork,
+        likelihood: LikelihoodFamily,
+        channels: int,
+        frame: int,
+        levels: int = 256,
     ) -> None:
         super().__init__()
-        factor = torch.Size(strides).numel()
-        made = torch.Size(config.upsample).numel()
-        self.parameters_per_channel = config.channels
-        self.frame = factor // made
-        """Elements for each place of the local condition, along an axis."""
-        self.levels, self.num_classes = signal.levels, num_classes
-        self.family = family
-        self.network = _network(config, family, signal, num_classes)
+        self.num_parameters, self.frame, self.levels = channels, frame, levels
+        self.num_classes = network.num_classes
+        self.family, self.network = likelihood, network
+        self.kind = f"autoregressive, {likelihood.kind}"
 
     def forward(
         self, parameters: Float[Tensor, "b p *coarse"], conditions: Conditions | None = None
@@ -217,18 +170,130 @@ class AutoregressiveFamily(LikelihoodFamily):
         )
 
 
-def _network(
-    config: AutoregressiveDecoderConfig, family: LikelihoodFamily, signal: SignalSpec, num_classes: int
-) -> AutoregressiveNetwork:
-    """The network over the elements of a signal."""
-    if isinstance(config, PixelCNNDecoderConfig):
-        return config.network.build(
-            signal.levels, signal.channels, num_classes, local_channels=config.channels
+class _LocalDecoderConfig(DecoderConfig):
+    """What autoregressive decoders share.
+
+    Attributes:
+        channels: of the local condition.
+        residual_channels: of the residual blocks over the latents.
+        residual_blocks: number of those.
+        upsample: strides of transposed convolutions after them; what they leave of the encoder's stride is
+            repeated, element for element.
+    """
+
+    channels: int = Field(default=64, ge=1)
+    residual_channels: int = Field(default=32, ge=1)
+    residual_blocks: int = Field(default=1, ge=0)
+    upsample: tuple[Annotated[int, Field(ge=1)], ...] = ()
+
+    def local(self, dim: int, ndim: int) -> LocalDecoder:
+        """The part from the latents to the local condition."""
+        return LocalDecoder(
+            dim,
+            ndim,
+            channels=self.channels,
+            residual_channels=self.residual_channels,
+            residual_blocks=self.residual_blocks,
+            upsample_strides=self.upsample,
         )
-    return config.network.build(
-        signal.levels,
-        num_classes=num_classes,
-        local_channels=config.channels,
-        # By its kind: a mixture may by chance have as many parameters as there are levels.
-        outputs=None if isinstance(family, CategoricalFamily) else family.parameters_per_channel,
-    )
+
+    def frame(self, encoder: Encoder) -> int:
+        """Elements for each place of the local condition, along an axis.
+
+        Raises:
+            InputError: when `upsample` does not divide the encoder's stride.
+        """
+        factor, made = math.prod(encoder.strides), math.prod(self.upsample)
+        if factor % made:
+            raise InputError(
+                f"expected decoder.upsample to divide the encoder's stride of {factor}, received "
+                f"{self.upsample}: choose strides whose product divides it"
+            )
+        return factor // made
+
+
+@DECODERS.register
+class WaveNetDecoderConfig(_LocalDecoderConfig):
+    """Settings of an autoregressive decoder of waveforms; `network` is the WaveNet over the samples."""
+
+    kind: Literal["wavenet"] = "wavenet"
+    network: WaveNetConfig = WaveNetConfig()
+
+    @classmethod
+    def tiny(cls) -> WaveNetDecoderConfig:
+        """The smallest that still has every part."""
+        return cls(channels=8, residual_channels=4, upsample=(2,), network=WaveNetConfig.tiny())
+
+    def build(
+        self,
+        signal: SignalSpec,
+        dim: int,
+        encoder: Encoder,
+        likelihood: LikelihoodFamily,
+        num_classes: int = 0,
+    ) -> tuple[LocalDecoder, AutoregressiveFamily]:
+        """The decoder, and the likelihood of whole waveforms."""
+        if (signal.channels, signal.ndim) != (1, 1):
+            raise InputError(
+                f"expected a waveform (one channel, one axis) for a WaveNet decoder, received "
+                f"{signal.channels} channels and {signal.ndim} axes: take decoder.kind=conv"
+            )
+        if not likelihood.is_per_element:
+            raise InputError(
+                "expected a likelihood that gives every sample its own shape, received one with a shared "
+                "scale: take likelihood.kind=categorical or logistic_mixture"
+            )
+        local = self.local(dim, signal.ndim)
+        network = self.network.build(
+            signal.levels,
+            num_classes=num_classes,
+            local_channels=self.channels,
+            # By its kind: a mixture may by chance have as many parameters as there are levels.
+            outputs=None if isinstance(likelihood, CategoricalFamily) else likelihood.num_parameters,
+        )
+        frame = self.frame(encoder)
+        family = AutoregressiveFamily(network, likelihood, self.channels, frame, signal.levels)
+        return local, family
+
+
+@DECODERS.register
+class PixelCNNDecoderConfig(_LocalDecoderConfig):
+    """Settings of an autoregressive decoder of code grids; `network` is the gated PixelCNN over the codes."""
+
+    kind: Literal["pixelcnn"] = "pixelcnn"
+    channels: int = Field(default=128, ge=1)
+    residual_channels: int = Field(default=64, ge=1)
+    residual_blocks: int = Field(default=2, ge=0)
+    network: GatedPixelCNNConfig = GatedPixelCNNConfig()
+
+    @classmethod
+    def tiny(cls) -> PixelCNNDecoderConfig:
+        """The smallest that still has every part."""
+        return cls(channels=8, residual_channels=4, residual_blocks=1, network=GatedPixelCNNConfig.tiny())
+
+    def build(
+        self,
+        signal: SignalSpec,
+        dim: int,
+        encoder: Encoder,
+        likelihood: LikelihoodFamily,
+        num_classes: int = 0,
+    ) -> tuple[LocalDecoder, AutoregressiveFamily]:
+        """The decoder, and the likelihood of whole grids."""
+        if signal.ndim != 2:
+            raise InputError(
+                f"expected grids of two axes for a PixelCNN decoder, received {signal.ndim}: take "
+                "decoder.kind=conv"
+            )
+        if not isinstance(likelihood, CategoricalFamily):
+            raise InputError(
+                f"expected a likelihood of codes, received a {type(likelihood).__name__}: take "
+                "likelihood.kind=categorical"
+            )
+        local = self.local(dim, signal.ndim)
+        network = self.network.build(
+            signal.levels, signal.channels, num_classes, local_channels=self.channels
+        )
+        frame = self.frame(encoder)
+        family = AutoregressiveFamily(network, likelihood, self.channels, frame, signal.levels)
+        return local, family

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 from jaxtyping import Float
 from pydantic import Field
@@ -11,33 +11,12 @@ from torch import Tensor, nn
 
 from smalti.core.conditioners import Conditioner, Conditioners
 from smalti.core.conditions import Conditions
-from smalti.core.config import Configuration
-from smalti.core.parts import Decoder
+from smalti.core.parts import DECODERS, Decoder, DecoderConfig, Encoder, LikelihoodFamily
+from smalti.core.signals import SignalSpec
 from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, channels_last, each_frame, stage_strides, upsample
 from smalti.nn.symbols import hide_labels, label_indices
 
-
-class ConvDecoderConfig(Configuration):
-    """Widths and depth of a `ConvDecoder`; its strides are the encoder's, reversed.
-
-    `head_channels`: when above 0, the last transposed convolution gives this many channels and a 1x1
-    convolution makes the parameters from them: four times cheaper for the 256-way softmax.
-    `use_labels`: whether the decoder is told each item's label (the speaker), so that codes need not say it;
-    `label_dropout` is the share of labels that training hides, so that it also knows items without one.
-    """
-
-    kind: Literal["conv"] = "conv"
-    channels: int = Field(default=128, ge=1)
-    residual_channels: int = Field(default=32, ge=1)
-    residual_blocks: int = Field(default=2, ge=0)
-    head_channels: int = Field(default=0, ge=0)
-    use_labels: bool = False
-    label_dropout: float = Field(default=0.1, ge=0, le=1)
-
-    @classmethod
-    def tiny(cls) -> ConvDecoderConfig:
-        """The smallest that still has every part."""
-        return cls(channels=8, residual_channels=4, residual_blocks=1)
+Stride = Annotated[int, Field(ge=1)]
 
 
 @final
@@ -47,51 +26,70 @@ class ConvDecoder(Decoder):
     van den Oord et al. 2017, section 4.1.
 
     Args:
-        config: widths and depth.
-        ndim: number of spatial dimensions.
         dim: channels of the latents.
-        out_channels: channels of the output, the parameters of a likelihood.
-        strides: of the transposed convolutions, in order (the encoder's, reversed).
-        num_classes: labels that it may be told.
-        time_strides: those over the frames of clips, likewise, where they are others.
-        is_per_frame: whether each frame of a clip is decoded by itself, as a picture.
-        conditioners: modules for the `channels` maps of the first convolution, on the latents' grid,
-            by the name of the condition that each reads.
+        out_channels: of the output, the parameters of a likelihood.
+        ndim: axes of the signal.
+        channels: of every layer.
+        residual_channels: inside the residual blocks.
+        residual_blocks: number of those.
+        strides: upsampling factor of each stage, in order: an encoder's, reversed.
+        head_channels: when above 0, the last transposed convolution gives this many channels and a 1x1
+            convolution makes the parameters from them: four times cheaper for the 256-way softmax.
+        num_classes: labels (speakers, say) that it is conditioned on, so that codes need not carry them.
+        label_dropout: share of the labels that training hides, so that items without one are known too.
+        time_strides: upsampling factors over the frames of clips, where they differ from `strides`.
+        per_frame: whether each frame of a clip is decoded by itself, as a picture.
+        conditioners: modules for the `channels` maps of the first convolution, on the latents' grid, by the
+            name of the condition that each reads.
     """
 
     def __init__(
         self,
-        config: ConvDecoderConfig,
-        ndim: int,
-        dim: int,
-        out_channels: int,
-        strides: Sequence[int],
+        dim: int = 64,
+        out_channels: int = 3,
+        ndim: int = 2,
+        *,
+        channels: int = 128,
+        residual_channels: int = 32,
+        residual_blocks: int = 2,
+        strides: Sequence[int] = (2, 2),
+        head_channels: int = 0,
         num_classes: int = 0,
+        label_dropout: float = 0.1,
         time_strides: Sequence[int] = (),
-        is_per_frame: bool = False,
+        per_frame: bool = False,
         conditioners: Mapping[str, Conditioner] | None = None,
     ) -> None:
         super().__init__()
-        self.is_per_frame = is_per_frame
-        if is_per_frame:
+        self.config = ConvDecoderConfig(
+            channels=channels,
+            residual_channels=residual_channels,
+            residual_blocks=residual_blocks,
+            strides=tuple(strides),
+            time_strides=() if per_frame else tuple(time_strides),
+            per_frame=per_frame,
+            head_channels=head_channels,
+            use_labels=num_classes > 0,
+            label_dropout=label_dropout,
+        )
+        self.is_per_frame = per_frame
+        if per_frame:
             ndim, time_strides = 2, ()
         conv = CONVOLUTIONS[ndim]
-        self.first = conv(dim, config.channels, 3, padding=1)
-        self.num_classes = num_classes if config.use_labels else 0
-        self.label_dropout = config.label_dropout
-        self.label = nn.Embedding(self.num_classes + 1, config.channels) if self.num_classes else None
+        self.first = conv(dim, channels, 3, padding=1)
+        self.num_classes, self.label_dropout = num_classes, label_dropout
+        self.label = nn.Embedding(num_classes + 1, channels) if num_classes else None
         self.conditioners = Conditioners(conditioners)
         layers: list[nn.Module] = [
-            ResidualBlock(ndim, config.channels, config.residual_channels)
-            for _ in range(config.residual_blocks)
+            ResidualBlock(ndim, channels, residual_channels) for _ in range(residual_blocks)
         ]
-        widths = [config.channels] * (len(strides) - 1) + [config.head_channels or out_channels]
-        channels = config.channels
-        for stride, width in zip(stage_strides(ndim, strides, time_strides), widths, strict=True):
-            layers += [nn.ReLU(), upsample(ndim, channels, width, stride)]
-            channels = width
-        if config.head_channels:
-            layers += [nn.ReLU(), conv(channels, out_channels, 1)]
+        widths = [channels] * (len(strides) - 1) + [head_channels or out_channels]
+        width = channels
+        for stride, wider in zip(stage_strides(ndim, strides, time_strides), widths, strict=True):
+            layers += [nn.ReLU(), upsample(ndim, width, wider, stride)]
+            width = wider
+        if head_channels:
+            layers += [nn.ReLU(), conv(width, out_channels, 1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(
@@ -115,3 +113,61 @@ class ConvDecoder(Decoder):
 
     def _first(self, latents: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b c *grid"]:
         return self.first(channels_last(latents))
+
+
+@DECODERS.register
+class ConvDecoderConfig(DecoderConfig):
+    """Settings of a `ConvDecoder`.
+
+    Attributes:
+        strides, time_strides, per_frame: None for those of the encoder, reversed.
+        use_labels: whether the decoder is conditioned on each item's label (the speaker, say).
+    """
+
+    kind: Literal["conv"] = "conv"
+    channels: int = Field(default=128, ge=1)
+    residual_channels: int = Field(default=32, ge=1)
+    residual_blocks: int = Field(default=2, ge=0)
+    strides: tuple[Stride, ...] | None = None
+    time_strides: tuple[Stride, ...] | None = None
+    per_frame: bool | None = None
+    head_channels: int = Field(default=0, ge=0)
+    use_labels: bool = False
+    label_dropout: float = Field(default=0.1, ge=0, le=1)
+
+    @classmethod
+    def tiny(cls) -> ConvDecoderConfig:
+        """The smallest that still has every part."""
+        return cls(channels=8, residual_channels=4, residual_blocks=1)
+
+    def build(
+        self,
+        signal: SignalSpec,
+        dim: int,
+        encoder: Encoder,
+        likelihood: LikelihoodFamily,
+        num_classes: int = 0,
+    ) -> tuple[ConvDecoder, LikelihoodFamily]:
+        """The decoder; the likelihood stays as it is."""
+        decoder = self.network(dim, likelihood.num_parameters, signal.ndim, encoder, num_classes)
+        return decoder, likelihood
+
+    def network(
+        self, dim: int, out_channels: int, ndim: int, encoder: Encoder, num_classes: int = 0
+    ) -> ConvDecoder:
+        """The decoder from `dim` to `out_channels` channels that reverses an encoder's downsampling."""
+        time_strides = encoder.time_strides[::-1] if self.time_strides is None else self.time_strides
+        return ConvDecoder(
+            dim,
+            out_channels,
+            ndim,
+            channels=self.channels,
+            residual_channels=self.residual_channels,
+            residual_blocks=self.residual_blocks,
+            strides=encoder.strides[::-1] if self.strides is None else self.strides,
+            head_channels=self.head_channels,
+            num_classes=num_classes if self.use_labels else 0,
+            label_dropout=self.label_dropout,
+            time_strides=time_strides,
+            per_frame=encoder.is_per_frame if self.per_frame is None else self.per_frame,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, final
 
@@ -11,14 +12,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.core.conditions import Conditions
-from smalti.core.config import Configuration
-from smalti.core.parts import Encoder
+from smalti.core.parts import ENCODERS, Encoder, EncoderConfig
 from smalti.core.signals import SignalSpec
-from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig, fitting_grid
+from smalti.encoders.conv import ConvEncoderConfig, fitting_grid
 from smalti.likelihoods.levels import to_levels
 
+NETWORK = ConvEncoderConfig(strides=(3, 7))
+"""Over the grid, unless another is given: one place for all of 21x21."""
 
-class CodeGridEncoderConfig(Configuration):
+
+@ENCODERS.register
+class CodeGridEncoderConfig(EncoderConfig):
     """The tables, and the network over what they give.
 
     Attributes:
@@ -28,7 +32,7 @@ class CodeGridEncoderConfig(Configuration):
 
     kind: Literal["code_grid"] = "code_grid"
     channels: int = Field(default=64, ge=1)
-    network: ConvEncoderConfig = ConvEncoderConfig(strides=(3, 7))
+    network: ConvEncoderConfig = NETWORK
 
     @classmethod
     def tiny(cls) -> CodeGridEncoderConfig:
@@ -36,24 +40,41 @@ class CodeGridEncoderConfig(Configuration):
         network = ConvEncoderConfig.tiny().model_copy(update={"strides": (2, 3)})
         return cls(channels=8, network=network)
 
+    def build(self, signal: SignalSpec, dim: int) -> CodeGridEncoder:
+        """The encoder of such grids: codebooks are channels, codes are levels."""
+        return CodeGridEncoder(
+            signal.channels, signal.levels, dim, signal.ndim, channels=self.channels, network=self.network
+        )
+
 
 @final
 class CodeGridEncoder(Encoder):
     """Codes -> the sum of what the tables of the G codebooks hold for them -> convolutions -> latents.
 
     Args:
-        config: tables and network.
-        signal: codebooks as channels, codes as levels.
+        num_codebooks: G.
+        num_codes: K.
         dim: channels of the latents.
+        ndim: axes of the grid.
+        channels: of a code's embedding.
+        network: over the grid.
     """
 
-    def __init__(self, config: CodeGridEncoderConfig, signal: SignalSpec, dim: int) -> None:
+    def __init__(
+        self,
+        num_codebooks: int = 1,
+        num_codes: int = 512,
+        dim: int = 64,
+        ndim: int = 2,
+        *,
+        channels: int = 64,
+        network: ConvEncoderConfig = NETWORK,
+    ) -> None:
         super().__init__()
-        self.strides, self.levels = config.network.strides, signal.levels
-        self.embeddings = nn.ModuleList(
-            nn.Embedding(signal.levels, config.channels) for _ in range(signal.channels)
-        )
-        self.network = ConvEncoder(config.network, SignalSpec(config.channels, signal.size), dim)
+        self.config = CodeGridEncoderConfig(channels=channels, network=network)
+        self.strides, self.levels = network.strides, num_codes
+        self.embeddings = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(num_codebooks))
+        self.network = network.build(SignalSpec(channels, (math.prod(network.strides),) * ndim), dim)
 
     def forward(
         self, signal: Float[Tensor, "b g *size"], conditions: Conditions | None = None

@@ -17,14 +17,15 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from smalti.core.conditions import Conditions
-from smalti.core.config import Configuration
+from smalti.core.parts import ENCODERS, EncoderConfig
 from smalti.core.signals import SignalSpec
 from smalti.encoders.conv import fitting_grid
 from smalti.encoders.pooling import PoolingEncoder
 from smalti.encoders.voice import VoiceConfig, VoiceFinder
 
 
-class ContextEncoderConfig(Configuration):
+@ENCODERS.register
+class ContextEncoderConfig(EncoderConfig):
     """Size of the network, and which of its layers becomes the latents.
 
     Attributes:
@@ -59,6 +60,10 @@ class ContextEncoderConfig(Configuration):
     def tiny(cls) -> ContextEncoderConfig:
         """The smallest that still has every part."""
         return cls(channels=8, dilations=(1, 2), layer=2, voice=VoiceConfig.tiny())
+
+    def build(self, signal: SignalSpec, dim: int) -> ContextEncoder:
+        """The encoder of such log-mels."""
+        return ContextEncoder(self, signal, dim)
 
 
 class _Block(nn.Module):

@@ -11,22 +11,95 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from smalti.core.conditions import Conditions
-from smalti.core.config import Configuration
 from smalti.core.errors import InputError
-from smalti.core.parts import Encoder
+from smalti.core.parts import ENCODERS, Encoder, EncoderConfig
 from smalti.core.signals import SignalSpec
 from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, channels_last, downsample, each_frame, stage_strides
 
 Stride = Annotated[int, Field(ge=1)]
 
 
-class ConvEncoderConfig(Configuration):
-    """Widths and depth of a `ConvEncoder`; the defaults are those of the authors' published notebook.
+@final
+class ConvEncoder(Encoder):
+    """Strided convolutions (4x4 at stride 2), residual blocks, then 1x1 to the latents.
 
-    `time_strides`: of clips, the stride over the frames at each stage, as many as `strides` (which are then
-    those over height and width); 1 keeps every frame, and sees its neighbours. () is `strides` over time too.
-    `per_frame`: of clips, take each frame by itself, as a picture: its codes depend on no other frame.
+    van den Oord et al. 2017, section 4.1. The 1x1 projection is ours: it sets the dimension of the codes. The
+    default widths are those of the authors' published notebook.
+
+    Args:
+        in_channels: of the signal.
+        dim: channels of the latents.
+        ndim: axes of the signal: 1 (audio), 2 (images) or 3 (video, volumes).
+        channels: of every layer.
+        residual_channels: inside the residual blocks.
+        residual_blocks: number of those.
+        strides: downsampling factor of each stage.
+        time_strides: of clips, the stride over the frames at each stage, as many as `strides` (which are then
+            those over height and width); 1 keeps every frame, and sees its neighbours. () is `strides` over
+            time too.
+        per_frame: of clips, encode each frame by itself, as a picture: its codes depend on no other frame.
+
+    Raises:
+        InputError: for settings of time where the signal has no three axes.
     """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        dim: int = 64,
+        ndim: int = 2,
+        *,
+        channels: int = 128,
+        residual_channels: int = 32,
+        residual_blocks: int = 2,
+        strides: Sequence[int] = (2, 2),
+        time_strides: Sequence[int] = (),
+        per_frame: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = ConvEncoderConfig(
+            channels=channels,
+            residual_channels=residual_channels,
+            residual_blocks=residual_blocks,
+            strides=tuple(strides),
+            time_strides=tuple(time_strides),
+            per_frame=per_frame,
+        )
+        if (time_strides or per_frame) and ndim != 3:
+            raise InputError(
+                f"expected clips (three axes) for time_strides or per_frame, received signals of {ndim}: "
+                "leave them out"
+            )
+        self.strides, self.is_per_frame = tuple(strides), per_frame
+        self.time_strides = (1,) * len(self.strides) if per_frame else tuple(time_strides)
+        ndim = 2 if per_frame else ndim
+        layers: list[nn.Module] = []
+        width = in_channels
+        for stride in stage_strides(ndim, self.strides, tuple(time_strides)):
+            layers += [downsample(ndim, width, channels, stride), nn.ReLU()]
+            width = channels
+        layers.pop()  # the residual block begins with its own ReLU
+        for _ in range(residual_blocks):
+            layers.append(ResidualBlock(ndim, width, residual_channels))
+        layers += [nn.ReLU(), CONVOLUTIONS[ndim](width, dim, 1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(
+        self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b d *grid"]:
+        """Latents of a signal; `*grid` is `*size` divided by the product of the strides."""
+        return each_frame(self._latents, signal) if self.is_per_frame else self._latents(signal)
+
+    def _latents(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b d *grid"]:
+        return self.layers(channels_last(signal))
+
+    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
+        return fitting_grid(size, self.strides, self.time_strides)
+
+
+@ENCODERS.register
+class ConvEncoderConfig(EncoderConfig):
+    """Settings of a `ConvEncoder`."""
 
     kind: Literal["conv"] = "conv"
     channels: int = Field(default=128, ge=1)
@@ -52,54 +125,18 @@ class ConvEncoderConfig(Configuration):
         """The smallest that still has every part."""
         return cls(channels=8, residual_channels=4, residual_blocks=1, strides=(2, 2))
 
+    def build(self, signal: SignalSpec, dim: int) -> ConvEncoder:
+        """The encoder for such signals.
 
-@final
-class ConvEncoder(Encoder):
-    """Strided convolutions (4x4 at stride 2), residual blocks, then 1x1 to the latents.
-
-    van den Oord et al. 2017, section 4.1. The 1x1 projection is ours: it sets the dimension of the codes.
-
-    Args:
-        config: widths and depth.
-        signal: channels and number of dimensions of the input.
-        dim: channels of the latents.
-
-    Raises:
-        InputError: for settings of time, where the signal is no clip.
-    """
-
-    def __init__(self, config: ConvEncoderConfig, signal: SignalSpec, dim: int) -> None:
-        super().__init__()
-        if (config.time_strides or config.per_frame) and not signal.is_clip:
+        Raises:
+            InputError: for settings of time where the signal is no clip.
+        """
+        if (self.time_strides or self.per_frame) and not signal.is_clip:
             raise InputError(
                 f"expected clips (three axes) for time_strides or per_frame, received signals of "
                 f"{signal.ndim}: leave them out"
             )
-        self.strides, self.is_per_frame = config.strides, config.per_frame
-        self.time_strides = (1,) * len(config.strides) if config.per_frame else config.time_strides
-        ndim = 2 if config.per_frame else signal.ndim
-        layers: list[nn.Module] = []
-        channels = signal.channels
-        for stride in stage_strides(ndim, config.strides, config.time_strides):
-            layers += [downsample(ndim, channels, config.channels, stride), nn.ReLU()]
-            channels = config.channels
-        layers.pop()  # the residual block begins with its own ReLU
-        for _ in range(config.residual_blocks):
-            layers.append(ResidualBlock(ndim, channels, config.residual_channels))
-        layers += [nn.ReLU(), CONVOLUTIONS[ndim](channels, dim, 1)]
-        self.layers = nn.Sequential(*layers)
-
-    def forward(
-        self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
-    ) -> Float[Tensor, "b d *grid"]:
-        """Latents of a signal; `*grid` is `*size` divided by the product of the strides."""
-        return each_frame(self._latents, signal) if self.is_per_frame else self._latents(signal)
-
-    def _latents(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b d *grid"]:
-        return self.layers(channels_last(signal))
-
-    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        return fitting_grid(size, self.strides, self.time_strides)
+        return ConvEncoder(signal.channels, dim, signal.ndim, **self.model_dump(exclude={"kind"}))
 
 
 def fitting_grid(

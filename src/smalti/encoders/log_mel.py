@@ -6,6 +6,7 @@ speech are learned better from spectra than from the waveform.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, final
 
@@ -14,18 +15,21 @@ from pydantic import Field
 from torch import Tensor
 
 from smalti.core.conditions import Conditions
-from smalti.core.config import Configuration
 from smalti.core.errors import InputError
-from smalti.core.parts import Encoder
+from smalti.core.parts import ENCODERS, Encoder, EncoderConfig
 from smalti.core.signals import SignalSpec
-from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig, fitting_grid
+from smalti.encoders.conv import ConvEncoderConfig, fitting_grid
 from smalti.nn.spectral import LogMel, mu_law_decode
 
 MU_LAW_LEVELS = 256
 """Levels of a companded waveform."""
+NETWORK = ConvEncoderConfig(channels=128, residual_channels=64, strides=(2,))
+"""Over the frames, unless another is given."""
+_SETTINGS = ("sample_rate_hz", "hop", "window", "num_mels", "companded", "network")
 
 
-class LogMelEncoderConfig(Configuration):
+@ENCODERS.register
+class LogMelEncoderConfig(EncoderConfig):
     """The front end, and the network over its frames.
 
     Attributes:
@@ -43,13 +47,36 @@ class LogMelEncoderConfig(Configuration):
     window: int = Field(default=400, ge=2)
     num_mels: int = Field(default=80, ge=1)
     companded: bool = True
-    network: ConvEncoderConfig = ConvEncoderConfig(channels=128, residual_channels=64, strides=(2,))
+    network: ConvEncoderConfig = NETWORK
 
     @classmethod
     def tiny(cls) -> LogMelEncoderConfig:
         """The smallest that still has every part."""
         network = ConvEncoderConfig.tiny().model_copy(update={"strides": (2,)})
         return cls(sample_rate_hz=1000, hop=2, window=8, num_mels=4, network=network)
+
+    def build(self, signal: SignalSpec, dim: int) -> LogMelEncoder:
+        """The encoder of such waveforms.
+
+        Raises:
+            InputError: when the signal is no waveform, or its rate or encoding differ from the settings.
+        """
+        if (signal.channels, signal.ndim) != (1, 1):
+            raise InputError(
+                f"expected a waveform (one channel, one axis) for a log-mel encoder, received "
+                f"{signal.channels} channels and {signal.ndim} axes: take encoder.kind=conv"
+            )
+        for key, expected, received in (
+            ("sample_rate_hz", signal.sample_rate_hz, self.sample_rate_hz),
+            ("companded", signal.levels == MU_LAW_LEVELS, self.companded),
+        ):
+            # Of a signal without a rate nothing more is known either.
+            if signal.sample_rate_hz is not None and expected != received:
+                raise InputError(
+                    f"expected model.encoder.{key}={expected}, as the data has it, received {received}: set "
+                    "both alike"
+                )
+        return LogMelEncoder(dim, **{name: getattr(self, name) for name in _SETTINGS})
 
 
 @final
@@ -59,41 +86,39 @@ class LogMelEncoder(Encoder):
     The normalisation takes away level and channel, which are not content; a crop is normalised by itself.
 
     Args:
-        config: front end and network.
-        signal: of one channel and one axis.
         dim: channels of the latents.
-
-    Raises:
-        InputError: when the signal is no waveform, or is of another rate or encoding than the settings say.
+        sample_rate_hz: of the waveform.
+        hop: samples from frame to frame.
+        window: samples of a frame.
+        num_mels: bands.
+        companded: whether the signal is mu-law companded, and has to be expanded first.
+        network: over the frames; its strides times `hop` are samples a code.
     """
 
-    def __init__(self, config: LogMelEncoderConfig, signal: SignalSpec, dim: int) -> None:
+    def __init__(
+        self,
+        dim: int = 64,
+        *,
+        sample_rate_hz: int = 16_000,
+        hop: int = 160,
+        window: int = 400,
+        num_mels: int = 80,
+        companded: bool = True,
+        network: ConvEncoderConfig = NETWORK,
+    ) -> None:
         super().__init__()
-        if (signal.channels, signal.ndim) != (1, 1):
-            raise InputError(
-                f"expected a waveform (one channel, one axis) for a log-mel encoder, received "
-                f"{signal.channels} channels and {signal.ndim} axes: take encoder.kind=conv"
-            )
-        for key, expected, received in (
-            ("sample_rate_hz", signal.sample_rate_hz, config.sample_rate_hz),
-            ("companded", signal.levels == MU_LAW_LEVELS, config.companded),
-        ):
-            # Of a signal without a rate nothing more is known either.
-            if signal.sample_rate_hz is not None and expected != received:
-                raise InputError(
-                    f"expected model.encoder.{key}={expected}, as the data has it, received {received}: set "
-                    "both alike"
-                )
-        self.strides = (config.hop, *config.network.strides)
-        self.companded = config.companded
-        self.front_end = LogMel(
-            sample_rate_hz=config.sample_rate_hz,
-            n_fft=config.window,
-            hop=config.hop,
-            num_mels=config.num_mels,
+        self.config = LogMelEncoderConfig(
+            sample_rate_hz=sample_rate_hz,
+            hop=hop,
+            window=window,
+            num_mels=num_mels,
+            companded=companded,
+            network=network,
         )
-        frames = SignalSpec(config.num_mels, (max(1, signal.size[0] // config.hop),))
-        self.network = ConvEncoder(config.network, frames, dim)
+        self.strides = (hop, *network.strides)
+        self.companded = companded
+        self.front_end = LogMel(sample_rate_hz=sample_rate_hz, n_fft=window, hop=hop, num_mels=num_mels)
+        self.network = network.build(SignalSpec(num_mels, (math.prod(network.strides),)), dim)
 
     def forward(
         self, signal: Float[Tensor, "b 1 t"], conditions: Conditions | None = None

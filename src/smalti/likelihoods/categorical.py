@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from smalti.core.conditions import Conditions
-from smalti.core.config import Configuration
-from smalti.core.parts import Likelihood, LikelihoodFamily
+from smalti.core.parts import LIKELIHOODS, Likelihood, LikelihoodConfig, LikelihoodFamily
 from smalti.core.signals import SignalSpec
 from smalti.likelihoods.levels import drawn_like, from_levels, to_levels
 
@@ -90,24 +89,36 @@ class Categorical(Likelihood):
             return torch.einsum("bcl...,l->bc...", self._logits.softmax(2), values)
 
 
-class CategoricalConfig(Configuration):
-    """A softmax over all levels: what the authors used on CIFAR-10."""
-
-    kind: Literal["categorical"] = "categorical"
-
-
 @final
 class CategoricalFamily(LikelihoodFamily):
-    """The decoder gives a logit for each level of each channel."""
+    """The decoder gives a logit for each level of each channel.
 
-    def __init__(self, config: CategoricalConfig, signal: SignalSpec) -> None:
+    Args:
+        channels: of the signal.
+        levels: exact levels of each channel.
+    """
+
+    kind = "categorical"
+
+    def __init__(self, channels: int = 3, levels: int = 256) -> None:
         super().__init__()
-        del config  # it has no settings
-        self.channels = signal.channels
-        self.parameters_per_channel = signal.levels
+        self.config = CategoricalConfig()
+        self.channels, self.levels = channels, levels
+        self.num_parameters = channels * levels
 
     def forward(
         self, parameters: Float[Tensor, "b p *size"], conditions: Conditions | None = None
     ) -> Categorical:
         """The softmax of `(B, L*C, *size)` logits."""
-        return Categorical(parameters.float().unflatten(1, (self.channels, self.parameters_per_channel)))
+        return Categorical(parameters.float().unflatten(1, (self.channels, self.levels)))
+
+
+@LIKELIHOODS.register
+class CategoricalConfig(LikelihoodConfig):
+    """A softmax over all levels: what the authors used on CIFAR-10."""
+
+    kind: Literal["categorical"] = "categorical"
+
+    def build(self, signal: SignalSpec) -> CategoricalFamily:
+        """The family for signals of these channels and levels."""
+        return CategoricalFamily(signal.channels, signal.levels)

@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from smalti.core.conditions import Conditions
-from smalti.core.config import Configuration
-from smalti.core.parts import Likelihood, LikelihoodFamily
+from smalti.core.parts import LIKELIHOODS, Likelihood, LikelihoodConfig, LikelihoodFamily
 from smalti.core.signals import SignalSpec
 from smalti.likelihoods.levels import bin_edges, drawn_like, from_levels, to_levels
 
@@ -58,23 +57,24 @@ class Gaussian(Likelihood):
         return self._mean.clamp(-1, 1)
 
 
-class GaussianConfig(Configuration):
-    """Gaussian with one learned scale a channel; its mean is what minimises the squared error."""
-
-    kind: Literal["gaussian"] = "gaussian"
-
-
 @final
 class GaussianFamily(LikelihoodFamily):
-    """The decoder gives the means; the scale of each channel is a parameter of the family."""
+    """The decoder gives the means; one scale for each channel is a parameter of the family.
 
-    parameters_per_channel = 1
+    Args:
+        channels: of the signal.
+        levels: exact levels of each channel.
+    """
 
-    def __init__(self, config: GaussianConfig, signal: SignalSpec) -> None:
+    is_per_element = False
+
+    kind = "gaussian"
+
+    def __init__(self, channels: int = 3, levels: int = 256) -> None:
         super().__init__()
-        del config  # it has no settings
-        self.levels = signal.levels
-        self.log_scale = nn.Parameter(torch.full((signal.channels,), math.log(0.3)))
+        self.config = GaussianConfig()
+        self.num_parameters, self.levels = channels, levels
+        self.log_scale = nn.Parameter(torch.full((channels,), math.log(0.3)))
 
     def forward(
         self, parameters: Float[Tensor, "b p *size"], conditions: Conditions | None = None
@@ -82,3 +82,14 @@ class GaussianFamily(LikelihoodFamily):
         """The Gaussian of `(B, C, *size)` means."""
         shape = (-1,) + (1,) * (parameters.ndim - 2)
         return Gaussian(parameters.float(), self.log_scale.float().view(shape).clamp_min(-7), self.levels)
+
+
+@LIKELIHOODS.register
+class GaussianConfig(LikelihoodConfig):
+    """Gaussian with one learned scale for each channel; its mean minimises the squared error."""
+
+    kind: Literal["gaussian"] = "gaussian"
+
+    def build(self, signal: SignalSpec) -> GaussianFamily:
+        """The family for signals of these channels and levels."""
+        return GaussianFamily(signal.channels, signal.levels)

@@ -11,8 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from smalti.core.conditions import Conditions
-from smalti.core.config import Configuration
-from smalti.core.parts import Likelihood, LikelihoodFamily
+from smalti.core.parts import LIKELIHOODS, Likelihood, LikelihoodConfig, LikelihoodFamily
 from smalti.core.signals import SignalSpec
 from smalti.likelihoods.levels import bin_edges, drawn_like, from_levels, to_levels
 
@@ -55,25 +54,27 @@ class LogisticMixture(Likelihood):
         return (self._logits.softmax(2) * self._means.clamp(-1, 1)).sum(2)
 
 
-class LogisticMixtureConfig(Configuration):
-    """Discretised mixture of logistics with `components` for each element."""
-
-    kind: Literal["logistic_mixture"] = "logistic_mixture"
-    components: int = Field(default=5, ge=1)
-
-
 @final
 class LogisticMixtureFamily(LikelihoodFamily):
-    """The decoder gives logits, means and log-scales of every component."""
+    """The decoder gives logits, means and log-scales of every component.
 
-    def __init__(self, config: LogisticMixtureConfig, signal: SignalSpec) -> None:
-        super().__init__()
-        self.levels, self.channels = signal.levels, signal.channels
-        self.parameters_per_channel = 3 * config.components
-        # Components start spread over the range instead of on top of each other.
-        self.register_buffer("anchors", torch.linspace(-1, 1, config.components + 2)[1:-1], persistent=False)
+    Args:
+        channels: of the signal.
+        levels: exact levels of each channel.
+        components: M, for each element.
+    """
 
     anchors: Tensor
+
+    kind = "logistic_mixture"
+
+    def __init__(self, channels: int = 3, levels: int = 256, components: int = 5) -> None:
+        super().__init__()
+        self.config = LogisticMixtureConfig(components=components)
+        self.levels, self.channels = levels, channels
+        self.num_parameters = 3 * components * channels
+        # Components start spread over the range instead of on top of each other.
+        self.register_buffer("anchors", torch.linspace(-1, 1, components + 2)[1:-1], persistent=False)
 
     def forward(
         self, parameters: Float[Tensor, "b p *size"], conditions: Conditions | None = None
@@ -83,3 +84,15 @@ class LogisticMixtureFamily(LikelihoodFamily):
         logits, means, log_scales = split.unbind(2)
         means = means + self.anchors.view((-1,) + (1,) * (parameters.ndim - 2))
         return LogisticMixture(logits, means, (log_scales - 2).clamp_min(-7), self.levels)
+
+
+@LIKELIHOODS.register
+class LogisticMixtureConfig(LikelihoodConfig):
+    """Discretised mixture of logistics with `components` for each element; channels are independent."""
+
+    kind: Literal["logistic_mixture"] = "logistic_mixture"
+    components: int = Field(default=5, ge=1)
+
+    def build(self, signal: SignalSpec) -> LogisticMixtureFamily:
+        """The family for signals of these channels and levels."""
+        return LogisticMixtureFamily(signal.channels, signal.levels, self.components)

@@ -58,7 +58,6 @@ class NormalFamily(LikelihoodFamily):
 
     kind = "normal"
     is_per_element = False
-    parameters_per_channel = 1
 
     def __init__(self, channels: int = 1) -> None:
         super().__init__()

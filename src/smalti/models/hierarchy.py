@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal, cast, final
 
 import torch
@@ -11,53 +12,29 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.core.conditions import Batch, Conditions
-from smalti.core.config import Configuration
 from smalti.core.errors import InputError
-from smalti.core.models import Autoencoder
-from smalti.core.parts import AnyQuantizer, Likelihood, Quantizer
+from smalti.core.models import MODELS, Autoencoder, ModelConfig
+from smalti.core.parts import (
+    AnyLikelihood,
+    AnyQuantizer,
+    Decoder,
+    Encoder,
+    Likelihood,
+    LikelihoodFamily,
+    Quantizer,
+)
 from smalti.core.results import Loss, Quantized
 from smalti.core.signals import SignalSpec
 from smalti.core.units import per_dim, sum_over_items
-from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
-from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
+from smalti.decoders.conv import ConvDecoderConfig
+from smalti.encoders.conv import ConvEncoderConfig
 from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
-from smalti.likelihoods.union import LikelihoodConfig, build_likelihood
 from smalti.nn.blocks import CONVOLUTIONS
 from smalti.nn.levels import Levels
 from smalti.nn.symbols import check_codes
 from smalti.quantizers.vq import VectorQuantizerConfig
 
 Factor = Annotated[int, Field(ge=2)]
-
-
-class HierarchyConfig(Configuration):
-    """The parts of a `Hierarchy`.
-
-    Attributes:
-        encoder: of the finest level, which sees the signal. Each further level sees what the one below it
-            made, through an encoder of the same widths.
-        factors: how much finer each level is than the one above it, from the second coarsest on.
-        decoder: widths of the decoder of each level.
-        quantizer: of each level, with a codebook of its own.
-        likelihood: of the signal.
-    """
-
-    kind: Literal["hierarchy"] = "hierarchy"
-    encoder: ConvEncoderConfig = ConvEncoderConfig()
-    factors: tuple[Factor, ...] = Field(default=(2,), min_length=1)
-    decoder: ConvDecoderConfig = ConvDecoderConfig()
-    quantizer: AnyQuantizer = VectorQuantizerConfig()
-    likelihood: LikelihoodConfig = LogisticMixtureConfig()
-
-    @classmethod
-    def tiny(cls) -> HierarchyConfig:
-        """The smallest that still has every part."""
-        return cls(
-            encoder=ConvEncoderConfig.tiny().model_copy(update={"strides": (2,)}),
-            decoder=ConvDecoderConfig.tiny(),
-            quantizer=VectorQuantizerConfig.tiny(),
-            likelihood=LogisticMixtureConfig(components=2),
-        )
 
 
 @final
@@ -72,68 +49,56 @@ class Hierarchy(Autoencoder):
         loss = -log p(x | codes) / dims + the quantizer's loss of each level
 
     Args:
-        config: the parts.
+        encoders: of each level, the finest first; each sees the features of the one before it.
+        projections: from features, with what is known from above beside them, to the quantizer's latents.
+        quantizers: of each level, each with a codebook of its own.
+        decoders: of each level. That of the finest gives the likelihood's parameters, each other what the
+            level below it is conditioned on.
+        likelihood: of the signal.
         signal: channels, size and levels of the data.
-        num_classes: labels (classes, say) that the decoder may be told.
+        factors: how much finer each level is than the one above it, from the second coarsest on.
 
     Raises:
-        InputError: when the strides do not divide the signal's size, or the encoder has settings of time.
+        InputError: when the strides do not divide the signal's size.
     """
 
-    def __init__(self, config: HierarchyConfig, signal: SignalSpec, num_classes: int = 0) -> None:
+    def __init__(
+        self,
+        encoders: Sequence[Encoder],
+        projections: Sequence[nn.Module],
+        quantizers: Sequence[Quantizer],
+        decoders: Sequence[Decoder],
+        likelihood: LikelihoodFamily,
+        signal: SignalSpec,
+        factors: Sequence[int] = (2,),
+    ) -> None:
         super().__init__()
-        self.config, self.signal = config, signal
-        if config.encoder.per_frame or config.encoder.time_strides:
-            raise InputError(
-                "expected a hierarchy whose encoders see all axes alike, received settings of time: leave "
-                "per_frame and time_strides out"
-            )
-        ndim, sees, size = signal.ndim, signal, signal.size
-        encoders: list[ConvEncoder] = []
-        width = config.encoder.channels
-        for strides in (config.encoder.strides, *((factor,) for factor in config.factors[::-1])):
-            encoder = config.encoder.model_copy(update={"strides": strides})
-            encoders.append(ConvEncoder(encoder, sees, width))
-            size = encoders[-1].grid(size)
-            sees = SignalSpec(width, size)
-        self._grid = size
-        quantizers = [config.quantizer.build() for _ in encoders]
-        dim, told = quantizers[0].dim, config.decoder.channels
-        # The coarsest level knows nothing from above.
-        known = [told] * len(config.factors) + [0]
-        conv = CONVOLUTIONS[ndim]
+        self.config: HierarchyConfig | None = None
+        """Its settings, where it was built from them."""
+        self.signal = signal
+        grid = tuple(signal.size)
+        for encoder in encoders:
+            grid = encoder.grid(grid)
+        self._grid = grid
         # The finest level's have the names that every model's have; each is registered once.
         self.encoder, self.coarser_encoders = encoders[0], nn.ModuleList(encoders[1:])
         self.quantizers = cast("list[Quantizer]", nn.ModuleList(quantizers))
-        self.projections = nn.ModuleList(conv(width + above, dim, 1) for above in known)
-        self.family = build_likelihood(config.likelihood, signal)
-        parameters = signal.channels * self.family.parameters_per_channel
-        # Each but the finest tells the level below; the finest tells the likelihood, and is told the label.
-        decoders = [
-            ConvDecoder(
-                config.decoder if level == 0 else self._telling(config.decoder),
-                ndim,
-                dim + above,
-                parameters if level == 0 else told,
-                encoder.strides[::-1],
-                num_classes,
-            )
-            for level, (encoder, above) in enumerate(zip(encoders, known, strict=True))
-        ]
+        self.projections = nn.ModuleList(projections)
+        self.family = likelihood
         self.decoder, self.coarser_decoders = decoders[0], nn.ModuleList(decoders[1:])
         self.num_codes = quantizers[0].num_codes
-        self.levels = self.code_layout = Levels(quantizers[0].num_codebooks, config.factors, ndim)
+        self.levels = self.code_layout = Levels(quantizers[0].num_codebooks, tuple(factors), signal.ndim)
         self.num_codebooks = sum(self.levels.sizes)
 
     @property
-    def encoders(self) -> list[ConvEncoder]:
+    def encoders(self) -> list[Encoder]:
         """Of all levels, the finest first."""
-        return cast("list[ConvEncoder]", [self.encoder, *self.coarser_encoders])
+        return cast("list[Encoder]", [self.encoder, *self.coarser_encoders])
 
     @property
-    def decoders(self) -> list[ConvDecoder]:
+    def decoders(self) -> list[Decoder]:
         """Of all levels, the finest first."""
-        return cast("list[ConvDecoder]", [self.decoder, *self.coarser_decoders])
+        return cast("list[Decoder]", [self.decoder, *self.coarser_decoders])
 
     @property
     def title(self) -> str:
@@ -219,12 +184,70 @@ class Hierarchy(Autoencoder):
     def _decoded(self, latents: Float[Tensor, "b d *finest"], conditions: Conditions | None) -> Likelihood:
         return self.family(self.decoder(latents, conditions), conditions)
 
-    @staticmethod
-    def _telling(config: ConvDecoderConfig) -> ConvDecoderConfig:
-        """Of a decoder within: no label, and no head of its own."""
-        return config.model_copy(update={"use_labels": False, "head_channels": 0})
-
 
 def _beside(maps: Tensor, known: Tensor | None) -> Tensor:
     """Maps with what is known from above beside them."""
     return maps if known is None else torch.cat([maps, known], 1)
+
+
+@MODELS.register
+class HierarchyConfig(ModelConfig):
+    """The parts of a `Hierarchy`.
+
+    Attributes:
+        encoder: of the finest level, which sees the signal. Each further level sees what the one below it
+            made, through an encoder of the same widths.
+        factors: how much finer each level is than the one above it, from the second coarsest on.
+        decoder: widths of the decoder of each level.
+        quantizer: of each level, with a codebook of its own.
+        likelihood: of the signal.
+    """
+
+    kind: Literal["hierarchy"] = "hierarchy"
+    encoder: ConvEncoderConfig = ConvEncoderConfig()
+    factors: tuple[Factor, ...] = Field(default=(2,), min_length=1)
+    decoder: ConvDecoderConfig = ConvDecoderConfig()
+    quantizer: AnyQuantizer = VectorQuantizerConfig()
+    likelihood: AnyLikelihood = LogisticMixtureConfig()
+
+    @classmethod
+    def tiny(cls) -> HierarchyConfig:
+        """The smallest that still has every part."""
+        return cls(
+            encoder=ConvEncoderConfig.tiny().model_copy(update={"strides": (2,)}),
+            decoder=ConvDecoderConfig.tiny(),
+            quantizer=VectorQuantizerConfig.tiny(),
+            likelihood=LogisticMixtureConfig(components=2),
+        )
+
+    def build(self, signal: SignalSpec, num_classes: int = 0) -> Hierarchy:
+        """The untrained model."""
+        if self.encoder.per_frame or self.encoder.time_strides:
+            raise InputError(
+                "expected a hierarchy whose encoders see all axes alike, received settings of time: leave "
+                "per_frame and time_strides out"
+            )
+        width, ndim = self.encoder.channels, signal.ndim
+        encoders: list[Encoder] = []
+        for strides in (self.encoder.strides, *((factor,) for factor in self.factors[::-1])):
+            config = self.encoder.model_copy(update={"strides": strides})
+            seen = SignalSpec(width, signal.size) if encoders else signal
+            encoders.append(config.build(seen, width))
+        quantizers = [self.quantizer.build() for _ in encoders]
+        dim, told = quantizers[0].dim, self.decoder.channels
+        # The coarsest level knows nothing from above.
+        known = [told] * len(self.factors) + [0]
+        projections = [CONVOLUTIONS[ndim](width + above, dim, 1) for above in known]
+        likelihood = self.likelihood.build(signal)
+        # A decoder between levels takes no label, and has no head of its own.
+        between = self.decoder.model_copy(update={"use_labels": False, "head_channels": 0})
+        decoders: list[Decoder] = [
+            self.decoder.network(dim + known[0], likelihood.num_parameters, ndim, encoders[0], num_classes),
+            *(
+                between.network(dim + above, told, ndim, encoder)
+                for encoder, above in zip(encoders[1:], known[1:], strict=True)
+            ),
+        ]
+        model = Hierarchy(encoders, projections, quantizers, decoders, likelihood, signal, self.factors)
+        model.config = self
+        return model

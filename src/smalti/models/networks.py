@@ -1,55 +1,47 @@
-"""What the models share, so that a comparison of them compares nothing else: networks and likelihood."""
+"""Networks and likelihood, shared by the models so that a comparison of models compares nothing else."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Any, final
 
-from pydantic import Field
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from smalti.core.conditions import Conditions
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
-from smalti.core.parts import Decoder, Encoder, LikelihoodFamily
+from smalti.core.models import ModelConfig
+from smalti.core.parts import (
+    AnyDecoder,
+    AnyEncoder,
+    AnyLikelihood,
+    Decoder,
+    Encoder,
+    LikelihoodFamily,
+)
 from smalti.core.signals import SignalSpec
-from smalti.decoders.autoregressive import (
-    AutoregressiveDecoderConfig,
-    AutoregressiveFamily,
-    LocalDecoder,
-    PixelCNNDecoderConfig,
-    WaveNetDecoderConfig,
-)
-from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
-from smalti.encoders.code_grid import CodeGridEncoder, CodeGridEncoderConfig
-from smalti.encoders.context import ContextEncoder, ContextEncoderConfig
-from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
-from smalti.encoders.log_mel import LogMelEncoder, LogMelEncoderConfig
+from smalti.decoders.conv import ConvDecoderConfig
+from smalti.encoders.conv import ConvEncoderConfig
 from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
-from smalti.likelihoods.union import LikelihoodConfig, build_likelihood
-
-EncoderConfig = Annotated[
-    ConvEncoderConfig | LogMelEncoderConfig | ContextEncoderConfig | CodeGridEncoderConfig,
-    Field(discriminator="kind"),
-]
-DecoderConfig = Annotated[
-    ConvDecoderConfig | WaveNetDecoderConfig | PixelCNNDecoderConfig, Field(discriminator="kind")
-]
 
 
-class NetworksConfig(Configuration):
-    """Encoder, decoder and likelihood; the base of every model's config."""
+class NetworksConfig(ModelConfig):
+    """Encoder, decoder and likelihood; the base of the configs of models that have one of each."""
 
-    encoder: EncoderConfig = ConvEncoderConfig()
-    decoder: DecoderConfig = ConvDecoderConfig()
-    likelihood: LikelihoodConfig = LogisticMixtureConfig()
+    encoder: AnyEncoder = ConvEncoderConfig()
+    decoder: AnyDecoder = ConvDecoderConfig()
+    likelihood: AnyLikelihood = LogisticMixtureConfig()
 
 
-TINY = NetworksConfig(
-    encoder=ConvEncoderConfig.tiny(),
-    decoder=ConvDecoderConfig.tiny(),
-    likelihood=LogisticMixtureConfig(components=2),
-)
-"""The smallest that still have every part."""
+def tiny_networks() -> dict[str, Any]:
+    """The smallest configs that still have every part."""
+    return {
+        "encoder": ConvEncoderConfig.tiny(),
+        "decoder": ConvDecoderConfig.tiny(),
+        "likelihood": LogisticMixtureConfig(components=2),
+    }
 
 
 def build_networks(
@@ -58,88 +50,122 @@ def build_networks(
     """The networks of a model.
 
     Args:
-        config: their sizes.
+        config: their settings.
         signal: channels, size and levels of the data.
         encoded: channels that the encoder gives at each position.
         decoded: channels of the latents that the decoder takes.
-        num_classes: labels that the decoder may be told.
+        num_classes: labels that the decoder may be conditioned on.
 
     Raises:
         InputError: when the parts do not fit each other or the signal.
     """
-    encoder = build_encoder(config.encoder, signal, encoded)
-    family = build_likelihood(config.likelihood, signal)
-    match config.decoder:
-        case ConvDecoderConfig():
-            parameters = signal.channels * family.parameters_per_channel
-            decoder = ConvDecoder(
-                config.decoder,
-                signal.ndim,
-                decoded,
-                parameters,
-                encoder.strides[::-1],
-                num_classes,
-                encoder.time_strides[::-1],
-                encoder.is_per_frame,
+    encoder = config.encoder.build(signal, encoded)
+    likelihood = config.likelihood.build(signal)
+    decoder, likelihood = config.decoder.build(signal, decoded, encoder, likelihood, num_classes)
+    return encoder, decoder, likelihood
+
+
+@final
+class ForeignEncoder(Encoder):
+    """Anybody's module as an encoder: it maps `(B, C, *size)` to `(B, D, *grid)` and takes no conditions.
+
+    Args:
+        module: the encoder.
+        signal: of the data; its downsampling is measured with one signal of zeros.
+
+    Raises:
+        InputError: when its output has no grid whose sides divide those of the signal.
+    """
+
+    def __init__(self, module: nn.Module, signal: SignalSpec) -> None:
+        super().__init__()
+        self.module = module
+        latents = _shape(module, signal)
+        grid = latents[2:]
+        if len(grid) != signal.ndim or any(side % n for side, n in zip(signal.size, grid, strict=True)):
+            raise InputError(
+                f"expected an encoder that maps (B, {signal.channels}, {_by(signal.size)}) to (B, D, *grid) "
+                f"with {signal.ndim} axes that divide the size, received an output of shape {latents}: "
+                "reshape it, or give signals of another size"
             )
-            return encoder, decoder, family
-        case WaveNetDecoderConfig() | PixelCNNDecoderConfig():
-            if isinstance(config.decoder, WaveNetDecoderConfig):
-                _check_wavenet(config, signal)
-            else:
-                _check_pixelcnn(config, signal)
-            _check_upsampling(config.decoder, encoder.strides)
-            local = LocalDecoder(config.decoder, signal.ndim, decoded)
-            return (
-                encoder,
-                local,
-                AutoregressiveFamily(config.decoder, family, signal, encoder.strides, num_classes),
+        factors = [side // n for side, n in zip(signal.size, grid, strict=True)]
+        self.dim = latents[1]
+        self.strides = (factors[-1],)
+        self.time_strides = (factors[0],) if factors[0] != factors[-1] else ()
+        self._factors = tuple(factors)
+
+    def forward(
+        self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b d *grid"]:
+        """The module's output."""
+        return self.module(signal)
+
+    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
+        if any(side % factor for side, factor in zip(size, self._factors, strict=True)):
+            raise InputError(
+                f"expected a size whose sides are multiples of {_by(self._factors)}, received {_by(size)}: "
+                "give signals of such a size"
             )
+        return tuple(side // factor for side, factor in zip(size, self._factors, strict=True))
 
 
-def build_encoder(config: EncoderConfig, signal: SignalSpec, dim: int) -> Encoder:
-    """The encoder that a config names."""
-    match config:
-        case ConvEncoderConfig():
-            return ConvEncoder(config, signal, dim)
-        case LogMelEncoderConfig():
-            return LogMelEncoder(config, signal, dim)
-        case ContextEncoderConfig():
-            return ContextEncoder(config, signal, dim)
-        case CodeGridEncoderConfig():
-            return CodeGridEncoder(config, signal, dim)
+@final
+class ForeignDecoder(Decoder):
+    """Anybody's module as a decoder: it maps `(B, D, *grid)` to `(B, P, *size)` and takes no conditions."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(
+        self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b p *size"]:
+        """The module's output."""
+        return self.module(latents)
 
 
-def _check_wavenet(config: NetworksConfig, signal: SignalSpec) -> None:
-    if (signal.channels, signal.ndim) != (1, 1):
+def configs_of(**parts: nn.Module) -> dict[str, Any] | None:
+    """The configs of parts by name, or None where a part has none: somebody else's module."""
+    configs = {name: getattr(part, "config", None) for name, part in parts.items()}
+    return None if any(not isinstance(each, Configuration) for each in configs.values()) else configs
+
+
+def as_encoder(module: nn.Module, signal: SignalSpec, dim: int) -> Encoder:
+    """An encoder as it is, or any module as one.
+
+    Args:
+        module: the encoder.
+        signal: of the data.
+        dim: channels that its latents must have.
+
+    Raises:
+        InputError: when the latents of a foreign module do not fit.
+    """
+    if isinstance(module, Encoder):
+        return module
+    encoder = ForeignEncoder(module, signal)
+    if encoder.dim != dim:
         raise InputError(
-            f"expected a waveform (one channel, one axis) for a WaveNet decoder, received {signal.channels} "
-            f"channels and {signal.ndim} axes: take decoder.kind=conv"
+            f"expected an encoder with {dim} output channels, received one with {encoder.dim}: "
+            "end it with a 1x1 convolution, or choose the quantizer's dim"
         )
-    if config.likelihood.kind == "gaussian":
-        raise InputError(
-            "expected a likelihood that gives every sample its own shape, received gaussian: take "
-            "likelihood.kind=categorical or logistic_mixture"
-        )
+    return encoder
 
 
-def _check_pixelcnn(config: NetworksConfig, signal: SignalSpec) -> None:
-    if signal.ndim != 2:
-        raise InputError(
-            f"expected grids of two axes for a PixelCNN decoder, received {signal.ndim}: take "
-            "decoder.kind=conv"
-        )
-    if config.likelihood.kind != "categorical":
-        raise InputError(
-            f"expected a likelihood of codes, received {config.likelihood.kind}: take "
-            "likelihood.kind=categorical"
-        )
+def as_decoder(module: nn.Module) -> Decoder:
+    """A decoder as it is, or any module as one."""
+    return module if isinstance(module, Decoder) else ForeignDecoder(module)
 
 
-def _check_upsampling(decoder: AutoregressiveDecoderConfig, strides: Sequence[int]) -> None:
-    factor, made = math.prod(strides), math.prod(decoder.upsample)
-    if factor % made:
-        raise InputError(
-            f"expected decoder.upsample to divide the encoder's stride of {factor}, received "
-            f"{decoder.upsample}: choose strides whose product divides it"
-        )
+@torch.no_grad()
+def _shape(module: nn.Module, signal: SignalSpec) -> tuple[int, ...]:
+    was_training = module.training
+    module.eval()  # one signal of zeros is no data to learn statistics from
+    first = next(module.parameters(), torch.empty(0))
+    out = module(torch.zeros(1, signal.channels, *signal.size, device=first.device))
+    module.train(was_training)
+    return tuple(out.shape)
+
+
+def _by(size: Sequence[int]) -> str:
+    return "x".join(str(side) for side in size)

@@ -11,15 +11,22 @@ from typing import Literal, final
 import torch
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from smalti.core.conditions import Batch, Conditions
-from smalti.core.models import LatentVariableModel
-from smalti.core.parts import Likelihood
+from smalti.core.models import MODELS, LatentVariableModel
+from smalti.core.parts import Likelihood, LikelihoodFamily
 from smalti.core.results import BoundTerms, LatentPrior, Loss
 from smalti.core.signals import SignalSpec
 from smalti.core.units import per_dim, sum_over_items
-from smalti.models.networks import TINY, NetworksConfig, build_networks
+from smalti.models.networks import (
+    NetworksConfig,
+    as_decoder,
+    as_encoder,
+    build_networks,
+    configs_of,
+    tiny_networks,
+)
 from smalti.nn.collectives import randn_over_ranks
 
 PRIOR = "normal"
@@ -27,18 +34,6 @@ PRIOR = "normal"
 
 WIDEST = 5.0
 """Bound on |ln| of the posterior's standard deviation, so that no exponential overflows."""
-
-
-class VAEConfig(NetworksConfig):
-    """A `VAE`: its networks, and the dimension of its latents at each position."""
-
-    kind: Literal["vae"] = "vae"
-    latent_dim: int = Field(default=64, ge=1)
-
-    @classmethod
-    def tiny(cls) -> VAEConfig:
-        """The smallest that still has every part."""
-        return cls(**dict(TINY), latent_dim=3)
 
 
 @final
@@ -49,21 +44,31 @@ class VAE(LatentVariableModel):
         KL = sum (mu^2 + sigma^2 - 1) / 2 - ln sigma
 
     Args:
-        config: the parts.
+        encoder: `(B, C, *size)` to `(B, 2D, *grid)`, mean and ln of the standard deviation of each latent.
+        decoder: `(B, D, *grid)` to `(B, P, *size)`.
+        likelihood: of signals, with P parameters at each position.
         signal: channels, size and levels of the data.
-        num_classes: labels (speakers, say) that the decoder may be told.
+        latent_dim: D.
 
     Raises:
-        InputError: when the encoder's strides do not divide the signal's size, or the parts do not fit.
+        InputError: when the encoder's strides do not divide the signal's size.
     """
 
-    def __init__(self, config: VAEConfig, signal: SignalSpec, num_classes: int = 0) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        likelihood: LikelihoodFamily,
+        signal: SignalSpec,
+        latent_dim: int = 64,
+    ) -> None:
         super().__init__()
-        self.config, self.signal = config, signal
-        dim = config.latent_dim
-        self.encoder, self.decoder, self.family = build_networks(
-            config, signal, 2 * dim, decoded=dim, num_classes=num_classes
-        )
+        configs = configs_of(encoder=encoder, decoder=decoder, likelihood=likelihood)
+        self.config = None if configs is None else VAEConfig(**configs, latent_dim=latent_dim)
+        """Its settings, or None where a part is somebody else's module."""
+        self.signal, self.latent_dim = signal, latent_dim
+        self.encoder = as_encoder(encoder, signal, 2 * latent_dim)
+        self.decoder, self.family = as_decoder(decoder), likelihood
         self.grid = self.encoder.grid(signal.size)
 
     @property
@@ -135,8 +140,29 @@ class VAE(LatentVariableModel):
     @torch.no_grad()
     def sample(self, num: int, generator: torch.Generator | None = None) -> Float[Tensor, "b c *size"]:
         """The means of p(x | z) at draws of the prior."""
-        like = next(self.parameters()).new_empty(num, self.config.latent_dim, *self.grid)
+        like = next(self.parameters()).new_empty(num, self.latent_dim, *self.grid)
         return self.likelihood(_normal(like, generator)).mean_or_draw(generator)
+
+
+@MODELS.register
+class VAEConfig(NetworksConfig):
+    """Settings of a `VAE`: its networks, and the dimension of its latents at each position."""
+
+    kind: Literal["vae"] = "vae"
+    latent_dim: int = Field(default=64, ge=1)
+
+    @classmethod
+    def tiny(cls) -> VAEConfig:
+        """The smallest that still has every part."""
+        return cls(**tiny_networks(), latent_dim=3)
+
+    def build(self, signal: SignalSpec, num_classes: int = 0) -> VAE:
+        """The untrained model."""
+        dim = self.latent_dim
+        networks = build_networks(self, signal, 2 * dim, decoded=dim, num_classes=num_classes)
+        model = VAE(*networks, signal, dim)
+        model.config = self
+        return model
 
 
 def kl_to_standard_normal(

@@ -16,39 +16,24 @@ from torch.utils.checkpoint import checkpoint
 
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
-from smalti.core.models import Autoencoder
-from smalti.core.parts import Likelihood
+from smalti.core.models import MODELS, Autoencoder
+from smalti.core.parts import Likelihood, LikelihoodFamily
 from smalti.core.results import BoundTerms, Loss
 from smalti.core.signals import SignalSpec
 from smalti.core.units import log_mean_exp, per_dim, sum_over_items
-from smalti.models.networks import TINY, NetworksConfig, build_networks
+from smalti.models.networks import (
+    NetworksConfig,
+    as_decoder,
+    as_encoder,
+    build_networks,
+    configs_of,
+    tiny_networks,
+)
 from smalti.nn.collectives import rand_over_ranks
 from smalti.nn.symbols import check_codes
 
 NEGLIGIBLE = 1e-8
 """Weights below this are lost when float32 adds them to the others, which sum to 1."""
-
-
-class VIMCOConfig(NetworksConfig):
-    """Settings of a `VIMCO`.
-
-    Attributes:
-        num_codebooks, num_codes, code_dim: G, K and D, as of a vector quantizer.
-        num_samples: S of the multi-sample bound; 50 in the paper.
-        decode_at_once: signals that are decoded at a time; memory of decoding grows with this, not with S.
-    """
-
-    kind: Literal["vimco"] = "vimco"
-    num_codebooks: int = Field(default=1, ge=1)
-    num_codes: int = Field(default=512, ge=2)
-    code_dim: int = Field(default=64, ge=1)
-    num_samples: int = Field(default=50, ge=2)
-    decode_at_once: int = Field(default=256, ge=1)
-
-    @classmethod
-    def tiny(cls) -> VIMCOConfig:
-        """The smallest that still has every part."""
-        return cls(**dict(TINY), num_codebooks=2, num_codes=5, code_dim=4, num_samples=4, decode_at_once=5)
 
 
 @final
@@ -62,34 +47,60 @@ class VIMCO(Autoencoder):
     (equations 8 to 11 of the source).
 
     Args:
-        config: the parts.
+        encoder: `(B, C, *size)` to `(B, G*K, *grid)`, logits of each code.
+        decoder: `(B, G*D, *grid)` to `(B, P, *size)`.
+        likelihood: of signals, with P parameters at each position.
         signal: channels, size and levels of the data.
-        num_classes: of the data; this model's decoder is told no labels.
+        num_codebooks, num_codes, code_dim: G, K and D.
+        num_samples: S of the multi-sample bound; 50 in the paper.
+        decode_at_once: signals that are decoded at a time; memory of decoding grows with this, not with S.
 
     Raises:
-        InputError: when the encoder's strides do not divide the signal's size, or the parts do not fit.
+        InputError: when the encoder's strides do not divide the signal's size.
     """
 
-    def __init__(self, config: VIMCOConfig, signal: SignalSpec, num_classes: int = 0) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        likelihood: LikelihoodFamily,
+        signal: SignalSpec,
+        *,
+        num_codebooks: int = 1,
+        num_codes: int = 512,
+        code_dim: int = 64,
+        num_samples: int = 50,
+        decode_at_once: int = 256,
+    ) -> None:
         super().__init__()
-        del num_classes
-        self.config, self.signal = config, signal
-        self.num_codebooks, self.num_codes = config.num_codebooks, config.num_codes
-        self.encoder, self.decoder, self.family = build_networks(
-            config,
-            signal,
-            encoded=config.num_codebooks * config.num_codes,
-            decoded=config.num_codebooks * config.code_dim,
+        configs = configs_of(encoder=encoder, decoder=decoder, likelihood=likelihood)
+        self.config = (
+            None
+            if configs is None
+            else VIMCOConfig(
+                **configs,
+                num_codebooks=num_codebooks,
+                num_codes=num_codes,
+                code_dim=code_dim,
+                num_samples=num_samples,
+                decode_at_once=decode_at_once,
+            )
         )
-        bound = math.sqrt(3 / config.code_dim)
-        shape = (config.num_codebooks, config.num_codes, config.code_dim)
+        """Its settings, or None where a part is somebody else's module."""
+        self.signal = signal
+        self.num_codebooks, self.num_codes = num_codebooks, num_codes
+        self.num_samples, self.decode_at_once = num_samples, decode_at_once
+        self.encoder = as_encoder(encoder, signal, num_codebooks * num_codes)
+        self.decoder, self.family = as_decoder(decoder), likelihood
+        bound = math.sqrt(3 / code_dim)
+        shape = (num_codebooks, num_codes, code_dim)
         self.embeddings = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
         self._grid = self.encoder.grid(signal.size)
 
     @property
     def title(self) -> str:
         """Its name and the samples of its bound."""
-        return f"VIMCO, {self.config.num_samples} samples"
+        return f"VIMCO, {self.num_samples} samples"
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -114,7 +125,7 @@ class VIMCO(Autoencoder):
                 "data.missing=refuse"
             )
         log_q = self.log_posterior(batch.data)
-        codes = _draw(log_q.detach(), self.config.num_samples)
+        codes = _draw(log_q.detach(), self.num_samples)
         log_q_drawn = _of_codes(log_q, codes)
         with torch.no_grad():
             # First pass: every draw is decoded, and nothing is kept but its log-probability.
@@ -193,7 +204,7 @@ class VIMCO(Autoencoder):
     ) -> Float[Tensor, "s b"]:
         """ln p(x | z) of every draw, so many at a time; of no use for a gradient."""
         items = torch.arange(len(signal), device=signal.device).repeat(len(codes))
-        at_once = self.config.decode_at_once
+        at_once = self.decode_at_once
         parts = [
             self._log_likelihood(part, signal[rows])
             for part, rows in zip(codes.flatten(0, 1).split(at_once), items.split(at_once), strict=True)
@@ -212,7 +223,7 @@ class VIMCO(Autoencoder):
         is large; the others' part would be lost in rounding.
         """
         draws, items = (weights > NEGLIGIBLE).nonzero(as_tuple=True)
-        at_once = self.config.decode_at_once
+        at_once = self.decode_at_once
         total = weights.new_zeros(len(signal))
 
         def log_likelihood(d: Tensor, i: Tensor) -> Tensor:
@@ -224,6 +235,46 @@ class VIMCO(Autoencoder):
             log_prob = checkpoint(log_likelihood, d, i, use_reentrant=False)
             total = total.index_add(0, i, weights[d, i] * log_prob)
         return total
+
+
+@MODELS.register
+class VIMCOConfig(NetworksConfig):
+    """Settings of a `VIMCO`; its decoder takes no labels."""
+
+    kind: Literal["vimco"] = "vimco"
+    num_codebooks: int = Field(default=1, ge=1)
+    num_codes: int = Field(default=512, ge=2)
+    code_dim: int = Field(default=64, ge=1)
+    num_samples: int = Field(default=50, ge=2)
+    decode_at_once: int = Field(default=256, ge=1)
+
+    @classmethod
+    def tiny(cls) -> VIMCOConfig:
+        """The smallest that still has every part."""
+        return cls(
+            **tiny_networks(), num_codebooks=2, num_codes=5, code_dim=4, num_samples=4, decode_at_once=5
+        )
+
+    def build(self, signal: SignalSpec, num_classes: int = 0) -> VIMCO:
+        """The untrained model."""
+        del num_classes
+        networks = build_networks(
+            self,
+            signal,
+            encoded=self.num_codebooks * self.num_codes,
+            decoded=self.num_codebooks * self.code_dim,
+        )
+        model = VIMCO(
+            *networks,
+            signal,
+            num_codebooks=self.num_codebooks,
+            num_codes=self.num_codes,
+            code_dim=self.code_dim,
+            num_samples=self.num_samples,
+            decode_at_once=self.decode_at_once,
+        )
+        model.config = self
+        return model
 
 
 def vimco_signals(

@@ -8,40 +8,26 @@ from typing import Literal, final
 import torch
 from jaxtyping import Float, Int64
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
-from smalti.core.models import Autoencoder
-from smalti.core.parts import AnyQuantizer, Likelihood
+from smalti.core.models import MODELS, Autoencoder
+from smalti.core.parts import AnyQuantizer, Likelihood, LikelihoodFamily, Quantizer
 from smalti.core.results import Loss
 from smalti.core.signals import SignalSpec
 from smalti.core.units import per_dim, sum_over_items
-from smalti.models.networks import TINY, NetworksConfig, build_networks
+from smalti.models.networks import (
+    NetworksConfig,
+    as_decoder,
+    as_encoder,
+    build_networks,
+    configs_of,
+    tiny_networks,
+)
 from smalti.nn.collectives import rand_over_ranks
 from smalti.nn.jitter import jitter
 from smalti.quantizers.vq import VectorQuantizerConfig
-
-
-class VQVAEConfig(NetworksConfig):
-    """The four parts of a `VQVAE`, and what training does to the latents between quantizer and decoder.
-
-    Attributes:
-        quantizer: latents to codes.
-        jitter: share of the positions, on a line, whose latents are replaced by a neighbour's.
-        code_dropout: share of the items that are decoded without their codes (zeros in place of latents), so
-            that the decoder also learns p(x | no codes), and how much it relies on the codes can be measured.
-    """
-
-    kind: Literal["vqvae"] = "vqvae"
-    quantizer: AnyQuantizer = VectorQuantizerConfig()
-    jitter: float = Field(default=0.0, ge=0, le=1)
-    code_dropout: float = Field(default=0.0, ge=0, lt=1)
-
-    @classmethod
-    def tiny(cls) -> VQVAEConfig:
-        """The smallest that still has every part."""
-        return cls(**dict(TINY), quantizer=VectorQuantizerConfig.tiny())
 
 
 @final
@@ -54,27 +40,47 @@ class VQVAE(Autoencoder):
     the same at every image size. The uniform prior's rate is a constant and is left out of the loss.
 
     Args:
-        config: the parts.
+        encoder: `(B, C, *size)` to `(B, D, *grid)`; an `Encoder`, or any module.
+        quantizer: of latents with D channels.
+        decoder: `(B, D, *grid)` to `(B, P, *size)`; a `Decoder`, or any module.
+        likelihood: of signals, with P parameters at each position.
         signal: channels, size and levels of the data.
-        num_classes: labels (speakers, say) that the decoder may be told.
+        jitter: share of the positions, on a line, whose latents training replaces by a neighbour's.
+        code_dropout: share of the items that training decodes without their codes (zeros in place of
+            latents), so that the decoder also knows p(x | no codes), and how much it relies on the codes can
+            be measured.
 
     Raises:
         InputError: when the encoder's strides do not divide the signal's size, or the parts do not fit.
     """
 
-    def __init__(self, config: VQVAEConfig, signal: SignalSpec, num_classes: int = 0) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        quantizer: Quantizer,
+        decoder: nn.Module,
+        likelihood: LikelihoodFamily,
+        signal: SignalSpec,
+        *,
+        jitter: float = 0.0,
+        code_dropout: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.config, self.signal = config, signal
-        self.quantizer = config.quantizer.build()
-        dim = self.quantizer.dim
-        self.encoder, self.decoder, self.family = build_networks(
-            config, signal, encoded=dim, decoded=dim, num_classes=num_classes
-        )
-        self.num_codebooks, self.num_codes = self.quantizer.num_codebooks, self.quantizer.num_codes
+        configs = configs_of(encoder=encoder, quantizer=quantizer, decoder=decoder, likelihood=likelihood)
+        if configs is not None:
+            configs |= {"jitter": jitter, "code_dropout": code_dropout}
+        self.config = None if configs is None else VQVAEConfig(**configs)
+        """Its settings, or None where a part is somebody else's module."""
+        self.signal = signal
+        self.quantizer = quantizer
+        self.encoder = as_encoder(encoder, signal, quantizer.dim)
+        self.decoder, self.family = as_decoder(decoder), likelihood
+        self.jitter, self.code_dropout = jitter, code_dropout
+        self.num_codebooks, self.num_codes = quantizer.num_codebooks, quantizer.num_codes
         self._grid = self.encoder.grid(signal.size)
-        if config.jitter and signal.ndim != 1:
+        if jitter and signal.ndim != 1:
             raise InputError(
-                f"expected signals on a line for a jitter of {config.jitter}, received {signal.ndim} axes: "
+                f"expected signals on a line for a jitter of {jitter}, received {signal.ndim} axes: "
                 "set model.jitter=0"
             )
 
@@ -122,20 +128,53 @@ class VQVAE(Autoencoder):
         self, num: int, grid: Sequence[int], conditions: Conditions | None = None
     ) -> Likelihood | None:
         """p(x | no codes, label); None for a model that is trained without `code_dropout`."""
-        if not self.config.code_dropout:
+        if not self.code_dropout:
             return None
         device = next(self.parameters()).device
         return self._decoded(torch.zeros(num, self.quantizer.dim, *grid, device=device), conditions)
 
     def _regularised(self, latents: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b d *grid"]:
         """Jitter and dropout of codes, drawn for the batch of all ranks."""
-        if self.config.jitter:
-            latents = jitter(latents, self.config.jitter)
-        if self.config.code_dropout:
+        if self.jitter:
+            latents = jitter(latents, self.jitter)
+        if self.code_dropout:
             drawn = rand_over_ranks((len(latents),), latents.device)
-            kept = (drawn >= self.config.code_dropout).to(latents)
+            kept = (drawn >= self.code_dropout).to(latents)
             latents = latents * kept.view(-1, *(1,) * (latents.ndim - 1))
         return latents
 
     def _decoded(self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None) -> Likelihood:
         return self.family(self.decoder(latents, conditions), conditions)
+
+
+@MODELS.register
+class VQVAEConfig(NetworksConfig):
+    """Settings of a `VQVAE`: those of its parts, and what training does to the latents before the decoder."""
+
+    kind: Literal["vqvae"] = "vqvae"
+    quantizer: AnyQuantizer = VectorQuantizerConfig()
+    jitter: float = Field(default=0.0, ge=0, le=1)
+    code_dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @classmethod
+    def tiny(cls) -> VQVAEConfig:
+        """The smallest that still has every part."""
+        return cls(**tiny_networks(), quantizer=VectorQuantizerConfig.tiny())
+
+    def build(self, signal: SignalSpec, num_classes: int = 0) -> VQVAE:
+        """The untrained model."""
+        quantizer = self.quantizer.build()
+        encoder, decoder, likelihood = build_networks(
+            self, signal, encoded=quantizer.dim, decoded=quantizer.dim, num_classes=num_classes
+        )
+        model = VQVAE(
+            encoder,
+            quantizer,
+            decoder,
+            likelihood,
+            signal,
+            jitter=self.jitter,
+            code_dropout=self.code_dropout,
+        )
+        model.config = self
+        return model

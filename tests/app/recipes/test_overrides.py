@@ -141,7 +141,7 @@ def test_left_out_keys_need_their_full_name() -> None:
         ("strides=2,two", "model.encoder.strides.1"),
         ("trackers=papyrus", "training.trackers.0: input should be 'tensorboard' or 'wandb'"),
         ("kernel_size=4", "expected an odd kernel size, received 4"),
-        ("model.kind=vqgan", "'vqvae', 'vae', 'vimco'"),
+        ("model.kind=vqgan", "did you mean vqvae"),
         ("latent_dim=5", "unknown key 'latent_dim'"),
         ("num_samples=5", "unknown key 'num_samples'"),
     ],

@@ -24,7 +24,6 @@ from smalti.models.vae import VAE
 from smalti.models.vimco import VIMCO
 from smalti.models.vqvae import VQVAE
 from smalti.priors.autoregressive import LearnedPrior
-from smalti.recipe import build_model
 from smalti.trained import new_prior
 
 IMAGES = [name for name in RECIPES if isinstance(get_recipe(name).data, ImageConfig)]
@@ -88,7 +87,7 @@ def built(name: str) -> tuple[Autoencoder, LearnedPrior]:
     """Both stages at their full size, without memory."""
     recipe = get_recipe(name)
     with torch.device("meta"):
-        model = build_model(recipe.model, ImageModality(recipe.data).spec)
+        model = recipe.model.build(ImageModality(recipe.data).spec)
         assert isinstance(model, Autoencoder)
         return model, new_prior(recipe.prior, model, 10)
 
@@ -121,7 +120,7 @@ def test_it_compresses_as_much_as_the_paper_says(name: str, times: float) -> Non
 def test_it_shrinks_and_takes_a_step(name: str) -> None:
     torch.manual_seed(0)
     recipe = override(get_recipe(name), SMALL)
-    model = build_model(recipe.model, ImageModality(recipe.data).spec)
+    model = recipe.model.build(ImageModality(recipe.data).spec)
     assert isinstance(model, Autoencoder)
     signal = torch.rand(2, model.signal.channels, *model.signal.size).mul(255).round().div(127.5).sub(1)
     prior = new_prior(recipe.prior, model, 0)
@@ -156,7 +155,7 @@ def test_that_of_levels_shrinks_and_takes_a_step(name: str) -> None:
     torch.manual_seed(0)
     words = ["data.size=16", "model.factors=2", *SMALL[:6], *SMALL_LEVELS]
     recipe = override(get_recipe(name), words)
-    model = build_model(recipe.model, ImageModality(recipe.data).spec)
+    model = recipe.model.build(ImageModality(recipe.data).spec)
     assert isinstance(model, Hierarchy)
     prior = new_prior(recipe.prior, model, 0)
     signal = torch.rand(2, 3, 16, 16) * 2 - 1
@@ -171,7 +170,7 @@ def test_that_of_levels_shrinks_and_takes_a_step(name: str) -> None:
 def test_codes_of_code_grids_are_those_that_it_says(name: str) -> None:
     recipe = get_recipe(name)
     with torch.device("meta"):
-        model = build_model(recipe.model, recipe.data.build().spec)
+        model = recipe.model.build(recipe.data.build().spec)
     assert isinstance(model, Autoencoder)
     text = inspect.getdoc(RECIPES[name]) or ""
     assert f"of {'x'.join(map(str, model.signal.size))} code grids" in text
@@ -184,7 +183,7 @@ def test_codes_of_code_grids_are_those_that_it_says(name: str) -> None:
 def test_codes_of_sounds_are_those_that_it_says(name: str) -> None:
     recipe = get_recipe(name)
     modality = recipe.data.build()
-    model = build_model(recipe.model, modality.spec, 10)
+    model = recipe.model.build(modality.spec, 10)
     assert isinstance(model, Autoencoder)
     text = " ".join((inspect.getdoc(RECIPES[name]) or "").split())
     said = re.search(r"(\d+) (?:codes )?a second|(\d+)x", text)
@@ -213,7 +212,7 @@ def test_that_of_sounds_shrinks_and_takes_a_step(name: str) -> None:
     kinds = f"{recipe.model.encoder.kind} encoder", f"{recipe.model.decoder.kind} decoder"
     recipe = override(recipe, [*SMALL_SOUNDS, *(s for kind in kinds for s in SMALL_PARTS[kind])])
     modality = recipe.data.build()
-    model = build_model(recipe.model, modality.spec, 3)
+    model = recipe.model.build(modality.spec, 3)
     assert isinstance(model, Autoencoder)
     levels = torch.randint(256, (2, modality.spec.channels, *modality.spec.size), dtype=torch.uint8)
     signal, told = modality.to_model(levels), Conditions(label=torch.tensor([0, 2]))
@@ -231,7 +230,7 @@ def test_that_of_sounds_shrinks_and_takes_a_step(name: str) -> None:
 def test_codes_of_clips_are_those_that_it_says(name: str) -> None:
     recipe = get_recipe(name)
     with torch.device("meta"):
-        model = build_model(recipe.model, recipe.data.build().spec)
+        model = recipe.model.build(recipe.data.build().spec)
         assert isinstance(model, Autoencoder)
         prior = new_prior(recipe.prior, model, 10)
     text = " ".join((inspect.getdoc(RECIPES[name]) or "").split())
@@ -255,7 +254,7 @@ def test_that_of_clips_shrinks_and_takes_a_step(name: str, more: list[str]) -> N
     recipe = get_recipe(name)
     recipe = override(recipe, [*words, *network[recipe.prior.network.kind], *more])
     modality = recipe.data.build()
-    model = build_model(recipe.model, modality.spec)
+    model = recipe.model.build(modality.spec)
     assert isinstance(model, Autoencoder)
     assert model.grid == (1 if more else 4, 2, 2)
     signal = modality.to_model(torch.randint(256, (2, 3, *modality.spec.size), dtype=torch.uint8))
@@ -284,7 +283,7 @@ def test_every_kind_of_model_in_a_recipe(
     words = [f"model.kind={kind.__name__.lower()}", *settings]
     other = override(recipe, words, leave_out=("prior",))
     with torch.device("meta"):
-        model = build_model(other.model, ImageModality(other.data).spec)
+        model = other.model.build(ImageModality(other.data).spec)
     assert type(model) is kind
     for part in ("encoder", "decoder", "likelihood"):
         assert getattr(other.model, part) == getattr(recipe.model, part)

@@ -24,7 +24,7 @@ CODES = 4
 def model() -> VQVAE:
     torch.manual_seed(0)
     quantizer = VectorQuantizerConfig(num_codebooks=1, num_codes=CODES, code_dim=3)
-    model = VQVAE(VQVAEConfig.tiny().model_copy(update={"quantizer": quantizer}), SignalSpec(1, (4, 8)))
+    model = VQVAEConfig.tiny().model_copy(update={"quantizer": quantizer}).build(SignalSpec(1, (4, 8)))
     model.loss(Batch(signals(8, seed=5)))
     return model.eval()
 

@@ -13,7 +13,6 @@ from PIL import Image
 from smalti.core.errors import InputError
 from smalti.modalities.image.modality import ImageModality
 from smalti.quantizers.vq import VectorQuantizer
-from smalti.recipe import build_model
 from smalti.studies.likelihood.recipes import BUDGETS, CODEBOOKS, PARTS, SCALES, study
 from smalti.studies.records import read_records
 from tests.runs import digests, smooth
@@ -174,7 +173,7 @@ def test_the_models_of_every_study_differ_and_can_be_built(name, part, budget):
     assert all(one != other for one, other in itertools.combinations(configs, 2))
     with torch.device("meta"):
         for entry in entries:
-            build_model(entry.recipe.model, ImageModality(entry.recipe.data).spec)
+            entry.recipe.model.build(ImageModality(entry.recipe.data).spec)
 
 
 def test_one_model_at_a_time_gives_the_records_of_all(smalti, data, tmp_path):

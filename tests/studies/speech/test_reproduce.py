@@ -14,7 +14,6 @@ import pytest
 
 from smalti.core.errors import InputError
 from smalti.core.models import Autoencoder
-from smalti.recipe import build_model
 from smalti.studies.records import read_records
 from smalti.studies.speech.recipes import BUDGETS, speech_study
 from smalti.trained import new_prior
@@ -208,7 +207,7 @@ def test_other_data_is_not_mixed_with_a_finished_run(
 @pytest.mark.parametrize("name", ["speech", "conversion", "phonemes"])
 def test_every_study_can_be_built(name: str, budget: str) -> None:
     study = speech_study(name, budget)
-    model = build_model(study.recipe.model, study.recipe.data.build().spec, 6)
+    model = study.recipe.model.build(study.recipe.data.build().spec, 6)
     assert isinstance(model, Autoencoder)
     prior = new_prior(study.recipe.prior, model, 6)
     assert prior.grid == (study.recipe.prior.length,)

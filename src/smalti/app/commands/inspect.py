@@ -68,7 +68,7 @@ def inspect(run: str) -> str:
         f"signal      {spec.channels} x {shape}, {_domain(spec)}",
         f"codes       {_codes(model) if isinstance(model, Autoencoder) else 'none: continuous latents'}",
         f"classes     {', '.join(trained.classes) or 'none'}",
-        f"likelihood  {config.model.likelihood.kind}",
+        f"likelihood  {model.family.kind}",
         f"priors      {', '.join(trained.priors) or 'its own'}",
     ]
     directory = RunDirectory(trained.directory)

@@ -44,7 +44,7 @@ from smalti.evaluation.evaluate import evaluate
 from smalti.evaluation.figures import code_maps, learning_curves, usage_histogram
 from smalti.priors.uniform import UniformPrior
 from smalti.priors.unigram import UnigramPrior
-from smalti.recipe import Pretraining, Recipe, build_model
+from smalti.recipe import Pretraining, Recipe
 from smalti.trained import UNIGRAM_FILE, TrainedModel, write_unigram
 from smalti.training.checkpoints import RunDirectory
 from smalti.training.engine import Engine
@@ -129,12 +129,12 @@ def _check_settings(
         check_parts(model)
     if start is not None:
         known = RunDirectory(start).read_config().get("classes", [])
-        _start(build_model(recipe.model, modality.spec, len(known)), start)
+        _start(recipe.model.build(modality.spec, len(known)), start)
 
 
 def _seeded_model(recipe: Recipe, modality: Modality, num_classes: int) -> LatentVariableModel:
     torch.manual_seed(recipe.training.seed)
-    return build_model(recipe.model, modality.spec, num_classes)
+    return recipe.model.build(modality.spec, num_classes)
 
 
 def _prepared(run: RunDirectory, source: Source, modality: Modality, engine: Engine, quiet: bool) -> Store:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from smalti.app.recipes import arrays, images, speech, video, worlds
 from smalti.app.recipes.overrides import differences, override
 from smalti.core.errors import InputError
-from smalti.recipe import Pretraining, PriorRecipe, Recipe, build_model, parse
+from smalti.recipe import Pretraining, PriorRecipe, Recipe, parse
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "image": images.image,
@@ -34,7 +34,6 @@ __all__ = [
     "Pretraining",
     "PriorRecipe",
     "Recipe",
-    "build_model",
     "differences",
     "get_recipe",
     "override",

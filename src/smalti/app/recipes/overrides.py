@@ -78,8 +78,10 @@ def _find(values: dict[str, Any], key: str, leave_out: Sequence[str]) -> list[st
         return key.split(".")
     reachable = [name for name in keys if not name.startswith(tuple(f"{first}." for first in leave_out))]
     ends = [name for name in reachable if name.endswith(f".{key}")]
-    if len(ends) == 1:
-        return ends[0].split(".")
+    # A setting of None follows another one, as a decoder's strides follow the encoder's.
+    settings = [name for name in ends if keys[name] is not None] if len(ends) > 1 else ends
+    if len(settings) == 1:
+        return settings[0].split(".")
     if ends:
         raise InputError(f"the key {key!r} is ambiguous: write one of {', '.join(ends)}")
     near = difflib.get_close_matches(key, keys, n=3, cutoff=0.5) if "." in key else []

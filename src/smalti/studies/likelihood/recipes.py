@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from pydantic import Field
 
@@ -12,12 +12,13 @@ from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.autoregressive.transformer import TransformerConfig
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
+from smalti.core.models import ModelConfig
+from smalti.core.parts import LikelihoodConfig
 from smalti.decoders.conv import ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoderConfig
 from smalti.likelihoods.categorical import CategoricalConfig
 from smalti.likelihoods.gaussian import GaussianConfig
 from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
-from smalti.likelihoods.union import LikelihoodConfig
 from smalti.models.networks import NetworksConfig
 from smalti.models.vae import VAEConfig
 from smalti.models.vimco import VIMCOConfig
@@ -25,7 +26,7 @@ from smalti.models.vqvae import VQVAEConfig
 from smalti.quantizers.codebooks.ema import EMACodebookConfig
 from smalti.quantizers.codebooks.gradient import GradientCodebookConfig
 from smalti.quantizers.vq import VectorQuantizerConfig
-from smalti.recipe import ModelConfig, PriorRecipe, Recipe
+from smalti.recipe import PriorRecipe, Recipe
 from smalti.training.loop import TrainingConfig
 
 BUDGETS = ("tiny", "cpu", "paper")
@@ -152,9 +153,7 @@ Entries = tuple[tuple[Entry, ...], str]
 
 def _table(scale: Scale) -> Entries:
     recipe = scale.recipe
-    assert isinstance(recipe.model, VQVAEConfig)
-    quantizer = recipe.model.quantizer
-    assert isinstance(quantizer, VectorQuantizerConfig)
+    quantizer = _quantizer(recipe)
     parts = {name: getattr(recipe.model, name) for name in NetworksConfig.model_fields}
     vae = VAEConfig(**parts, latent_dim=scale.latent_dim)
     vimco = VIMCOConfig(
@@ -203,9 +202,8 @@ def _codebook(scale: Scale) -> Entries:
 
 def _likelihood(scale: Scale) -> Entries:
     model = scale.recipe.model
-    decoder = model.decoder.model_copy(update={"head_channels": 32})
     models = {
-        name: model.model_copy(update={"likelihood": config, "decoder": decoder})
+        name: model.changed({"likelihood": config, "decoder.head_channels": 32})
         for name, config in LIKELIHOODS.items()
     }
     return _sweep("which likelihood", scale, models)
@@ -220,11 +218,16 @@ def _sweep(question: str, scale: Scale, models: Mapping[str, ModelConfig]) -> En
 
 def _quantizers(scale: Scale, settings: Mapping[str, Mapping[str, object]]) -> dict[str, ModelConfig]:
     model = scale.recipe.model
-    assert isinstance(model, VQVAEConfig)
+    quantizer = _quantizer(scale.recipe)
     return {
-        name: model.model_copy(update={"quantizer": model.quantizer.model_copy(update=update)})
+        name: model.model_copy(update={"quantizer": quantizer.model_copy(update=update)})
         for name, update in settings.items()
     }
+
+
+def _quantizer(recipe: Recipe) -> VectorQuantizerConfig:
+    """The vector quantizer of a recipe for a VQ-VAE."""
+    return cast("VQVAEConfig", recipe.model).quantizer  # pyright: ignore[reportReturnType]  all of these have one
 
 
 def _with(recipe: Recipe, model: ModelConfig, training: TrainingConfig | None = None) -> Recipe:
@@ -264,12 +267,11 @@ def _cifar10(budget: str) -> Scale:
         return _tiny(recipe)
     if budget == "paper":
         return _paper(recipe, latent_dim=64)
-    assert isinstance(recipe.model, VQVAEConfig)
     width: dict[str, Any] = {"channels": 96, "residual_channels": 48, "residual_blocks": 2}
     model = VQVAEConfig(
         encoder=ConvEncoderConfig(**width, strides=(2, 2)),
         decoder=ConvDecoderConfig(**width),
-        quantizer=recipe.model.quantizer.model_copy(update={"num_codes": 128, "code_dim": 8}),
+        quantizer=_quantizer(recipe).model_copy(update={"num_codes": 128, "code_dim": 8}),
         # A softmax takes twice the time a step, and there are few steps.
         likelihood=LogisticMixtureConfig(components=5),
     )
@@ -309,7 +311,6 @@ def _paper(recipe: Recipe, latent_dim: int) -> Scale:
     a tenth as long, for cost: a step of VIMCO decodes 50 times.
     """
     width: dict[str, Any] = {"channels": 256, "residual_channels": 256, "residual_blocks": 2}
-    assert isinstance(recipe.model, VQVAEConfig)
     ema = recipe.model.model_copy(
         update={
             "encoder": ConvEncoderConfig(**width, strides=(2, 2)),
@@ -317,7 +318,7 @@ def _paper(recipe: Recipe, latent_dim: int) -> Scale:
             "likelihood": CategoricalConfig(),
         }
     )
-    quantizer = ema.quantizer.model_copy(update={"codebook": GradientCodebookConfig()})
+    quantizer = _quantizer(recipe).model_copy(update={"codebook": GradientCodebookConfig()})
     gradient = ema.model_copy(update={"quantizer": quantizer})
     training = TrainingConfig(
         steps=250_000, batch_size=128, learning_rate=2e-4, clip_norm=0, checkpoint_every=5_000
@@ -341,7 +342,7 @@ def _tiny(recipe: Recipe) -> Scale:
         encoder=ConvEncoderConfig(**width, strides=(2, 2)),
         decoder=ConvDecoderConfig(**width, head_channels=8),
         quantizer=VectorQuantizerConfig(num_codebooks=2, num_codes=8, code_dim=4),
-        likelihood=recipe.model.likelihood,
+        likelihood=cast("VQVAEConfig", recipe.model).likelihood,
     )
     training = TrainingConfig(steps=4, batch_size=8, learning_rate=1e-3, log_every=2, weight_ema=0.9)
     network = GatedPixelCNNConfig.tiny()

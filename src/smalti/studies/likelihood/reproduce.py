@@ -110,7 +110,7 @@ def reproduce(
         store = prepare(Path(scratch) / "data", open_data(data, modality), split, modality, quiet=True)
         _picture([run for _, seed, run in finished if seed == 0], store, folder)
         for entry, seed, run in finished:
-            if chosen.swaps and seed == 0 and entry.recipe.model.kind == "vqvae":
+            if chosen.swaps and seed == 0 and entry.name.startswith("vqvae"):
                 records += _swaps(chosen, entry, run, store)
     records = [{**record, "budget": budget, "measured_on": described_data} for record in records]
     write_records(folder / "records.jsonl", records)

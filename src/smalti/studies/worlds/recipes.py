@@ -7,9 +7,7 @@ from typing import Any
 from smalti.app.recipes import worlds
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
-from smalti.encoders.code_grid import CodeGridEncoderConfig
 from smalti.models.vae import VAEConfig
-from smalti.models.vqvae import VQVAEConfig
 from smalti.recipe import PriorRecipe, Recipe
 from smalti.training.loop import TrainingConfig
 
@@ -69,10 +67,7 @@ def video_study(budget: str) -> VideoStudy:
     if budget == "paper":
         # The paper's frames and grids; it tells no more.
         data = walks.data.model_copy(update={"size": (84, 84)})
-        assert isinstance(walks.model, VQVAEConfig)
-        encoder = walks.model.encoder.model_copy(update={"strides": (2, 2)})
-        quantizer = walks.model.quantizer.model_copy(update={"num_codebooks": 1})
-        model = walks.model.model_copy(update={"encoder": encoder, "quantizer": quantizer})
+        model = walks.model.changed({"encoder.strides": (2, 2), "quantizer.num_codebooks": 1})
         long = {"steps": 100_000, "batch_size": 16}
         return VideoStudy(walks=_changed(walks.model_copy(update={"data": data, "model": model}), long, long))
     walks = _changed(walks, SHORT, SHORT)
@@ -128,11 +123,7 @@ def _tiny(frames: Recipe, second: Recipe) -> tuple[Recipe, Recipe]:
     frames, second = _changed(frames, SHORT, SHORT), _changed(second, SHORT, SHORT)
     size = (24, 24)
     grid = second.data.model_copy(update={"size": (6, 6)})
-    assert isinstance(second.model, VQVAEConfig)
-    encoder = second.model.encoder
-    assert isinstance(encoder, CodeGridEncoderConfig)
-    network = encoder.network.model_copy(update={"strides": (2, 3)})
-    model = second.model.model_copy(update={"encoder": encoder.model_copy(update={"network": network})})
+    model = second.model.changed({"encoder.network.strides": (2, 3)})
     return (
         frames.model_copy(update={"data": frames.data.model_copy(update={"size": size})}),
         second.model_copy(update={"data": grid, "model": model}),
