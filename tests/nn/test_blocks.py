@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smalti.nn.blocks import ResidualBlock, downsample, upsample
+from smalti.nn.blocks import NormalizedResidualBlock, ResidualBlock, downsample, num_groups, upsample
 
 STRIDES = pytest.mark.parametrize("stride", [1, 2, 3, 4, 5])
 NDIMS = pytest.mark.parametrize("ndim", [1, 2, 3])
@@ -51,3 +51,28 @@ def test_the_residual_block_by_hand(ndim):
     before = x.clone()
     torch.testing.assert_close(block(x), expected)
     assert torch.equal(x, before)
+
+
+@NDIMS
+def test_a_normalized_block_starts_as_the_identity_and_learns(ndim):
+    block = NormalizedResidualBlock(ndim, 6, 4)
+    x = torch.randn(2, 6, *(3,) * ndim)
+    assert torch.equal(block(x), x)
+    block(x).square().sum().backward()
+    last = block.layers[-1]
+    assert last.weight.grad.any()
+
+
+def test_a_normalized_block_by_hand():
+    block = NormalizedResidualBlock(1, 4, 6)
+    first, last = block.layers[2], block.layers[5]
+    torch.nn.init.normal_(last.weight)
+    x = torch.randn(2, 4, 5)
+    inner = F.conv1d(F.silu(F.group_norm(x, 4)), first.weight, first.bias, padding=1)
+    expected = x + F.conv1d(F.silu(F.group_norm(inner, 6)), last.weight, last.bias)
+    torch.testing.assert_close(block(x), expected)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (7, 7), (8, 8), (12, 6), (96, 8), (11, 1)])
+def test_groups_divide_the_channels(channels, groups):
+    assert num_groups(channels) == groups

@@ -13,7 +13,16 @@ from smalti.core.conditioners import Conditioner, Conditioners
 from smalti.core.conditions import Conditions
 from smalti.core.parts import DECODERS, Decoder, DecoderConfig, Encoder, LikelihoodFamily
 from smalti.core.signals import SignalSpec
-from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, channels_last, each_frame, stage_strides, upsample
+from smalti.nn.blocks import (
+    ACTIVATIONS,
+    BLOCKS,
+    CONVOLUTIONS,
+    Norm,
+    channels_last,
+    each_frame,
+    stage_strides,
+    upsample,
+)
 from smalti.nn.symbols import hide_labels, label_indices
 
 Stride = Annotated[int, Field(ge=1)]
@@ -32,6 +41,8 @@ class ConvDecoder(Decoder):
         channels: of every layer.
         residual_channels: inside the residual blocks.
         residual_blocks: number of those.
+        norm: of the residual blocks: "none" as in the paper, or "group" (group normalization, and SiLU
+            in place of ReLU), which learns faster.
         strides: upsampling factor of each stage, in order: an encoder's, reversed.
         head_channels: when above 0, the last transposed convolution gives this many channels and a 1x1
             convolution makes the parameters from them: four times cheaper for the 256-way softmax.
@@ -52,6 +63,7 @@ class ConvDecoder(Decoder):
         channels: int = 128,
         residual_channels: int = 32,
         residual_blocks: int = 2,
+        norm: Norm = "none",
         strides: Sequence[int] = (2, 2),
         head_channels: int = 0,
         num_classes: int = 0,
@@ -65,6 +77,7 @@ class ConvDecoder(Decoder):
             channels=channels,
             residual_channels=residual_channels,
             residual_blocks=residual_blocks,
+            norm=norm,
             strides=tuple(strides),
             time_strides=() if per_frame else tuple(time_strides),
             per_frame=per_frame,
@@ -80,16 +93,17 @@ class ConvDecoder(Decoder):
         self.num_classes, self.label_dropout = num_classes, label_dropout
         self.label = nn.Embedding(num_classes + 1, channels) if num_classes else None
         self.conditioners = Conditioners(conditioners)
+        activation = ACTIVATIONS[norm]
         layers: list[nn.Module] = [
-            ResidualBlock(ndim, channels, residual_channels) for _ in range(residual_blocks)
+            BLOCKS[norm](ndim, channels, residual_channels) for _ in range(residual_blocks)
         ]
         widths = [channels] * (len(strides) - 1) + [head_channels or out_channels]
         width = channels
         for stride, wider in zip(stage_strides(ndim, strides, time_strides), widths, strict=True):
-            layers += [nn.ReLU(), upsample(ndim, width, wider, stride)]
+            layers += [activation(), upsample(ndim, width, wider, stride)]
             width = wider
         if head_channels:
-            layers += [nn.ReLU(), conv(width, out_channels, 1)]
+            layers += [activation(), conv(width, out_channels, 1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(
@@ -128,6 +142,7 @@ class ConvDecoderConfig(DecoderConfig):
     channels: int = Field(default=128, ge=1)
     residual_channels: int = Field(default=32, ge=1)
     residual_blocks: int = Field(default=2, ge=0)
+    norm: Norm = "none"
     strides: tuple[Stride, ...] | None = None
     time_strides: tuple[Stride, ...] | None = None
     per_frame: bool | None = None
@@ -164,6 +179,7 @@ class ConvDecoderConfig(DecoderConfig):
             channels=self.channels,
             residual_channels=self.residual_channels,
             residual_blocks=self.residual_blocks,
+            norm=self.norm,
             strides=encoder.strides[::-1] if self.strides is None else self.strides,
             head_channels=self.head_channels,
             num_classes=num_classes if self.use_labels else 0,

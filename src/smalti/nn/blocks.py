@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Float
@@ -100,3 +100,51 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
         """Same shape as the input."""
         return x + self.layers(x)
+
+
+@final
+class NormalizedResidualBlock(nn.Module):
+    """x + conv1x1(SiLU(norm(conv3x3(SiLU(norm(x)))))): the residual block with group normalization.
+
+    Wu & He 2018 (arXiv 1803.08494). The last convolution starts at zero, so that the block starts as
+    the identity.
+
+    Args:
+        ndim: number of spatial dimensions.
+        channels: of input and output.
+        hidden_channels: between the two convolutions.
+    """
+
+    def __init__(self, ndim: int, channels: int, hidden_channels: int) -> None:
+        super().__init__()
+        conv = CONVOLUTIONS[ndim]
+        last = conv(hidden_channels, channels, 1)
+        nn.init.zeros_(last.weight)
+        if last.bias is not None:
+            nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(
+            nn.GroupNorm(num_groups(channels), channels),
+            nn.SiLU(),
+            conv(channels, hidden_channels, 3, padding=1),
+            nn.GroupNorm(num_groups(hidden_channels), hidden_channels),
+            nn.SiLU(),
+            last,
+        )
+
+    def forward(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
+        """Same shape as the input."""
+        return x + self.layers(x)
+
+
+Norm = Literal["none", "group"]
+"""Normalization of residual blocks: the paper's have none; "group" is group normalization with SiLU."""
+BLOCKS: dict[str, type[ResidualBlock] | type[NormalizedResidualBlock]] = {
+    "none": ResidualBlock,
+    "group": NormalizedResidualBlock,
+}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"none": nn.ReLU, "group": nn.SiLU}
+
+
+def num_groups(channels: int, most: int = 8) -> int:
+    """The largest number of groups, at most `most`, that divides the channels."""
+    return max(groups for groups in range(1, most + 1) if channels % groups == 0)
