@@ -1,11 +1,11 @@
-"""From data to codes: the one function that every command and study encodes through.
+"""Encoding of data to codes: the one path that every command and study uses.
 
 An encoder may be conditioned on statistics of all items of a label, such as a speaker's voice
-(`smalti.encoders.pooling`). There is one rule for them:
+(`smalti.encoders.pooling`). Which statistics an item gets:
 
-1. an item whose label the training data has gets the statistics that training computed and saved;
-2. an item with another label gets those of all items of that label in the same source (or store);
-3. an item without a label, or a signal that is encoded by itself, gets its own.
+1. an item with a label of the training data: the statistics computed and saved in training;
+2. an item with another label: those of all items with that label in the same source (or store);
+3. an item without a label, or a signal encoded on its own: its own statistics.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from smalti.encoders.pooling import PoolingEncoder, item_statistics
 
 BATCH = 64
 WINDOW = 4
-"""Batches of ragged items that are read before they are sorted by length."""
+"""Number of batches of ragged items that are read before sorting by length."""
 WINDOW_BYTES = 64 << 20
-"""Ragged items that are read before they are sorted take at most this, beside the last one."""
+"""Maximum bytes of ragged items read before sorting, not counting the last one."""
 RAGGED_ELEMENTS = 1 << 20
-"""Elements of the signals in one batch of ragged items: a long recording is encoded by itself."""
+"""Maximum number of signal elements in a batch of ragged items; a longer recording is a batch of one."""
 
 NO_LABELS: Mapping[str, int] = {}
 
@@ -46,14 +46,14 @@ NO_LABELS: Mapping[str, int] = {}
 @final
 @dataclass(frozen=True)
 class EncodedItem:
-    """The codes of one item, and what its source says of it.
+    """Codes of one item, with its metadata from the source.
 
     Attributes:
-        name: in its source.
-        codes: `(G, *grid)`, on the host.
-        label: its class as the source names it; None without one.
-        length: of the signal along its first axis, without padding.
-        actions: of a clip, one a frame; None where the source has none.
+        name: name in the source.
+        codes: `(G, *grid)`, on the CPU.
+        label: class name used by the source; None if unlabelled.
+        length: length of the signal along its first axis, without padding.
+        actions: actions of a clip, one per frame; None if the source has none.
     """
 
     name: str
@@ -77,26 +77,26 @@ def encode_items(
     skipped: list[dict[str, str]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[EncodedItem]:
-    """Encode every item of a source or of a store, in its order.
+    """Encode every item of a source or store, in order.
 
-    Items are encoded in batches. Those that differ in length share a batch only where their padded lengths
-    are equal, so that padding never changes a code.
+    Items are encoded in batches. Items of different lengths share a batch only if their padded lengths are
+    equal, so that padding never changes a code.
 
     Args:
         model: in evaluation mode.
         modality: of the signals.
         data: a source, whose items are decoded, or a store of decoded items.
         split: of a source.
-        labels: the model's label of each class, by the name that the data uses for it.
-        indices: the items of a store to encode; None for all. Statistics of a label are still those of all.
-        batch_size: items at a time.
-        generator: of draws from the posterior, for a prior to learn from; None takes its mode. A
-            deterministic encoder gives the same codes for both.
-        skipped: receives {"name", "reason"} of the items that cannot be read.
-        progress: called with the items done, unreadable ones too, and the number of all.
+        labels: the model's label of each class, by the class name used in the data.
+        indices: items of a store to encode; None for all. Statistics of a label still cover all its items.
+        batch_size: maximum number of items per batch.
+        generator: draws codes from the posterior, as training data for a prior; None takes the mode. For a
+            deterministic encoder the two are the same.
+        skipped: list to which {"name", "reason"} of each unreadable item is appended.
+        progress: called with (items processed, including unreadable ones; total items).
 
     Raises:
-        InputError: when no item of a source can be read.
+        InputError: if no item of a source can be read.
     """
     if isinstance(data, Store):
         yield from _encode_store(model, modality, data, indices, labels, batch_size, generator, progress)
@@ -107,7 +107,7 @@ def encode_items(
         counter = _Counter(data.count(split), skipped, progress)
         yield from _batched(model, modality, decoded, counter, None, labels, batch_size, generator)
         return
-    # The statistics of a label need all of its items first, and decoding them twice would take longer.
+    # Statistics of a label need all its items first; decoding them once to a store is faster than twice.
     counter = _Counter(data.count(split), skipped, _part_of(progress, 0))
     with TemporaryDirectory(prefix="smalti-") as scratch:
         dtype = modality.spec.domain.dtype
@@ -118,7 +118,7 @@ def encode_items(
 
 
 def same_shape(items: Iterable[EncodedItem], most: int = BATCH) -> Iterator[list[EncodedItem]]:
-    """Runs of consecutive items whose codes have one shape, at most so many at a time."""
+    """Group consecutive items whose codes have the same shape, at most `most` per group."""
     run: list[EncodedItem] = []
     for item in items:
         if run and (len(run) == most or run[0].codes.shape != item.codes.shape):
@@ -137,14 +137,14 @@ def encode_signals(
     labels: Sequence[int] | None = None,
     batch_size: int = BATCH,
 ) -> list[Int64[Tensor, "1 g *grid"]]:
-    """Codes of signals in memory, each by itself a source: see rule 3 of this module.
+    """Encode signals in memory, each as its own source (rule 3 of this module).
 
     Args:
         model: in evaluation mode.
         modality: of the signals.
         signals: in the model's range.
-        labels: of each, in the model's numbering; -1 for none. None where no signal has one.
-        batch_size: items at a time.
+        labels: the model's label of each signal, -1 for none; None if no signal has a label.
+        batch_size: maximum number of items per batch.
     """
     codes: list[Tensor] = [torch.empty(0)] * len(signals)
     for chosen in _batches([tuple(one.shape[1:]) for one in signals], model.stride, modality, batch_size):
@@ -182,7 +182,7 @@ def _encode_store(
 def _decoded(
     modality: Modality, source: Source, split: str, batch_size: int, skipped: list[dict[str, str]]
 ) -> Iterator[Decoded]:
-    """The items of a source that can be read."""
+    """Yield the readable items of a source; append the others to `skipped`."""
     ahead = 1 if modality.is_ragged else batch_size
     done = 0
     for item, levels in decode_ahead(source.items(split), modality.decode, modality.readers, ahead):
@@ -201,7 +201,7 @@ def _decoded(
 
 @final
 class _Counter:
-    """Reports how many items are done, unreadable ones too."""
+    """Reports the number of processed items, including unreadable ones."""
 
     def __init__(
         self, total: int, skipped: Sequence[object], report: Callable[[int, int], None] | None
@@ -220,7 +220,7 @@ class _Counter:
 
 
 def _part_of(report: Callable[[int, int], None] | None, part: int) -> Callable[[int, int], None] | None:
-    """The progress of one of two passes over the items."""
+    """Map the progress of one of two passes over the items to progress over both."""
     if report is None:
         return None
     return lambda done, total: report(part * total + done, 2 * total)
@@ -236,7 +236,7 @@ def _batched(
     batch_size: int,
     generator: torch.Generator | None,
 ) -> Iterator[EncodedItem]:
-    """Encode items window by window; each window is sorted by length, and given back in its order."""
+    """Encode items in windows, each sorted by length; results keep the order of the items."""
     most = WINDOW * batch_size if modality.is_ragged else batch_size
     window: list[Decoded] = []
     begin = num_bytes = 0
@@ -268,7 +268,7 @@ def _codes_of(
     batch_size: int,
     generator: torch.Generator | None,
 ) -> list[Int64[Tensor, " g *grid"]]:
-    """The codes of each item, in order; only items of one padded length share a batch."""
+    """Codes of each item, in order; only items of equal padded length share a batch."""
     codes: list[Tensor] = [torch.empty(0)] * len(items)
     for chosen in _batches([item.array.shape for item in items], model.stride, modality, batch_size):
         levels = _stacked([items[i].array for i in chosen], model.stride, modality.padding)
@@ -281,7 +281,7 @@ def _codes_of(
 
 
 def _stacked(arrays: Sequence[np.ndarray], stride: int, padding: int | float) -> np.ndarray:
-    """Levels of items of one padded length as one array."""
+    """Stack the levels of items of equal padded length into one array."""
     channels, length, *others = arrays[0].shape
     whole = whole_length(length, stride)
     if all(array.shape[1] == whole for array in arrays):
@@ -295,7 +295,7 @@ def _stacked(arrays: Sequence[np.ndarray], stride: int, padding: int | float) ->
 def _batches(
     shapes: Sequence[tuple[int, ...]], stride: int, modality: Modality, batch_size: int
 ) -> Iterator[list[int]]:
-    """Positions of the items of each batch, the shortest first."""
+    """Yield the item indices of each batch, shortest items first."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, (channels, length, *others) in enumerate(shapes):
         groups.setdefault((whole_length(length, stride), channels, *others), []).append(index)
@@ -314,7 +314,7 @@ def _encoded(
     labels: Sequence[int],
     generator: torch.Generator | None = None,
 ) -> Int64[Tensor, "b g *grid"]:
-    """Codes of one batch, on the host, under labels that are known and statistics of a pooling encoder."""
+    """CPU codes of one batch, given its labels and the statistics for a pooling encoder."""
     encoder = model.encoder
     if statistics is None and isinstance(encoder, PoolingEncoder):
         each = ((encoder.known(label), one) for label, one in zip(labels, signal, strict=True))

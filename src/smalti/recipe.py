@@ -1,4 +1,4 @@
-"""A recipe: one complete experiment, from the size of a picture to the steps of its prior."""
+"""Recipes: complete experiment configurations, from the data to the prior."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ from smalti.training.loop import TrainingConfig
 
 
 class PriorRecipe(Configuration):
-    """The second stage: a network over the codes, and how it is trained.
+    """Second stage: a network over the codes, and its training settings.
 
-    `length`: codes of a chunk, where items differ in length; None for those of one training crop.
+    Attributes:
+        length: number of codes per training chunk, where items differ in length; None for that of a training
+            crop.
+        network: the autoregressive network.
+        training: settings of the training loop.
     """
 
     length: int | None = Field(default=None, ge=1)
@@ -31,23 +35,23 @@ class PriorRecipe(Configuration):
 
 
 class Pretraining(Configuration):
-    """A stage before the autoencoder: its encoder learns by masked prediction, and is then frozen."""
+    """A stage before the autoencoder: its encoder learns by masked prediction and is then frozen."""
 
     task: MaskedPredictionConfig = MaskedPredictionConfig()
     training: TrainingConfig = TrainingConfig()
 
 
 class Recipe(Configuration):
-    """A complete experiment; the whole of it is saved with its run.
+    """A complete experiment; it is saved whole with its run.
 
     Attributes:
-        name: as the command line knows it.
+        name: name on the command line.
         data: how signals are read.
-        validation_fraction: share of the training split that is held out, to watch and never to learn from.
-        class_names: names to show in place of those of the source.
-        model: what is trained: a VQ-VAE, or one that it is compared with.
-        training: of the autoencoder.
-        pretraining: of its encoder, where that is trained before.
+        validation_fraction: share of the training split held out for validation.
+        class_names: names to display in place of those of the source.
+        model: the model to train: a VQ-VAE, or a baseline.
+        training: training settings of the autoencoder.
+        pretraining: pre-training of its encoder; None for no pre-training.
         prior: the second stage.
     """
 
@@ -68,13 +72,13 @@ def parse(model: type[C], values: Any, where: str) -> C:
     """Validate stored values.
 
     Raises:
-        InputError: when they do not fit.
+        InputError: if the values do not fit the model.
     """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        told = sentence(error, values)
-        raise InputError(f"{where} does not describe a model of this version: {told}") from None
+        message = sentence(error, values)
+        raise InputError(f"{where} does not describe a model of this version: {message}") from None
 
 
 def sentence(error: ValidationError, values: Any) -> str:
@@ -86,7 +90,7 @@ def sentence(error: ValidationError, values: Any) -> str:
 
 
 def keys_of(location: Sequence[int | str], values: Any) -> list[str]:
-    """A location of pydantic's as keys: without the names of union members, which no key has."""
+    """Convert a pydantic error location to config keys, dropping union member names, which are not keys."""
     keys: list[str] = []
     for part in location:
         here = values if isinstance(values, dict) else {}

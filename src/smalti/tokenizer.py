@@ -1,4 +1,4 @@
-"""A trained tokenizer: an autoencoder, the priors over its codes, and the modality that it was made for."""
+"""Tokenizer: a trained autoencoder, the priors over its codes, and its modality."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ from smalti.trained import LEARNED, PRIOR_DIRECTORY, UNIGRAM_FILE, TrainedModel
 
 FILES = (CONFIG_FILE, WEIGHTS_FILE)
 PATTERNS = (*FILES, UNIGRAM_FILE, *(f"{PRIOR_DIRECTORY}*/{file}" for file in FILES))
-"""What `load` reads of a repository on the Hub."""
+"""Files that `load` downloads from a repository on the Hub."""
 
 Codes = Int64[Tensor, "b g *grid"] | list[Tensor]
-"""Codes of items of one size, or a list with `(1, G, n, ...)` for each of items that differ in length."""
+"""Codes: one tensor for items of equal size, or a list of `(1, G, n, ...)` tensors for items of different
+lengths."""
 
 
 def load(path_or_hub_name: str | Path, device: str | torch.device | None = None) -> Tokenizer:
-    """Load a tokenizer from a run, from what `save_pretrained` wrote, or from the Hugging Face Hub.
+    """Load a tokenizer from a run, a `save_pretrained` directory, or the Hugging Face Hub.
 
     Args:
         path_or_hub_name: a directory, or `owner/name`.
-        device: None is a GPU if there is one.
+        device: None selects a GPU if one is available.
 
     Raises:
-        InputError: when there is no such run, it is half written, broken, or from a newer version.
+        InputError: if the run does not exist, is incomplete or broken, or was written by a newer version.
     """
     return Tokenizer.from_pretrained(path_or_hub_name, device)
 
@@ -46,76 +47,78 @@ def load(path_or_hub_name: str | Path, device: str | torch.device | None = None)
 def load_trained(
     path_or_hub_name: str | Path, device: str | torch.device | None = None, load_priors: bool = True
 ) -> TrainedModel:
-    """A run, or what is on the Hub, with or without codes; see `load`."""
+    """Load a trained model, with or without codes, from a run or the Hub; see `load`."""
     return TrainedModel.load(locate(path_or_hub_name, PATTERNS), device, load_priors)
 
 
 @final
 class Tokenizer:
-    """Signals (pictures, sounds, clips) to codes, codes to signals, and new signals from a prior.
+    """Encodes signals (images, audio, clips) to codes, decodes codes, and samples new signals from a prior.
 
     Args:
         trained: a model with codes, and its priors.
 
     Raises:
-        InputError: when the model has no codes.
+        InputError: if the model has no codes.
     """
 
     def __init__(self, trained: TrainedModel) -> None:
         self.trained, self.autoencoder = trained, trained.autoencoder
         self.recipe, self.classes, self.actions = trained.recipe, trained.classes, trained.actions
-        """Names of what is done in clips, by id."""
+        """Names of the actions in clips, by id."""
         self.directory, self.modality, self.device = trained.directory, trained.modality, trained.device
         self.priors = trained.priors
-        """By name, from the least to the most informed."""
+        """Priors by name, from the least to the most informed."""
 
     @classmethod
     def from_pretrained(
         cls, path_or_hub_name: str | Path, device: str | torch.device | None = None, load_priors: bool = True
     ) -> Tokenizer:
-        """See `load`; without `load_priors` the learned priors are left alone, whatever their state."""
+        """Load a tokenizer (see `load`); `load_priors=False` skips the learned priors without checking
+        them."""
         return cls(load_trained(path_or_hub_name, device, load_priors))
 
     @property
     def fingerprint(self) -> str:
-        """What identifies the model's weights as they are in memory: codes carry it."""
+        """Hash of the model's weights as they are in memory; stored with codes to match them to their
+        model."""
         return self.trained.fingerprint
 
     @property
     def learned(self) -> LearnedPrior | None:
-        """The prior that samples are drawn from, unless another is named."""
+        """The default prior for sampling, or None if the run has no learned prior."""
         return self.trained.learned.get(LEARNED)
 
     @property
     def code_shape(self) -> tuple[int, ...]:
-        """`(G, *grid)`: shape of the codes of one item; of sounds, of one training crop."""
+        """Shape `(G, *grid)` of the codes of one item; for audio, of one training crop."""
         return (self.autoencoder.num_codebooks, *self.autoencoder.grid)
 
     @property
     def stored_code_shape(self) -> tuple[int | None, ...]:
-        """`code_shape`, with None as the first side of its grid where items differ in it."""
+        """`code_shape`, with None as the first grid dimension where items differ in length."""
         num_codebooks, first, *others = self.code_shape
         return (num_codebooks, None if self.modality.is_ragged else first, *others)
 
     def encode(self, signals: Any, batch_size: int = BATCH, class_name: str | None = None) -> Any:
-        """Codes of pictures, sounds or clips.
+        """Encode images, audio or clips to codes.
 
         Args:
-            signals: pictures: uint8 `(B, C, H, W)` or `(C, H, W)`, floats in [-1, 1], a picture of Pillow, a
-                path, or a list of these. Sounds: amplitudes in [-1, 1] at the model's rate, `(T,)`, `(1, T)`
-                or `(B, 1, T)`, a path, or a list of these. Clips: as pictures, `(B, C, F, H, W)` or
+            signals: images: uint8 `(B, C, H, W)` or `(C, H, W)`, floats in [-1, 1], a Pillow image, a path,
+                or a list of these. Audio: amplitudes in [-1, 1] at the model's sample rate, `(T,)`, `(1, T)`
+                or `(B, 1, T)`, a path, or a list of these. Clips: as images, `(B, C, F, H, W)` or
                 `(C, F, H, W)`, a path, or a list of these.
-            batch_size: items at a time.
-            class_name: class (speaker) of all of them, for an encoder that pools statistics of a speaker;
-                without one each item is a source of its own (see `smalti.encoding`).
+            batch_size: maximum number of items per batch.
+            class_name: class (speaker) of all items, for an encoder that pools statistics by speaker; without
+                it, each item is its own source (see `smalti.encoding`).
 
         Returns:
-            For pictures int64 `(B, G, h, w)`. For sounds, whose lengths differ, a list with `(1, G, n)` for
-            each: n codes cover the item, whose end is padded with silence. For clips likewise
-            `(1, G, n, h, w)`, padded with black.
+            For images, int64 `(B, G, h, w)`. For audio, whose lengths differ, a list with one `(1, G, n)`
+            tensor per item: the n codes cover the item, padded with silence at its end. For clips, a list of
+            `(1, G, n, h, w)` tensors, padded with black frames.
 
         Raises:
-            InputError: for another size or range, or an unknown class.
+            InputError: if the size or range of a signal does not fit, or the class is unknown.
         """
         checked = self.modality.check(signals)
         label = -1 if class_name is None else self.label(class_name)
@@ -132,7 +135,7 @@ class Tokenizer:
         skipped: list[dict[str, str]] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[EncodedItem]:
-        """Codes of every item of a source or store, in order; see `smalti.encoding.encode_items`."""
+        """Encode every item of a source or store, in order; see `smalti.encoding.encode_items`."""
         return encode_items(
             self.autoencoder,
             self.modality,
@@ -145,7 +148,7 @@ class Tokenizer:
         )
 
     def shown_class(self, label: str | None) -> str | None:
-        """The model's name for a class, by the name that a source has for it."""
+        """The model's display name of a class, given the name used by a source."""
         return None if label is None else self.recipe.class_names.get(label, label)
 
     def decode(
@@ -156,20 +159,21 @@ class Tokenizer:
         seed: int | None = 0,
         temperature: float = 1.0,
     ) -> Any:
-        """Pictures and clips (uint8) or sounds (amplitudes in [-1, 1]) of codes.
+        """Decode codes to images and clips (uint8) or audio (amplitudes in [-1, 1]).
 
         Args:
-            codes: as `encode` gives them, a tensor or a list of tensors.
-            batch_size: items at a time; it is part of what a seed draws.
-            class_name: a class (speaker) that the decoder is told, where it takes one.
-            seed: of the draws of an autoregressive decoder; None draws differently each time.
+            codes: as returned by `encode`, a tensor or a list of tensors.
+            batch_size: items per batch; the draws of a seed depend on it.
+            class_name: class (speaker) for a class-conditional decoder.
+            seed: of the draws of an autoregressive decoder; None uses a new random seed.
             temperature: of those draws.
 
         Returns:
             A tensor for a tensor, a list for a list.
 
         Raises:
-            InputError: for codes out of range or of another shape, or a class that there is not.
+            InputError: if codes are out of range or have the wrong shape, the class is unknown, or the
+                decoder is not class-conditional.
         """
         if isinstance(codes, list):
             decoded = [self.decode_signals(one, batch_size, class_name, seed, temperature) for one in codes]
@@ -185,7 +189,7 @@ class Tokenizer:
         seed: int | None = 0,
         temperature: float = 1.0,
     ) -> Float[Tensor, "b c *size"]:
-        """`decode`, in the model's range."""
+        """Decode codes to signals in the model's range; see `decode`."""
         fits = codes.ndim == 1 + len(self.code_shape) and all(
             expected in (None, side)
             for expected, side in zip(self.stored_code_shape, codes.shape[1:], strict=True)
@@ -194,14 +198,14 @@ class Tokenizer:
             sides = ["?" if side is None else str(side) for side in self.stored_code_shape]
             raise InputError(
                 f"expected codes of shape (B, {', '.join(sides)}), received "
-                f"{tuple(codes.shape)}: give codes that this model made"
+                f"{tuple(codes.shape)}: pass codes made by this model"
             )
         generator = _generator(seed)
         label = -1 if class_name is None else self.label(class_name)
         if class_name is not None and not self.autoencoder.num_label_classes:
             raise InputError(
-                f"expected no class to decode as, this decoder is told none, received {class_name!r}: leave "
-                "it out, or train a decoder that is told (kind=wavenet, or decoder.use_labels=true)"
+                f"expected no class for a decoder that is not class-conditional, received {class_name!r}: "
+                "leave it out, or train a class-conditional one (kind=wavenet, or decoder.use_labels=true)"
             )
         parts = []
         for part in codes.split(batch_size):
@@ -213,7 +217,7 @@ class Tokenizer:
         return torch.cat(parts)
 
     def reconstruct(self, signals: Any, batch_size: int = BATCH, class_name: str | None = None) -> Any:
-        """`decode(encode(signals))`; of a sound or a clip, in its own length."""
+        """Encode and decode signals; audio and clips keep their own length."""
         if not self.modality.is_ragged:
             return self.decode(self.encode(signals, batch_size), batch_size, class_name)
         return [
@@ -227,7 +231,7 @@ class Tokenizer:
         seed: int = 0,
         temperature: float = 1.0,
     ) -> Float[Tensor, "1 c *size"]:
-        """One signal in the model's range, encoded and decoded, in its own length; see `decode`."""
+        """Encode and decode one signal in the model's range, keeping its length; see `decode`."""
         (codes,) = encode_signals(self.autoencoder, self.modality, [signal])
         decoded = self.decode_signals(codes, class_name=class_name, seed=seed, temperature=temperature)
         return decoded[:, :, : signal.shape[2]]
@@ -246,20 +250,21 @@ class Tokenizer:
         progress: Callable[[int, int], None] | None = None,
         length: int | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
-        """Draw code grids from the learned prior.
+        """Sample code grids from the learned prior.
 
         Args:
-            num: how many.
-            class_name: one of `classes`; None draws without naming a class.
+            num: number of grids.
+            class_name: one of `classes`; with None, the prior chooses one.
             temperature, top_k, top_p: of each draw.
-            seed: None draws differently each time.
-            batch_size: grids at a time; it is part of what a seed draws.
+            seed: None uses a new random seed.
+            batch_size: grids per batch; the draws of a seed depend on it.
             prior: name of the learned prior.
-            progress: called with (symbols drawn, symbols in all), counted once a batch.
-            length: codes along the first axis (time), of ragged items; None for as many as the prior knows.
+            progress: called with (symbols drawn, total symbols).
+            length: codes along the first (time) axis, for items that differ in length; None for the length of
+                the prior's training grid.
 
         Raises:
-            InputError: when there is no learned prior or no such class, or a setting is out of range.
+            InputError: if there is no learned prior or no such class, or a setting is out of range.
         """
         learned = self._learned(prior)
         if num < 1:
@@ -271,12 +276,12 @@ class Tokenizer:
         grid = learned.grid if length is None else (length, *learned.grid[1:])
         label = -1 if class_name is None else self.label(class_name)
 
-        def drawn(size: int, **settings: Any) -> Tensor:
+        def draw(size: int, **settings: Any) -> Tensor:
             labels = torch.full((size,), label, device=self.device)
-            told = Conditions(label=labels if learned.network.num_classes else None)
-            return learned.sample(size, told, temperature, top_k, top_p, grid=grid, **settings)
+            conditions = Conditions(label=labels if learned.network.num_classes else None)
+            return learned.sample(size, conditions, temperature, top_k, top_p, grid=grid, **settings)
 
-        return _in_batches(drawn, num, batch_size, seed, progress)
+        return _in_batches(draw, num, batch_size, seed, progress)
 
     def rollout(
         self,
@@ -293,34 +298,34 @@ class Tokenizer:
         prior: str = LEARNED,
         progress: Callable[[int, int], None] | None = None,
     ) -> Int64[Tensor, "b g all *grid"]:
-        """Go on from a clip's codes under actions: one frame of codes for each, all of them before any pixel.
+        """Continue a clip's codes under actions: one code frame per action, without decoding to pixels.
 
         Args:
             given: codes of the clip's first F frames, `(1, G, F, *grid)`.
-            actions: what is done at the last of these, and at each frame that is drawn but the last; None
-                leaves it open.
-            before: what was done at the given frames but the last, F - 1 actions; None leaves all open.
-            num: how many continuations B.
+            actions: actions at the last given frame and at every generated frame except the last; None leaves
+                an action unspecified.
+            before: actions at the given frames except the last, F - 1 of them; None leaves all unspecified.
+            num: number B of continuations.
             temperature, top_k, top_p: of each draw.
-            seed: None draws differently each time.
-            batch_size: clips at a time; it is part of what a seed draws.
+            seed: None uses a new random seed.
+            batch_size: clips per batch; the draws of a seed depend on it.
             prior: name of the learned prior.
-            progress: called with (symbols drawn, symbols in all), counted once a batch.
+            progress: called with (symbols drawn, total symbols).
 
         Returns:
-            The given frames and one for each action, `(B, G, F + len(actions), *grid)`.
+            The given frames followed by one frame per action, `(B, G, F + len(actions), *grid)`.
 
         Raises:
-            InputError: when there is no learned prior, it is of no clips, codes or actions do not fit, or a
-                setting is out of range.
+            InputError: if there is no learned prior, the model has no clips, the codes or actions do not fit,
+                or a setting is out of range.
         """
         learned = self._learned(prior)
         frames = given.shape[2] if given.ndim == 5 else 0
         if not self.autoencoder.signal.is_clip or frames < 1 or len(given) != 1 or not actions or num < 1:
             raise InputError(
                 "expected codes (1, G, frames, rows, columns) of a clip, at least one action and num of at "
-                f"least 1, received {tuple(given.shape)}, {len(actions)} and {num}: give what encode makes "
-                "of a clip"
+                f"least 1, received {tuple(given.shape)}, {len(actions)} and {num}: pass codes that encode "
+                "made of a clip"
             )
         if before is not None and len(before) != frames - 1:
             raise InputError(
@@ -330,24 +335,30 @@ class Tokenizer:
         ids = [-1 if name is None else self._action(name, learned) for name in done]
         grid, beginning = (len(done), *learned.grid[1:]), given.to(self.device)
 
-        def drawn(size: int, **settings: Any) -> Tensor:
-            told = Conditions(action=torch.tensor([ids] * size, device=self.device))
+        def draw(size: int, **settings: Any) -> Tensor:
+            conditions = Conditions(action=torch.tensor([ids] * size, device=self.device))
             begun = beginning.repeat(size, 1, 1, 1, 1)
-            return learned.sample(size, told, temperature, top_k, top_p, grid=grid, given=begun, **settings)
+            return learned.sample(
+                size, conditions, temperature, top_k, top_p, grid=grid, given=begun, **settings
+            )
 
-        return _in_batches(drawn, num, batch_size, seed, progress)
+        return _in_batches(draw, num, batch_size, seed, progress)
 
     def _action(self, name: str, prior: LearnedPrior) -> int:
         if not prior.network.num_actions or name not in self.actions:
-            known = ", ".join(self.actions) if prior.network.num_actions else "none that this prior is told"
+            known = (
+                ", ".join(self.actions)
+                if prior.network.num_actions
+                else "none: this prior is not action-conditioned"
+            )
             raise InputError(f"expected an action of this model, received {name!r}: the actions are {known}")
         return self.actions.index(name)
 
     def sample(self, num: int, class_name: str | None = None, **settings: Any) -> Any:
-        """New items, as `decode` gives them; the arguments are those of `sample_codes`."""
+        """Sample new items in the format of `decode`; arguments as in `sample_codes`."""
         codes = self.sample_codes(num, class_name, **settings)
-        told = class_name if self.autoencoder.num_label_classes else None
-        return self.decode(codes, class_name=told, seed=settings.get("seed"))
+        decoder_class = class_name if self.autoencoder.num_label_classes else None
+        return self.decode(codes, class_name=decoder_class, seed=settings.get("seed"))
 
     def _learned(self, name: str) -> LearnedPrior:
         known = self.trained.learned
@@ -363,10 +374,10 @@ class Tokenizer:
         )
 
     def label(self, class_name: str) -> int:
-        """The label of a class.
+        """Label of a class.
 
         Raises:
-            InputError: when there is no such class.
+            InputError: if the class does not exist.
         """
         if class_name not in self.classes:
             known = (
@@ -378,20 +389,20 @@ class Tokenizer:
         return self.classes.index(class_name)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write configuration and weights as they are in memory, priors included, where `load` finds them.
+        """Write the configuration, weights and priors as they are in memory, in the format that `load` reads.
 
         Raises:
-            InputError: when the directory holds a training run, which could not be resumed afterwards.
+            InputError: if the directory holds a training run, which could not be resumed afterwards.
         """
         self.trained.save(Path(directory))
 
     def export(self, directory: str | Path) -> None:
-        """Write `encode.pt2` and `decode.pt2`, programs of `torch.export` that run without this package.
+        """Write `encode.pt2` and `decode.pt2`, `torch.export` programs that run without this package.
 
-        See `smalti.models.programs.programs` for what they take and give.
+        See `smalti.models.programs.programs` for their inputs and outputs.
 
         Raises:
-            InputError: when the decoder draws sample by sample.
+            InputError: if the decoder is autoregressive.
         """
         from smalti.models.programs import programs
 
@@ -400,12 +411,12 @@ class Tokenizer:
                 torch.export.save(program, temporary)
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
-        """Upload to the Hugging Face Hub; gives the address.
+        """Upload to the Hugging Face Hub and return the URL.
 
         Args:
             repository: `owner/name`.
-            private: of a repository that does not exist yet.
-            token: None takes the one that is logged in.
+            private: whether to make a newly created repository private.
+            token: access token; None uses the stored login.
         """
         return upload(self.save_pretrained, repository, "Upload a smalti tokenizer", private, token)
 
@@ -423,16 +434,16 @@ def _in_batches(
     seed: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> Int64[Tensor, "b g *grid"]:
-    """What `draw` draws of `num` items, so many at a time, from one generator; on the host."""
+    """Call `draw` in batches with one generator; return CPU tensors."""
     generator, parts = _generator(seed), []
     batches = math.ceil(num / batch_size)
     for batch in range(batches):
         size = min(batch_size, num - batch * batch_size)
-        told = progress and _of_batch(progress, batch, batches)
-        parts.append(draw(size, generator=generator, progress=told).cpu())
+        report = progress and _of_batch(progress, batch, batches)
+        parts.append(draw(size, generator=generator, progress=report).cpu())
     return torch.cat(parts)
 
 
 def _of_batch(progress: Callable[[int, int], None], batch: int, batches: int) -> Callable[[int, int], None]:
-    """What one of several batches of equal work reports, as progress of all of them."""
+    """Convert the progress of one of several equal batches to progress over all of them."""
     return lambda done, total: progress(batch * total + done, batches * total)

@@ -1,4 +1,4 @@
-"""A trained model as its run holds it: weights, recipe, classes, and the priors over its codes."""
+"""A trained model as stored in its run: weights, recipe, classes, and priors over its codes."""
 
 from __future__ import annotations
 
@@ -29,26 +29,25 @@ from smalti.training.checkpoints import RunDirectory
 PRIOR_DIRECTORY = "prior"
 UNIGRAM_FILE = "unigram.json"
 KEPT = ("smalti", "plugins", "codes_of", "start", "commit")
-"""What a saved model keeps of its run's config.json, beside what it is built from. Where the training data
-lay stays private."""
+"""Keys of a run's config.json that a saved model keeps. The location of the training data stays private."""
 LEARNED = "learned"
-"""Name of the prior that `PRIOR_DIRECTORY` holds; `PRIOR_DIRECTORY-NAME` holds one called NAME."""
+"""Name of the prior in `PRIOR_DIRECTORY`; a prior called NAME is in `PRIOR_DIRECTORY-NAME`."""
 
 
 @final
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a run holds.
+    """Contents of a run.
 
     Attributes:
-        directory: where it lies.
-        recipe: how it was made.
+        directory: the run directory.
+        recipe: the training recipe.
         model: in evaluation mode.
-        classes: names of the classes, by label.
-        actions: names of what is done in clips, by id.
-        unigram: frequencies of the codes, if they were counted.
+        classes: class names, by label.
+        actions: names of the actions in clips, by id.
+        unigram: code frequencies, if they were counted.
         learned: the learned priors, by name.
-        prior_recipes: how they were made, by name.
+        prior_recipes: recipes of the learned priors, by name.
     """
 
     directory: Path
@@ -65,22 +64,22 @@ class TrainedModel:
     def load(
         cls, directory: Path, device: str | torch.device | None = None, load_priors: bool = True
     ) -> TrainedModel:
-        """Read a run; without `load_priors` the learned priors are left alone, whatever their state.
+        """Load a run; `load_priors=False` skips the learned priors without checking them.
 
         Args:
             directory: the run.
-            device: None is a GPU if there is one.
-            load_priors: whether to read the learned priors.
+            device: None selects a GPU if one is available.
+            load_priors: whether to load the learned priors.
 
         Raises:
-            InputError: when there is no such run, it is half written, broken, or from a newer version.
+            InputError: if the run does not exist, is incomplete or broken, or was written by a newer version.
         """
         run = RunDirectory(directory)
         config = run.read_config("kind")
         if config["kind"] != "autoencoder":
             raise InputError(
-                f"expected an autoencoder's run, {directory} holds a {config['kind']}: "
-                "give the directory above it"
+                f"expected an autoencoder run, {directory} holds a {config['kind']}: "
+                "pass its parent directory"
             )
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         config = run.read_config("recipe", "classes")
@@ -114,24 +113,25 @@ class TrainedModel:
 
     @property
     def fingerprint(self) -> str:
-        """What identifies the model's weights as they are in memory: codes carry it."""
+        """Hash of the model's weights as they are in memory; stored with codes to match them to their
+        model."""
         return fingerprint_of(self.model)
 
     @cached_property
     def modality(self) -> Modality:
-        """What the model's signals are."""
+        """Modality of the model's signals."""
         return self.recipe.data.build()
 
     @property
     def label_ids(self) -> dict[str, int]:
-        """The label of each class, by its name and by the names that sources have for it."""
+        """Label of each class, by its display name and by its names in sources."""
         ids = {name: label for label, name in enumerate(self.classes)}
         named = {name: ids.get(shown, -1) for name, shown in self.recipe.class_names.items()}
         return ids | named
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return next(self.model.parameters()).device
 
     @property
@@ -139,18 +139,18 @@ class TrainedModel:
         """The model, if it has codes.
 
         Raises:
-            InputError: when it has none.
+            InputError: if it has no codes.
         """
         if not isinstance(self.model, Autoencoder):
             raise InputError(
                 f"expected a model with codes, {self.directory} holds a {self.model.title}, which has none: "
-                "it can be evaluated and compared, not used as a tokenizer"
+                "it can be evaluated and compared, but not used as a tokenizer"
             )
         return self.model
 
     @property
     def priors(self) -> dict[str, DensityPrior]:
-        """The priors that there are, from the least to the most informed."""
+        """All available priors by name, from the least to the most informed."""
         if not isinstance(self.model, Autoencoder):
             return {}
         uniform = UniformPrior(self.model.num_codes, self.model.num_codebooks, self.model.grid)
@@ -164,12 +164,12 @@ class TrainedModel:
         return {prior.name: prior for prior in priors}
 
     def save(self, directory: Path) -> None:
-        """Write the model and its priors as they are in memory, where `load` finds them.
+        """Write the model and its priors as they are in memory, in the format that `load` reads.
 
-        Files of an earlier save that no longer belong to it are removed.
+        Files of an earlier save that no longer belong to the model are removed.
 
         Raises:
-            InputError: when the directory holds a training run.
+            InputError: if the directory holds a training run.
         """
         check_no_run(directory)
         current = self.fingerprint
@@ -195,12 +195,12 @@ def _write(directory: Path, config: dict[str, Any], module: torch.nn.Module) -> 
 
 
 def prior_directory(run: Path, name: str = LEARNED) -> Path:
-    """Where a run keeps its learned prior of this name."""
+    """Directory of a run's learned prior of this name."""
     return run / (PRIOR_DIRECTORY if name == LEARNED else f"{PRIOR_DIRECTORY}-{name}")
 
 
 def prior_directories(run: Path) -> list[Path]:
-    """Where a run keeps its learned priors, the main one first."""
+    """Directories of a run's learned priors, the main one first."""
     return [run / PRIOR_DIRECTORY, *sorted(run.glob(f"{PRIOR_DIRECTORY}-*"))]
 
 
@@ -211,15 +211,15 @@ def new_prior(
     name: str = LEARNED,
     num_actions: int = 0,
 ) -> LearnedPrior:
-    """An untrained prior over an autoencoder's codes."""
-    # Actions are of frames: codes that stand for several frames have none.
+    """Build an untrained prior over an autoencoder's codes."""
+    # Actions belong to frames: codes that cover several frames have none.
     num_actions = num_actions if autoencoder.stride == 1 else 0
     network = recipe.network.build(autoencoder.num_codes, autoencoder.num_codebooks, num_classes, num_actions)
     if network.code_layout not in (None, autoencoder.code_layout):
         codes = autoencoder.code_layout or "one grid"
         raise InputError(
             f"expected a prior for {codes}, received one for {network.code_layout}: set network.factors to "
-            "those of the autoencoder, or another network.kind"
+            "those of the autoencoder, or use another network.kind"
         )
     grid = autoencoder.grid if recipe.length is None else (recipe.length, *autoencoder.grid[1:])
     return LearnedPrior(network, grid, name)
@@ -228,13 +228,13 @@ def new_prior(
 def _names(given: object, key: str, run: RunDirectory) -> tuple[str, ...]:
     if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
         raise InputError(
-            f"expected a list of names as {key!r} in {run.config_path}: restore it, or train anew"
+            f"expected a list of names in {key!r} of {run.config_path}: restore the file, or train again"
         )
     return tuple(given)
 
 
 def write_unigram(path: Path, prior: UnigramPrior, fingerprint: str) -> None:
-    """Write the counts of the codes, with the model that they belong to."""
+    """Write the code counts and the fingerprint of their model."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps({"model": fingerprint, "counts": prior.counts.tolist()}))
 

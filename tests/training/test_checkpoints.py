@@ -33,7 +33,7 @@ def test_config_comes_back_with_its_format(directory: RunDirectory) -> None:
     directory.write_config({"kind": "autoencoder", "classes": ["a", "ß"]})
     assert directory.exists
     assert directory.read_config("kind") == {"format": FORMAT, "kind": "autoencoder", "classes": ["a", "ß"]}
-    with pytest.raises(InputError, match="says nothing of 'recipe'"):
+    with pytest.raises(InputError, match="'recipe'"):
         directory.read_config("kind", "recipe")
 
 
@@ -60,7 +60,7 @@ def test_model_comes_back_whatever_its_layout(directory: RunDirectory) -> None:
 
 
 def test_fingerprint_is_that_of_the_weights(directory: RunDirectory) -> None:
-    with pytest.raises(InputError, match="half written"):
+    with pytest.raises(InputError, match=r"model\.safetensors"):
         directory.fingerprint()
     directory.write_model(TENSORS)
     first = directory.fingerprint()

@@ -1,10 +1,10 @@
-"""A run is a directory; everything in it is JSON or safetensors, and is written whole or not at all.
+"""Run directories: JSON and safetensors files, each written atomically.
 
-config.json          what was trained, completely; its `format` guards against newer versions
-model.safetensors    the weights to use (averaged, if the run averages)
-metrics.jsonl        one line each log or validation step
-figures/             pictures
-state/step-N/        all that is needed to go on from step N, bit for bit
+config.json          the complete configuration; its `format` guards against newer versions
+model.safetensors    the weights to use (averaged, if the run averages weights)
+metrics.jsonl        one line per log or validation step
+figures/             plots
+state/step-N/        everything needed to resume from step N, bit for bit
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class State:
-    """All that a training run needs to go on: named tensors, and where it stands."""
+    """Everything needed to resume a training run: named tensors and the position in the run."""
 
     step: int
     metrics_bytes: int
@@ -52,39 +52,39 @@ class RunDirectory:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was begun here."""
+        """Whether a run was started in this directory."""
         return self.config_path.is_file()
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Write config.json, with the format's version."""
+        """Write config.json, including the format version."""
         with atomic_file(self.config_path) as temporary:
             temporary.write_text(json.dumps({"format": FORMAT, **config}, indent=2) + "\n")
 
     def read_config(self, *needed: str) -> dict[str, Any]:
-        """Read config.json, in which these keys are needed.
+        """Read config.json and check that the needed keys are present.
 
         Raises:
-            InputError: when there is none, or it is broken, or from a newer version.
+            InputError: if the file is missing or broken, lacks a key, or was written by a newer version.
         """
         if not self.path.is_dir():
             raise InputError(
-                f"expected a run directory, found nothing at {self.path}: check the path, or train one"
+                f"expected a run directory, found nothing at {self.path}: check the path, or train a model"
             )
         if not self.config_path.is_file():
             raise InputError(
-                f"expected a run directory, but {self.path} has no config.json: give what `train` wrote"
+                f"expected a run directory, but {self.path} has no config.json: pass one that `train` wrote"
             )
         try:
             config = json.loads(self.config_path.read_text())
             version = config["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{self.config_path} is not a run's configuration ({error}): restore it, or train anew"
+                f"{self.config_path} is not a run configuration ({error}): restore it, or train again"
             ) from None
         _check_format(version, self.path)
         missing = [key for key in needed if key not in config]
         if missing:
-            raise InputError(f"{self.config_path} says nothing of {missing[0]!r}: restore it, or train anew")
+            raise InputError(f"{self.config_path} has no {missing[0]!r}: restore it, or train again")
         return config
 
     def write_model(self, tensors: dict[str, Tensor]) -> None:
@@ -96,17 +96,17 @@ class RunDirectory:
         """Read model.safetensors.
 
         Raises:
-            InputError: when it is missing or broken.
+            InputError: if it is missing or broken.
         """
         if not self.model_path.is_file():
             raise InputError(
-                f"{self.path} is half written: it has a config.json but no model.safetensors yet; "
-                "run the same training command again, it goes on from where it was"
+                f"{self.path} is incomplete: it has a config.json but no model.safetensors yet; "
+                "run the same training command again to resume"
             )
         return read_tensors(self.model_path)
 
     def fingerprint(self) -> str:
-        """What identifies the weights: the start of model.safetensors' SHA-256."""
+        """Identifier of the weights: the start of the SHA-256 of model.safetensors."""
         if not self.model_path.is_file():
             self.read_model()
         with self.model_path.open("rb") as file:
@@ -125,10 +125,10 @@ class RunDirectory:
                 shutil.rmtree(older)
 
     def read_state(self) -> State | None:
-        """The newest checkpoint, or None.
+        """Read the newest checkpoint; None if there is no checkpoint.
 
         Raises:
-            InputError: when it is broken, or from a newer version.
+            InputError: if it is broken, or was written by a newer version.
         """
         # A directory appears under its name only when it is complete.
         complete = sorted(self._states.glob("step-*"))
@@ -153,7 +153,7 @@ class RunDirectory:
             file.write(json.dumps(record) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; one that a killed process did not end is left out."""
+        """Lines of metrics.jsonl, without a last line left incomplete by a killed process."""
         if not self.metrics_path.is_file():
             return []
         lines = self.metrics_path.read_text().splitlines(keepends=True)
@@ -161,16 +161,16 @@ class RunDirectory:
 
     @property
     def seconds(self) -> float:
-        """Training time that metrics.jsonl tells of, over all resumptions."""
+        """Training time recorded in metrics.jsonl, summed over resumptions."""
         return max((line["seconds"] for line in self.metrics() if "seconds" in line), default=0.0)
 
     @property
     def metrics_bytes(self) -> int:
-        """Length of metrics.jsonl."""
+        """Size of metrics.jsonl in bytes."""
         return self.metrics_path.stat().st_size if self.metrics_path.is_file() else 0
 
     def truncate_metrics(self, length: int) -> None:
-        """Drop the lines that were written after a checkpoint: they will be written again."""
+        """Drop the lines written after a checkpoint; the resumed run writes them again."""
         if self.metrics_bytes > length:
             with self.metrics_path.open("r+b") as file:
                 file.truncate(length)
@@ -179,8 +179,8 @@ class RunDirectory:
 def _check_format(version: object, path: Path) -> None:
     if version == 1:
         raise InputError(
-            f"{path} is of smalti 0.1 (format 1), this version reads format {FORMAT} only: train anew, or "
-            "use it with pip install 'smalti<0.2'"
+            f"{path} was written by smalti 0.1 (format 1), this version reads only format {FORMAT}: train "
+            "again, or use it with pip install 'smalti<0.2'"
         )
     if version != FORMAT:
         raise InputError(
@@ -190,4 +190,4 @@ def _check_format(version: object, path: Path) -> None:
 
 
 def _broken(checkpoint: Path, error: Exception) -> InputError:
-    return InputError(f"the checkpoint {checkpoint} is broken ({error}): remove it, or begin a new run")
+    return InputError(f"the checkpoint {checkpoint} is broken ({error}): remove it, or start a new run")

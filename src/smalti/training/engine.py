@@ -1,7 +1,7 @@
-"""Devices, ranks and precision: the only file that knows Hugging Face Accelerate.
+"""Devices, ranks and precision: the only file that uses Hugging Face Accelerate.
 
-One process, `torchrun` and `accelerate launch` all end here; the loop above asks only for a device, its
-share of the work, and a backward pass.
+Single-process runs, `torchrun` and `accelerate launch` all use this engine; the training loop needs from it
+only a device, its rank's share of the work, and a backward pass.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 @final
 class Engine:
-    """Runs a model on the devices at hand.
+    """Runs a model on the available devices.
 
     Args:
-        precision: "auto" is bf16 on GPUs that have it, and fp32 elsewhere.
+        precision: "auto" uses bf16 on GPUs that support it, and fp32 elsewhere.
         trackers: any of "tensorboard", "wandb".
-        directory: where trackers write.
+        directory: output directory of the trackers.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class Engine:
             if find_spec(tracker) is None:
                 raise InputError(
                     f"the tracker {tracker} is not installed: run pip install 'smalti[{tracker}]', "
-                    "or leave training.trackers out"
+                    "or remove it from training.trackers"
                 )
-        # Accelerate keeps the first precision for the whole process, but two stages may have two.
+        # Accelerate keeps the first precision for the whole process, but two stages may use different ones.
         if is_initialized() and AcceleratorState().mixed_precision != mixed_precision:
             AcceleratorState._reset_state()
-        # Codebooks are summed over ranks already; a broadcast of buffers each step would be wasted.
+        # Codebooks are already summed over ranks, so broadcasting buffers every step would be wasted.
         self._data_parallel = DistributedDataParallelKwargs(broadcast_buffers=False)
         self._accelerator = Accelerator(
             cpu=not on_gpu,
@@ -62,7 +62,7 @@ class Engine:
             project_dir=str(directory) if directory else None,
             kwargs_handlers=[
                 self._data_parallel,
-                # The others wait while the main process decodes a corpus, which may take hours.
+                # Other ranks wait while the main process decodes a corpus, which may take hours.
                 InitProcessGroupKwargs(timeout=timedelta(days=1)),
             ],
         )
@@ -85,19 +85,19 @@ class Engine:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and speaks to the user."""
+        """Whether this process writes files and prints messages."""
         return self._accelerator.is_main_process
 
     def prepare(
         self, model: Trainable, optimizers: Sequence[torch.optim.Optimizer], is_partial: bool = False
     ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
-        """Wrap the model and its optimizers for the devices at hand, and start the trackers.
+        """Wrap the model and its optimizers for the available devices, and start the trackers.
 
         Args:
-            model: to be trained.
-            optimizers: of its phases.
+            model: the model to train.
+            optimizers: one per phase.
             is_partial: whether some loss reaches only part of the parameters. Data-parallel wrappers then
-                search each loss for the parameters that it reaches; otherwise this cost is saved.
+                search each loss for the parameters that it reaches, which costs time.
         """
         if self._tracks:
             self._accelerator.init_trackers("smalti")
@@ -106,7 +106,7 @@ class Engine:
         return wrapped, prepared
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of a loss, averaged over ranks."""
+        """Compute gradients of a loss, averaged over ranks."""
         self._accelerator.backward(loss)
 
     def clip(self, parameters: Iterable[nn.Parameter], norm: float) -> Tensor:
@@ -124,7 +124,7 @@ class Engine:
         )
 
     def track(self, values: dict[str, float], step: int) -> None:
-        """Hand values to the trackers."""
+        """Log values to the trackers."""
         if self._accelerator.trackers:
             self._accelerator.log(values, step=step)
 
@@ -134,6 +134,6 @@ class Engine:
 
     def finish(self) -> None:
         """Close the trackers."""
-        # Not `end_training`, which takes down the process group too: ranks still wait for each other.
+        # Not `end_training`: it would destroy the process group, which ranks still need for synchronisation.
         for tracker in self._accelerator.trackers:
             tracker.finish()

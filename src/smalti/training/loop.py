@@ -1,8 +1,8 @@
-"""The training loop: one function, for every model, exactly resumable.
+"""The training loop: one function for every model, exactly resumable.
 
-Nothing in it is random but through (seed, step): the order of the data, and every draw that a model makes
-in training. So the state of a run is its tensors and its step, and a run that is killed and resumed gives
-the same weights, bit for bit, as one that was not (one CPU thread).
+All randomness is a function of (seed, step): the order of the data, and every draw of a model in training.
+The state of a run is therefore its tensors and its step, and a killed and resumed run gives the same weights,
+bit for bit, as an uninterrupted one (on one CPU thread).
 """
 
 from __future__ import annotations
@@ -33,18 +33,19 @@ from smalti.training.watchdog import Watchdog
 
 
 class TrainingConfig(Configuration):
-    """Settings of the loop.
+    """Settings of the training loop.
 
     Attributes:
-        steps: optimiser steps.
-        batch_size: items a step, over all ranks.
+        steps: number of optimizer steps.
+        batch_size: items per step, over all ranks.
         learning_rate: of Adam, after warm-up; a phase of a model may scale it.
-        warmup_steps: the learning rate rises linearly over these.
-        schedule: "constant" (the paper's) or "cosine" down to zero at the last step.
-        clip_norm: the norm of each phase's gradient is clipped to this; 0 does not clip.
-        weight_ema: decay of the averaged weights that are saved and evaluated; 0 does not average.
-        precision: "auto" is bf16 on GPUs that have it, fp32 elsewhere.
-        log_every, validate_every, checkpoint_every: in steps; 0 never (but at the end).
+        warmup_steps: steps over which the learning rate rises linearly.
+        schedule: "constant" (as in the paper), or "cosine" decay to zero at the last step.
+        clip_norm: maximum gradient norm of each phase; 0 disables clipping.
+        weight_ema: decay of the averaged weights that are saved and evaluated; 0 disables averaging.
+        precision: "auto" uses bf16 on GPUs that support it, fp32 elsewhere.
+        log_every: steps between log lines.
+        validate_every, checkpoint_every: interval in steps; 0 means only at the end.
         trackers: any of "tensorboard", "wandb".
         seed: of the weights, the order of the data, and all draws.
     """
@@ -64,19 +65,20 @@ class TrainingConfig(Configuration):
     seed: int = Field(default=0, ge=0, lt=2**31)
 
     def learning_rate_at(self, step: int) -> float:
-        """Learning rate of a step (the first is 0)."""
+        """Learning rate at a step, counted from 0."""
         warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
         if self.schedule == "cosine":
             return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
         return self.learning_rate * warm
 
     def weight_ema_at(self, step: int) -> float:
-        """Decay of the average at a step: short at first, so that the initial weights are forgotten."""
+        """Decay of the weight average at a step: small at first, so that the initial weights are
+        forgotten."""
         return min(self.weight_ema, (1 + step) / (10 + step))
 
 
 Watcher = Callable[[int, dict[str, float]], None]
-"""Called after every logged step, with the step and its values."""
+"""Callback after every step, with the step and its values (empty unless the step is logged)."""
 
 
 def silent(step: int, values: dict[str, float]) -> None:
@@ -84,7 +86,7 @@ def silent(step: int, values: dict[str, float]) -> None:
 
 
 class Interrupted(Exception):
-    """Ctrl-C, after the run was saved."""
+    """Raised on Ctrl-C, after the run was saved."""
 
 
 def fit(
@@ -96,26 +98,26 @@ def fit(
     validate: Callable[[Any], dict[str, float]] | None = None,
     watch: Watcher = silent,
 ) -> None:
-    """Train a model from where its run stands, to `config.steps`; the weights end in the run.
+    """Train a model from the current state of its run to `config.steps`; write the weights to the run.
 
-    A step runs the phases of the model that are due, in order and on the same batch, each with an Adam of its
-    own. The names of metrics are those of the loss; with several phases, `phase/name`.
+    A step runs the phases of the model that are due, in order and on the same batch, each with its own Adam
+    optimizer. Metrics have the names of the loss terms; with several phases, `phase/name`.
 
     Args:
-        model: on any device; it is left with the weights of the last step, not the averaged ones.
+        model: on any device; it ends with the weights of the last step, not the averaged ones.
         batches: `(step, rank, world) -> Batch` on the engine's device, the rank's share of the step's batch.
         config: the settings.
-        directory: the run; its newest state is taken up.
-        engine: devices.
-        validate: gives named values for a model in evaluation mode.
+        directory: the run; training resumes from its newest checkpoint.
+        engine: devices and ranks.
+        validate: returns named values for a model in evaluation mode.
         watch: called after every step, with the values of the logged ones.
 
     Raises:
-        InputError: when a loss or its gradient stops being finite (the last checkpoint is kept), or if two
-            phases have one name.
-        Interrupted: after Ctrl-C, when the run is saved.
+        InputError: if a loss or its gradient is not finite (the last checkpoint is kept), or two phases have
+            the same name.
+        Interrupted: on Ctrl-C, after the run was saved.
     """
-    # The averaged weights live in a model of their own, so that it can be evaluated as it is.
+    # The averaged weights are a separate model, so that it can be evaluated directly.
     averaged = copy.deepcopy(model) if config.weight_ema else model
     averaged.to(engine.device)
     phases = _phases(model)
@@ -130,7 +132,8 @@ def fit(
         watchdog.check()
         if engine.is_main:
             tensors = _collect(model, averaged, optimizers)
-            # The state comes last: a run that is killed between the two writes the weights again.
+            # The state is written last: if the process is killed in between, a resumed run rewrites the
+            # weights.
             directory.write_model(averaged.state_dict())
             directory.write_state(State(step, directory.metrics_bytes, tensors))
 
@@ -176,7 +179,7 @@ def fit(
                 directory.append_metrics({"step": done, "split": "validation", **values})
                 engine.track({f"validation/{name}": value for name, value in values.items()}, done)
                 watch(done, {f"validation {name}": value for name, value in values.items()})
-            # Ranks must leave together, and ask each other only now and then.
+            # Ranks must stop together, and synchronise the flag only at logged steps.
             asked = engine.world == 1 or done % config.log_every == 0
             stop = asked and engine.any_rank(interrupted.is_set())
             if stop or _due(done, config.checkpoint_every, config.steps):
@@ -184,7 +187,7 @@ def fit(
             if stop:
                 engine.finish()
                 raise Interrupted(
-                    f"stopped and saved at step {done} of {config.steps}; run the same command to go on"
+                    f"stopped and saved at step {done} of {config.steps}; run the same command to resume"
                 )
     engine.finish()
     engine.wait()
@@ -197,20 +200,20 @@ def _due(done: int, every: int, steps: int) -> bool:
 def _seed(seed: int, step: int) -> None:
     """Make every draw of a step a function of (seed, step), on every rank.
 
-    A model that draws for the items of a batch draws for the whole batch and takes its rank's share, so that
-    the result does not depend on the number of ranks.
+    A model draws for the whole batch and each rank takes its share, so the result does not depend on the
+    number of ranks.
     """
     torch.manual_seed(seed * 1_000_003 + step)
 
 
 def _phases(model: Trainable) -> tuple[Phase, ...]:
-    """The phases of a model, their names checked: optimizer states and metrics are stored under them."""
+    """The phases of a model, checked for unique names: optimizer states and metrics are stored by name."""
     phases = tuple(model.phases())
     names = [phase.name for phase in phases]
     if not names or len(set(names)) < len(names):
         raise InputError(
             f"expected at least one phase and a different name for each, received {names}: "
-            f"correct phases() of {type(model).__name__}"
+            f"fix phases() of {type(model).__name__}"
         )
     return phases
 
@@ -221,15 +224,15 @@ def _adam(phase: Phase, config: TrainingConfig) -> torch.optim.Optimizer:
 
 
 def _others(model: Trainable, phase: Phase) -> list[nn.Parameter]:
-    """The trainable parameters of the model that are not of the phase; none for the usual, single phase."""
+    """Trainable parameters of the model outside the phase; empty for the usual single phase."""
     own = {id(parameter) for parameter in phase.parameters}
     return [p for p in model.parameters() if p.requires_grad and id(p) not in own]
 
 
 @contextmanager
 def _without_gradient(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Let a loss pass through parameters without computing their gradients, rather than computing, averaging
-    over ranks and discarding them."""
+    """Disable gradients of parameters for one loss, which would otherwise be computed, averaged over ranks
+    and discarded."""
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
@@ -240,7 +243,7 @@ def _without_gradient(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 
 def _means(scalars: dict[str, Tensor], engine: Engine) -> dict[str, float]:
-    """Scalars as numbers, averaged over ranks; one transfer."""
+    """Average scalars over ranks and transfer them to the CPU at once."""
     if not scalars:  # no phase was due
         return {}
     stacked = torch.stack([value.float().to(engine.device) for value in scalars.values()])
@@ -258,7 +261,7 @@ def _validated(validate: Callable[[Any], dict[str, float]], model: nn.Module) ->
 
 @torch.no_grad()
 def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    """averaged <- decay averaged + (1 - decay) model, buffers (codebooks) like parameters."""
+    """averaged <- decay averaged + (1 - decay) model, for buffers (codebooks) as for parameters."""
     pairs = list(zip(averaged.state_dict().values(), model.state_dict().values(), strict=True))
     floats = [(a, m) for a, m in pairs if a.is_floating_point()]
     torch._foreach_lerp_([a for a, _ in floats], [m for _, m in floats], 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
@@ -270,7 +273,7 @@ def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
 def _collect(
     model: nn.Module, averaged: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> dict[str, Tensor]:
-    """The whole state of a run as named tensors; optimizers by the name of their phase."""
+    """The whole state of a run as named tensors; optimizer states under the name of their phase."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     if averaged is not model:
         tensors |= {f"averaged.{name}": tensor for name, tensor in averaged.state_dict().items()}
@@ -287,7 +290,7 @@ def _restore(
     optimizers: Mapping[str, torch.optim.Optimizer],
     engine: Engine,
 ) -> int:
-    """Take up the newest state, if there is one; gives the step to go on from."""
+    """Load the newest checkpoint, if any; return the step to resume from."""
     state = directory.read_state()
     if state is None:
         if engine.is_main:
@@ -313,7 +316,7 @@ def _restore(
 
 @contextmanager
 def _ctrl_c() -> Iterator[threading.Event]:
-    """The first Ctrl-C sets the event; the second interrupts at once."""
+    """Set the event on the first Ctrl-C; interrupt immediately on the second."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event

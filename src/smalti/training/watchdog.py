@@ -12,35 +12,35 @@ from smalti.core.errors import InputError
 from smalti.training.checkpoints import RunDirectory
 
 SYMPTOMS = ("loss", "gradient_norm")
-"""These only follow the term that began it."""
+"""Symptoms of divergence; the term that caused it is reported instead, if one is not finite."""
 
 
 @final
 class Watchdog:
-    """Notices values that are not finite: on a CPU at once, before the weights are updated with them; on a
-    GPU without waiting for the device, when `check` is called.
+    """Detects values that are not finite: on a CPU immediately, before the weights are updated; on a GPU
+    without synchronisation, when `check` is called.
 
     Args:
-        device: where the values are computed.
-        directory: the run, whose last checkpoint the message names.
+        device: device of the values.
+        directory: the run, whose last checkpoint is named in the error.
     """
 
     def __init__(self, device: torch.device, directory: RunDirectory) -> None:
         self._device, self._directory = device, directory
-        # By phase and names, because the terms of a loss may change during training: which of the values
-        # were not finite when one first was not, and in which step.
+        # Keyed by phase and names, because the terms of a loss may change during training. Values: which
+        # terms were not finite, and at which step, when this first occurred.
         self._first: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
 
     def watch(self, prefix: str, values: Mapping[str, Tensor], step: int) -> None:
-        """Remember whether the scalars of a phase are finite in a step.
+        """Record whether the scalars of a phase are finite at a step.
 
         Args:
-            prefix: of the phase, put before the names in the message.
+            prefix: prefix of the phase for names in the error.
             values: scalars by name.
-            step: the first is 1.
+            step: counted from 1.
 
         Raises:
-            InputError: as `check` does, on a CPU.
+            InputError: on a CPU, as `check` does.
         """
         key = (prefix, *values)
         bad = ~torch.stack([value.isfinite() for value in values.values()])
@@ -54,18 +54,18 @@ class Watchdog:
             self.check()
 
     def check(self) -> None:
-        """Wait for the values watched so far.
+        """Check the values recorded so far; this synchronises with the device.
 
         Raises:
-            InputError: if one of them is not finite; it names the first step, the phase and the term.
+            InputError: if one of them is not finite; the error names the first step, the phase and the term.
         """
         found = [(int(at), key, bad.tolist()) for key, (bad, at) in self._first.items() if bool(bad.any())]
         if not found:
             return
-        # The earliest; of several phases in one step, the one that was watched first in this process.
+        # The earliest step; of several phases in one step, the one recorded first in this process.
         step, (prefix, *names), bad = min(found, key=lambda each: each[0])
-        spoilt = [name for name, is_bad in zip(names, bad, strict=True) if is_bad]
-        culprits = [name for name in spoilt if name not in SYMPTOMS] or spoilt[:1]
+        nonfinite = [name for name, is_bad in zip(names, bad, strict=True) if is_bad]
+        culprits = [name for name in nonfinite if name not in SYMPTOMS] or nonfinite[:1]
         state = self._directory.read_state()
         kept = f"the checkpoint of step {state.step} is kept" if state else "there was no checkpoint yet"
         raise InputError(
