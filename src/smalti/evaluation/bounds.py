@@ -1,4 +1,4 @@
-"""Bounds on ln p(x) and bits/dim of held-out data: rate and distortion apart, one row for each prior.
+"""Bounds on ln p(x) and bits/dim of held-out data: rate and distortion separately, one row per prior.
 
 For draws z_s of the posterior q(z|x), with rate_s = ln q(z_s|x) - ln p(z_s) and distortion_s = -ln p(x|z_s):
 
@@ -26,12 +26,12 @@ from smalti.core.signals import SignalSpec
 from smalti.core.units import log_mean_exp, per_dim
 
 Cost: TypeAlias = float | Float[Tensor, " b"]
-"""Nats paid for labels: one number for all items, or one for each."""
+"""Cost of labels in nats: one number for all items, or one per item."""
 
 
 @runtime_checkable
 class LabelPrior(Protocol):
-    """A prior over codes and label together, which therefore pays for the label itself."""
+    """A joint prior over codes and label, whose density includes the cost of the label."""
 
     def log_joint(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = ...
@@ -48,18 +48,19 @@ def measure(
     draws: int = 1,
     generator: torch.Generator | None = None,
 ) -> Measured:
-    """Bounds on a batch with each prior, its reconstruction and its codes, in one pass through the model.
+    """Compute bounds with each prior, the reconstruction and the codes of a batch, in one pass.
 
     Args:
         model: in evaluation mode.
-        batch: signals and their conditions. The decoder sees all of these; only a `LabelPrior` sees labels.
-        priors: over the model's codes; a model with continuous latents has a prior of its own.
-        draws: from the posterior of each item, where it is a distribution.
+        batch: signals and their conditions. The decoder gets all conditions; of the priors, only a
+            `LabelPrior` gets labels.
+        priors: over the model's codes; a model with continuous latents has its own prior.
+        draws: number of posterior draws per item, where the posterior is a distribution.
         generator: of the draws.
 
     Returns:
         Bounds by name: `NAME` is the average over draws, and `NAME, S draws` the importance-weighted bound
-        where the posterior gave more than one draw.
+        if the posterior gave more than one draw.
     """
     terms = model.bound_terms(batch, draws, generator)
     labels = label_cost(model.num_label_classes, batch.conditions.tensor("label"))
@@ -78,11 +79,11 @@ def measure(
 
 
 def label_cost(num_classes: int, labels: Int64[Tensor, " b"] | None) -> Cost:
-    """Nats that a receiver needs for the label of each item: p(x) >= p(x | label) / number of labels.
+    """Cost of transmitting each item's label in nats: p(x) >= p(x | label) / number of labels.
 
     Args:
         num_classes: number of labels that p(x | z, label) is conditioned on; 0 for none.
-        labels: of each item; -1 for an item without one, which costs nothing.
+        labels: of each item; -1 for an item without a label, which costs nothing.
     """
     if not num_classes or labels is None:
         return 0.0
@@ -92,16 +93,16 @@ def label_cost(num_classes: int, labels: Int64[Tensor, " b"] | None) -> Cost:
 def average_bound(
     rates: Float[Tensor, "s b"], distortions: Float[Tensor, "s b"], labels: Cost = 0.0
 ) -> Bound:
-    """The one-draw bound E_q[rate + distortion], averaged over draws; nats."""
+    """One-draw bound E_q[rate + distortion], averaged over draws; nats."""
     return Bound(rates.mean(0), distortions.mean(0), labels)
 
 
 def importance_weighted_bound(
     rates: Float[Tensor, "s b"], distortions: Float[Tensor, "s b"], labels: Cost = 0.0
 ) -> Bound:
-    """The multi-sample bound ln 1/S sum_s p(x|z_s) p(z_s) / q(z_s|x); nats.
+    """Multi-sample bound ln 1/S sum_s p(x|z_s) p(z_s) / q(z_s|x); nats.
 
-    Its distortion averages the draws by their normalised weights; the rest of the bound is its rate.
+    Its distortion is the average over draws with normalised importance weights; its rate is the remainder.
     """
     log_weights = -(rates + distortions)
     distortion = (log_weights.softmax(0) * distortions).sum(0)
@@ -111,7 +112,7 @@ def importance_weighted_bound(
 def _rates(
     terms: BoundTerms, draws: Int64[Tensor, "s b g *grid"], prior: DensityPrior, conditions: Conditions
 ) -> Float[Tensor, "s b"]:
-    """ln q(z_s|x) - ln p(z_s) of each draw of codes; ln p(z_s, label) for a prior over labels too."""
+    """ln q(z_s|x) - ln p(z_s) of each draw of codes; ln p(z_s, label) for a joint prior."""
     log_prior = [
         prior.log_joint(codes, conditions)
         if isinstance(prior, LabelPrior)
@@ -124,7 +125,7 @@ def _rates(
 def _named(
     name: str, average: Bound, rates: Float[Tensor, "s b"], distortions: Float[Tensor, "s b"], labels: Cost
 ) -> dict[str, Bound]:
-    """The average bound, and the importance-weighted one where there is more than one draw."""
+    """Name the average bound, and the importance-weighted bound if there is more than one draw."""
     bounds = {name: average}
     if len(rates) > 1:
         bounds[f"{name}, {len(rates)} draws"] = importance_weighted_bound(rates, distortions, labels)
@@ -132,24 +133,24 @@ def _named(
 
 
 class PriorDensity(TypedDict):
-    """One row of results: bits/dim with one prior, its two parts and its error, and nats for each code."""
+    """Result row of one prior: bits/dim, its rate, distortion and standard error, and nats per code."""
 
     bits_per_dim: float
-    """Of exact levels; a row of a continuous domain has `nats_per_dim` instead, and its parts are in nats."""
+    """For exact levels; a row of a continuous domain has `nats_per_dim` instead, with its parts in nats."""
     rate: float
     distortion: float
     stderr: float | None
-    """Over items; None for a single item."""
+    """Standard error over items; None for a single item."""
     nats_per_code: NotRequired[float]
-    """Of models with codes."""
+    """For models with codes."""
 
 
 @final
 class Density:
-    """Collects bounds over a split: -log2 p(x) <= rate + distortion, in bits for each dimension.
+    """Accumulates bounds over a split: -log2 p(x) <= rate + distortion, in bits per dimension.
 
     Args:
-        signal: gives the number of dimensions of an item.
+        signal: defines the number of dimensions of an item.
     """
 
     def __init__(self, signal: SignalSpec) -> None:
@@ -172,7 +173,7 @@ class Density:
         Args:
             measured: bounds and codes.
             lengths: of each item on its first axis; None for the signal's own size.
-            dims: values that count in each item, where some are missing; None for all within its length.
+            dims: number of observed values in each item, if some are missing; None for all within its length.
         """
         if not measured.bounds:
             return
@@ -191,7 +192,7 @@ class Density:
             self._distortions.setdefault(name, []).append(bound.distortion.double().cpu())
 
     def compute(self) -> dict[str, PriorDensity]:
-        """A row for each bound: all bits over all dimensions, so that long items count more."""
+        """One row per bound: total bits over total dimensions, so that long items have more weight."""
         if not self._dims:
             return {}
         dims = torch.cat(self._dims).double()
@@ -202,7 +203,7 @@ class Density:
             rate = per_dim(torch.cat(self._rates[name]), mean_dims, domain)
             distortion = per_dim(torch.cat(self._distortions[name]), mean_dims, domain)
             total = rate + distortion
-            # The error of a ratio of two sums; for items of one size it is the error of the mean.
+            # Error of a ratio of two sums; for items of one size, the standard error of the mean.
             error = total - total.mean() * dims / mean_dims
             num = len(total)
             stderr = math.sqrt(error.square().sum().item() / (num - 1) / num) if num > 1 else None

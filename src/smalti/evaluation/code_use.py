@@ -1,7 +1,7 @@
-"""How much a decoder relies on its codes: its distortion with the true codes, with others, and with none.
+"""Reliance of a decoder on its codes: its distortion with the true codes, shuffled codes, and no codes.
 
-An autoregressive decoder is strong enough to model the signal by itself, and some learn to. If shuffled codes
-do as well as true ones, the decoder ignores them.
+An autoregressive decoder can model the signal without codes, and may learn to ignore them. In that case
+shuffled codes give the same distortion as the true ones.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from smalti.core.signals import SignalSpec
 from smalti.core.units import per_dim, sum_over_items
 
 APART = 64
-"""Distance in items between an item and the one whose codes stand in as its shuffled codes."""
+"""Distance in items between an item and the item that supplies its shuffled codes."""
 KINDS = ("true", "shuffled", "none")
 
 
 @runtime_checkable
 class DecodesWithoutCodes(Protocol):
-    """An autoencoder that may also have learned p(x | no codes), by dropout of codes in training."""
+    """An autoencoder that may also have learned p(x | no codes), by code dropout in training."""
 
     signal: SignalSpec
 
@@ -39,16 +39,16 @@ class DecodesWithoutCodes(Protocol):
     def likelihood_without_codes(
         self, num: int, grid: Sequence[int], conditions: Conditions | None = None
     ) -> Likelihood | None:
-        """p(x | no codes, conditions) of `num` signals with code grids of this size; None if not learned."""
+        """p(x | no codes, conditions) of `num` signals with this code grid; None if not learned."""
         ...
 
 
 @final
 class CodeUse:
-    """Collects the distortions of an autoencoder with its own codes, with other codes, and without.
+    """Accumulates the distortions of an autoencoder with true codes, shuffled codes, and no codes.
 
     Args:
-        model: in evaluation mode. If it did not learn to decode without codes, there are no results.
+        model: in evaluation mode. The results are empty if it did not learn to decode without codes.
     """
 
     def __init__(self, model: DecodesWithoutCodes) -> None:
@@ -61,9 +61,9 @@ class CodeUse:
     def update(self, batch: Batch, codes: Int64[Tensor, "b g *grid"]) -> None:
         """Add a batch and its codes.
 
-        The shuffled codes of an item are those of the item `APART` before it, or of the first item where
-        there are fewer (adjacent files of a folder may have the same content), repeated or cut to its
-        length. The first item has none before it and is left out.
+        The shuffled codes of an item are those of the item `APART` before it, or of the first item if there
+        are fewer (adjacent files of a folder may have the same content), repeated or cut to its length. The
+        first item has no predecessor and is skipped.
         """
         others = []
         for own in codes.split(1):
@@ -91,7 +91,7 @@ class CodeUse:
         self._dims += int(Batch(data, lengths=lengths, mask=mask).num_values().sum())
 
     def compute(self) -> dict[str, float]:
-        """Distortion with each kind of codes: bits/dim, or nats/dim of a continuous domain."""
+        """Distortion with each kind of codes: bits/dim, or nats/dim for a continuous domain."""
         if not self._dims:
             return {}
         domain = self._model.signal.domain
@@ -99,7 +99,7 @@ class CodeUse:
 
     @staticmethod
     def protocol() -> dict[str, str]:
-        """How each figure is defined."""
+        """Definition of each figure."""
         return {
             "distortion_true": "-log2 p(x | its own codes) / dims, over the same items as the next two",
             "distortion_shuffled": f"the same with the codes of the item {APART} before, or of the first, "
@@ -109,6 +109,6 @@ class CodeUse:
 
 
 def _fitted(codes: Int64[Tensor, "b g n *others"], length: int) -> Int64[Tensor, "b g _ *others"]:
-    """Codes repeated or cut to a length on the first axis of their grid."""
+    """Repeat or cut codes to a length on the first axis of their grid."""
     repeats = -(-length // codes.shape[2])
     return torch.cat([codes] * repeats, 2)[:, :, :length]

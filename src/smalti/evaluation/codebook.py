@@ -1,4 +1,4 @@
-"""Usage and perplexity of codebooks over a whole split (a single batch would show fewer codes)."""
+"""Usage and perplexity of codebooks over a whole split (a single batch would contain fewer codes)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 def counts_by_codebook(
     counts: Int64[Tensor, "g k"], codebook_ids: Sequence[int]
 ) -> Int64[Tensor, "codebooks k"]:
-    """Counts of each code of each codebook, where several of the G codes of a position may share one.
+    """Sum counts over the G codes of a position that share a codebook.
 
     Args:
-        counts: of each of the G codes of a position.
-        codebook_ids: the codebook that each of the G codes belongs to, numbered from 0.
+        counts: counts of each code, for each of the G codes of a position.
+        codebook_ids: codebook of each of the G codes, numbered from 0.
     """
     index = torch.tensor(codebook_ids, device=counts.device)
     return counts.new_zeros(max(codebook_ids) + 1, counts.shape[1]).index_add(0, index, counts)
@@ -25,7 +25,7 @@ def counts_by_codebook(
 
 @final
 class CodebookUse:
-    """Counts codes.
+    """Counts the codes of a split.
 
     Args:
         num_codebooks: G.
@@ -34,7 +34,7 @@ class CodebookUse:
 
     def __init__(self, num_codebooks: int, num_codes: int) -> None:
         self.counts = torch.zeros(num_codebooks, num_codes, dtype=torch.int64)
-        """How often each code occurred, `(G, K)`."""
+        """Number of occurrences of each code, `(G, K)`."""
 
     @torch.no_grad()
     def update(self, codes: Int64[Tensor, "b g *grid"]) -> None:
@@ -43,7 +43,7 @@ class CodebookUse:
             row += torch.bincount(of_codebook.flatten(), minlength=len(row))
 
     def compute(self) -> dict[str, float]:
-        """usage (share of codes that occur) and perplexity (exp of the entropy), means over codebooks."""
+        """Usage (share of codes that occur) and perplexity (exp of the entropy), averaged over codebooks."""
         perplexities = self.perplexities()
         return {
             "usage": (self.counts > 0).double().mean().item(),
@@ -58,7 +58,7 @@ class CodebookUse:
 
     @staticmethod
     def protocol() -> dict[str, str]:
-        """How each figure is defined."""
+        """Definition of each figure."""
         return {
             "usage": "share of the codes that occur in the whole split, mean over codebooks",
             "perplexity": "exp of the entropy of the codes' frequencies in the split, mean over codebooks",

@@ -23,14 +23,14 @@ class Evaluation:
     """Results of `evaluate`.
 
     Attributes:
-        num: items.
-        unit: of the scores: "bits" of exact levels, "nats" of a continuous domain.
+        num: number of items.
+        unit: of the scores: "bits" for exact levels, "nats" for a continuous domain.
         density: for each bound its bits_per_dim (or nats_per_dim), rate, distortion, stderr, nats_per_code.
         reconstruction: psnr, psnr_pooled, ssim, mse, mse_over_variance.
         codebook: usage, perplexity, and for a decoder that also learned to decode without codes
             distortion_true, distortion_shuffled, distortion_none; empty for a model without codes.
-        counts: how often each code occurred, int64 `(G, K)`, or None.
-        protocol: what each figure means.
+        counts: number of occurrences of each code, int64 `(G, K)`, or None.
+        protocol: definition of each figure.
     """
 
     num: int
@@ -42,7 +42,7 @@ class Evaluation:
     protocol: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """All but the counts, as plain JSON."""
+        """All fields except the counts, as plain JSON."""
         return {
             "num": self.num,
             f"{self.unit}_per_dim": self.density,
@@ -60,13 +60,13 @@ def evaluate(
     draws: int = 50,
     seed: int = 0,
 ) -> Evaluation:
-    """Measure a model with each prior on a split; the models are put into evaluation mode.
+    """Measure a model with each prior on a split; this sets the models to evaluation mode.
 
     Args:
         model: the model.
-        priors: over its codes, if it has any. Priors without a density are left out of the bits.
+        priors: over its codes, if it has any. Priors without a density are omitted from the bounds.
         batches: the split, each item once.
-        draws: from the posterior of each item, for models whose posterior is a distribution.
+        draws: number of posterior draws per item, for models with a stochastic posterior.
         seed: of the draws.
     """
     model.eval()

@@ -1,4 +1,4 @@
-"""Figures as PNG: learning curves, codebook usage, code maps."""
+"""PNG figures: learning curves, codebook usage, code maps."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ INK, SOFT = "#1f3a5f", "#c8553d"
 
 
 def learning_curves(metrics: Sequence[dict[str, Any]], names: dict[str, str], path: Path) -> None:
-    """Curves of named metrics over steps, training beside validation.
+    """Plot metrics over steps, one panel each, with curves for training and validation.
 
     Args:
         metrics: the lines of metrics.jsonl.
-        names: what to draw -> its title; a metric that is in no line is left out.
+        names: title of each metric to draw; a metric that occurs in no line is skipped.
         path: of the PNG.
     """
     present = [name for name in names if any(name in line for line in metrics)]
@@ -45,7 +45,7 @@ def learning_curves(metrics: Sequence[dict[str, Any]], names: dict[str, str], pa
 
 
 def usage_histogram(counts: Int64[Tensor, "g k"], path: Path) -> None:
-    """How often each code occurs, most frequent first, a line for each codebook."""
+    """Plot the frequency of each code, most frequent first, one curve per codebook."""
     figure = Figure(figsize=(4.4, 2.6), layout="constrained")
     axes = figure.add_subplot()
     for row in counts.numpy():
@@ -66,13 +66,13 @@ def code_maps(
     path: Path,
     originals: UInt8[Tensor, "b c height width"] | None = None,
 ) -> None:
-    """The first codebook's codes of some items, each code a colour; under the originals, if given.
+    """Draw the first codebook's codes of some items, one colour per code, below the originals if given.
 
-    Codes of a line, a sound's, are a band over time; of a clip the last frame lies under the first.
+    Codes with one axis (audio) are drawn as a band over time; for a clip, the last frame is below the first.
     """
     rows = 1 if originals is None else 2
     figure = Figure(figsize=(1.3 * len(codes), 1.35 * rows), layout="constrained")
-    colours = np.random.default_rng(0).permutation(num_codes)  # neighbours in number are not alike
+    colours = np.random.default_rng(0).permutation(num_codes)  # distinct colours for adjacent codes
     for index, item in enumerate(codes):
         if originals is not None:
             axes = figure.add_subplot(rows, len(codes), index + 1)
@@ -92,7 +92,7 @@ def code_maps(
 
 
 def horizon_curves(curves: dict[str, dict[str, Sequence[float]]], path: Path) -> None:
-    """What is measured at each frame that is drawn: a panel for each figure, a line for each kind of clip."""
+    """Plot metrics over generated frames: one panel per metric, one curve per kind of clip."""
     figure = Figure(figsize=(4.2 * len(curves), 3.0), layout="constrained")
     for index, (title, lines) in enumerate(curves.items()):
         axes = figure.add_subplot(1, len(curves), index + 1)
@@ -105,7 +105,7 @@ def horizon_curves(curves: dict[str, dict[str, Sequence[float]]], path: Path) ->
 
 
 def _flat(codes: Int64[Tensor, "*grid"]) -> Int64[np.ndarray, "*plane"]:
-    """Codes as they are, or of a clip those of its first and its last frame."""
+    """Codes to plot: unchanged, or the first and last frame of a clip."""
     return (codes if codes.ndim < 3 else cat([codes[0], codes[-1]])).numpy()
 
 

@@ -1,4 +1,4 @@
-"""PSNR, SSIM and squared error of reconstructions, with the protocol of each said beside it."""
+"""PSNR, SSIM and squared error of reconstructions, each with its protocol."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SSIM_WINDOW = 11
 
 @final
 class Reconstruction:
-    """Collects originals beside reconstructions, both in [-1, 1]; figures are on the scale [0, 1].
+    """Accumulates errors between originals and reconstructions in [-1, 1]; results are on the scale [0, 1].
 
-    Those of a continuous domain are standardised, have no range, and get no PSNR or SSIM.
+    Data of a continuous domain are standardised and have no fixed range, so they get no PSNR or SSIM.
 
     Args:
         signal: of the data.
@@ -64,7 +64,7 @@ class Reconstruction:
         for i in range(len(x)):
             present = torch.ones_like(x[i], dtype=torch.bool) if mask is None else mask[i]
             values, again = x[i][present].double(), y[i][present].double()
-            if values.numel():  # a crop may have no value at all
+            if values.numel():  # a crop may have no observed value
                 self._squared_errors.append((values - again).square().mean().view(1).cpu())
                 self._sum += values.sum().item()
                 self._sum_of_squares += values.square().sum().item()
@@ -73,7 +73,7 @@ class Reconstruction:
     def compute(self) -> dict[str, float | None]:
         """psnr (mean over items), psnr_pooled (of the mean squared error), ssim, mse, mse_over_variance.
 
-        Nothing, where nothing was added: of models whose reconstructions would have to be drawn.
+        Empty if no item was added, as for models whose reconstructions would have to be sampled.
         """
         if not self._elements:
             return {}
@@ -93,7 +93,7 @@ class Reconstruction:
         }
 
     def protocol(self) -> dict[str, str]:
-        """How each figure is defined."""
+        """Definition of each figure."""
         if self._signal.is_continuous:
             return {
                 "reconstruction": "mean of p(x|z)",
@@ -111,5 +111,5 @@ class Reconstruction:
 
 
 def _frames(signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "n c h w"]:
-    """Pictures as they are, and each frame of clips (or slice of volumes) as one."""
+    """Frames of clips (or slices of volumes) as images; images unchanged."""
     return signal.movedim(2, 1).flatten(0, 1) if signal.ndim == 5 else signal

@@ -1,4 +1,4 @@
-"""A hierarchy of code grids: coarse codes say what is there, finer ones how it looks."""
+"""Hierarchy of code grids: coarse codes for the overall structure, finer codes for the details."""
 
 from __future__ import annotations
 
@@ -41,25 +41,26 @@ Factor = Annotated[int, Field(ge=2)]
 class Hierarchy(Autoencoder):
     """VQ-VAE-2, Razavi et al. 2019 (arXiv 1906.00446), with any number of levels.
 
-    The encoders go up, each from what the one below it made. Quantization goes down: a level's latents are
-    made of its features and of what is known from all levels above it, and what decodes the signal sees the
-    codes of every level. Codes of all levels lie in one tensor over the coarsest grid (`Levels`), the
-    coarsest first.
+    Encoding is bottom-up: each encoder takes the features of the level below it. Quantization is top-down:
+    the latents of a level are computed from its features and the decoded codes of all levels above it, and
+    the decoder of the signal takes the codes of every level. The codes of all levels are packed into one
+    tensor over the coarsest grid (`Levels`), coarsest level first.
 
         loss = -log p(x | codes) / dims + the quantizer's loss of each level
 
     Args:
-        encoders: of each level, the finest first; each sees the features of the one before it.
-        projections: from features, with what is known from above beside them, to the quantizer's latents.
-        quantizers: of each level, each with a codebook of its own.
-        decoders: of each level. That of the finest gives the likelihood's parameters, each other what the
-            level below it is conditioned on.
+        encoders: one per level, finest first; each takes the features of the one before it.
+        projections: from the features of a level, concatenated with the maps from above, to the quantizer's
+            latents.
+        quantizers: one per level, each with its own codebook.
+        decoders: one per level. That of the finest level outputs the parameters of the likelihood; each
+            other one outputs the maps that condition the level below it.
         likelihood: of the signal.
         signal: channels, size and levels of the data.
-        factors: how much finer each level is than the one above it, from the second coarsest on.
+        factors: ratio of each level's resolution to the one above it, from the second coarsest on.
 
     Raises:
-        InputError: when the strides do not divide the signal's size.
+        InputError: if the strides do not divide the signal's size.
     """
 
     def __init__(
@@ -74,13 +75,13 @@ class Hierarchy(Autoencoder):
     ) -> None:
         super().__init__()
         self.config: HierarchyConfig | None = None
-        """Its settings, where it was built from them."""
+        """The config that the model was built from, or None."""
         self.signal = signal
         grid = tuple(signal.size)
         for encoder in encoders:
             grid = encoder.grid(grid)
         self._grid = grid
-        # The finest level's have the names that every model's have; each is registered once.
+        # The parts of the finest level have the same names as in every other model; each is registered once.
         self.encoder, self.coarser_encoders = encoders[0], nn.ModuleList(encoders[1:])
         self.quantizers = cast("list[Quantizer]", nn.ModuleList(quantizers))
         self.projections = nn.ModuleList(projections)
@@ -92,35 +93,35 @@ class Hierarchy(Autoencoder):
 
     @property
     def encoders(self) -> list[Encoder]:
-        """Of all levels, the finest first."""
+        """Encoders of all levels, finest first."""
         return cast("list[Encoder]", [self.encoder, *self.coarser_encoders])
 
     @property
     def decoders(self) -> list[Decoder]:
-        """Of all levels, the finest first."""
+        """Decoders of all levels, finest first."""
         return cast("list[Decoder]", [self.decoder, *self.coarser_decoders])
 
     @property
     def title(self) -> str:
-        """Its name, its number of levels, and the name of their quantizer."""
+        """Display name: the number of levels and the name of the quantizer."""
         return f"VQ-VAE of {len(self.encoders)} levels, {self.quantizers[0].title}"
 
     @property
     def stride(self) -> int:
-        """Positions of a signal for each of the coarsest codes, along an axis."""
+        """Signal positions per coarsest code, along an axis."""
         return math.prod(math.prod(encoder.strides) for encoder in self.encoders)
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """The coarsest grid."""
+        """Size of the coarsest grid."""
         return self._grid
 
     def loss(self, batch: Batch) -> Loss:
-        """The distortion and every level's terms (0 is the finest); also the distortion in bits/dim."""
+        """Distortion plus the loss of every level (0 is the finest); logs the distortion in bits/dim."""
         quantized, latents = self._quantized(batch.data)
         log_prob = self._decoded(latents, batch.conditions).log_prob(batch.data)
         distortion = -sum_over_items(log_prob, batch.lengths, batch.mask).mean() / log_prob[0].numel()
-        # Neither padding nor missing values, as in a VQ-VAE.
+        # Excludes padding and missing values, as in a VQ-VAE.
         dims = batch.num_values().float().mean() / log_prob[0].numel()
         terms = {
             f"{name}_{level}": value
@@ -137,13 +138,13 @@ class Hierarchy(Autoencoder):
     def encode(
         self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
     ) -> Int64[Tensor, "b g *grid"]:
-        """Codes of signals in [-1, 1], of all levels."""
+        """Encode signals in [-1, 1] to the codes of all levels."""
         quantized, _ = self._quantized(signal)
         return self.levels.pack([each.codes for each in quantized[::-1]])
 
     @property
     def codebook_ids(self) -> tuple[int, ...]:
-        """Codebook of each of the G codes of a position, those of the coarsest level first."""
+        """Codebook of each of the G codes of a position, coarsest level first."""
         return self.levels.codebook_ids
 
     def likelihood(
@@ -152,7 +153,7 @@ class Hierarchy(Autoencoder):
         """p(x | codes, label).
 
         Raises:
-            InputError: for codes out of range, or of another number of codebooks.
+            InputError: if a code is out of range, or the number of codebooks is wrong.
         """
         check_codes(codes, self.num_codebooks, self.num_codes)
         by_level = self.levels.unpack(codes)[::-1]
@@ -165,7 +166,7 @@ class Hierarchy(Autoencoder):
     def _quantized(
         self, signal: Float[Tensor, "b c *size"]
     ) -> tuple[list[Quantized], Float[Tensor, "b d *finest"]]:
-        """What each level makes of a signal, the finest first, and the latents that its decoder takes."""
+        """Quantize a signal at each level, finest first, and compute the latents of the finest decoder."""
         features: list[Tensor] = []
         for encoder in self.encoders:
             features.append(encoder(features[-1].relu() if features else signal))
@@ -186,7 +187,7 @@ class Hierarchy(Autoencoder):
 
 
 def _beside(maps: Tensor, known: Tensor | None) -> Tensor:
-    """Maps with what is known from above beside them."""
+    """Concatenate maps with the maps from above, if any."""
     return maps if known is None else torch.cat([maps, known], 1)
 
 
@@ -195,11 +196,11 @@ class HierarchyConfig(ModelConfig):
     """The parts of a `Hierarchy`.
 
     Attributes:
-        encoder: of the finest level, which sees the signal. Each further level sees what the one below it
-            made, through an encoder of the same widths.
-        factors: how much finer each level is than the one above it, from the second coarsest on.
+        encoder: of the finest level, which takes the signal. Each further level has an encoder of the same
+            widths over the features of the level below it.
+        factors: ratio of each level's resolution to the one above it, from the second coarsest on.
         decoder: widths of the decoder of each level.
-        quantizer: of each level, with a codebook of its own.
+        quantizer: of each level, each with its own codebook.
         likelihood: of the signal.
     """
 
@@ -212,7 +213,7 @@ class HierarchyConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> HierarchyConfig:
-        """The smallest that still has every part."""
+        """The smallest config with every part, for tests."""
         return cls(
             encoder=ConvEncoderConfig.tiny().model_copy(update={"strides": (2,)}),
             decoder=ConvDecoderConfig.tiny(),
@@ -221,11 +222,11 @@ class HierarchyConfig(ModelConfig):
         )
 
     def build(self, signal: SignalSpec, num_classes: int = 0) -> Hierarchy:
-        """The untrained model."""
+        """Build the untrained model."""
         if self.encoder.per_frame or self.encoder.time_strides:
             raise InputError(
-                "expected a hierarchy whose encoders see all axes alike, received settings of time: leave "
-                "per_frame and time_strides out"
+                "expected a hierarchy whose encoders treat all axes alike, received per_frame or "
+                "time_strides: leave both out"
             )
         width, ndim = self.encoder.channels, signal.ndim
         encoders: list[Encoder] = []
@@ -234,17 +235,17 @@ class HierarchyConfig(ModelConfig):
             seen = SignalSpec(width, signal.size) if encoders else signal
             encoders.append(config.build(seen, width))
         quantizers = [self.quantizer.build() for _ in encoders]
-        dim, told = quantizers[0].dim, self.decoder.channels
-        # The coarsest level knows nothing from above.
-        known = [told] * len(self.factors) + [0]
+        dim, condition_channels = quantizers[0].dim, self.decoder.channels
+        # The coarsest level has no level above it.
+        known = [condition_channels] * len(self.factors) + [0]
         projections = [CONVOLUTIONS[ndim](width + above, dim, 1) for above in known]
         likelihood = self.likelihood.build(signal)
-        # A decoder between levels takes no label, and has no head of its own.
+        # Decoders between levels take no label and have no head.
         between = self.decoder.model_copy(update={"use_labels": False, "head_channels": 0})
         decoders: list[Decoder] = [
             self.decoder.network(dim + known[0], likelihood.num_parameters, ndim, encoders[0], num_classes),
             *(
-                between.network(dim + above, told, ndim, encoder)
+                between.network(dim + above, condition_channels, ndim, encoder)
                 for encoder, above in zip(encoders[1:], known[1:], strict=True)
             ),
         ]

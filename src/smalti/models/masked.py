@@ -1,7 +1,8 @@
-"""Masked prediction of clusters: how an encoder of speech learns what belongs together, without labels.
+"""Self-supervised pre-training of a speech encoder by masked prediction of cepstral clusters.
 
-Stretches of an utterance are hidden, and the network predicts, from what is around them, which cluster of
-cepstra each hidden window is in (Hsu et al. 2021, arXiv 2106.07447). What helps with that is the phones.
+Spans of an utterance are masked, and the network predicts from the context which cluster of cepstra each
+masked frame belongs to (Hsu et al. 2021, arXiv 2106.07447). The features that solve this task identify
+phones.
 """
 
 from __future__ import annotations
@@ -28,17 +29,18 @@ from smalti.quantizers.nearest import nearest_codes
 
 
 class MaskedPredictionConfig(Configuration):
-    """The task.
+    """Settings of masked prediction.
 
     Attributes:
-        num_clusters: of cepstra.
-        clusterings: k-means runs from other beginnings, each predicted by a head of its own.
-        mask_share: places at which a hidden stretch begins.
-        mask_length: of a hidden stretch, in places.
-        seen_weight: of places that are not hidden, in the loss.
-        silence_weight: of places that are not speech, in the loss.
-        warp: largest change of the frequency axis, up or down, in training: voices differ so, phones do not.
-        tilt: deviation of a random smooth curve over the bands, in training, in deviations of a band.
+        num_clusters: number of clusters of cepstra.
+        clusterings: number of k-means runs with different seeds, each predicted by its own head.
+        mask_share: share of the positions at which a masked span begins.
+        mask_length: length of a masked span, in positions.
+        seen_weight: loss weight of positions that are not masked.
+        silence_weight: loss weight of positions without speech.
+        warp: maximum relative change of the frequency axis in training, an augmentation over voices.
+        tilt: standard deviation of a random smooth curve over the bands, added in training, in standard
+            deviations of a band.
     """
 
     num_clusters: int = Field(default=128, ge=2)
@@ -52,7 +54,7 @@ class MaskedPredictionConfig(Configuration):
 
     @classmethod
     def tiny(cls) -> MaskedPredictionConfig:
-        """The smallest that still has every part."""
+        """The smallest config with every part, for tests."""
         return cls(num_clusters=4, clusterings=2)
 
 
@@ -67,7 +69,7 @@ class MaskedPrediction(Trainable):
     """
 
     centres: Tensor
-    """Of the clusters, `(S, K, D)`; see `cluster`."""
+    """Cluster centres, `(S, K, D)`; see `cluster`."""
 
     def __init__(
         self, config: MaskedPredictionConfig, encoder: ContextEncoderConfig, signal: SignalSpec
@@ -83,12 +85,12 @@ class MaskedPrediction(Trainable):
 
     @torch.no_grad()
     def cluster(self, cepstra: Float[Tensor, "n d"], seed: int = 0) -> None:
-        """Set the clusters from the cepstra of speech: what is to be predicted from now on."""
+        """Fit the clusters, which are the prediction targets, to the cepstra of speech."""
         for index in range(self.config.clusterings):
             self.centres[index] = kmeans(cepstra, self.config.num_clusters, seed + index, iterations=20)
 
     def loss(self, batch: Batch) -> Loss:
-        """Cross-entropy of the clusters, mostly of hidden places, nats."""
+        """Cross-entropy of the clusters in nats, weighted towards masked positions."""
         signal = batch.data
         voices = batch.conditions.tensor("voice")
         clean = self.voice.normalised(signal, self.voice.voices(signal) if voices is None else voices)
@@ -108,7 +110,7 @@ class MaskedPrediction(Trainable):
     def _disturbed(
         self, frames: Float[Tensor, "b m t"], num: int
     ) -> tuple[Bool[Tensor, "b n"], Float[Tensor, "b m t"]]:
-        """Places to hide, and frames as another voice and microphone would have them; drawn for all ranks."""
+        """Draw the masked positions and augment the frames as another voice and microphone, for all ranks."""
         batch_size, num_mels, _ = frames.shape
         if not self.training:
             return torch.zeros(batch_size, num, dtype=torch.bool, device=frames.device), frames

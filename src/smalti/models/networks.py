@@ -1,4 +1,4 @@
-"""Networks and likelihood, shared by the models so that a comparison of models compares nothing else."""
+"""Networks and likelihood shared by the models, so that comparisons of models keep them equal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
 
 
 class NetworksConfig(ModelConfig):
-    """Encoder, decoder and likelihood; the base of the configs of models that have one of each."""
+    """Encoder, decoder and likelihood: base of the configs of models with one of each."""
 
     encoder: AnyEncoder = ConvEncoderConfig()
     decoder: AnyDecoder = ConvDecoderConfig()
@@ -36,7 +36,7 @@ class NetworksConfig(ModelConfig):
 
 
 def tiny_networks() -> dict[str, Any]:
-    """The smallest configs that still have every part."""
+    """The smallest configs with every part, for tests."""
     return {
         "encoder": ConvEncoderConfig.tiny(),
         "decoder": ConvDecoderConfig.tiny(),
@@ -47,17 +47,17 @@ def tiny_networks() -> dict[str, Any]:
 def build_networks(
     config: NetworksConfig, signal: SignalSpec, encoded: int, decoded: int, num_classes: int = 0
 ) -> tuple[Encoder, Decoder, LikelihoodFamily]:
-    """The networks of a model.
+    """Build the networks of a model.
 
     Args:
-        config: their settings.
+        config: settings of the parts.
         signal: channels, size and levels of the data.
-        encoded: channels that the encoder gives at each position.
-        decoded: channels of the latents that the decoder takes.
-        num_classes: labels that the decoder may be conditioned on.
+        encoded: output channels of the encoder.
+        decoded: input channels of the decoder.
+        num_classes: number of labels that the decoder may be conditioned on.
 
     Raises:
-        InputError: when the parts do not fit each other or the signal.
+        InputError: if the parts do not fit each other or the signal.
     """
     encoder = config.encoder.build(signal, encoded)
     likelihood = config.likelihood.build(signal)
@@ -67,14 +67,14 @@ def build_networks(
 
 @final
 class ForeignEncoder(Encoder):
-    """Anybody's module as an encoder: it maps `(B, C, *size)` to `(B, D, *grid)` and takes no conditions.
+    """Wraps any module as an encoder that maps `(B, C, *size)` to `(B, D, *grid)`, without conditions.
 
     Args:
         module: the encoder.
-        signal: of the data; its downsampling is measured with one signal of zeros.
+        signal: of the data; the downsampling factor is measured by encoding one signal of zeros.
 
     Raises:
-        InputError: when its output has no grid whose sides divide those of the signal.
+        InputError: if the output has no grid whose sides divide those of the signal.
     """
 
     def __init__(self, module: nn.Module, signal: SignalSpec) -> None:
@@ -97,21 +97,21 @@ class ForeignEncoder(Encoder):
     def forward(
         self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b d *grid"]:
-        """The module's output."""
+        """Output of the wrapped module."""
         return self.module(signal)
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         if any(side % factor for side, factor in zip(size, self._factors, strict=True)):
             raise InputError(
                 f"expected a size whose sides are multiples of {_by(self._factors)}, received {_by(size)}: "
-                "give signals of such a size"
+                "use signals of a matching size"
             )
         return tuple(side // factor for side, factor in zip(size, self._factors, strict=True))
 
 
 @final
 class ForeignDecoder(Decoder):
-    """Anybody's module as a decoder: it maps `(B, D, *grid)` to `(B, P, *size)` and takes no conditions."""
+    """Wraps any module as a decoder that maps `(B, D, *grid)` to `(B, P, *size)`, without conditions."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -120,26 +120,26 @@ class ForeignDecoder(Decoder):
     def forward(
         self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b p *size"]:
-        """The module's output."""
+        """Output of the wrapped module."""
         return self.module(latents)
 
 
 def configs_of(**parts: nn.Module) -> dict[str, Any] | None:
-    """The configs of parts by name, or None where a part has none: somebody else's module."""
+    """Configs of parts by name, or None if a part has no config (a third-party module)."""
     configs = {name: getattr(part, "config", None) for name, part in parts.items()}
     return None if any(not isinstance(each, Configuration) for each in configs.values()) else configs
 
 
 def as_encoder(module: nn.Module, signal: SignalSpec, dim: int) -> Encoder:
-    """An encoder as it is, or any module as one.
+    """Return an encoder unchanged, or wrap any other module as one.
 
     Args:
         module: the encoder.
         signal: of the data.
-        dim: channels that its latents must have.
+        dim: number of channels that its latents must have.
 
     Raises:
-        InputError: when the latents of a foreign module do not fit.
+        InputError: if the latents of a wrapped module do not fit.
     """
     if isinstance(module, Encoder):
         return module
@@ -153,14 +153,14 @@ def as_encoder(module: nn.Module, signal: SignalSpec, dim: int) -> Encoder:
 
 
 def as_decoder(module: nn.Module) -> Decoder:
-    """A decoder as it is, or any module as one."""
+    """Return a decoder unchanged, or wrap any other module as one."""
     return module if isinstance(module, Decoder) else ForeignDecoder(module)
 
 
 @torch.no_grad()
 def _shape(module: nn.Module, signal: SignalSpec) -> tuple[int, ...]:
     was_training = module.training
-    module.eval()  # one signal of zeros is no data to learn statistics from
+    module.eval()  # the probe of zeros must not update batch statistics
     first = next(module.parameters(), torch.empty(0))
     out = module(torch.zeros(1, signal.channels, *signal.size, device=first.device))
     module.train(was_training)

@@ -1,4 +1,4 @@
-"""A model's two halves as programs of `torch.export`, which run without this package."""
+"""Export of a model's encoder and decoder as `torch.export` programs, which run without this package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from smalti.core.errors import InputError
 from smalti.core.models import Autoencoder
 
 MORE_THAN_ONE = 2
-"""Items of the examples: a batch of one would be taken for a constant."""
+"""Batch size of the example inputs: `torch.export` would specialise on a batch of one."""
 
 
 @final
@@ -39,18 +39,18 @@ class _Decode(nn.Module):
 
 @torch.no_grad()
 def programs(autoencoder: Autoencoder) -> tuple[ExportedProgram, ExportedProgram]:
-    """`encode` and `decode` as graphs of plain operations, for a batch of any number of items.
+    """Export `encode` and `decode` as graphs of plain operations, for any batch size.
 
-    The first maps signals `(B, C, *size)` in [-1, 1] to codes int64 `(B, G, *grid)`, the second codes to the
-    mean of p(x | codes), told no label; a code out of range is not refused, and what it gives means nothing.
-    Sizes are those of the training data. They run on the CPU, and find the nearest code in float64, with a
-    score for every token and code.
+    The first maps signals `(B, C, *size)` in [-1, 1] to codes int64 `(B, G, *grid)`, the second maps codes to
+    the mean of p(x | codes) without a label. Codes out of range are not checked and give meaningless output.
+    Sizes are those of the training data. The programs run on the CPU and find the nearest code in float64,
+    with a score for every token and code.
 
     Args:
-        autoencoder: left as it is.
+        autoencoder: the model; it is not modified.
 
     Raises:
-        InputError: when the decoder draws sample by sample, which is a loop and no graph.
+        InputError: if the decoder draws sample by sample, which is a loop and cannot be exported as a graph.
     """
     autoencoder = copy.deepcopy(autoencoder).cpu().eval()
     spec = autoencoder.signal

@@ -1,4 +1,4 @@
-"""The continuous VAE that the paper compares with: the same networks, a Gaussian in place of the codes.
+"""Continuous VAE, the paper's baseline: the same networks with a Gaussian in place of the codes.
 
 Sources: Kingma & Welling 2014 (arXiv 1312.6114); the importance-weighted bound, Burda et al. 2016
 (arXiv 1509.00519).
@@ -38,7 +38,7 @@ WIDEST = 5.0
 
 @final
 class VAE(LatentVariableModel):
-    """Diagonal Gaussian posterior, standard normal prior.
+    """VAE with a diagonal Gaussian posterior and a standard normal prior.
 
         -ELBO = E_q[-ln p(x|z)] + KL(q(z|x) | N(0, I)),
         KL = sum (mu^2 + sigma^2 - 1) / 2 - ln sigma
@@ -51,7 +51,7 @@ class VAE(LatentVariableModel):
         latent_dim: D.
 
     Raises:
-        InputError: when the encoder's strides do not divide the signal's size.
+        InputError: if the encoder's strides do not divide the signal's size.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class VAE(LatentVariableModel):
         super().__init__()
         configs = configs_of(encoder=encoder, decoder=decoder, likelihood=likelihood)
         self.config = None if configs is None else VAEConfig(**configs, latent_dim=latent_dim)
-        """Its settings, or None where a part is somebody else's module."""
+        """Settings of the model, or None if a part is a third-party module."""
         self.signal, self.latent_dim = signal, latent_dim
         self.encoder = as_encoder(encoder, signal, 2 * latent_dim)
         self.decoder, self.family = as_decoder(decoder), likelihood
@@ -73,7 +73,7 @@ class VAE(LatentVariableModel):
 
     @property
     def title(self) -> str:
-        """Its name."""
+        """Display name."""
         return "VAE"
 
     def posterior(
@@ -90,7 +90,7 @@ class VAE(LatentVariableModel):
         return self.family(self.decoder(latents, conditions), conditions)
 
     def loss(self, batch: Batch) -> Loss:
-        """-ELBO in nats per dimension, with one draw an item; reported: both parts in bits/dim."""
+        """-ELBO in nats per dimension, with one draw per item; logs distortion and rate in bits/dim."""
         mean, log_scale = self.posterior(batch.data)
         noise = randn_over_ranks(mean.shape, mean.device)
         rate = kl_to_standard_normal(mean, log_scale).mean() / self.signal.dims
@@ -111,7 +111,7 @@ class VAE(LatentVariableModel):
         conditions: Conditions | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "b c *size"]:
-        """The mean of p(x | z) at the posterior's mean; a draw where it has no known mean."""
+        """Mean of p(x | z) at the posterior mean; a draw where that mean is not known in closed form."""
         return self.likelihood(self.posterior(signal)[0], conditions).mean_or_draw(generator)
 
     @torch.no_grad()
@@ -139,7 +139,7 @@ class VAE(LatentVariableModel):
 
     @torch.no_grad()
     def sample(self, num: int, generator: torch.Generator | None = None) -> Float[Tensor, "b c *size"]:
-        """The means of p(x | z) at draws of the prior."""
+        """Means of p(x | z) at draws from the prior."""
         like = next(self.parameters()).new_empty(num, self.latent_dim, *self.grid)
         return self.likelihood(_normal(like, generator)).mean_or_draw(generator)
 
@@ -153,11 +153,11 @@ class VAEConfig(NetworksConfig):
 
     @classmethod
     def tiny(cls) -> VAEConfig:
-        """The smallest that still has every part."""
+        """The smallest config with every part, for tests."""
         return cls(**tiny_networks(), latent_dim=3)
 
     def build(self, signal: SignalSpec, num_classes: int = 0) -> VAE:
-        """The untrained model."""
+        """Build the untrained model."""
         dim = self.latent_dim
         networks = build_networks(self, signal, 2 * dim, decoded=dim, num_classes=num_classes)
         model = VAE(*networks, signal, dim)
@@ -168,7 +168,7 @@ class VAEConfig(NetworksConfig):
 def kl_to_standard_normal(
     mean: Float[Tensor, "b d *grid"], log_scale: Float[Tensor, "b d *grid"]
 ) -> Float[Tensor, " b"]:
-    """KL(N(mean, scale^2) | N(0, 1)), nats, summed for each item."""
+    """KL(N(mean, scale^2) | N(0, 1)) in nats, summed over each item."""
     kl = (mean.square() + (2 * log_scale).exp() - 1) / 2 - log_scale
     return kl.flatten(1).sum(1)
 
@@ -176,12 +176,12 @@ def kl_to_standard_normal(
 def log_ratio(
     latents: Float[Tensor, "b d *grid"], noise: Float[Tensor, "b d *grid"], log_scale: Tensor
 ) -> Float[Tensor, " b"]:
-    """ln q(z | x) - ln p(z) of each item, nats, at z = mean + scale * noise."""
+    """ln q(z | x) - ln p(z) of each item in nats, at z = mean + scale * noise."""
     each = (latents.square() - noise.square()) / 2 - log_scale
     return each.flatten(1).sum(1)
 
 
 def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    # The generator decides where the numbers are made, so that a seed gives the same ones on every device.
+    # Draw on the generator's device, so that a seed gives the same numbers on every device.
     source = generator.device if generator is not None else like.device
     return torch.randn(like.shape, generator=generator, device=source).to(like)

@@ -1,4 +1,4 @@
-"""VIMCO: the same networks with a stochastic posterior over codes, trained by a multi-sample bound.
+"""VIMCO: the same networks with a stochastic posterior over codes, trained with a multi-sample bound.
 
 Source: Mnih & Rezende 2016, "Variational Inference for Monte Carlo Objectives" (arXiv 1602.06725).
 """
@@ -33,12 +33,12 @@ from smalti.nn.collectives import rand_over_ranks
 from smalti.nn.symbols import check_codes
 
 NEGLIGIBLE = 1e-8
-"""Weights below this are lost when float32 adds them to the others, which sum to 1."""
+"""Weights below this vanish when added in float32 to the others, which sum to 1."""
 
 
 @final
 class VIMCO(Autoencoder):
-    """A factorised categorical posterior: the encoder gives logits of each code.
+    """Autoencoder with a factorised categorical posterior: the encoder outputs logits of each code.
 
         L = ln 1/S sum_i exp l_i,  l_i = ln p(x|z_i) + ln p(z_i) - ln q(z_i|x),  z_i ~ q(z|x)
 
@@ -53,10 +53,10 @@ class VIMCO(Autoencoder):
         signal: channels, size and levels of the data.
         num_codebooks, num_codes, code_dim: G, K and D.
         num_samples: S of the multi-sample bound; 50 in the paper.
-        decode_at_once: signals that are decoded at a time; memory of decoding grows with this, not with S.
+        decode_at_once: signals per decoder batch; memory of decoding grows with this, not with S.
 
     Raises:
-        InputError: when the encoder's strides do not divide the signal's size.
+        InputError: if the encoder's strides do not divide the signal's size.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class VIMCO(Autoencoder):
                 decode_at_once=decode_at_once,
             )
         )
-        """Its settings, or None where a part is somebody else's module."""
+        """Settings of the model, or None if a part is a third-party module."""
         self.signal = signal
         self.num_codebooks, self.num_codes = num_codebooks, num_codes
         self.num_samples, self.decode_at_once = num_samples, decode_at_once
@@ -99,45 +99,45 @@ class VIMCO(Autoencoder):
 
     @property
     def title(self) -> str:
-        """Its name and the samples of its bound."""
+        """Display name, with the number of samples of the bound."""
         return f"VIMCO, {self.num_samples} samples"
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """Grid of the codes of one signal."""
+        """Size of the code grid of one signal."""
         return self._grid
 
     @property
     def uniform_rate(self) -> float:
-        """-ln p(z) of the uniform prior, N ln K nats."""
+        """Rate under the uniform prior: -ln p(z) = N ln K nats."""
         return math.prod(self.grid) * self.num_codebooks * math.log(self.num_codes)
 
     def log_posterior(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b g *grid k"]:
-        """ln q of every code at every place."""
+        """ln q of every code at every position."""
         logits = self.encoder(signal).float().unflatten(1, (self.num_codebooks, self.num_codes))
         return logits.movedim(2, -1).log_softmax(-1)
 
     def loss(self, batch: Batch) -> Loss:
-        """A scalar whose gradient is VIMCO's, in nats per dimension; its value is -L / dims."""
+        """Scalar with the VIMCO gradient, in nats per dimension; its value is -L / dims."""
         if batch.mask is not None:
             raise InputError(
-                "expected data without missing values for VIMCO, received a mask: take model.kind=vqvae, or "
+                "expected data without missing values for VIMCO, received a mask: use model.kind=vqvae, or "
                 "data.missing=refuse"
             )
         log_q = self.log_posterior(batch.data)
         codes = _draw(log_q.detach(), self.num_samples)
         log_q_drawn = _of_codes(log_q, codes)
         with torch.no_grad():
-            # First pass: every draw is decoded, and nothing is kept but its log-probability.
+            # First pass: decode every draw without a graph, keeping only its log-probability.
             log_weights = self._log_likelihoods(codes, batch.data) - self.uniform_rate - log_q_drawn
         bound, signals = vimco_signals(log_weights)
         weights = log_weights.softmax(0)
-        # Second pass: draws that carry weight are decoded again, with their gradient.
+        # Second pass: decode the draws with non-negligible weight again, with gradients.
         explained = self._weighted_log_likelihood(codes, weights, batch.data)
         score = (signals * log_q_drawn).sum(0)
         ascended = score + explained - (weights * log_q_drawn).sum(0)
         dims = self.signal.dims
-        # The value is the bound's, the gradient is the estimator's.
+        # The value is that of the bound, the gradient that of the estimator.
         total = -(bound + ascended - ascended.detach()).mean() / dims
         one_sample = -log_weights.mean() / dims
         domain = self.signal.domain
@@ -151,7 +151,7 @@ class VIMCO(Autoencoder):
     def encode(
         self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
     ) -> Int64[Tensor, "b g *grid"]:
-        """The most probable codes of signals in [-1, 1]."""
+        """Most probable codes of signals in [-1, 1]."""
         return self.log_posterior(signal).argmax(-1)
 
     @torch.no_grad()
@@ -161,7 +161,7 @@ class VIMCO(Autoencoder):
         generator: torch.Generator | None = None,
         conditions: Conditions | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
-        """One draw of the posterior for each signal."""
+        """Draw codes from the posterior, once per signal."""
         return _draw(self.log_posterior(signal), 1, generator)[0]
 
     def likelihood(
@@ -170,7 +170,7 @@ class VIMCO(Autoencoder):
         """p(x | codes).
 
         Raises:
-            InputError: for codes out of range, or of another number of codebooks.
+            InputError: if a code is out of range, or the number of codebooks is wrong.
         """
         check_codes(codes, self.num_codebooks, self.num_codes)
         return self._likelihood(codes)
@@ -179,7 +179,7 @@ class VIMCO(Autoencoder):
     def bound_terms(
         self, batch: Batch, draws: int = 1, generator: torch.Generator | None = None
     ) -> BoundTerms:
-        """Distortion and ln q(z|x) of each draw; codes and reconstruction are the most probable ones."""
+        """Distortion and ln q(z|x) of each draw; codes and reconstruction are those of the posterior mode."""
         log_q = self.log_posterior(batch.data)
         drawn, mode = _draw(log_q, draws, generator), log_q.argmax(-1)
         return BoundTerms(
@@ -202,7 +202,7 @@ class VIMCO(Autoencoder):
     def _log_likelihoods(
         self, codes: Int64[Tensor, "s b g *grid"], signal: Float[Tensor, "b c *size"]
     ) -> Float[Tensor, "s b"]:
-        """ln p(x | z) of every draw, so many at a time; of no use for a gradient."""
+        """ln p(x | z) of every draw, decoded in batches; not usable for gradients."""
         items = torch.arange(len(signal), device=signal.device).repeat(len(codes))
         at_once = self.decode_at_once
         parts = [
@@ -217,10 +217,10 @@ class VIMCO(Autoencoder):
         weights: Float[Tensor, "s b"],
         signal: Float[Tensor, "b c *size"],
     ) -> Float[Tensor, " b"]:
-        """sum_i w_i ln p(x | z_i) with its gradient, of the draws whose weight is not negligible.
+        """sum_i w_i ln p(x | z_i) with gradients, over draws with non-negligible weight.
 
-        The draws of a step share their weight among very few, because the log-probability of a whole signal
-        is large; the others' part would be lost in rounding.
+        Because the log-probability of a whole signal is large, very few draws of a step have nearly all the
+        weight; the contribution of the others would be lost in rounding.
         """
         draws, items = (weights > NEGLIGIBLE).nonzero(as_tuple=True)
         at_once = self.decode_at_once
@@ -230,8 +230,8 @@ class VIMCO(Autoencoder):
             return self._log_likelihood(codes[d, i], signal[i])
 
         for d, i in zip(draws.split(at_once), items.split(at_once), strict=True):
-            # Decoded once more in the backward pass, so that the graph holds no decoder's activations, and
-            # of the draws nothing but their indices.
+            # Recomputed in the backward pass, so that the graph stores only the indices of the draws instead
+            # of decoder activations.
             log_prob = checkpoint(log_likelihood, d, i, use_reentrant=False)
             total = total.index_add(0, i, weights[d, i] * log_prob)
         return total
@@ -250,13 +250,13 @@ class VIMCOConfig(NetworksConfig):
 
     @classmethod
     def tiny(cls) -> VIMCOConfig:
-        """The smallest that still has every part."""
+        """The smallest config with every part, for tests."""
         return cls(
             **tiny_networks(), num_codebooks=2, num_codes=5, code_dim=4, num_samples=4, decode_at_once=5
         )
 
     def build(self, signal: SignalSpec, num_classes: int = 0) -> VIMCO:
-        """The untrained model."""
+        """Build the untrained model."""
         del num_classes
         networks = build_networks(
             self,
@@ -284,7 +284,7 @@ def vimco_signals(
     draws = len(log_weights)
     bound = log_mean_exp(log_weights)
     others = (log_weights.sum(0) - log_weights) / (draws - 1)
-    # Row i holds all log-weights, that of draw i replaced by the mean of the others.
+    # Row i holds all log-weights, with that of draw i replaced by the mean of the others.
     own = torch.eye(draws, dtype=torch.bool, device=log_weights.device).unsqueeze(-1)
     replaced = torch.where(own, others, log_weights)
     return bound, bound - log_mean_exp(replaced.transpose(0, 1))
@@ -293,10 +293,10 @@ def vimco_signals(
 def _draw(
     log_q: Float[Tensor, "b g *grid k"], draws: int, generator: torch.Generator | None = None
 ) -> Int64[Tensor, "s b g *grid"]:
-    """Independent codes by inverting each cumulative distribution.
+    """Draw independent codes by inverting each cumulative distribution.
 
-    Without a generator these are draws of training: all ranks make those of the whole batch and each takes
-    its own, so that the result does not depend on their number.
+    Without a generator, every rank draws for the whole batch and takes its share, so that training does not
+    depend on the number of ranks.
     """
     cumulative = log_q.exp().cumsum(-1)
     shape = (*log_q.shape[:-1], draws)
@@ -312,6 +312,6 @@ def _draw(
 def _of_codes(
     log_q: Float[Tensor, "b g *grid k"], codes: Int64[Tensor, "s b g *grid"]
 ) -> Float[Tensor, "s b"]:
-    """ln q(z | x) of each draw, summed over its places."""
+    """ln q(z | x) of each draw, summed over positions."""
     picked = log_q.gather(-1, codes.movedim(0, -1))
     return picked.movedim(-1, 0).flatten(2).sum(2)

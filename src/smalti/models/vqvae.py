@@ -32,12 +32,13 @@ from smalti.quantizers.vq import VectorQuantizerConfig
 
 @final
 class VQVAE(Autoencoder):
-    """Neural Discrete Representation Learning, van den Oord et al. 2017.
+    """Neural Discrete Representation Learning, van den Oord et al. 2017 (arXiv 1711.00937).
 
         loss = -log p(x | z_q) / dims + |sg[z_e] - e|^2 + beta |z_e - sg[e]|^2
 
-    The first term is in nats per dimension and the others are averaged over elements, so that beta means
-    the same at every image size. The uniform prior's rate is a constant and is left out of the loss.
+    The first term is in nats per dimension and the others are averaged over elements, so that beta has the
+    same effect at every image size. The rate under the uniform prior is a constant and is omitted from the
+    loss.
 
     Args:
         encoder: `(B, C, *size)` to `(B, D, *grid)`; an `Encoder`, or any module.
@@ -45,13 +46,13 @@ class VQVAE(Autoencoder):
         decoder: `(B, D, *grid)` to `(B, P, *size)`; a `Decoder`, or any module.
         likelihood: of signals, with P parameters at each position.
         signal: channels, size and levels of the data.
-        jitter: share of the positions, on a line, whose latents training replaces by a neighbour's.
-        code_dropout: share of the items that training decodes without their codes (zeros in place of
-            latents), so that the decoder also knows p(x | no codes), and how much it relies on the codes can
-            be measured.
+        jitter: probability with which training replaces the latents of a position by a neighbour's; for
+            signals with one axis only.
+        code_dropout: share of the items that training decodes without codes (zeros in place of latents),
+            so that the decoder also learns p(x | no codes), and its reliance on the codes can be measured.
 
     Raises:
-        InputError: when the encoder's strides do not divide the signal's size, or the parts do not fit.
+        InputError: if the encoder's strides do not divide the signal's size, or the parts do not fit.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class VQVAE(Autoencoder):
         if configs is not None:
             configs |= {"jitter": jitter, "code_dropout": code_dropout}
         self.config = None if configs is None else VQVAEConfig(**configs)
-        """Its settings, or None where a part is somebody else's module."""
+        """Settings of the model, or None if a part is a third-party module."""
         self.signal = signal
         self.quantizer = quantizer
         self.encoder = as_encoder(encoder, signal, quantizer.dim)
@@ -80,27 +81,27 @@ class VQVAE(Autoencoder):
         self._grid = self.encoder.grid(signal.size)
         if jitter and signal.ndim != 1:
             raise InputError(
-                f"expected signals on a line for a jitter of {jitter}, received {signal.ndim} axes: "
+                f"expected signals with one axis for a jitter of {jitter}, received {signal.ndim} axes: "
                 "set model.jitter=0"
             )
 
     @property
     def title(self) -> str:
-        """Its name and that of its quantizer."""
+        """Display name, with that of the quantizer."""
         return f"VQ-VAE, {self.quantizer.title}"
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """Grid of the codes of one signal."""
+        """Size of the code grid of one signal."""
         return self._grid
 
     def loss(self, batch: Batch) -> Loss:
-        """The paper's three terms; also reported: the distortion in bits/dim, or nats/dim of a density."""
+        """The paper's three-term loss; logs the distortion in bits/dim, or nats/dim of a density."""
         quantized = self.quantizer(self.encoder(batch.data, batch.conditions))
         latents = self._regularised(quantized.latents) if self.training else quantized.latents
         log_prob = self._decoded(latents, batch.conditions).log_prob(batch.data)
         distortion = -sum_over_items(log_prob, batch.lengths, batch.mask).mean() / log_prob[0].numel()
-        # The log counts the dimensions that there are, neither padding nor missing values.
+        # The logged value counts observed dimensions only: no padding, no missing values.
         dims = batch.num_values().float().mean() / log_prob[0].numel()
         unit = self.signal.domain.unit
         logged = per_dim(distortion.detach() / dims, 1, self.signal.domain)
@@ -111,7 +112,7 @@ class VQVAE(Autoencoder):
     def encode(
         self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
     ) -> Int64[Tensor, "b g *grid"]:
-        """Codes of signals in [-1, 1]."""
+        """Encode signals in [-1, 1] to codes."""
         return self.quantizer.encode(self.encoder(signal, conditions))
 
     def likelihood(
@@ -120,21 +121,21 @@ class VQVAE(Autoencoder):
         """p(x | codes, label).
 
         Raises:
-            InputError: for codes out of range, or of another number of codebooks.
+            InputError: if a code is out of range, or the number of codebooks is wrong.
         """
         return self._decoded(self.quantizer.decode(codes), conditions)
 
     def likelihood_without_codes(
         self, num: int, grid: Sequence[int], conditions: Conditions | None = None
     ) -> Likelihood | None:
-        """p(x | no codes, label); None for a model that is trained without `code_dropout`."""
+        """p(x | no codes, label); None for a model trained without `code_dropout`."""
         if not self.code_dropout:
             return None
         device = next(self.parameters()).device
         return self._decoded(torch.zeros(num, self.quantizer.dim, *grid, device=device), conditions)
 
     def _regularised(self, latents: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b d *grid"]:
-        """Jitter and dropout of codes, drawn for the batch of all ranks."""
+        """Apply jitter and code dropout, drawn for the batch of all ranks."""
         if self.jitter:
             latents = jitter(latents, self.jitter)
         if self.code_dropout:
@@ -149,7 +150,7 @@ class VQVAE(Autoencoder):
 
 @MODELS.register
 class VQVAEConfig(NetworksConfig):
-    """Settings of a `VQVAE`: those of its parts, and what training does to the latents before the decoder."""
+    """Settings of a `VQVAE`: its parts, and the regularisation of latents in training."""
 
     kind: Literal["vqvae"] = "vqvae"
     quantizer: AnyQuantizer = VectorQuantizerConfig()
@@ -158,11 +159,11 @@ class VQVAEConfig(NetworksConfig):
 
     @classmethod
     def tiny(cls) -> VQVAEConfig:
-        """The smallest that still has every part."""
+        """The smallest config with every part, for tests."""
         return cls(**tiny_networks(), quantizer=VectorQuantizerConfig.tiny())
 
     def build(self, signal: SignalSpec, num_classes: int = 0) -> VQVAE:
-        """The untrained model."""
+        """Build the untrained model."""
         quantizer = self.quantizer.build()
         encoder, decoder, likelihood = build_networks(
             self, signal, encoded=quantizer.dim, decoded=quantizer.dim, num_classes=num_classes
