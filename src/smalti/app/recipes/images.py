@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from smalti.app.recipes.training import cosine, short_cosine
 from smalti.autoregressive.hierarchy import HierarchicalPixelCNNConfig
 from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.decoders.conv import ConvDecoderConfig
@@ -45,24 +46,8 @@ def image() -> Recipe:
         name="image",
         data=ImageConfig(channels=3, size=(64, 64)),
         model=VQVAEConfig(likelihood=GaussianConfig()),
-        training=TrainingConfig(
-            steps=20_000,
-            batch_size=32,
-            learning_rate=4e-4,
-            warmup_steps=100,
-            weight_ema=0.999,
-            schedule="cosine",
-        ),
-        prior=PriorRecipe(
-            training=TrainingConfig(
-                steps=20_000,
-                batch_size=32,
-                learning_rate=4e-4,
-                warmup_steps=100,
-                weight_ema=0.999,
-                schedule="cosine",
-            )
-        ),
+        training=cosine(steps=20_000, batch_size=32),
+        prior=PriorRecipe(training=cosine(steps=20_000, batch_size=32)),
     )
 
 
@@ -77,14 +62,7 @@ def hierarchy() -> Recipe:
     what it will look like.
     Expect: sharper reconstructions than one grid as coarse, and samples that hang together over the picture.
     """
-    training = TrainingConfig(
-        steps=50_000,
-        batch_size=32,
-        learning_rate=4e-4,
-        warmup_steps=100,
-        weight_ema=0.999,
-        schedule="cosine",
-    )
+    training = cosine(steps=50_000, batch_size=32)
     return Recipe(
         name="hierarchy",
         data=ImageConfig(channels=3, size=(128, 128)),
@@ -112,27 +90,11 @@ def letters() -> Recipe:
             quantizer=VectorQuantizerConfig(num_codes=128, code_dim=8),
             likelihood=GaussianConfig(),
         ),
-        training=TrainingConfig(
-            steps=1200,
-            batch_size=32,
-            learning_rate=1e-3,
-            warmup_steps=50,
-            schedule="cosine",
-            weight_ema=0.99,
-            validate_every=300,
-            checkpoint_every=300,
-        ),
+        training=short_cosine(steps=1200, batch_size=32, validate_every=300, checkpoint_every=300),
         prior=PriorRecipe(
             network=GatedPixelCNNConfig(channels=64, layers=6, head_channels=128),
-            training=TrainingConfig(
-                steps=1300,
-                batch_size=32,
-                learning_rate=2e-3,
-                warmup_steps=50,
-                schedule="cosine",
-                weight_ema=0.99,
-                validate_every=250,
-                checkpoint_every=250,
+            training=short_cosine(
+                steps=1300, batch_size=32, learning_rate=2e-3, validate_every=250, checkpoint_every=250
             ),
         ),
     )
@@ -157,24 +119,10 @@ def fashion_mnist() -> Recipe:
             quantizer=VectorQuantizerConfig(num_codes=512, code_dim=16),
             likelihood=LogisticMixtureConfig(components=5),
         ),
-        training=TrainingConfig(
-            steps=12_000,
-            batch_size=64,
-            learning_rate=1e-3,
-            warmup_steps=100,
-            weight_ema=0.999,
-            schedule="cosine",
-        ),
+        training=cosine(steps=12_000, batch_size=64, learning_rate=1e-3),
         prior=PriorRecipe(
             network=GatedPixelCNNConfig(channels=64, layers=8, head_channels=256),
-            training=TrainingConfig(
-                steps=8_000,
-                batch_size=64,
-                learning_rate=1e-3,
-                warmup_steps=100,
-                weight_ema=0.999,
-                schedule="cosine",
-            ),
+            training=cosine(steps=8_000, batch_size=64, learning_rate=1e-3),
         ),
     )
 

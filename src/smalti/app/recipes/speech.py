@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from smalti.app.recipes.training import cosine, short_cosine
 from smalti.autoregressive.wavenet import WaveNetConfig
 from smalti.decoders.autoregressive import WaveNetDecoderConfig
 from smalti.decoders.conv import ConvDecoderConfig
@@ -16,7 +17,6 @@ from smalti.models.vqvae import VQVAEConfig
 from smalti.quantizers.codebooks.frozen import FrozenCodebookConfig
 from smalti.quantizers.vq import VectorQuantizerConfig
 from smalti.recipe import Pretraining, PriorRecipe, Recipe
-from smalti.training.loop import TrainingConfig
 
 
 def digits() -> Recipe:
@@ -59,16 +59,7 @@ def digits() -> Recipe:
             jitter=0.12,
             code_dropout=0.05,
         ),
-        training=TrainingConfig(
-            steps=5000,
-            batch_size=6,
-            learning_rate=1e-3,
-            warmup_steps=100,
-            schedule="cosine",
-            weight_ema=0.999,
-            validate_every=500,
-            checkpoint_every=250,
-        ),
+        training=cosine(steps=5000, batch_size=6, learning_rate=1e-3, checkpoint_every=250),
         prior=_prior_of_digits(),
     )
 
@@ -93,16 +84,7 @@ def digits_spectral() -> Recipe:
             quantizer=VectorQuantizerConfig(num_codes=128, code_dim=48),
             likelihood=LogisticMixtureConfig(components=1),
         ),
-        training=TrainingConfig(
-            steps=1500,
-            batch_size=32,
-            learning_rate=1e-3,
-            warmup_steps=50,
-            schedule="cosine",
-            weight_ema=0.99,
-            validate_every=250,
-            checkpoint_every=250,
-        ),
+        training=short_cosine(steps=1500, batch_size=32, validate_every=250, checkpoint_every=250),
         prior=_prior_of_digits(),
     )
 
@@ -120,14 +102,7 @@ def _prior_of_digits() -> PriorRecipe:
             stacks=2,
             dropout=0.2,
         ),
-        training=TrainingConfig(
-            steps=1000,
-            batch_size=32,
-            learning_rate=1e-3,
-            warmup_steps=50,
-            schedule="cosine",
-            weight_ema=0.99,
-        ),
+        training=short_cosine(steps=1000, batch_size=32),
     )
 
 
@@ -152,26 +127,11 @@ def units() -> Recipe:
             likelihood=LogisticMixtureConfig(components=3),
         ),
         pretraining=Pretraining(
-            training=TrainingConfig(
-                steps=600,
-                batch_size=32,
-                learning_rate=1e-3,
-                warmup_steps=50,
-                schedule="cosine",
-                checkpoint_every=100,
-                validate_every=0,
+            training=short_cosine(
+                steps=600, batch_size=32, weight_ema=0, validate_every=0, checkpoint_every=100
             )
         ),
-        training=TrainingConfig(
-            steps=800,
-            batch_size=16,
-            learning_rate=1e-3,
-            warmup_steps=50,
-            schedule="cosine",
-            weight_ema=0.99,
-            validate_every=250,
-            checkpoint_every=250,
-        ),
+        training=short_cosine(steps=800, batch_size=16, validate_every=250, checkpoint_every=250),
         prior=PriorRecipe(
             length=64,
             network=WaveNetConfig(
@@ -183,14 +143,7 @@ def units() -> Recipe:
                 stacks=2,
                 dropout=0.2,
             ),
-            training=TrainingConfig(
-                steps=800,
-                batch_size=32,
-                learning_rate=1e-3,
-                warmup_steps=50,
-                schedule="cosine",
-                weight_ema=0.99,
-            ),
+            training=short_cosine(steps=800, batch_size=32),
         ),
     )
 
@@ -273,12 +226,10 @@ def _waveform(
     prior_length: int,
 ) -> Recipe:
     """A recipe of a GPU's size, with a WaveNet of 30 layers over the samples."""
-    training = TrainingConfig(
+    training = cosine(
         steps=200_000,
         batch_size=16,
-        learning_rate=4e-4,
         warmup_steps=1000,
-        schedule="cosine",
         weight_ema=0.9995,
         validate_every=2000,
         checkpoint_every=1000,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from smalti.app.recipes.training import cosine
 from smalti.autoregressive.transformer import TransformerConfig
 from smalti.decoders.conv import ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoderConfig
@@ -9,7 +10,6 @@ from smalti.likelihoods.gaussian import GaussianConfig
 from smalti.modalities.video.modality import VideoConfig
 from smalti.models.vqvae import VQVAEConfig
 from smalti.recipe import PriorRecipe, Recipe
-from smalti.training.loop import TrainingConfig
 
 
 def video() -> Recipe:
@@ -30,23 +30,9 @@ def video() -> Recipe:
             decoder=ConvDecoderConfig(),
             likelihood=GaussianConfig(),
         ),
-        training=TrainingConfig(
-            steps=20_000,
-            batch_size=4,
-            learning_rate=4e-4,
-            warmup_steps=100,
-            weight_ema=0.999,
-            schedule="cosine",
-        ),
+        training=cosine(steps=20_000, batch_size=4),
         prior=PriorRecipe(
             network=TransformerConfig(channels=256, layers=8, heads=8),
-            training=TrainingConfig(
-                steps=20_000,
-                batch_size=4,
-                learning_rate=4e-4,
-                warmup_steps=100,
-                weight_ema=0.999,
-                schedule="cosine",
-            ),
+            training=cosine(steps=20_000, batch_size=4),
         ),
     )

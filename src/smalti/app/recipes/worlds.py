@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from smalti.app.recipes.training import short_cosine
 from smalti.autoregressive.frame_pixelcnn import FramePixelCNNConfig
 from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.decoders.autoregressive import PixelCNNDecoderConfig
@@ -18,7 +19,6 @@ from smalti.modalities.video.modality import VideoConfig
 from smalti.models.vqvae import VQVAEConfig
 from smalti.quantizers.vq import VectorQuantizerConfig
 from smalti.recipe import PriorRecipe, Recipe
-from smalti.training.loop import TrainingConfig
 
 
 def frames() -> Recipe:
@@ -42,28 +42,10 @@ def frames() -> Recipe:
             quantizer=VectorQuantizerConfig(num_codes=512, code_dim=32),
             likelihood=GaussianConfig(),
         ),
-        training=TrainingConfig(
-            steps=3000,
-            batch_size=16,
-            learning_rate=1e-3,
-            warmup_steps=50,
-            schedule="cosine",
-            weight_ema=0.99,
-            validate_every=500,
-            checkpoint_every=500,
-        ),
+        training=short_cosine(steps=3000, batch_size=16),
         prior=PriorRecipe(
             network=GatedPixelCNNConfig(channels=48, layers=6, head_channels=192),
-            training=TrainingConfig(
-                steps=2000,
-                batch_size=16,
-                learning_rate=1e-3,
-                warmup_steps=50,
-                schedule="cosine",
-                weight_ema=0.99,
-                validate_every=500,
-                checkpoint_every=500,
-            ),
+            training=short_cosine(steps=2000, batch_size=16),
         ),
     )
 
@@ -100,21 +82,10 @@ def second_stage() -> Recipe:
             likelihood=CategoricalConfig(),
             code_dropout=0.1,
         ),
-        training=TrainingConfig(
-            steps=2000,
-            batch_size=16,
-            learning_rate=1e-3,
-            warmup_steps=50,
-            schedule="cosine",
-            weight_ema=0.99,
-            validate_every=500,
-            checkpoint_every=500,
-        ),
+        training=short_cosine(steps=2000, batch_size=16),
         prior=PriorRecipe(
             network=GatedPixelCNNConfig(channels=64, layers=2, head_channels=256),
-            training=TrainingConfig(
-                steps=1000, batch_size=64, learning_rate=1e-3, warmup_steps=50, schedule="cosine"
-            ),
+            training=short_cosine(steps=1000, batch_size=64, weight_ema=0),
         ),
     )
 
@@ -130,16 +101,7 @@ def walks() -> Recipe:
     Expect: rollouts that mostly turn and walk as they are told, softly, and forget what lay beyond.
     """
     width: dict[str, Any] = {"channels": 64, "residual_channels": 64, "residual_blocks": 2}
-    training = TrainingConfig(
-        steps=4000,
-        batch_size=4,
-        learning_rate=1e-3,
-        warmup_steps=50,
-        schedule="cosine",
-        weight_ema=0.99,
-        validate_every=500,
-        checkpoint_every=500,
-    )
+    training = short_cosine(steps=4000, batch_size=4)
     return Recipe(
         name="walks",
         data=VideoConfig(channels=3, size=(64, 64), frames=16),

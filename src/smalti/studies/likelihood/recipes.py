@@ -8,6 +8,7 @@ from typing import Any, cast
 from pydantic import Field
 
 from smalti.app.recipes.images import cifar10, fashion_mnist
+from smalti.app.recipes.training import cosine
 from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.autoregressive.transformer import TransformerConfig
 from smalti.core.config import Configuration
@@ -275,16 +276,7 @@ def _cifar10(budget: str) -> Scale:
         # A softmax takes twice the time a step, and there are few steps.
         likelihood=LogisticMixtureConfig(components=5),
     )
-    training = TrainingConfig(
-        steps=3_500,
-        batch_size=32,
-        learning_rate=1e-3,
-        warmup_steps=100,
-        schedule="cosine",
-        weight_ema=0.999,
-        validate_every=500,
-        checkpoint_every=250,
-    )
+    training = cosine(steps=3_500, batch_size=32, learning_rate=1e-3, checkpoint_every=250)
     tuning = _changed(training, steps=600, learning_rate=3e-4, weight_ema=0.99, validate_every=100)
     network = GatedPixelCNNConfig(channels=64, layers=8, head_channels=128, dropout=0.1)
     return Scale(
