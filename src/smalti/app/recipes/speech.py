@@ -128,7 +128,7 @@ def units() -> Recipe:
         ),
         pretraining=Pretraining(
             training=short_cosine(
-                steps=600, batch_size=32, weight_ema=0, validate_every=0, checkpoint_every=100
+                steps=600, batch_size=32, weight_ema=0.0, validate_every=0, checkpoint_every=100
             )
         ),
         training=short_cosine(steps=800, batch_size=16, validate_every=250, checkpoint_every=250),

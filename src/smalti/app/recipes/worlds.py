@@ -85,7 +85,7 @@ def second_stage() -> Recipe:
         training=short_cosine(steps=2000, batch_size=16),
         prior=PriorRecipe(
             network=GatedPixelCNNConfig(channels=64, layers=2, head_channels=256),
-            training=short_cosine(steps=1000, batch_size=64, weight_ema=0),
+            training=short_cosine(steps=1000, batch_size=64, weight_ema=0.0),
         ),
     )
 
