@@ -108,11 +108,11 @@ def test_actions_that_do_not_fit_are_refused(actions):
 @pytest.mark.parametrize("shape", [(2, 2, 5, 2, 3), (2, 2, 2, 3, 2)])
 def test_given_frames_that_do_not_fit_are_refused(shape):
     network = build()
-    with pytest.raises(InputError, match="expected first frames of a clip"):
+    with pytest.raises(InputError, match=r"first frames.*received"):
         network.skip(torch.zeros(shape, dtype=torch.int64), network.start(2, GRID))
     state = network.start(2, GRID)
     network.step(None, state)
-    with pytest.raises(InputError, match="to a fresh state"):
+    with pytest.raises(InputError, match="fresh state"):
         network.skip(clips(2)[:, :, :1], state)
 
 

@@ -39,8 +39,8 @@ def test_impossible_sizes_are_refused(changes):
         tiny_config(**changes)
 
 
-def test_heads_must_share_out_the_channels():
-    with pytest.raises(ValidationError, match=r"expected heads .* 6 heads for 16 channels; take 2 heads"):
+def test_heads_must_divide_the_channels():
+    with pytest.raises(ValidationError, match="6 heads for 16 channels"):
         tiny_config(heads=6)
     assert tiny_config(heads=16).heads == 16
 

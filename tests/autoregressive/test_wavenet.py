@@ -73,7 +73,7 @@ def test_impossible_counts_are_refused(sizes):
 
 
 def test_several_codebooks_are_refused():
-    with pytest.raises(InputError, match=r"expected one codebook.*received 2: take network.kind=transformer"):
+    with pytest.raises(InputError, match=r"one codebook.*received 2"):
         tiny(num_codebooks=2)
 
 
@@ -273,7 +273,7 @@ class TestLevels:
 
 @pytest.mark.parametrize("grid", [(), (2, 3), (2, 1, 2), (0,)])
 def test_grids_that_are_no_lines_are_refused(grid):
-    words = r"expected a line of at least one symbol, received a grid .*: take a gated PixelCNN or"
+    words = "expected a line .* received a grid"
     with pytest.raises(InputError, match=words):
         tiny().start(1, grid)
     with pytest.raises(InputError, match=words):

@@ -1,11 +1,11 @@
-"""Clips of code grids, frame after frame: p(z_t | frames before, actions), a gated PixelCNN over each frame.
+"""Autoregressive prior of clips: p(z_t | earlier frames, actions), a gated PixelCNN over each frame.
 
-A memory of causal convolutions looks at the frames before and at what was done in them; what it knows is the
-local condition of the PixelCNN that draws the next frame. So a frame costs what a picture costs, however many
-came before it.
+A memory of causal convolutions summarises the earlier frames and their actions; its output is the local
+condition of the PixelCNN that draws the next frame. The cost of a frame is that of an image, independent of
+the number of earlier frames.
 Sources: van den Oord et al. 2017, "Neural Discrete Representation Learning" (arXiv 1711.00937), section 4.4,
-which does not tell its network; Kalchbrenner et al. 2017, "Video Pixel Networks" (arXiv 1610.00527), whose
-division into what remembers frames and what draws one this is.
+which does not specify its network; Kalchbrenner et al. 2017, "Video Pixel Networks" (arXiv 1610.00527), for
+the split into a network over frames and a network within a frame.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ DEFAULT_FRAME = GatedPixelCNNConfig()
 
 @NETWORKS.register
 class FramePixelCNNConfig(NetworkConfig):
-    """Size of a `FramePixelCNN`.
+    """Settings of a `FramePixelCNN`.
 
     Attributes:
-        frame: of the network that draws one frame.
-        memory_channels: of the network that looks at the frames before.
-        memory_layers: of that network; n of them see n + 1 frames.
-        action_dropout: share of the clips whose actions training hides, all, or those of a beginning or an
-            end, so that one network learns p(z), p(z | actions), and to know only some of the actions.
-        history_noise: share of the codes before that training replaces by others, drawn evenly, so that the
-            network learns to go on from frames that it drew itself.
+        frame: settings of the network that draws one frame.
+        memory_channels: width of the network over earlier frames.
+        memory_layers: its layers; n layers see n + 1 frames.
+        action_dropout: share of the clips whose actions training hides, either all, or a prefix or suffix of
+            them, so that one network learns p(z), p(z | actions), and p(z | some of the actions).
+        history_noise: share of the earlier codes that training replaces by uniformly drawn codes, for
+            robustness to frames that the network drew itself.
     """
 
     kind: Literal["frame_pixelcnn"] = "frame_pixelcnn"
@@ -53,7 +53,7 @@ class FramePixelCNNConfig(NetworkConfig):
 
     @classmethod
     def tiny(cls) -> FramePixelCNNConfig:
-        """The smallest network that has every part; it knows three frames."""
+        """The smallest network with every part, for tests; it sees three frames."""
         return cls(frame=GatedPixelCNNConfig.tiny(), memory_channels=8, memory_layers=2)
 
     def build(
@@ -63,23 +63,23 @@ class FramePixelCNNConfig(NetworkConfig):
         num_classes: int = 0,
         num_actions: int = 0,
     ) -> FramePixelCNN:
-        """The untrained network; see `FramePixelCNN`."""
+        """Build the untrained network; see `FramePixelCNN`."""
         return FramePixelCNN(num_codes, num_codebooks, num_classes, num_actions, **self.settings())
 
 
 @dataclass(slots=True)
 class FrameState:
-    """Where sampling stands.
+    """Sampling state.
 
     Attributes:
         grid: frames, rows and columns.
         conditions: of the clips.
-        past: what the memory keeps of the frames that it has seen.
-        known: what is known of the frame that is being drawn, `(B, P, h, w)`.
-        codes: of that frame, `(B, G, h, w)`, as far as it is drawn.
-        frame: what the PixelCNN keeps of it; None before its first symbol.
-        frames: that are complete.
-        symbols: of the present frame for which logits were given.
+        past: state of the memory over the complete frames.
+        known: local condition of the current frame, `(B, P, h, w)`.
+        codes: codes of the current frame so far, `(B, G, h, w)`.
+        frame: state of the PixelCNN within the current frame; None before its first symbol.
+        frames: number of complete frames.
+        symbols: number of symbols of the current frame for which logits were computed.
     """
 
     grid: tuple[int, int, int]
@@ -94,7 +94,7 @@ class FrameState:
 
 @final
 class FramePixelCNN(AutoregressiveNetwork):
-    """A gated PixelCNN over each frame of a clip, told by a memory what came before.
+    """A gated PixelCNN over each frame of a clip, conditioned on a memory of the earlier frames.
 
     Args:
         num_codes: codes K of each codebook.
@@ -103,10 +103,10 @@ class FramePixelCNN(AutoregressiveNetwork):
         num_actions: number of actions; 0 for a network that ignores them. An action of -1, or none at all,
             selects a learned "not given".
         frame: settings of the network that draws one frame.
-        memory_channels: width of the network over the frames before.
-        memory_layers: layers of that network; n of them see n + 1 frames.
+        memory_channels: width of the network over earlier frames.
+        memory_layers: its layers; n layers see n + 1 frames.
         action_dropout: share of the clips whose actions training hides; see `hide_actions`.
-        history_noise: share of the codes before that training replaces by others.
+        history_noise: share of the earlier codes that training replaces by uniformly drawn codes.
     """
 
     config: FramePixelCNNConfig
@@ -144,17 +144,17 @@ class FramePixelCNN(AutoregressiveNetwork):
 
     @property
     def reach(self) -> int:
-        """How many frames before the present one the network sees."""
+        """Number of earlier frames that the network sees."""
         return self.config.memory_layers + 1
 
     def forward(
         self, codes: Int64[Tensor, "b g f h w"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b g f h w k"]:
-        """Logits of every code at once. In training mode some actions and labels are hidden.
+        """Logits of every code at once; training mode hides some actions and labels.
 
         Raises:
-            InputError: when the grid is not one of frames, rows and columns, a code, label or action is out
-                of range, or actions are not as many as frames.
+            InputError: if the grid is not one of frames, rows and columns, a code, label or action is out of
+                range, or the numbers of actions and frames differ.
         """
         _check_grid(codes.shape[2:])
         check_codes(codes, self.num_codebooks, self.num_codes)
@@ -167,7 +167,7 @@ class FramePixelCNN(AutoregressiveNetwork):
             seen = replaced(codes, self.config.history_noise, self.num_codes)
         known = self._nothing(batch_size, grid).unsqueeze(2)
         if frames > 1:
-            # The memory after a frame is what the next one is told; that of the last frame tells nobody.
+            # The memory after a frame conditions the next one; after the last frame it is not needed.
             past = self.memory.start(batch_size, grid)
             later, _ = self._remembered(seen[:, :, :-1], actions[:, :-1], past)
             known = torch.cat([known, later], 2)
@@ -178,16 +178,16 @@ class FramePixelCNN(AutoregressiveNetwork):
 
     @torch.no_grad()
     def start(self, batch_size: int, grid: Sequence[int], conditions: Conditions | None = None) -> FrameState:
-        """State before the first symbol. Actions and labels are taken as given.
+        """State before the first symbol; actions and labels are never hidden.
 
         Raises:
-            InputError: as `forward` does.
+            InputError: as in `forward`.
         """
         _check_grid(grid)
         frames, rows, columns = grid
         conditions = conditions or Conditions()
         actions = self._actions(conditions, batch_size, frames)
-        # Refused now, not when the first frame begins.
+        # Validate now rather than when the first frame begins.
         label_indices(conditions, batch_size, self.num_classes, actions.device)
         return FrameState(
             (frames, rows, columns),
@@ -201,17 +201,17 @@ class FramePixelCNN(AutoregressiveNetwork):
 
     @torch.no_grad()
     def skip(self, codes: Int64[Tensor, "b g f h w"], state: FrameState) -> None:
-        """Take a clip's first frames as given, at the cost of one pass over them.
+        """Set a clip's first frames to given codes, at the cost of one pass over them.
 
         Raises:
-            InputError: when they do not fit, or symbols were drawn before.
+            InputError: if the codes do not fit, or symbols were drawn before.
         """
         check_codes(codes, self.num_codebooks, self.num_codes)
         frames, *grid = state.grid
         if state.symbols or state.frames or list(codes.shape[3:]) != grid or codes.shape[2] >= frames:
             raise InputError(
-                f"expected first frames of a clip whose grid is {state.grid}, received codes of shape "
-                f"{tuple(codes.shape)} after {state.frames} frames: give them to a fresh state"
+                f"expected the first frames of a clip with grid {state.grid}, received codes of shape "
+                f"{tuple(codes.shape)} after {state.frames} frames: pass them to a fresh state"
             )
         self._remember(codes, state)
 
@@ -226,7 +226,7 @@ class FramePixelCNN(AutoregressiveNetwork):
             self._remember(state.codes.unsqueeze(2), state)
             previous = None
         if state.frames == state.grid[0]:
-            raise InputError(f"expected no step after the last symbol of a clip {state.grid}; start anew")
+            raise InputError(f"expected no step after the last symbol of a clip {state.grid}: call start")
         if state.frame is None:
             conditions = Conditions(**state.conditions.only("label"), local=state.known)
             state.frame = self.frame.start(len(state.codes), state.grid[1:], conditions)
@@ -235,7 +235,7 @@ class FramePixelCNN(AutoregressiveNetwork):
         return self.frame.step(previous, state.frame)
 
     def _remember(self, codes: Int64[Tensor, "b g f h w"], state: FrameState) -> None:
-        """Take in complete frames; the next symbol is the first one of the frame after them."""
+        """Add complete frames to the memory; the next symbol is the first of the following frame."""
         actions = state.conditions["action"].data
         done = actions[:, state.frames : state.frames + codes.shape[2]]
         known, state.past = self._remembered(codes, done, state.past)
@@ -246,20 +246,20 @@ class FramePixelCNN(AutoregressiveNetwork):
     def _remembered(
         self, codes: Int64[Tensor, "b g f h w"], actions: Int64[Tensor, "b f"], past: Past
     ) -> tuple[Float[Tensor, "b c f h w"], Past]:
-        """What the memory knows after frames, of what they show and of what is done at them."""
+        """Memory after each of some frames, from their codes and actions."""
         each = zip(self.embeddings, codes.unbind(1), strict=True)
         embedded = torch.stack([embed(c) for embed, c in each]).sum(0)
-        told = None if self.actions is None else self.actions(actions)
-        if told is not None:
-            embedded = embedded + told[:, :, None, None]
-        return self.memory(embedded.movedim(-1, 1), told, past)
+        action_vectors = None if self.actions is None else self.actions(actions)
+        if action_vectors is not None:
+            embedded = embedded + action_vectors[:, :, None, None]
+        return self.memory(embedded.movedim(-1, 1), action_vectors, past)
 
     def _nothing(self, batch_size: int, grid: Sequence[int]) -> Float[Tensor, "b c h w"]:
-        """What is known before a clip's first frame."""
+        """Local condition of a clip's first frame."""
         return self.nothing[:, None, None].expand(batch_size, -1, *grid)
 
     def _actions(self, conditions: Conditions | None, batch_size: int, frames: int) -> Int64[Tensor, "b f"]:
-        """Indices into the table of actions, the last of which stands for "not given"."""
+        """Indices into the action embedding, whose last entry is "not given"."""
         actions = conditions.tensor("action") if conditions is not None else None
         device = self.nothing.device
         if actions is None or not self.num_actions:
@@ -267,7 +267,7 @@ class FramePixelCNN(AutoregressiveNetwork):
         if actions.shape != (batch_size, frames):
             raise InputError(
                 f"expected actions of shape {(batch_size, frames)}, one for each frame, received "
-                f"{tuple(actions.shape)}: give -1 where none is known"
+                f"{tuple(actions.shape)}: use -1 for an unknown action"
             )
         low, high = (int(bound) for bound in actions.aminmax())
         if low < -1 or high >= self.num_actions:
@@ -280,8 +280,8 @@ class FramePixelCNN(AutoregressiveNetwork):
 
 
 def hide_actions(actions: Int64[Tensor, "b f"], share: float, num_actions: int) -> Int64[Tensor, "b f"]:
-    """Make the actions of a share of clips "not given": of half of these clips all, of a quarter those of a
-    beginning, of a quarter those of an end.
+    """Set the actions of a share of clips to "not given": for half of these clips all actions, for a quarter
+    a prefix, for a quarter a suffix.
 
     Every rank draws for the batch of all ranks and takes its own part, as `hide_labels` does.
     """
@@ -289,7 +289,7 @@ def hide_actions(actions: Int64[Tensor, "b f"], share: float, num_actions: int) 
         return actions
     batch_size, frames = actions.shape
     drawn, which, begun = (rand_over_ranks((batch_size, 1), actions.device) for _ in range(3))
-    # All; or what comes before a place, or from it on.
+    # All actions; or those before a frame, or from it on.
     place = torch.where(which < 0.5, frames, (begun * frames).long())
     is_before = torch.arange(frames, device=actions.device) < place
     hidden = (drawn < share) & (is_before ^ (which >= 0.75))
@@ -297,7 +297,7 @@ def hide_actions(actions: Int64[Tensor, "b f"], share: float, num_actions: int) 
 
 
 def replaced(codes: Int64[Tensor, "b g f h w"], share: float, num_codes: int) -> Int64[Tensor, "b g f h w"]:
-    """A share of codes replaced by others, drawn evenly, for the batch of all ranks."""
+    """Replace a share of codes by uniformly drawn ones, drawn for the batch of all ranks."""
     if not share:
         return codes
     drawn = rand_over_ranks(codes.shape, codes.device)
@@ -308,6 +308,6 @@ def replaced(codes: Int64[Tensor, "b g f h w"], share: float, num_codes: int) ->
 def _check_grid(grid: Sequence[int]) -> None:
     if len(grid) != 3 or min(grid) < 1:
         raise InputError(
-            f"expected a grid of frames, rows and columns, received {tuple(grid)}; pictures are for a "
-            "gated_pixelcnn"
+            f"expected a grid of frames, rows and columns, received {tuple(grid)}: use "
+            "gated_pixelcnn for images"
         )

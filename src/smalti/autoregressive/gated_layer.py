@@ -1,4 +1,4 @@
-"""The gated layer of a PixelCNN: a vertical and a horizontal stack, and its cached step.
+"""Gated layer of a PixelCNN: vertical and horizontal stack, with a cached sampling step.
 
 Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders" (arXiv 1606.05328),
 figure 2.
@@ -24,20 +24,21 @@ def gate(maps: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*gated"]:
 
 @dataclass(slots=True)
 class LayerState:
-    """What one layer keeps while a grid is drawn. All tensors are buffers that are reused for every row.
+    """Cache of one layer while sampling a grid. All tensors are buffers reused for every row.
 
     Attributes:
         above: the last input rows of the vertical stack.
-        left: the present input row of the horizontal stack.
-        shifts: what the conditions add to the pre-gate maps, of the vertical stack `(R, B, C, 2p)` and of the
+        left: the current input row of the horizontal stack.
+        shifts: bias of the conditions on the pre-gate maps, of the vertical stack `(R, B, C, 2p)` and of the
             horizontal one `(R, C, B, 2p)`, where R and C divide rows and columns; or None.
-        rows: of the grid.
-        row: that comes next.
-        pre: pre-gate maps of the present row, `(W, B, 2p)`; a row begins with all that comes from above.
-        pre_at: for each column its pre-gate maps, whole and in halves.
-        gated: gated maps of the present position, `(B, p)`.
+        rows: number of rows of the grid.
+        row: index of the next row.
+        pre: pre-gate maps of the current row, `(W, B, 2p)`, initialised with the input from the vertical
+            stack.
+        pre_at: pre-gate maps of each column, whole and in halves.
+        gated: gated maps of the current position, `(B, p)`.
         out_weight: the output projection as a matrix `(p, p)`.
-        skips: for each column what the output is added to.
+        skips: tensor that the output of each column is added to.
     """
 
     above: VerticalState
@@ -58,10 +59,10 @@ class GatedLayer(nn.Module):
     Args:
         channels: maps p of each stack.
         kernel_size: odd.
-        first: whether this layer sees the codes themselves: it then leaves the present one out, and has no
-            residual connection, which would let it in again.
-        num_classes: number of labels, "not given" included; 0 for none.
-        dropout: of the gated horizontal maps.
+        first: whether this layer reads the codes directly: its kernels then exclude the current position,
+            and it has no residual connection, which would leak it.
+        num_classes: number of labels, including "not given"; 0 for none.
+        dropout: dropout of the gated horizontal maps.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class GatedLayer(nn.Module):
         self.vertical = VerticalConv2d(channels, 2 * channels, kernel_size, strict=first)
         self.horizontal = HorizontalConv2d(channels, 2 * channels, kernel_size, strict=first)
         self.link = nn.Conv2d(2 * channels, 2 * channels, 1)
-        # Further biases would add to the same residual sum: one is enough.
+        # Further biases would add to the same residual sum, so one is enough.
         self.out = nn.Conv2d(channels, channels, 1, bias=first)
         self.condition = nn.Embedding(num_classes, 4 * channels) if num_classes else None
         self.dropout = nn.Dropout(dropout)
@@ -85,13 +86,13 @@ class GatedLayer(nn.Module):
         labels: Int64[Tensor, " b"],
         local: Float[Tensor, "b p4 r c"] | None = None,
     ) -> tuple[Float[Tensor, "b p h w"], Float[Tensor, "b p h w"]]:
-        """The maps of the vertical and of the horizontal stack, one layer further.
+        """Apply the layer to the maps of both stacks.
 
         Args:
             v: maps of the vertical stack.
             h: maps of the horizontal stack.
             labels: of the items.
-            local: what the local condition adds to the pre-gate maps of both stacks.
+            local: bias of the local condition on the pre-gate maps of both stacks.
         """
         pre_v = self.vertical(v)
         pre_h = self.horizontal(h) + self.link(pre_v)
@@ -106,7 +107,7 @@ class GatedLayer(nn.Module):
     def shifts(
         self, labels: Int64[Tensor, " b"], local: Float[Tensor, "b p4 r c"] | None
     ) -> Float[Tensor, "b p4 r c"] | None:
-        """What class (V h of equation 4) and local condition add to the pre-gate maps of both stacks."""
+        """Bias of class (V h of equation 4) and local condition on the pre-gate maps of both stacks."""
         if self.condition is None:
             return local
         of_class = self.condition(labels)[..., None, None]
@@ -119,7 +120,7 @@ class GatedLayer(nn.Module):
         labels: Int64[Tensor, " b"],
         local: Float[Tensor, "b p4 r c"] | None = None,
     ) -> LayerState:
-        """State before the first row, with the weights as they are now."""
+        """State before the first row; it uses the current weights."""
         shifts = self.shifts(labels, local)
         batch_size, channels = len(labels), self.out.out_channels
         left = self.horizontal.start(batch_size, width)
@@ -139,7 +140,7 @@ class GatedLayer(nn.Module):
         )
 
     def start_row(self, newest: Float[Tensor, "b w p"], state: LayerState) -> Float[Tensor, "b w p"]:
-        """The vertical stack over the next row; what it tells the horizontal stack is left in the state."""
+        """Run the vertical stack over the next row; store its input to the horizontal stack in the state."""
         pre_v = self.vertical.row(newest, state.above)
         link = nn.functional.linear(pre_v, self.link.weight.flatten(1), self.link.bias).transpose(0, 1)
         if state.shifts is None:
@@ -152,7 +153,7 @@ class GatedLayer(nn.Module):
         return gate(pre_v, 2)
 
     def step(self, column: int, state: LayerState, out: Float[Tensor, "b p"]) -> None:
-        """The horizontal stack at one position: the inner loop, hence five calls and no new memory."""
+        """Run the horizontal stack at one position. This is the inner loop: five calls, no allocation."""
         pre, a, b = state.pre_at[column]
         self.horizontal.step(column, state.left, pre)
         torch.mul(a.tanh_(), b.sigmoid_(), out=state.gated)
@@ -160,19 +161,19 @@ class GatedLayer(nn.Module):
 
 
 def _by_row(shifts: Float[Tensor, "b p4 r c"]) -> tuple[Tensor, Tensor]:
-    """Row by row, and for each stack in the order of its maps."""
+    """Row by row, in the memory order of each stack's maps."""
     of_v, of_h = shifts.chunk(2, 1)
     return of_v.permute(2, 0, 3, 1).contiguous(), of_h.permute(2, 3, 0, 1).contiguous()
 
 
 def _spread(coarse: Tensor, dim: int, length: int) -> Tensor:
-    """Each entry of an axis repeated until there are `length`; a single one is left to broadcasting."""
+    """Repeat the entries of an axis to `length`; leave a single entry to broadcasting."""
     given = coarse.shape[dim]
     return coarse if given in (1, length) else coarse.repeat_interleave(length // given, dim)
 
 
 def transposed(head: nn.Module) -> nn.Module:
-    """A copy of a head whose matrices lie in memory as a product with few rows reads them fastest."""
+    """Copy a head with its matrices stored transposed, which is fastest for products with few rows."""
     head = copy.deepcopy(head)
     for parameter in head.parameters():
         if parameter.ndim == 2:

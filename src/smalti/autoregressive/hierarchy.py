@@ -1,4 +1,5 @@
-"""Code grids of several levels: the coarsest first, then each finer one given those above it."""
+"""Autoregressive prior over multi-level code grids: coarsest level first, each finer one given those
+above."""
 
 from __future__ import annotations
 
@@ -24,15 +25,15 @@ DEFAULT_LEVEL = GatedPixelCNNConfig()
 
 @NETWORKS.register
 class HierarchicalPixelCNNConfig(NetworkConfig):
-    """Sizes of a `HierarchicalPixelCNN`.
+    """Settings of a `HierarchicalPixelCNN`.
 
     Attributes:
         coarsest: the network of the coarsest level.
         finer: the network of each other level.
-        factors: how much finer each level is than the one above it, from the second coarsest on; those of the
+        factors: ratio of each level's resolution to the one above it, from the second coarsest on; as in the
             autoencoder.
-        condition_channels: maps that tell a level of those above.
-        condition_blocks: residual blocks that make them.
+        condition_channels: channels of the maps that condition a level on those above.
+        condition_blocks: residual blocks that compute these maps.
     """
 
     kind: Literal["hierarchical_pixelcnn"] = "hierarchical_pixelcnn"
@@ -44,7 +45,7 @@ class HierarchicalPixelCNNConfig(NetworkConfig):
 
     @classmethod
     def tiny(cls) -> HierarchicalPixelCNNConfig:
-        """The smallest network that has every part."""
+        """The smallest network with every part, for tests."""
         level = GatedPixelCNNConfig.tiny()
         return cls(coarsest=level, finer=level, condition_channels=8, condition_blocks=1)
 
@@ -55,23 +56,23 @@ class HierarchicalPixelCNNConfig(NetworkConfig):
         num_classes: int = 0,
         num_actions: int = 0,
     ) -> HierarchicalPixelCNN:
-        """The untrained network; see `HierarchicalPixelCNN`."""
+        """Build the untrained network; see `HierarchicalPixelCNN`."""
         del num_actions
         return HierarchicalPixelCNN(num_codes, num_codebooks, num_classes, **self.settings())
 
 
 @dataclass(slots=True)
 class HierarchyState:
-    """Where sampling stands.
+    """Sampling state.
 
     Attributes:
-        grids: of the levels, the coarsest first.
+        grids: grid of each level, coarsest first.
         conditions: of the items.
-        level: that is being drawn.
-        symbols: of it for which logits were given.
-        inner: what its network keeps.
-        codes: of it, `(B, G, *grid)`, as far as they are drawn.
-        known: what it is told of the levels above, or None.
+        level: index of the current level.
+        symbols: number of symbols of the current level for which logits were computed.
+        inner: state of the network of the current level.
+        codes: codes of the current level so far, `(B, G, *grid)`.
+        known: condition from the levels above, or None.
     """
 
     grids: list[tuple[int, ...]]
@@ -83,13 +84,13 @@ class HierarchyState:
     known: Tensor | None
 
 
-class _Telling(nn.Module):
-    """Maps of a level's codes, and of what it was told itself, for the level below.
+class _LevelConditioner(nn.Module):
+    """Computes the maps that condition a level, from the codes of the level above and its own condition.
 
     Args:
         config: widths.
         num_codes: codes of each codebook.
-        num_codebooks: codes of each place.
+        num_codebooks: codes of each position.
     """
 
     def __init__(self, config: HierarchicalPixelCNNConfig, num_codes: int, num_codebooks: int) -> None:
@@ -111,23 +112,23 @@ class _Telling(nn.Module):
 
 @final
 class HierarchicalPixelCNN(AutoregressiveNetwork):
-    """A gated PixelCNN for each level, told by convolutions over the levels above what is there.
+    """A gated PixelCNN per level, each conditioned on the levels above by convolutions.
 
     Source: Razavi et al. 2019, "Generating Diverse High-Fidelity Images with VQ-VAE-2" (arXiv 1906.00446),
     without the attention of its coarsest level.
 
     Args:
         num_codes: codes K of each codebook.
-        num_codebooks: codes G of each place of the coarsest grid, of all levels together.
+        num_codebooks: codes G of each position of the coarsest grid, of all levels together.
         num_classes: number of classes; 0 for a network that ignores labels.
         coarsest: settings of the network of the coarsest level.
         finer: settings of the network of each other level.
-        factors: how much finer each level is than the one above it, from the second coarsest on.
-        condition_channels: maps that condition a level on those above.
-        condition_blocks: residual blocks that make them.
+        factors: ratio of each level's resolution to the one above it, from the second coarsest on.
+        condition_channels: channels of the maps that condition a level on those above.
+        condition_blocks: residual blocks that compute these maps.
 
     Raises:
-        InputError: when the levels do not make so many codes.
+        InputError: if the levels do not make this number of codes.
     """
 
     config: HierarchicalPixelCNNConfig
@@ -157,7 +158,7 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
         of_one = sum(Levels(1, config.factors).sizes)
         if num_codebooks % of_one:
             raise InputError(
-                f"expected factors between levels that make {num_codebooks} codes of a coarse place, "
+                f"expected factors between levels that make {num_codebooks} codes per coarse position, "
                 f"received {config.factors}, which make {of_one}: set network.factors to those of the "
                 "autoencoder"
             )
@@ -171,21 +172,21 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
             ),
         ]
         self.networks = cast("list[GatedPixelCNN]", nn.ModuleList(networks))
-        telling = [_Telling(config, num_codes, own) for _ in config.factors]
-        self.telling = cast("list[_Telling]", nn.ModuleList(telling))
+        conditioners = [_LevelConditioner(config, num_codes, own) for _ in config.factors]
+        self.level_conditioners = cast("list[_LevelConditioner]", nn.ModuleList(conditioners))
 
     def order(self, grid: Sequence[int]) -> Int64[Tensor, " symbols"]:
-        """Level by level."""
+        """Order of the symbols: level by level."""
         return self.layout.order(grid)
 
     def forward(
         self, codes: Int64[Tensor, "b g h w"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b g h w k"]:
-        """Logits of every code at once. In training mode some labels are hidden.
+        """Logits of every code at once; training mode hides some labels.
 
         Raises:
-            InputError: when the grid is not one of rows and columns, a code or label is out of range, or the
-                number of codebooks is another.
+            InputError: if the grid is not one of rows and columns, a code or label is out of range, or the
+                number of codebooks is wrong.
         """
         _check_grid(codes.shape[2:])
         check_codes(codes, self.num_codebooks, self.num_codes)
@@ -194,7 +195,7 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
         logits, known = [], None
         for level, network in enumerate(self.networks):
             if level:
-                known = self.telling[level - 1](levels[level - 1], known)
+                known = self.level_conditioners[level - 1](levels[level - 1], known)
             logits.append(network(levels[level], Conditions(**labels, local=known)))
         return self.layout.pack(logits)
 
@@ -205,13 +206,13 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
         """State before the first symbol.
 
         Raises:
-            InputError: as `forward` does.
+            InputError: as in `forward`.
         """
         _check_grid(grid)
         grids = self.layout.grids(grid)
-        told = (conditions or Conditions()).only("label")
-        inner = self.networks[0].start(batch_size, grids[0], told)
-        return HierarchyState(grids, told, 0, 0, inner, self._empty(batch_size, grids[0]), None)
+        labels = (conditions or Conditions()).only("label")
+        inner = self.networks[0].start(batch_size, grids[0], labels)
+        return HierarchyState(grids, labels, 0, 0, inner, self._empty(batch_size, grids[0]), None)
 
     @torch.no_grad()
     def step(self, previous: Int64[Tensor, " b"] | None, state: HierarchyState) -> Float[Tensor, "b k"]:
@@ -227,15 +228,15 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
         return self.networks[state.level].step(previous, state.inner)
 
     def _descend(self, state: HierarchyState) -> None:
-        """Begin the next level."""
+        """Start the next level."""
         if state.level + 1 == len(state.grids):
-            raise InputError(f"expected no step after the last symbol of {state.grids}; start anew")
-        state.known = self.telling[state.level](state.codes, state.known)
+            raise InputError(f"expected no step after the last symbol of {state.grids}: call start")
+        state.known = self.level_conditioners[state.level](state.codes, state.known)
         state.level += 1
         state.symbols = 0
         grid, batch_size = state.grids[state.level], len(state.codes)
-        told = Conditions(**state.conditions, local=state.known)
-        state.inner = self.networks[state.level].start(batch_size, grid, told)
+        conditions = Conditions(**state.conditions, local=state.known)
+        state.inner = self.networks[state.level].start(batch_size, grid, conditions)
         state.codes = self._empty(batch_size, grid)
 
     def _empty(self, batch_size: int, grid: Sequence[int]) -> Int64[Tensor, "b g h w"]:

@@ -1,4 +1,4 @@
-"""Gated PixelCNN over code grids of any size, with several codebooks a position and an optional class.
+"""Gated PixelCNN over code grids of any size, with several codebooks per position and an optional class.
 
 Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders" (arXiv 1606.05328).
 The cached step follows Ramachandran et al. 2017, "Fast Generation for Convolutional Autoregressive Models"
@@ -25,7 +25,7 @@ from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels
 
 @NETWORKS.register
 class GatedPixelCNNConfig(NetworkConfig):
-    """Size of a `GatedPixelCNN`.
+    """Settings of a `GatedPixelCNN`.
 
     Attributes:
         channels: maps p of each stack.
@@ -33,7 +33,7 @@ class GatedPixelCNNConfig(NetworkConfig):
         kernel_size: odd kernel size of all layers but the first.
         first_kernel_size: odd kernel size of the first layer.
         head_channels: hidden width of the output heads.
-        dropout: share of the gated horizontal maps that training drops in each layer.
+        dropout: dropout of the gated horizontal maps of each layer.
         label_dropout: share of the labels that training hides, so that one network learns both p(z) and
             p(z | class).
     """
@@ -51,12 +51,12 @@ class GatedPixelCNNConfig(NetworkConfig):
     @classmethod
     def _odd(cls, size: int) -> int:
         if size % 2 == 0:
-            raise ValueError(f"expected an odd kernel size, received {size}; take {size - 1} or {size + 1}")
+            raise ValueError(f"expected an odd kernel size, received {size}; use {size - 1} or {size + 1}")
         return size
 
     @classmethod
     def tiny(cls) -> GatedPixelCNNConfig:
-        """The smallest network that has every part; its receptive field is 4 rows and columns."""
+        """The smallest network with every part, for tests; its receptive field is 4 rows and columns."""
         return cls(channels=8, layers=3, first_kernel_size=5, head_channels=16)
 
     def build(
@@ -67,22 +67,22 @@ class GatedPixelCNNConfig(NetworkConfig):
         num_actions: int = 0,
         local_channels: int = 0,
     ) -> GatedPixelCNN:
-        """The untrained network; see `GatedPixelCNN`."""
+        """Build the untrained network; see `GatedPixelCNN`."""
         del num_actions
         return GatedPixelCNN(num_codes, num_codebooks, num_classes, local_channels, **self.settings())
 
 
 @dataclass(slots=True)
 class PixelCNNState:
-    """Where sampling stands.
+    """Sampling state.
 
     Attributes:
         grid: rows and columns.
         layers: state of each layer.
         heads: the heads, laid out for one position.
-        features: output of the last layer at the present position, `(B, p)`.
-        context: `features` and what the codes already drawn at this position add to them.
-        symbols: how many symbols logits were given for.
+        features: output of the last layer at the current position, `(B, p)`.
+        context: `features` plus the embeddings of the codes already drawn at this position.
+        symbols: number of symbols for which logits were computed.
     """
 
     grid: tuple[int, int]
@@ -95,10 +95,10 @@ class PixelCNNState:
 
 @final
 class GatedPixelCNN(AutoregressiveNetwork):
-    """Gated PixelCNN whose trunk sees all positions before the present one, without a blind spot.
+    """Gated PixelCNN whose trunk sees all earlier positions, without a blind spot.
 
-    Of G codebooks the trunk sees the sum of the embeddings. At a position code g is predicted by its own head
-    from the trunk and from the embeddings of the codes 0 to g - 1 there.
+    With G codebooks, the input of the trunk is the sum of their embeddings. At a position, code g is
+    predicted by its own head from the trunk and the embeddings of codes 0 to g - 1 at that position.
 
     Args:
         num_codes: codes K of each codebook.
@@ -106,13 +106,13 @@ class GatedPixelCNN(AutoregressiveNetwork):
         num_classes: number of classes; 0 for a network that ignores labels. A label of -1, or none at all,
             selects a learned "not given".
         local_channels: channels P of the local condition `(B, P, r, c)`, whose sides divide the grid's; a
-            single place tells the whole grid the same. 0 for none.
+            single position conditions the whole grid. 0 for none.
         channels: maps p of each stack.
         layers: number of layers.
         kernel_size: odd kernel size of all layers but the first.
         first_kernel_size: odd kernel size of the first layer.
         head_channels: hidden width of the output heads.
-        dropout: share of the gated horizontal maps that training drops in each layer.
+        dropout: dropout of the gated horizontal maps of each layer.
         label_dropout: share of the labels that training hides.
     """
 
@@ -176,18 +176,19 @@ class GatedPixelCNN(AutoregressiveNetwork):
 
     @property
     def reach(self) -> int:
-        """How many rows up, and columns to either side, the last layer sees."""
+        """Number of rows up, and of columns to either side, that the last layer sees."""
         return self.config.first_kernel_size // 2 + (self.config.layers - 1) * (self.config.kernel_size // 2)
 
     def forward(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b g *grid k"]:
-        """Logits of every code at once. In training mode some labels are hidden (`label_dropout`).
+        """Logits of every code at once; training mode hides some labels (`label_dropout`).
 
         Raises:
-            InputError: when the grid is not one of rows and columns, a code or label is out of range, the
-                number of codebooks is another, or the local condition is missing, has other channels, or does
-                not divide the grid.
+            InputError: if the grid is not one of rows and columns, a code or label is out of range, the
+            number
+                of codebooks is wrong, or the local condition is missing, has the wrong number of channels, or
+                does not divide the grid.
         """
         _check_grid(codes.shape[2:])
         check_codes(codes, self.num_codebooks, self.num_codes)
@@ -214,10 +215,10 @@ class GatedPixelCNN(AutoregressiveNetwork):
     def start(
         self, batch_size: int, grid: Sequence[int], conditions: Conditions | None = None
     ) -> PixelCNNState:
-        """State before the first symbol, with the weights as they are now. Labels are taken as given.
+        """State before the first symbol; it uses the current weights, and labels are never hidden.
 
         Raises:
-            InputError: when the grid is not one of rows and columns, or as `forward` does.
+            InputError: if the grid is not one of rows and columns, or as in `forward`.
         """
         _check_grid(grid)
         rows, columns = grid
@@ -247,7 +248,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
     def _local(
         self, conditions: Conditions | None, batch_size: int, grid: Sequence[int]
     ) -> Sequence[Float[Tensor, "b p4 r c"] | None]:
-        """What the local condition adds to the pre-gate maps of each layer."""
+        """Bias of the local condition on the pre-gate maps of each layer."""
         if self.project is None:
             return [None] * len(self.layers)
         local = conditions.tensor("local") if conditions is not None else None
@@ -260,12 +261,12 @@ class GatedPixelCNN(AutoregressiveNetwork):
             received = None if local is None else tuple(local.shape)
             raise InputError(
                 f"expected a local condition of shape ({batch_size}, {self.local_channels}, rows, columns) "
-                f"whose sides divide those of the grid {tuple(grid)}, received {received}: give the latents"
+                f"whose sides divide those of the grid {tuple(grid)}, received {received}: pass the latents"
             )
         return self.project(local).chunk(len(self.layers), 1)
 
     def _feed(self, code: Tensor, state: PixelCNNState) -> None:
-        """Take in the code whose logits were given last."""
+        """Set the code for which logits were last computed."""
         position, codebook = divmod(state.symbols - 1, self.num_codebooks)
         slot = state.layers[0].left.slots[position % state.grid[1]]
         embedded = self.embeddings[codebook](code)
@@ -277,10 +278,10 @@ class GatedPixelCNN(AutoregressiveNetwork):
             state.context = state.context + self.prefixes[codebook](code)
 
     def _advance(self, position: int, state: PixelCNNState) -> None:
-        """Run the trunk at a position: the horizontal stack, and at a row's beginning the vertical one."""
+        """Run the trunk at a position: the horizontal stack, and at the start of a row the vertical one."""
         row, column = divmod(position, state.grid[1])
         if row == state.grid[0]:
-            raise InputError(f"expected no step after the last symbol of a grid {state.grid}; start anew")
+            raise InputError(f"expected no step after the last symbol of a grid {state.grid}: call start")
         layers = list(zip(self.layers, state.layers, strict=True))
         if column == 0:
             v = state.layers[0].left.row
@@ -295,6 +296,6 @@ class GatedPixelCNN(AutoregressiveNetwork):
 def _check_grid(grid: Sequence[int]) -> None:
     if len(grid) != 2 or min(grid) < 1:
         raise InputError(
-            f"expected a grid of rows and columns, received {tuple(grid)}; a line of n codes is (1, n), "
-            "and a clip's are for network.kind=frame_pixelcnn or transformer"
+            f"expected a grid of rows and columns, received {tuple(grid)}: pass a line of n codes as (1, n); "
+            "for clips use network.kind=frame_pixelcnn or transformer"
         )

@@ -1,4 +1,4 @@
-"""Drawing from an autoregressive network: one loop, and the slow loop that it is checked against."""
+"""Sampling from autoregressive networks: one loop, and a naive loop as its oracle."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from smalti.core.errors import InputError
 from smalti.core.priors import AutoregressiveNetwork, SamplingKernel
 
 Progress = Callable[[int, int], None]
-"""Called with the number of symbols drawn and the number of all."""
+"""Callback with the number of symbols drawn and the total number."""
 
 Draw = Callable[[Tensor, torch.Generator | None], Tensor]
-"""From what a network gives for a symbol, `(B, P)`, to the symbols int64 `(B,)`."""
+"""Draws symbols int64 `(B,)` from a network's output for one symbol, `(B, P)`."""
 
 BLOCK = 2048
-"""Symbols that a compiled loop draws between two reports of its progress."""
+"""Number of symbols that a compiled loop draws between progress reports."""
 
 
 def sample(
@@ -37,26 +37,26 @@ def sample(
     draw: Draw | None = None,
     given: Int64[Tensor, "b g *first"] | None = None,
 ) -> Int64[Tensor, "b g *grid"]:
-    """Draw code grids, each symbol from the cached step of the network, or from its compiled loop.
+    """Sample code grids, symbol by symbol, with the network's cached step or its compiled loop.
 
-    The network is in evaluation mode meanwhile, and afterwards as it was.
+    The network is in evaluation mode during sampling; its mode is restored afterwards.
 
     Args:
-        network: what predicts each symbol.
-        num: how many grids to draw, the batch size B.
+        network: predicts each symbol.
+        num: number of grids to draw, the batch size B.
         grid: size of a grid.
         conditions: for each of the `num` grids.
-        temperature: divides the logits; 0 means that the most probable code is taken.
+        temperature: divides the logits; 0 takes the most probable code.
         top_k: draw among the k most probable codes only.
         top_p: draw among the fewest codes whose probabilities sum to at least p (after `top_k`).
         generator: source of randomness; the same seed gives the same codes.
-        progress: called after each symbol, by a compiled loop after each `BLOCK` of them.
-        draw: of a network that gives other parameters than logits; temperature and the like are then
-            its own affair.
-        given: the first stretch of each grid (the first frames of a clip), which is gone on from.
+        progress: called after each symbol, or by a compiled loop after each `BLOCK` symbols.
+        draw: draws symbols for a network whose outputs are not logits; it replaces temperature, top_k and
+            top_p.
+        given: the first part of each grid (the first frames of a clip), which sampling continues.
 
     Raises:
-        InputError: when an argument is out of its range.
+        InputError: if an argument is out of range.
     """
     _check(num, grid, temperature, top_k, top_p)
     total = network.num_codebooks * torch.Size(grid).numel()
@@ -118,7 +118,7 @@ def _compiled(
     device = generator.device if generator is not None else torch.device("cpu")
     for begin in range(0, total, BLOCK):
         size = min(BLOCK, total - begin)
-        # Drawn one by one, so that a seed means the same numbers as it does step by step.
+        # Drawn one by one, so that a seed gives the same numbers as the step-by-step loop.
         uniform = [torch.rand(num, 1, generator=generator, device=device) for _ in range(size)]
         drawn = kernel.draw(torch.cat(uniform, 1).t().contiguous().cpu().numpy(), temperature)
         blocks.append(torch.from_numpy(drawn.copy()))
@@ -139,7 +139,7 @@ def sample_naive(
     progress: Progress | None = None,
     given: Int64[Tensor, "b g *first"] | None = None,
 ) -> Int64[Tensor, "b g *grid"]:
-    """`sample` by a full forward for every symbol: the oracle of tests, the baseline of benchmarks."""
+    """`sample` with a full forward pass for every symbol: oracle of the tests, baseline of the benchmarks."""
     _check(num, grid, temperature, top_k, top_p)
     device = next(network.parameters()).device
     codes = torch.zeros(num, network.num_codebooks, *grid, dtype=torch.int64, device=device)
@@ -168,17 +168,17 @@ def draw_codes(
     top_p: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Int64[Tensor, " b"]:
-    """Draw one code for each item by inverting the cumulative distribution at one uniform number for each.
+    """Draw one code per item by inverting the cumulative distribution at one uniform number each.
 
-    With `top_k` or `top_p` the codes are ordered from the most probable to the least, without them by number.
-    A code of probability zero is never drawn. See `sample` for the arguments.
+    With `top_k` or `top_p` the codes are ordered by decreasing probability, otherwise by number. A code of
+    probability zero is never drawn. See `sample` for the arguments.
     """
     if temperature == 0:
         return logits.argmax(1)
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     if temperature != 1:
-        # The largest logit becomes 0, so that no temperature, however small, makes inf - inf of it.
+        # Shift the largest logit to 0, so that even a tiny temperature does not cause inf - inf.
         logits = (logits - logits.amax(1, keepdim=True)) / temperature
     if top_k is None and top_p is None:
         return _invert(logits.softmax(1), generator)
@@ -188,15 +188,15 @@ def draw_codes(
     probabilities = logits.softmax(1)
     if top_p is not None:
         more_probable = probabilities.cumsum(1) - probabilities
-        # Rounding must not hide the most probable code, nor may a tail that p = 1 asks for be cut off by it.
+        # Rounding must neither drop the most probable code nor, at p = 1, cut off the tail.
         probabilities = probabilities.where(more_probable < top_p, 0) if top_p < 1 else probabilities
     return order.gather(1, _invert(probabilities, generator).unsqueeze(1)).squeeze(1)
 
 
 def _invert(weights: Float[Tensor, "b k"], generator: torch.Generator | None) -> Int64[Tensor, " b"]:
-    """The first index at which the cumulative weights exceed a uniform share of their sum."""
+    """First index at which the cumulative weights exceed a uniform share of their sum."""
     cumulative = weights.cumsum(1)
-    # The generator decides where the numbers are made, so that a seed gives the same codes on every device.
+    # Draw on the generator's device, so that a seed gives the same codes on every device.
     source = generator.device if generator is not None else weights.device
     uniform = torch.rand(len(weights), 1, dtype=weights.dtype, device=source, generator=generator)
     threshold = uniform.to(weights.device) * cumulative[:, -1:]
@@ -205,7 +205,7 @@ def _invert(weights: Float[Tensor, "b k"], generator: torch.Generator | None) ->
 
 @contextmanager
 def _evaluating(network: AutoregressiveNetwork) -> Iterator[None]:
-    """Evaluation mode inside; each module's own mode afterwards, also when the loop is interrupted."""
+    """Set evaluation mode inside the context and restore each module's mode on exit, also on an exception."""
     training = [module for module in network.modules() if module.training]
     network.eval()
     try:
@@ -217,35 +217,35 @@ def _evaluating(network: AutoregressiveNetwork) -> Iterator[None]:
 
 def _check(num: int, grid: Sequence[int], temperature: float, top_k: int | None, top_p: float | None) -> None:
     if num < 1:
-        raise InputError(f"expected num of at least 1, received {num}; ask for one sample or more")
+        raise InputError(f"expected num of at least 1, received {num}: request one sample or more")
     if not grid or min(grid) < 1:
         raise InputError(
-            f"expected a grid of sizes of at least 1, received {tuple(grid)}; give one for each axis"
+            f"expected a grid of sizes of at least 1, received {tuple(grid)}: pass one size per axis"
         )
     if not 0 <= temperature < float("inf"):
         raise InputError(
-            f"expected a finite temperature of at least 0, received {temperature}; "
-            "use 1 for the distribution as it was learned, 0 for the most probable code"
+            f"expected a finite temperature of at least 0, received {temperature}: "
+            "use 1 for the learned distribution, 0 for the most probable code"
         )
     if top_k is not None and top_k < 1:
-        raise InputError(f"expected top_k of at least 1, received {top_k}; leave it out to allow all codes")
+        raise InputError(f"expected top_k of at least 1, received {top_k}: omit it to allow all codes")
     if top_p is not None and not 0 < top_p <= 1:
         raise InputError(
-            f"expected top_p above 0 and at most 1, received {top_p}; leave it out to allow all codes"
+            f"expected top_p above 0 and at most 1, received {top_p}: omit it to allow all codes"
         )
 
 
 def _check_given(given: Tensor, num: int, network: AutoregressiveNetwork, grid: Sequence[int]) -> None:
     if network.order(grid) is not None:
-        raise InputError("expected no beginning, this network draws level by level: leave it out")
+        raise InputError("expected no given codes, this network draws level by level: leave them out")
     expected = (num, network.num_codebooks, *grid[1:])
     if given.ndim != 2 + len(grid) or (*given.shape[:2], *given.shape[3:]) != expected:
         raise InputError(
-            f"expected beginnings of {num} grids {tuple(grid)} of {network.num_codebooks} codebooks, "
-            f"received codes of shape {tuple(given.shape)}: give (B, G, first, *others)"
+            f"expected the first part of {num} grids {tuple(grid)} with {network.num_codebooks} codebooks, "
+            f"received codes of shape {tuple(given.shape)}: pass (B, G, first, *others)"
         )
     if not 0 < given.shape[2] < grid[0]:
         raise InputError(
-            f"expected a beginning that is shorter than the grid {tuple(grid)}, received {given.shape[2]}: "
-            "ask for a longer one"
+            f"expected given codes shorter than the grid {tuple(grid)}, received length {given.shape[2]}: "
+            "request a longer grid"
         )

@@ -1,7 +1,7 @@
 """Causal transformer over code grids of any size and number of dimensions, with an optional class.
 
-Sources: Vaswani et al. 2017, "Attention Is All You Need" (arXiv 1706.03762); normalised before each branch
-and initialised as in Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
+Sources: Vaswani et al. 2017, "Attention Is All You Need" (arXiv 1706.03762); pre-norm and initialisation as
+in Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ from smalti.kernels.compiled import compiled_module
 from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels, label_indices
 
 INITIAL_STD = 0.02
-"""Standard deviation of the first weights."""
+"""Standard deviation of the initial weights."""
 LONGEST_WAVE = 100
-"""How many times slower than 1 radian a position the slowest sinusoid turns, about: half a turn in 314.
-The 10,000 that is usual for texts would leave most channels at rest on the short axes of a grid."""
+"""Ratio of the highest to the lowest frequency of the position encoding: about half a turn in 314 positions.
+The 10,000 that is usual for text would leave most channels nearly constant on the short axes of a grid."""
 WORTH_COMPILING = 64
-"""Symbols of a grid from which sampling is compiled: it takes ten seconds, once a machine."""
+"""Minimum number of symbols in a grid for compiled sampling; compiling takes ten seconds, once per
+machine."""
 MOST_LINES = 32
-"""Grids drawn at once up to which the compiled loop, which has one thread, is the faster one."""
+"""Maximum number of grids for which the single-threaded compiled loop is faster."""
 
 
 @NETWORKS.register
 class TransformerConfig(NetworkConfig):
-    """Size of a `Transformer`.
+    """Settings of a `Transformer`.
 
     Attributes:
         channels: width of the residual stream.
         layers: number of layers.
-        heads: of each attention; they share out the channels.
-        mlp_ratio: hidden width of each perceptron, in multiples of `channels`.
-        dropout: share of the embedded symbols, and of what each branch adds to them, that training drops.
+        heads: attention heads; must divide `channels`.
+        mlp_ratio: hidden width of each MLP, in multiples of `channels`.
+        dropout: dropout of the embedded symbols and of the output of each branch.
         label_dropout: share of the labels that training hides, so that one network learns both p(z) and
             p(z | class).
     """
@@ -61,14 +62,14 @@ class TransformerConfig(NetworkConfig):
     def _shared_out(self) -> TransformerConfig:
         if self.channels % self.heads:
             raise ValueError(
-                f"expected heads that share out the channels evenly, received {self.heads} heads for "
-                f"{self.channels} channels; take {math.gcd(self.heads, self.channels)} heads"
+                f"expected a number of heads that divides the channels, received {self.heads} heads for "
+                f"{self.channels} channels; use {math.gcd(self.heads, self.channels)} heads"
             )
         return self
 
     @classmethod
     def tiny(cls) -> TransformerConfig:
-        """The smallest network that has every part."""
+        """The smallest network with every part, for tests."""
         return cls(channels=16, layers=2, heads=2, mlp_ratio=2)
 
     def build(
@@ -78,7 +79,7 @@ class TransformerConfig(NetworkConfig):
         num_classes: int = 0,
         num_actions: int = 0,
     ) -> Transformer:
-        """The untrained network; see `Transformer`."""
+        """Build the untrained network; see `Transformer`."""
         del num_actions
         return Transformer(num_codes, num_codebooks, num_classes, **self.settings())
 
@@ -92,7 +93,7 @@ def sinusoids(length: int, channels: int) -> Float[Tensor, "n c"]:
 
 
 def encoded_positions(grid: Sequence[int], channels: int) -> Float[Tensor, "p c"]:
-    """An encoding of each position of a grid, row-major: each axis has its share of the channels."""
+    """Encoding of each position of a grid, in row-major order: the channels are divided among the axes."""
     axes = len(grid)
     encodings = []
     for axis, size in enumerate(grid):
@@ -103,10 +104,10 @@ def encoded_positions(grid: Sequence[int], channels: int) -> Float[Tensor, "p c"
 
 
 class TransformerLayer(nn.Module):
-    """x + attention(norm(x)), then x + perceptron(norm(x)).
+    """Pre-norm transformer layer: x + attention(norm(x)), then x + mlp(norm(x)).
 
-    The queries, keys and values have no bias: that of the normalisation serves them, and a bias of the keys
-    would cancel in the softmax.
+    Queries, keys and values have no bias: the normalisation has one, and a bias of the keys would cancel in
+    the softmax.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -122,13 +123,13 @@ class TransformerLayer(nn.Module):
         for linear in (self.project, widen):
             nn.init.normal_(linear.weight, std=INITIAL_STD)
         for linear in (self.out, narrow):
-            # The residual stream is the sum of so many branches: it is to begin no wider in a deeper network.
+            # The residual stream sums over branches, so scale its initial width down with the depth.
             nn.init.normal_(linear.weight, std=INITIAL_STD / math.sqrt(2 * config.layers))
         for linear in (self.out, widen, narrow):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Float[Tensor, "b s c"]) -> Float[Tensor, "b s c"]:
-        """All symbols at once. Symbol i of the output depends on symbols <= i of the input."""
+        """Apply the layer to all symbols at once. Output i depends on inputs <= i."""
         q, k, v = self.project(self.norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
         x = x + self.dropout(self.out(attended))
@@ -137,7 +138,8 @@ class TransformerLayer(nn.Module):
     def step(
         self, x: Float[Tensor, "b c"], symbol: int, cache: Float[Tensor, "two b h s d"]
     ) -> Float[Tensor, "b c"]:
-        """One symbol, without dropout, after those before it; its key and value are left in the cache."""
+        """Apply the layer to one symbol, without dropout, given the cache; add its key and value to the
+        cache."""
         qkv = self.project(self.norm(x)).unflatten(1, (3, self.heads, -1))
         cache[:, :, :, symbol] = qkv[:, 1:].transpose(0, 1)
         keys, values = cache[:, :, :, : symbol + 1]
@@ -147,15 +149,15 @@ class TransformerLayer(nn.Module):
 
 @dataclass(slots=True)
 class TransformerState:
-    """Where sampling stands.
+    """Sampling state.
 
     Attributes:
         grid: size of each axis.
-        begin: what stands before the first symbol, `(B, C)`.
-        places: what is added to the embedding of the symbol before each symbol, `(S, C)`.
-        caches: keys and values of each layer, `(2, B, heads, S, C / heads)`, filled as far as symbols are.
-        conditions: what the conditioners prepared, by name.
-        symbols: how many symbols logits were given for.
+        begin: input at the first symbol, `(B, C)`.
+        places: position encoding added to the input of each symbol, `(S, C)`.
+        caches: keys and values of each layer, `(2, B, heads, S, C / heads)`, filled up to the current symbol.
+        conditions: prepared state of each conditioner, by name.
+        symbols: number of symbols for which logits were computed.
     """
 
     grid: tuple[int, ...]
@@ -168,11 +170,11 @@ class TransformerState:
 
 @final
 class Transformer(AutoregressiveNetwork):
-    """Pre-norm transformer over the S = P * G symbols of a grid of P positions, in their order.
+    """Pre-norm transformer over the S = P * G symbols of a grid of P positions, in order.
 
-    Symbol i is predicted at place i, whose input is the embedding of symbol i - 1 (of the class, for the
-    first) and an encoding of where symbol i itself stands: its position on each axis, and its codebook. So
-    one set of weights serves grids of every size.
+    The input at index i, which predicts symbol i, is the embedding of symbol i - 1 (for the first symbol, of
+    the class) plus an encoding of the position of symbol i on each axis and of its codebook. One set of
+    weights can therefore be used for grids of any size.
 
     Conditioners are applied to the stream before every layer, with the same weights.
 
@@ -183,9 +185,9 @@ class Transformer(AutoregressiveNetwork):
             selects a learned "not given".
         channels: width of the residual stream.
         layers: number of layers.
-        heads: of each attention; they share out the channels.
-        mlp_ratio: hidden width of each perceptron, in multiples of `channels`.
-        dropout: share of the embedded symbols, and of each branch's output, that training drops.
+        heads: attention heads; must divide `channels`.
+        mlp_ratio: hidden width of each MLP, in multiples of `channels`.
+        dropout: dropout of the embedded symbols and of the output of each branch.
         label_dropout: share of the labels that training hides.
         conditioners: modules for activations of `channels`, by the name of the condition that each reads.
     """
@@ -237,10 +239,10 @@ class Transformer(AutoregressiveNetwork):
     def forward(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b g *grid k"]:
-        """Logits of every code at once. In training mode some labels are hidden (`label_dropout`).
+        """Logits of every code at once; training mode hides some labels (`label_dropout`).
 
         Raises:
-            InputError: when a code or label is out of range, or the number of codebooks is another.
+            InputError: if a code or label is out of range, or the number of codebooks is wrong.
         """
         check_codes(codes, self.num_codebooks, self.num_codes)
         labels = label_indices(conditions, len(codes), self.num_classes, codes.device)
@@ -264,10 +266,10 @@ class Transformer(AutoregressiveNetwork):
     def start(
         self, batch_size: int, grid: Sequence[int], conditions: Conditions | None = None
     ) -> TransformerState:
-        """State before the first symbol. Labels are taken as given.
+        """State before the first symbol; labels are never hidden.
 
         Raises:
-            InputError: when the grid has an empty axis or none, or a label is out of range.
+            InputError: if the grid has no axis or an empty one, or a label is out of range.
         """
         labels = label_indices(conditions, batch_size, self.num_classes, self.head_biases.device)
         places = self._places(grid)
@@ -282,7 +284,7 @@ class Transformer(AutoregressiveNetwork):
         symbol = state.symbols
         check_turn(previous, symbol)
         if symbol == len(state.places):
-            raise InputError(f"expected no step after the last symbol of a grid {state.grid}; start anew")
+            raise InputError(f"expected no step after the last symbol of a grid {state.grid}: call start")
         if previous is None:
             x = state.begin
         else:
@@ -296,9 +298,9 @@ class Transformer(AutoregressiveNetwork):
         return F.linear(self.norm(x), self.head_weights[codebook], self.head_biases[codebook])
 
     def kernel(self, state: TransformerState) -> SamplingKernel | None:
-        """The loop compiled by numba, for float32 on a CPU, of many symbols and not too many grids.
+        """Numba-compiled sampling loop, for float32 on a CPU, long grids and small batches; None elsewhere.
 
-        It knows no conditioners.
+        It does not support conditioners.
         """
         weight = self.head_weights
         fits = weight.device.type == "cpu" and weight.dtype == torch.float32 and not len(self.conditioners)
@@ -310,7 +312,7 @@ class Transformer(AutoregressiveNetwork):
     def _conditioned(
         self, x: Float[Tensor, "b s c"], prepared: dict[str, Any], grid: Sequence[int]
     ) -> Float[Tensor, "b s c"]:
-        """The stream after the conditioners, which see the grid of each codebook's symbols."""
+        """Apply the conditioners to the stream; they see the symbols of each codebook as a grid."""
         if not len(self.conditioners):
             return x
         by_codebook = x.unflatten(1, (*grid, self.num_codebooks)).movedim(-1, 1).unbind(-1)
@@ -318,12 +320,12 @@ class Transformer(AutoregressiveNetwork):
         return torch.stack(conditioned, -1).movedim(1, -1).flatten(1, -2)
 
     def _places(self, grid: Sequence[int]) -> Float[Tensor, "s c"]:
-        """What every symbol of a grid is told of where it stands."""
+        """Encodings of the position and codebook of every symbol of a grid."""
         axes = self.config.channels // 2
         if not 1 <= len(grid) <= axes or min(grid) < 1:
             raise InputError(
                 f"expected a grid of 1 to {axes} axes (half the channels), each of at least 1 position, "
-                f"received {tuple(grid)}; give one size for each axis"
+                f"received {tuple(grid)}: pass one size per axis"
             )
         positions = encoded_positions(grid, self.config.channels).to(self.position_scale)
         return ((positions * self.position_scale).unsqueeze(1) + self.codebooks).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""WaveNet: gated, dilated, causal convolutions over a line of symbols: codes, or the levels of a waveform.
+"""WaveNet: gated, dilated, causal convolutions over a sequence of codes or of waveform levels.
 
 Source: van den Oord et al. 2016, "WaveNet: A Generative Model for Raw Audio" (arXiv 1609.03499). The cached
 step follows le Paine et al. 2016, "Fast Wavenet Generation Algorithm" (arXiv 1611.09482).
@@ -24,26 +24,26 @@ from smalti.nn.causal import DilatedConv1d, DilatedState
 from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels, label_indices
 
 LARGEST_TABLE = 8192
-"""More symbols than these are levels of a signal, and are read as numbers instead of looked up in a table."""
+"""Above this number, symbols are treated as levels of a signal and embedded as numbers, without a table."""
 
 WORTH_COMPILING = 1000
-"""Symbols of a line from which on the compiled loop is taken; shorter ones are drawn sooner than it loads."""
+"""Minimum length for the compiled loop; a shorter sequence is drawn faster than the loop loads."""
 
 
 @NETWORKS.register
 class WaveNetConfig(NetworkConfig):
-    """Size of a `WaveNet`.
+    """Settings of a `WaveNet`.
 
     Attributes:
         channels: width of the residual stream.
-        gate_channels: width of the gated maps; twice as many are made before the gate.
-        skip_channels: width of the sum of what the layers give.
+        gate_channels: width of the gated maps; the maps before the gate have twice this width.
+        skip_channels: width of the sum of the layers' skip outputs.
         head_channels: hidden width of the output head.
         kernel_size: taps of each dilated convolution.
-        layers: layers of a stack; layer l has the dilation 2^l.
-        stacks: how often the dilations are gone through.
-        dropout: share of the symbols before each one that training hides from it. A decoder that may rely on
-            the samples before learns to ignore the codes; this takes some of them away.
+        layers: layers of a stack; layer l has dilation 2^l.
+        stacks: number of stacks.
+        dropout: share of the input symbols that training hides. A decoder that can rely on the previous
+            samples learns to ignore the codes; this dropout counteracts it.
         label_dropout: share of the labels that training hides.
     """
 
@@ -60,7 +60,7 @@ class WaveNetConfig(NetworkConfig):
 
     @classmethod
     def tiny(cls) -> WaveNetConfig:
-        """The smallest network that has every part; it sees 7 symbols back."""
+        """The smallest network with every part, for tests; it sees 7 symbols back."""
         return cls(channels=8, gate_channels=6, skip_channels=7, head_channels=9, layers=2, stacks=2)
 
     def build(
@@ -72,21 +72,21 @@ class WaveNetConfig(NetworkConfig):
         local_channels: int = 0,
         outputs: int | None = None,
     ) -> WaveNet:
-        """The untrained network; see `WaveNet`."""
+        """Build the untrained network; see `WaveNet`."""
         del num_actions
         return WaveNet(num_codes, num_codebooks, num_classes, local_channels, outputs, **self.settings())
 
 
 @dataclass(slots=True)
 class WaveNetState:
-    """Where sampling stands.
+    """Sampling state.
 
     Attributes:
-        length: symbols of the line.
-        rings: past inputs of each layer.
-        shifts: what the labels add to each layer's pre-gate maps, `(L, B, 2g)`.
-        local: what the local condition adds, `(frames, L, B, 2g)`, or None.
-        symbols: how many symbols logits were given for.
+        length: number of symbols of the sequence.
+        rings: ring buffer of past inputs of each layer.
+        shifts: bias of the labels on each layer's pre-gate maps, `(L, B, 2g)`.
+        local: bias of the local condition, `(frames, L, B, 2g)`, or None.
+        symbols: number of symbols for which logits were computed.
     """
 
     length: int
@@ -97,24 +97,25 @@ class WaveNetState:
 
 
 class WaveNetLayer(nn.Module):
-    """One gated layer: tanh(a) * sigmoid(b), and 1x1 projections to the residual stream and to the skips."""
+    """One gated layer: tanh(a) * sigmoid(b), and 1x1 projections to the residual stream and the skip
+    output."""
 
     def __init__(self, config: WaveNetConfig, dilation: int) -> None:
         super().__init__()
         gate = config.gate_channels
         self.dilated = DilatedConv1d(config.channels, 2 * gate, config.kernel_size, dilation)
-        # One product for both projections.
+        # A single matrix product computes both projections.
         self.out = nn.Conv1d(gate, config.channels + config.skip_channels, 1)
         self.split = (config.channels, config.skip_channels)
 
     def forward(
         self, x: Float[Tensor, "b c t"], shift: Float[Tensor, "b g2 #t"]
     ) -> tuple[Float[Tensor, "b c t"], Float[Tensor, "b s t"]]:
-        """The stream one layer further, and what goes to the skips.
+        """Apply the layer; return the residual stream and the skip output.
 
         Args:
-            x: the stream.
-            shift: what the conditions add to the pre-gate maps.
+            x: the residual stream.
+            shift: bias of the conditions on the pre-gate maps.
         """
         a, b = (self.dilated(x) + shift).chunk(2, 1)
         residual, skip = self.out(a.tanh() * b.sigmoid()).split(self.split, 1)
@@ -123,7 +124,7 @@ class WaveNetLayer(nn.Module):
     def step(
         self, x: Float[Tensor, "b c"], shift: Float[Tensor, "b g2"], ring: DilatedState
     ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b s"]]:
-        """`forward` at the next position."""
+        """Apply the layer at the next position only."""
         a, b = (self.dilated.step(x, ring) + shift).chunk(2, 1)
         out = nn.functional.linear(a.tanh() * b.sigmoid(), self.out.weight.squeeze(2), self.out.bias)
         residual, skip = out.split(self.split, 1)
@@ -132,31 +133,32 @@ class WaveNetLayer(nn.Module):
 
 @final
 class WaveNet(AutoregressiveNetwork):
-    """Predicts each symbol of a line from those before it, a label, and a local condition.
+    """Predicts each symbol of a sequence from the previous ones, a label, and a local condition.
 
-    The local condition `(B, P, frames)` holds for stretches of equal length: the number of symbols must be a
-    multiple of the frames. It is projected once a frame, not once a symbol.
+    Each frame of the local condition `(B, P, frames)` covers an equal number of symbols, so the number of
+    symbols must be a multiple of the frames. It is projected once per frame, not once per symbol.
 
     Args:
-        num_codes: symbols K: codes, or levels of a waveform. More than `LARGEST_TABLE` are read as numbers.
-        num_codebooks: 1; a line has one symbol a position.
-        num_classes: number of labels (speakers, say); 0 for a network that ignores labels. A label of -1, or
-            none at all, selects a learned "not given".
+        num_codes: symbols K: codes, or levels of a waveform. More than `LARGEST_TABLE` are embedded as
+            numbers.
+        num_codebooks: must be 1, one symbol per position.
+        num_classes: number of labels (for example speakers); 0 for a network that ignores labels. A label of
+            -1, or none at all, selects a learned "not given".
         local_channels: channels P of the local condition; 0 for none.
-        outputs: numbers that are given for each symbol; None for K logits. Others are the parameters of
-            another likelihood of the next symbol.
+        outputs: output values per symbol; None for K logits, otherwise the parameters of another likelihood
+            of the next symbol.
         channels: width of the residual stream.
         gate_channels: width of the gated maps.
-        skip_channels: width of the sum of the layers' outputs.
+        skip_channels: width of the sum of the layers' skip outputs.
         head_channels: hidden width of the output head.
         kernel_size: taps of each dilated convolution.
-        layers: layers of a stack; layer l has the dilation 2^l.
-        stacks: how often the dilations are repeated.
-        dropout: share of the symbols before each one that training hides from it.
+        layers: layers of a stack; layer l has dilation 2^l.
+        stacks: number of stacks.
+        dropout: share of the input symbols that training hides.
         label_dropout: share of the labels that training hides.
 
     Raises:
-        InputError: for more than one codebook, or sizes that no network can have.
+        InputError: for more than one codebook, or sizes that are not positive.
     """
 
     config: WaveNetConfig
@@ -194,8 +196,8 @@ class WaveNet(AutoregressiveNetwork):
         check_counts(num_codes, num_codebooks, num_classes)
         if num_codebooks != 1:
             raise InputError(
-                f"expected one codebook, a WaveNet reads one symbol a position, received {num_codebooks}: "
-                "take network.kind=transformer"
+                f"expected one codebook, a WaveNet has one symbol per position, received {num_codebooks}: "
+                "use network.kind=transformer"
             )
         self.num_codes, self.num_codebooks, self.num_classes = num_codes, num_codebooks, num_classes
         self.local_channels, self.outputs = local_channels, outputs
@@ -219,12 +221,12 @@ class WaveNet(AutoregressiveNetwork):
 
     @property
     def gives_logits(self) -> bool:
-        """Whether what it gives for a symbol are K logits, and not other parameters."""
+        """Whether the outputs for a symbol are K logits."""
         return self.outputs is None
 
     @property
     def reach(self) -> int:
-        """How many symbols before the present one the network sees."""
+        """Number of previous symbols that the network sees."""
         return 1 + sum(layer.dilated.reach for layer in self.layers)
 
     def forward(
@@ -232,11 +234,11 @@ class WaveNet(AutoregressiveNetwork):
     ) -> Float[Tensor, "b g *line k"]:
         """Logits (or parameters) of every symbol at once.
 
-        In training mode some symbols and labels are hidden (`dropout`, `label_dropout`).
+        Training mode hides some symbols and labels (`dropout`, `label_dropout`).
 
         Raises:
-            InputError: when the grid is not a line, a symbol or label is out of range, or the local condition
-                is missing, has other channels, or does not divide the line.
+            InputError: if the grid has more than one axis, a symbol or label is out of range, or the local
+                condition is missing, has the wrong number of channels, or does not divide the length.
         """
         _check_line(codes.shape[2:])
         check_codes(codes, self.num_codebooks, self.num_codes)
@@ -258,10 +260,10 @@ class WaveNet(AutoregressiveNetwork):
     def start(
         self, batch_size: int, grid: Sequence[int], conditions: Conditions | None = None
     ) -> WaveNetState:
-        """State before the first symbol. Labels are taken as given.
+        """State before the first symbol; labels are never hidden.
 
         Raises:
-            InputError: when the grid is not a line, or as `forward` does.
+            InputError: if the grid has more than one axis, or as in `forward`.
         """
         _check_line(grid)
         device = self.hidden.weight.device
@@ -280,7 +282,7 @@ class WaveNet(AutoregressiveNetwork):
         check_turn(previous, state.symbols)
         if state.symbols == state.length:
             raise InputError(
-                f"expected no step after the last symbol of a line of {state.length}; start anew"
+                f"expected no step after the last symbol of a line of {state.length}: call start"
             )
         if previous is None:
             x = state.shifts.new_zeros(state.shifts.shape[1], self.config.channels)
@@ -297,7 +299,8 @@ class WaveNet(AutoregressiveNetwork):
         return self._head(total)
 
     def kernel(self, state: WaveNetState) -> SamplingKernel | None:
-        """The loop compiled by numba, for float32 on a CPU, where a line is long enough to be worth it."""
+        """Numba-compiled sampling loop, for float32 on a CPU and sequences long enough to benefit; else
+        None."""
         weight = self.hidden.weight
         fits = weight.device.type == "cpu" and weight.dtype == torch.float32
         if not (fits and self.gives_logits and isinstance(self.embedding, nn.Embedding)):
@@ -308,7 +311,7 @@ class WaveNet(AutoregressiveNetwork):
         return None if loops is None else loops.WaveNetKernel(self, state)
 
     def _head(self, total: Float[Tensor, "*any s"]) -> Float[Tensor, "*any k"]:
-        """From the sum of the skips to logits."""
+        """Compute logits from the sum of the skip outputs."""
         return self.logit(self.hidden(total.relu()).relu())
 
     def _embed(self, symbols: Int64[Tensor, "*any"]) -> Float[Tensor, "*any c"]:
@@ -321,7 +324,7 @@ class WaveNet(AutoregressiveNetwork):
         return label_indices(conditions, batch_size, self.num_classes, device)
 
     def _label_shifts(self, labels: Int64[Tensor, " b"]) -> Float[Tensor, "b layers g2"]:
-        """What the labels add to the pre-gate maps of each layer."""
+        """Bias of the labels on the pre-gate maps of each layer."""
         if self.condition is None:
             weight = self.hidden.weight
             return weight.new_zeros(len(labels), len(self.layers), self.gates)
@@ -330,7 +333,7 @@ class WaveNet(AutoregressiveNetwork):
     def _local(
         self, conditions: Conditions | None, batch_size: int, length: int
     ) -> Float[Tensor, "b layers g2 frames"] | None:
-        """What the local condition adds to the pre-gate maps of each layer, for each frame."""
+        """Bias of the local condition on the pre-gate maps of each layer, for each frame."""
         local = conditions.tensor("local") if conditions is not None else None
         if self.project is None:
             return None
@@ -344,14 +347,14 @@ class WaveNet(AutoregressiveNetwork):
             received = None if local is None else tuple(local.shape)
             raise InputError(
                 f"expected a local condition of shape ({batch_size}, {self.local_channels}, frames), the "
-                f"frames dividing {length} symbols, received {received}: give the decoder's latents"
+                f"frames dividing {length} symbols, received {received}: pass the decoder's latents"
             )
         return self.project(local).unflatten(1, (len(self.layers), self.gates))
 
     def _shifts_along(
         self, labels: Tensor, conditions: Conditions | None, codes: Int64[Tensor, "b g t"]
     ) -> Sequence[Tensor]:
-        """For each layer what the conditions add, `(B, 2g, T)`, or `(B, 2g, 1)` without a local one."""
+        """Bias of the conditions in each layer, `(B, 2g, T)`, or `(B, 2g, 1)` without a local condition."""
         shifts = self._label_shifts(labels).unsqueeze(3)
         length = codes.shape[2]
         local = self._local(conditions, len(codes), length)
@@ -364,6 +367,6 @@ class WaveNet(AutoregressiveNetwork):
 def _check_line(grid: Sequence[int]) -> None:
     if len(grid) != 1 or grid[0] < 1:
         raise InputError(
-            f"expected a line of at least one symbol, received a grid {tuple(grid)}; a WaveNet reads "
-            "lines: take a gated PixelCNN or a transformer for other grids"
+            f"expected a line of at least one symbol, received a grid {tuple(grid)}: use a gated PixelCNN or "
+            "a transformer for grids with more axes"
         )

@@ -1,8 +1,8 @@
 """Autoregressive decoders: latents become the local condition of a network over the signal's elements.
 
 A WaveNet over the samples of a waveform (van den Oord et al. 2017, section 4.3), or a gated PixelCNN over a
-grid of codes (the second stage of section 4.2). Two parts, as every decoder here has: `LocalDecoder` turns
-latents into parameters `(B, P, *coarse)`, and `AutoregressiveFamily` turns those into a likelihood.
+grid of codes (the second stage of section 4.2). `LocalDecoder` maps latents to parameters `(B, P, *coarse)`,
+and `AutoregressiveFamily` maps these to a likelihood.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, upsample
 
 @final
 class LocalDecoder(Decoder):
-    """A 3-wide convolution from the latents, residual blocks, and transposed convolutions.
+    """A convolution of width 3 over the latents, residual blocks, and transposed convolutions.
 
     Args:
         dim: channels of the latents.
         ndim: axes of the signal.
-        channels: of the local condition.
-        residual_channels: of the residual blocks over the latents.
-        residual_blocks: number of those.
-        upsample_strides: of transposed convolutions after them.
+        channels: channels of the local condition.
+        residual_channels: hidden channels of the residual blocks over the latents.
+        residual_blocks: number of residual blocks.
+        upsample_strides: strides of the transposed convolutions after them.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class LocalDecoder(Decoder):
     def forward(
         self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b p *coarse"]:
-        """The local condition. Labels condition the network over the signal, and are ignored here."""
+        """The local condition. Labels condition the network over the signal and are ignored here."""
         return self.layers(latents)
 
 
@@ -70,14 +70,14 @@ class LocalDecoder(Decoder):
 class AutoregressiveLikelihood(Likelihood):
     """p(x | condition) = product over i of p(x_i | x_<i, condition), each factor from a family.
 
-    It has no mean that could be written down: `mean` is refused, draw with `sample`.
+    Its mean has no closed form: `mean` raises, use `sample`.
 
     Args:
         network: over the elements (samples, codes).
-        family: of each element's factor.
+        family: likelihood family of each factor.
         conditions: labels, and the local condition `(B, P, *coarse)`.
         size: of the signal.
-        levels: of an element.
+        levels: number of levels of an element.
     """
 
     has_mean = False
@@ -94,15 +94,15 @@ class AutoregressiveLikelihood(Likelihood):
         self._size, self._levels = tuple(size), levels
 
     def log_prob(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
-        """ln p of each element given those before it, by one forward pass over the whole signal."""
+        """ln p of each element given the previous ones, in one forward pass over the whole signal."""
         outputs = self._network(to_levels(signal, self._levels), self._conditions)
-        # Channel after channel, the parameters of each together: as decoders give them to families.
+        # Channel by channel, with the parameters of each together: the layout that families expect.
         return self._family(outputs.movedim(-1, 2).flatten(1, 2)).log_prob(signal)
 
     def sample(
         self, generator: torch.Generator | None = None, temperature: float = 1.0
     ) -> Float[Tensor, "b c *size"]:
-        """A draw, element after element, from the cached step."""
+        """Draw element by element with the cached step."""
         local = self._conditions.tensor("local")
         assert local is not None
 
@@ -122,24 +122,24 @@ class AutoregressiveLikelihood(Likelihood):
         return from_levels(levels, self._levels)
 
     def mean(self) -> Float[Tensor, "b c *size"]:
-        """Refused: see the class.
+        """Not available; see the class.
 
         Raises:
-            RuntimeError: always; `has_mean` says so beforehand.
+            RuntimeError: always; check `has_mean` first.
         """
         raise RuntimeError("an autoregressive likelihood has no mean in closed form: draw with sample")
 
 
 @final
 class AutoregressiveFamily(LikelihoodFamily):
-    """From a local condition to the likelihood that an autoregressive network gives to signals under it.
+    """Maps a local condition to the likelihood that an autoregressive network gives to signals.
 
     Args:
         network: over the elements, conditioned on `channels` local channels.
-        likelihood: of each element's factor: a softmax over the levels, or a mixture of logistics.
-        channels: of the local condition.
-        frame: elements for each place of the local condition, along an axis.
-        levels: of an element.
+        likelihood: of each factor: a softmax over the levels, or a mixture of logistics.
+        channels: channels of the local condition.
+        frame: elements per position of the local condition, along an axis.
+        levels: number of levels of an element.
     """
 
     def __init__(
@@ -171,14 +171,14 @@ class AutoregressiveFamily(LikelihoodFamily):
 
 
 class _LocalDecoderConfig(DecoderConfig):
-    """What autoregressive decoders share.
+    """Settings shared by autoregressive decoders.
 
     Attributes:
-        channels: of the local condition.
-        residual_channels: of the residual blocks over the latents.
-        residual_blocks: number of those.
-        upsample: strides of transposed convolutions after them; what they leave of the encoder's stride is
-            repeated, element for element.
+        channels: channels of the local condition.
+        residual_channels: hidden channels of the residual blocks over the latents.
+        residual_blocks: number of residual blocks.
+        upsample: strides of the transposed convolutions after them; the remaining factor of the encoder's
+            stride is covered by repetition.
     """
 
     channels: int = Field(default=64, ge=1)
@@ -187,7 +187,7 @@ class _LocalDecoderConfig(DecoderConfig):
     upsample: tuple[Annotated[int, Field(ge=1)], ...] = ()
 
     def local(self, dim: int, ndim: int) -> LocalDecoder:
-        """The part from the latents to the local condition."""
+        """Build the part that maps latents to the local condition."""
         return LocalDecoder(
             dim,
             ndim,
@@ -198,10 +198,10 @@ class _LocalDecoderConfig(DecoderConfig):
         )
 
     def frame(self, encoder: Encoder) -> int:
-        """Elements for each place of the local condition, along an axis.
+        """Elements per position of the local condition, along an axis.
 
         Raises:
-            InputError: when `upsample` does not divide the encoder's stride.
+            InputError: if `upsample` does not divide the encoder's stride.
         """
         factor, made = math.prod(encoder.strides), math.prod(self.upsample)
         if factor % made:
@@ -221,7 +221,7 @@ class WaveNetDecoderConfig(_LocalDecoderConfig):
 
     @classmethod
     def tiny(cls) -> WaveNetDecoderConfig:
-        """The smallest that still has every part."""
+        """The smallest config with every part, for tests."""
         return cls(channels=8, residual_channels=4, upsample=(2,), network=WaveNetConfig.tiny())
 
     def build(
@@ -232,23 +232,23 @@ class WaveNetDecoderConfig(_LocalDecoderConfig):
         likelihood: LikelihoodFamily,
         num_classes: int = 0,
     ) -> tuple[LocalDecoder, AutoregressiveFamily]:
-        """The decoder, and the likelihood of whole waveforms."""
+        """Build the decoder, and the likelihood of whole waveforms."""
         if (signal.channels, signal.ndim) != (1, 1):
             raise InputError(
                 f"expected a waveform (one channel, one axis) for a WaveNet decoder, received "
-                f"{signal.channels} channels and {signal.ndim} axes: take decoder.kind=conv"
+                f"{signal.channels} channels and {signal.ndim} axes: use decoder.kind=conv"
             )
         if not likelihood.is_per_element:
             raise InputError(
-                "expected a likelihood that gives every sample its own shape, received one with a shared "
-                "scale: take likelihood.kind=categorical or logistic_mixture"
+                "expected a likelihood with separate parameters per sample, received one with a shared "
+                "scale: use likelihood.kind=categorical or logistic_mixture"
             )
         local = self.local(dim, signal.ndim)
         network = self.network.build(
             signal.levels,
             num_classes=num_classes,
             local_channels=self.channels,
-            # By its kind: a mixture may by chance have as many parameters as there are levels.
+            # By type: a mixture may happen to have as many parameters as there are levels.
             outputs=None if isinstance(likelihood, CategoricalFamily) else likelihood.num_parameters,
         )
         frame = self.frame(encoder)
@@ -268,7 +268,7 @@ class PixelCNNDecoderConfig(_LocalDecoderConfig):
 
     @classmethod
     def tiny(cls) -> PixelCNNDecoderConfig:
-        """The smallest that still has every part."""
+        """The smallest config with every part, for tests."""
         return cls(channels=8, residual_channels=4, residual_blocks=1, network=GatedPixelCNNConfig.tiny())
 
     def build(
@@ -279,15 +279,15 @@ class PixelCNNDecoderConfig(_LocalDecoderConfig):
         likelihood: LikelihoodFamily,
         num_classes: int = 0,
     ) -> tuple[LocalDecoder, AutoregressiveFamily]:
-        """The decoder, and the likelihood of whole grids."""
+        """Build the decoder, and the likelihood of whole grids."""
         if signal.ndim != 2:
             raise InputError(
-                f"expected grids of two axes for a PixelCNN decoder, received {signal.ndim}: take "
+                f"expected grids of two axes for a PixelCNN decoder, received {signal.ndim}: use "
                 "decoder.kind=conv"
             )
         if not isinstance(likelihood, CategoricalFamily):
             raise InputError(
-                f"expected a likelihood of codes, received a {type(likelihood).__name__}: take "
+                f"expected a likelihood of codes, received a {type(likelihood).__name__}: use "
                 "likelihood.kind=categorical"
             )
         local = self.local(dim, signal.ndim)

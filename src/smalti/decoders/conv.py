@@ -30,26 +30,27 @@ Stride = Annotated[int, Field(ge=1)]
 
 @final
 class ConvDecoder(Decoder):
-    """3x3 from the latents, residual blocks, transposed convolutions (4x4 at stride 2).
+    """3x3 convolution over the latents, residual blocks, transposed convolutions (4x4 at stride 2).
 
     van den Oord et al. 2017, section 4.1.
 
     Args:
         dim: channels of the latents.
-        out_channels: of the output, the parameters of a likelihood.
+        out_channels: channels of the output, the parameters of a likelihood.
         ndim: axes of the signal.
-        channels: of every layer.
-        residual_channels: inside the residual blocks.
-        residual_blocks: number of those.
-        norm: of the residual blocks: "none" as in the paper, or "group" (group normalization, and SiLU
-            in place of ReLU), which learns faster.
+        channels: channels of every layer.
+        residual_channels: hidden channels of the residual blocks.
+        residual_blocks: number of residual blocks.
+        norm: normalisation in the residual blocks: "none" as in the paper, or "group" (group normalization,
+            and SiLU in place of ReLU), which learns faster.
         strides: upsampling factor of each stage, in order: an encoder's, reversed.
-        head_channels: when above 0, the last transposed convolution gives this many channels and a 1x1
-            convolution makes the parameters from them: four times cheaper for the 256-way softmax.
-        num_classes: labels (speakers, say) that it is conditioned on, so that codes need not carry them.
-        label_dropout: share of the labels that training hides, so that items without one are known too.
+        head_channels: when above 0, the last transposed convolution has this many channels and a 1x1
+            convolution maps them to the parameters: four times cheaper for the 256-way softmax.
+        num_classes: number of labels (for example speakers) that the decoder is conditioned on, so that codes
+            need not represent them.
+        label_dropout: share of the labels that training hides, so that items without a label can be decoded.
         time_strides: upsampling factors over the frames of clips, where they differ from `strides`.
-        per_frame: whether each frame of a clip is decoded by itself, as a picture.
+        per_frame: whether each frame of a clip is decoded separately, as an image.
         conditioners: modules for the `channels` maps of the first convolution, on the latents' grid, by the
             name of the condition that each reads.
     """
@@ -112,7 +113,7 @@ class ConvDecoder(Decoder):
         """Parameters of the likelihood; `*size` is `*grid` times the product of the strides.
 
         Raises:
-            InputError: when a label or another condition is out of range or of another shape.
+            InputError: if a label or another condition is out of range or has the wrong shape.
         """
         x = each_frame(self._first, latents) if self.is_per_frame else self._first(latents)
         if self.label is not None:
@@ -135,7 +136,7 @@ class ConvDecoderConfig(DecoderConfig):
 
     Attributes:
         strides, time_strides, per_frame: None for those of the encoder, reversed.
-        use_labels: whether the decoder is conditioned on each item's label (the speaker, say).
+        use_labels: whether the decoder is conditioned on each item's label (for example the speaker).
     """
 
     kind: Literal["conv"] = "conv"
@@ -152,7 +153,7 @@ class ConvDecoderConfig(DecoderConfig):
 
     @classmethod
     def tiny(cls) -> ConvDecoderConfig:
-        """The smallest that still has every part."""
+        """The smallest config with every part, for tests."""
         return cls(channels=8, residual_channels=4, residual_blocks=1)
 
     def build(
@@ -163,14 +164,14 @@ class ConvDecoderConfig(DecoderConfig):
         likelihood: LikelihoodFamily,
         num_classes: int = 0,
     ) -> tuple[ConvDecoder, LikelihoodFamily]:
-        """The decoder; the likelihood stays as it is."""
+        """Build the decoder; the likelihood is unchanged."""
         decoder = self.network(dim, likelihood.num_parameters, signal.ndim, encoder, num_classes)
         return decoder, likelihood
 
     def network(
         self, dim: int, out_channels: int, ndim: int, encoder: Encoder, num_classes: int = 0
     ) -> ConvDecoder:
-        """The decoder from `dim` to `out_channels` channels that reverses an encoder's downsampling."""
+        """Build the decoder from `dim` to `out_channels` channels that reverses an encoder's downsampling."""
         time_strides = encoder.time_strides[::-1] if self.time_strides is None else self.time_strides
         return ConvDecoder(
             dim,
