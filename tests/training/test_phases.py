@@ -104,6 +104,20 @@ def test_metrics_have_the_name_of_their_phase_and_only_those_of_phases_that_ran(
     assert records[0]["generator/loss"] == pytest.approx(first.total.item(), rel=1e-5)
 
 
+def test_a_log_line_has_the_latest_metrics_of_each_phase(tmp_path: Path) -> None:
+    trained(tmp_path / "every")
+    trained(tmp_path / "some", log_every=3)
+    by_step = {record["step"]: record for record in RunDirectory(tmp_path / "every").metrics()}
+    lines = {record["step"]: record for record in RunDirectory(tmp_path / "some").metrics()}
+    assert list(lines) == [3, 6, 9, 12, STEPS]
+    for step, line in lines.items():
+        assert line["generator/loss"] == by_step[step]["generator/loss"]
+    # The discriminator runs in the steps 6, 8, 10, ..., counted from 1.
+    latest = {step: line.get("discriminator/loss") for step, line in lines.items()}
+    ran = {3: None, 6: 6, 9: 8, 12: 12, STEPS: 14}
+    assert latest == {step: at and by_step[at]["discriminator/loss"] for step, at in ran.items()}
+
+
 def test_a_checkpoint_holds_the_optimizer_of_each_phase(tmp_path: Path) -> None:
     trained(tmp_path / "early", steps=START)
     trained(tmp_path / "late", steps=STEPS)

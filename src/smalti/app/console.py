@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -31,6 +31,25 @@ SHORT = {
 }
 
 
+def by_phase(names: Iterable[str], titles: Mapping[str, str]) -> dict[str, str]:
+    """Titles of the metrics that have one, for models of one or several training phases.
+
+    Args:
+        names: of metrics: `term`, or `phase/term` if the model has several phases.
+        titles: title by term, in the order in which to show them.
+
+    Returns:
+        Title by name: that of the term, after the phase's name if there is one ("generator loss").
+    """
+    parts = [(name, *name.rpartition("/")[::2]) for name in dict.fromkeys(names)]
+    return {
+        name: f"{phase} {title}".strip()
+        for term, title in titles.items()
+        for name, phase, own in parts
+        if own == term
+    }
+
+
 @contextmanager
 def bar(title: str, total: int, quiet: bool = False) -> Iterator[Progress]:
     """A progress bar with one task, number 0: done of all, rate, time left."""
@@ -56,16 +75,18 @@ def watching(title: str, steps: int, quiet: bool = False) -> Iterator[Watcher]:
     with bar(title, steps, quiet) as progress:
 
         def watch(step: int, values: dict[str, float]) -> None:
-            shown = " ".join(f"{text} {values[name]:.3f}" for name, text in SHOWN.items() if name in values)
+            if any(name.startswith("validation ") for name in values):
+                if not quiet:
+                    text = ", ".join(f"{SHORT.get(name, name)} {value:.4g}" for name, value in values.items())
+                    progress.console.print(f"  step {step}, held out: {text}")
+                return
             task = progress.tasks[0]
             rate = f"{task.speed:.1f} steps/s" if task.speed else ""
+            progress.update(task.id, completed=step, rate=rate)
+            shown = by_phase(values, SHOWN)
             if shown:
-                progress.update(task.id, completed=step, values=shown, rate=rate)
-            elif not values:
-                progress.update(task.id, completed=step, rate=rate)
-            elif not quiet:
-                text = ", ".join(f"{SHORT.get(name, name)} {value:.4g}" for name, value in values.items())
-                progress.console.print(f"  step {step}, held out: {text}")
+                text = " ".join(f"{title} {values[name]:.3f}" for name, title in shown.items())
+                progress.update(task.id, values=text)
 
         yield watch
 

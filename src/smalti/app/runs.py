@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 
-from smalti.app.console import note
+from smalti.app.console import by_phase, note
 from smalti.app.recipes.overrides import differences
 from smalti.core.errors import InputError
 from smalti.core.plugins import plugin_hint
 from smalti.data.sources import Source
 from smalti.data.sources.codes import CodesSource
+from smalti.evaluation.figures import learning_curves
 from smalti.recipe import Pretraining, PriorRecipe, Recipe, parse
 from smalti.training.checkpoints import RunDirectory
 from smalti.training.loop import TrainingConfig
@@ -111,3 +112,10 @@ def say_what(config: TrainingConfig, count: int, model: torch.nn.Module, quiet: 
         f"({config.steps * config.batch_size / count:.1f} epochs). Ctrl-C saves and stops.",
         quiet,
     )
+
+
+def draw_learning_curves(run: RunDirectory) -> None:
+    """Plot the metrics in `CURVES`, each phase of training apart, to figures/learning_curves.png."""
+    metrics = run.metrics()
+    titles = by_phase((name for line in metrics for name in line), CURVES)
+    learning_curves(metrics, titles, run.figures_path / "learning_curves.png")

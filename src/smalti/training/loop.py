@@ -101,7 +101,8 @@ def fit(
     """Train a model from the current state of its run to `config.steps`; write the weights to the run.
 
     A step runs the phases of the model that are due, in order and on the same batch, each with its own Adam
-    optimizer. Metrics have the names of the loss terms; with several phases, `phase/name`.
+    optimizer. Metrics have the names of the loss terms; with several phases, `phase/name`. A logged step
+    has the latest metrics of every phase that ran since the previous logged step.
 
     Args:
         model: on any device; it ends with the weights of the last step, not the averaged ones.
@@ -137,6 +138,8 @@ def fit(
             directory.write_model(averaged.state_dict())
             directory.write_state(State(step, directory.metrics_bytes, tensors))
 
+    # Metrics by phase since the last log line, because a phase need not be due at the step that is logged.
+    latest: dict[str, dict[str, Tensor]] = {}
     with _ctrl_c() as interrupted:
         for step in range(first, config.steps):
             _seed(config.seed, step)
@@ -144,7 +147,6 @@ def fit(
             model.train()
             model.trained_steps = step
             batch = batches(step, engine.rank, engine.world)
-            scalars: dict[str, Tensor] = {}
             for phase, optimizer in zip(phases, prepared, strict=True):
                 if not phase.is_due(step):
                     continue
@@ -159,14 +161,15 @@ def fit(
                 watchdog.watch(prefix, values, step + 1)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-                scalars |= {prefix + name: value for name, value in values.items()}
+                latest[phase.name] = {prefix + name: value for name, value in values.items()}
             if averaged is not model:
                 _average(averaged, model, config.weight_ema_at(step))
 
             done = step + 1
             if done % config.log_every == 0 or done == config.steps:
                 watchdog.check()
-                values = _means(scalars, engine) | {"learning_rate": rate}
+                values = _means(latest, engine) | {"learning_rate": rate}
+                latest = {}
                 seconds = round(time.perf_counter() - started, 3)
                 if engine.is_main:
                     directory.append_metrics({"step": done, "split": "train", "seconds": seconds, **values})
@@ -242,8 +245,9 @@ def _without_gradient(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _means(scalars: dict[str, Tensor], engine: Engine) -> dict[str, float]:
-    """Average scalars over ranks and transfer them to the CPU at once."""
+def _means(latest: Mapping[str, Mapping[str, Tensor]], engine: Engine) -> dict[str, float]:
+    """Average the scalars of all phases over ranks and transfer them to the CPU at once."""
+    scalars = {name: value for of_phase in latest.values() for name, value in of_phase.items()}
     if not scalars:  # no phase was due
         return {}
     stacked = torch.stack([value.float().to(engine.device) for value in scalars.values()])

@@ -18,12 +18,12 @@ from smalti.app.provenance import commit, described, device
 from smalti.app.recipes import get_recipe
 from smalti.app.recipes.overrides import override
 from smalti.app.runs import (
-    CURVES,
     DATA_DIRECTORY,
     check_data,
     check_model,
     check_start,
     check_target,
+    draw_learning_curves,
     model_of,
     say_what,
 )
@@ -41,7 +41,7 @@ from smalti.encoders.pooling import item_statistics, remember_statistics
 from smalti.encoding import encode_items, same_shape
 from smalti.evaluation.codebook import counts_by_codebook
 from smalti.evaluation.evaluate import evaluate
-from smalti.evaluation.figures import code_maps, learning_curves, usage_histogram
+from smalti.evaluation.figures import code_maps, usage_histogram
 from smalti.priors.uniform import UniformPrior
 from smalti.priors.unigram import UnigramPrior
 from smalti.recipe import Pretraining, Recipe
@@ -292,7 +292,7 @@ def _finish(run: RunDirectory, items: _Items, quiet: bool) -> None:
     with torch.no_grad():
         reconstructed = trained.model.reconstruct(shown, conditions, generator).cpu()
     modality.preview([shown.cpu(), reconstructed]).save(run.figures_path / "reconstructions.png")
-    learning_curves(run.metrics(), CURVES, run.figures_path / "learning_curves.png")
+    draw_learning_curves(run)
     next_step = ""
     if isinstance(trained.model, Autoencoder):
         _count_codes(run, trained, items, quiet)

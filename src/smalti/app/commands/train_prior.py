@@ -13,14 +13,13 @@ from smalti import __version__
 from smalti.app.console import counting, note, watching
 from smalti.app.provenance import commit, device
 from smalti.app.recipes.overrides import override
-from smalti.app.runs import CURVES, DATA_DIRECTORY, check_target, say_what
+from smalti.app.runs import DATA_DIRECTORY, check_target, draw_learning_curves, say_what
 from smalti.core.errors import InputError
 from smalti.core.plugins import loaded_plugins
 from smalti.data.crops import CropLoader
 from smalti.data.loader import Loader, split_indices
 from smalti.data.store import Decoded, Store, smallest_dtype
 from smalti.encoding import encode_items
-from smalti.evaluation.figures import learning_curves
 from smalti.priors.autoregressive import LearnedPrior
 from smalti.recipe import PriorRecipe
 from smalti.tokenizer import Tokenizer
@@ -121,7 +120,7 @@ def train_prior_recipe(
     with watching("Training the prior", recipe.training.steps, quiet) as watch:
         fit(prior, loader.batch, recipe.training, run, engine, validate if watched else None, watch)
     if engine.is_main:
-        learning_curves(run.metrics(), CURVES, run.figures_path / "learning_curves.png")
+        draw_learning_curves(run)
         trained = Tokenizer.from_pretrained(run_path, device=engine.device)
         codes = trained.sample_codes(SHOWN, seed=recipe.training.seed, prior=name)
         drawn = trained.decode_signals(codes)
