@@ -79,3 +79,17 @@ def test_a_coefficient_moves_the_next_channel_with_the_residual():
     upper, lower = ((green + sign / 255 - mean) / scale for sign in (1, -1))
     expected = (upper.sigmoid() - lower.sigmoid()).log()
     torch.testing.assert_close(family(parameters).log_prob(x)[0, 1, 0].double(), expected, rtol=1e-4, atol=0)
+
+
+def test_blue_moves_with_the_residuals_from_the_decoders_own_means():
+    """By hand, one component: the residual of green is that from mean_g, which red has not moved."""
+    family = CoupledLogisticMixtureFamily(3, 256, components=1)
+    means, coefficients = [0.2, -0.1, 0.3], [0.7, -0.4, 0.5]
+    parameters = torch.tensor([0.0, *means, 0.0, 0.0, 0.5, *coefficients]).view(1, 10, 1)
+    x = from_levels(torch.tensor([200, 90, 120]), 256).view(1, 3, 1)
+    red, green, blue = x[0, :, 0].double()
+    mean = 0.3 - 0.4 * (red - 0.2) + 0.5 * (green + 0.1)
+    scale = torch.tensor(0.5 - 2.0).double().exp()
+    upper, lower = ((blue + sign / 255 - mean) / scale for sign in (1, -1))
+    expected = (upper.sigmoid() - lower.sigmoid()).log()
+    torch.testing.assert_close(family(parameters).log_prob(x)[0, 2, 0].double(), expected, rtol=1e-4, atol=0)

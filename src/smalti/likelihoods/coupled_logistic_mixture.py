@@ -22,7 +22,7 @@ class CoupledLogisticMixture(Likelihood):
 
     Within a component, the mean of channel c moves with the residuals of the channels before it:
 
-        m_c = mean_c + sum_{j < c} coefficient_cj (x_j - m_j)
+        m_c = mean_c + sum_{j < c} coefficient_cj (x_j - mean_j)
 
     so green is predicted from red, and blue from both.
 
@@ -74,7 +74,7 @@ class CoupledLogisticMixture(Likelihood):
                 pair += 1
             value = (mean + shifts[:, channel]).clamp(-1, 1)
             drawn.append(from_levels(to_levels(value, self._levels), self._levels))
-            residuals.append(drawn[-1] - mean)
+            residuals.append(drawn[-1] - means[:, channel])
         return torch.stack(drawn, 1)
 
     def mean(self) -> Float[Tensor, "b c *size"]:
@@ -84,12 +84,13 @@ class CoupledLogisticMixture(Likelihood):
 
     def _moved(self, x: Float[Tensor, "b c 1 *size"]) -> Float[Tensor, "b c m *size"]:
         """The mean of each channel, given the values of those before it."""
+        residuals = x - self._means
         moved: list[Tensor] = []
         pair = 0
         for channel in range(x.shape[1]):
             mean = self._means[:, channel]
             for before in range(channel):
-                mean = mean + self._coefficients[:, pair] * (x[:, before] - moved[before])
+                mean = mean + self._coefficients[:, pair] * residuals[:, before]
                 pair += 1
             moved.append(mean)
         return torch.stack(moved, 1)
