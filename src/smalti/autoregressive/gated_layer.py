@@ -98,7 +98,7 @@ class GatedLayer(nn.Module):
         pre_h = self.horizontal(h) + self.link(pre_v)
         shifts = self.shifts(labels, local)
         if shifts is not None:
-            shifts = _spread(_spread(shifts, 2, v.shape[2]), 3, v.shape[3])
+            shifts = _expand(_expand(shifts, 2, v.shape[2]), 3, v.shape[3])
             of_v, of_h = shifts.chunk(2, 1)
             pre_v, pre_h = pre_v + of_v, pre_h + of_h
         out = self.out(self.dropout(gate(pre_h, 1)))
@@ -147,8 +147,8 @@ class GatedLayer(nn.Module):
             state.pre.copy_(link)
         else:
             of_v, of_h = (part[state.row * len(part) // state.rows] for part in state.shifts)
-            torch.add(link, _spread(of_h, 0, len(link)), out=state.pre)
-            pre_v = pre_v + _spread(of_v, 1, len(link))
+            torch.add(link, _expand(of_h, 0, len(link)), out=state.pre)
+            pre_v = pre_v + _expand(of_v, 1, len(link))
         state.row += 1
         return gate(pre_v, 2)
 
@@ -166,7 +166,7 @@ def _by_row(shifts: Float[Tensor, "b p4 r c"]) -> tuple[Tensor, Tensor]:
     return of_v.permute(2, 0, 3, 1).contiguous(), of_h.permute(2, 3, 0, 1).contiguous()
 
 
-def _spread(coarse: Tensor, dim: int, length: int) -> Tensor:
+def _expand(coarse: Tensor, dim: int, length: int) -> Tensor:
     """Repeat the entries of an axis to `length`; leave a single entry to broadcasting."""
     given = coarse.shape[dim]
     return coarse if given in (1, length) else coarse.repeat_interleave(length // given, dim)

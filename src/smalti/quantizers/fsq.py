@@ -19,7 +19,7 @@ from smalti.quantizers.layout import Layout
 from smalti.quantizers.straight_through import straight_through
 
 MARGIN = 1e-3
-"""By how much, relatively, the bound exceeds the outermost level, so that tanh need not saturate there."""
+"""Relative margin by which the bound exceeds the outermost level, so that tanh need not saturate there."""
 
 
 @QUANTIZERS.register
@@ -27,16 +27,16 @@ class FSQConfig(QuantizerConfig):
     """Settings of an `FSQ`.
 
     Attributes:
-        levels: values that each channel may take, from 2 to 1,000 (beyond, the bound's margin would reach
-            another level); 8,8,8 is the paper's choice for about 512 codes, 8,5,5,5
-            for 1,000, 8,8,8,6,5 for 15,360 and 8,8,8,5,5,5 for 64,000.
+        levels: number of values of each channel, from 2 to 1,000 (above that, the bound's margin would reach
+            another level). The paper's choices: 8,8,8 for about 512 codes, 8,5,5,5 for 1,000, 8,8,8,6,5 for
+            15,360 and 8,8,8,5,5,5 for 64,000.
     """
 
     kind: Literal["fsq"] = "fsq"
     levels: tuple[Annotated[int, Field(ge=2, le=1000)], ...] = Field(default=(8, 5, 5, 5), min_length=1)
 
     def build(self) -> FSQ:
-        """The quantizer, for latents with channels first."""
+        """Build the quantizer, for latents with channels first."""
         return FSQ(self.levels)
 
 
@@ -48,20 +48,20 @@ class FSQ(Quantizer):
         q = round(tanh(z + s) h - o) / floor(L / 2)
         code = sum_i (q_i floor(L_i / 2) + floor(L_i / 2)) L_1 ... L_(i-1)
 
-    Section 3.1 and the authors' published code. Nothing is learned and there is no loss; the gradient
-    passes straight through the rounding, and is that of the tanh. Everything is computed in float32, also
-    under autocast, and codes in int64. A channel that is not a number gets level 0, and stays so in the
+    Section 3.1 of the paper and the authors' published code. The quantizer has no parameters and no loss; the
+    gradient passes straight through the rounding, so it is that of the tanh. All computations are in float32,
+    also under autocast, and codes are int64. A NaN channel gets level 0 in the code and stays NaN in the
     latents, where it stops the training.
 
     Decoded latents are not fixed points: `encode(decode(codes))` may differ from the codes.
 
     Args:
-        levels: values that each channel may take, one entry a channel, each from 2 to 1,000.
+        levels: number of values of each channel, from 2 to 1,000, one entry per channel.
         channel_last: latents are `(B, *grid, D)` and codes `(B, *grid, 1)`, instead of `(B, D, *grid)` and
             `(B, 1, *grid)`.
 
     Raises:
-        InputError: when there are more codes than int64 has numbers.
+        InputError: if the number of codes exceeds int64.
         pydantic.ValidationError: for levels out of range.
     """
 
@@ -80,25 +80,25 @@ class FSQ(Quantizer):
             )
         self.layout = Layout(self.dim, channel_last)
         bases = [math.prod(levels[:channel]) for channel in range(self.dim)]
-        # Made from the settings, so there is nothing to save.
+        # Derived from the settings, so they are not saved.
         self.register_buffer("_levels", torch.tensor(self.config.levels), persistent=False)
         self.register_buffer("_bases", torch.tensor(bases), persistent=False)
 
     @property
     def title(self) -> str:
-        """Its name and levels."""
+        """Display name, with the levels."""
         return f"FSQ of {'x'.join(map(str, self.config.levels))} levels"
 
     def forward(self, latents: Float[Tensor, "b ..."]) -> Quantized:
-        """Quantize; training and evaluation are the same.
+        """Quantize; training and evaluation behave the same.
 
         Raises:
-            InputError: for latents of another number of channels.
+            InputError: for latents with the wrong number of channels.
         """
         bounded = self._bounded(latents)
         indices = self._indices(bounded)
         half = self._levels // 2
-        # z_q of the rounded values themselves, so that it equals what `decode` gives to the bit.
+        # From the rounded values, so that z_q equals the output of `decode` bit for bit.
         z_q = straight_through(bounded / half, bounded.round() / half)
         places = self.layout.places(latents)
         return Quantized(
@@ -110,18 +110,18 @@ class FSQ(Quantizer):
 
     @torch.no_grad()
     def encode(self, latents: Float[Tensor, "b ..."]) -> Int64[Tensor, "b ..."]:
-        """Codes of latents.
+        """Encode latents to codes.
 
         Raises:
-            InputError: for latents of another number of channels.
+            InputError: for latents with the wrong number of channels.
         """
         return self.layout.codes(self._indices(self._bounded(latents)), self.layout.places(latents))
 
     def decode(self, codes: Int64[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """Latents of codes, each channel in [-1, 1].
+        """Decode codes to latents, each channel in [-1, 1].
 
         Raises:
-            InputError: for codes out of range or with another number of codebooks.
+            InputError: if a code is out of range, or the number of codebooks is wrong.
         """
         first = self.layout.channels_first(codes)
         check_codes(first, self.num_codebooks, self.num_codes)
@@ -130,7 +130,7 @@ class FSQ(Quantizer):
         return self.layout.latents((digits - half).float() / half, self.layout.places(codes))
 
     def _bounded(self, latents: Float[Tensor, "b ..."]) -> Float[Tensor, "1 n d"]:
-        """Each channel in the range that rounds to its levels: from -floor(L / 2) to ceil(L / 2) - 1."""
+        """Bound each channel to the range that rounds to its levels, -floor(L / 2) to ceil(L / 2) - 1."""
         z = self.layout.tokens(latents)
         h = (self._levels - 1) * (1 + MARGIN) / 2
         offset = torch.where(self._levels % 2 == 0, 0.5, 0.0)
@@ -141,6 +141,6 @@ class FSQ(Quantizer):
         return (torch.where(digits.isnan(), 0, digits).to(torch.int64) * self._bases).sum(2)
 
     def _usage(self, indices: Int64[Tensor, "1 n"]) -> Float[Tensor, ""]:
-        """Share of the codes that occur in this batch, without memory for each of them."""
+        """Share of the codes that occur in this batch, computed without a table of all codes."""
         ordered = indices.flatten().sort().values
         return ((ordered.diff() != 0).sum() + 1) / self.num_codes

@@ -1,4 +1,4 @@
-"""k-means: Lloyd's algorithm from spread centres, with the exact search of this package."""
+"""k-means: Lloyd's algorithm with k-means++ initialisation and exact nearest-code search."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from smalti.quantizers.nearest import nearest_codes
 def kmeans(
     features: Float[Tensor, "n d"], num: int, seed: int = 0, iterations: int = 30
 ) -> Float[Tensor, "k d"]:
-    """Centres of clusters, begun by k-means++ (Arthur & Vassilvitskii 2007).
+    """Cluster centres by Lloyd's algorithm, initialised by k-means++ (Arthur & Vassilvitskii 2007).
 
-    A cluster that loses all its features keeps its centre.
+    A cluster without features keeps its centre.
 
     Raises:
-        InputError: when there are fewer features than clusters.
+        InputError: if there are fewer features than clusters.
     """
     if not 1 <= num <= len(features):
         raise InputError(
-            f"expected from 1 to {len(features)} clusters, the number of training features, received {num}"
+            f"expected from 1 to {len(features)} clusters, the number of features, received {num}: "
+            "use fewer clusters or more data"
         )
     features = features.float()
-    centres = _spread(features, num, torch.Generator().manual_seed(seed))
+    centres = _initial_centres(features, num, torch.Generator().manual_seed(seed))
     for _ in range(iterations):
         codes = nearest_codes(features, centres)
         sums = torch.zeros(centres.shape, dtype=torch.float64).index_add_(0, codes, features.double())
@@ -35,14 +36,17 @@ def kmeans(
     return centres
 
 
-def _spread(features: Float[Tensor, "n d"], num: int, generator: torch.Generator) -> Float[Tensor, "k d"]:
-    """k-means++: each next centre is a feature, drawn by its squared distance to the nearest one so far."""
+def _initial_centres(
+    features: Float[Tensor, "n d"], num: int, generator: torch.Generator
+) -> Float[Tensor, "k d"]:
+    """k-means++: draw each next centre among the features with probability proportional to its squared
+    distance to the nearest centre so far."""
     centres = features[torch.randint(len(features), (1,), generator=generator)]
     distances = (features - centres).square().sum(1)
     while len(centres) < num:
-        # Where every feature is a centre already, any will do.
+        # If every feature is already a centre, draw uniformly.
         weights = distances if distances.any() else torch.ones_like(distances)
-        # Not `multinomial`, which takes at most 2^24 categories.
+        # Not `multinomial`, which is limited to 2^24 categories.
         total = weights.double().cumsum(0)
         point = torch.rand(1, generator=generator, dtype=torch.float64) * total[-1]
         drawn = torch.searchsorted(total, point, right=True)

@@ -1,4 +1,4 @@
-"""The layout of latents and codes: channels first, as in models, or channels last."""
+"""Layout of latents and codes: channels first, as in the models, or channels last."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from smalti.core.errors import InputError
 @final
 @dataclass(frozen=True)
 class Layout:
-    """Where the channels are, beside a batch and any number of grid axes.
+    """Position of the channel axis, besides a batch axis and any number of grid axes.
 
     Attributes:
         dim: D, channels of the latents.
@@ -26,14 +26,14 @@ class Layout:
     channel_last: bool = False
 
     def places(self, x: Tensor) -> tuple[int, ...]:
-        """`(B, *grid)` of latents or codes."""
+        """Shape `(B, *grid)` of latents or codes."""
         return tuple(x.shape[:-1]) if self.channel_last else (x.shape[0], *x.shape[2:])
 
     def tokens(self, latents: Tensor, num_codebooks: int = 1) -> Float[Tensor, "g n d"]:
-        """Latents in float32 as the tokens of each codebook: the channels in G parts of equal size.
+        """Rearrange latents into float32 tokens of each codebook: the channels are split into G equal parts.
 
         Raises:
-            InputError: for latents of another number of channels.
+            InputError: for latents with the wrong number of channels.
         """
         axis = -1 if self.channel_last else 1
         if latents.ndim < 2 or latents.shape[axis] != self.dim:
@@ -48,16 +48,16 @@ class Layout:
         return split.movedim(axes, (0, -1)).flatten(1, -2)
 
     def latents(self, tokens: Float[Tensor, "g n d"], places: tuple[int, ...]) -> Tensor:
-        """The inverse of `tokens`."""
+        """Rearrange tokens into latents; the inverse of `tokens`."""
         split = tokens.unflatten(1, places)
         if self.channel_last:
             return split.movedim(0, -2).flatten(-2)
         return split.movedim((0, -1), (1, 2)).flatten(1, 2)
 
     def codes(self, indices: Int64[Tensor, "g n"], places: tuple[int, ...]) -> Tensor:
-        """Codes of the indices of each codebook."""
+        """Rearrange the indices of each codebook into codes."""
         return indices.unflatten(1, places).movedim(0, -1 if self.channel_last else 1).contiguous()
 
     def channels_first(self, codes: Tensor) -> Int64[Tensor, "b g *grid"]:
-        """Codes with the axis of the codebooks after that of the batch."""
+        """Move the codebook axis of codes after the batch axis."""
         return codes.movedim(-1, 1) if self.channel_last else codes

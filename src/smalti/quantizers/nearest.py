@@ -1,15 +1,15 @@
-"""Exact nearest-code search, whose memory does not grow with tokens times codes.
+"""Exact nearest-code search in memory independent of tokens times codes.
 
 argmin_j |x - e_j|^2 = argmin_j |e_j|^2 - 2 x.e_j, so neither the token's norm nor a square root is needed
-(both cost precision). Tokens and codes are centred on the codebook's mean first, which the argmin does not
-notice and which keeps data far from the origin exact.
+(both cost precision). Tokens and codes are first centred on the codebook's mean, which does not change the
+argmin and preserves precision for data far from the origin.
 
-A float32 product has a rounding error, so two codes may be too near to call. The second smallest score shows
-where that is so; those few tokens are decided again in float64, between the codes that come near. The
-result therefore equals the float64 search on every token; equal distances give the lowest index.
+A float32 product has a rounding error, so two scores may be too close to compare. Tokens whose second
+smallest score is within this error are recomputed in float64 over the close codes. The result therefore
+equals the float64 search on every token; of equal distances the lowest index wins.
 
-There are two implementations of that: `chunked`, in plain torch, for every device, and `compiled`, for CPUs,
-which fuses product and minimum; `nearest_codes` chooses. `portable` is what an exported program can hold.
+There are two implementations: `chunked`, in plain torch, for every device, and `compiled`, for CPUs, which
+fuses product and minimum; `nearest_codes` chooses. `portable` is the form for exported programs.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from torch import Tensor
 from smalti.kernels.compiled import compiled_module
 
 CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
-"""Bytes of scores held at once: on a CPU they should stay in the cache, on a GPU they should fill it."""
+"""Bytes of scores held at once: small enough for the cache on a CPU, large enough to fill a GPU."""
 
 KERNEL = "smalti.kernels.nearest"
 WORTH_COMPILING = 2**24
-"""Multiplications from which the compiled search is taken: it wants a second to compile, once a machine."""
+"""Minimum number of multiplications for the compiled search; compiling takes a second, once per machine."""
 
 
 @torch.no_grad()
@@ -36,13 +36,13 @@ def nearest_codes(
 ) -> Int64[Tensor, " n"]:
     """Index of the code nearest to each token (Euclidean), equal to a float64 search on every token.
 
-    A token that is not finite has no nearest code and gets index 0. Under `torch.compile` it is one
-    operation of the graph, and in a program of `torch.export` plain ones (see `portable`); neither heeds
+    A token that is not finite has no nearest code and gets index 0. Under `torch.compile` the search is a
+    single operation of the graph, and under `torch.export` plain operations (see `portable`); both ignore
     `chunk_bytes`.
 
     Args:
-        tokens: `(N, D)`, any float dtype; computed in float32 whatever autocast says.
-        codebook: `(K, D)`, finite: with a code that is not, every token is decided in float64, and gets 0.
+        tokens: `(N, D)`, any float dtype; computed in float32 regardless of autocast.
+        codebook: `(K, D)`, finite: with a code that is not, every token is computed in float64 and gets 0.
         chunk_bytes: bytes of scores held at once, where scores are held; None chooses by device.
     """
     tokens, codebook = tokens.detach(), codebook.detach()
@@ -60,11 +60,11 @@ def nearest_codes(
     "smalti::nearest_codes",
     mutates_args=(),
     schema="(Tensor tokens, Tensor codebook) -> Tensor",
-    # How many tokens are decided again is asked of the device.
+    # The number of recomputed tokens is read from the device, so the operation cannot be in a CUDA graph.
     tags=(torch.Tag.cudagraph_unsafe,),
 )
 def _opaque(tokens: Tensor, codebook: Tensor) -> Tensor:
-    """`nearest_codes` as an operation that a compiler does not look into."""
+    """`nearest_codes` as an operation that is opaque to the compiler."""
     return nearest_codes(tokens, codebook)
 
 
@@ -74,16 +74,16 @@ def _shape_of(tokens: Tensor, codebook: Tensor) -> Tensor:
 
 
 def portable(tokens: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"]) -> Int64[Tensor, " n"]:
-    """The search in plain operations whose shapes depend on nothing but the shapes of the arguments.
+    """Nearest-code search in plain operations whose shapes depend only on the shapes of the arguments.
 
-    All in float64: codes that a product of float64 cannot tell apart are equal, and the first of equals is
-    meant. It holds a score for every token and code.
+    All in float64: codes that a float64 product cannot distinguish count as equal, and the first of them
+    wins. Memory holds a score for every token and code.
     """
     tokens, codebook = tokens.double(), codebook.double()
     centre = codebook.mean(0)
     centred = codebook - centre
     moved = tokens - centre
-    # Autocast leaves float64 alone.
+    # Autocast does not affect float64.
     scores = torch.addmm(centred.square().sum(1), moved, centred.t(), alpha=-2)
     norm = centred.norm(dim=1).amax()
     tolerance = 2 * (tokens.shape[1] + 4) * 2.0**-53 * norm * (2 * moved.norm(dim=1, keepdim=True) + norm)
@@ -94,9 +94,9 @@ def portable(tokens: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"]) -> In
 def compiled(
     tokens: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"], chunk_bytes: int | None = None
 ) -> Int64[Tensor, " n"]:
-    """`nearest_codes` on a CPU by compiled loops; tokens that they leave in doubt go to `chunked`."""
+    """`nearest_codes` with compiled loops on a CPU; uncertain tokens are passed to `chunked`."""
     loops = compiled_module(KERNEL)
-    assert loops is not None, "there is no compiled search here: take `chunked`"
+    assert loops is not None, "no compiled search is available: use `chunked`"
     with torch.autocast("cpu", enabled=False):
         tokens, codebook = (x.detach().to(torch.float32) for x in (tokens, codebook))
         codes, doubtful = loops.search(
@@ -115,10 +115,10 @@ def compiled(
 def chunked(
     tokens: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"], chunk_bytes: int | None = None
 ) -> Int64[Tensor, " n"]:
-    """`nearest_codes` on any device: scores of some tokens at a time, and their minimum in two levels.
+    """`nearest_codes` on any device: scores in chunks of tokens, and their minimum in two levels.
 
-    Blocks of codes come first, because a reduction without indices is ten times faster than `argmin` on a
-    CPU.
+    The first level takes minima over blocks of codes, because a reduction without indices is ten times faster
+    than `argmin` on a CPU.
     """
     with torch.autocast(tokens.device.type, enabled=False):
         tokens, codebook = tokens.detach().float(), codebook.detach().float()
@@ -126,7 +126,7 @@ def chunked(
         block = _block_size(num_codes)
         centre = codebook.mean(0)
         centred = codebook - centre
-        # Padding codes with an infinite score fill the last block and are never chosen.
+        # Padding codes with an infinite score fill the last block and never win.
         weight = centred.new_zeros(math.ceil(num_codes / block) * block, dim)
         weight[:num_codes] = centred
         bias = centred.new_full((len(weight),), torch.inf)
@@ -148,7 +148,7 @@ def chunked(
             codes[begin : begin + rows] = best
             doubtful &= finite[begin : begin + rows]
             for where in doubtful.nonzero().squeeze(1).split(max(1, budget // (16 * num_codes))):
-                # Negated, so that all codes are candidates where a score overflowed.
+                # Negated comparison, so that all codes are candidates where a score overflowed.
                 candidates = ~(result[where, :num_codes] > limit[where])
                 codes[begin + where] = _decide_float64(tokens[begin + where], codebook, candidates, budget)
         codes[~finite] = 0
@@ -156,32 +156,33 @@ def chunked(
 
 
 def _block_size(num_codes: int) -> int:
-    """About the square root of the number of codes: both levels of the minimum then cost the same."""
+    """About the square root of the number of codes, so that both levels of the minimum cost the same."""
     return min(256, max(8, 2 ** round(math.log2(max(num_codes, 1)) / 2)))
 
 
 def _rounding_margin(dim: int, device: torch.device) -> float:
-    """Bound on the relative error of a score: (D + 4) roundings of the product's precision, on both codes."""
-    # Not `get_float32_matmul_precision`, which raises where the setting was made by backend.
+    """Bound on the relative error of a score: (D + 4) roundings at the product's precision, for both
+    codes."""
+    # Not `get_float32_matmul_precision`, which raises if the precision was set per backend.
     tf32 = device.type == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32"
     return 2 * (dim + 4) * (2.0**-11 if tf32 else 2.0**-24)
 
 
 def _least_margin(dim: int) -> float:
-    """What a score may be wrong by where it is too small for float32 to have all its digits."""
+    """Bound on the absolute error of a score in the float32 subnormal range."""
     return (dim + 4) * torch.finfo(torch.float32).tiny
 
 
 def _two_level_argmin(
     scores: Float[Tensor, "n blocks block"], tolerance: Float[Tensor, " n"]
 ) -> tuple[Int64[Tensor, " n"], Float[Tensor, "n 1"], Bool[Tensor, " n"]]:
-    """The argmin over all codes, the minimum plus the tolerance, and where another code lies below that."""
+    """The argmin over all codes, the minimum plus the tolerance, and whether another code is below that."""
     minima = scores.amin(2)
     winner = minima.argmin(1)
     block = scores[torch.arange(len(scores), device=scores.device), winner]
     best = block.argmin(1)
     limit = (minima.amin(1) + tolerance).unsqueeze(1)
-    # Not "more than one": where a score overflowed, the limit is not a number and no minimum is below it.
+    # Not "> 1": where a score overflowed, the limit is NaN and no minimum is below it.
     doubtful = ((minima <= limit).sum(1) != 1) | ((block <= limit).sum(1) != 1)
     return winner * scores.shape[2] + best, limit, doubtful
 
@@ -189,10 +190,10 @@ def _two_level_argmin(
 def _decide_float64(
     tokens: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"], candidates: Bool[Tensor, "n k"], budget: int
 ) -> Int64[Tensor, " n"]:
-    """The nearest of each token's candidates by differences in float64, in chunks.
+    """The nearest of each token's candidates, by differences in float64, in chunks.
 
-    Equal distances may be sums of other terms, and be rounded apart: what float64 cannot tell apart is
-    equal.
+    Equal distances may be sums of different terms and be rounded differently, so distances within the float64
+    rounding error count as equal.
     """
     distances = torch.full(candidates.shape, torch.inf, dtype=torch.float64, device=tokens.device)
     pairs = max(1, budget // (8 * codebook.shape[1]))

@@ -1,4 +1,4 @@
-"""Residual vector quantization: each stage quantizes what the stages before it left."""
+"""Residual vector quantization: each stage quantizes the residual of the previous stages."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class ResidualVQConfig(QuantizerConfig):
     Attributes:
         dim: D, channels of the latents and dimension of every code.
         num_codes: K, codes in the codebook of each stage.
-        num_quantizers: stages, and codes at each position.
+        num_quantizers: number of stages, and of codes at each position.
         commitment_weight: beta.
-        quantizer_dropout: share of the items of a training batch that are decoded from the first n stages,
-            n uniform from 1 to their number.
-        codebook: how the codebook of each stage learns.
+        quantizer_dropout: share of the items of a training batch that are decoded from the first n stages
+            only, with n uniform from 1 to the number of stages.
+        codebook: update rule of the codebook of each stage.
     """
 
     kind: Literal["residual"] = "residual"
@@ -44,7 +44,7 @@ class ResidualVQConfig(QuantizerConfig):
     codebook: AnyCodebook = EMACodebookConfig()
 
     def build(self) -> ResidualVQ:
-        """The untrained quantizer, for latents with channels first."""
+        """Build the untrained quantizer, for latents with channels first."""
         return ResidualVQ(
             self.dim,
             self.num_codes,
@@ -62,20 +62,21 @@ class ResidualVQ(Quantizer):
         r_1 = z_e,  r_(i+1) = r_i - sg[e_i],  z_q = e_1 + ... + e_n
         loss = mean over stages of |sg[r_i] - e_i|^2 + beta |r_i - sg[e_i]|^2
 
-    Zeghidour et al. 2021 (SoundStream, arXiv 2107.03312), section III.C, with its quantizer dropout. An EMA
-    codebook's moving averages replace the first term. Everything is computed in float32, also under autocast.
+    Zeghidour et al. 2021 (SoundStream, arXiv 2107.03312), section III.C, with its quantizer dropout. The
+    moving averages of an EMA codebook replace the first term. All computations are in float32, also under
+    autocast.
 
-    Dropout concerns the latents of `forward` in training only: `codes` has those of all stages, and all
-    stages learn from all items. The first n codes of a position are those of n stages.
+    Dropout affects only the latents of `forward` in training: `codes` contains the codes of all stages, and
+    all stages learn from all items. The first n codes of a position are those of the first n stages.
 
     Args:
         dim: channels of the latents, and dimension of every code.
         num_codes: K, codes in the codebook of each stage.
-        num_quantizers: stages, and codes at each position.
+        num_quantizers: number of stages, and of codes at each position.
         commitment_weight: beta.
-        quantizer_dropout: share of the items of a training batch that are decoded from the first n stages,
-            n uniform from 1 to their number.
-        codebook: how codebooks learn: "ema", "gradient" (the paper's loss), "frozen", or its settings.
+        quantizer_dropout: share of the items of a training batch that are decoded from the first n stages
+            only, with n uniform from 1 to the number of stages.
+        codebook: update rule of the codebooks: "ema", "gradient" (the paper's loss), "frozen", or a config.
         channel_last: latents are `(B, *grid, D)` and codes `(B, *grid, G)`, instead of `(B, D, *grid)` and
             `(B, G, *grid)`.
 
@@ -113,14 +114,14 @@ class ResidualVQ(Quantizer):
 
     @property
     def title(self) -> str:
-        """Its number of stages, and how their codebooks learn."""
+        """Display name: the number of stages and the kind of codebook."""
         return f"residual VQ of {self.num_codebooks} stages, {self._stages[0].kind} codebooks"
 
     def forward(self, latents: Float[Tensor, "b ..."]) -> Quantized:
         """Quantize; in training mode the codebooks also learn from the residuals.
 
         Raises:
-            InputError: for latents of another number of channels.
+            InputError: for latents with the wrong number of channels.
         """
         z_e = self.layout.tokens(latents)
         places = self.layout.places(latents)
@@ -140,7 +141,7 @@ class ResidualVQ(Quantizer):
             code = e.detach()
             residual = residual - code
             if kept is not None:
-                # One number an item, for each of its positions.
+                # Expand from one number per item to all its positions.
                 used = (kept > stage).repeat_interleave(math.prod(places[1:]))
                 code = torch.where(used.view(1, -1, 1), code, 0)
             z_q = z_q + code
@@ -162,10 +163,10 @@ class ResidualVQ(Quantizer):
 
     @torch.no_grad()
     def encode(self, latents: Float[Tensor, "b ..."]) -> Int64[Tensor, "b ..."]:
-        """Codes of latents, in the order of the stages; nothing learns.
+        """Encode latents to codes, in the order of the stages; the codebooks do not change.
 
         Raises:
-            InputError: for latents of another number of channels.
+            InputError: for latents with the wrong number of channels.
         """
         residual, indices = self.layout.tokens(latents), []
         for codebook in self._stages:
@@ -174,16 +175,16 @@ class ResidualVQ(Quantizer):
         return self.layout.codes(torch.cat(indices), self.layout.places(latents))
 
     def decode(self, codes: Int64[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """Latents of codes: the sum over stages.
+        """Decode codes to latents: the sum over stages.
 
         Raises:
-            InputError: for codes out of range or with another number of stages.
+            InputError: if a code is out of range, or the number of stages is wrong.
         """
         first = self.layout.channels_first(codes)
         check_codes(first, self.num_codebooks, self.num_codes)
         indices = first.movedim(1, 0).flatten(1)
         z_q = torch.zeros(1, indices.shape[1], self.dim, device=codes.device)
-        # In the order of `forward`, so that both sums are rounded alike.
+        # In the order of `forward`, so that both sums have the same rounding.
         for codebook, chosen in zip(self._stages, indices.unsqueeze(1), strict=True):
             z_q = z_q + codebook.look_up(chosen)
         return self.layout.latents(z_q, self.layout.places(codes))
@@ -193,7 +194,7 @@ class ResidualVQ(Quantizer):
         return cast("list[Codebook]", list(self.codebooks))
 
     def _stages_kept(self, latents: Tensor) -> Int64[Tensor, " b"]:
-        """For each item the stages that it is decoded from; ranks draw what one process would."""
+        """Number of stages that each item is decoded from, drawn for the batch of all ranks."""
         num = self.num_codebooks
         drawn = rand_over_ranks((len(latents), 2), latents.device)
         some = (drawn[:, 1] * num).long().clamp_max(num - 1) + 1

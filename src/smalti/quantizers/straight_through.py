@@ -1,4 +1,4 @@
-"""The straight-through estimator: quantized values forward, the latents' gradient backward."""
+"""Straight-through estimator: quantized values forward, the gradient of the latents backward."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 def straight_through(z_e: Tensor, z_q: Tensor) -> Tensor:
-    """The values of z_q, exactly, with a gradient that goes to z_e unchanged; not to be changed in place."""
+    """Return exactly z_q, with its gradient passed to z_e unchanged; do not modify the result in place."""
     return _StraightThrough.apply(z_e, z_q.detach())
 
 
 @final
 class _StraightThrough(torch.autograd.Function):
-    """No arithmetic: z_e + (z_q - z_e) would be rounded."""
+    """Uses no arithmetic, because z_e + (z_q - z_e) would be rounded."""
 
     @staticmethod
     def forward(z_e: Tensor, z_q: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        """Nothing is kept."""
+        """Saves nothing for the backward pass."""
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

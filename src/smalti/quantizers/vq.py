@@ -28,8 +28,8 @@ class VectorQuantizerConfig(QuantizerConfig):
         num_codebooks: G, codes at each position (10 in the paper's CIFAR-10 latents 8x8x10).
         num_codes: K, codes in each codebook.
         code_dim: D, dimension of a code.
-        commitment_weight: beta, 0.25 everywhere in the paper.
-        codebook: how the codebook learns.
+        commitment_weight: beta, 0.25 in all experiments of the paper.
+        codebook: update rule of the codebook.
     """
 
     kind: Literal["vq"] = "vq"
@@ -41,11 +41,11 @@ class VectorQuantizerConfig(QuantizerConfig):
 
     @classmethod
     def tiny(cls) -> VectorQuantizerConfig:
-        """The smallest that still has every part."""
+        """The smallest config with every part, for tests."""
         return cls(num_codebooks=2, num_codes=16, code_dim=4)
 
     def build(self) -> VectorQuantizer:
-        """The untrained quantizer, for latents with channels first."""
+        """Build the untrained quantizer, for latents with channels first."""
         return VectorQuantizer(
             dim=self.num_codebooks * self.code_dim,
             num_codes=self.num_codes,
@@ -57,24 +57,24 @@ class VectorQuantizerConfig(QuantizerConfig):
 
 @final
 class VectorQuantizer(Quantizer):
-    """Replace each position's latents, cut into G vectors, by the nearest code of their codebook.
+    """Splits each position's latents into G vectors and replaces each by the nearest code of its codebook.
 
         loss = |sg[z_e] - e|^2 + beta |z_e - sg[e]|^2
 
-    Both terms are averaged over all elements; with an EMA codebook, moving averages replace the first.
-    Everything is computed in float32, also under autocast. `config` has the settings, but for the layout.
+    Both terms are averaged over all elements; the moving averages of an EMA codebook replace the first. All
+    computations are in float32, also under autocast. `config` holds all settings except the layout.
 
     Args:
         dim: channels of the latents.
         num_codes: K, codes in each codebook.
-        num_codebooks: G, codes at each position; each codebook has codes of dimension dim / G.
-        commitment_weight: beta, 0.25 everywhere in the paper.
-        codebook: how the codebook learns: "ema", "gradient" (the paper's loss), "frozen", or its settings.
+        num_codebooks: G, codes at each position; the codes of each codebook have dimension dim / G.
+        commitment_weight: beta, 0.25 in all experiments of the paper.
+        codebook: update rule of the codebook: "ema", "gradient" (the paper's loss), "frozen", or a config.
         channel_last: latents are `(B, *grid, D)` and codes `(B, *grid, G)`, instead of `(B, D, *grid)` and
             `(B, G, *grid)`.
 
     Raises:
-        InputError: when G does not divide the channels, or for an unknown kind of codebook.
+        InputError: if G does not divide the channels, or for an unknown kind of codebook.
         pydantic.ValidationError: for a setting out of range.
     """
 
@@ -92,7 +92,7 @@ class VectorQuantizer(Quantizer):
         super().__init__()
         if num_codebooks > 0 and dim % num_codebooks:
             raise InputError(
-                f"expected a dim that {num_codebooks} codebooks divide evenly, received {dim}: choose "
+                f"expected a dim divisible by {num_codebooks} codebooks, received {dim}: choose "
                 f"another number of codebooks, or {num_codebooks * max(1, dim // num_codebooks)} channels"
             )
         self.config = VectorQuantizerConfig(
@@ -108,14 +108,14 @@ class VectorQuantizer(Quantizer):
 
     @property
     def title(self) -> str:
-        """How its codebook learns."""
+        """Display name: the kind of codebook."""
         return f"{self.codebook.kind} codebook"
 
     def forward(self, latents: Float[Tensor, "b ..."]) -> Quantized:
         """Quantize; in training mode the codebook also learns from the latents.
 
         Raises:
-            InputError: for latents of another number of channels.
+            InputError: for latents with the wrong number of channels.
         """
         z_e = self.layout.tokens(latents, self.num_codebooks)
         if self.training:
@@ -141,19 +141,19 @@ class VectorQuantizer(Quantizer):
 
     @torch.no_grad()
     def encode(self, latents: Float[Tensor, "b ..."]) -> Int64[Tensor, "b ..."]:
-        """Codes of latents; nothing learns.
+        """Encode latents to codes; the codebook does not change.
 
         Raises:
-            InputError: for latents of another number of channels.
+            InputError: for latents with the wrong number of channels.
         """
         indices = search(self.layout.tokens(latents, self.num_codebooks), self.codebook.codes)
         return self.layout.codes(indices, self.layout.places(latents))
 
     def decode(self, codes: Int64[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """Latents of codes.
+        """Decode codes to latents.
 
         Raises:
-            InputError: for codes out of range or with another number of codebooks.
+            InputError: if a code is out of range, or the number of codebooks is wrong.
         """
         first = self.layout.channels_first(codes)
         check_codes(first, self.num_codebooks, self.num_codes)
@@ -161,6 +161,6 @@ class VectorQuantizer(Quantizer):
         return self.layout.latents(z_q, self.layout.places(codes))
 
     def _usage(self, indices: Int64[Tensor, "g n"]) -> Float[Tensor, ""]:
-        """Share of the codes that occur in this batch (over a split it is higher)."""
+        """Share of the codes that occur in this batch (over a whole split it is higher)."""
         seen = torch.zeros(self.num_codebooks, self.num_codes, device=indices.device)
         return seen.scatter_(1, indices, 1.0).mean()

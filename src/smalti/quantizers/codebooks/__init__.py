@@ -1,1 +1,1 @@
-"""Codebooks: the code vectors and the rules by which they learn."""
+"""Codebooks: code vectors and their update rules."""

@@ -1,4 +1,4 @@
-"""The interface of codebooks, and the two operations that all of them share: search and look-up."""
+"""Interface of codebooks, with the two operations they share: search and look-up."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from smalti.quantizers.nearest import nearest_codes
 
 
 class Codebook(nn.Module, ABC):
-    """G codebooks of K codes of dimension D in float32, and the rule by which they learn."""
+    """G codebooks of K codes of dimension D in float32, with an update rule."""
 
     kind: str = ""
-    """Its name in tables: the `kind` of its config."""
+    """Name in tables: the `kind` of its config."""
     codes: Tensor
-    """float32 `(G, K, D)`."""
+    """Code vectors, float32 `(G, K, D)`."""
 
     @abstractmethod
     def prepare(self, tokens: Float[Tensor, "g n d"]) -> None:
-        """See the tokens of a training batch before they are searched."""
+        """Process the tokens of a training batch before the search."""
 
     @abstractmethod
     def loss(self, z_e: Float[Tensor, "g n d"], z_q: Float[Tensor, "g n d"]) -> Float[Tensor, ""] | None:
-        """The codebook's own loss, or None if it has none."""
+        """Loss of the codebook, or None if it has none."""
 
     @abstractmethod
     def look_up(self, indices: Int64[Tensor, "g n"]) -> Float[Tensor, "g n d"]:
-        """The code of each index."""
+        """Look up the code of each index."""
 
     @abstractmethod
     def learn(self, tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"]) -> None:
-        """Learn from a training batch's tokens and the codes that were chosen for them."""
+        """Update the codes from a training batch's tokens and their nearest codes."""
 
 
 class CodebookConfig(Configuration):
     """Settings of a codebook."""
 
     def build(self, num_codebooks: int, num_codes: int, code_dim: int) -> Codebook:
-        """The untrained codebook.
+        """Build the untrained codebook.
 
         Args:
             num_codebooks: G.
@@ -60,7 +60,7 @@ AnyCodebook = Annotated[CodebookConfig, CODEBOOKS]
 
 
 def codebook_config(codebook: str | CodebookConfig) -> CodebookConfig:
-    """The settings of a codebook that is given by its kind, such as "ema", or by its settings.
+    """Codebook config from a kind, such as "ema", or a config, which is returned unchanged.
 
     Raises:
         InputError: for an unknown kind.
@@ -69,12 +69,12 @@ def codebook_config(codebook: str | CodebookConfig) -> CodebookConfig:
 
 
 def search(tokens: Float[Tensor, "g n d"], codes: Float[Tensor, "g k d"]) -> Int64[Tensor, "g n"]:
-    """The nearest code of each token, each codebook by itself."""
+    """Index of the nearest code of each token, for each codebook."""
     return torch.stack([nearest_codes(t, c) for t, c in zip(tokens, codes, strict=True)])
 
 
 def look_up(codes: Float[Tensor, "g k d"], indices: Int64[Tensor, "g n"]) -> Float[Tensor, "g n d"]:
-    """The code of each index, each codebook by itself."""
+    """Look up the code of each index, for each codebook."""
     num_codebooks, num_codes, _ = codes.shape
     offset = torch.arange(num_codebooks, device=indices.device).unsqueeze(1) * num_codes
     return embedding(indices + offset, codes.flatten(0, 1))

@@ -1,4 +1,4 @@
-"""The codebook of moving averages, with a data-dependent start and revival of dead codes."""
+"""EMA codebook, with data-dependent initialisation and revival of dead codes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class EMACodebookConfig(CodebookConfig):
     Attributes:
         decay: of the averages; 0.99 in the paper's appendix A.1.
         epsilon: Laplace smoothing of the counts, as in the authors' published code.
-        data_init: whether the codes start at k-means of the first batch, or at random.
-        init_iterations: of k-means over the tokens of the first batch.
-        revive_after: a code is dead when it has not been chosen for so long that an even share (tokens of a
-            batch / number of codes) would have chosen it this many times; 0 never revives.
+        data_init: whether to initialise the codes by k-means of the first batch, or at random.
+        init_iterations: k-means iterations over the tokens of the first batch.
+        revive_after: a code is dead if it was not chosen while an even share (tokens of a batch / number of
+            codes) would have chosen it this many times; 0 disables revival.
         revive_every: steps between revivals.
         seed: of the choice of tokens at initialisation and revival.
     """
@@ -39,44 +39,44 @@ class EMACodebookConfig(CodebookConfig):
     seed: int = Field(default=0, ge=0, lt=2**31)
 
     def build(self, num_codebooks: int, num_codes: int, code_dim: int) -> EMACodebook:
-        """The untrained codebook."""
+        """Build the untrained codebook."""
         return EMACodebook(num_codebooks, num_codes, code_dim, self)
 
 
 class Averages(NamedTuple):
-    """The state of an EMA codebook; float32 but for the steps."""
+    """State of an EMA codebook; float32 except the steps."""
 
     codes: Tensor
-    """e, `(G, K, D)`."""
+    """Code vectors e, `(G, K, D)`."""
     counts: Tensor
-    """N, the average number of tokens of each code, `(G, K)`."""
+    """Average number N of tokens of each code, `(G, K)`."""
     sums: Tensor
-    """m, the average sum of the tokens of each code, `(G, K, D)`."""
+    """Average sum m of the tokens of each code, `(G, K, D)`."""
     missed: Tensor
-    """Tokens that an even share would have brought each code since it was last chosen, `(G, K)`."""
+    """Expected number of tokens of each code, at even use, since it was last chosen, `(G, K)`."""
     steps: Tensor
-    """Batches learned from, int64 `()`, beside the others and saved with them."""
+    """Number of batches learned from, int64 `()`, on the device and saved with the other tensors."""
     host_steps: Tensor
-    """The same number in the memory of the CPU, where reading it does not wait for a device."""
+    """The same number on the CPU, where reading it needs no device synchronisation."""
 
 
 @final
 class EMACodebook(Codebook):
-    """Each code is the moving average of the tokens that chose it; it has no gradient.
+    """Each code is the moving average of the tokens assigned to it; codes have no gradient.
 
         N_i <- decay N_i + (1 - decay) n_i,  m_i <- decay m_i + (1 - decay) sum z,  e_i = m_i / N_i
 
-    van den Oord et al. 2017, appendix A.1, with counts and sums taken over all ranks. Beyond the paper:
-    k-means on the first batch, and codes that fell out of use are set to random tokens of the batch, their
-    averages with them. Tokens that are not finite are left out of the statistics.
+    van den Oord et al. 2017, appendix A.1, with counts and sums over all ranks. Beyond the paper: k-means on
+    the first batch, and revival of dead codes, which resets codes and averages to random tokens of the batch.
+    Tokens that are not finite are excluded from the statistics.
 
-    Under `torch.compile` each of the two methods that change it is one operation of the graph.
+    Under `torch.compile`, `prepare` and `learn` are one graph operation each.
 
     Args:
         num_codebooks: G.
         num_codes: K, codes in each codebook.
         code_dim: D, dimension of a code.
-        config: the rule's settings; None takes the defaults.
+        config: settings of the update rule; None uses the defaults.
     """
 
     kind = "ema"
@@ -97,13 +97,13 @@ class EMACodebook(Codebook):
         self.register_buffer("sums", torch.zeros(num_codebooks, num_codes, code_dim))
         self.register_buffer("missed", torch.zeros(num_codebooks, num_codes))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        # No buffer, so that `.to(device)` leaves it on the host. A tensor, because an operation of a graph
-        # can change it, while a graph would be compiled anew for each value of a Python number.
+        # Not a buffer, so that `.to(device)` leaves it on the CPU. A tensor, because graph operations can
+        # update it, while a graph would be recompiled for each value of a Python number.
         self._host_steps = torch.zeros((), dtype=torch.int64, device="cpu")
 
     @property
     def step(self) -> int:
-        """Batches learned from; reading it does not wait for the device."""
+        """Number of batches learned from; reading it needs no device synchronisation."""
         return int(self._host_steps)
 
     @step.setter
@@ -112,21 +112,24 @@ class EMACodebook(Codebook):
         self._host_steps.fill_(step)
 
     def prepare(self, tokens: Float[Tensor, "g n d"]) -> None:
-        """At the first batch, set the codes by k-means over the tokens of all ranks."""
+        """On the first batch, initialise the codes by k-means over the tokens of all ranks."""
         call = _prepare_opaque if _is_compiled() else _prepare
         call(tokens, *self._averages(), *self._settings())
 
     def loss(self, z_e: Float[Tensor, "g n d"], z_q: Float[Tensor, "g n d"]) -> None:
-        """None: the averages take the place of the paper's second term."""
+        """None: the moving averages replace the second term of the paper's loss."""
         return None
 
     def look_up(self, indices: Int64[Tensor, "g n"]) -> Float[Tensor, "g n d"]:
-        """A copy that stays when the codes move: a compiler might look them up again for the gradient."""
+        """Copy the code of each index; the copy keeps its values when the codes are updated.
+
+        A compiler might otherwise repeat the look-up for the gradient, after the update.
+        """
         call = _look_up_opaque if _is_compiled() else look_up
         return call(self.codes, indices)
 
     def learn(self, tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"]) -> None:
-        """One step of the averages, and every so often a revival."""
+        """Update the averages, and revive dead codes every `revive_every` steps."""
         call = _learn_opaque if _is_compiled() else _learn
         call(tokens, indices, *self._averages(), *self._settings())
 
@@ -139,14 +142,14 @@ class EMACodebook(Codebook):
         return Averages(self.codes, self.counts, self.sums, self.missed, self.steps, self._host_steps)
 
     def _settings(self) -> tuple[float, float, bool, int, float, int, int]:
-        """The settings in the order of their class, which an operation of a graph can take."""
+        """The settings in the order of their class, as arguments of a graph operation."""
         c = self.config
         return c.decay, c.epsilon, c.data_init, c.init_iterations, c.revive_after, c.revive_every, c.seed
 
 
 @torch.no_grad()
 def _prepare(tokens: Float[Tensor, "g n d"], *averages_and_settings: Any) -> None:
-    """`EMACodebook.prepare`, with arguments that an operation of a graph can take."""
+    """`EMACodebook.prepare`, with arguments suited to a graph operation."""
     averages, config = _unpacked(averages_and_settings)
     if int(averages.host_steps) != 0:
         return
@@ -154,11 +157,11 @@ def _prepare(tokens: Float[Tensor, "g n d"], *averages_and_settings: Any) -> Non
         num_codes = averages.codes.shape[1]
         codes, counts = cluster(tokens, num_codes, config.init_iterations, config.seed)
         averages.codes.copy_(codes)
-        # An unused code starts with a weight far below one token, so that its first tokens take it over.
+        # An unused code starts with a weight far below one token, so that its first tokens dominate it.
         averages.counts.copy_(counts.clamp_min(1e-2))
         averages.sums.copy_(codes * averages.counts.unsqueeze(2))
     else:
-        # As if each code had been chosen once; one that never is fades to zero with its count.
+        # As if each code had been chosen once; a code that is never chosen decays to zero with its count.
         averages.counts.fill_(1)
         averages.sums.copy_(averages.codes)
 
@@ -167,7 +170,7 @@ def _prepare(tokens: Float[Tensor, "g n d"], *averages_and_settings: Any) -> Non
 def _learn(
     tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"], *averages_and_settings: Any
 ) -> None:
-    """`EMACodebook.learn`, with arguments that an operation of a graph can take."""
+    """`EMACodebook.learn`, with arguments suited to a graph operation."""
     averages, config = _unpacked(averages_and_settings)
     sums, counts = statistics(tokens, indices, averages.codes.shape[1])
     averages.counts.lerp_(counts.to(averages.counts), 1 - config.decay)
@@ -179,7 +182,7 @@ def _learn(
     step = int(averages.host_steps)
     if config.revive_after and step % config.revive_every == 0:
         _revive(averages, config, tokens, even_share, step)
-    # e = m / N with Laplace-smoothed counts; the smoothing works on a copy.
+    # e = m / N with Laplace-smoothed counts; the stored counts stay unsmoothed.
     total = averages.counts.sum(1, keepdim=True)
     num_codes = averages.counts.shape[1]
     smoothed = (averages.counts + config.epsilon) / (total + num_codes * config.epsilon) * total
@@ -193,9 +196,9 @@ def _revive(
     even_share: Float[Tensor, "g 1"],
     step: int,
 ) -> None:
-    """Set dead codes to random tokens, and their averages as if they had had an even share."""
+    """Set dead codes to random tokens, and their averages to an even share of these."""
     dead = averages.missed >= config.revive_after
-    # The same on every rank, because the statistics are.
+    # Equal on every rank, because the statistics are.
     if not dead.any():
         return
     drawn = draw_tokens(tokens, averages.codes.shape[1], config.seed, salt=step)
@@ -240,11 +243,11 @@ def _unpacked(averages_and_settings: tuple[Any, ...]) -> tuple[Averages, EMACode
     num = len(Averages._fields)
     averages, settings = averages_and_settings[:num], averages_and_settings[num:]
     names = (name for name in EMACodebookConfig.model_fields if name != "kind")
-    # They were checked when they were set.
+    # Validated when the config was created.
     config = EMACodebookConfig.model_construct(None, **dict(zip(names, settings, strict=True)))
     return Averages(*averages), config
 
 
 def _is_compiled() -> bool:
-    """Whether a graph is made that will run beside this package, and not be exported."""
+    """Whether the code is being traced for `torch.compile`, not for `torch.export`."""
     return torch.compiler.is_compiling() and not torch.compiler.is_exporting()

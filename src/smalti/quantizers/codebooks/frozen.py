@@ -1,4 +1,4 @@
-"""A codebook that does not learn, for an encoder that does not change either."""
+"""Frozen codebook, for an encoder that is frozen as well."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from smalti.quantizers.codebooks.base import CODEBOOKS, Codebook, CodebookConfig
 
 @CODEBOOKS.register
 class FrozenCodebookConfig(CodebookConfig):
-    """A codebook that is set once, from all the training data, and does not change."""
+    """Settings of a codebook that is set once, from all training data, and never updated."""
 
     kind: Literal["frozen"] = "frozen"
 
     def build(self, num_codebooks: int, num_codes: int, code_dim: int) -> FrozenCodebook:
-        """The codebook with random codes, until `set` is called."""
+        """Build the codebook with random codes; call `set` to assign them."""
         return FrozenCodebook(num_codebooks, num_codes, code_dim)
 
 
 @final
 class FrozenCodebook(Codebook):
-    """Codes that learn nothing; `set` gives them their values.
+    """Codes that are never updated; `set` assigns their values.
 
     Args:
         num_codebooks: G.
@@ -40,19 +40,19 @@ class FrozenCodebook(Codebook):
 
     @torch.no_grad()
     def set(self, codes: Float[Tensor, "g k d"]) -> None:
-        """Take these codes, such as the means that k-means finds."""
+        """Assign the codes, for example k-means centres."""
         self.codes.copy_(codes)
 
     def prepare(self, tokens: Float[Tensor, "g n d"]) -> None:
-        """Nothing to prepare."""
+        """Does nothing."""
 
     def loss(self, z_e: Float[Tensor, "g n d"], z_q: Float[Tensor, "g n d"]) -> None:
         """None: the codes do not change."""
         return None
 
     def look_up(self, indices: Int64[Tensor, "g n"]) -> Float[Tensor, "g n d"]:
-        """The code of each index."""
+        """Look up the code of each index."""
         return look_up(self.codes, indices)
 
     def learn(self, tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"]) -> None:
-        """Nothing."""
+        """Does nothing."""

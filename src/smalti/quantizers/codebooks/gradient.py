@@ -1,4 +1,4 @@
-"""The paper's codebook: a parameter that the gradient of a loss moves, and no extras."""
+"""The paper's codebook: a parameter trained by the gradient of a loss, without extras."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from smalti.quantizers.codebooks.base import CODEBOOKS, Codebook, CodebookConfig
 
 @CODEBOOKS.register
 class GradientCodebookConfig(CodebookConfig):
-    """The paper's codebook loss and nothing else; van den Oord et al. 2017, equation 3."""
+    """Settings of the paper's codebook loss without extras; van den Oord et al. 2017, equation 3."""
 
     kind: Literal["gradient"] = "gradient"
 
     def build(self, num_codebooks: int, num_codes: int, code_dim: int) -> GradientCodebook:
-        """The untrained codebook."""
+        """Build the untrained codebook."""
         return GradientCodebook(num_codebooks, num_codes, code_dim)
 
 
 @final
 class GradientCodebook(Codebook):
-    """A parameter, moved by the gradient of |sg[z_e] - e|^2.
+    """A parameter trained by the gradient of |sg[z_e] - e|^2.
 
     Initialised uniformly in +-sqrt(3/D), the fan-in scaling of the authors' published code.
 
@@ -43,15 +43,15 @@ class GradientCodebook(Codebook):
         self.codes = nn.Parameter(torch.empty(num_codebooks, num_codes, code_dim).uniform_(-bound, bound))
 
     def prepare(self, tokens: Float[Tensor, "g n d"]) -> None:
-        """Nothing to prepare."""
+        """Does nothing."""
 
     def loss(self, z_e: Float[Tensor, "g n d"], z_q: Float[Tensor, "g n d"]) -> Float[Tensor, ""]:
         """|sg[z_e] - e|^2, averaged over elements."""
         return (z_e.detach() - z_q).square().mean()
 
     def look_up(self, indices: Int64[Tensor, "g n"]) -> Float[Tensor, "g n d"]:
-        """The code of each index, with a gradient for the codes."""
+        """Look up the code of each index, with a gradient for the codes."""
         return look_up(self.codes, indices)
 
     def learn(self, tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"]) -> None:
-        """Nothing: the optimiser moves the codes."""
+        """Does nothing: the optimizer updates the codes."""

@@ -18,10 +18,10 @@ APART = 0.03
 def statistics(
     tokens: Float[Tensor, "g n d"], indices: Int64[Tensor, "g n"], num_codes: int
 ) -> tuple[Float[Tensor, "g k d"], Float[Tensor, "g k"]]:
-    """Sum and number of each code's tokens over all ranks, in one reduction; only finite tokens count."""
+    """Sum and number of each code's tokens over all ranks, in one reduction, excluding non-finite tokens."""
     num_codebooks, _, dim = tokens.shape
     offset = torch.arange(num_codebooks, device=tokens.device).unsqueeze(1) * num_codes
-    # A sum of values that are not all finite is not finite; such tokens go to a row that is thrown away.
+    # A sum with a non-finite value is not finite; such tokens go to an extra row that is discarded.
     rows = torch.where(tokens.sum(2).isfinite(), indices + offset, num_codebooks * num_codes).flatten()
     sums = tokens.new_zeros(num_codebooks * num_codes + 1, dim).index_add_(0, rows, tokens.flatten(0, 1))
     counts = tokens.new_zeros(len(sums)).index_add_(0, rows, tokens.new_ones(len(rows)))
@@ -31,22 +31,22 @@ def statistics(
 
 
 def draw_tokens(tokens: Float[Tensor, "g n d"], num: int, seed: int, salt: int) -> Float[Tensor, "g num d"]:
-    """Random tokens of all ranks, with a little noise; the same on every rank and for any number of ranks.
+    """Draw random tokens of all ranks, with a little noise; the result is independent of the number of ranks.
 
-    Tokens may be equal (flat regions of pictures), and there may be fewer of them than codes. Codes that
-    start at the same point would never separate, and each would cost the search a second look: hence the
+    Tokens may be equal (flat regions of images), and there may be fewer tokens than codes. Codes that start
+    at the same point would never separate, and would each need a float64 comparison in the search, hence the
     noise.
 
     Args:
-        tokens: this rank's.
-        num: how many to draw.
+        tokens: tokens of this rank.
+        num: number of tokens to draw.
         seed: of the draw.
-        salt: makes another draw of the same seed.
+        salt: gives independent draws with the same seed.
     """
     rows = tokens.transpose(0, 1)
     total = sum(counts_of_ranks(len(rows), rows.device))
     generator = torch.Generator().manual_seed(seed * 1_000_003 + salt)
-    # Without replacement as far as the tokens go, so that codes start at different points.
+    # Without replacement as far as possible, so that codes start at different points.
     order = torch.cat([torch.randperm(total, generator=generator) for _ in range(math.ceil(num / total))])
     drawn = rows_over_ranks(rows, order[:num].to(rows.device)).transpose(0, 1)
     drawn = torch.where(drawn.isfinite(), drawn, 0)
