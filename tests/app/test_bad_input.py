@@ -21,6 +21,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from smalti.core import weights
 from smalti.tokenizer import load
 from smalti.training import checkpoints
 from tests.runs import TINY, TINY_PRIOR, Result, digests
@@ -436,7 +437,7 @@ def test_disk_that_fills_up_while_training(
     shutil.rmtree(run / "prior")
     more = ["train", "image", "--data", pictures, "--out", run, *TINY, "training.steps=20"]
     before = digests(run / "state")
-    real = checkpoints.save_file
+    real = weights.save_file
 
     def save_file(tensors: dict[str, torch.Tensor], path: Path) -> None:
         if (Path(path).name == "model.safetensors") == (what == "weights"):
@@ -448,7 +449,7 @@ def test_disk_that_fills_up_while_training(
         if what == "metrics":
             patch.setattr(checkpoints.RunDirectory, "append_metrics", full)
         else:
-            patch.setattr(checkpoints, "save_file", save_file)
+            patch.setattr(weights, "save_file", save_file)
         assert "the disk is full" in mistake(*more)
     assert digests(run / "state") == before
     assert load(run).code_shape == (1, 4, 4)

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from smalti.app import data
 from smalti.app.commands import demo as demo_verb
 from smalti.app.letters import LettersSource
-from smalti.data import sources
 from tests.runs import Result
 
 TINY = [
@@ -80,7 +80,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     few = functools.partial(LettersSource, num_train=104, num_test=52)
     out = tmp_path_factory.mktemp("demo") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "LettersSource", few)
+        patch.setattr(data, "LettersSource", few)
         patch.setattr(demo_verb, "LettersSource", few)
         page = demo_verb.demo(out, TINY, quiet=True)
     assert page == out / "index.html"

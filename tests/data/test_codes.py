@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from smalti import files
+from smalti.core import files
 from smalti.core.errors import InputError
 from smalti.data import codes as codes_module
 from smalti.data.codes import FORMAT, CodesInfo, check_codes, read_codes, write_codes

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from smalti import files
+from smalti.core import files
 from smalti.core.errors import InputError
 from smalti.data.packed import (
     ENDING,

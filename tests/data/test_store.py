@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from smalti import files
+from smalti.core import files
 from smalti.core.errors import InputError
 from smalti.data import store as store_module
 from smalti.data.store import FORMAT, Store, smallest_dtype

@@ -14,7 +14,6 @@ from smalti.models.hierarchy import HierarchyConfig
 from smalti.models.vae import VAEConfig
 from smalti.models.vqvae import VQVAEConfig
 from smalti.priors.uniform import UniformPrior
-from smalti.recipe import build_model
 
 SPEC = SignalSpec(2, (8, 8), domain=Continuous())
 LENGTHS = torch.tensor([8, 5, 3])
@@ -24,7 +23,7 @@ LENGTHS = torch.tensor([8, 5, 3])
 def model(request):
     torch.manual_seed(0)
     config = request.param.tiny().model_copy(update={"likelihood": NormalConfig()})
-    return build_model(config, SPEC).eval()
+    return config.build(SPEC).eval()
 
 
 def tails() -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,7 +55,7 @@ def test_a_missing_tail_costs_what_padding_does(model):
 def test_scattered_entries_are_left_out_of_the_distortion():
     torch.manual_seed(0)
     config = VQVAEConfig.tiny().model_copy(update={"likelihood": NormalConfig()})
-    model = build_model(config, SPEC).eval()
+    model = config.build(SPEC).eval()
     mask = torch.rand(3, 2, 8, 8, generator=torch.Generator().manual_seed(2)) < 0.6
     x = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(1)) * mask
     with torch.no_grad():

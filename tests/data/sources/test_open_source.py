@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from smalti.app.letters import LettersSource
 from smalti.core.errors import InputError
 from smalti.data import sources
 from smalti.data.sources import Item, Source, UnreadableItem, open_source
@@ -46,10 +45,6 @@ def write_parquet(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"image": [b"a"]}), path)
     return path
-
-
-def test_letters():
-    assert isinstance(open_source("letters", EXTENSIONS), LettersSource)
 
 
 def test_folder_and_single_file(tmp_path):
@@ -165,7 +160,7 @@ def test_no_such_thing(hub_names, tmp_path, monkeypatch, text):
     with pytest.raises(InputError) as caught:
         sources.open_source(text, EXTENSIONS)
     assert str(caught.value) == (
-        f"no such folder or file: {text!r}; expected a folder, a file, the word letters, or a data set of "
+        f"no such folder or file: {text!r}; expected a folder, a file, or a data set of "
         "the Hugging Face Hub as owner/name, such as ylecun/mnist"
     )
     assert hub_names == []
@@ -175,7 +170,7 @@ def test_the_public_face():
     assert set(sources.__all__) == {"Item", "Source", "UnreadableItem", "open_source"}
     assert issubclass(UnreadableItem, ValueError)
     assert Item("a", b"").label is None
-    assert issubclass(LettersSource, Source)
+    assert issubclass(FolderSource, Source)
 
 
 def test_slow_libraries_wait_until_they_are_needed():
