@@ -136,18 +136,6 @@ def test_the_weighted_bound_is_tighter_on_average(case):
 
 @EVERY
 @torch.no_grad()
-def test_ranks_average_to_one_process(case, monkeypatch: pytest.MonkeyPatch):
-    model, x = trained(case), signals(SPEC, 6)
-    whole = seeded_loss(model, x)
-    shares = []
-    for rank, part in enumerate(x.split(2)):
-        monkeypatch.setattr("smalti.nn.collectives.rank_and_world", lambda rank=rank: (rank, 3))
-        shares.append(seeded_loss(model, part))
-    torch.testing.assert_close(torch.stack(shares).mean(), whole)
-
-
-@EVERY
-@torch.no_grad()
 def test_a_loaded_state_gives_the_same(case):
     saved, loaded = trained(case), case.build(SPEC).eval()
     loaded.load_state_dict(saved.state_dict())

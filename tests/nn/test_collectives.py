@@ -11,6 +11,7 @@ import torch.multiprocessing as mp
 
 from smalti.nn.collectives import (
     counts_of_ranks,
+    mean_over_ranks,
     rand_over_ranks,
     randint_over_ranks,
     randn_over_ranks,
@@ -51,6 +52,7 @@ def collect(rank: int) -> list[dict[str, Any]]:
             {
                 "rank": rank_and_world(),
                 "sum": summed.detach(),
+                "mean": mean_over_ranks(share.sum(0)),
                 "sum needs gradient": summed.requires_grad,
                 "own share": share.detach(),
                 "counts": counts_of_ranks(len(share), torch.device("cpu")),
@@ -66,6 +68,7 @@ def test_in_two_processes():
             every = torch.cat(shares)
             assert result["rank"] == (rank, 2)
             assert torch.equal(result["sum"], every.sum(0))
+            assert torch.equal(result["mean"], every.sum(0) / 2)
             assert not result["sum needs gradient"]
             assert torch.equal(result["own share"], shares[rank])
             assert result["counts"] == [len(share) for share in shares]
@@ -76,6 +79,7 @@ def test_in_one_process():
     rows = torch.randn(4, 2)
     assert rank_and_world() == (0, 1)
     assert torch.equal(sum_over_ranks(rows), rows)
+    assert torch.equal(mean_over_ranks(rows), rows)
     assert counts_of_ranks(4, rows.device) == [4]
     assert torch.equal(rows_over_ranks(rows, torch.tensor([3, 3, 0])), rows[[3, 3, 0]])
 

@@ -23,7 +23,7 @@ from smalti.core.results import Loss
 from smalti.core.signals import SignalSpec
 from smalti.encoders.context import ContextEncoderConfig, ContextNetwork
 from smalti.encoders.voice import VoiceFinder, places_of_speech, warped
-from smalti.nn.collectives import rand_over_ranks, randn_over_ranks
+from smalti.nn.collectives import mean_over_ranks, rand_over_ranks, randn_over_ranks
 from smalti.quantizers.kmeans import kmeans
 from smalti.quantizers.nearest import nearest_codes
 
@@ -104,7 +104,9 @@ class MaskedPrediction(Trainable):
         nats = nats.view(*speech.shape, -1).mean(2)
         weight = torch.where(hidden, 1.0, self.config.seen_weight)
         weight = weight * torch.where(speech, 1.0, self.config.silence_weight)
-        total = (nats * weight).sum() / weight.sum()
+        # In training, ranks have different numbers of masked positions and of silence.
+        weights = mean_over_ranks(weight.sum()) if self.training else weight.sum()
+        total = (nats * weight).sum() / weights
         return Loss(total, {"cluster_nats": (nats * speech).sum().detach() / speech.sum().clamp_min(1)})
 
     def _disturbed(

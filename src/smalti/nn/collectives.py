@@ -30,6 +30,15 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return total
 
 
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """The mean of `tensor` over all ranks, without a gradient.
+
+    A loss that is a sum over a varying number of positions divides by this mean of that number, so that the
+    losses of the ranks average to the loss of one process on the whole batch.
+    """
+    return sum_over_ranks(tensor) / rank_and_world()[1]
+
+
 def counts_of_ranks(count: int, device: torch.device) -> list[int]:
     """What each rank has of something, in the order of ranks."""
     rank, world = rank_and_world()

@@ -18,6 +18,7 @@ from smalti.core.pretrained import Pretrained, settings_of
 from smalti.core.priors import NETWORKS, AutoregressiveNetwork, DensityPrior
 from smalti.core.results import Loss
 from smalti.core.units import bits_per_dim
+from smalti.nn.collectives import mean_over_ranks
 from smalti.priors.uniform import NO_CONDITIONS
 
 PADDING = -100
@@ -66,7 +67,12 @@ class LearnedPrior(DensityPrior, Trainable, Pretrained):
             # Each item counts by its number of codes; padding does not count.
             beyond = torch.arange(codes.shape[2], device=codes.device) >= batch.lengths.unsqueeze(1)
             codes = codes.masked_fill(beyond.view(len(codes), 1, -1, *(1,) * (codes.ndim - 3)), PADDING)
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, -2), codes.flatten(), ignore_index=PADDING)
+        nats = torch.nn.functional.cross_entropy(
+            logits.flatten(0, -2), codes.flatten(), ignore_index=PADDING, reduction="sum"
+        )
+        # In training, the items of the ranks differ in length.
+        count = (codes != PADDING).sum().float()
+        loss = nats / (mean_over_ranks(count) if self.training else count)
         return Loss(total=loss, terms={"bits_per_code": bits_per_dim(loss.detach(), 1)})
 
     def log_prob(
