@@ -209,7 +209,7 @@ def test_samples_play(run: ClipRun, smalti: Smalti, tmp_path: Path, options, cod
     ("words", "told"),
     [
         (("size=20",), "expected a number of frames that is a multiple of 1 and a size"),
-        (("encoder.time_strides=1,2,2",), "expected no time_strides where per_frame is set"),
+        (("encoder.time_strides=1,2,2",), "expected no time_strides"),
         (("encoder.per_frame=false", "encoder.time_strides=1,2"), "as many time_strides as strides, 3"),
         (("encoder.per_frame=false", "frames=5"), "set data.frames=8 data.size=64x64"),
         (("decoder.kind=wavenet",), "take decoder.kind=conv"),

@@ -109,11 +109,11 @@ def test_settings_out_of_range(wrong):
     [
         (
             SignalSpec(1, (64,), 256, 8000),
-            "model.encoder.sample_rate_hz=8000, as the data has it, received 1000",
+            "model.encoder.sample_rate_hz=8000, as in the data, received 1000",
         ),
         (
             SignalSpec(1, (64,), 65536, 1000),
-            "model.encoder.companded=False, as the data has it, received True",
+            "model.encoder.companded=False, as in the data, received True",
         ),
     ],
 )

@@ -256,7 +256,7 @@ class TestSoftmax:
         total = Categorical(logits).log_prob(from_levels(level, 7)).sum()
         total.backward(retain_graph=True)
         first = logits.grad.clone()
-        with pytest.raises(RuntimeError, match="can be taken once only"):
+        with pytest.raises(RuntimeError, match="only once"):
             total.backward()
         assert torch.equal(logits.grad, first)
         total = Categorical(logits).log_prob(from_levels(level, 7)).square().sum()

@@ -247,7 +247,7 @@ class TestLearned:
 
     @pytest.mark.parametrize("wrap", [lambda prior: prior, LabelledPrior])
     def test_a_class_without_classes(self, wrap):
-        with pytest.raises(InputError, match="trained without classes: leave --class out"):
+        with pytest.raises(InputError, match="prior without classes"):
             wrap(learned(1)).sample(2, same_label(0, 2))
 
     @pytest.mark.parametrize("wrong", [{"num": 0}, {"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}])

@@ -1,4 +1,4 @@
-"""What the conditioners that add a bias have in common."""
+"""Base class and helpers of conditioners that add a bias."""
 
 from __future__ import annotations
 
@@ -18,54 +18,55 @@ from smalti.nn.collectives import rand_over_ranks
 
 
 class AdditiveConditioner(Conditioner, ABC):
-    """Adds a bias `(B, C, positions)`, which `prepare` gives; one position stands for all."""
+    """Adds the bias `(B, C, positions)` computed by `prepare`; a single position is broadcast to all."""
 
     @final
     def forward(
         self, x: Float[Tensor, "b c *positions"], prepared: Tensor, position: int | None = None
     ) -> Float[Tensor, "b c *positions"]:
-        """`x` plus the bias."""
+        """Return `x` plus the bias."""
         if position is not None:
             return x + prepared[:, :, position if prepared.shape[2] > 1 else 0]
         return (x.flatten(2) + prepared).reshape(x.shape)
 
 
 def along_grid(bias: Float[Tensor, "b f c"], grid: Sequence[int]) -> Float[Tensor, "b c positions"]:
-    """Biases of frames, repeated over the positions of each frame.
+    """Repeat biases of frames over the positions of each frame.
 
     Raises:
-        InputError: when the frames are not the first axis of the grid.
+        InputError: if the number of frames differs from the first axis of the grid.
     """
     if bias.shape[1] != grid[0]:
         raise InputError(
-            f"expected one condition for each of {grid[0]} frames, received {bias.shape[1]}: give as many as "
+            f"expected one condition for each of {grid[0]} frames, received {bias.shape[1]}: pass as many as "
             "the first axis of the grid is long"
         )
     return bias.transpose(1, 2).repeat_interleave(math.prod(grid[1:]), 2)
 
 
 def hidden_items(batch_size: int, share: float, hide: bool, device: torch.device) -> Bool[Tensor, " b"]:
-    """Items whose condition training drops, drawn for the batch of all ranks."""
+    """Mask of the items whose condition training hides, drawn for the batch of all ranks."""
     if not hide or not share:
         return torch.zeros(batch_size, dtype=torch.bool, device=device)
     return rand_over_ranks((batch_size,), device) < share
 
 
 def check_items(value: ConditionValue, batch_size: int) -> None:
-    """
+    """Check that a condition has a value for each item of the batch.
+
     Raises:
-        InputError: when the value is of another number of items.
+        InputError: if the number of items differs.
     """
     if len(value.data) != batch_size:
         raise InputError(
-            f"expected a condition of {batch_size} items, received {len(value.data)}: give one for each item "
+            f"expected a condition of {batch_size} items, received {len(value.data)}: pass one for each item "
             "of the batch"
         )
 
 
 def refuse(expected: str, value: ConditionValue) -> NoReturn:
-    """Refuse a value of another kind or width."""
+    """Raise an `InputError` for a value of the wrong kind or width."""
     raise InputError(
         f"expected {expected}, received a {type(value).__name__} of {value.data.dtype} and shape "
-        f"{tuple(value.data.shape)}: give such a value, or build another conditioner"
+        f"{tuple(value.data.shape)}: pass a matching value, or build another conditioner"
     )

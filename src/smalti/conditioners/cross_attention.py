@@ -1,4 +1,4 @@
-"""A sequence, such as the tokens of a text, to which every position attends.
+"""Cross-attention to a sequence, such as the tokens of a text.
 
 Source: Vaswani et al. 2017, "Attention Is All You Need" (arXiv 1706.03762), section 3.2.3.
 """
@@ -21,7 +21,7 @@ from smalti.core.conditions import ConditionValue, TokenSequence
 from smalti.core.errors import InputError
 
 LONGEST_WAVE = 10_000
-"""How many times slower than 1 radian an element the slowest sinusoid of the encoding turns."""
+"""Ratio of the highest to the lowest frequency of the position encoding."""
 
 
 @CONDITIONERS.register
@@ -36,21 +36,21 @@ class CrossAttentionConfig(ConditionerConfig):
 
     @classmethod
     def tiny(cls) -> CrossAttentionConfig:
-        """The smallest that has every part."""
+        """The smallest config with every part, for tests."""
         return cls(num_ids=7, dim=6, heads=2)
 
     def build(self, channels: int) -> CrossAttention:
-        """The untrained conditioner."""
+        """Build the untrained conditioner."""
         return CrossAttention(channels, self.num_ids, self.dim, self.heads, self.dropout)
 
 
 @dataclass(frozen=True)
 class Attended:
-    """What positions attend to.
+    """Keys and values of the attention.
 
     Attributes:
         keys, values: of a learned element, then those of the sequence, `(B, heads, 1 + L, C / heads)`.
-        mask: bool `(B, 1, 1, 1 + L)`, False at what is not there.
+        mask: bool `(B, 1, 1, 1 + L)`, False at absent elements.
     """
 
     keys: Tensor
@@ -60,19 +60,19 @@ class Attended:
 
 @final
 class CrossAttention(Conditioner):
-    """x + attention(norm(x), sequence), over the sequence and a learned element that is always there.
+    """x + attention(norm(x), sequence), over the sequence and a learned element that is always present.
 
-    So an item without a sequence attends to that element alone.
+    An item without a sequence attends only to the learned element.
 
     Args:
-        channels: C of the activations; the heads share them out.
+        channels: C of the activations, a multiple of `heads`.
         num_ids: ids of the elements are 0 to num_ids - 1; 0 for a sequence of vectors.
         dim: width of the elements: of the vectors, or of the ids' embeddings.
-        heads: of the attention.
+        heads: number of attention heads.
         dropout: share of the items whose sequences training hides.
 
     Raises:
-        InputError: when the heads do not divide the channels.
+        InputError: if the heads do not divide the channels.
     """
 
     config: CrossAttentionConfig
@@ -84,7 +84,7 @@ class CrossAttention(Conditioner):
         self.config = CrossAttentionConfig(num_ids=num_ids, dim=dim, heads=heads, dropout=dropout)
         if channels % heads:
             raise InputError(
-                f"expected heads that divide {channels} channels, received {heads}: choose another number"
+                f"expected heads that divide {channels} channels, received {heads}: use another number"
             )
         self.embed = nn.Embedding(num_ids, dim) if num_ids else None
         self.absent = nn.Parameter(torch.zeros(1, 1, dim))
@@ -96,10 +96,10 @@ class CrossAttention(Conditioner):
     def prepare(
         self, value: ConditionValue | None, batch_size: int, grid: Sequence[int], hide: bool = False
     ) -> Attended:
-        """Keys and values; see `Conditioner.prepare`.
+        """Compute keys and values; see `Conditioner.prepare`.
 
         Raises:
-            InputError: for a value that is not a sequence of such elements, or ids out of range.
+            InputError: if the value is not a matching sequence, or ids are out of range.
         """
         elements = self.absent.expand(batch_size, -1, -1)
         mask = torch.ones(batch_size, 1, dtype=torch.bool, device=elements.device)
@@ -114,14 +114,14 @@ class CrossAttention(Conditioner):
     def forward(
         self, x: Float[Tensor, "b c *positions"], prepared: Attended, position: int | None = None
     ) -> Float[Tensor, "b c *positions"]:
-        """Every position attends by itself, so `position` does not matter."""
+        """Attend from every position; `position` has no effect, because positions are independent."""
         tokens = x.reshape(*x.shape[:2], -1).transpose(1, 2)
         queries = self.query(self.norm(tokens)).unflatten(2, (self.config.heads, -1)).transpose(1, 2)
         attended = F.scaled_dot_product_attention(queries, prepared.keys, prepared.values, prepared.mask)
         return x + self.out(attended.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(x.shape)
 
     def _elements(self, value: ConditionValue, batch_size: int) -> tuple[Tensor, Tensor]:
-        """The elements with an encoding of their places, `(B, L, dim)`, and which of them are there."""
+        """The elements plus a position encoding, `(B, L, dim)`, and a mask of those that are present."""
         num_ids, dim = self.config.num_ids, self.config.dim
         is_right = isinstance(value, TokenSequence) and value.is_ids == (num_ids > 0)
         if not is_right or (not num_ids and value.data.shape[2] != dim):
@@ -147,7 +147,7 @@ class CrossAttention(Conditioner):
 
 
 def _encoding(length: int, dim: int) -> Float[Tensor, "l d"]:
-    """Sines, then cosines, of the places 0 to length - 1 (section 3.5 of the paper)."""
+    """Sines, then cosines, of the positions 0 to length - 1 (section 3.5 of the paper)."""
     pairs = (dim + 1) // 2
     angles = torch.arange(length).unsqueeze(1) * LONGEST_WAVE ** (-torch.arange(pairs) / pairs)
     return torch.cat([angles.sin(), angles.cos()], 1)[:, :dim]

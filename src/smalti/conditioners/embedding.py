@@ -1,4 +1,4 @@
-"""Ids of the item, or of each frame, as an added embedding."""
+"""Conditioner that adds an embedding of ids per item or per frame."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smalti.core.conditions import ConditionValue, PerFrame, PerItem
 from smalti.core.errors import InputError
 
 INITIAL_STD = 0.02
-"""Standard deviation of the first embeddings."""
+"""Standard deviation of the initial embeddings."""
 
 
 @CONDITIONERS.register
@@ -29,17 +29,17 @@ class EmbeddingConfig(ConditionerConfig):
 
     @classmethod
     def tiny(cls) -> EmbeddingConfig:
-        """The smallest that has every part."""
+        """The smallest config with every part, for tests."""
         return cls(num_ids=3)
 
     def build(self, channels: int) -> Embedding:
-        """The untrained conditioner."""
+        """Build the untrained conditioner."""
         return Embedding(channels, self.num_ids, self.dropout)
 
 
 @final
 class Embedding(AdditiveConditioner):
-    """Adds the embedding of an id of the item or of each frame; "not given" (-1) has an embedding too.
+    """Adds the embedding of an id per item or per frame; "not given" (-1) has its own embedding.
 
     Args:
         channels: C of the activations.
@@ -58,10 +58,10 @@ class Embedding(AdditiveConditioner):
     def prepare(
         self, value: ConditionValue | None, batch_size: int, grid: Sequence[int], hide: bool = False
     ) -> Float[Tensor, "b c positions"]:
-        """The bias; see `Conditioner.prepare`.
+        """Compute the bias; see `Conditioner.prepare`.
 
         Raises:
-            InputError: for a value that is not of ids, or ids out of range.
+            InputError: if the value does not hold ids, or ids are out of range.
         """
         num_ids, device = self.config.num_ids, self.table.weight.device
         if value is None:

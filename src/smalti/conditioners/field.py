@@ -1,4 +1,4 @@
-"""A dense field, upsampled to the grid, as an added projection."""
+"""Conditioner that adds a projection of a dense field, upsampled to the grid."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class UpsampledFieldConfig(ConditionerConfig):
 
     @classmethod
     def tiny(cls) -> UpsampledFieldConfig:
-        """The smallest that has every part."""
+        """The smallest config with every part, for tests."""
         return cls(dim=2)
 
     def build(self, channels: int) -> UpsampledField:
-        """The untrained conditioner."""
+        """Build the untrained conditioner."""
         return UpsampledField(channels, self.dim, self.dropout)
 
 
@@ -39,7 +39,7 @@ class UpsampledField(AdditiveConditioner):
 
     Args:
         channels: C of the activations.
-        dim: P, channels of the field; each of its axes divides that of the grid.
+        dim: P, channels of the field; each axis of the field divides that of the grid.
         dropout: share of the items whose fields training hides; nothing is added for them.
     """
 
@@ -53,10 +53,10 @@ class UpsampledField(AdditiveConditioner):
     def prepare(
         self, value: ConditionValue | None, batch_size: int, grid: Sequence[int], hide: bool = False
     ) -> Float[Tensor, "b c positions"]:
-        """The bias; see `Conditioner.prepare`.
+        """Compute the bias; see `Conditioner.prepare`.
 
         Raises:
-            InputError: for a value that is no field of these channels, or does not divide the grid.
+            InputError: if the value is not a field of these channels, or does not divide the grid.
         """
         weight = self.linear.weight
         if value is None:

@@ -1,4 +1,4 @@
-"""Vectors of the item, or of each frame, as an added projection."""
+"""Conditioner that adds a projection of vectors per item or per frame."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ class ProjectionConfig(ConditionerConfig):
 
     @classmethod
     def tiny(cls) -> ProjectionConfig:
-        """The smallest that has every part."""
+        """The smallest config with every part, for tests."""
         return cls(dim=2)
 
     def build(self, channels: int) -> Projection:
-        """The untrained conditioner."""
+        """Build the untrained conditioner."""
         return Projection(channels, self.dim, self.dropout)
 
 
 @final
 class Projection(AdditiveConditioner):
-    """Adds a linear projection of a vector of the item or of each frame, such as a continuous action.
+    """Adds a linear projection of a vector per item or per frame, such as a continuous action.
 
     Args:
         channels: C of the activations.
         dim: V, width of the vectors.
-        dropout: share of the items whose vectors training hides; a learned bias stands for a hidden or absent
-            one.
+        dropout: share of the items whose vectors training hides; a learned bias replaces a hidden or absent
+            vector's projection.
     """
 
     config: ProjectionConfig
@@ -55,10 +55,10 @@ class Projection(AdditiveConditioner):
     def prepare(
         self, value: ConditionValue | None, batch_size: int, grid: Sequence[int], hide: bool = False
     ) -> Float[Tensor, "b c positions"]:
-        """The bias; see `Conditioner.prepare`.
+        """Compute the bias; see `Conditioner.prepare`.
 
         Raises:
-            InputError: for a value that is not of vectors of this width.
+            InputError: if the value does not hold vectors of this width.
         """
         if value is None:
             return self.absent.expand(batch_size, -1).unsqueeze(2)

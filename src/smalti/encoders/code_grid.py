@@ -1,4 +1,4 @@
-"""The encoder of code grids: each code is looked up, then the paper's convolutions over the grid."""
+"""Encoder of code grids: code embeddings, followed by the paper's convolutions over the grid."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from smalti.encoders.conv import ConvEncoderConfig, fitting_grid
 from smalti.likelihoods.levels import to_levels
 
 NETWORK = ConvEncoderConfig(strides=(3, 7))
-"""Over the grid, unless another is given: one place for all of 21x21."""
+"""Default network over the grid: one latent position for a 21x21 grid."""
 
 
 @ENCODERS.register
 class CodeGridEncoderConfig(EncoderConfig):
-    """The tables, and the network over what they give.
+    """Settings of a `CodeGridEncoder`.
 
     Attributes:
-        channels: that a code is looked up as.
-        network: over the grid; strides whose product is its side leave one place for all of it.
+        channels: dimension of a code's embedding.
+        network: convolutions over the grid; strides whose product equals its side leave one position.
     """
 
     kind: Literal["code_grid"] = "code_grid"
@@ -36,12 +36,12 @@ class CodeGridEncoderConfig(EncoderConfig):
 
     @classmethod
     def tiny(cls) -> CodeGridEncoderConfig:
-        """The smallest that still has every part."""
+        """The smallest config with every part, for tests."""
         network = ConvEncoderConfig.tiny().model_copy(update={"strides": (2, 3)})
         return cls(channels=8, network=network)
 
     def build(self, signal: SignalSpec, dim: int) -> CodeGridEncoder:
-        """The encoder of such grids: codebooks are channels, codes are levels."""
+        """Build the encoder of code grids, given as signals: channels are codebooks, levels are codes."""
         return CodeGridEncoder(
             signal.channels, signal.levels, dim, signal.ndim, channels=self.channels, network=self.network
         )
@@ -49,15 +49,15 @@ class CodeGridEncoderConfig(EncoderConfig):
 
 @final
 class CodeGridEncoder(Encoder):
-    """Codes -> the sum of what the tables of the G codebooks hold for them -> convolutions -> latents.
+    """Sums the embeddings of the G codes of a position, and encodes the result by convolutions.
 
     Args:
         num_codebooks: G.
         num_codes: K.
         dim: channels of the latents.
         ndim: axes of the grid.
-        channels: of a code's embedding.
-        network: over the grid.
+        channels: dimension of a code's embedding.
+        network: convolutions over the grid.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class CodeGridEncoder(Encoder):
     def forward(
         self, signal: Float[Tensor, "b g *size"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b d *grid"]:
-        """Latents of code grids in the model range."""
+        """Encode code grids in the model's range to latents."""
         codes = to_levels(signal, self.levels).unbind(1)
         looked_up = [embed(c) for embed, c in zip(self.embeddings, codes, strict=True)]
         return self.network(torch.stack(looked_up).sum(0).movedim(-1, 1))

@@ -1,8 +1,8 @@
-"""An encoder of log-mel frames that sees what is around them, and is trained before the codebook.
+"""Encoder of log-mel frames with context, pre-trained and frozen before the codebook is trained.
 
-Its network first learns to predict the cluster of hidden stretches of speech from what surrounds them
-(`models/masked.py`); one of its layers, projected, smoothed and frozen, gives the latents. The idea is that
-of HuBERT (Hsu et al. 2021, arXiv 2106.07447), at the size of an hour of speech.
+Its network first learns to predict the clusters of masked spans of speech from the context
+(`models/masked.py`); the output of one of its layers, projected, smoothed and frozen, gives the latents. The
+method follows HuBERT (Hsu et al. 2021, arXiv 2106.07447), at the scale of an hour of speech.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from smalti.encoders.voice import VoiceConfig, VoiceFinder
 
 @ENCODERS.register
 class ContextEncoderConfig(EncoderConfig):
-    """Size of the network, and which of its layers becomes the latents.
+    """Settings of a `ContextEncoder`.
 
     Attributes:
-        channels: width.
-        strides: of the convolutions that come first; frames a code are their product.
-        dilations: of the residual blocks, a block each.
-        layer: the block whose output is taken, counted from 1.
-        smoothing: share of each neighbour in the average over three codes that latents are.
-        dropout: of each block, in training of the network.
-        voice: how what is the speaker's is found and taken away first.
+        channels: width of the network.
+        strides: strides of the initial convolutions; their product is the number of frames per code.
+        dilations: dilation of each residual block.
+        layer: block whose output gives the latents, counted from 1.
+        smoothing: weight of each neighbour in a moving average over three latents.
+        dropout: dropout of each block, in pre-training.
+        voice: settings of the speaker normalisation.
     """
 
     kind: Literal["context"] = "context"
@@ -52,17 +52,17 @@ class ContextEncoderConfig(EncoderConfig):
         if self.layer > len(self.dilations):
             raise ValueError(
                 f"expected a layer from 1 to {len(self.dilations)}, the number of dilations, received "
-                f"{self.layer}; take an earlier one or add dilations"
+                f"{self.layer}; use an earlier one or add dilations"
             )
         return self
 
     @classmethod
     def tiny(cls) -> ContextEncoderConfig:
-        """The smallest that still has every part."""
+        """The smallest config with every part, for tests."""
         return cls(channels=8, dilations=(1, 2), layer=2, voice=VoiceConfig.tiny())
 
     def build(self, signal: SignalSpec, dim: int) -> ContextEncoder:
-        """The encoder of such log-mels."""
+        """Build the encoder of log-mel signals."""
         return ContextEncoder(self, signal, dim)
 
 
@@ -86,11 +86,11 @@ class _Block(nn.Module):
 
 @final
 class ContextNetwork(nn.Module):
-    """Strided convolutions over frames, then residual blocks over codes' places.
+    """Strided convolutions over frames, then residual blocks at the rate of the codes.
 
     Args:
         config: sizes.
-        num_mels: bands of a frame.
+        num_mels: number of mel bands of a frame.
     """
 
     def __init__(self, config: ContextEncoderConfig, num_mels: int) -> None:
@@ -105,7 +105,7 @@ class ContextNetwork(nn.Module):
             width = config.channels
         self.first = nn.Sequential(*layers)
         self.hidden = nn.Parameter(torch.zeros(config.channels))
-        """What stands in a place that is hidden."""
+        """Embedding of a masked position."""
         self.blocks = nn.ModuleList(
             _Block(config.channels, dilation, config.dropout) for dilation in config.dilations
         )
@@ -118,12 +118,12 @@ class ContextNetwork(nn.Module):
         hidden: Bool[Tensor, "b n"] | None = None,
         layers: int | None = None,
     ) -> Float[Tensor, "b c n"]:
-        """The output of the last block, normalised, or that of block `layers` as it is.
+        """Normalised output of the last block, or the raw output of block `layers`.
 
         Args:
-            frames: normalised log-mels, as many as make whole codes.
-            hidden: places that are not to be seen.
-            layers: how many blocks to go through; None for all.
+            frames: normalised log-mels; their number is a multiple of the frames per code.
+            hidden: mask, True at positions to hide.
+            layers: number of blocks to apply; None for all.
         """
         x = self.first(frames)[..., : frames.shape[2] // self._stride]
         if hidden is not None:
@@ -139,14 +139,14 @@ class ContextEncoder(PoolingEncoder):
 
     Args:
         config: sizes.
-        signal: log-mels: bands as channels, frames as the one axis.
+        signal: log-mels: bands as channels, frames as the single axis.
         dim: channels of the latents.
     """
 
     mean: Tensor
-    """Of the layer's output over speech, `(C,)`."""
+    """Mean of the layer's output over speech, `(C,)`."""
     projection: Tensor
-    """From the layer's output to latents, `(C, D)`."""
+    """Projection from the layer's output to latents, `(C, D)`."""
 
     def __init__(self, config: ContextEncoderConfig, signal: SignalSpec, dim: int) -> None:
         super().__init__(1 + 2 * signal.channels)
@@ -158,20 +158,21 @@ class ContextEncoder(PoolingEncoder):
         self.register_buffer("projection", torch.randn(config.channels, dim) / config.channels**0.5)
 
     def train(self, mode: bool = True) -> ContextEncoder:
-        """Stays in evaluation mode: it was trained before."""
+        """Keep evaluation mode: the encoder is already trained."""
         del mode
         return super().train(False)
 
     def pool(self, items: Sequence[Float[Tensor, "m _"]]) -> Float[Tensor, " v"]:
-        """The voice of one speaker, from some of that speaker's utterances."""
+        """Voice statistics of one speaker, from some of the speaker's utterances."""
         return self.voice.voice(items)
 
     @torch.no_grad()
     def forward(
         self, signal: Float[Tensor, "b m t"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b d n"]:
-        """Latents of log-mels; a voice that is not among the conditions is found in the item itself."""
-        with torch.autocast(signal.device.type, enabled=False):  # the codebook was made in float32
+        """Encode log-mels to latents; without a voice condition, each item's voice is estimated from
+        itself."""
+        with torch.autocast(signal.device.type, enabled=False):  # the codebook was fitted in float32
             features = self.features(signal.float(), conditions) - self.mean.view(1, -1, 1)
             return torch.einsum("bcn,cd->bdn", features, self.projection)
 
@@ -179,7 +180,7 @@ class ContextEncoder(PoolingEncoder):
     def features(
         self, signal: Float[Tensor, "b m t"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b c n"]:
-        """The layer's output, smoothed."""
+        """Smoothed output of the layer."""
         voices = conditions.tensor("voice") if conditions is not None else None
         if voices is None:
             voices = self.voice.voices(signal)

@@ -30,28 +30,28 @@ Stride = Annotated[int, Field(ge=1)]
 
 @final
 class ConvEncoder(Encoder):
-    """Strided convolutions (4x4 at stride 2), residual blocks, then 1x1 to the latents.
+    """Strided convolutions (4x4 at stride 2), residual blocks, then a 1x1 convolution to the latents.
 
-    van den Oord et al. 2017, section 4.1. The 1x1 projection is ours: it sets the dimension of the codes. The
-    default widths are those of the authors' published notebook.
+    van den Oord et al. 2017, section 4.1. The 1x1 projection is an addition that sets the dimension of the
+    codes. The default widths are those of the authors' published notebook.
 
     Args:
-        in_channels: of the signal.
+        in_channels: channels of the signal.
         dim: channels of the latents.
         ndim: axes of the signal: 1 (audio), 2 (images) or 3 (video, volumes).
-        channels: of every layer.
-        residual_channels: inside the residual blocks.
-        residual_blocks: number of those.
-        norm: of the residual blocks: "none" as in the paper, or "group" (group normalization, and SiLU
-            in place of ReLU), which learns faster.
+        channels: channels of every layer.
+        residual_channels: hidden channels of the residual blocks.
+        residual_blocks: number of residual blocks.
+        norm: normalisation in the residual blocks: "none" as in the paper, or "group" (group
+            normalization, and SiLU in place of ReLU), which learns faster.
         strides: downsampling factor of each stage.
-        time_strides: of clips, the stride over the frames at each stage, as many as `strides` (which are then
-            those over height and width); 1 keeps every frame, and sees its neighbours. () is `strides` over
-            time too.
-        per_frame: of clips, encode each frame by itself, as a picture: its codes depend on no other frame.
+        time_strides: for clips, the stride over frames at each stage, as many as `strides` (which then apply
+            to height and width); a stride of 1 keeps every frame, with neighbouring frames in its receptive
+            field. () applies `strides` to time too.
+        per_frame: for clips, encode each frame separately, as an image: its codes depend on no other frame.
 
     Raises:
-        InputError: for settings of time where the signal has no three axes.
+        InputError: if time_strides or per_frame is set and the signal does not have three axes.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ConvEncoder(Encoder):
         if (time_strides or per_frame) and ndim != 3:
             raise InputError(
                 f"expected clips (three axes) for time_strides or per_frame, received signals of {ndim}: "
-                "leave them out"
+                "leave both out"
             )
         self.strides, self.is_per_frame = tuple(strides), per_frame
         self.time_strides = (1,) * len(self.strides) if per_frame else tuple(time_strides)
@@ -92,7 +92,7 @@ class ConvEncoder(Encoder):
         for stride in stage_strides(ndim, self.strides, tuple(time_strides)):
             layers += [downsample(ndim, width, channels, stride), activation()]
             width = channels
-        layers.pop()  # the residual block begins with its own ReLU
+        layers.pop()  # the residual block starts with its own ReLU
         for _ in range(residual_blocks):
             layers.append(BLOCKS[norm](ndim, width, residual_channels))
         layers += [activation(), CONVOLUTIONS[ndim](width, dim, 1)]
@@ -101,7 +101,7 @@ class ConvEncoder(Encoder):
     def forward(
         self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b d *grid"]:
-        """Latents of a signal; `*grid` is `*size` divided by the product of the strides."""
+        """Encode a signal to latents; `*grid` is `*size` divided by the product of the strides."""
         return each_frame(self._latents, signal) if self.is_per_frame else self._latents(signal)
 
     def _latents(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b d *grid"]:
@@ -127,7 +127,7 @@ class ConvEncoderConfig(EncoderConfig):
     @model_validator(mode="after")
     def _one_for_each_stage(self) -> ConvEncoderConfig:
         if self.time_strides and self.per_frame:
-            raise ValueError("expected no time_strides where per_frame is set; leave one of them out")
+            raise ValueError("expected no time_strides together with per_frame; leave one of them out")
         if self.time_strides and len(self.time_strides) != len(self.strides):
             raise ValueError(
                 f"expected as many time_strides as strides, {len(self.strides)}; received "
@@ -137,19 +137,19 @@ class ConvEncoderConfig(EncoderConfig):
 
     @classmethod
     def tiny(cls) -> ConvEncoderConfig:
-        """The smallest that still has every part."""
+        """The smallest config with every part, for tests."""
         return cls(channels=8, residual_channels=4, residual_blocks=1, strides=(2, 2))
 
     def build(self, signal: SignalSpec, dim: int) -> ConvEncoder:
-        """The encoder for such signals.
+        """Build the encoder of such signals.
 
         Raises:
-            InputError: for settings of time where the signal is no clip.
+            InputError: if time_strides or per_frame is set and the signal is not a clip.
         """
         if (self.time_strides or self.per_frame) and not signal.is_clip:
             raise InputError(
                 f"expected clips (three axes) for time_strides or per_frame, received signals of "
-                f"{signal.ndim}: leave them out"
+                f"{signal.ndim}: leave both out"
             )
         return ConvEncoder(signal.channels, dim, signal.ndim, **self.model_dump(exclude={"kind"}))
 
@@ -157,15 +157,15 @@ class ConvEncoderConfig(EncoderConfig):
 def fitting_grid(
     size: Sequence[int], strides: Sequence[int], time_strides: Sequence[int] = ()
 ) -> tuple[int, ...]:
-    """Grid of the latents of a signal of this size: its sides divided by the product of the strides.
+    """Latent grid of a signal of this size: its sides divided by the product of the strides.
 
     Args:
-        size: of the signal; of clips the first side is the number of frames.
+        size: of the signal; for clips the first side is the number of frames.
         strides: of the stages.
-        time_strides: of the stages over the first side, where they are others.
+        time_strides: strides over the first side, if they differ.
 
     Raises:
-        InputError: when that does not divide them.
+        InputError: if the strides do not divide the size.
     """
     factors = [math.prod(strides)] * len(size)
     if time_strides:
@@ -178,7 +178,7 @@ def fitting_grid(
         raise InputError(
             f"expected {of_frames}a size whose sides are multiples of {factors[-1]} "
             f"(strides {tuple(strides)}), received {_by(size)}: set {_settings(fitting)}, "
-            "or other encoder strides"
+            "or change the encoder strides"
         )
     return tuple(length // factor for length, factor in zip(size, factors, strict=True))
 
@@ -188,7 +188,7 @@ def _by(size: Sequence[int]) -> str:
 
 
 def _settings(size: Sequence[int]) -> str:
-    """The settings of the data that make signals of this size."""
+    """Data settings that produce signals of this size."""
     match len(size):
         case 1:
             return f"data.length={size[0]}"

@@ -1,7 +1,7 @@
-"""The encoder that hears as ears do: a fixed log-mel front end, then the paper's convolutions over frames.
+"""Log-mel encoder: a fixed log-mel front end, followed by the paper's convolutions over frames.
 
-van Niekerk et al. 2020 (arXiv 2005.09409) and Chorowski et al. 2019 (arXiv 1901.08810) found that units of
-speech are learned better from spectra than from the waveform.
+van Niekerk et al. 2020 (arXiv 2005.09409) and Chorowski et al. 2019 (arXiv 1901.08810) found that speech
+units are learned better from spectra than from the waveform.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from smalti.encoders.conv import ConvEncoderConfig, fitting_grid
 from smalti.nn.spectral import LogMel, mu_law_decode
 
 MU_LAW_LEVELS = 256
-"""Levels of a companded waveform."""
+"""Number of levels of a mu-law waveform."""
 NETWORK = ConvEncoderConfig(channels=128, residual_channels=64, strides=(2,))
-"""Over the frames, unless another is given."""
+"""Default network over the frames."""
 _SETTINGS = ("sample_rate_hz", "hop", "window", "num_mels", "companded", "network")
 
 
 @ENCODERS.register
 class LogMelEncoderConfig(EncoderConfig):
-    """The front end, and the network over its frames.
+    """Settings of a `LogMelEncoder`.
 
     Attributes:
         sample_rate_hz: of the waveform.
-        hop: samples from frame to frame.
-        window: samples of a frame.
-        num_mels: bands.
-        companded: whether the signal is mu-law companded, and has to be expanded first.
-        network: over the frames; its strides times `hop` are samples a code.
+        hop: samples between frames.
+        window: samples per frame.
+        num_mels: number of mel bands.
+        companded: whether the signal is mu-law companded and must be expanded first.
+        network: network over the frames; the product of its strides times `hop` is the samples per code.
     """
 
     kind: Literal["log_mel"] = "log_mel"
@@ -51,48 +51,48 @@ class LogMelEncoderConfig(EncoderConfig):
 
     @classmethod
     def tiny(cls) -> LogMelEncoderConfig:
-        """The smallest that still has every part."""
+        """The smallest config with every part, for tests."""
         network = ConvEncoderConfig.tiny().model_copy(update={"strides": (2,)})
         return cls(sample_rate_hz=1000, hop=2, window=8, num_mels=4, network=network)
 
     def build(self, signal: SignalSpec, dim: int) -> LogMelEncoder:
-        """The encoder of such waveforms.
+        """Build the encoder of waveforms.
 
         Raises:
-            InputError: when the signal is no waveform, or its rate or encoding differ from the settings.
+            InputError: if the signal is not a waveform, or its rate or encoding differs from the settings.
         """
         if (signal.channels, signal.ndim) != (1, 1):
             raise InputError(
                 f"expected a waveform (one channel, one axis) for a log-mel encoder, received "
-                f"{signal.channels} channels and {signal.ndim} axes: take encoder.kind=conv"
+                f"{signal.channels} channels and {signal.ndim} axes: use encoder.kind=conv"
             )
         for key, expected, received in (
             ("sample_rate_hz", signal.sample_rate_hz, self.sample_rate_hz),
             ("companded", signal.levels == MU_LAW_LEVELS, self.companded),
         ):
-            # Of a signal without a rate nothing more is known either.
+            # For a signal without a sample rate, the companding is not known either.
             if signal.sample_rate_hz is not None and expected != received:
                 raise InputError(
-                    f"expected model.encoder.{key}={expected}, as the data has it, received {received}: set "
-                    "both alike"
+                    f"expected model.encoder.{key}={expected}, as in the data, received {received}: set "
+                    "both to the same value"
                 )
         return LogMelEncoder(dim, **{name: getattr(self, name) for name in _SETTINGS})
 
 
 @final
 class LogMelEncoder(Encoder):
-    """Waveform -> log-mel frames, each band normalised over the signal's time -> convolutions -> latents.
+    """Computes log-mel frames, normalises each band over time, and encodes the frames by convolutions.
 
-    The normalisation takes away level and channel, which are not content; a crop is normalised by itself.
+    The normalisation removes level and channel, which are not content; each crop is normalised separately.
 
     Args:
         dim: channels of the latents.
         sample_rate_hz: of the waveform.
-        hop: samples from frame to frame.
-        window: samples of a frame.
-        num_mels: bands.
-        companded: whether the signal is mu-law companded, and has to be expanded first.
-        network: over the frames; its strides times `hop` are samples a code.
+        hop: samples between frames.
+        window: samples per frame.
+        num_mels: number of mel bands.
+        companded: whether the signal is mu-law companded and must be expanded first.
+        network: network over the frames; the product of its strides times `hop` is the samples per code.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class LogMelEncoder(Encoder):
     def forward(
         self, signal: Float[Tensor, "b 1 t"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b d n"]:
-        """Latents of waveforms in the model range."""
+        """Encode waveforms in the model's range to latents."""
         waveform = mu_law_decode(signal) if self.companded else signal
         frames = self.front_end(waveform)
         mean, deviation = frames.mean(2, keepdim=True), frames.std(2, keepdim=True, correction=0)

@@ -1,4 +1,4 @@
-"""Encoders that are conditioned on statistics of all items of a label, such as a speaker's voice."""
+"""Encoders conditioned on statistics of all items of a label, such as a speaker's voice."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from smalti.data.store import Store
 
 
 class PoolingEncoder(Encoder, ABC):
-    """An encoder whose latents depend on statistics of several items: all those of a speaker, for example.
+    """An encoder whose latents depend on statistics of several items, for example all items of a speaker.
 
-    The statistics of the labels of the training data are computed once, by training, and kept in the buffer
-    `pooled`, so that they are saved with the weights. `smalti.encoding` applies the one rule for all items.
+    Training computes the statistics of its labels once and keeps them in the buffer `pooled`, so that they
+    are saved with the weights. The rules in `smalti.encoding` define which statistics an item gets.
 
     Args:
-        num_statistics: V, values for each label.
+        num_statistics: V, number of values per label.
     """
 
     pooled: Tensor
-    """Statistics by label of the training data, `(L, V)`; a row of zeros where they are not known."""
+    """Statistics by label of the training data, `(L, V)`; a row of zeros where they are unknown."""
 
     def __init__(self, num_statistics: int) -> None:
         super().__init__()
@@ -38,21 +38,21 @@ class PoolingEncoder(Encoder, ABC):
 
     @abstractmethod
     def pool(self, items: Sequence[Float[Tensor, " c *_"]]) -> Float[Tensor, " v"]:
-        """The statistics of items of one label; never all zeros.
+        """Compute the statistics of items with the same label; never all zeros.
 
         Args:
-            items: signals in the model's range, which may differ in length.
+            items: signals in the model's range; their lengths may differ.
         """
 
     def remember(self, statistics: Mapping[int, Float[Tensor, " v"]], num_labels: int) -> None:
-        """Keep the statistics of the labels of the training data, in place of any from before."""
+        """Store the statistics of the labels of the training data, replacing any previous ones."""
         pooled = self.pooled.new_zeros(num_labels, self.pooled.shape[1])
         for label, values in statistics.items():
             pooled[label] = values
         self.pooled = pooled
 
     def known(self, label: int) -> Float[Tensor, " v"] | None:
-        """The statistics of a label of the training data; None for any other."""
+        """Statistics of a label of the training data; None for any other label."""
         if not 0 <= label < len(self.pooled):
             return None
         values = self.pooled[label]
@@ -60,7 +60,7 @@ class PoolingEncoder(Encoder, ABC):
 
 
 def _take_labels(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
-    """Make room for the stored statistics: the number of labels is not known when an encoder is built."""
+    """Resize the buffer before loading: the number of labels is not known when an encoder is built."""
     del others
     assert isinstance(module, PoolingEncoder)
     stored = state.get(f"{prefix}pooled")
@@ -71,13 +71,14 @@ def _take_labels(module: nn.Module, state: dict[str, Any], prefix: str, *others:
 def remember_statistics(
     model: LatentVariableModel, modality: Modality, store: Store, indices: Int64[np.ndarray, " m"]
 ) -> None:
-    """Give a `PoolingEncoder` the statistics of each label of its training items; others need none.
+    """Store the statistics of each label of the training items in a `PoolingEncoder`; no-op for other
+    encoders.
 
     Args:
-        model: whose labels are those of the store.
+        model: its labels are those of the store.
         modality: of the signals.
         store: the run's data.
-        indices: the items of it that are trained on.
+        indices: indices of the training items in the store.
     """
     encoder = model.encoder
     if not isinstance(encoder, PoolingEncoder):
@@ -94,13 +95,13 @@ def remember_statistics(
 def item_statistics(
     model: LatentVariableModel, modality: Modality, store: Store, labels: Mapping[str, int]
 ) -> Float[Tensor, "n v"] | None:
-    """The statistics for each item of a store, by the rule of `smalti.encoding`; None where none are needed.
+    """Statistics of each item of a store, by the rules of `smalti.encoding`; None if the encoder uses none.
 
     Args:
-        model: with its encoder where they are to be computed.
+        model: on the device where its encoder computes the statistics.
         modality: of the signals.
         store: of the items.
-        labels: the model's label of each class, by the name that the store uses for it.
+        labels: the model's label of each class, by the class name used in the store.
     """
     encoder = model.encoder
     if not isinstance(encoder, PoolingEncoder):

@@ -1,8 +1,9 @@
-"""What of a spectrogram is the speaker's and not the words', found without labels.
+"""Speaker normalisation of spectrograms, estimated without labels.
 
-Here a speaker's voice is a factor of the frequency axis (vocal tract length normalisation), and the mean and
-the deviation of each band in speech. The factor is the one that brings the speaker's cepstra nearest to
-clusters of everybody's, as in Uebel & Woodland 1999 with clusters in place of a recogniser.
+A speaker's voice is modelled as a scale factor of the frequency axis (vocal tract length normalisation), and
+the mean and the standard deviation of each band in speech. The factor is chosen to bring the speaker's
+cepstra closest to clusters over all speakers, as in Uebel & Woodland 1999 with clusters in place of a
+recogniser.
 """
 
 from __future__ import annotations
@@ -22,25 +23,27 @@ from smalti.core.signals import SignalSpec
 from smalti.quantizers.kmeans import kmeans
 
 QUIET, LOUD = 0.05, 0.95
-"""Quantiles of an utterance's energy that stand for its silence and its speech."""
+"""Quantiles of an utterance's energy that represent its silence and its speech."""
 SPEECH_FROM = 0.35
-"""Share of the way from the one to the other above which a frame counts as speech."""
+"""Fraction of the range between these quantiles above which a frame counts as speech."""
 MEL_BREAK = 0.8
-"""Share of the frequencies up to which a warp is linear; above, it bends back to the end of the range."""
+"""Fraction of the frequency range in which a warp is linear; above it, the warp bends to keep the end
+fixed."""
 TOP_HZ = 8000.0
-"""End of the range of frequencies, where nothing is known of it."""
+"""Upper end of the frequency range, if it is unknown."""
 FACTORS = tuple(1 + step * 0.04 for step in range(-4, 5))
-"""Of the frequency axis, that are tried."""
+"""Candidate scale factors of the frequency axis."""
 
 
 class VoiceConfig(Configuration):
-    """How cepstra are made, and clustered.
+    """Settings of the cepstra and their clustering.
 
     Attributes:
-        cepstra: coefficients of a frame, the zeroth included; with as many differences in time.
-        window: frames around a code's place that are clustered together.
-        num_clusters: of everybody's cepstra.
-        rounds: of choosing factors and clustering anew; 0 leaves all factors at 1.
+        cepstra: number of coefficients per frame, including the zeroth; the same number of time differences
+            is added.
+        window: number of frames around a code's position that form one feature vector.
+        num_clusters: number of clusters over all speakers' cepstra.
+        rounds: rounds of choosing factors and re-clustering; 0 leaves all factors at 1.
     """
 
     cepstra: int = Field(default=13, ge=2)
@@ -50,24 +53,24 @@ class VoiceConfig(Configuration):
 
     @classmethod
     def tiny(cls) -> VoiceConfig:
-        """The smallest that still has every part."""
+        """The smallest config with every part, for tests."""
         return cls(cepstra=3, window=4, num_clusters=4, rounds=1)
 
 
 @final
 class VoiceFinder(nn.Module):
-    """Finds voices, takes them out of spectrograms, and makes cepstra of what is left.
+    """Estimates voices, removes them from spectrograms, and computes cepstra of the result.
 
     Args:
         config: sizes.
         signal: log-mels of M bands, up to half the sample rate.
-        stride: frames a code.
+        stride: frames per code.
     """
 
     reference: Tensor
-    """Centres of everybody's cepstra, `(K, D)`."""
+    """Cluster centres of all speakers' cepstra, `(K, D)`."""
     scale: Tensor
-    """Deviation of each coefficient and of its difference, `(2C,)`."""
+    """Standard deviation of each coefficient and of its time difference, `(2C,)`."""
 
     def __init__(self, config: VoiceConfig, signal: SignalSpec, stride: int) -> None:
         super().__init__()
@@ -82,10 +85,10 @@ class VoiceFinder(nn.Module):
 
     @torch.no_grad()
     def fit(self, speakers: Mapping[int, Sequence[Float[Tensor, "m _"]]], seed: int = 0) -> dict[int, Tensor]:
-        """Learn the clusters from all speakers' spectrograms; gives their voices.
+        """Fit the clusters to all speakers' spectrograms; return the voice of each speaker.
 
         Args:
-            speakers: utterances of each.
+            speakers: utterances of each speaker.
             seed: of the clustering.
         """
         factors = dict.fromkeys(speakers, 1.0)
@@ -99,33 +102,34 @@ class VoiceFinder(nn.Module):
             factors = {name: self._factor(utterances) for name, utterances in speakers.items()}
             voices = {name: self._voice(u, factors[name]) for name, u in speakers.items()}
         self.is_fitted.fill_(True)
-        # By the last clusters, as everybody's voice is found from now on.
+        # By the final clusters, as every voice is estimated from now on.
         return {name: self.voice(utterances) for name, utterances in speakers.items()}
 
     @torch.no_grad()
     def voice(self, utterances: Sequence[Float[Tensor, "m _"]]) -> Float[Tensor, " v"]:
-        """A speaker's voice from some utterances: factor, means and deviations, V = 1 + 2M."""
+        """Estimate a speaker's voice from some utterances: factor, means and deviations, V = 1 + 2M."""
         factor = self._factor(utterances) if self.is_fitted and self.config.rounds else 1.0
         return self._voice(utterances, factor)
 
     @torch.no_grad()
     def voices(self, signal: Float[Tensor, "b m t"]) -> Float[Tensor, "b v"]:
-        """The voice of each item, from that item alone."""
+        """Estimate the voice of each item from that item alone."""
         return torch.stack([self.voice([item]) for item in signal])
 
     def normalised(
         self, signal: Float[Tensor, "b m t"], voices: Float[Tensor, "b v"]
     ) -> Float[Tensor, "b m t"]:
-        """Spectrograms without their speakers' voices."""
+        """Remove the speakers' voices from spectrograms."""
         factors, mean, deviation = voices.split((1, self.num_mels, self.num_mels), 1)
         frames = warped(signal, factors.squeeze(1), self.top_hz)
         return (frames - mean.unsqueeze(2)) / deviation.unsqueeze(2)
 
     @torch.no_grad()
     def cepstra(self, frames: Float[Tensor, "b m t"]) -> Float[Tensor, "b n d"]:
-        """Cepstra and their differences of the frames around each place of normalised spectrograms."""
+        """Cepstra and their time differences in the window around each position of normalised
+        spectrograms."""
         transform = _cosines(self.num_mels, self.config.cepstra).to(frames)
-        with torch.autocast(frames.device.type, enabled=False):  # targets are not to depend on precision
+        with torch.autocast(frames.device.type, enabled=False):  # targets must not depend on precision
             each = torch.einsum("bmt,mc->bct", frames.float(), transform.float())
         padded = F.pad(each, (2, 2), mode="replicate")
         slope = (2 * (padded[..., 4:] - padded[..., :-4]) + padded[..., 3:-1] - padded[..., 1:-3]) / 10
@@ -140,13 +144,13 @@ class VoiceFinder(nn.Module):
         frames = torch.cat(
             [_warped(u, factor, self.top_hz)[:, is_speech(u.unsqueeze(0))[0]] for u in utterances], 1
         )
-        if frames.shape[1] < 2:  # nothing but silence
+        if frames.shape[1] < 2:  # only silence
             frames = torch.cat([_warped(u, factor, self.top_hz) for u in utterances], 1)
         deviation = frames.std(1, correction=0).clamp_min(1e-2)
         return torch.cat([frames.new_tensor([factor]), frames.mean(1), deviation])
 
     def _factor(self, utterances: Sequence[Float[Tensor, "m _"]]) -> float:
-        """The factor whose cepstra are nearest to the clusters."""
+        """Factor whose cepstra are closest to the clusters."""
         distances = []
         for factor in FACTORS:
             cepstra = self._speech_cepstra(utterances, self._voice(utterances, factor))
@@ -157,7 +161,7 @@ class VoiceFinder(nn.Module):
     def _speech_cepstra(
         self, utterances: Sequence[Float[Tensor, "m _"]], voice: Float[Tensor, " v"]
     ) -> Float[Tensor, "n d"]:
-        """Cepstra of the places that are speech (of all, if none is)."""
+        """Cepstra of the positions of speech (of all positions, if there is no speech)."""
         kept = []
         for utterance in utterances:
             signal = utterance.unsqueeze(0)
@@ -174,24 +178,24 @@ class VoiceFinder(nn.Module):
 
 
 def is_speech(signal: Float[Tensor, "b m t"]) -> Bool[Tensor, "b t"]:
-    """Whether each frame of a log-mel spectrogram is loud enough to be speech, by its utterance's measure."""
+    """Classify each frame of a log-mel spectrogram as speech by its energy relative to its utterance."""
     energy = signal.mean(1)
     quiet, loud = torch.quantile(energy, torch.tensor([QUIET, LOUD], device=energy.device), 1)
     return energy > (quiet + SPEECH_FROM * (loud - quiet)).unsqueeze(1)
 
 
 def places_of_speech(signal: Float[Tensor, "b m t"], stride: int) -> Bool[Tensor, "b n"]:
-    """Whether most of the frames of each code are speech."""
+    """Classify each code position as speech if most of its frames are."""
     return F.avg_pool1d(is_speech(signal).to(signal).unsqueeze(1), stride).squeeze(1) > 0.5
 
 
 def warped(
     frames: Float[Tensor, "b m t"], factors: Float[Tensor, " b"], top_hz: float = TOP_HZ
 ) -> Float[Tensor, "b m t"]:
-    """Spectra that are read at a factor times each frequency: above 1, what they hold goes down.
+    """Resample spectra at a factor times each frequency; a factor above 1 shifts their content down.
 
-    Piecewise linear in Hz (Jaitly & Hinton 2013), so that the range's end stays where it is. The bands are
-    taken as even in mel from 0 to `top_hz`.
+    Piecewise linear in Hz (Jaitly & Hinton 2013), so that the end of the range stays fixed. The bands are
+    assumed evenly spaced in mel from 0 to `top_hz`.
     """
     num_mels = frames.shape[1]
     place = torch.arange(1, num_mels + 1, device=frames.device) / (num_mels + 1)
@@ -216,6 +220,6 @@ def _warped(frames: Float[Tensor, "m t"], factor: float, top_hz: float) -> Float
 
 
 def _cosines(num_mels: int, num: int) -> Float[Tensor, "m c"]:
-    """The first columns of the cosine transform over the bands."""
+    """First columns of the cosine transform over the bands."""
     bands = (torch.arange(num_mels) + 0.5) * math.pi / num_mels
     return torch.cos(bands.unsqueeze(1) * torch.arange(num)) * math.sqrt(2 / num_mels)

@@ -1,4 +1,4 @@
-"""A softmax over the levels of every element."""
+"""Softmax over the levels of every element."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from smalti.likelihoods.levels import drawn_like, from_levels, to_levels
 
 
 class _LogSoftmaxOf(torch.autograd.Function):
-    """The log-softmax over dimension 2 of `(B, C, L, *size)` logits, at one level of each element.
+    """Log-softmax over dimension 2 of `(B, C, L, *size)` logits, at one level of each element.
 
-    The logits are by far the largest tensor of a model. They are read item by item, so that each stays in a
-    CPU's cache, and one tensor of their size is kept: the probabilities, which become the gradient in place.
+    The logits are by far the largest tensor of a model. They are processed item by item, so that each stays
+    in a CPU's cache. Only one tensor of their size is kept, the probabilities, which become the gradient in
+    place.
     """
 
     @staticmethod
@@ -35,7 +36,7 @@ class _LogSoftmaxOf(torch.autograd.Function):
             if keeps:
                 torch.exp(log_softmax, out=out)
         if keeps:
-            # Not as an attribute: what is saved so, checkpointing drops and makes again.
+            # Not as an attribute: checkpointing drops and recomputes only tensors saved this way.
             ctx.save_for_backward(levels, kept)
         ctx.is_taken = False
         return torch.cat(picked)
@@ -44,7 +45,7 @@ class _LogSoftmaxOf(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         if ctx.is_taken:
-            raise RuntimeError("the gradient of a categorical likelihood can be taken once only")
+            raise RuntimeError("the gradient of a categorical likelihood can be computed only once")
         ctx.is_taken = True
         levels, probabilities = ctx.saved_tensors
         grad = grad_outputs[0].unsqueeze(2)
@@ -52,13 +53,13 @@ class _LogSoftmaxOf(torch.autograd.Function):
 
 
 def _in_cache(batch: Tensor) -> Sequence[Tensor]:
-    """A batch in parts that are worked on one after another: items on a CPU, all at once elsewhere."""
+    """Split a batch into parts that are processed in sequence: items on a CPU, the whole batch elsewhere."""
     return batch.split(1) if batch.device.type == "cpu" else (batch,)
 
 
 @final
 class Categorical(Likelihood):
-    """A softmax over the levels of every element.
+    """Softmax over the levels of every element.
 
     Args:
         logits: `(B, C, L, *size)`.
@@ -75,23 +76,23 @@ class Categorical(Likelihood):
     def sample(
         self, generator: torch.Generator | None = None, temperature: float = 1.0
     ) -> Float[Tensor, "b c *size"]:
-        """A draw of each element's level (Gumbel-max)."""
+        """Draw each element's level (Gumbel-max)."""
         uniform = drawn_like(torch.rand, self._logits, generator)
         noise = -torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))
         level = (self._logits + temperature * noise).argmax(2)
         return from_levels(level, self._logits.shape[2])
 
     def mean(self) -> Float[Tensor, "b c *size"]:
-        """The expected level."""
+        """Expected value of each element."""
         levels = self._logits.shape[2]
         values = from_levels(torch.arange(levels), levels).to(self._logits)
-        with torch.autocast(self._logits.device.type, enabled=False):  # a product, so it would be rounded
+        with torch.autocast(self._logits.device.type, enabled=False):  # the product would be rounded
             return torch.einsum("bcl...,l->bc...", self._logits.softmax(2), values)
 
 
 @final
 class CategoricalFamily(LikelihoodFamily):
-    """The decoder gives a logit for each level of each channel.
+    """Family of softmax likelihoods: the decoder outputs a logit for each level of each channel.
 
     Args:
         channels: of the signal.
@@ -109,16 +110,16 @@ class CategoricalFamily(LikelihoodFamily):
     def forward(
         self, parameters: Float[Tensor, "b p *size"], conditions: Conditions | None = None
     ) -> Categorical:
-        """The softmax of `(B, L*C, *size)` logits."""
+        """Softmax likelihood of `(B, L*C, *size)` logits."""
         return Categorical(parameters.float().unflatten(1, (self.channels, self.levels)))
 
 
 @LIKELIHOODS.register
 class CategoricalConfig(LikelihoodConfig):
-    """A softmax over all levels: what the authors used on CIFAR-10."""
+    """Settings of a softmax over all levels, the authors' likelihood on CIFAR-10."""
 
     kind: Literal["categorical"] = "categorical"
 
     def build(self, signal: SignalSpec) -> CategoricalFamily:
-        """The family for signals of these channels and levels."""
+        """Build the family for the channels and levels of a signal."""
         return CategoricalFamily(signal.channels, signal.levels)

@@ -1,4 +1,4 @@
-"""A mixture of logistics whose channels are coupled within each position, discretised to exact levels."""
+"""Mixture of logistics with channels coupled within each position, discretised to exact levels."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from smalti.likelihoods.levels import bin_edges, drawn_like, from_levels, to_lev
 
 @final
 class CoupledLogisticMixture(Likelihood):
-    """Each position has one mixture over all of its channels (after Salimans et al. 2017, section 2.2).
+    """Each position has one mixture over all its channels (after Salimans et al. 2017, section 2.2).
 
-    Within a component, the mean of channel c moves with the residuals of the channels before it:
+    Within a component, the mean of channel c is linear in the residuals of the previous channels:
 
         m_c = mean_c + sum_{j < c} coefficient_cj (x_j - mean_j)
 
@@ -41,11 +41,11 @@ class CoupledLogisticMixture(Likelihood):
         self._coefficients, self._levels = coefficients, levels
 
     def log_prob(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
-        """ln p(channel c | the channels before it), so that their sum is that of the whole position."""
+        """ln p(channel c | the previous channels); these sum to ln p of the position."""
         x = signal.unsqueeze(2)
         means = self._moved(x)
         a, b = bin_edges(x, means, self._log_scales, self._levels)
-        # As of independent channels: no cancellation in either tail.
+        # As for independent channels: no cancellation in either tail.
         log_mass = F.logsigmoid(b) + F.logsigmoid(-a) + torch.log(-torch.expm1((a - b).clamp_max(-1e-7)))
         joint = F.log_softmax(self._logits, 1).unsqueeze(1) + log_mass.cumsum(1)
         up_to = torch.logsumexp(joint, 2)
@@ -54,7 +54,7 @@ class CoupledLogisticMixture(Likelihood):
     def sample(
         self, generator: torch.Generator | None = None, temperature: float = 1.0
     ) -> Float[Tensor, "b c *size"]:
-        """A draw: a component for each position (Gumbel-max), then one channel after another."""
+        """Draw a component for each position (Gumbel-max), then one channel after another."""
         uniform = drawn_like(torch.rand, self._logits, generator)
         noise = -torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))
         component = (self._logits + temperature * noise).argmax(1, keepdim=True).unsqueeze(1)
@@ -78,12 +78,12 @@ class CoupledLogisticMixture(Likelihood):
         return torch.stack(drawn, 1)
 
     def mean(self) -> Float[Tensor, "b c *size"]:
-        """The mixture's mean, each component clipped to the range: residuals average to zero."""
+        """Mean of the mixture with each component clipped to the range; the residuals average to zero."""
         weights = self._logits.softmax(1).unsqueeze(1)
         return (weights * self._means.clamp(-1, 1)).sum(2)
 
     def _moved(self, x: Float[Tensor, "b c 1 *size"]) -> Float[Tensor, "b c m *size"]:
-        """The mean of each channel, given the values of those before it."""
+        """Mean of each channel, given the values of the previous channels."""
         residuals = x - self._means
         moved: list[Tensor] = []
         pair = 0
@@ -98,7 +98,7 @@ class CoupledLogisticMixture(Likelihood):
 
 @final
 class CoupledLogisticMixtureFamily(LikelihoodFamily):
-    """The decoder gives logits of the components, and their means, log-scales and coefficients.
+    """Family of coupled mixtures: the decoder outputs logits, means, log-scales and coefficients.
 
     Args:
         channels: C of the signal.
@@ -117,13 +117,13 @@ class CoupledLogisticMixtureFamily(LikelihoodFamily):
         pairs = channels * (channels - 1) // 2
         self._split = [components, channels * components, channels * components, pairs * components]
         self.num_parameters = sum(self._split)
-        # Components start spread over the range instead of on top of each other.
+        # Initialise the components evenly over the range instead of all at the same point.
         self.register_buffer("anchors", torch.linspace(-1, 1, components + 2)[1:-1], persistent=False)
 
     def forward(
         self, parameters: Float[Tensor, "b p *size"], conditions: Conditions | None = None
     ) -> CoupledLogisticMixture:
-        """The mixture of `(B, M (1 + 2C + C(C - 1)/2), *size)` parameters."""
+        """Mixture likelihood of `(B, M (1 + 2C + C(C - 1)/2), *size)` parameters."""
         logits, *others = parameters.float().split(self._split, 1)
         means, log_scales, coefficients = (each.unflatten(1, (-1, self.components)) for each in others)
         means = means + self.anchors.view((-1,) + (1,) * (parameters.ndim - 2))
@@ -134,11 +134,11 @@ class CoupledLogisticMixtureFamily(LikelihoodFamily):
 
 @LIKELIHOODS.register
 class CoupledLogisticMixtureConfig(LikelihoodConfig):
-    """Discretised mixture of logistics with `components` for each position, over all channels together."""
+    """Settings of a discretised mixture of logistics with `components` per position, over all channels."""
 
     kind: Literal["coupled_logistic_mixture"] = "coupled_logistic_mixture"
     components: int = Field(default=5, ge=1)
 
     def build(self, signal: SignalSpec) -> CoupledLogisticMixtureFamily:
-        """The family for signals of these channels and levels."""
+        """Build the family for the channels and levels of a signal."""
         return CoupledLogisticMixtureFamily(signal.channels, signal.levels, self.components)

@@ -1,4 +1,4 @@
-"""A Gaussian, discretised to exact levels."""
+"""Gaussian likelihood, discretised to exact levels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smalti.likelihoods.levels import bin_edges, drawn_like, from_levels, to_lev
 
 
 def log_normal_cdf(x: Tensor) -> Tensor:
-    """ln of the normal distribution function; the gradient of torch's is wrong, or infinite, below -1000."""
+    """ln of the normal CDF; unlike torch's, its gradient is correct and finite below -1000."""
     low, high = x.clamp_max(-1), x.clamp_min(-1)
     tail = torch.log(torch.special.erfcx(low * -math.sqrt(0.5)) / 2) - low.square() / 2
     return torch.where(x < -1, tail, torch.special.log_ndtr(high))
@@ -24,7 +24,7 @@ def log_normal_cdf(x: Tensor) -> Tensor:
 
 @final
 class Gaussian(Likelihood):
-    """A Gaussian's mass on each level's bin, the tails going to the outermost levels.
+    """Mass of a Gaussian on each level's bin; the outermost bins include the tails.
 
     Args:
         mean: `(B, C, *size)`.
@@ -47,19 +47,19 @@ class Gaussian(Likelihood):
     def sample(
         self, generator: torch.Generator | None = None, temperature: float = 1.0
     ) -> Float[Tensor, "b c *size"]:
-        """A draw, rounded to its level."""
+        """Draw values, rounded to the nearest level."""
         noise = drawn_like(torch.randn, self._mean, generator)
         value = self._mean + temperature * noise * torch.exp(self._log_scale)
         return from_levels(to_levels(value.clamp(-1, 1), self._levels), self._levels)
 
     def mean(self) -> Float[Tensor, "b c *size"]:
-        """The Gaussian's mean, clipped to the range."""
+        """Mean of the Gaussian, clipped to the range."""
         return self._mean.clamp(-1, 1)
 
 
 @final
 class GaussianFamily(LikelihoodFamily):
-    """The decoder gives the means; one scale for each channel is a parameter of the family.
+    """Family of Gaussians: the decoder outputs the means; the family has one learned scale per channel.
 
     Args:
         channels: of the signal.
@@ -79,17 +79,17 @@ class GaussianFamily(LikelihoodFamily):
     def forward(
         self, parameters: Float[Tensor, "b p *size"], conditions: Conditions | None = None
     ) -> Gaussian:
-        """The Gaussian of `(B, C, *size)` means."""
+        """Gaussian likelihood of `(B, C, *size)` means."""
         shape = (-1,) + (1,) * (parameters.ndim - 2)
         return Gaussian(parameters.float(), self.log_scale.float().view(shape).clamp_min(-7), self.levels)
 
 
 @LIKELIHOODS.register
 class GaussianConfig(LikelihoodConfig):
-    """Gaussian with one learned scale for each channel; its mean minimises the squared error."""
+    """Settings of a Gaussian with one learned scale per channel; its mean minimises the squared error."""
 
     kind: Literal["gaussian"] = "gaussian"
 
     def build(self, signal: SignalSpec) -> GaussianFamily:
-        """The family for signals of these channels and levels."""
+        """Build the family for the channels and levels of a signal."""
         return GaussianFamily(signal.channels, signal.levels)

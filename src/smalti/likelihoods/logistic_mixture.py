@@ -1,4 +1,4 @@
-"""A mixture of logistics, discretised to exact levels; channels are independent."""
+"""Mixture of logistics, discretised to exact levels; channels are independent."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from smalti.likelihoods.levels import bin_edges, drawn_like, from_levels, to_lev
 
 @final
 class LogisticMixture(Likelihood):
-    """A mixture of M logistics' masses on each level's bin (Salimans et al. 2017, section 2.1).
+    """Mass of a mixture of M logistics on each level's bin (Salimans et al. 2017, section 2.1).
 
-    Every element has a mixture of its own: channels are independent given the codes.
+    Every element has its own mixture: channels are independent given the codes.
 
     Args:
         logits, means, log_scales: `(B, C, M, *size)`.
@@ -40,7 +40,7 @@ class LogisticMixture(Likelihood):
     def sample(
         self, generator: torch.Generator | None = None, temperature: float = 1.0
     ) -> Float[Tensor, "b c *size"]:
-        """A draw: a component (Gumbel-max), then its logistic, rounded to its level."""
+        """Draw a component (Gumbel-max), then a value of its logistic, rounded to the nearest level."""
         uniform = drawn_like(torch.rand, self._logits, generator)
         noise = -torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))
         component = (self._logits + temperature * noise).argmax(2, keepdim=True)
@@ -50,13 +50,13 @@ class LogisticMixture(Likelihood):
         return from_levels(to_levels(value.clamp(-1, 1), self._levels), self._levels)
 
     def mean(self) -> Float[Tensor, "b c *size"]:
-        """The mixture's mean, each component clipped to the range (the bins' edges are not integrated)."""
+        """Mean of the mixture, with each component clipped to the range (an approximation at the edges)."""
         return (self._logits.softmax(2) * self._means.clamp(-1, 1)).sum(2)
 
 
 @final
 class LogisticMixtureFamily(LikelihoodFamily):
-    """The decoder gives logits, means and log-scales of every component.
+    """Family of mixtures: the decoder outputs logits, means and log-scales of every component.
 
     Args:
         channels: of the signal.
@@ -73,13 +73,13 @@ class LogisticMixtureFamily(LikelihoodFamily):
         self.config = LogisticMixtureConfig(components=components)
         self.levels, self.channels = levels, channels
         self.num_parameters = 3 * components * channels
-        # Components start spread over the range instead of on top of each other.
+        # Initialise the components evenly over the range instead of all at the same point.
         self.register_buffer("anchors", torch.linspace(-1, 1, components + 2)[1:-1], persistent=False)
 
     def forward(
         self, parameters: Float[Tensor, "b p *size"], conditions: Conditions | None = None
     ) -> LogisticMixture:
-        """The mixture of `(B, 3*M*C, *size)` parameters."""
+        """Mixture likelihood of `(B, 3*M*C, *size)` parameters."""
         split = parameters.float().unflatten(1, (self.channels, 3, -1))
         logits, means, log_scales = split.unbind(2)
         means = means + self.anchors.view((-1,) + (1,) * (parameters.ndim - 2))
@@ -88,11 +88,12 @@ class LogisticMixtureFamily(LikelihoodFamily):
 
 @LIKELIHOODS.register
 class LogisticMixtureConfig(LikelihoodConfig):
-    """Discretised mixture of logistics with `components` for each element; channels are independent."""
+    """Settings of a discretised mixture of logistics with `components` per element; channels are
+    independent."""
 
     kind: Literal["logistic_mixture"] = "logistic_mixture"
     components: int = Field(default=5, ge=1)
 
     def build(self, signal: SignalSpec) -> LogisticMixtureFamily:
-        """The family for signals of these channels and levels."""
+        """Build the family for the channels and levels of a signal."""
         return LogisticMixtureFamily(signal.channels, signal.levels, self.components)

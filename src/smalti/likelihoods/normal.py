@@ -1,4 +1,4 @@
-"""A Gaussian density of continuous values, with one learned scale for each channel."""
+"""Gaussian density of continuous values, with one learned scale per channel."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from smalti.core.signals import SignalSpec
 from smalti.likelihoods.levels import drawn_like
 
 LEAST_LOG_SCALE = -7.0
-"""ln of the smallest scale, so that a channel that is reproduced exactly keeps a finite density."""
+"""Lower bound of ln scale, so that a channel that is reproduced exactly keeps a finite density."""
 
 
 @final
 class Normal(Likelihood):
-    """A normal density of each element; unlike a probability of levels, it can exceed 1.
+    """Normal density of each element; unlike the probability of a level, it can exceed 1.
 
     Args:
         mean: `(B, C, *size)`.
@@ -39,7 +39,7 @@ class Normal(Likelihood):
     def sample(
         self, generator: torch.Generator | None = None, temperature: float = 1.0
     ) -> Float[Tensor, "b c *size"]:
-        """A draw; the temperature multiplies the scale."""
+        """Draw values; the temperature multiplies the scale."""
         noise = drawn_like(torch.randn, self._mean, generator)
         return self._mean + temperature * noise * torch.exp(self._log_scale)
 
@@ -50,7 +50,8 @@ class Normal(Likelihood):
 
 @final
 class NormalFamily(LikelihoodFamily):
-    """The decoder gives the means; one scale for each channel is a parameter of the family.
+    """Family of normal densities: the decoder outputs the means; the family has one learned scale per
+    channel.
 
     Args:
         channels: of the signal.
@@ -66,26 +67,26 @@ class NormalFamily(LikelihoodFamily):
         self.log_scale = nn.Parameter(torch.zeros(channels))
 
     def forward(self, parameters: Float[Tensor, "b p *size"], conditions: Conditions | None = None) -> Normal:
-        """The density with `(B, C, *size)` means."""
+        """Normal density with `(B, C, *size)` means."""
         shape = (-1,) + (1,) * (parameters.ndim - 2)
         return Normal(parameters.float(), self.log_scale.float().view(shape).clamp_min(LEAST_LOG_SCALE))
 
 
 @LIKELIHOODS.register
 class NormalConfig(LikelihoodConfig):
-    """Settings of a `NormalFamily`; it has none."""
+    """Settings of a `NormalFamily`; there are none."""
 
     kind: Literal["normal"] = "normal"
 
     def build(self, signal: SignalSpec) -> NormalFamily:
-        """The family for signals of a continuous domain.
+        """Build the family for signals of a continuous domain.
 
         Raises:
-            InputError: for signals of exact levels, whose scores are bits/dim and not densities.
+            InputError: for signals of exact levels, which are scored in bits/dim and not by a density.
         """
         if not signal.is_continuous:
             raise InputError(
-                f"expected continuous data for a density, received {signal.levels} exact levels: take "
+                f"expected continuous data for a density, received {signal.levels} exact levels: use "
                 "likelihood.kind=gaussian, which gives each level a probability"
             )
         return NormalFamily(signal.channels)

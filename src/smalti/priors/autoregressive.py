@@ -22,7 +22,7 @@ from smalti.nn.collectives import mean_over_ranks
 from smalti.priors.uniform import NO_CONDITIONS
 
 PADDING = -100
-"""Target value of positions beyond the end of an item, which the loss ignores."""
+"""Target value of padded positions, which the loss ignores."""
 
 
 @final
@@ -30,9 +30,9 @@ class LearnedPrior(DensityPrior, Trainable, Pretrained):
     """An autoregressive network over the frozen codes of a trained autoencoder.
 
     Args:
-        network: predicts each code from those before it.
+        network: predicts each code from the previous ones.
         grid: size of the code grid.
-        name: under which results are reported.
+        name: name in reported results.
     """
 
     def __init__(self, network: AutoregressiveNetwork, grid: Sequence[int], name: str = "learned") -> None:
@@ -54,17 +54,17 @@ class LearnedPrior(DensityPrior, Trainable, Pretrained):
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> LearnedPrior:
-        """The untrained prior."""
+        """Build the untrained prior."""
         names = ("num_codes", "num_codebooks", "num_classes", "num_actions")
         network = NETWORKS.parse(settings["network"]).build(**{name: settings[name] for name in names})
         return cls(network, settings["grid"], settings["name"])
 
     def loss(self, batch: Batch) -> Loss:
-        """Mean cross-entropy of a code, nats; `batch.data` are codes `(B, G, *grid)`."""
+        """Mean cross-entropy per code in nats; `batch.data` holds codes `(B, G, *grid)`."""
         codes = batch.data.long()
         logits = self.network(codes, batch.conditions)
         if batch.lengths is not None:
-            # Each item counts by its number of codes; padding does not count.
+            # Each item is weighted by its number of codes; padding is excluded.
             beyond = torch.arange(codes.shape[2], device=codes.device) >= batch.lengths.unsqueeze(1)
             codes = codes.masked_fill(beyond.view(len(codes), 1, -1, *(1,) * (codes.ndim - 3)), PADDING)
         nats = torch.nn.functional.cross_entropy(
@@ -78,10 +78,10 @@ class LearnedPrior(DensityPrior, Trainable, Pretrained):
     def log_prob(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
     ) -> Float[Tensor, " b"]:
-        """Sum over positions and codebooks of ln p(code | those before it, conditions).
+        """Sum over positions and codebooks of ln p(code | previous codes, conditions), nats.
 
-        A clip of more frames than the prior was trained on is scored in independent segments of that many
-        frames, because a network that attends to everything before would see positions it never learned.
+        A clip with more frames than the prior's training grid is scored in independent segments of that many
+        frames, because a network with full attention would see positions that it never learned.
         """
         if codes.ndim > 3 and codes.shape[2] > self.grid[0]:
             parts = codes.split(self.grid[0], 2)
@@ -104,22 +104,24 @@ class LearnedPrior(DensityPrior, Trainable, Pretrained):
         grid: Sequence[int] | None = None,
         given: Int64[Tensor, "b g *first"] | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
-        """Draw grids through the cached loop.
+        """Sample grids with the cached sampling loop.
 
         Args:
             num: number of grids B.
             conditions: of each grid.
             temperature, top_k, top_p: of each draw.
             generator: of the draws.
-            progress: called with (symbols drawn, symbols in all).
+            progress: called with (symbols drawn, total symbols).
             grid: size to draw; None for the size that the prior was trained on.
-            given: int64 `(B, G, *first)`, the beginning of each grid, which is continued.
+            given: int64 `(B, G, *first)`, the first part of each grid, which sampling continues.
 
         Raises:
             InputError: for labels on a prior without classes, or settings out of range.
         """
         if "label" in conditions and not self.network.num_classes:
-            raise InputError("expected no class, this prior was trained without classes: leave --class out")
+            raise InputError(
+                "expected no class for a prior without classes, received labels: leave --class out"
+            )
         return sample(
             self.network,
             num,
@@ -136,10 +138,10 @@ class LearnedPrior(DensityPrior, Trainable, Pretrained):
 
 @final
 class LabelledPrior(DensityPrior):
-    """A class-conditional prior that pays for the class: p(z) >= p(z | y) / number of classes.
+    """Class-conditional prior whose rate includes the class: p(z) >= p(z | y) / number of classes.
 
     Its rate is therefore a bound for a receiver who does not know the class. Items without a label (-1) are
-    given none and pay nothing.
+    scored without a class and pay no cost for it.
 
     Args:
         prior: a learned prior that was trained with classes.
@@ -152,14 +154,14 @@ class LabelledPrior(DensityPrior):
     def log_prob(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
     ) -> Float[Tensor, " b"]:
-        """`log_joint`: a lower bound on ln p(codes), whichever class is given."""
+        """`log_joint`, which is a lower bound on ln p(codes) for any class."""
         return self.log_joint(codes, conditions)
 
     def log_joint(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
     ) -> Float[Tensor, " b"]:
         """ln p(codes, class) = ln p(codes | class) - ln(number of classes), nats."""
-        # Only the class is paid for, so the prior sees no other condition.
+        # The bound includes only the cost of the class, so the prior gets no other condition.
         log_prob = self.prior.log_prob(codes, conditions.only("label"))
         labels = conditions.tensor("label")
         if labels is None:
@@ -175,5 +177,5 @@ class LabelledPrior(DensityPrior):
         top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
-        """As the learned prior samples."""
+        """Sample from the learned prior."""
         return self.prior.sample(num, conditions, temperature, top_k, top_p, generator)

@@ -1,4 +1,4 @@
-"""The uniform prior over codes."""
+"""Uniform prior over codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_CONDITIONS = Conditions()
 
 @final
 class UniformPrior(DensityPrior):
-    """Every code equally likely, everywhere: ln K nats a code. The prior of the paper's training."""
+    """Uniform distribution over codes, ln K nats per code: the prior of the paper's training."""
 
     name = "uniform"
 
@@ -42,7 +42,7 @@ class UniformPrior(DensityPrior):
         top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
-        """Independent uniform codes, on the generator's device; the other settings change nothing."""
+        """Draw independent uniform codes on the generator's device; the other settings have no effect."""
         shape = (num, self.num_codebooks, *self.grid)
         device = generator.device if generator is not None else None
         return torch.randint(self.num_codes, shape, generator=generator, device=device)

@@ -1,4 +1,4 @@
-"""The unigram prior: frequencies of codes."""
+"""Unigram prior: code frequencies."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from smalti.priors.uniform import NO_CONDITIONS
 
 @final
 class UnigramPrior(DensityPrior):
-    """Each code with its frequency in the training split, independent of place; one table a codebook.
+    """Each code with its frequency in the training split, independent of position; one table per codebook.
 
-    Frequencies are smoothed by `smoothing` pseudo-counts a code, so that a code never seen has a rate.
+    Frequencies are smoothed by `smoothing` pseudo-counts per code, so that a code never seen has a finite
+    rate.
     """
 
     name = "unigram"
@@ -46,7 +47,7 @@ class UnigramPrior(DensityPrior):
     def log_prob(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
     ) -> Float[Tensor, " b"]:
-        """Sum of the codes' log-frequencies."""
+        """Sum of the log-frequencies of the codes."""
         table = self.log_table()
         picked = [table[g][codes[:, g]].flatten(1).sum(1) for g in range(len(table))]
         return torch.stack(picked).sum(0)
@@ -60,8 +61,8 @@ class UnigramPrior(DensityPrior):
         top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
-        """Independent codes by frequency; only temperature has an effect."""
-        # The generator decides where the numbers are made.
+        """Draw independent codes by frequency; only the temperature has an effect."""
+        # Draw on the generator's device.
         source = generator.device if generator is not None else self.counts.device
         weights = (self.log_table() / max(temperature, 1e-4)).softmax(1).to(source)
         positions = math.prod(self.grid)
