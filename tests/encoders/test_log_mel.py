@@ -47,7 +47,7 @@ def test_a_size_that_does_not_divide_is_refused_with_an_advice_that_works():
 
 @pytest.mark.parametrize("spec", [SignalSpec(3, (8, 8)), SignalSpec(2, (64,)), SignalSpec(1, (8, 8))])
 def test_what_is_no_waveform_is_refused(spec):
-    words = rf"received {spec.channels} channels and {spec.ndim} axes: take encoder.kind=conv"
+    words = rf"received {spec.channels} channels and {spec.ndim} axes"
     with pytest.raises(InputError, match=words):
         LogMelEncoderConfig.tiny().build(spec, DIM)
 

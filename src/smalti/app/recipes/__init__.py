@@ -42,11 +42,11 @@ __all__ = [
 
 
 def get_recipe(name: str) -> Recipe:
-    """The recipe of this name.
+    """Build the recipe with this name.
 
     Raises:
-        InputError: when there is none.
+        InputError: if there is no such recipe.
     """
     if name not in RECIPES:
-        raise InputError(f"expected a recipe, received {name!r}: there are {', '.join(RECIPES)}")
+        raise InputError(f"expected the name of a recipe, received {name!r}: use one of {', '.join(RECIPES)}")
     return RECIPES[name]()

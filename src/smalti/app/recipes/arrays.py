@@ -1,4 +1,4 @@
-"""Recipe for arrays of numbers: time series, multichannel images and volumes."""
+"""Recipe for numeric arrays: time series, multichannel images and volumes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from smalti.recipe import PriorRecipe, Recipe
 
 
 def array() -> Recipe:
-    """Your own time series: `.npy` or `.npz` files `(C, T)`, four steps in time to a code out of 512.
+    """Your time series: `.npy` or `.npz` files `(C, T)`, one code out of 512 per four time steps.
 
     Command: smalti train array --data FOLDER --out runs/series data.channels=8
-    Volumes: data.length=none data.size=32x32x32; images of many channels: data.length=none data.size=64x64.
-    Integers of a known range: data.levels=256 likelihood.kind=gaussian, which gives bits/dim.
-    Cost: an hour on 2 CPU cores for one axis; three axes are made for a GPU.
-    Expect: nats/dim of the standardised data well below 1.42, which is the score of a standard normal; how
-    far depends on the data.
+    Volumes: data.length=none data.size=32x32x32; multichannel images: data.length=none data.size=64x64.
+    Integers in a known range: data.levels=256 likelihood.kind=gaussian, which gives bits/dim.
+    Cost: an hour on 2 CPU cores for one axis; use a GPU for three axes.
+    Expect: nats/dim of the standardised data well below 1.42, the score of a standard normal; the margin
+    depends on the data.
     """
     return Recipe(
         name="array",

@@ -1,4 +1,4 @@
-"""Recipes for images. Each states its command, its cost and the result to expect."""
+"""Recipes for images. Each states its command, its cost and the expected result."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ FASHION_MNIST_CLASSES = (
 
 
 def image() -> Recipe:
-    """Your own pictures, 64x64 colour, to 16x16 codes out of 512.
+    """Your images, 64x64 RGB, to 16x16 codes out of 512.
 
     Command: smalti train image --data FOLDER --out runs/mine
-    Cost: about 0.5 s a step on 2 CPU cores (3 hours in all), minutes on a GPU; training.steps=2000 shows
-    what it will look like.
-    Expect: reconstructions a little soft, most codes in use; bits/dim depends on the pictures. The Gaussian
-    gives good reconstructions soonest; model.likelihood.kind=logistic_mixture gives fewer bits/dim.
+    Cost: about 0.5 s per step on 2 CPU cores (3 hours in total), minutes on a GPU; training.steps=2000 gives
+    a preview.
+    Expect: slightly soft reconstructions, most codes in use; bits/dim depends on the images. The Gaussian
+    reaches good reconstructions fastest; model.likelihood.kind=logistic_mixture gives fewer bits/dim.
     """
     return Recipe(
         name="image",
@@ -52,15 +52,15 @@ def image() -> Recipe:
 
 
 def hierarchy() -> Recipe:
-    """Your own pictures, 128x128 colour, to 16x16 codes out of 512, and 32x32 more that tell how it looks.
+    """Your images, 128x128 RGB, to 16x16 codes for structure and 32x32 codes for detail, out of 512.
 
-    Two levels, as in VQ-VAE-2 (Razavi et al. 2019, arXiv 1906.00446): the coarse grid is drawn first, then
-    the fine one given it. Five codes for each coarse place: its own, and those of its four fine ones.
+    Two levels, as in VQ-VAE-2 (Razavi et al. 2019, arXiv 1906.00446): the prior draws the coarse grid first,
+    then the fine one given the coarse one. Each coarse position has five codes: its own and those of its four
+    fine positions.
 
     Command: smalti train hierarchy --data FOLDER --out runs/levels
-    Cost: seconds a step on 2 CPU cores, so days in all; it is made for a GPU. training.steps=1000 shows
-    what it will look like.
-    Expect: sharper reconstructions than one grid as coarse, and samples that hang together over the picture.
+    Cost: seconds per step on 2 CPU cores, so days in total: use a GPU. training.steps=1000 gives a preview.
+    Expect: sharper reconstructions than with the coarse grid alone, and globally coherent samples.
     """
     training = cosine(steps=50_000, batch_size=32)
     return Recipe(
@@ -73,11 +73,11 @@ def hierarchy() -> Recipe:
 
 
 def letters() -> Recipe:
-    """The demo's letters, 32x32 colour, to 8x8 codes out of 128.
+    """The demo's letters, 32x32 RGB, to 8x8 codes out of 128.
 
     Command: smalti train letters --out runs/letters
     Cost: about 2 minutes for the autoencoder and 3 for the prior on one CPU thread (two are no faster).
-    Expect: legible letters of every class; bits/dim falls from uniform to unigram to learned.
+    Expect: legible letters of every class; bits/dim decreases from uniform to unigram to learned prior.
     """
     width: dict[str, Any] = {"channels": 64, "residual_channels": 32, "residual_blocks": 2}
     return Recipe(
@@ -101,11 +101,11 @@ def letters() -> Recipe:
 
 
 def fashion_mnist() -> Recipe:
-    """Fashion-MNIST, 28x28 grey, to 7x7 codes out of 512.
+    """Fashion-MNIST, 28x28 greyscale, to 7x7 codes out of 512.
 
     Command: smalti train fashion-mnist --data FOLDER_OF_IDX_FILES --out runs/fashion
     Cost: see results/images.jsonl.
-    Expect: at least 95 % of the codes used; the figures of results/images.jsonl.
+    Expect: at least 95 % of the codes used; see results/images.jsonl.
     """
     width: dict[str, Any] = {"channels": 64, "residual_channels": 32, "residual_blocks": 2}
     return Recipe(
@@ -131,9 +131,9 @@ def cifar10() -> Recipe:
     """CIFAR-10 at the paper's sizes: 8x8x10 latents, 256-way softmax, 250k steps of batch 128.
 
     Command: smalti train cifar10 --data FOLDER --out runs/cifar10
-    Cost: hours on a GPU, weeks on a CPU (training.steps=... for less).
-    Expect: the paper reports 4.67 bits/dim with the uniform prior (van den Oord et al. 2017, section 4.1);
-    K and the dimension of its codes are not given, so 128 and 16 are ours.
+    Cost: hours on a GPU, weeks on a CPU (reduce training.steps).
+    Expect: the paper reports 4.67 bits/dim with the uniform prior (van den Oord et al. 2017, section 4.1). It
+    does not give K and the code dimension; 128 and 16 are chosen here.
     """
     width: dict[str, Any] = {"channels": 256, "residual_channels": 256, "residual_blocks": 2}
     return Recipe(
@@ -162,7 +162,7 @@ def imagenet128() -> Recipe:
     Command: smalti train imagenet128 --data FOLDER_OF_CLASS_FOLDERS --out runs/imagenet128
     Cost: days on a GPU.
     Expect: reconstructions slightly softer than the originals; the paper gives no figure. The codebook is
-    `ema`; model.quantizer.codebook.kind=gradient training.clip_norm=0 trains as the paper did.
+    `ema`; model.quantizer.codebook.kind=gradient training.clip_norm=0 trains as in the paper.
     """
     return Recipe(
         name="imagenet128",

@@ -1,4 +1,4 @@
-"""Change a config by `key=value` texts, as the command line does."""
+"""Override config values with `key=value` strings, as on the command line."""
 
 from __future__ import annotations
 
@@ -16,26 +16,25 @@ from smalti.recipe import C, sentence
 
 
 def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = ()) -> C:
-    """A config with some keys set anew, as `key=value` texts from a command line.
+    """Return a config with some values replaced by `key=value` strings from a command line.
 
-    A key is a dotted path (`model.quantizer.num_codes`), or the end of one when only one key ends so
-    (`num_codes`).
+    A key is a dotted path (`model.quantizer.num_codes`), or its end if this is unambiguous (`num_codes`).
 
     Args:
-        config: what to start from.
-        assignments: the texts.
-        leave_out: first parts of keys that short names do not reach (they may still be given in full).
+        config: the original config.
+        assignments: the strings.
+        leave_out: first parts of keys that short names do not match (full paths still do).
 
     Raises:
-        InputError: for a text that is no assignment, a key that does not exist or is ambiguous, or a value
-            of the wrong type.
+        InputError: for a string that is not an assignment, a key that does not exist or is ambiguous, or a
+            value of the wrong type.
     """
     values = config.model_dump(mode="json")
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
             raise InputError(
-                f"expected key=value, received {assignment!r}: write for example training.steps=1000"
+                f"expected key=value, received {assignment!r}: use for example training.steps=1000"
             )
         path = _find(values, key, leave_out)
         inner = values
@@ -44,7 +43,7 @@ def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = (
         current = inner[path[-1]]
         others: dict[str, Any] = {}
         if path[-1] == "kind" and text != current:
-            # Another member of a union has other keys: the old ones would be refused.
+            # Other members of a union have different keys: the old ones would be rejected.
             others = dict(inner)
             inner.clear()
         values = _assigned(type(config), values, inner, path[-1], _readings(text, current))
@@ -53,7 +52,7 @@ def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = (
 
 
 def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ, with both values."""
+    """Dotted keys with different values, with both values."""
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     return {
         key: (before.get(key), after.get(key))
@@ -85,7 +84,7 @@ def _find(values: dict[str, Any], key: str, leave_out: Sequence[str]) -> list[st
     if ends:
         raise InputError(f"the key {key!r} is ambiguous: write one of {', '.join(ends)}")
     near = difflib.get_close_matches(key, keys, n=3, cutoff=0.5) if "." in key else []
-    # Of keys that end alike the first is meant: the autoencoder's rather than the prior's.
+    # For keys with the same last part, suggest the first: the autoencoder's rather than the prior's.
     by_last = {name.rsplit(".", 1)[-1]: name for name in reversed(keys)}
     near = near or [by_last[last] for last in difflib.get_close_matches(key.rsplit(".", 1)[-1], by_last)]
     hint = f"did you mean {' or '.join(near)}?" if near else f"keys are {', '.join(list(keys)[:8])}, ..."
@@ -93,19 +92,19 @@ def _find(values: dict[str, Any], key: str, leave_out: Sequence[str]) -> list[st
 
 
 def _readings(text: str, current: Any) -> list[Any]:
-    """What a text may mean in the place of a value: pydantic tells which fits."""
+    """Candidate values of a string; validation by pydantic selects one."""
     if isinstance(current, list):
         return [[part.strip() for part in text.strip("[]()").split(",") if part.strip()], text]
     if isinstance(current, int) and re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII):
-        return [int(text)]  # a choice among numbers, unlike a number, is not recognised in a text
-    # There is a setting of which "none" is one of the words to choose from.
+        return [int(text)]  # a choice among numbers, unlike a number, does not accept a string
+    # The string "none" is also tried, because it is a valid choice of one setting.
     return [None, text] if text.lower() in ("none", "null") else [text]
 
 
 def _assigned(
     model: type[C], values: dict[str, Any], inner: dict[str, Any], name: str, readings: list[Any]
 ) -> dict[str, Any]:
-    """The values with one of them set to the first reading that is valid."""
+    """The values with one of them set to the first valid candidate."""
     errors: list[ValidationError] = []
     for reading in readings:
         inner[name] = reading
@@ -113,15 +112,15 @@ def _assigned(
             return model.model_validate(values).model_dump(mode="json")
         except ValidationError as error:
             errors.append(error)
-    # A validator of ours says best what is expected; else the first reading is the likeliest.
-    told = next((error for error in errors if error.errors()[0]["type"] == "value_error"), errors[0])
-    raise InputError(sentence(told, values)) from None
+    # Errors of our own validators are the most specific; otherwise report that of the first candidate.
+    chosen = next((error for error in errors if error.errors()[0]["type"] == "value_error"), errors[0])
+    raise InputError(sentence(chosen, values)) from None
 
 
 def _kept(
     model: type[C], values: dict[str, Any], path: Sequence[str], settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """The values with those settings that the new member of a union has as well as the old one."""
+    """The values with the old settings that the new member of a union has too."""
     for key, setting in settings.items():
         candidate = copy.deepcopy(values)
         inner = candidate

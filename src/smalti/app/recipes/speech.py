@@ -1,4 +1,4 @@
-"""Recipes for speech. Each states its command, its cost and the result to expect."""
+"""Recipes for speech. Each states its command, its cost and the expected result."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from smalti.recipe import Pretraining, PriorRecipe, Recipe
 
 
 def digits() -> Recipe:
-    """The Free Spoken Digit Dataset, 8 kHz: log-mel in, 50 codes a second, a WaveNet told the speaker.
+    """Free Spoken Digit Dataset, 8 kHz: log-mel encoder, 50 codes per second, speaker-conditioned WaveNet.
 
     Command: smalti train digits --data FOLDER --out runs/digits
     Cost: see results/speech.jsonl.
-    Expect: digits that are still understood, in the voice of whichever speaker is asked for.
+    Expect: intelligible digits, in the voice of the selected speaker.
     """
     return Recipe(
         name="digits",
@@ -65,14 +65,14 @@ def digits() -> Recipe:
 
 
 def digits_spectral() -> Recipe:
-    """Digits again, 8 kHz, 50 codes a second, but log-mels in and out: phases are made up by Griffin-Lim.
+    """Digits, 8 kHz, 50 codes per second, with log-mel input and output: Griffin-Lim reconstructs the phase.
 
-    A decoder that gives the spectrogram at once learns in minutes what a WaveNet wants hours for; its voice
-    sounds of Griffin-Lim.
+    A decoder that outputs the whole spectrogram in one pass learns in minutes what takes a WaveNet hours; its
+    output has the artefacts of Griffin-Lim.
 
     Command: smalti train digits-spectral --data FOLDER --out runs/digits
     Cost: see results/speech.jsonl.
-    Expect: digits that are understood nearly as well as the recordings, in the voice that is asked for.
+    Expect: digits nearly as intelligible as the recordings, in the voice of the selected speaker.
     """
     return Recipe(
         name="digits-spectral",
@@ -90,7 +90,7 @@ def digits_spectral() -> Recipe:
 
 
 def _prior_of_digits() -> PriorRecipe:
-    """Stopped before it has learned 20 minutes of speech by heart."""
+    """Training is short, to stop before the prior overfits 20 minutes of speech."""
     return PriorRecipe(
         length=32,
         network=WaveNetConfig(
@@ -107,14 +107,14 @@ def _prior_of_digits() -> PriorRecipe:
 
 
 def units() -> Recipe:
-    """Units of speech without labels: 128 codes, 25 a second, for phonemes and as tokens.
+    """Speech units without labels: 128 codes, 25 per second, for phonemes and as tokens.
 
-    An encoder of log-mels learns by masked prediction of clusters, one of its layers is clustered into the
-    codebook, and a decoder that is told the speaker learns the spectrogram from the codes.
+    A log-mel encoder is pre-trained by masked prediction of clusters, the output of one of its layers is
+    clustered into the codebook, and a speaker-conditioned decoder learns the spectrogram from the codes.
 
     Command: smalti train units --data FOLDER --out runs/units
     Cost: see results/speech.jsonl.
-    Expect: on AN4 more than half of the windows with the right phone; see docs/speech.md.
+    Expect: on AN4, the right phone in more than half of the windows; see docs/speech.md.
     """
     return Recipe(
         name="units",
@@ -149,13 +149,13 @@ def units() -> Recipe:
 
 
 def voices() -> Recipe:
-    """Your own recordings, 16 kHz: log-mel in, 50 codes a second, a WaveNet told the speaker.
+    """Your recordings, 16 kHz: log-mel encoder, 50 codes per second, speaker-conditioned WaveNet.
 
-    Log-mels in, 50 codes a second, jitter: what van Niekerk et al. 2020 (arXiv 2005.09409) found best for
-    units, with a WaveNet in place of their recurrent vocoder.
+    Log-mel input, 50 codes per second and jitter are what van Niekerk et al. 2020 (arXiv 2005.09409) found
+    best for units; a WaveNet replaces their recurrent vocoder.
 
     Command: smalti train voices --data FOLDER --out runs/voices
-    Cost: days on two CPU cores, hours on a GPU; `digits` is the size for CPUs.
+    Cost: days on two CPU cores, hours on a GPU; `digits` is sized for CPUs.
     Expect: intelligible speech, and voice conversion between the speakers of the data.
     """
     return _waveform(
@@ -172,16 +172,16 @@ def voices() -> Recipe:
 
 
 def vctk() -> Recipe:
-    """The paper's model of VCTK: 109 speakers, six strided convolutions (64x), 512 codes, one-hot speaker.
+    """The paper's VCTK model: 109 speakers, six strided convolutions (64x), 512 codes, one-hot speaker.
 
-    Section 4.3: the encoder has 6 strided convolutions of stride 2 and window 4, the latents one feature map,
-    and the decoder is dilated and conditioned on latents and speaker. What it does not say is ours: 16 kHz,
-    mu-law, widths, three stacks of ten layers, EMA codebook, jitter of 0.12 against a decoder that ignores
-    codes.
+    Section 4.3: the encoder has 6 strided convolutions of stride 2 and window 4, the latents are one feature
+    map, and the decoder is dilated and conditioned on latents and speaker. Not specified there and chosen
+    here: 16 kHz, mu-law, widths, three stacks of ten layers, EMA codebook, and jitter of 0.12 so that the
+    decoder does not ignore the codes.
 
     Command: smalti train vctk --data FOLDER_OF_VCTK --out runs/vctk
     Cost: a day on a GPU.
-    Expect: same words, other waveform; with another speaker's label, another voice.
+    Expect: the same words with a different waveform; with another speaker's label, another voice.
     """
     return _waveform(
         name="vctk",
@@ -201,7 +201,7 @@ def librispeech() -> Recipe:
 
     Command: smalti train librispeech --data FOLDER_OF_LIBRISPEECH --out runs/librispeech, then train-prior
     Cost: days on a GPU.
-    Expect: samples with clear words and parts of sentences, says the paper, of 460 hours of speech.
+    Expect: samples with clear words and partial sentences, which the paper reports for 460 hours of speech.
     """
     return _waveform(
         name="librispeech",
@@ -225,7 +225,7 @@ def _waveform(
     jitter: float,
     prior_length: int,
 ) -> Recipe:
-    """A recipe of a GPU's size, with a WaveNet of 30 layers over the samples."""
+    """A GPU-sized recipe, with a WaveNet of 30 layers over the samples."""
     training = cosine(
         steps=200_000,
         batch_size=16,

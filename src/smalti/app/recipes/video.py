@@ -1,4 +1,4 @@
-"""Recipes for video. Each states its command, its cost and the result to expect."""
+"""Recipes for video. Each states its command, its cost and the expected result."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from smalti.recipe import PriorRecipe, Recipe
 
 
 def video() -> Recipe:
-    """Your own clips, 64x64 colour at 10 frames a second, each frame to 8x8 codes out of 512.
+    """Your clips, 64x64 RGB at 10 frames per second, each frame to 8x8 codes out of 512.
 
     Command: smalti train video --data FOLDER --out runs/clips
-    Cost: seconds a step on 2 CPU cores, so days in all; it is made for a GPU. training.steps=1000 shows
-    what it will look like.
-    Expect: reconstructions a little soft. Each frame is coded by itself, so that codes stand for what is seen
-    at one time; encoder.per_frame=false encoder.time_strides=1,2,2 codes four frames together instead. The
-    prior learns stretches of 16 frames.
+    Cost: seconds per step on 2 CPU cores, so days in total: use a GPU. training.steps=1000 gives a preview.
+    Expect: slightly soft reconstructions. Each frame is encoded separately, so its codes depend on no other
+    frame; encoder.per_frame=false encoder.time_strides=1,2,2 encodes four frames together instead. The prior
+    is trained on chunks of 16 frames.
     """
     return Recipe(
         name="video",

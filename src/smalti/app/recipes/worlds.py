@@ -1,4 +1,4 @@
-"""Recipes for first-person worlds: frames, three codes that name a whole frame, and clips with actions."""
+"""Recipes for first-person worlds: frames, second-stage codes of whole frames, and clips with actions."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from smalti.recipe import PriorRecipe, Recipe
 
 
 def frames() -> Recipe:
-    """Frames of a first-person world, 84x84 colour, to 21x21 codes out of 512 (42.7 times fewer bits).
+    """Frames of a first-person world, 84x84 RGB, to 21x21 codes out of 512 (42.7 times fewer bits).
 
-    The shapes are those of van den Oord et al. 2017, section 4.2, for DeepMind Lab; the widths are ours, for
+    The shapes are those of van den Oord et al. 2017, section 4.2, for DeepMind Lab; the widths are chosen for
     two CPU cores.
 
     Command: smalti train frames --data FOLDER_OF_COLLECT --out runs/frames
     Cost: see results/video.jsonl.
-    Expect: reconstructions that are hard to tell from the originals.
+    Expect: reconstructions that are hard to distinguish from the originals.
     """
     width: dict[str, Any] = {"channels": 64, "residual_channels": 32, "residual_blocks": 2}
     return Recipe(
@@ -51,15 +51,17 @@ def frames() -> Recipe:
 
 
 def second_stage() -> Recipe:
-    """An autoencoder of 21x21 code grids: three codes, 27 bits, and a PixelCNN that draws the grid.
+    """A second-stage VQ-VAE over 21x21 code grids: three codes (27 bits) per frame, with a PixelCNN decoder.
 
-    van den Oord et al. 2017, section 4.2: the decoder could model the grid without its latents, and yet they
-    do not collapse. A tenth of the grids is decoded without codes, so that what they are worth is measured.
+    van den Oord et al. 2017, section 4.2: the decoder could model the grid without its latents, yet they do
+    not collapse. Training decodes a tenth of the grids without codes, to measure how much the decoder relies
+    on them.
 
-    Command: smalti train second-stage --data CODES --out runs/stage2, where CODES is what
-    `smalti encode runs/frames --data FOLDER --split train --out CODES/train.parquet` (and test) wrote.
+    Command: smalti train second-stage --data CODES --out runs/stage2, where CODES is the output of
+    `smalti encode runs/frames --data FOLDER --split train --out CODES/train.parquet` (and test).
     Cost: see results/video.jsonl.
-    Expect: fewer nats a grid with its own three codes than with another's or none, by at most 27 bits.
+    Expect: fewer nats per grid with its own three codes than with those of another grid or none, by at most
+    27 bits.
     """
     return Recipe(
         name="second-stage",
@@ -91,14 +93,14 @@ def second_stage() -> Recipe:
 
 
 def walks() -> Recipe:
-    """Walks through a first-person world, 64x64 colour, each frame to 8x8 codes out of 512, two at a place.
+    """Walks through a first-person world, 64x64 RGB, each frame to 8x8 positions of two codes out of 512.
 
-    The prior learns stretches of 16 frames: it draws each from those before it and from what was done at
-    them. With `smalti rollout` it goes on from a clip under actions that you choose.
+    The prior is trained on chunks of 16 frames and predicts each frame from the previous ones and the
+    actions. `smalti rollout` continues a clip under given actions.
 
     Command: smalti train walks --data FOLDER_OF_COLLECT --out runs/walks
-    Cost: see results/video.jsonl. It wants many walks (smalti collect doom --num 100000 --size 64).
-    Expect: rollouts that mostly turn and walk as they are told, softly, and forget what lay beyond.
+    Cost: see results/video.jsonl. It needs many walks (smalti collect doom --num 100000 --size 64).
+    Expect: soft rollouts that mostly follow the actions, without memory of what left the view.
     """
     width: dict[str, Any] = {"channels": 64, "residual_channels": 64, "residual_blocks": 2}
     training = short_cosine(steps=4000, batch_size=4)
