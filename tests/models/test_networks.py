@@ -80,7 +80,7 @@ def test_a_wavenet_decoder_wants_a_likelihood_with_a_shape_for_each_sample():
 
 
 def test_a_log_mel_encoder_wants_a_waveform():
-    with pytest.raises(InputError, match=r"expected a waveform .* take encoder.kind=conv"):
+    with pytest.raises(InputError, match=r"expected a waveform .* received 3 channels"):
         build_networks(config(encoder=LogMelEncoderConfig.tiny()), SignalSpec(3, (8, 8)), 5, 3)
 
 
