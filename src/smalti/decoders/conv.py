@@ -122,7 +122,7 @@ class ConvDecoder(Decoder):
                 labels = hide_labels(labels, self.label_dropout, self.num_classes)
             x = x + self.label(labels).view(*x.shape[:2], *(1,) * (x.ndim - 2))
         x = self.conditioners(
-            x, self.conditioners.prepare(conditions, len(x), x.shape[2:], hide=self.training)
+            x, self.conditioners.prepare(conditions, x.shape[0], x.shape[2:], hide=self.training)
         )
         return each_frame(self.layers, x) if self.is_per_frame else self.layers(x)
 

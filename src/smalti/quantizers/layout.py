@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -25,7 +26,7 @@ class Layout:
     dim: int
     channel_last: bool = False
 
-    def places(self, x: Tensor) -> tuple[int, ...]:
+    def places(self, x: Tensor) -> tuple[Any, ...]:
         """Shape `(B, *grid)` of latents or codes."""
         return tuple(x.shape[:-1]) if self.channel_last else (x.shape[0], *x.shape[2:])
 
@@ -47,14 +48,14 @@ class Layout:
         axes = (-2, -1) if self.channel_last else (1, 2)
         return split.movedim(axes, (0, -1)).flatten(1, -2)
 
-    def latents(self, tokens: Float[Tensor, "g n d"], places: tuple[int, ...]) -> Tensor:
+    def latents(self, tokens: Float[Tensor, "g n d"], places: Sequence[Any]) -> Tensor:
         """Rearrange tokens into latents; the inverse of `tokens`."""
         split = tokens.unflatten(1, places)
         if self.channel_last:
             return split.movedim(0, -2).flatten(-2)
         return split.movedim((0, -1), (1, 2)).flatten(1, 2)
 
-    def codes(self, indices: Int64[Tensor, "g n"], places: tuple[int, ...]) -> Tensor:
+    def codes(self, indices: Int64[Tensor, "g n"], places: Sequence[Any]) -> Tensor:
         """Rearrange the indices of each codebook into codes."""
         return indices.unflatten(1, places).movedim(0, -1 if self.channel_last else 1).contiguous()
 
