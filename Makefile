@@ -12,7 +12,7 @@ demo: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/smalti demo --out demo
 
 test: .venv/.dev lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -25,6 +25,20 @@ os.environ["NUMBA_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"smalti-loops
 pytest_plugins = ["tests.speech_runs"]
 
 
+SLOW_FIRST = (
+    "test_docs.py",
+    "test_graphs.py",
+    "test_reproduce.py",
+    "test_resume.py",
+    "test_several_processes.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest tests first, so that no worker is left alone with one of them at the end."""
+    items.sort(key=lambda item: item.path.name not in SLOW_FIRST)
+
+
 @pytest.fixture
 def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Models built in the test have float64 weights, and nothing in them goes down to float32.
