@@ -268,10 +268,10 @@ class Tokenizer:
         """
         learned = self._learned(prior)
         if num < 1:
-            raise InputError(f"expected num of at least 1, received {num}; ask for one sample or more")
+            raise InputError(f"expected num of at least 1, received {num}: request one sample or more")
         if length is not None and not self.modality.is_ragged:
             raise InputError(
-                f"expected no length, {self.modality.noun} of this model have one size: leave it out"
+                f"expected no length for {self.modality.noun} of one size, received {length}: leave it out"
             )
         grid = learned.grid if length is None else (length, *learned.grid[1:])
         label = -1 if class_name is None else self.label(class_name)
@@ -329,7 +329,8 @@ class Tokenizer:
             )
         if before is not None and len(before) != frames - 1:
             raise InputError(
-                f"expected {frames - 1} actions before the last of {frames} frames, received {len(before)}"
+                f"expected {frames - 1} actions before the last of {frames} frames, received {len(before)}: "
+                "pass one action per given frame but the last"
             )
         done = [*(before or [None] * (frames - 1)), *actions, None]
         ids = [-1 if name is None else self._action(name, learned) for name in done]
@@ -370,7 +371,7 @@ class Tokenizer:
                 f"run `smalti train-prior {self.directory}` first"
             )
         raise InputError(
-            f"expected a learned prior of this run, received {name!r}: there are {', '.join(known)}"
+            f"expected a learned prior of this run, received {name!r}: use one of {', '.join(known)}"
         )
 
     def label(self, class_name: str) -> int:

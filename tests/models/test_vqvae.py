@@ -196,9 +196,7 @@ class TestParts:
 
     @pytest.mark.parametrize("size", [(8, 8), (4, 8, 4)])
     def test_jitter_is_for_lines(self, size):
-        with pytest.raises(
-            InputError, match=rf"on a line for a jitter of 0.1, received {len(size)} axes: set"
-        ):
+        with pytest.raises(InputError, match=rf"jitter of 0.1, received {len(size)} axes"):
             vqvae(size, jitter=0.1)
         assert vqvae(size, jitter=0.0).loss(Batch(signals(vqvae(size)))).total.isfinite()
 

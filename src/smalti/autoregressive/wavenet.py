@@ -221,7 +221,7 @@ class WaveNet(AutoregressiveNetwork):
 
     @property
     def gives_logits(self) -> bool:
-        """Whether the outputs for a symbol are K logits."""
+        """True if the outputs for a symbol are K logits."""
         return self.outputs is None
 
     @property

@@ -60,12 +60,12 @@ class MaskedPredictionConfig(Configuration):
 
 @final
 class MaskedPrediction(Trainable):
-    """A `ContextNetwork` with a head for each clustering.
+    """Masked prediction by a `ContextNetwork`, with one head per clustering.
 
     Args:
-        config: the task.
+        config: settings of the task.
         encoder: size of the network.
-        signal: log-mels: bands as channels, frames as the one axis.
+        signal: log-mels: bands as channels, frames as the single axis.
     """
 
     centres: Tensor

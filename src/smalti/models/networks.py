@@ -86,7 +86,7 @@ class ForeignEncoder(Encoder):
             raise InputError(
                 f"expected an encoder that maps (B, {signal.channels}, {_by(signal.size)}) to (B, D, *grid) "
                 f"with {signal.ndim} axes that divide the size, received an output of shape {latents}: "
-                "reshape it, or give signals of another size"
+                "reshape it, or use signals of another size"
             )
         factors = [side // n for side, n in zip(signal.size, grid, strict=True)]
         self.dim = latents[1]

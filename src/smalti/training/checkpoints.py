@@ -52,7 +52,7 @@ class RunDirectory:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was started in this directory."""
+        """True if a run was started in this directory."""
         return self.config_path.is_file()
 
     def write_config(self, config: dict[str, Any]) -> None:

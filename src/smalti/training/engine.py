@@ -85,7 +85,7 @@ class Engine:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and prints messages."""
+        """True for the process that writes files and prints messages."""
         return self._accelerator.is_main_process
 
     def prepare(
@@ -118,7 +118,7 @@ class Engine:
         return sum_over_ranks(values) / self.world
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether a flag is set on any rank."""
+        """Combine a flag over ranks: True if it is set on any rank."""
         return (
             flag if self.world == 1 else bool(sum_over_ranks(torch.tensor(float(flag), device=self.device)))
         )

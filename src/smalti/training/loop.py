@@ -82,7 +82,7 @@ Watcher = Callable[[int, dict[str, float]], None]
 
 
 def silent(step: int, values: dict[str, float]) -> None:
-    """A watcher that does nothing."""
+    """Watcher that ignores every step."""
 
 
 class Interrupted(Exception):

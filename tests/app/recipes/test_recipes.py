@@ -140,12 +140,15 @@ def test_codes_of_levels_are_those_that_it_says(name: str) -> None:
     model, prior = built(name)
     assert isinstance(model, Hierarchy)
     text = inspect.getdoc(RECIPES[name]) or ""
-    said = re.search(r"to (\d+)x\1 codes out of (\d+), and (\d+)x\3 more", text)
+    said = re.search(r"to (\d+)x\1 codes out of (\d+), plus (\d+)x\3 codes", text)
     assert said
     coarse, num_codes, fine = map(int, said.groups())
     assert model.levels.grids(model.grid) == [(coarse, coarse), (fine, fine)]
     assert model.num_codes == num_codes
-    assert f"{['', 'One', 'Two', 'Three', 'Four', 'Five'][model.num_codebooks]} codes for each" in text
+    assert (
+        f"{['', 'One', 'Two', 'Three', 'Four', 'Five'][model.num_codebooks]} codes per coarse position"
+        in text
+    )
     assert isinstance(prior.network, HierarchicalPixelCNN)
     assert prior.network.layout == model.levels
 
@@ -173,10 +176,10 @@ def test_codes_of_code_grids_are_those_that_it_says(name: str) -> None:
         model = recipe.model.build(recipe.data.build().spec)
     assert isinstance(model, Autoencoder)
     text = inspect.getdoc(RECIPES[name]) or ""
-    assert f"of {'x'.join(map(str, model.signal.size))} code grids" in text
+    assert f"over {'x'.join(map(str, model.signal.size))} code grids" in text
     bits = model.num_codebooks * math.log2(model.num_codes)
     assert model.grid == (1, 1)
-    assert f"three codes, {bits:g} bits" in text
+    assert f"three codes ({bits:g} bits)" in text
 
 
 @pytest.mark.parametrize("name", SOUNDS)
@@ -186,7 +189,7 @@ def test_codes_of_sounds_are_those_that_it_says(name: str) -> None:
     model = recipe.model.build(modality.spec, 10)
     assert isinstance(model, Autoencoder)
     text = " ".join((inspect.getdoc(RECIPES[name]) or "").split())
-    said = re.search(r"(\d+) (?:codes )?a second|(\d+)x", text)
+    said = re.search(r"(\d+) (?:codes )?per second|(\d+)x", text)
     assert said, text
     seconds = modality.seconds(model.stride)
     assert seconds is not None
@@ -234,8 +237,8 @@ def test_codes_of_clips_are_those_that_it_says(name: str) -> None:
         assert isinstance(model, Autoencoder)
         prior = new_prior(recipe.prior, model, 10)
     text = " ".join((inspect.getdoc(RECIPES[name]) or "").split())
-    said = re.search(r"each frame to (\d+)x\1 codes out of (\d+)(, two at a place)?", text)
-    frames = re.search(r"stretches of (\d+) frames", text)
+    said = re.search(r"each frame to (\d+)x\1 codes out of (\d+)(, from two codebooks)?", text)
+    frames = re.search(r"chunks of (\d+) frames", text)
     assert said
     assert frames
     assert model.stride == 1

@@ -52,11 +52,11 @@ def image() -> Recipe:
 
 
 def hierarchy() -> Recipe:
-    """Your images, 128x128 RGB, to 16x16 codes for structure and 32x32 codes for detail, out of 512.
+    """Your images, 128x128 RGB, to 16x16 codes out of 512, plus 32x32 codes for detail.
 
     Two levels, as in VQ-VAE-2 (Razavi et al. 2019, arXiv 1906.00446): the prior draws the coarse grid first,
-    then the fine one given the coarse one. Each coarse position has five codes: its own and those of its four
-    fine positions.
+    then the fine one given the coarse one. Five codes per coarse position: its own and those of its four fine
+    positions.
 
     Command: smalti train hierarchy --data FOLDER --out runs/levels
     Cost: seconds per step on 2 CPU cores, so days in total: use a GPU. training.steps=1000 gives a preview.

@@ -93,7 +93,7 @@ def second_stage() -> Recipe:
 
 
 def walks() -> Recipe:
-    """Walks through a first-person world, 64x64 RGB, each frame to 8x8 positions of two codes out of 512.
+    """Walks through a first-person world, 64x64 RGB, each frame to 8x8 codes out of 512, from two codebooks.
 
     The prior is trained on chunks of 16 frames and predicts each frame from the previous ones and the
     actions. `smalti rollout` continues a clip under given actions.

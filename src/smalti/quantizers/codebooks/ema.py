@@ -249,5 +249,5 @@ def _unpacked(averages_and_settings: tuple[Any, ...]) -> tuple[Averages, EMACode
 
 
 def _is_compiled() -> bool:
-    """Whether the code is being traced for `torch.compile`, not for `torch.export`."""
+    """True while the code is traced for `torch.compile`, not for `torch.export`."""
     return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
