@@ -283,7 +283,7 @@ def test_several_priors_are_told_apart_and_saved(run: Path, tmp_path: Path) -> N
     first, other = (tokenizer.sample_codes(6, seed=1, prior=name) for name in ("learned", "b.2"))
     assert torch.equal(first, tokenizer.sample_codes(6, seed=1))
     assert not torch.equal(first, other)
-    with pytest.raises(InputError, match=r"received 'c': there are learned, b\.2"):
+    with pytest.raises(InputError, match=r"received 'c': .*learned, b\.2"):
         tokenizer.sample(1, prior="c")
     tokenizer.save_pretrained(tmp_path / "saved")
     again = load(tmp_path / "saved")

@@ -28,7 +28,7 @@ from smalti.training.checkpoints import RunDirectory
 
 PRIOR_DIRECTORY = "prior"
 UNIGRAM_FILE = "unigram.json"
-KEPT = ("smalti", "plugins", "codes_of", "start", "commit")
+KEPT_KEYS = ("smalti", "plugins", "codes_of", "start", "commit")
 """Keys of a run's config.json that a saved model keeps. The location of the training data stays private."""
 LEARNED = "learned"
 """Name of the prior in `PRIOR_DIRECTORY`; a prior called NAME is in `PRIOR_DIRECTORY-NAME`."""
@@ -108,7 +108,7 @@ class TrainedModel:
             learned,
             prior_recipes,
             actions,
-            {key: config[key] for key in KEPT if key in config},
+            {key: config[key] for key in KEPT_KEYS if key in config},
         )
 
     @property

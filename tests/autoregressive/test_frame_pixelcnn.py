@@ -10,7 +10,7 @@ from smalti.autoregressive.frame_pixelcnn import (
     FramePixelCNN,
     FramePixelCNNConfig,
     hide_actions,
-    replaced,
+    with_noise,
 )
 from smalti.autoregressive.sampling import sample, sample_naive
 from smalti.core.conditions import Conditions
@@ -142,8 +142,8 @@ def test_noise_replaces_the_share_of_codes_that_it_says():
     codes = torch.zeros(8, 1, 10, 10, 10, dtype=torch.int64)
     torch.manual_seed(0)
     # One of five of the others is the same.
-    assert abs((replaced(codes, 0.2, 5) != 0).float().mean().item() - 0.16) < 0.015
-    assert replaced(codes, 0.0, 5) is codes
+    assert abs((with_noise(codes, 0.2, 5) != 0).float().mean().item() - 0.16) < 0.015
+    assert with_noise(codes, 0.0, 5) is codes
 
 
 def test_it_learns_what_actions_do():

@@ -12,7 +12,7 @@ from smalti.encoders.voice import (
     VoiceConfig,
     VoiceFinder,
     is_speech,
-    places_of_speech,
+    speech_positions,
     warped,
 )
 
@@ -80,12 +80,12 @@ class TestSpeech:
         signal[0, :, 8:20] = 0.5
         assert is_speech(signal)[0].nonzero().flatten().tolist() == list(range(8, 20))
         assert not is_speech(signal)[1].any()
-        assert places_of_speech(signal, 4)[0].nonzero().flatten().tolist() == [2, 3, 4]
+        assert speech_positions(signal, 4)[0].nonzero().flatten().tolist() == [2, 3, 4]
 
     def test_half_a_place_is_not_most_of_it(self):
         signal = torch.full((1, 3, 40), -1.0)
         signal[0, :, 10:23] = 0.5  # two frames of place 2, all of 3 and 4, three of place 5
-        assert places_of_speech(signal, 4)[0].nonzero().flatten().tolist() == [3, 4, 5]
+        assert speech_positions(signal, 4)[0].nonzero().flatten().tolist() == [3, 4, 5]
 
 
 class TestVoice:

@@ -8,7 +8,12 @@ import torch
 
 from smalti.autoregressive import transformer
 from smalti.autoregressive.sampling import sample
-from smalti.autoregressive.transformer import MOST_LINES, WORTH_COMPILING, Transformer, TransformerConfig
+from smalti.autoregressive.transformer import (
+    MAX_COMPILED_BATCH,
+    WORTH_COMPILING,
+    Transformer,
+    TransformerConfig,
+)
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.kernels import sampling as kernels
@@ -94,8 +99,8 @@ def test_it_is_taken_where_it_can_be_and_is_worth_it():
     made = network()
     assert isinstance(made.kernel(made.start(1, (WORTH_COMPILING,))), TransformerKernel)
     assert made.kernel(made.start(1, (WORTH_COMPILING - 1,))) is None
-    assert made.kernel(made.start(MOST_LINES, (WORTH_COMPILING,))) is not None
-    assert made.kernel(made.start(MOST_LINES + 1, (WORTH_COMPILING,))) is None
+    assert made.kernel(made.start(MAX_COMPILED_BATCH, (WORTH_COMPILING,))) is not None
+    assert made.kernel(made.start(MAX_COMPILED_BATCH + 1, (WORTH_COMPILING,))) is None
     double = network().double()
     assert double.kernel(double.start(1, (WORTH_COMPILING,))) is None
 

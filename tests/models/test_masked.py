@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.signals import SignalSpec
 from smalti.encoders.context import ContextEncoderConfig
-from smalti.encoders.voice import places_of_speech
+from smalti.encoders.voice import speech_positions
 from smalti.models.masked import MaskedPrediction, MaskedPredictionConfig
 
 NUM_MELS, LENGTH, STRIDE = 6, 80, 4
@@ -34,7 +34,7 @@ def task(**settings) -> MaskedPrediction:
     x = signals(seed=3)
     voices = made.voice.fit(dict(enumerate([item] for item in x)))
     clean = made.voice.normalised(x, torch.stack([voices[i] for i in range(len(x))]))
-    made.cluster(made.voice.cepstra(clean)[places_of_speech(x, STRIDE)])
+    made.cluster(made.voice.cepstra(clean)[speech_positions(x, STRIDE)])
     return made
 
 
@@ -54,7 +54,7 @@ def test_the_loss_is_the_cross_entropy_of_the_nearest_clusters():
     nats = torch.stack(
         [F.cross_entropy(logits[:, s], targets[..., s], reduction="none") for s in range(2)]
     ).mean(0)
-    speech = places_of_speech(x, STRIDE)
+    speech = speech_positions(x, STRIDE)
     weight = torch.where(speech, 1.0, made.config.silence_weight)
     result = loss(made, x, voices=voices)
     torch.testing.assert_close(result.total, (nats * weight).sum() / weight.sum())
@@ -103,7 +103,7 @@ def test_it_draws_in_training_only_and_by_the_seed():
 def test_hidden_stretches_have_their_length(share):
     made = task(mask_share=share, mask_length=4).train()
     torch.manual_seed(0)
-    hidden, frames = made._disturbed(torch.randn(200, NUM_MELS, LENGTH), LENGTH // STRIDE)
+    hidden, frames = made._augmented(torch.randn(200, NUM_MELS, LENGTH), LENGTH // STRIDE)
     expected = 1 - (1 - share) ** 4
     assert hidden[:, 3:].float().mean().item() == pytest.approx(expected, abs=0.03)
     assert frames.shape == (200, NUM_MELS, LENGTH)
@@ -119,7 +119,7 @@ def test_several_processes_hide_what_one_would(monkeypatch):
     def disturbed(rank: int, world: int) -> list[torch.Tensor]:
         monkeypatch.setattr("smalti.nn.collectives.rank_and_world", lambda: (rank, world))
         torch.manual_seed(7)
-        return list(made._disturbed(frames.chunk(world)[rank], LENGTH // STRIDE))
+        return list(made._augmented(frames.chunk(world)[rank], LENGTH // STRIDE))
 
     hidden, changed = disturbed(0, 1)
     parts = [disturbed(rank, 3) for rank in range(3)]
@@ -130,7 +130,7 @@ def test_several_processes_hide_what_one_would(monkeypatch):
 
 def test_without_warp_and_tilt_frames_stay():
     made, frames = task(warp=0.0, tilt=0.0).train(), torch.randn(3, NUM_MELS, LENGTH)
-    _, same = made._disturbed(frames, LENGTH // STRIDE)
+    _, same = made._augmented(frames, LENGTH // STRIDE)
     torch.testing.assert_close(same, frames, rtol=0, atol=1e-2)
 
 

@@ -19,7 +19,7 @@ from smalti.core.models import LatentVariableModel
 from smalti.core.weights import load_weights
 from smalti.data.crops import CropLoader
 from smalti.encoders.context import ContextEncoder
-from smalti.encoders.voice import places_of_speech
+from smalti.encoders.voice import speech_positions
 from smalti.models.masked import MaskedPrediction
 from smalti.models.vqvae import VQVAE
 from smalti.quantizers.codebooks.frozen import FrozenCodebook
@@ -125,7 +125,7 @@ def _cepstra(task: MaskedPrediction, items: CropLoader, report: Counter) -> Floa
     kept = []
     for done, batch in enumerate(items.sequential(), 1):
         clean = task.voice.normalised(batch.data.cpu(), batch.conditions["voice"].data.cpu())
-        kept.append(task.voice.cepstra(clean)[places_of_speech(batch.data.cpu(), task.stride)])
+        kept.append(task.voice.cepstra(clean)[speech_positions(batch.data.cpu(), task.stride)])
         report(done, items.count)
     return torch.cat(kept)
 
@@ -144,7 +144,7 @@ def _set(
     for done, batch in enumerate(items.sequential(), 1):
         signal = batch.data.cpu()
         features.append(encoder.features(signal, batch.conditions.to(signal.device))[0].t())
-        speech.append(places_of_speech(signal, signal.shape[2] // len(features[-1]))[0])
+        speech.append(speech_positions(signal, signal.shape[2] // len(features[-1]))[0])
         report(done, items.count)
     x, is_loud = torch.cat(features), torch.cat(speech)
     _, num_codes, dim = codebook.codes.shape

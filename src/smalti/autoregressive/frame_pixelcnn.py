@@ -164,7 +164,7 @@ class FramePixelCNN(AutoregressiveNetwork):
         seen = codes
         if self.training:
             actions = hide_actions(actions, self.config.action_dropout, self.num_actions)
-            seen = replaced(codes, self.config.history_noise, self.num_codes)
+            seen = with_noise(codes, self.config.history_noise, self.num_codes)
         known = self._nothing(batch_size, grid).unsqueeze(2)
         if frames > 1:
             # The memory after a frame conditions the next one; after the last frame it is not needed.
@@ -296,7 +296,7 @@ def hide_actions(actions: Int64[Tensor, "b f"], share: float, num_actions: int) 
     return actions.masked_fill(hidden, num_actions)
 
 
-def replaced(codes: Int64[Tensor, "b g f h w"], share: float, num_codes: int) -> Int64[Tensor, "b g f h w"]:
+def with_noise(codes: Int64[Tensor, "b g f h w"], share: float, num_codes: int) -> Int64[Tensor, "b g f h w"]:
     """Replace a share of codes by uniformly drawn ones, drawn for the batch of all ranks."""
     if not share:
         return codes

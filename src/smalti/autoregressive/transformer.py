@@ -32,7 +32,7 @@ The 10,000 that is usual for text would leave most channels nearly constant on t
 WORTH_COMPILING = 64
 """Minimum number of symbols in a grid for compiled sampling; compiling takes ten seconds, once per
 machine."""
-MOST_LINES = 32
+MAX_COMPILED_BATCH = 32
 """Maximum number of grids for which the single-threaded compiled loop is faster."""
 
 
@@ -304,7 +304,7 @@ class Transformer(AutoregressiveNetwork):
         """
         weight = self.head_weights
         fits = weight.device.type == "cpu" and weight.dtype == torch.float32 and not len(self.conditioners)
-        if not fits or len(state.places) < WORTH_COMPILING or len(state.begin) > MOST_LINES:
+        if not fits or len(state.places) < WORTH_COMPILING or len(state.begin) > MAX_COMPILED_BATCH:
             return None
         loops = compiled_module("smalti.kernels.transformer")
         return None if loops is None else loops.TransformerKernel(self, state)

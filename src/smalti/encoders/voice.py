@@ -166,7 +166,7 @@ class VoiceFinder(nn.Module):
         for utterance in utterances:
             signal = utterance.unsqueeze(0)
             cepstra = self.cepstra(self.normalised(signal, voice.unsqueeze(0)))[0]
-            speech = places_of_speech(signal, self.stride)[0]
+            speech = speech_positions(signal, self.stride)[0]
             kept.append(cepstra[speech] if speech.any() else cepstra)
         return torch.cat(kept)
 
@@ -184,7 +184,7 @@ def is_speech(signal: Float[Tensor, "b m t"]) -> Bool[Tensor, "b t"]:
     return energy > (quiet + SPEECH_FROM * (loud - quiet)).unsqueeze(1)
 
 
-def places_of_speech(signal: Float[Tensor, "b m t"], stride: int) -> Bool[Tensor, "b n"]:
+def speech_positions(signal: Float[Tensor, "b m t"], stride: int) -> Bool[Tensor, "b n"]:
     """Classify each code position as speech if most of its frames are."""
     return F.avg_pool1d(is_speech(signal).to(signal).unsqueeze(1), stride).squeeze(1) > 0.5
 

@@ -160,8 +160,8 @@ class Hierarchy(Autoencoder):
         known = None
         for level in reversed(range(1, len(by_level))):
             latents = self.quantizers[level].decode(by_level[level])
-            known = self.decoders[level](_beside(latents, known))
-        return self._decoded(_beside(self.quantizers[0].decode(by_level[0]), known), conditions)
+            known = self.decoders[level](_concatenated(latents, known))
+        return self._decoded(_concatenated(self.quantizers[0].decode(by_level[0]), known), conditions)
 
     def _quantized(
         self, signal: Float[Tensor, "b c *size"]
@@ -176,9 +176,9 @@ class Hierarchy(Autoencoder):
             if latents is not None:
                 known = self.decoders[level + 1](latents)
             quantized.insert(
-                0, self.quantizers[level](self.projections[level](_beside(features[level], known)))
+                0, self.quantizers[level](self.projections[level](_concatenated(features[level], known)))
             )
-            latents = _beside(quantized[0].latents, known)
+            latents = _concatenated(quantized[0].latents, known)
         assert latents is not None
         return quantized, latents
 
@@ -186,7 +186,7 @@ class Hierarchy(Autoencoder):
         return self.family(self.decoder(latents, conditions), conditions)
 
 
-def _beside(maps: Tensor, known: Tensor | None) -> Tensor:
+def _concatenated(maps: Tensor, known: Tensor | None) -> Tensor:
     """Concatenate maps with the maps from above, if any."""
     return maps if known is None else torch.cat([maps, known], 1)
 

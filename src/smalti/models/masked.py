@@ -22,7 +22,7 @@ from smalti.core.models import Trainable
 from smalti.core.results import Loss
 from smalti.core.signals import SignalSpec
 from smalti.encoders.context import ContextEncoderConfig, ContextNetwork
-from smalti.encoders.voice import VoiceFinder, places_of_speech, warped
+from smalti.encoders.voice import VoiceFinder, speech_positions, warped
 from smalti.nn.collectives import mean_over_ranks, rand_over_ranks, randn_over_ranks
 from smalti.quantizers.kmeans import kmeans
 from smalti.quantizers.nearest import nearest_codes
@@ -94,10 +94,10 @@ class MaskedPrediction(Trainable):
         signal = batch.data
         voices = batch.conditions.tensor("voice")
         clean = self.voice.normalised(signal, self.voice.voices(signal) if voices is None else voices)
-        speech = places_of_speech(signal, self.stride)
+        speech = speech_positions(signal, self.stride)
         flat = self.voice.cepstra(clean).flatten(0, 1)
         targets = torch.stack([nearest_codes(flat, centres) for centres in self.centres], 1)
-        hidden, frames = self._disturbed(clean, speech.shape[1])
+        hidden, frames = self._augmented(clean, speech.shape[1])
         logits = self.heads(self.network(frames, hidden if self.training else None))
         logits = logits.unflatten(1, (self.config.clusterings, -1)).permute(0, 3, 1, 2)
         nats = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none")
@@ -109,7 +109,7 @@ class MaskedPrediction(Trainable):
         total = (nats * weight).sum() / weights
         return Loss(total, {"cluster_nats": (nats * speech).sum().detach() / speech.sum().clamp_min(1)})
 
-    def _disturbed(
+    def _augmented(
         self, frames: Float[Tensor, "b m t"], num: int
     ) -> tuple[Bool[Tensor, "b n"], Float[Tensor, "b m t"]]:
         """Draw the masked positions and augment the frames as another voice and microphone, for all ranks."""
