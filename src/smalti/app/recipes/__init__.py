@@ -15,6 +15,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "letters": images.letters,
     "fashion-mnist": images.fashion_mnist,
     "cifar10": images.cifar10,
+    "cifar10-coupled": images.cifar10_coupled,
     "imagenet128": images.imagenet128,
     "voices": speech.voices,
     "digits": speech.digits,
