@@ -27,8 +27,7 @@ PATTERNS = (*FILES, UNIGRAM_FILE, *(f"{PRIOR_DIRECTORY}*/{file}" for file in FIL
 """Files that `load` downloads from a repository on the Hub."""
 
 Codes = Int64[Tensor, "b g *grid"] | list[Tensor]
-"""Codes: one tensor for items of equal size, or a list of `(1, G, n, ...)` tensors for items of different
-lengths."""
+"""One tensor for items of equal size, or a list of `(1, G, n, ...)` tensors for items of different lengths."""
 
 
 def load(path_or_hub_name: str | Path, device: str | torch.device | None = None) -> Tokenizer:
@@ -74,14 +73,12 @@ class Tokenizer:
     def from_pretrained(
         cls, path_or_hub_name: str | Path, device: str | torch.device | None = None, load_priors: bool = True
     ) -> Tokenizer:
-        """Load a tokenizer (see `load`); `load_priors=False` skips the learned priors without checking
-        them."""
+        """Load a tokenizer (see `load`); `load_priors=False` skips the learned priors, unchecked."""
         return cls(load_trained(path_or_hub_name, device, load_priors))
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the model's weights as they are in memory; stored with codes to match them to their
-        model."""
+        """Hash of the weights in memory; stored with codes to match them to their model."""
         return self.trained.fingerprint
 
     @property
