@@ -27,7 +27,7 @@ PATTERNS = (*FILES, UNIGRAM_FILE, *(f"{PRIOR_DIRECTORY}*/{file}" for file in FIL
 """Files that `load` downloads from a repository on the Hub."""
 
 Codes = Int64[Tensor, "b g *grid"] | list[Tensor]
-"""One tensor for items of equal size, or a list of `(1, G, n, ...)` tensors for items of different lengths."""
+"""A tensor for items of equal size, or a list of `(1, G, n, ...)` tensors for items of different lengths."""
 
 
 def load(path_or_hub_name: str | Path, device: str | torch.device | None = None) -> Tokenizer:
