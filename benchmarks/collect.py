@@ -19,7 +19,7 @@ VIDEO = ("lab", "video")
 
 
 def key(record: Record) -> tuple[str, ...]:
-    """What a record is the result of."""
+    """Return the key that identifies the experiment of a record."""
     if record["experiment"] in SPEECH + VIDEO:
         names = ("experiment", "budget", "dataset", "model", "prior", "seed")
         return tuple(str(record[name]) for name in names)

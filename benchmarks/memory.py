@@ -26,7 +26,7 @@ from smalti.quantizers.nearest import chunked, nearest_codes
 DIM, NUM_CODES = 8, 16_384
 TOKENS = (16_384, 65_536)
 BYTES_EACH = 16
-"""What the package takes for a token and a code: scores, and two one-hot forms."""
+"""Bytes that the package allocates per token and code: scores, and two one-hot forms."""
 LIMIT_MIB = 100
 
 

@@ -26,7 +26,7 @@ PIXELCNN, TRANSFORMER = GatedPixelCNNConfig(layers=15, channels=64), Transformer
 
 @dataclass(frozen=True)
 class Case:
-    """What is sampled from.
+    """A network to sample from.
 
     Attributes:
         title: the network, with its sizes.

@@ -116,7 +116,7 @@ def row_of_speed(r: Record) -> list[str]:
 
 
 def limit(r: Record) -> str:
-    """What was asked of a comparison, and whether it is reached; nothing where nothing was."""
+    """Return the target of a comparison and its outcome; empty without a target."""
     if r.get("target") is not None:
         wanted, is_reached = f"{r['target']}x", r["ratio"] >= r["target"]
     elif "limit_mib" in r:
@@ -225,7 +225,7 @@ def speech_bits() -> str:
 
 
 def code_use() -> str:
-    """What true, shuffled and no codes are worth to the decoder of the waveform, a row for each seed."""
+    """Distortion of the waveform decoder with true, shuffled and no codes, one row per seed."""
     chosen = [r for r in speech("speech") if "distortion_true" in r["metrics"] and r["prior"] == "uniform"]
     rows = [
         [r["dataset"], str(r["seed"]), f"{r['steps']:,}"]
@@ -236,7 +236,7 @@ def code_use() -> str:
 
 
 def conversion() -> str:
-    """What judges hear in recordings, reconstructions and conversions."""
+    """Judges' scores of recordings, reconstructions and conversions."""
     names = {"speech": "waveform", "conversion": "log-mel"}
     chosen = [r for name in names for r in speech(name) if "target_speaker_rate" in r["metrics"]]
     rows = []
@@ -289,7 +289,7 @@ def lab_frames() -> str:
 
 
 def lab_second() -> str:
-    """What three codes of a grid are worth, and the continuous control."""
+    """Results with three codes per grid, and of the continuous control."""
     rows = []
     for r in worlds("lab"):
         m = r["metrics"]
@@ -310,7 +310,7 @@ def lab_second() -> str:
 
 
 def video_actions() -> str:
-    """What actions are worth to a prior, and whether they are seen in what it draws."""
+    """Bits that actions save a prior, and the judge's accuracy on actions in its samples."""
     rows = []
     for (dataset, seed), group in by(worlds("video"), "dataset", "seed").items():
         entries = {record.get("entry"): record for record in group}

@@ -1,4 +1,4 @@
-"""How everything here is timed: in turn, wall beside processor time, the median of the rounds."""
+"""Timing shared by the benchmarks: interleaved rounds, wall and processor time, medians."""
 
 from __future__ import annotations
 
@@ -154,12 +154,12 @@ LARGE, REGISTERS = (
 
 
 def bound_works() -> list[Work]:
-    """What is timed for `bounds`."""
+    """Return the works to time for `bounds`."""
     return [peak(), register_peak()]
 
 
 def bounds(times: Sequence[Time], flop: float, threads: int) -> dict[str, Time]:
-    """What products of so many operations take at the least, by what limits them.
+    """Lower bounds on the time of matrix products with a given number of operations, by limiting resource.
 
     Args:
         times: of `bound_works`; the second one's work has one thread only.

@@ -37,9 +37,9 @@ CONFIG = WaveNetConfig(
 NUM_CODES = 256
 LAYERS = CONFIG.layers * CONFIG.stacks
 TARGETS = {1: 55, 4: 100}
-"""How many times the package's rate, as it is, is asked for, by the number of lines."""
+"""Target speed-up over the unmodified package, by the number of lines."""
 TOLERANCE = 1e-5
-"""How far the peer's logits may be from ours."""
+"""Maximum difference between the peer's logits and ours."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Contender:
 def peer_of(network: WaveNet, fast: bool = False) -> Any:
     """The peer's network with the weights of ours.
 
-    It is told to leave out one operation a layer, a scaling of the skips that ours has not (`legacy`).
+    One operation per layer that ours lacks, a scaling of the skips, is disabled (`legacy`).
 
     Args:
         network: ours.
@@ -108,7 +108,7 @@ def assign(conv: Any, weight: Tensor, bias: Tensor) -> None:
 
 
 def forced(peer: Any, codes: Tensor, softmax: bool) -> Tensor:
-    """What the peer's cached step gives, `(B, K, T)`, along lines `(B, 1, T)` that it need not draw."""
+    """Outputs `(B, K, T)` of the peer's cached step, teacher-forced on lines `(B, 1, T)`."""
     given = one_hot(codes.squeeze(1), NUM_CODES).float()
     before = torch.cat([torch.zeros_like(given[:, :1]), given[:, :-1]], 1)  # before the first: zeros, as ours
     return peer.incremental_forward(test_inputs=before, T=codes.shape[2], softmax=softmax, quantize=False)

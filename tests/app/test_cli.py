@@ -167,7 +167,7 @@ def test_evaluate_as_tables_and_as_json_say_the_same(
     for text in ("psnr", "ssim", "mse_over_variance", "usage", "perplexity", "data range: [-1.0, 1.0]"):
         assert text in tables.out
     # One bit for the class of two, spread over 768 values, is part of what the class costs.
-    assert "bits are paid for it" in report["protocol"]["+class"]
+    assert "log2(number of classes)" in report["protocol"]["+class"]
 
 
 def test_evaluate_writes_nothing_into_the_cache_of_the_hub(

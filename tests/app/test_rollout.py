@@ -110,7 +110,7 @@ def test_a_clip_without_actions_is_gone_on_from(run, tmp_path):
         (("--actions", "left*"), "expected actions such as 'forward*10 left*3', received 'left*'"),
         (("--actions", "left", "--frames", 3), "expected --actions or --frames, received both"),
         (("--frames", 0), "expected --frames of at least 1, received 0"),
-        (("--given", 10), "expected 10 frames to go on from"),
+        (("--given", 10), "expected 10 context frames"),
         (("--given", 0), "expected --num and --given of at least 1"),
         (("--start", 8), "lower --given or --start"),
         (("--item", 2), "expected --item from 0 to 1"),

@@ -1,4 +1,4 @@
-"""The command line: parse, call a verb, show. A user's mistake ends in one sentence and exit status 2."""
+"""Command-line interface: parse arguments, run a command, report user errors with exit status 2."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def train(
     overrides: Overrides = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train an autoencoder. The same command goes on with a run that was stopped.
+    """Train an autoencoder. The same command resumes a stopped run.
 
     Example: `smalti train image --data photos --out runs/mine training.steps=2000 num_codes=256`
     """
@@ -66,7 +66,7 @@ def train(
 def train_prior(
     run: RunPath,
     name: Annotated[
-        str, typer.Option("--name", metavar="NAME", help="Of a further prior beside the first.")
+        str, typer.Option("--name", metavar="NAME", help="Name of an additional prior.")
     ] = "learned",
     overrides: Overrides = None,
     quiet: Quiet = False,
@@ -89,7 +89,7 @@ def encode(
         typer.Option(
             "--out",
             metavar="CODES",
-            help="A .parquet file for all codes, a .smc file for one item's, or a directory for one each.",
+            help="A .parquet file for all items, a .smc file for one item, or a directory of .smc files.",
         ),
     ],
     split: Split = None,
@@ -107,12 +107,12 @@ def encode(
 @app.command()
 def decode(
     run: Run,
-    codes: Annotated[Path, typer.Argument(metavar="CODES", help="What `encode` wrote.")],
+    codes: Annotated[Path, typer.Argument(metavar="CODES", help="Output of `smalti encode`.")],
     out: Out,
     class_name: Annotated[
         str | None, typer.Option("--class", metavar="NAME", help="The class or speaker to decode as.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the draws, where decoding draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed for decoders that sample.")] = 0,
     temperature: DecoderTemperature = 1.0,
     quiet: Quiet = False,
 ) -> None:
@@ -145,9 +145,9 @@ def reconstruct(
 def sample(
     run: Run,
     out: Out,
-    num: Annotated[int, typer.Option("--num", help="How many.")] = 16,
+    num: Annotated[int, typer.Option("--num", help="Number of items.")] = 16,
     class_name: Annotated[
-        str | None, typer.Option("--class", metavar="NAME", help="Only this class.")
+        str | None, typer.Option("--class", metavar="NAME", help="Sample only this class.")
     ] = None,
     temperature: Temperature = 1.0,
     top_k: TopK = None,
@@ -157,7 +157,7 @@ def sample(
     length: Annotated[
         int | None,
         typer.Option(
-            "--length", min=1, help="Codes in time of each sound or clip; default: as it was trained."
+            "--length", min=1, help="Length of each sound or clip, in codes; default: the training length."
         ),
     ] = None,
     quiet: Quiet = False,
@@ -176,21 +176,21 @@ def rollout(
     run: Run,
     clip: Annotated[
         str,
-        typer.Option("--input", metavar="CLIP", help="A clip to go on from, or a source of several."),
+        typer.Option("--input", metavar="CLIP", help="A clip to continue, or a source of clips."),
     ],
     out: Out,
     actions: Annotated[
-        str | None, typer.Option("--actions", help='What is done, such as "forward*10 left*3".')
+        str | None, typer.Option("--actions", help='Actions to apply, such as "forward*10 left*3".')
     ] = None,
     frames: Annotated[
-        int | None, typer.Option("--frames", help="How many are drawn, where no actions are given.")
+        int | None, typer.Option("--frames", help="Frames to generate without --actions.")
     ] = None,
-    num: Annotated[int, typer.Option("--num", help="How many continuations.")] = 4,
-    given: Annotated[int, typer.Option("--given", help="Frames of the clip that are gone on from.")] = 6,
+    num: Annotated[int, typer.Option("--num", help="Number of continuations.")] = 4,
+    given: Annotated[int, typer.Option("--given", help="Number of context frames.")] = 6,
     start: Annotated[
-        int | None, typer.Option("--start", help="The first of them; default: the clip's last ones.")
+        int | None, typer.Option("--start", help="First context frame; default: use the clip's last frames.")
     ] = None,
-    item: Annotated[int, typer.Option("--item", help="Which clip, where the input has several.")] = 0,
+    item: Annotated[int, typer.Option("--item", help="Index of the clip in the input.")] = 0,
     split: Split = None,
     temperature: Temperature = 1.0,
     top_k: TopK = None,
@@ -199,7 +199,7 @@ def rollout(
     prior: PriorName = "learned",
     quiet: Quiet = False,
 ) -> None:
-    """Go on from a clip under actions of your choice: MP4, GIF, and a strip of all frames.
+    """Continue a clip under given actions; write MP4, GIF and a strip of all frames.
 
     Example: `smalti rollout runs/walks --input clip.mp4 --actions "forward*10" --out rolled`
     """
@@ -228,14 +228,14 @@ def rollout(
 @app.command()
 def convert(
     run: Run,
-    file: Annotated[Path, typer.Argument(metavar="IN", help="A recording.")],
-    speaker: Annotated[str, typer.Option("--speaker", metavar="NAME", help="Whose voice is wanted.")],
+    file: Annotated[Path, typer.Argument(metavar="IN", help="Recording to convert.")],
+    speaker: Annotated[str, typer.Option("--speaker", metavar="NAME", help="Target speaker.")],
     out: Annotated[Path, typer.Option("--out", metavar="OUT", help="The WAV or FLAC file to write.")],
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed for decoders that sample.")] = 0,
     temperature: DecoderTemperature = 1.0,
     quiet: Quiet = False,
 ) -> None:
-    """Say what a recording says in the voice of another speaker of the training data.
+    """Convert a recording to the voice of another speaker of the training data.
 
     Example: `smalti convert runs/voices me.wav --speaker jackson --out converted.wav`
     """
@@ -251,11 +251,11 @@ def evaluate(
     split: Split = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     draws: Annotated[
-        int, typer.Option("--draws", min=1, help="From each posterior, of a VAE or VIMCO.")
+        int, typer.Option("--draws", min=1, help="Samples from each posterior (VAE and VIMCO).")
     ] = 50,
     quiet: Quiet = False,
 ) -> None:
-    """Measure bits/dim for each prior, PSNR, SSIM and codebook use, and say how each was measured.
+    """Measure bits/dim for each prior, PSNR, SSIM and codebook usage; report the protocol of each.
 
     Example: `smalti evaluate runs/mine --data held_out_photos --json`
     """
@@ -284,7 +284,7 @@ def recipes(
 
 @app.command()
 def inspect(run: Run) -> None:
-    """Say what a run holds: its settings, its progress, its last figures.
+    """Show a run: its settings, progress and latest metrics.
 
     Example: `smalti inspect runs/mine`
     """
@@ -295,14 +295,14 @@ def inspect(run: Run) -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the runs and the page go.")] = Path(
-        "demo"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Directory for the runs and the page.")
+    ] = Path("demo"),
     write_images: Annotated[
         Path | None,
-        typer.Option("--write-images", metavar="DIR", help="Only write a folder of letters as pictures."),
+        typer.Option("--write-images", metavar="DIR", help="Only write the letters as a folder of pictures."),
     ] = None,
-    num: Annotated[int, typer.Option("--num", help="How many pictures --write-images writes.")] = 2600,
+    num: Annotated[int, typer.Option("--num", help="Number of pictures for --write-images.")] = 2600,
     split: Annotated[
         str, typer.Option("--split", help="For --write-images: train, or test for fonts held out from it.")
     ] = "train",
@@ -323,7 +323,7 @@ def demo(
 
 
 def add_commands(to: typer.Typer) -> None:
-    """Let every installed package that names an entry point in the group `smalti.commands` add its commands.
+    """Add the commands of installed packages that define an entry point in the group `smalti.commands`.
 
     The entry point is a function that takes the `typer.Typer` application. It should import what it needs
     inside its commands, so that `smalti --help` stays fast.
@@ -340,18 +340,18 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        told = _told(error)
-        if told is None:
+        report = _user_error(error)
+        if report is None:
             raise
-        sentence, status = told
+        sentence, status = report
         print(f"smalti: {' '.join(sentence.split())}", file=sys.stderr)
         sys.exit(status)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _told(error: Exception) -> tuple[str, int] | None:
-    """A sentence and an exit status for what a user can mend; None for what is a defect of ours."""
+def _user_error(error: Exception) -> tuple[str, int] | None:
+    """Return the message and exit status of an error that the user can fix; None for a bug in smalti."""
     # Imported here, so that `smalti --help` does not wait for torch.
     from smalti.core.errors import InputError
     from smalti.core.files import is_disk_full

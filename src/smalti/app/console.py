@@ -1,4 +1,4 @@
-"""What the verbs say while they work: progress bars and notes, on standard error."""
+"""Progress bars and notes of the commands, written to standard error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = {
     "bits_per_code": "bits/code",
     "batch_usage": "codes used",
 }
-"""What stands beside a training's bar, and how it is called there."""
+"""Short labels of the metrics shown beside a training progress bar."""
 SHORT = {
     "validation bits_per_dim": "bits/dim",
     "validation distortion_bits_per_dim": "distortion",
@@ -109,6 +109,6 @@ class Counter:
 
 
 def note(text: str, quiet: bool = False) -> None:
-    """One line for the user."""
+    """Print one line for the user."""
     if not quiet:
         console.print(text, soft_wrap=True, markup=False)

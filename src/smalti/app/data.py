@@ -1,4 +1,4 @@
-"""From what a user calls the data to stores and loaders."""
+"""Build stores and loaders from the data source that a user names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from smalti.data.sources import Source, open_source
 from smalti.data.store import Store
 
 LISTED = 10
-"""Unreadable files that are named on the screen where all of them are written down elsewhere."""
+"""Maximum number of unreadable files listed on the screen when the full list is in a file."""
 
 
 def open_data(text: str, modality: Modality) -> Source:
@@ -78,9 +78,9 @@ def prepare(
 ) -> Store:
     """Decode a split into a store, or take the one that is there, made from the same data in the same way.
 
-    Unreadable files are named; `skipped_in` says where all of them will be listed. With `keep` the store that
-    is there is taken whatever the source holds by now: a run goes on with the data that it began with, or
-    else items that were held out could become training items.
+    Unreadable files are listed; `skipped_in` names the file with the full list. With `keep` an existing store
+    is used even if the source has changed: a resumed run keeps the data it began with, because held-out items
+    could otherwise become training items.
 
     Raises:
         InputError: when nothing can be decoded.
@@ -89,7 +89,7 @@ def prepare(
         store = Store.open(directory)
         if keep and source.count(split) != store.count + len(store.skipped):
             note(
-                f"The data has changed since; the run goes on with the {store.count} items it began with.",
+                f"The data has changed since; the run continues with the {store.count} items it began with.",
                 quiet,
             )
         same = (store.source, store.split, store.protocol) == (source.description, split, modality.protocol())
@@ -97,7 +97,7 @@ def prepare(
             return store
     for text in source.notes(split):
         note(text, quiet)
-    told: dict[str, list[str]] = {}
+    files_by_warning: dict[str, list[str]] = {}
     with counting(f"Reading {split}", quiet) as count:
         store = build_store(
             directory,
@@ -110,9 +110,9 @@ def prepare(
             count,
             workers=modality.readers,
             oddities=modality.oddities,
-            told=told,
+            told=files_by_warning,
         )
-    for words, names in told.items():
+    for words, names in files_by_warning.items():
         note(f"{len(names)} of {modality.noun} are {words}, {names[0]} for one; they are kept.", quiet)
     report_skipped(store.skipped, skipped_in)
     return store

@@ -1,6 +1,6 @@
 """The stage before an autoencoder over a frozen encoder: masked prediction, then projection and codebook.
 
-Its run lies in the autoencoder's, and is gone on with like any other.
+Its run is stored inside the autoencoder's run and is resumed like any other.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from smalti import __version__
 from smalti.data.sources import Source
 
 JPEG = b"\xff\xd8"
-"""How a JPEG file begins."""
+"""Leading bytes of a JPEG file."""
 
 
 def device() -> str:
@@ -64,7 +64,7 @@ def described(source: Source, split: str, data: str) -> str:
 
 
 def is_jpeg(source: Source, split: str) -> bool:
-    """Whether the first item of a split is a JPEG: its pixels are then not those that were photographed."""
+    """Return True if the first item of a split is a JPEG, whose pixels went through lossy compression."""
     first = next(source.items(split), None)
     content = None if first is None else first.content
     if isinstance(content, tuple):
@@ -77,4 +77,4 @@ def is_jpeg(source: Source, split: str) -> bool:
         with content.open("rb") as file:
             return file.read(len(JPEG)) == JPEG
     except OSError:
-        return False  # it will be told as an unreadable item
+        return False  # reported later as an unreadable item

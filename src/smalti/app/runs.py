@@ -1,4 +1,4 @@
-"""What both stages of training share: whether a run may be gone on with, and what is said and drawn of it."""
+"""Resume checks, reporting and figures shared by both training stages."""
 
 from __future__ import annotations
 

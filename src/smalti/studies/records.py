@@ -30,7 +30,7 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
 
 
 def stage(run: Path, of_prior: str | None = None, of_model: Path | None = None) -> Record:
-    """What one training was: its data, items, steps, batch, seconds, commit and device.
+    """Summarize one training: its data, items, steps, batch, seconds, commit and device.
 
     Args:
         run: a finished run.
@@ -60,7 +60,7 @@ def last_step(run: RunDirectory) -> int:
 
 
 def caption(records: Sequence[Record]) -> str:
-    """What the figures are, and what was trained on what: a paragraph for above the table."""
+    """Return the paragraph above a table: the definition of its figures, the models and their data."""
     if not records:
         return "Nothing is measured yet."
     first = records[0]

@@ -1,4 +1,4 @@
-"""`smalti convert`: what is said in a recording, in the voice of another speaker."""
+"""`smalti convert`: convert a recording to the voice of another speaker."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def decode(
         codes: what `encode` wrote.
         out: where the files go.
         quiet: show no progress.
-        class_name: a class (speaker) that the decoder is told.
+        class_name: the class (speaker) that conditions the decoder.
         seed: of the draws of an autoregressive decoder.
         temperature: of those draws.
 
@@ -66,7 +66,7 @@ class _Item:
 
 
 def _read(path: Path, tokenizer: Tokenizer) -> Iterator[_Item]:
-    """The items of a table, of a compact file, or of a directory of those."""
+    """Read the items of a table, of a compact file, or of a directory of compact files."""
     expected = codes_info(tokenizer)
     if path.is_dir():
         files = sorted(path.rglob(f"*{ENDING}"))

@@ -27,7 +27,7 @@ from smalti.training.checkpoints import RunDirectory
 SAMPLES_PER_CLASS = 4
 SHOWN = 24
 TEMPERATURE = 0.8
-"""Of the samples shown: a prior of two minutes draws too much at 1."""
+"""Sampling temperature: a prior trained for two minutes gives too varied samples at 1."""
 
 
 def write_pictures(directory: Path, num: int, split: str = "train", quiet: bool = False) -> None:

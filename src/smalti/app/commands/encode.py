@@ -23,7 +23,7 @@ TABLE = ".parquet"
 
 
 def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool = False) -> int:
-    """Encode every item of a source; gives their number.
+    """Encode every item of a source and return the number of items.
 
     Unreadable files are skipped and named.
 
@@ -51,11 +51,11 @@ def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool
         encoded = tokenizer.encode_items(source, name, skipped=skipped, progress=count)
         if out.suffix == TABLE:
             written = write_codes(out, codes_info(tokenizer), _batches(tokenizer, encoded))
-            told = f"{_shape(tokenizer)} codes each, out of {tokenizer.autoencoder.num_codes}"
+            summary = f"{_shape(tokenizer)} codes each, out of {tokenizer.autoencoder.num_codes}"
         else:
-            written, told = _write_packed(tokenizer, encoded, source.count(name), out)
+            written, summary = _write_packed(tokenizer, encoded, source.count(name), out)
     report_skipped(skipped)
-    note(f"{written} items of the split {name} are in {out}: {told}.", quiet)
+    note(f"{written} items of the split {name} are in {out}: {summary}.", quiet)
     return written
 
 
@@ -69,7 +69,7 @@ def _batches(tokenizer: Tokenizer, encoded: Iterator[EncodedItem]) -> Iterator[C
 def _write_packed(
     tokenizer: Tokenizer, encoded: Iterator[EncodedItem], total: int, out: Path
 ) -> tuple[int, str]:
-    """A compact file for each item; their number, and what they cost in words."""
+    """Write a compact file for each item; return the number of items and a summary of their size."""
     if out.suffix == ENDING and total != 1:
         raise InputError(
             f"expected one item for the one file {out}, received {total}: give --out a directory, or a file "
@@ -94,7 +94,7 @@ def _write_packed(
         seconds += info.units.seconds if info.units else 0
     num = len(taken) or 1
     if not bits:
-        raise InputError(f"there are no codes to write to {out}: check the data that was encoded")
+        raise InputError(f"expected codes to write to {out}, received none: check the data that was encoded")
     rate = f", {bits / seconds:.1f} bit/s" if seconds else f", {bits / num:.0f} bits each"
     return num, f"{bits} bits of codes{rate}, {size} bytes with headers"
 

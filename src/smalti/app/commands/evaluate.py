@@ -120,7 +120,7 @@ def _figure(value: float | None) -> str:
 
 
 def _counted(batches: Iterable[Batch], total: int, progress: Callable[[int, int], None]) -> Iterator[Batch]:
-    """The batches; each is counted when the next is asked for."""
+    """Yield the batches; count each one when the next is requested."""
     done = 0
     for batch in batches:
         yield batch
@@ -129,7 +129,7 @@ def _counted(batches: Iterable[Batch], total: int, progress: Callable[[int, int]
 
 
 def _save(trained: TrainedModel, report: dict[str, Any], result: Evaluation, batch: Batch) -> None:
-    """Write the report and figures into the run, or note why not: what was measured is not to be lost."""
+    """Write the report and figures into the run; print a note instead of failing if that is impossible."""
     shown = batch.data[:16]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -157,7 +157,9 @@ def _report(trained: TrainedModel, store: Store, result: Evaluation, data: str, 
     report = result.to_json()
     report["protocol"] |= {f"data {name}": str(value) for name, value in store.protocol.items()}
     if any("+class" in name for name in result.density):
-        report["protocol"]["+class"] = "the class is told, and log2(number of classes) bits are paid for it"
+        report["protocol"]["+class"] = (
+            "conditioned on the class; log2(number of classes) bits are added for it"
+        )
     return {
         "data": data,
         "split": store.split,

@@ -1,4 +1,4 @@
-"""`smalti recipes` and `smalti inspect`: what there is, in words."""
+"""`smalti recipes` and `smalti inspect`: text summaries of recipes and runs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def settings(config: Configuration, prefix: str = "") -> list[str]:
 
 
 def inspect(run: str) -> str:
-    """A run in words.
+    """Describe a run as text.
 
     Raises:
         InputError: when it is not one.

@@ -1,4 +1,4 @@
-"""`smalti rollout`: go on from a clip under chosen actions, in codes alone, and show what comes."""
+"""`smalti rollout`: continue a clip in code space, conditioned on given actions."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from smalti.tokenizer import load
 from smalti.trained import LEARNED
 
 GIVEN = 6
-"""Frames that are gone on from: as many as in van den Oord et al. 2017, section 4.4."""
+"""Default number of context frames, as in van den Oord et al. 2017, section 4.4."""
 DRAWN = 10
-"""Frames that are drawn where no actions say how many."""
+"""Default number of generated frames without actions."""
 
 
 def rollout(
@@ -65,7 +65,7 @@ def rollout(
     Raises:
         InputError: for a user's mistake.
     """
-    told = _told(actions, frames)
+    per_frame = _actions_per_frame(actions, frames)
     if num < 1 or given < 1:
         raise InputError(f"expected --num and --given of at least 1, received {num} and {given}")
     tokenizer = load(run)
@@ -84,18 +84,18 @@ def rollout(
     begin = length - given if start is None else start
     if not 0 <= begin <= length - given:
         raise InputError(
-            f"expected {given} frames to go on from, {chosen.name} has {length}: lower --given or --start"
+            f"expected {given} context frames, {chosen.name} has {length}: lower --given or --start"
         )
     before = None
-    # A clip that goes on without actions is told none of those before either.
-    if any(told) and chosen.actions is not None and len(chosen.actions) == length:
+    # Without actions for the new frames, the context frames are not conditioned on theirs either.
+    if any(per_frame) and chosen.actions is not None and len(chosen.actions) == length:
         known = (name if name in tokenizer.actions else None for name in chosen.actions)
         before = list(known)[begin : begin + given - 1]
     (codes,) = tokenizer.encode(levels[:, begin : begin + given])
     with counting("Drawing", quiet) as count:
         drawn = tokenizer.rollout(
             codes,
-            told,
+            per_frame,
             before,
             num,
             temperature=temperature,
@@ -120,15 +120,15 @@ def rollout(
     rows = ([f"{name}.mp4" for name in names], drawn.numpy(), labels)
     write_codes(out / "codes.parquet", codes_info(tokenizer), [rows])
     note(
-        f"{num} continuations of {chosen.name} by {len(told)} frames are in {out} as MP4 and GIF, and in "
-        "strip.png under the clip itself.",
+        f"{num} continuations of {chosen.name} by {len(per_frame)} frames are in {out} as MP4 and GIF, and "
+        "in strip.png under the clip itself.",
         quiet,
     )
     return num
 
 
-def _told(actions: str | None, frames: int | None) -> tuple[str | None, ...]:
-    """An action for each frame that is drawn."""
+def _actions_per_frame(actions: str | None, frames: int | None) -> tuple[str | None, ...]:
+    """Return the action of each generated frame, None for no action."""
     if actions is None:
         count = DRAWN if frames is None else frames
         if count < 1:

@@ -14,7 +14,7 @@ from smalti.tokenizer import load
 from smalti.trained import LEARNED
 
 BATCH = 64
-"""Decoded at a time; it is part of what a seed draws where decoding draws."""
+"""Items decoded per batch; with a decoder that samples, the result of a seed depends on it."""
 
 
 def sample(
@@ -52,10 +52,10 @@ def sample(
         )
     with counting("Decoding", quiet) as count:
         signals = []
-        told = class_name if tokenizer.autoencoder.num_label_classes else None
+        decoder_class = class_name if tokenizer.autoencoder.num_label_classes else None
         for begin in range(0, num, BATCH):
             part = codes[begin : begin + BATCH]
-            signals.append(tokenizer.decode_signals(part, class_name=told, seed=seed + begin))
+            signals.append(tokenizer.decode_signals(part, class_name=decoder_class, seed=seed + begin))
             count(begin + len(part), num)
     drawn = torch.cat(signals)
     out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`smalti train`: an autoencoder into a run; the same command goes on with a run that was stopped."""
+"""`smalti train`: train an autoencoder into a run directory, or resume a stopped run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from smalti.training.loop import fit
 
 SHOWN_ITEMS = 16
 WATCHED_ITEMS = 512
-"""At most so many held-out items are looked at while training; `evaluate` looks at all."""
+"""Maximum number of held-out items evaluated during training; `evaluate` uses all of them."""
 
 
 def train(
@@ -64,7 +64,7 @@ def train(
     start: Path | None = None,
     plugins: Sequence[str] = (),
 ) -> RunDirectory:
-    """Train a model from a recipe; an interrupted run goes on where it was.
+    """Train a model from a recipe, or resume an interrupted run.
 
     Args:
         recipe_name: a name in `RECIPES`.
@@ -196,7 +196,7 @@ def _fit(
     engine: Engine,
     quiet: bool,
 ) -> None:
-    """Train, and measure the held-out items now and then."""
+    """Train, and evaluate the held-out items at intervals."""
     priors = (
         [UniformPrior(model.num_codes, model.num_codebooks, model.grid)]
         if isinstance(model, Autoencoder)
@@ -228,7 +228,7 @@ def _fit(
 
 
 def _start(model: LatentVariableModel, start: Path | None) -> str | None:
-    """Give a model the weights of a run; gives their fingerprint."""
+    """Load the weights of a run into a model and return their fingerprint."""
     if start is None:
         return None
     begun_with = RunDirectory(start)

@@ -34,13 +34,13 @@ BATCH = 256
 SHOWN = 32
 """Samples in the picture that is drawn at the end."""
 RESERVED = ("uniform", "unigram")
-"""Priors that every run has."""
+"""Names of the priors built into every run."""
 
 
 def train_prior(
     run_path: Path, assignments: Sequence[str] = (), quiet: bool = False, name: str = LEARNED
 ) -> RunDirectory:
-    """Train a prior of a run over the codes of its training data; an interrupted one goes on.
+    """Train a prior of a run over the codes of its training data; an interrupted run is resumed.
 
     Args:
         run_path: the autoencoder's run.

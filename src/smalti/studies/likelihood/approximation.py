@@ -1,4 +1,4 @@
-"""How good the paper's approximation ln p(x) ~ ln p(x|z) + ln p(z) is, at the encoder's codes z.
+"""Accuracy of the paper's approximation ln p(x) ~ ln p(x|z) + ln p(z) at the encoder's codes z.
 
 The right side is one term of the sum over all codes, and so a lower bound. Here the terms of grids that
 differ from z at one place are added to it: the sum stays a lower bound, and what it gains is what the one
@@ -37,7 +37,7 @@ def with_swaps(
 
     Args:
         autoencoder: whose codes and likelihood.
-        priors: by each of which it is measured, without being told classes.
+        priors: the priors to measure with, not conditioned on classes.
         batches: signals.
         neighbours: gives for each place of a signal's codes the next-nearest codes, nearest first.
 

@@ -79,7 +79,7 @@ class Study(Configuration):
 
 
 class Scale(Configuration):
-    """How large and how long, for one data set and one budget.
+    """Model sizes and training lengths for one data set and one budget.
 
     Attributes:
         recipe: the VQ-VAE that all others are made from.

@@ -205,7 +205,7 @@ def _records(chosen: Study, entry: Entry, seed: int, run: Path) -> Iterator[Reco
 
 
 def _record(chosen: Study, entry: str, seed: int, run: Path, prior: str | None) -> Record:
-    """What all records of a run share; of those that rest on a learned prior, its training too."""
+    """Return the fields shared by all records of a run, with the training of its learned prior if any."""
     first = run.parent / FIRST / run.name
     stages = [stage(path) for path in (first, run) if path.is_dir()]
     own, config = stages[-1], RunDirectory(run).read_config("recipe")["recipe"]

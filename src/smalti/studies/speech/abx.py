@@ -39,7 +39,7 @@ class Token:
 
     Attributes:
         features: float `(T, D)`, such as code vectors or log-mels, or int64 codes `(T,)`; T at least 1.
-        phone: what is told apart.
+        phone: the phone that the test discriminates.
         context: the phones before and after, or whatever A, B and X have in common.
         speaker: who says it.
     """
@@ -52,7 +52,7 @@ class Token:
 
 @dataclass(frozen=True)
 class ABX:
-    """What was measured.
+    """Result of an ABX test.
 
     Attributes:
         error: percent; 50 by chance.

@@ -191,7 +191,7 @@ def _heard(
     wanted: Sequence[int],
     originals: Sequence[np.ndarray],
 ) -> dict[str, int | float]:
-    """What the judges say of some sounds."""
+    """Score sounds with the judges."""
     speakers = judges.speaker.predict(waveforms)
     rate_hz = judges.speaker.sample_rate_hz
     # A spectrogram has no part of a frame, so what is made from one may be a little shorter.

@@ -215,7 +215,7 @@ class SyntheticSpeechSource(Source):
         return notes
 
     def alignments(self, split: str) -> list[TimedPhone]:
-        """What is spoken when: of each utterance, segments in order that leave no gap from 0 to its end."""
+        """Return the phone segments of each utterance, in order and without gaps from 0 to its end."""
         return [
             TimedPhone(utterance.name, utterance.speaker, start / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ, phone)
             for utterance in self._utterances(split)
@@ -312,7 +312,7 @@ def segments(events: Sequence[tuple[int, str]], num_samples: int) -> list[tuple[
 
 
 def _links_vowels(events: Sequence[tuple[int, str]], index: int) -> bool:
-    """Whether an event stands alone between two vowels: pauses come in pairs, or before a consonant."""
+    """Return True for an event alone between two vowels: pauses come in pairs, or before a consonant."""
     if not 0 < index < len(events) - 1:
         return False
     neighbours = events[index - 1][1], events[index + 1][1]

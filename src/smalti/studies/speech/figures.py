@@ -23,7 +23,7 @@ WINDOW_SECONDS, HOP_SECONDS = 0.032, 0.008
 """Of spectrograms: long enough to show the harmonics of a voice, short enough to show where stops burst."""
 
 RANGE_DB = 70
-"""What is shown below the loudest point."""
+"""Dynamic range shown below the loudest point."""
 
 
 def code_phone_matrix(counts: Int64[np.ndarray, "k p"], phones: Sequence[str], path: Path) -> None:

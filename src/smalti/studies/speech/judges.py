@@ -17,7 +17,7 @@ from smalti.nn.spectral import LogMel
 NUM_MELS = 40
 STRIDES = (1, 2, 2)
 LARGEST_SHIFT = 3
-"""Mel bands by which training moves a spectrum, so that content is not told by a voice's formants."""
+"""Mel bands by which training moves a spectrum, so that content is not inferred from a voice's formants."""
 
 
 @final

@@ -1,4 +1,4 @@
-"""How much of the phonemes is in the codes: the paper's many-to-one map, and what is to be read beside it.
+"""Phoneme content of the codes: the paper's many-to-one map, with reference figures.
 
 van den Oord et al. 2017, section 4.3: every code is mapped to the phone that it most often stands for,
 f(k) = argmax_p C[k, p], C the co-occurrences in the training windows; the accuracy is the share of held-out
@@ -181,7 +181,7 @@ def phoneme_figures(
 
 
 def protocol() -> dict[str, str]:
-    """How each figure of `phoneme_figures` is defined."""
+    """Return the definition of each figure of `phoneme_figures`."""
     return {
         "phoneme_accuracy": "each code is mapped to its most frequent phone in the training windows (ties to "
         "the lowest id, unseen codes to the most frequent phone over all); share of held-out windows whose "
@@ -211,7 +211,7 @@ def protocol() -> dict[str, str]:
 def cooccurrences(
     codes: Int64[np.ndarray, " n"], phones: Int64[np.ndarray, " n"], num_codes: int, num_phones: int
 ) -> Int64[np.ndarray, "k p"]:
-    """How often each code stands in a window of each phone, C[k, p].
+    """Count the occurrences of each code in windows of each phone, C[k, p].
 
     Raises:
         ValueError: when a code or a phone is out of range.

@@ -167,7 +167,7 @@ def show(report: dict[str, Any]) -> None:
 
 
 Kept = Callable[[str | None], bool]
-"""Whether the utterances of a speaker belong to a part."""
+"""Predicate on a speaker: True if the speaker's utterances belong to a part."""
 
 
 def _divided(source: Source, split: str | None) -> tuple[tuple[str, Kept], tuple[str, Kept]]:

@@ -74,7 +74,7 @@ def f0(
 def f0_figures(
     reference: Float[np.ndarray, " frames"], other: Float[np.ndarray, " frames"]
 ) -> dict[str, float | None]:
-    """How well a signal keeps the fundamental frequency of another: the figures of `protocol`.
+    """Compare the fundamental frequencies of two signals: the figures of `protocol`.
 
     A figure is None where no frame, or for the correlation no change of the frequency, is there to tell.
 
@@ -93,7 +93,7 @@ def f0_figures(
 
 
 def protocol() -> dict[str, str]:
-    """How each figure of `f0_figures` is defined."""
+    """Return the definition of each figure of `f0_figures`."""
     return {
         "f0": f"YIN (de Cheveigné & Kawahara 2002), threshold {THRESHOLD}, frames every 10 ms, from 60 to "
         f"400 Hz, unless said; unvoiced above the threshold or {-SILENCE_DB:g} dB below the loudest frame",

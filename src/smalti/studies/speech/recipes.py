@@ -17,7 +17,7 @@ PAPER_PHONEMES = "49.3 % at 128 codes, 25 a second; 7.2 % for the most frequent 
 BUDGETS = ("tiny", "cpu", "paper")
 STUDIES = ("speech", "conversion", "phonemes")
 DIGIT = r"^(\d)_"
-"""What is said in a recording of the Free Spoken Digit Dataset, by its name."""
+"""Pattern that reads the spoken digit from a file name of the Free Spoken Digit Dataset."""
 
 
 class SpeechStudy(Configuration):

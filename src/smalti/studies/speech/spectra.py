@@ -1,4 +1,4 @@
-"""How far the spectrum of a signal is from another's."""
+"""Spectral distance between two signals."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def mel_distance(
 
 
 def protocol() -> dict[str, str]:
-    """How the figure is defined."""
+    """Return the definition of the figure."""
     scales = " and ".join(f"{1000 * s.window_seconds:g} ms ({s.num_mels} channels)" for s in SCALES)
     return {
         "mel_distance": f"mean absolute difference of log10(max(mel magnitude, {FLOOR:g})), Slaney's mel "

@@ -34,7 +34,7 @@ FEATURES = {
     "episode": {"_type": "Value", "dtype": "int64"},
     "frame": {"_type": "Value", "dtype": "int64"},
 }
-"""What `datasets` calls the columns."""
+"""Column names used by `datasets`."""
 
 
 def collect(

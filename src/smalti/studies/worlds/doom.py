@@ -30,7 +30,7 @@ ACTIONS = ("forward", "left", "right")
 BUTTONS = ("MOVE_FORWARD", "TURN_LEFT", "TURN_RIGHT")
 """Of ViZDoom, that the actions press."""
 WEIGHTS = (0.5, 0.25, 0.25)
-"""How often each action is drawn."""
+"""Sampling probability of each action."""
 HELD = (3, 7)
 """Steps for which an action is held, at least and at most."""
 TICS = 2

@@ -1,4 +1,4 @@
-"""What a model of a world is worth: what actions tell it, whether they are seen in what it draws, how long.
+"""Evaluate a world model: bits that actions save, and how long actions stay visible in its samples.
 
 The judge of actions is trained on real frames, as they are and through their codes, and never on drawn ones.
 """

@@ -37,7 +37,7 @@ class LabStudy(Configuration):
 
 
 class VideoStudy(Configuration):
-    """Walks to codes, a prior told of actions, and how both are measured.
+    """A tokenizer of walks, an action-conditioned prior, and the settings of their evaluation.
 
     Attributes:
         walks: both stages.

@@ -1,4 +1,4 @@
-"""What the studies of worlds share: parts that are done once, and records of what they measured."""
+"""Steps and result records shared by the studies of worlds."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def bounds(run: Path) -> list[Record]:
 
 
 def about(run: Path, of_prior: str | None) -> Record:
-    """What was trained, and how."""
+    """Return the model and training fields of a record."""
     stages = [stage(run)] + ([stage(prior_directory(run, of_prior), of_prior)] if of_prior else [])
     report = json.loads((run / RESULTS).read_text())
     is_control = run.name == "control"
@@ -114,6 +114,6 @@ def about(run: Path, of_prior: str | None) -> Record:
 
 
 def modality_of(run: Path) -> Modality:
-    """What the signals of a run are."""
+    """Build the modality of a run's data."""
     recipe = RunDirectory(run).read_config("recipe")["recipe"]
     return Recipe.model_validate(recipe).data.build()

@@ -37,7 +37,7 @@ from smalti.tokenizer import Tokenizer, load
 from smalti.trained import LEARNED
 
 EXPERIMENT = "video"
-QUESTION = "Do clips that are drawn in the space of codes do what they are told?"
+QUESTION = "Do clips generated in code space follow the actions that condition them?"
 REPEATED, RECONSTRUCTED, JUDGE = "horizon, last frame repeated", "horizon, reconstructed", "judge"
 CONTROLS = {
     REPEATED: "last frame repeated",
@@ -109,7 +109,7 @@ def reproduce_video(
 
 
 def _of_entry(run: Path, name: str, judge_steps: int) -> Record:
-    """What a figure is of: the prior, or what it is compared with, which no prior has a part in."""
+    """Return the record fields of a figure of the prior, or of a control that uses no prior."""
     if name not in CONTROLS:
         record = about(run, LEARNED)
         return {**record, "prior": LEARNED, "model": f"{record['model']}: {name}"}

@@ -1,4 +1,4 @@
-"""What is measured of clips under actions: on windows of held-out walks, a judge beside."""
+"""Metrics of action-conditioned clips, on windows of held-out walks, with a judge of actions."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def worth(prior: LearnedPrior, chosen: Windows) -> dict[str, int | float]:
     """
     other = of_another_clip(chosen.clips)
     shuffled = chosen.actions[other]
-    told = {"true": chosen.actions, "shuffled": shuffled, "none": torch.full_like(chosen.actions, -1)}
+    conditions = {"true": chosen.actions, "shuffled": shuffled, "none": torch.full_like(chosen.actions, -1)}
     nats = {
         name: torch.cat(
             [
@@ -85,7 +85,7 @@ def worth(prior: LearnedPrior, chosen: Windows) -> dict[str, int | float]:
                 for codes, part in zip(chosen.codes.split(AT_ONCE), actions.split(AT_ONCE), strict=True)
             ]
         )[:, GIVEN:].mean(1)
-        for name, actions in told.items()
+        for name, actions in conditions.items()
     }
 
     gains = {name: nats[name] - nats["true"] for name in ("shuffled", "none")}
@@ -120,7 +120,7 @@ def seen_in_real(
     real: Float[Tensor, "b c f h w"],
     reconstructed: Float[Tensor, "b c f h w"],
 ) -> dict[str, Any]:
-    """How often the judge tells the action between two held-out frames, and that of a stretch under one."""
+    """Accuracy of the judge on the action between two held-out frames, and on stretches of one action."""
     actions = chosen.actions[:, :-1]
 
     def rates(clips: Tensor) -> dict[str, float]:
@@ -183,9 +183,9 @@ def seen_in_drawn(
 
 def constant(actions: Int64[Tensor, "b f"], number: int) -> Int64[Tensor, "b f"]:
     """One action from the last given frame on, after what really was done before."""
-    told = actions.clone()
-    told[:, GIVEN - 1 :] = number
-    return told
+    replaced = actions.clone()
+    replaced[:, GIVEN - 1 :] = number
+    return replaced
 
 
 def drawn(
@@ -208,7 +208,7 @@ def drawn(
 
 
 def through_codes(tokenizer: Tokenizer) -> Reconstruct:
-    """What the model makes of frames, each by itself, on the host."""
+    """Return a function that reconstructs frames independently of each other, on the host."""
 
     @torch.no_grad()
     def reconstructed(frames: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
