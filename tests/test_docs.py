@@ -186,8 +186,9 @@ def test_links_between_documents_lead_somewhere() -> None:
 def test_every_verb_has_help_with_an_example() -> None:
     from typer.testing import CliRunner
 
-    from smalti.app.cli import app
+    from smalti.app.cli import add_commands, app
 
+    add_commands(app)  # only `main` adds the commands of the studies
     names = [
         command.name or command.callback.__name__ for command in app.registered_commands if command.callback
     ]

@@ -12,7 +12,7 @@ from torch import Tensor
 from smalti import __version__
 from smalti.app.console import Counter, counting, note, watching
 from smalti.app.provenance import commit, device
-from smalti.app.runs import check_target, say_what
+from smalti.app.runs import check_target, log_summary
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.models import LatentVariableModel
@@ -77,7 +77,7 @@ def pretrain(
     with counting("Finding voices", quiet) as count:
         _fit_voices(task, items, recipe.training.seed)
         task.cluster(_cepstra(task, items, count), recipe.training.seed)
-    say_what(recipe.training, items.count, task, quiet)
+    log_summary(recipe.training, items.count, task, quiet)
     with watching("Masked prediction", recipe.training.steps, quiet) as watch:
         fit(task, items.batch, recipe.training, own, engine, None, watch)
     load_weights(task, own.read_model(), own.path)

@@ -104,7 +104,7 @@ def check_start(run: RunDirectory, start: str | None) -> None:
         )
 
 
-def say_what(config: TrainingConfig, count: int, model: torch.nn.Module, quiet: bool) -> None:
+def log_summary(config: TrainingConfig, count: int, model: torch.nn.Module, quiet: bool) -> None:
     """Say how much is to be trained on how many items."""
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     note(

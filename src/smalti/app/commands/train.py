@@ -24,8 +24,8 @@ from smalti.app.runs import (
     check_start,
     check_target,
     draw_learning_curves,
+    log_summary,
     model_of,
-    say_what,
 )
 from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
@@ -214,7 +214,7 @@ def _fit(
             | {name: value for name, value in result.codebook.items() if name == "usage"}
         )
 
-    say_what(recipe.training, items.training.count, model, quiet)
+    log_summary(recipe.training, items.training.count, model, quiet)
     with watching("Training", recipe.training.steps, quiet) as watch:
         fit(
             model,

@@ -13,7 +13,7 @@ from smalti import __version__
 from smalti.app.console import counting, note, watching
 from smalti.app.provenance import commit, device
 from smalti.app.recipes.overrides import override
-from smalti.app.runs import DATA_DIRECTORY, check_target, draw_learning_curves, say_what
+from smalti.app.runs import DATA_DIRECTORY, check_target, draw_learning_curves, log_summary
 from smalti.core.errors import InputError
 from smalti.core.plugins import loaded_plugins
 from smalti.data.crops import CropLoader
@@ -116,7 +116,7 @@ def train_prior_recipe(
         ]
         return {"bits_per_code": sum(v * n for v, n in sums) / sum(n for _, n in sums)}
 
-    say_what(recipe.training, len(training), prior, quiet)
+    log_summary(recipe.training, len(training), prior, quiet)
     with watching("Training the prior", recipe.training.steps, quiet) as watch:
         fit(prior, loader.batch, recipe.training, run, engine, validate if watched else None, watch)
     if engine.is_main:
