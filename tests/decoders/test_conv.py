@@ -63,6 +63,7 @@ def test_a_head_makes_the_parameters_by_a_1x1_convolution():
 
 @pytest.mark.parametrize("head_channels", [0, 3])
 def test_every_latent_and_every_parameter_counts(head_channels):
+    torch.manual_seed(0)  # some weights leave a ReLU at zero for every latent
     layer = decoder(head_channels=head_channels)
     latents = torch.randn(4, 5, 3, 2, requires_grad=True)
     layer(latents).square().sum().backward()
