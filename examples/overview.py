@@ -1,4 +1,4 @@
-"""Draw the picture at the top of the README: `python examples/overview.py RUN docs/images/overview.png`."""
+"""Draw the figure at the top of the README: `python examples/overview.py RUN docs/images/overview.png`."""
 
 import sys
 from pathlib import Path
@@ -12,8 +12,9 @@ from smalti.app.letters import LettersSource
 
 INK = "#1f3a5f"
 TEST_ITEMS = (3, 14, 38)
-"""Held-out letters to show, and the seeds of what is drawn of their classes."""
+"""Indices of the held-out letters to show."""
 SEEDS = (0, 1, 2)
+"""Seeds of the samples, one per letter, drawn from the class of that letter."""
 TEMPERATURE = 0.7
 
 
@@ -23,7 +24,7 @@ def main(run: str, out: str) -> None:
     items = [source.item("test", index) for index in TEST_ITEMS]
     originals = torch.stack([torch.from_numpy(tokenizer.modality.decode(item.content)) for item in items])
     codes = tokenizer.encode(originals)
-    again = tokenizer.decode(codes)
+    reconstructions = tokenizer.decode(codes)
     drawn = torch.cat(
         [
             tokenizer.sample_codes(1, item.label, seed=seed, temperature=TEMPERATURE)
@@ -34,13 +35,13 @@ def main(run: str, out: str) -> None:
 
     figure = Figure(figsize=(9.6, 4.4), layout="constrained", facecolor="white")
     grid = figure.add_gridspec(len(items), 7, width_ratios=[1, 0.55, 1, 0.55, 1, 0.75, 2.1])
-    titles = {0: "pictures", 2: "codes", 4: "decoded", 6: "prior: new codes, new pictures"}
+    titles = {0: "images", 2: "codes", 4: "decoded"}
     for row in range(len(items)):
         show(figure.add_subplot(grid[row, 0]), originals[row], titles[0] if row == 0 else "")
         show_codes(figure.add_subplot(grid[row, 2]), codes[row, 0], titles[2] if row == 0 else "")
-        show(figure.add_subplot(grid[row, 4]), again[row], titles[4] if row == 0 else "")
+        show(figure.add_subplot(grid[row, 4]), reconstructions[row], titles[4] if row == 0 else "")
         pair = grid[row, 6].subgridspec(1, 3, width_ratios=[1, 0.35, 1])
-        show_codes(figure.add_subplot(pair[0, 0]), drawn[row, 0], "drawn" if row == 0 else "")
+        show_codes(figure.add_subplot(pair[0, 0]), drawn[row, 0], "sampled" if row == 0 else "")
         arrow(figure.add_subplot(pair[0, 1]), "")
         show(figure.add_subplot(pair[0, 2]), new[row], f"class {items[row].label}")
         arrow(figure.add_subplot(grid[row, 1]), "encoder" if row == 0 else "")
@@ -49,8 +50,8 @@ def main(run: str, out: str) -> None:
     figure.savefig(out, dpi=110)
 
 
-def show(axes, picture: torch.Tensor, title: str) -> None:
-    axes.imshow(picture.movedim(0, -1).numpy(), interpolation="nearest")
+def show(axes, image: torch.Tensor, title: str) -> None:
+    axes.imshow(image.movedim(0, -1).numpy(), interpolation="nearest")
     axes.set_title(title, fontsize=10, color=INK)
     axes.set_axis_off()
 
