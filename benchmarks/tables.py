@@ -173,7 +173,7 @@ def phonemes() -> str:
             [
                 dataset,
                 model,
-                f"{mean(metrics, 'phoneme_accuracy'):.1%} {spread(metrics, 'phoneme_accuracy')}",
+                f"{mean(metrics, 'phoneme_accuracy'):.1%} {error_over_seeds(metrics, 'phoneme_accuracy')}",
                 f"{mean(metrics, 'phoneme_accuracy_with_silence'):.1%}",
                 f"{mean(metrics, 'majority'):.1%}",
                 f"{mean(metrics, 'shuffled'):.1%}",
@@ -205,7 +205,7 @@ def speech_bits() -> str:
                 "waveform" if experiment == "speech" else "log-mel",
                 experiment,
                 prior,
-                f"{mean(metrics, 'bits_per_dim'):.3f} {spread(metrics, 'bits_per_dim', '.3f')}",
+                f"{mean(metrics, 'bits_per_dim'):.3f} {error_over_seeds(metrics, 'bits_per_dim', '.3f')}",
                 f"{mean(metrics, 'rate'):.4f} + {mean(metrics, 'distortion'):.3f}",
                 f"{mean(metrics, 'nats_per_code'):.3f}",
                 f"{mean(metrics, 'usage'):.0%}",
@@ -375,7 +375,7 @@ def mean(metrics: list[dict[str, float]], name: str) -> float:
     return sum(m[name] for m in metrics) / len(metrics)
 
 
-def spread(metrics: list[dict[str, float]], name: str, form: str = ".1%") -> str:
+def error_over_seeds(metrics: list[dict[str, float]], name: str, form: str = ".1%") -> str:
     """The standard error over seeds, and their number."""
     error = standard_error([m[name] for m in metrics])
     return "(1 seed)" if error is None else f"± {error:{form}} ({len(metrics)} seeds)"

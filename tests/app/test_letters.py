@@ -156,9 +156,7 @@ def test_a_character_that_only_some_fonts_have():
 
 @pytest.mark.parametrize("character", ["\u3042", " ", "\uffff"], ids=["hiragana", "space", "none"])
 def test_a_character_that_no_font_has(character):
-    with pytest.raises(
-        InputError, match=r"expected characters that the fonts of matplotlib have, got .*leave them"
-    ):
+    with pytest.raises(InputError, match=r"expected characters that the fonts of matplotlib have, got"):
         LettersSource(characters=f"a{character}")
 
 
@@ -172,7 +170,7 @@ def test_numbers_out_of_range(arguments):
 
 @pytest.mark.parametrize("characters", ["", "aa"])
 def test_characters_must_differ(characters):
-    with pytest.raises(InputError, match=r"expected characters that differ from each other, got"):
+    with pytest.raises(InputError, match=r"distinct characters, got"):
         LettersSource(characters=characters)
 
 
@@ -238,9 +236,7 @@ def test_folder_names_that_every_file_system_keeps_apart(tmp_path):
 
 def test_nothing_is_written_into_a_folder_in_use(tmp_path):
     (tmp_path / "mine.txt").write_text("")
-    with pytest.raises(
-        InputError, match=r"expected a new or an empty folder to write letters to, got .*name another"
-    ):
+    with pytest.raises(InputError, match=r"expected a new or an empty folder to write letters to, got"):
         write_folder(tmp_path, 1)
     with pytest.raises(InputError, match=r"expected a new or an empty folder"):
         write_folder(tmp_path / "mine.txt", 1)

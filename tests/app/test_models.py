@@ -134,8 +134,8 @@ def test_begin_with_the_weights_of_another_run(
     # The same command goes on with it; another beginning is another run.
     assert smalti(*words("--from", start), "--quiet", "training.steps=3").status == 0
     before = digests(tmp_path / "new")
-    assert f"began from {fingerprint}, now it is to begin from nothing" in mistake(*words())
-    assert "is to begin from" in mistake(*words("--from", tmp_path / "unstarted"))
+    assert f"began from {fingerprint}, received --from nothing" in mistake(*words())
+    assert "received --from" in mistake(*words("--from", tmp_path / "unstarted"))
     assert digests(tmp_path / "new") == before
 
 
@@ -326,7 +326,7 @@ def test_a_named_prior_goes_on_and_is_of_its_run(with_two: Path, smalti: Smalti,
     assert smalti("train-prior", with_two, "--name", "small", *same, "--quiet").status == 0
     assert digests(with_two / "prior-small")["model.safetensors"] == before["model.safetensors"]
     told = mistake("train-prior", with_two, "--name", "small", *TINY_PRIOR)
-    assert "network.layers=1, now 2 is asked for" in told
+    assert "network.layers=1, received 2" in told
     config = json.loads((with_two / "prior-small" / "config.json").read_text())
     config["autoencoder"] = "0123456789abcdef"
     (with_two / "prior-small" / "config.json").write_text(json.dumps(config))

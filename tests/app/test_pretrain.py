@@ -139,12 +139,12 @@ def test_other_parts_are_refused_before_anything_is_written(
 ) -> None:
     told = mistake(*begin(units, tmp_path / "new")[:-1], change)
     assert "expected a VQ-VAE with encoder.kind=context and one frozen codebook" in told
-    assert "take the recipe `units` as it is" in told
+    assert "received " in told
     assert not (tmp_path / "new").exists()
 
 
 def test_what_the_first_stage_was_cannot_change(units: PhoneRun, mistake: Callable[..., str]) -> None:
     before = digests(units.path)
     for setting in ("pretraining.training.steps=9", "pretraining.task.warp=0.1"):
-        assert f"now {setting.split('=')[1]} is asked for" in mistake(*begin(units, units.path)[:-1], setting)
+        assert f"received {setting.split('=')[1]}" in mistake(*begin(units, units.path)[:-1], setting)
     assert digests(units.path) == before

@@ -38,7 +38,7 @@ app = typer.Typer(
 )
 
 _ADDED: set[str] = set()
-"""Entry points whose commands were added: `main` may be called more than once."""
+"""Entry points whose commands are already added, since `main` may be called more than once."""
 
 
 @app.command()
@@ -47,7 +47,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="The run's directory.")],
     data: Annotated[str | None, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)] = None,
     start: Annotated[
-        Path | None, typer.Option("--from", metavar="RUN", help="Begin with this run's weights.")
+        Path | None, typer.Option("--from", metavar="RUN", help="Initialize the weights from this run.")
     ] = None,
     plugin: Plugin = None,
     overrides: Overrides = None,
@@ -71,7 +71,7 @@ def train_prior(
     overrides: Overrides = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train the prior over a run's codes, for sampling and for fewer bits.
+    """Train a prior over a run's codes, for sampling and for lower bits/dim.
 
     Example: `smalti train-prior runs/mine training.steps=2000 network.layers=8`
     """
@@ -95,7 +95,7 @@ def encode(
     split: Split = None,
     quiet: Quiet = False,
 ) -> None:
-    """Turn pictures, sounds or clips into codes: a Parquet file with a row for each, or compact files.
+    """Turn pictures, sounds or clips into codes: a Parquet table with one row per item, or compact files.
 
     Example: `smalti encode runs/mine --data photos --out codes.parquet`
     """
@@ -335,7 +335,7 @@ def add_commands(to: typer.Typer) -> None:
 
 
 def main() -> None:
-    """Entry point: one sentence and exit status 2 for a user's mistake, 130 after Ctrl-C."""
+    """Run the command line; exit with status 2 and one sentence for a user error, 130 after Ctrl-C."""
     add_commands(app)
     try:
         app()
@@ -351,8 +351,8 @@ def main() -> None:
 
 
 def _user_error(error: Exception) -> tuple[str, int] | None:
-    """Return the message and exit status of an error that the user can fix; None for a bug in smalti."""
-    # Imported here, so that `smalti --help` does not wait for torch.
+    """Return the message and exit status of an error that the user can fix, or None for a bug in smalti."""
+    # Imported here so that `smalti --help` does not import torch.
     from smalti.core.errors import InputError
     from smalti.core.files import is_disk_full
     from smalti.training.loop import Interrupted
@@ -364,7 +364,7 @@ def _user_error(error: Exception) -> tuple[str, int] | None:
     if is_disk_full(error):
         return "the disk is full: free some space and run the same command again", 2
     if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
-        return f"{error.filename} cannot be used ({error.strerror}): choose another place", 2
+        return f"{error.filename} cannot be used ({error.strerror}): choose another path", 2
     return None
 
 

@@ -35,7 +35,7 @@ def by_phase(names: Iterable[str], titles: Mapping[str, str]) -> dict[str, str]:
     """Titles of the metrics that have one, for models of one or several training phases.
 
     Args:
-        names: of metrics: `term`, or `phase/term` if the model has several phases.
+        names: metric names: `term`, or `phase/term` if the model has several phases.
         titles: title by term, in the order in which to show them.
 
     Returns:
@@ -52,7 +52,7 @@ def by_phase(names: Iterable[str], titles: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def bar(title: str, total: int, quiet: bool = False) -> Iterator[Progress]:
-    """A progress bar with one task, number 0: done of all, rate, time left."""
+    """Create a progress bar with one task, number 0: completed of total, rate, time left."""
     progress = Progress(
         TextColumn("[bold]{task.description}"),
         BarColumn(),
@@ -62,7 +62,7 @@ def bar(title: str, total: int, quiet: bool = False) -> Iterator[Progress]:
         TextColumn("{task.fields[values]}"),
         console=console,
         disable=quiet,
-        speed_estimate_period=600,  # steps may be slow; rich forgets after 30 s
+        speed_estimate_period=600,  # steps may be slow; rich's default window is 30 s
     )
     with progress:
         progress.add_task(title, total=total, rate="", values="")
@@ -71,7 +71,7 @@ def bar(title: str, total: int, quiet: bool = False) -> Iterator[Progress]:
 
 @contextmanager
 def watching(title: str, steps: int, quiet: bool = False) -> Iterator[Watcher]:
-    """A watcher for the training loop that shows rate, time left, the loss and the codebook's usage."""
+    """Yield a training callback that shows the rate, time left, loss and codebook usage."""
     with bar(title, steps, quiet) as progress:
 
         def watch(step: int, values: dict[str, float]) -> None:
@@ -93,7 +93,7 @@ def watching(title: str, steps: int, quiet: bool = False) -> Iterator[Watcher]:
 
 @contextmanager
 def counting(title: str, quiet: bool = False) -> Iterator[Counter]:
-    """A bar for work that reports (done, total) itself."""
+    """Yield a progress bar for work that reports (done, total)."""
     with bar(title, 0, quiet) as progress:
         yield Counter(progress)
 

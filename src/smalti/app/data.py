@@ -24,7 +24,7 @@ LISTED = 10
 
 
 def open_data(text: str, modality: Modality) -> Source:
-    """The source that `--data` names, of files that the modality can read; "letters" draws the demo's."""
+    """Open the source given as `--data`, with files of the modality; "letters" draws the demo's letters."""
     if text == "letters":
         return LettersSource()
     return open_source(text, modality.extensions, modality.pattern)
@@ -40,7 +40,7 @@ def open_loader(
     indices: np.ndarray | None = None,
     labels: np.ndarray | None = None,
 ) -> Loader | CropLoader:
-    """Batches of a store's signals as a model takes them: ragged ones in crops, or padded to whole codes."""
+    """Load batches of a store's signals; signals of varying length are cropped, or padded to whole codes."""
     if store.lengths is None:
         return Loader(
             store,
@@ -76,14 +76,14 @@ def prepare(
     quiet: bool = False,
     skipped_in: str = "data/index.json in the run",
 ) -> Store:
-    """Decode a split into a store, or take the one that is there, made from the same data in the same way.
+    """Decode a split into a store, or reuse a store made from the same data with the same settings.
 
     Unreadable files are listed; `skipped_in` names the file with the full list. With `keep` an existing store
     is used even if the source has changed: a resumed run keeps the data it began with, because held-out items
     could otherwise become training items.
 
     Raises:
-        InputError: when nothing can be decoded.
+        InputError: when no item can be decoded.
     """
     if directory.is_dir():
         store = Store.open(directory)
@@ -119,11 +119,11 @@ def prepare(
 
 
 def report_skipped(skipped: Sequence[dict[str, str]], listed_in: str | None = None) -> None:
-    """Name the files that could not be read, also to users who want no progress shown.
+    """List the files that could not be read, even if progress is hidden.
 
     Args:
-        skipped: the files, as {"name", "reason"}.
-        listed_in: where all of them are listed, so that a few will do here; None names them all.
+        skipped: the files, each as {"name", "reason"}.
+        listed_in: the file with the full list, if only a few are to be printed; None prints all.
     """
     if not skipped:
         return
@@ -136,10 +136,10 @@ def report_skipped(skipped: Sequence[dict[str, str]], listed_in: str | None = No
 
 
 def pick_split(source: Source, wanted: str | None, *preferred: str) -> str:
-    """The split that was asked for, or else the first preferred one that there is.
+    """Return the requested split, or else the first preferred split that exists.
 
     Raises:
-        InputError: when the one asked for does not exist.
+        InputError: when the requested split does not exist.
     """
     if wanted is None:
         return source.pick(*preferred)
@@ -152,15 +152,15 @@ def pick_split(source: Source, wanted: str | None, *preferred: str) -> str:
 
 
 def training_split(source: Source) -> str:
-    """The split to train on: `train`, or all where there are no splits.
+    """Return the split to train on: `train`, or all items of a source without splits.
 
     Raises:
-        InputError: when there are splits, and none of them is for training.
+        InputError: when the source has splits, but none for training.
     """
     for name in ("train", "all"):
         if name in source.splits:
             return name
     raise InputError(
         f"expected a split to train on in {source.description}, received only {', '.join(source.splits)}: "
-        "name a folder without splits, or one with train"
+        "use a folder without splits, or one with a train split"
     )

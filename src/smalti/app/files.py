@@ -1,4 +1,4 @@
-"""Files that commands read and write: names for outputs that collide with no other, and inputs by path."""
+"""Read input files by path, and choose output names that do not collide."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from smalti.data.sources import UnreadableItem
 from smalti.tokenizer import Tokenizer
 
 COMPARISON = "comparison.png"
-"""Name of the picture of originals above reconstructions, which keeps its ending."""
+"""File name of the picture with originals above reconstructions."""
 
 
 def read_files(tokenizer: Tokenizer, files: Sequence[Path]) -> tuple[list[str], list[Tensor]]:
-    """Names, and signals `(1, C, *size)` in the model's range, of the files that can be read.
+    """Read files: names, and signals `(1, C, *size)` in the model's range, of all readable ones.
 
     Raises:
-        InputError: when a file does not exist, or none can be read.
+        InputError: when a file does not exist, or no file can be read.
     """
     names: list[str] = []
     signals: list[Tensor] = []
@@ -49,7 +49,7 @@ def read_files(tokenizer: Tokenizer, files: Sequence[Path]) -> tuple[list[str], 
 
 
 def codes_info(tokenizer: Tokenizer) -> CodesInfo:
-    """The header of a file of this tokenizer's codes."""
+    """Return the header of a compact file for this tokenizer's codes."""
     return CodesInfo(
         grid=tokenizer.stored_code_shape[1:],
         num_codebooks=tokenizer.autoencoder.num_codebooks,
@@ -60,10 +60,10 @@ def codes_info(tokenizer: Tokenizer) -> CodesInfo:
 
 
 def free_targets(out: Path, names: Iterable[str], ending: str) -> list[Path]:
-    """A file of its own below `out` for each name.
+    """Return a distinct file path below `out` for each name.
 
     Raises:
-        InputError: when one of them exists.
+        InputError: when one of the files exists.
     """
     taken: dict[str, None] = {}
     for name in names:
@@ -76,15 +76,15 @@ def free_targets(out: Path, names: Iterable[str], ending: str) -> list[Path]:
 
 
 def save_signal(tokenizer: Tokenizer, signal: Tensor, target: Path) -> None:
-    """Write one signal in the model's range as a file, and the folders above it."""
+    """Write one signal in the model's range to a file; create missing parent folders."""
     target.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.modality.save(signal, target)
 
 
 def free_name(name: str, taken: Collection[str], ending: str) -> str:
-    """The name of a file that no other has: of a.jpg and a.png both are kept, as a.png and a.png.png.
+    """Return an unused file name: a.jpg and a.png are both kept, as a.png and a.png.png.
 
-    A stranger's name cannot leave the folder.
+    A name with an absolute path or `..` stays inside the output folder.
     """
     parts = [part for part in PurePosixPath(name.replace("\0", "_")).parts if part not in ("/", "//", "..")]
     path = PurePosixPath(*(parts or ["unnamed"]))

@@ -1,4 +1,4 @@
-"""Letters drawn from the fonts that matplotlib brings: pictures for a demo, with nothing to download."""
+"""Pictures of letters drawn with matplotlib's fonts: demo data that needs no download."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TRAIN_FONTS = (
     "cmtt10",
 )
 TEST_FONTS = ("DejaVuSansMono-Bold", "DejaVuSerif-Bold", "STIXGeneralItalic", "cmss10")
-"""Held out: no training picture shows them. Four styles: mono, serif, italic and sans."""
+"""Held-out fonts, absent from training pictures. Four styles: mono, serif, italic and sans."""
 
 COLOURS = (
     ("#f4efe3", "#1f3a5f"),
@@ -49,24 +49,24 @@ COLOURS = (
     ("#3b2a4a", "#8fd3c1"),
     ("#f6d5c6", "#22543d"),
 )
-"""Background and ink, of clear contrast. They are few, so that a prior learns letters rather than colours."""
+"""High-contrast pairs of background and ink; only a few, so that a prior learns letters, not colours."""
 
 SUPERSAMPLING = 3
 PADDING = 2
-"""Empty pixels around a glyph's mask, so that its edges stay smooth when it is turned."""
+"""Empty pixels around a glyph's mask, so that its edges stay smooth under rotation."""
 
 
 @final
 class LettersSource(Source):
     """RGB pictures of single characters; the class is the character.
 
-    They vary in font, weight, colours, size, place, rotation and shear. Classes take turns, so that they are
-    balanced. Picture i of a split depends on the arguments, the split and i alone: any order, and any number
-    of processes, draws the same.
+    Pictures vary in font, weight, colours, size, position, rotation and shear. Classes alternate, so they are
+    balanced. Picture i of a split depends only on the arguments, the split and i, so the order of access and
+    the number of processes do not change it.
 
     Args:
-        num_train: pictures of the split train, in the fonts `TRAIN_FONTS`.
-        num_test: pictures of the split test, in the fonts `TEST_FONTS`.
+        num_train: number of pictures in the split train, drawn with `TRAIN_FONTS`.
+        num_test: number of pictures in the split test, drawn with `TEST_FONTS`.
         seed: 0 or above.
         characters: the classes.
         image_size: width and height, pixels.
@@ -89,7 +89,7 @@ class LettersSource(Source):
                 f"got {num_train} for train, {num_test} for test and seed {seed}"
             )
         if not characters or len(set(characters)) < len(characters):
-            raise InputError(f"expected characters that differ from each other, got {characters!r}")
+            raise InputError(f"expected distinct characters, got {characters!r}")
         if image_size < 8:
             raise InputError(f"expected an image size of at least 8 pixels, got {image_size}")
         self._counts = {name: num for name, num in (("train", num_train), ("test", num_test)) if num}
@@ -97,7 +97,7 @@ class LettersSource(Source):
         self._seed = seed
         self._characters = characters
         self._size = image_size
-        # A glyph's longer side takes at most 5/6 of the picture, before it is scaled.
+        # Before scaling, a glyph's longer side is at most 5/6 of the picture.
         glyph_size = 5 / 6 * image_size * SUPERSAMPLING
         self._glyphs = {
             split: _glyphs(TRAIN_FONTS if split == "train" else TEST_FONTS, characters, glyph_size)
@@ -116,11 +116,11 @@ class LettersSource(Source):
             yield self.item(split, index)
 
     def item(self, split: str, index: int) -> Item:
-        """Picture `index` of a split: its content is uint8 `(H, W, 3)`."""
+        """Draw picture `index` of a split, uint8 `(H, W, 3)`."""
         if not 0 <= index < self.count(split):
             raise IndexError(f"expected an index below {self.count(split)}, got {index}")
         character = self._characters[index % len(self._characters)]
-        # The split is named by a number that does not depend on which splits there are.
+        # The split's number does not depend on which other splits exist.
         rng = np.random.default_rng((self._seed, ("train", "test").index(split), index))
         glyphs = self._glyphs[split][character]
         coverage = self._place(glyphs[rng.integers(len(glyphs))], rng)
@@ -133,10 +133,10 @@ class LettersSource(Source):
         return [f"the fonts {', '.join(TEST_FONTS)} are held out for it"] if split == "test" else []
 
     def _place(self, glyph: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        """Turn, shear, scale and shift a glyph, always whole within the picture.
+        """Rotate, shear, scale and shift a glyph so that it stays inside the picture.
 
         Returns:
-            How much of each pixel it covers, float32 `(H, W)` in [0, 1].
+            Coverage of each pixel, float32 `(H, W)` in [0, 1].
         """
         turn, shear, scale, stretch, shift_x, shift_y = rng.uniform(-1, 1, 6).tolist()
         angle = math.radians(6) * turn
@@ -152,7 +152,7 @@ class LettersSource(Source):
         width, height = glyph.size[0] - 2 * PADDING, glyph.size[1] - 2 * PADDING
         extent_x = abs(xx) * width + abs(xy) * height
         extent_y = abs(yx) * width + abs(yy) * height
-        # One pixel stays free on each side, and two parts of one, over which interpolation spreads the edge.
+        # Leave one pixel free on each side, plus the fraction of a pixel that interpolation adds to the edge.
         room = canvas - 2 * (SUPERSAMPLING + 2)
         fit = min(1.0, room / max(extent_x, extent_y))
         xx, xy, yx, yy = xx * fit, xy * fit, yx * fit, yy * fit
@@ -160,7 +160,7 @@ class LettersSource(Source):
         centre_x = canvas / 2 + shift_x * min(reach, (room - fit * extent_x) / 2)
         centre_y = canvas / 2 + shift_y * min(reach, (room - fit * extent_y) / 2)
 
-        # Pillow asks for the way back, from a place in the picture to one in the glyph's mask.
+        # Pillow expects the inverse map, from a position in the picture to one in the glyph's mask.
         determinant = xx * yy - xy * yx
         back_xx, back_xy = yy / determinant, -xy / determinant
         back_yx, back_yy = -yx / determinant, xx / determinant
@@ -186,24 +186,24 @@ def write_folder(
     characters: str = string.ascii_lowercase,
     image_size: int = 32,
 ) -> None:
-    """Write letters as a folder of PNG files by class: `a/000001.png` and so on.
+    """Write letters as PNG files in one folder per class, such as `a/000001.png`.
 
     Args:
         directory: a new or empty folder.
         num: number of pictures.
-        seed: that of `LettersSource`.
-        split: "train" or "test", which decides the fonts.
+        seed: seed of `LettersSource`.
+        split: "train" or "test"; selects the fonts.
         characters: the classes.
         image_size: width and height, pixels.
 
     Raises:
-        InputError: when the folder holds something already, or an argument is out of range.
+        InputError: when the folder is not empty, or an argument is out of range.
     """
     require_split(split, ("train", "test"), "the letters")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(
             f"expected a new or an empty folder to write letters to, got {directory}, which is neither: "
-            "name another"
+            "choose another"
         )
     counts = {"num_train": 0, "num_test": 0, f"num_{split}": num}
     source = LettersSource(**counts, seed=seed, characters=characters, image_size=image_size)
@@ -217,17 +217,17 @@ def write_folder(
 
 
 def _folder_name(character: str, characters: str) -> str:
-    """A folder's name for a class: the character, unless some file system refuses it or folds its case."""
+    """Name the folder of a class: the character, unless a file system rejects it or ignores its case."""
     alone = sum(other.casefold() == character.casefold() for other in characters) == 1
     return character if character.isalnum() and alone else f"U+{ord(character):04X}"
 
 
 def _glyphs(fonts: tuple[str, ...], characters: str, size: float) -> dict[str, list[Image.Image]]:
-    """Masks of each character, one for each font that has it, with an empty border.
+    """Draw masks of each character, one per font that contains it, with an empty border.
 
     Args:
-        fonts: names of matplotlib's fonts.
-        characters: what to draw.
+        fonts: names of fonts included with matplotlib.
+        characters: the characters to draw.
         size: longer side of the largest glyph of each font, pixels.
     """
     glyphs: dict[str, list[Image.Image]] = {character: [] for character in characters}
@@ -238,15 +238,15 @@ def _glyphs(fonts: tuple[str, ...], characters: str, size: float) -> dict[str, l
     if missing:
         raise InputError(
             f"expected characters that the fonts of matplotlib have, got {', '.join(map(repr, missing))}, "
-            "which they lack: leave them out"
+            "which they lack: remove these characters"
         )
     return glyphs
 
 
 def _font_glyphs(name: str, characters: str, size: float) -> dict[str, Image.Image]:
-    """Masks of those characters that the font has."""
+    """Draw masks of the characters that the font contains."""
     probe = _font(name, 100.0)
-    # Fonts draw what they lack as a box, or as nothing; no font has U+FFFF, which is not a character.
+    # A missing character is drawn as a box or not at all; U+FFFF, a noncharacter, is missing in every font.
     box = _mask(probe, "\uffff")
     masks = {character: _mask(probe, character) for character in characters}
     drawn = [character for character, mask in masks.items() if mask.getbbox() and mask != box]
@@ -262,8 +262,8 @@ def _font(name: str, size: float) -> ImageFont.FreeTypeFont:
 
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
     try:
-        # By its bytes: for a path that is missing, Pillow would take a font of that name from the system.
-        # Raqm, where a Pillow has it, would shape single characters no better, and slower.
+        # Opened from bytes: for a missing path, Pillow would load a system font of the same name.
+        # Raqm, if available, is slower and shapes single characters no better.
         data = io.BytesIO(path.read_bytes())
         return ImageFont.truetype(data, size, layout_engine=ImageFont.Layout.BASIC)
     except OSError as error:
@@ -273,7 +273,7 @@ def _font(name: str, size: float) -> ImageFont.FreeTypeFont:
 
 
 def _mask(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:
-    """The character in white on black, with the font's own margins."""
+    """Draw the character in white on black, with the font's own margins."""
     left, top, right, bottom = font.getbbox(character)
     mask = Image.new("L", (math.ceil(right - left) + 1, math.ceil(bottom - top) + 1))
     ImageDraw.Draw(mask).text((-left, -top), character, fill=255, font=font)
@@ -281,7 +281,7 @@ def _mask(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:
 
 
 def _framed(mask: Image.Image) -> Image.Image:
-    """The mask with the border that all glyphs have, instead of its own margins."""
+    """Replace the font's margins of a mask with the border common to all glyphs."""
     core = mask.crop(mask.getbbox())
     framed = Image.new("L", (core.width + 2 * PADDING, core.height + 2 * PADDING))
     framed.paste(core, (PADDING, PADDING))
@@ -289,6 +289,6 @@ def _framed(mask: Image.Image) -> Image.Image:
 
 
 def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A background and an ink, float32 `(3,)` in 0..255."""
+    """Draw a background and an ink colour, float32 `(3,)` in 0..255."""
     background, ink = COLOURS[rng.integers(len(COLOURS))]
     return np.array(ImageColor.getrgb(background), np.float32), np.array(ImageColor.getrgb(ink), np.float32)

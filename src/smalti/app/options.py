@@ -11,10 +11,10 @@ DATA_HELP = "A folder, a tar or Parquet file, idx or CIFAR files, owner/name on 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or owner/name on the Hub.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
 Data = Annotated[str, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the results go.")]
-Split = Annotated[str | None, typer.Option("--split", help="Which split of the source.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the results.")]
+Split = Annotated[str | None, typer.Option("--split", help="Split of the source to use.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings of the recipe to change.")
+    list[str] | None, typer.Argument(metavar="[key=value ...]", help="Recipe settings to change.")
 ]
 Plugin = Annotated[
     list[str] | None,
@@ -25,14 +25,15 @@ Plugin = Annotated[
     ),
 ]
 DecoderTemperature = Annotated[
-    float, typer.Option("--temperature", min=0, help="Where decoding draws: below 1 has less noise.")
+    float,
+    typer.Option("--temperature", min=0, help="Sampling temperature of the decoder; below 1 has less noise."),
 ]
 Temperature = Annotated[
-    float, typer.Option(help="Below 1 is more typical; 0 always takes the likeliest code.")
+    float, typer.Option(help="Below 1 is more typical; 0 always takes the most probable code.")
 ]
-TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest codes.")]
-TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest codes that make up this share.")]
+TopK = Annotated[int | None, typer.Option(help="Sample from the k most probable codes.")]
+TopP = Annotated[float | None, typer.Option(help="Sample from the top codes with this total probability.")]
 PriorName = Annotated[
-    str, typer.Option("--prior", metavar="NAME", help="Which learned prior, where a run has several.")
+    str, typer.Option("--prior", metavar="NAME", help="Learned prior to use, if the run has several.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]

@@ -1,6 +1,7 @@
-"""The stage before an autoencoder over a frozen encoder: masked prediction, then projection and codebook.
+"""Pretrain an encoder by masked prediction, then fit its projection and codebook.
 
-Its run is stored inside the autoencoder's run and is resumed like any other.
+The autoencoder is then trained with that encoder frozen. The pretraining run is stored inside the
+autoencoder's run and is resumed like any other.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from smalti.training.loop import fit
 
 DIRECTORY = "pretraining"
 SILENT_CODES = 1 / 20
-"""Share of the codes that are given to what is not speech."""
+"""Share of the codes reserved for non-speech."""
 WHITENING = 0.25
-"""Power of the variance by which a principal component is divided: 0.5 would make all equally wide."""
+"""Power of the variance by which a principal component is divided; 0.5 would equalize the variances."""
 
 
 def pretrain(
@@ -45,16 +46,16 @@ def pretrain(
     engine: Engine,
     quiet: bool,
 ) -> None:
-    """Train the network of a model's encoder by masked prediction, and set its projection and codebook.
+    """Train a model's encoder network by masked prediction, and set its projection and codebook.
 
     Args:
-        recipe: the task and its training.
-        model: with a `ContextEncoder` and a frozen codebook.
+        recipe: the pretraining task and its training settings.
+        model: a model with a `ContextEncoder` and a frozen codebook.
         items: the training data.
-        modality: of log-mels.
-        run: of the model.
-        engine: devices.
-        quiet: show no progress.
+        modality: the log-mel modality.
+        run: run of the model.
+        engine: engine that assigns devices and ranks.
+        quiet: hide progress.
 
     Raises:
         InputError: for a model of other parts.
@@ -85,11 +86,11 @@ def pretrain(
     encoder.voice.load_state_dict(task.voice.state_dict())
     with counting("Setting the codebook", quiet) as count:
         _set(encoder, codebook, items, recipe.training.seed, count)
-    note("The encoder is trained; the decoder follows.", quiet)
+    note("The encoder is trained; training the decoder next.", quiet)
 
 
 def check_parts(model: LatentVariableModel) -> tuple[ContextEncoder, FrozenCodebook]:
-    """The encoder and the codebook that pretraining sets.
+    """Return the encoder and the codebook that pretraining sets.
 
     Raises:
         InputError: for a model of other parts.
@@ -103,12 +104,12 @@ def check_parts(model: LatentVariableModel) -> tuple[ContextEncoder, FrozenCodeb
         return model.encoder, model.quantizer.codebook
     raise InputError(
         "expected a VQ-VAE with encoder.kind=context and one frozen codebook for a recipe that pretrains, "
-        f"received {model.title}: take the recipe `units` as it is, or one without pretraining"
+        f"received {model.title}: use the recipe `units` unchanged, or one without pretraining"
     )
 
 
 def _fit_voices(task: MaskedPrediction, items: CropLoader, seed: int) -> None:
-    """Learn how voices are found, and give each item the voice of its speaker."""
+    """Fit the speaker statistics, and attach to each item those of its speaker."""
     device = task.voice.reference.device
     speakers = items.speakers()
     utterances = {
@@ -121,7 +122,7 @@ def _fit_voices(task: MaskedPrediction, items: CropLoader, seed: int) -> None:
 
 
 def _cepstra(task: MaskedPrediction, items: CropLoader, report: Counter) -> Float[Tensor, "n d"]:
-    """Cepstra of the speech of all training items."""
+    """Compute cepstra of the speech in all training items."""
     kept = []
     for done, batch in enumerate(items.sequential(), 1):
         clean = task.voice.normalised(batch.data.cpu(), batch.conditions["voice"].data.cpu())
@@ -138,7 +139,7 @@ def _set(
     seed: int,
     report: Counter,
 ) -> None:
-    """Principal components of the layer's output over speech, and k-means of what they give."""
+    """Set the projection to principal components of the layer's output on speech, the codebook by k-means."""
     encoder.cpu().eval()
     features, speech = [], []
     for done, batch in enumerate(items.sequential(), 1):
@@ -153,7 +154,7 @@ def _set(
     variances, axes = torch.linalg.eigh(centred.t() @ centred / len(centred))
     dim = min(dim, len(variances))
     axes = axes[:, -dim:] / variances[-dim:].clamp_min(1e-8) ** WHITENING
-    # The sign of an axis is the library's choice: take the one whose largest entry is positive.
+    # The sign of an axis is arbitrary: make its largest entry positive.
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
     encoder.projection.zero_()
     encoder.projection[:, :dim] = axes.float()

@@ -1,4 +1,4 @@
-"""Where a result comes from: the commit, the device, the data."""
+"""Provenance of a result: commit, device and data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ JPEG = b"\xff\xd8"
 
 
 def device() -> str:
-    """The GPU, or the model of the processor and the number of its cores."""
+    """Name the GPU, or the processor model and its number of cores."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     model = platform.processor() or platform.machine()
@@ -32,10 +32,12 @@ def device() -> str:
 
 
 def commit(ignored: Sequence[str] = ("benchmarks/results", "results")) -> str:
-    """The short hash of the checkout's HEAD, "+dirty" when tracked files differ; else smalti's version.
+    """Return the short hash of the checkout's HEAD, with "+dirty" if tracked files differ.
+
+    Outside a checkout, return smalti's version.
 
     Args:
-        ignored: folders of the checkout that change with every run, and are not what was measured.
+        ignored: folders of the checkout that change with every run and do not affect results.
     """
 
     def git(*arguments: str) -> str:
@@ -44,7 +46,7 @@ def commit(ignored: Sequence[str] = ("benchmarks/results", "results")) -> str:
 
     excluded = [f":(top,exclude){folder}" for folder in ignored]
     try:
-        # An installed copy may lie in the checkout of something else.
+        # An installed copy may be inside the checkout of another project.
         git("ls-files", "--error-unmatch", Path(__file__).name)
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", *excluded)
         return git("rev-parse", "--short", "HEAD") + ("+dirty" if changed else "")
@@ -53,12 +55,12 @@ def commit(ignored: Sequence[str] = ("benchmarks/results", "results")) -> str:
 
 
 def described(source: Source, split: str, data: str) -> str:
-    """The data in words, for others to read: without the user's path, and with what it was compressed by."""
+    """Describe the data for publication: without the user's path, and with any lossy compression."""
     path = Path(data).expanduser()
     words = source.description
     if path.exists():
         words = re.sub(rf"( of)? {re.escape(str(path))}(?= \(|,|$)", "", words)
-        # A file in the folder that was named goes by its name there.
+        # A file inside the given folder is shown by its path relative to it.
         words = words.replace(f"{path}/", "")
     return f"{words}, JPEG" if is_jpeg(source, split) else words
 

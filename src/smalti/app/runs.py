@@ -19,7 +19,7 @@ from smalti.training.loop import TrainingConfig
 
 DATA_DIRECTORY = "data"
 MEASURED = ("data.mean", "data.scale")
-"""Settings that training measures on its data, unless they are asked for."""
+"""Settings that training measures on its data unless they are given."""
 MAY_CHANGE = ("training.steps", "training.log_every", "training.validate_every", "training.checkpoint_every")
 CURVES = {
     "loss": "loss",
@@ -37,13 +37,13 @@ CURVES = {
 
 
 def check_target(run: RunDirectory, recipe: Recipe | PriorRecipe | Pretraining) -> None:
-    """Refuse to mix two runs, or a run and other files."""
+    """Raise `InputError` if the directory holds another run, or files other than a run."""
     if not run.exists:
         taken = [path.name for path in run.path.iterdir()] if run.path.is_dir() else []
         foreign = [name for name in taken if not name.startswith(".") and name != DATA_DIRECTORY]
         if foreign:
             raise InputError(
-                f"expected a new or empty directory, or a run to go on with: {run.path} holds {foreign[0]} "
+                f"expected a new or empty directory, or a run to resume: {run.path} holds {foreign[0]} "
                 "and no config.json; choose another --out"
             )
         return
@@ -51,61 +51,61 @@ def check_target(run: RunDirectory, recipe: Recipe | PriorRecipe | Pretraining) 
     with plugin_hint(config):
         stored = parse(type(recipe), config["recipe"], str(run.config_path))
     changed = differences(stored, recipe)
-    # An autoencoder does not depend on the prior that follows it, which has a run of its own.
+    # An autoencoder does not depend on its prior, which has a separate run.
     refused = [key for key in changed if key not in MAY_CHANGE and not key.startswith("prior.")]
     refused = [key for key in refused if key not in MEASURED or changed[key][1]]
     if refused:
         key = refused[0]
         before, now = changed[key]
         raise InputError(
-            f"{run.path} holds a run with {key}={before}, now {now} is asked for: "
-            "choose another --out, or the same settings to go on with it"
+            f"{run.path} holds a run with {key}={before}, received {now}: "
+            "choose another --out, or use the same settings to resume it"
         )
 
 
 def model_of(source: Source) -> str | None:
-    """The model whose codes a source holds, or None where it holds something else."""
+    """Return the fingerprint of the model whose codes a source holds, or None for other sources."""
     return source.info.model if isinstance(source, CodesSource) else None
 
 
 def check_model(run: RunDirectory, model: str | None) -> None:
-    """Refuse codes of another model than those that a run over codes was trained on.
+    """Raise `InputError` if codes come from another model than those that the run was trained on.
 
     Args:
-        run: perhaps not begun yet.
-        model: `model_of` the data.
+        run: a new or an existing run.
+        model: result of `model_of` for the data.
     """
     before = run.read_config().get("codes_of") if run.exists else None
     if before is not None and before != model:
         received = "other data" if model is None else f"codes of {model[:12]}"
         raise InputError(
             f"expected codes of the model {before[:12]}, on which {run.path} was trained, received "
-            f"{received}: encode the data with that model, or remove the run and train it anew"
+            f"{received}: encode the data with that model, or remove the run and train it again"
         )
 
 
 def check_data(run: RunDirectory, data: str) -> None:
-    """Refuse to go on with a run on other data."""
+    """Raise `InputError` if a run would be resumed on other data."""
     before = run.read_config("data")["data"] if run.exists else data
     if before != data and Path(before).resolve() != Path(data).resolve():
         raise InputError(
-            f"{run.path} holds a run on the data {before}, now {data} is asked for: "
-            "choose another --out, or the same data to go on with it"
+            f"{run.path} holds a run on the data {before}, received {data}: "
+            "choose another --out, or use the same data to resume it"
         )
 
 
 def check_start(run: RunDirectory, start: str | None) -> None:
-    """Refuse to go on with a run that began with other weights."""
+    """Raise `InputError` if a run would be resumed with other initial weights."""
     before = run.read_config().get("start") if run.exists else start
     if before != start:
         raise InputError(
-            f"{run.path} holds a run that began from {before or 'nothing'}, now it is to begin from "
-            f"{start or 'nothing'}: choose another --out, or the same --from to go on with it"
+            f"{run.path} holds a run that began from {before or 'nothing'}, received --from "
+            f"{start or 'nothing'}: choose another --out, or use the same --from to resume it"
         )
 
 
 def log_summary(config: TrainingConfig, count: int, model: torch.nn.Module, quiet: bool) -> None:
-    """Say how much is to be trained on how many items."""
+    """Print the numbers of items, parameters, steps and epochs before training."""
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     note(
         f"{count} items, {millions:.2f} M parameters, {config.steps} steps of {config.batch_size} "
@@ -115,7 +115,7 @@ def log_summary(config: TrainingConfig, count: int, model: torch.nn.Module, quie
 
 
 def draw_learning_curves(run: RunDirectory) -> None:
-    """Plot the metrics in `CURVES`, each phase of training apart, to figures/learning_curves.png."""
+    """Plot the metrics in `CURVES` to figures/learning_curves.png, one plot per training phase."""
     metrics = run.metrics()
     titles = by_phase((name for line in metrics for name in line), CURVES)
     learning_curves(metrics, titles, run.figures_path / "learning_curves.png")

@@ -27,7 +27,7 @@ def phonemes(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure how much of the phonemes is in the codes of speech, on speakers held out from the map.
+    """Measure the phoneme content of speech codes, on speakers held out from the code-to-phone map.
 
     Example: `smalti phonemes runs/units --data speech --alignments speech/phones.tsv`
     """
@@ -72,7 +72,7 @@ def reproduce(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train the models of an experiment of the paper, and print its table beside the paper's figures.
+    """Reproduce an experiment of the paper, and print its results beside the paper's figures.
 
     Example: `smalti reproduce fashion-mnist --data fashion-mnist --seeds 3 --out runs/table`
     """
@@ -110,7 +110,7 @@ def collect(
     ] = None,
     scenario: Annotated[str, typer.Option("--scenario", help="One of ViZDoom's.")] = "my_way_home",
     size: Annotated[int, typer.Option("--size", min=1, help="Side of a frame, pixels.")] = 84,
-    length: Annotated[int, typer.Option("--length", min=1, help="Frames of an episode.")] = 100,
+    length: Annotated[int, typer.Option("--length", min=1, help="Frames per episode.")] = 100,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal files.")] = 0,
     quiet: Quiet = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Results as records: one JSON object for each model, seed and bound, and tables made of them."""
+"""Result records, one JSON object per model, seed and bound, and tables of them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Record = dict[str, Any]
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a file; none if there is no file."""
+    """Read the records of a file; a missing file has no records."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
-    """Write a file of records, whole or not at all."""
+    """Write records to a file atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
 
@@ -34,8 +34,8 @@ def stage(run: Path, of_prior: str | None = None, of_model: Path | None = None) 
 
     Args:
         run: a finished run.
-        of_prior: name of the prior, if it is one's.
-        of_model: the run that this one is a stage of, if it is the pretraining of its encoder.
+        of_prior: name of the prior, if the run trains a prior.
+        of_model: the autoencoder's run, if this run pretrains its encoder.
     """
     directory = RunDirectory(run)
     config = directory.read_config("recipe")
@@ -55,7 +55,7 @@ def stage(run: Path, of_prior: str | None = None, of_model: Path | None = None) 
 
 
 def last_step(run: RunDirectory) -> int:
-    """The step that a run has reached."""
+    """Return the last training step of a run."""
     return max((line["step"] for line in run.metrics()), default=0)
 
 
@@ -80,7 +80,7 @@ def caption(records: Sequence[Record]) -> str:
 
 
 def _trainings(records: Sequence[Record]) -> list[str]:
-    """Each training of a model in words, the model's own before those of its priors."""
+    """Describe each training of a model in words: the model first, then its priors."""
     words: dict[str, None] = {}
     for one in sorted((s for record in records for s in record["stages"]), key=lambda s: s["prior"] or ""):
         on = f"the codes ({one['prior']})" if one["prior"] else f"{one['items']:,} items of {one['data']}"
@@ -89,7 +89,7 @@ def _trainings(records: Sequence[Record]) -> list[str]:
 
 
 def by(records: Iterable[Record], *keys: str) -> dict[Any, list[Record]]:
-    """Records in groups that agree in some keys (one key: its value is the group's name)."""
+    """Group records by keys; with a single key, groups are named by its value."""
     groups: dict[Any, list[Record]] = {}
     for record in records:
         values = tuple(record[key] for key in keys)
@@ -98,17 +98,17 @@ def by(records: Iterable[Record], *keys: str) -> dict[Any, list[Record]]:
 
 
 def bounds_table(records: Sequence[Record], paper: dict[str, float]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of bits/dim: a row for each model and bound, averaged over its seeds.
+    """Return header and rows of a bits/dim table: one row per model and bound, averaged over seeds.
 
     Args:
-        records: those of one study.
+        records: records of one study.
         paper: the paper's figures, by kind of model and bound.
     """
     header = ["", "model", "prior", "bits/dim", "over seeds", "rate + distortion", "PSNR", "codes used"]
     rows = []
     for (entry, model, prior), group in by(records, "entry", "model", "prior").items():
         metrics = [record["metrics"] for record in group]
-        # Of the latents, not of the bound: once for each prior is enough.
+        # These metrics depend on the latents, not on the bound: show them once.
         reconstructed = [] if "draws" in prior else metrics
         rows.append(
             [
@@ -131,7 +131,7 @@ def bounds_table(records: Sequence[Record], paper: dict[str, float]) -> tuple[li
 
 
 def swaps_table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the likelihood's approximation beside sums over ever more codes."""
+    """Return header and rows comparing the likelihood approximation with sums over more codes."""
     most = max((len(record["metrics"]["swaps"]) for record in records), default=1)
     header = ["data", "prior", "the encoder's codes", *(f"+ {m} swapped" for m in range(1, most)), "gain"]
     rows = [
@@ -147,13 +147,13 @@ def swaps_table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
 
 
 def over_seeds(values: Sequence[float]) -> str:
-    """The standard error of a mean over seeds, and their number."""
+    """Format the standard error of a mean over seeds, and the number of seeds."""
     num = len(values)
     return "1 seed" if num < 2 else f"± {standard_error(values):.3f} ({num} seeds)"
 
 
 def standard_error(values: Sequence[float]) -> float | None:
-    """Of the mean of some values; None of one."""
+    """Return the standard error of the mean, or None for a single value."""
     num = len(values)
     if num < 2:
         return None
@@ -172,7 +172,7 @@ def publish(folder: Path, records: Sequence[Record], quiet: bool) -> None:
 
 
 def metrics_table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: a row for each record, a column for each metric that any of them has."""
+    """Return header and rows: one row per record, one column per metric that any record has."""
     names: dict[str, None] = {}
     for record in records:
         names |= dict.fromkeys(record["metrics"])
@@ -198,7 +198,7 @@ def _cell(value: int | float | list[float] | None) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; words to the left, figures to the right."""
+    """Format a Markdown table; text is left-aligned, numbers are right-aligned."""
     first = (rows or [header])[0]
     figures = [index > 0 and cell[:1] in tuple("0123456789±-") for index, cell in enumerate(first)]
     align = ["---:" if is_figure else "---" for is_figure in figures]
@@ -206,6 +206,6 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _mean(metrics: Sequence[dict[str, float | None]], name: str, form: str = ".3f") -> str:
-    """The mean of what was measured, as text; "-" where nothing was."""
+    """Format the mean of the available values; "-" if there are none."""
     known = [value for value in (m.get(name) for m in metrics) if value is not None]
     return format(sum(known) / len(known), form) if known else "-"

@@ -27,13 +27,13 @@ def convert(
         file: the recording.
         speaker: one of the run's classes.
         out: the file to write, WAV or FLAC by its ending.
-        quiet: show no progress.
-        seed: of the draws of the decoder.
-        temperature: of those draws.
+        quiet: hide progress.
+        seed: seed of the decoder's sampling.
+        temperature: sampling temperature of the decoder.
 
     Raises:
-        InputError: for a run over something else than sounds, an unknown speaker, or a file that cannot be
-            read or exists already.
+        InputError: for a run that is not over sounds, an unknown speaker, an unreadable input or an existing
+            output file.
     """
     tokenizer = load(run)
     if tokenizer.modality.sample_rate_hz is None or not tokenizer.classes:

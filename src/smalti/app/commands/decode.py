@@ -1,4 +1,4 @@
-"""`smalti decode`: codes back to files, from a Parquet table or from compact files."""
+"""`smalti decode`: decode a Parquet table or compact files of codes into media files."""
 
 from __future__ import annotations
 
@@ -26,24 +26,26 @@ def decode(
     seed: int = 0,
     temperature: float = 1.0,
 ) -> int:
-    """Decode a file of codes, or a directory of compact ones, into files of the same names; their number.
+    """Decode a file of codes, or a directory of compact files, and return the number of files written.
+
+    Output files keep the names of the encoded items.
 
     Args:
         run: a run's directory, or a name on the Hub.
-        codes: what `encode` wrote.
-        out: where the files go.
-        quiet: show no progress.
+        codes: output of `encode`.
+        out: output directory.
+        quiet: hide progress.
         class_name: the class (speaker) that conditions the decoder.
-        seed: of the draws of an autoregressive decoder.
-        temperature: of those draws.
+        seed: sampling seed of an autoregressive decoder.
+        temperature: sampling temperature of that decoder.
 
     Raises:
-        InputError: for codes of another model, out of range or of the wrong shape, or when a file of one of
-            the names exists; nothing is written then.
+        InputError: for codes of another model, out of range or of the wrong shape, or when an output file
+            exists; nothing is written in these cases.
     """
     tokenizer = load(run)
     ending = tokenizer.modality.ending
-    # The files are read twice, so that all of them are checked before anything is written.
+    # The files are read twice: all of them are checked before anything is written.
     targets = free_targets(out, (one.name for one in _read(codes, tokenizer)), ending)
     with counting("Decoding", quiet) as count:
         for done, (target, one) in enumerate(zip(targets, _read(codes, tokenizer), strict=True), 1):
@@ -58,7 +60,7 @@ def decode(
 
 @dataclass(frozen=True)
 class _Item:
-    """One item of a file of codes: its name, codes `(1, G, *grid)`, and its length, None for all of it."""
+    """One item of a file of codes: name, codes `(1, G, *grid)`, and length (None: no cropping)."""
 
     name: str
     codes: Tensor

@@ -1,4 +1,4 @@
-"""`smalti demo`: the whole path on drawn letters, and one page that shows it."""
+"""`smalti demo`: train, sample and evaluate on drawn letters, and write one page of results."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from smalti.training.checkpoints import RunDirectory
 SAMPLES_PER_CLASS = 4
 SHOWN = 24
 TEMPERATURE = 0.8
-"""Sampling temperature: a prior trained for two minutes gives too varied samples at 1."""
+"""Sampling temperature; at 1, samples of a prior trained for two minutes are too varied."""
 
 
 def write_pictures(directory: Path, num: int, split: str = "train", quiet: bool = False) -> None:
-    """Write a plain folder of letters, a folder for each class; "test" draws them in fonts held out.
+    """Write letters as a folder of pictures with one subfolder per class; "test" uses held-out fonts.
 
     Raises:
-        InputError: when the directory holds something, or `num` is below 1.
+        InputError: when the directory is not empty, or `num` is below 1.
     """
     write_folder(directory, num, split=split)
     note(
@@ -48,11 +48,11 @@ def demo(out: Path, assignments: Sequence[str] = (), quiet: bool = False) -> Pat
 
     Args:
         out: directory of the run and of `index.html`.
-        assignments: `key=value` texts; those that begin with `prior.` go to the prior.
-        quiet: show no progress.
+        assignments: `key=value` texts; keys that begin with `prior.` configure the prior.
+        quiet: hide progress.
 
     Returns:
-        The page.
+        Path of the page.
     """
     to_prior = [text.removeprefix("prior.") for text in assignments if text.startswith("prior.")]
     to_autoencoder = [text for text in assignments if not text.startswith("prior.")]
@@ -127,7 +127,7 @@ def _write(page: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> None:
 
 
 def _samples(tokenizer: Tokenizer) -> list[tuple[str, str]]:
-    """For each class one picture of a few samples."""
+    """Return one picture of a few samples for each class."""
     pictures, modality = [], _modality(tokenizer)
     for index, name in enumerate(tokenizer.classes):
         drawn = tokenizer.sample(SAMPLES_PER_CLASS, name, seed=index, temperature=TEMPERATURE)

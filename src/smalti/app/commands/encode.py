@@ -1,4 +1,4 @@
-"""`smalti encode`: every item of a source to codes, in one Parquet table or in a compact file for each."""
+"""`smalti encode`: encode a source into one Parquet table, or into one compact file per item."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ TABLE = ".parquet"
 def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool = False) -> int:
     """Encode every item of a source and return the number of items.
 
-    Unreadable files are skipped and named.
+    Unreadable files are skipped and reported.
 
     Args:
         run: a run's directory, or a name on the Hub.
         data: a source.
-        out: a file that ends in .parquet, for a table of all codes; one that ends in .smc, for the compact
-            codes of the one item there is; or a directory, for a compact file for each item.
-        split: of the source; None prefers all, then train.
-        quiet: show no progress.
+        out: a .parquet file for a table of all codes, a .smc file for the compact codes of a single item,
+            or a directory for one compact file per item.
+        split: split of the source; None selects `all` if it exists, else `train`.
+        quiet: hide progress.
 
     Raises:
-        InputError: for a user's mistake, or when nothing can be read.
+        InputError: for a user error, or when no item can be read.
     """
     tokenizer = load(run)
     source = open_data(data, tokenizer.modality)
     check_model(RunDirectory(tokenizer.directory), model_of(source))
     if tokenizer.device.type == "cpu" and not tokenizer.modality.is_ragged:
-        keep_freed_memory()  # every batch asks for the same
+        keep_freed_memory()  # the same in every batch
     name = pick_split(source, split, "all", "train")
     skipped: list[dict[str, str]] = []
     for text in source.notes(name):
@@ -60,7 +60,7 @@ def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool
 
 
 def _batches(tokenizer: Tokenizer, encoded: Iterator[EncodedItem]) -> Iterator[CodesBatch]:
-    """Items as rows of a table, many at a time where they are of one shape."""
+    """Yield table rows in batches; items of equal shape are encoded together."""
     for items in same_shape(encoded):
         labels = [tokenizer.shown_class(item.label) for item in items]
         yield [item.name for item in items], torch.stack([item.codes for item in items]).numpy(), labels
@@ -69,11 +69,11 @@ def _batches(tokenizer: Tokenizer, encoded: Iterator[EncodedItem]) -> Iterator[C
 def _write_packed(
     tokenizer: Tokenizer, encoded: Iterator[EncodedItem], total: int, out: Path
 ) -> tuple[int, str]:
-    """Write a compact file for each item; return the number of items and a summary of their size."""
+    """Write one compact file per item; return the number of items and a summary of their size."""
     if out.suffix == ENDING and total != 1:
         raise InputError(
-            f"expected one item for the one file {out}, received {total}: give --out a directory, or a file "
-            f"that ends in {TABLE} for a table of all codes"
+            f"expected one item for the single file {out}, received {total}: set --out to a directory, or to "
+            f"a file that ends in {TABLE} for a table of all codes"
         )
     taken: dict[str, None] = {}
     bits, seconds, size = 0, 0.0, 0

@@ -1,4 +1,4 @@
-"""`smalti evaluate`: bits/dim, reconstruction and codebook use of a run on data that it has not seen."""
+"""`smalti evaluate`: bits/dim, reconstruction quality and codebook usage of a run on held-out data."""
 
 from __future__ import annotations
 
@@ -40,20 +40,21 @@ def evaluate(
     quiet: bool = False,
     draws: int = 50,
 ) -> dict[str, Any]:
-    """Measure a run on a source; prints no result, saves `evaluation.json` and figures into a local run.
+    """Evaluate a run on a source, and save `evaluation.json` and figures if the run is local.
 
-    A run that cannot be written to is measured all the same, and a note says that nothing was saved.
+    Nothing is printed but progress. If the run's directory is not writable, a note reports that the results
+    were not saved.
 
     Args:
         run: a run's directory, or a name on the Hub.
         data: a source.
-        split: of the source; None prefers test, then validation.
-        batch_size: items at a time.
-        quiet: show no progress.
-        draws: from the posterior of each item, of models whose posterior is a distribution.
+        split: split of the source; None selects `test` if it exists, else `validation`.
+        batch_size: items per batch.
+        quiet: hide progress.
+        draws: posterior samples per item, for models with a stochastic posterior.
 
     Raises:
-        InputError: for a user's mistake.
+        InputError: for a user error.
     """
     trained = load_trained(run)
     source = open_data(data, trained.modality)
@@ -89,7 +90,7 @@ def evaluate(
 
 
 def show(report: dict[str, Any]) -> None:
-    """Print a report as tables, and the protocol under them."""
+    """Print a report as tables, followed by its protocol."""
     from rich import print as show_table
 
     unit = "bits" if "bits_per_dim" in report else "nats"
@@ -148,7 +149,7 @@ def _save(trained: TrainedModel, report: dict[str, Any], result: Evaluation, bat
 
 
 def _labels(trained: TrainedModel, store: Store) -> np.ndarray:
-    """Labels of the data in the model's numbering; -1 for classes that it does not know."""
+    """Map labels of the data to the model's label ids; -1 for classes unknown to the model."""
     known = [trained.label_ids.get(name, -1) for name in store.classes]
     return np.array([*known, -1], dtype=np.int64)[store.labels]
 

@@ -17,17 +17,17 @@ from smalti.training.checkpoints import RunDirectory
 
 
 def list_recipes() -> str:
-    """Every recipe with its first line."""
+    """List every recipe with the first line of its description."""
     width = max(len(name) for name in RECIPES)
     lines = [
         f"{name:<{width}}  {(python_inspect.getdoc(build) or '').splitlines()[0]}"
         for name, build in RECIPES.items()
     ]
-    return "\n".join([*lines, "", "All settings of one: smalti recipes NAME"])
+    return "\n".join([*lines, "", "Show all settings of a recipe: smalti recipes NAME"])
 
 
 def show_recipe(name: str) -> str:
-    """A recipe's description, and every key that `key=value` can set.
+    """Return a recipe's description and every setting that `key=value` can change.
 
     Raises:
         InputError: when there is no such recipe.
@@ -37,7 +37,7 @@ def show_recipe(name: str) -> str:
 
 
 def settings(config: Configuration, prefix: str = "") -> list[str]:
-    """`key=value` for every setting of a config."""
+    """Return `key=value` for every setting of a config."""
     lines = []
     for name in type(config).model_fields:
         value = getattr(config, name)
@@ -56,7 +56,7 @@ def inspect(run: str) -> str:
     """Describe a run as text.
 
     Raises:
-        InputError: when it is not one.
+        InputError: when the directory is not a run.
     """
     trained = load_trained(run)
     model, config = trained.model, trained.recipe
@@ -86,7 +86,7 @@ def _codes(autoencoder: Autoencoder) -> str:
     bits = autoencoder.num_codebooks * math.prod(autoencoder.grid) * math.log2(autoencoder.num_codes)
     grid = "x".join(str(n) for n in autoencoder.grid)
     words = f"{autoencoder.num_codebooks} x {grid} out of {autoencoder.num_codes}: {bits:.0f} bits"
-    if spec.is_continuous:  # of which there is no number of bits to compare with
+    if spec.is_continuous:  # continuous signals have no bit count to compare with
         return words
     return f"{words}, {spec.dims * math.log2(spec.levels) / bits:.1f} times fewer"
 

@@ -1,4 +1,4 @@
-"""`smalti reconstruct`: files through their codes and back, beside the originals."""
+"""`smalti reconstruct`: encode and decode files, and show them beside the originals."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from smalti.tokenizer import load
 
 
 def reconstruct(run: str, files: Sequence[Path], out: Path, quiet: bool = False) -> int:
-    """Write each file's reconstruction, and one picture of originals above reconstructions.
+    """Write each file's reconstruction, and one picture with originals above reconstructions.
 
     Raises:
-        InputError: when a file does not exist, none can be read, or a reconstruction's name is in use.
+        InputError: when a file does not exist, no file can be read, or an output file exists.
     """
     tokenizer = load(run)
     names, originals = read_files(tokenizer, files)

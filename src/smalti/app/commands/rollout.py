@@ -46,24 +46,24 @@ def rollout(
     """Write continuations of a clip as MP4 and GIF, their codes, and a strip of all their frames.
 
     Args:
-        run: of clips, with a learned prior.
+        run: a run over clips with a learned prior.
         clip: a file, or a source of several clips.
-        out: the folder.
-        actions: such as "forward*10 left*3"; None tells the prior none.
-        frames: to draw where there are no actions.
-        num: continuations.
-        given: frames that are gone on from.
-        start: the first of them; None takes the clip's last ones.
-        item: which clip of the source.
-        split: of the source.
-        temperature, top_k, top_p, seed, prior: of the draws.
-        quiet: show no progress.
+        out: output directory.
+        actions: actions such as "forward*10 left*3"; None generates without actions.
+        frames: number of frames to generate without actions.
+        num: number of continuations.
+        given: number of context frames.
+        start: index of the first context frame; None uses the clip's last frames.
+        item: index of the clip in the source.
+        split: split of the source.
+        temperature, top_k, top_p, seed, prior: sampling settings.
+        quiet: hide progress.
 
     Returns:
         The number of continuations.
 
     Raises:
-        InputError: for a user's mistake.
+        InputError: for a user error.
     """
     per_frame = _actions_per_frame(actions, frames)
     if num < 1 or given < 1:
@@ -72,7 +72,7 @@ def rollout(
     modality = tokenizer.modality
     if not isinstance(modality, VideoModality) or tokenizer.autoencoder.stride != 1:
         raise InputError(
-            f"expected a run of clips whose codes are of one frame each, {run} is of {modality.noun}: train "
+            f"expected a run over clips with one code grid per frame, {run} is over {modality.noun}: train "
             "one with smalti train walks"
         )
     chosen = _item(clip, modality, split, item)
@@ -87,7 +87,7 @@ def rollout(
             f"expected {given} context frames, {chosen.name} has {length}: lower --given or --start"
         )
     before = None
-    # Without actions for the new frames, the context frames are not conditioned on theirs either.
+    # Without actions for the new frames, the actions of the context frames are ignored too.
     if any(per_frame) and chosen.actions is not None and len(chosen.actions) == length:
         known = (name if name in tokenizer.actions else None for name in chosen.actions)
         before = list(known)[begin : begin + given - 1]

@@ -1,4 +1,4 @@
-"""`smalti sample`: new pictures, sounds or clips from a run's learned prior."""
+"""`smalti sample`: generate pictures, sounds or clips with a run's learned prior."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from smalti.tokenizer import load
 from smalti.trained import LEARNED
 
 BATCH = 64
-"""Items decoded per batch; with a decoder that samples, the result of a seed depends on it."""
+"""Items decoded per batch; with a decoder that samples, results for a seed depend on it."""
 
 
 def sample(
@@ -30,10 +30,10 @@ def sample(
     prior: str = LEARNED,
     length: int | None = None,
 ) -> int:
-    """Write `num` new items, all of them in one picture, and their codes; gives their number.
+    """Generate `num` items, write them with an overview picture and their codes, and return `num`.
 
     Raises:
-        InputError: when there is no learned prior, no such class, or a setting is out of range.
+        InputError: when the run has no learned prior, the class is unknown, or a setting is out of range.
     """
     if num < 1:
         raise InputError(f"expected --num of at least 1, received {num}")

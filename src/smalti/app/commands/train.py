@@ -68,22 +68,22 @@ def train(
 
     Args:
         recipe_name: a name in `RECIPES`.
-        data: a source; None is allowed for recipes that make their own data.
+        data: a source; may be None for recipes that generate their data.
         out: the run's directory.
         assignments: `key=value` texts.
-        quiet: show no progress.
-        start: another run, whose weights this one begins with.
-        plugins: modules to import first, which register parts that the recipe may name.
+        quiet: hide progress.
+        start: another run, whose weights initialize this one.
+        plugins: modules to import first; they register parts that the recipe may use.
 
     Raises:
-        InputError: for a user's mistake.
+        InputError: for a user error.
     """
     for name in plugins:
         load_plugin(name)
     recipe = override(get_recipe(recipe_name), assignments, leave_out=("prior",))
     if data is None:
         if recipe_name != "letters":
-            raise InputError(f"the recipe {recipe_name} needs data: add --data SOURCE (a folder, say)")
+            raise InputError(f"the recipe {recipe_name} needs data: add --data SOURCE (for example a folder)")
         data = "letters"
     return train_recipe(recipe, data, out, quiet, start)
 
@@ -91,7 +91,7 @@ def train(
 def train_recipe(
     recipe: Recipe, data: str, out: Path, quiet: bool = False, start: Path | None = None
 ) -> RunDirectory:
-    """`train` with a complete recipe in place of a name."""
+    """Train a complete recipe object; see `train`."""
     run, modality = RunDirectory(out), recipe.data.build()
     _check_settings(run, recipe, data, modality, start)
     source = open_data(data, modality)
@@ -101,7 +101,7 @@ def train_recipe(
     store = _prepared(run, source, modality, engine, quiet)
     recipe = _measured(recipe, store)
     modality = recipe.data.build()
-    # Built again, with the labels (speakers) that its decoder may be conditioned on.
+    # Built again: the number of labels (speakers) is known now, and the decoder may be conditioned on them.
     model = _seeded_model(recipe, modality, len(store.classes))
     begun_with = _start(model, start)
     check_start(run, begun_with)
@@ -121,7 +121,7 @@ def train_recipe(
 def _check_settings(
     run: RunDirectory, recipe: Recipe, data: str, modality: Modality, start: Path | None
 ) -> None:
-    """Refuse settings and weights that do not fit, before any data is read."""
+    """Check settings and initial weights before any data is read."""
     check_target(run, recipe)
     check_data(run, data)
     model = _seeded_model(recipe, modality, 0)
@@ -138,7 +138,7 @@ def _seeded_model(recipe: Recipe, modality: Modality, num_classes: int) -> Laten
 
 
 def _prepared(run: RunDirectory, source: Source, modality: Modality, engine: Engine, quiet: bool) -> Store:
-    """The training split, decoded into the run by one rank."""
+    """Open the training split, decoded into the run's store by one rank."""
     directory = run.path / DATA_DIRECTORY
     if engine.is_main:
         prepare(directory, source, training_split(source), modality, keep=run.exists, quiet=quiet)
@@ -147,7 +147,7 @@ def _prepared(run: RunDirectory, source: Source, modality: Modality, engine: Eng
 
 
 def _measured(recipe: Recipe, store: Store) -> Recipe:
-    """The recipe with what its data needs measured (mean and scale), on the items that are trained on."""
+    """Return the recipe with the data statistics (mean and scale) of the training items."""
     training, _ = split_indices(store.count, recipe.validation_fraction)
     data = recipe.data.measured(store.item(index) for index in training.tolist())
     return recipe.model_copy(update={"data": data})
@@ -196,7 +196,7 @@ def _fit(
     engine: Engine,
     quiet: bool,
 ) -> None:
-    """Train, and evaluate the held-out items at intervals."""
+    """Train, and evaluate the validation items at intervals."""
     priors = (
         [UniformPrior(model.num_codes, model.num_codebooks, model.grid)]
         if isinstance(model, Autoencoder)
@@ -237,15 +237,15 @@ def _start(model: LatentVariableModel, start: Path | None) -> str | None:
         load_weights(model, begun_with.read_model(), start)
     except InputError:
         raise InputError(
-            f"expected a run of the same model to begin with, the weights in {start} are of other settings: "
-            "leave --from out, or ask for the settings that its config.json names"
+            f"expected initial weights of the same model, the weights in {start} are of other settings: "
+            "remove --from, or use the settings in its config.json"
         ) from None
     return begun_with.fingerprint()
 
 
 @dataclass(frozen=True)
 class _Items:
-    """The training items, and those that are held out to be watched; each with its indices in the store."""
+    """Training items and validation items, each with their indices in the store."""
 
     training: Loader | CropLoader
     held_out: Loader | CropLoader | None
@@ -257,7 +257,7 @@ class _Items:
         cls, store: Store, recipe: Recipe, engine: Engine, modality: Modality, model: LatentVariableModel
     ) -> _Items:
         training, held_out = split_indices(store.count, recipe.validation_fraction)
-        watched = spread(held_out, WATCHED_ITEMS) if len(held_out) else held_out
+        watched = evenly_spaced(held_out, WATCHED_ITEMS) if len(held_out) else held_out
         size, seed = recipe.training.batch_size, recipe.training.seed
 
         def loader(indices: np.ndarray) -> Loader | CropLoader:
@@ -266,7 +266,7 @@ class _Items:
         return cls(loader(training), loader(watched) if len(watched) else None, training, watched)
 
     def give_statistics(self, model: LatentVariableModel, modality: Modality, store: Store) -> None:
-        """Let an encoder that pools statistics of a label keep those of the training items, and use them."""
+        """Store the training items' label statistics in an encoder that pools them, and use them."""
         remember_statistics(model, modality, store, self.training_indices)
         labels = {name: label for label, name in enumerate(store.classes)}
         statistics = item_statistics(model, modality, store, labels)
@@ -281,12 +281,12 @@ class _Items:
 
 
 def _finish(run: RunDirectory, items: _Items, quiet: bool) -> None:
-    """Draw the figures that people look for; of a model with codes, count those of the training items."""
+    """Draw the figures of a finished run; for a model with codes, count the codes of the training items."""
     trained = TrainedModel.load(run.path, load_priors=False)
     modality = trained.modality
     run.figures_path.mkdir(exist_ok=True)
     looked_at = items.held_out or items.training
-    batch = looked_at.items(spread(np.arange(looked_at.count), SHOWN_ITEMS))
+    batch = looked_at.items(evenly_spaced(np.arange(looked_at.count), SHOWN_ITEMS))
     shown, conditions = batch.data.to(trained.device), batch.conditions.to(trained.device)
     generator = torch.Generator().manual_seed(trained.recipe.training.seed)
     with torch.no_grad():
@@ -303,7 +303,7 @@ def _finish(run: RunDirectory, items: _Items, quiet: bool) -> None:
 
 
 def _count_codes(run: RunDirectory, trained: TrainedModel, items: _Items, quiet: bool) -> None:
-    """Save how often the training items take each code."""
+    """Save the number of occurrences of each code in the training items."""
     model = trained.autoencoder
     unigram = UnigramPrior(model.num_codes, model.num_codebooks, model.grid)
     encoded = encode_items(
@@ -328,6 +328,6 @@ def _count_codes(run: RunDirectory, trained: TrainedModel, items: _Items, quiet:
     note(f"{used:.1%} of the codes are used on the training data ({model.title}).", quiet)
 
 
-def spread(indices: np.ndarray, num: int) -> np.ndarray:
-    """At most `num` of some indices, evenly spaced: the first ones would be of the first classes."""
+def evenly_spaced(indices: np.ndarray, num: int) -> np.ndarray:
+    """Return at most `num` of the indices, evenly spaced, since the first ones may share a class."""
     return indices[np.linspace(0, len(indices) - 1, min(num, len(indices))).round().astype(np.int64)]

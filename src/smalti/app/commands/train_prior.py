@@ -1,4 +1,4 @@
-"""`smalti train-prior`: the prior over a run's codes, into a run of its own beside it."""
+"""`smalti train-prior`: train a prior over a run's codes, in a run directory of its own."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from smalti.training.loop import fit
 
 CODES_DIRECTORY = "codes"
 BATCH = 256
-"""Items that are encoded at a time."""
+"""Items encoded per batch."""
 SHOWN = 32
-"""Samples in the picture that is drawn at the end."""
+"""Samples in the picture drawn at the end of training."""
 RESERVED = ("uniform", "unigram")
 """Names of the priors built into every run."""
 
@@ -40,16 +40,16 @@ RESERVED = ("uniform", "unigram")
 def train_prior(
     run_path: Path, assignments: Sequence[str] = (), quiet: bool = False, name: str = LEARNED
 ) -> RunDirectory:
-    """Train a prior of a run over the codes of its training data; an interrupted run is resumed.
+    """Train a prior over the codes of a run's training data, or resume an interrupted training.
 
     Args:
         run_path: the autoencoder's run.
         assignments: `key=value` texts.
-        quiet: show no progress.
-        name: of the prior, where a run is to have several.
+        quiet: hide progress.
+        name: name of the prior, if the run has several.
 
     Raises:
-        InputError: for a user's mistake.
+        InputError: for a user error.
     """
     stored = TrainedModel.load(run_path, "cpu", load_priors=False).recipe.prior
     return train_prior_recipe(run_path, override(stored, assignments), quiet, name)
@@ -58,13 +58,13 @@ def train_prior(
 def train_prior_recipe(
     run_path: Path, recipe: PriorRecipe, quiet: bool = False, name: str = LEARNED
 ) -> RunDirectory:
-    """`train_prior`, of a recipe that is a complete object."""
+    """Train a prior from a complete recipe object; see `train_prior`."""
     if not re.fullmatch(r"[\w.-]+", name) or name in RESERVED:
         raise InputError(
             f"expected a name of letters, digits, dots and dashes for the prior, received {name!r}: "
-            f"choose one that is none of {', '.join(RESERVED)}"
+            f"choose one other than {', '.join(RESERVED)}"
         )
-    # On the CPU until the engine says which device is this rank's.
+    # On the CPU until the engine assigns this rank's device.
     tokenizer = Tokenizer.from_pretrained(run_path, device="cpu", load_priors=False)
     run = RunDirectory(prior_directory(run_path, name))
     check_target(run, recipe)
@@ -80,7 +80,7 @@ def train_prior_recipe(
         if run.exists and run.read_config("autoencoder")["autoencoder"] != tokenizer.fingerprint:
             raise InputError(
                 f"the prior in {run.path} belongs to another state of the autoencoder: "
-                f"remove {run.path} to begin anew"
+                f"remove {run.path} to train it again"
             )
         run.write_config(
             {
@@ -131,7 +131,7 @@ def train_prior_recipe(
 
 
 def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path, quiet: bool) -> None:
-    """Encode a run's own data into a store beside it, unless that is there already."""
+    """Encode a run's training data into a store beside it, unless the store exists."""
     protocol = {"model": tokenizer.fingerprint}
     if directory.is_dir() and Store.open(directory).protocol == protocol:
         return
@@ -139,7 +139,7 @@ def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path,
     if not data.is_dir():
         raise InputError(
             f"expected the run's training data in {data}, found none: "
-            "a prior is trained where its autoencoder was"
+            "train the prior where its autoencoder was trained"
         )
     signals = Store.open(data)
     generator = torch.Generator().manual_seed(tokenizer.recipe.training.seed)
@@ -157,7 +157,7 @@ def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path,
         )
         for item in items:
             row = item.codes.numpy().astype(dtype)
-            # Actions are of frames: codes that stand for several frames have none.
+            # Actions belong to single frames: codes that span several frames have none.
             actions = item.actions if row.shape[1] == item.length else None
             yield Decoded(item.name, row, item.label, actions)
 

@@ -1,4 +1,4 @@
-"""One HTML page with its pictures inside: no server, no other file."""
+"""Write self-contained HTML pages with embedded pictures and sounds."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from smalti.core.files import atomic_file
 
 
 def write_page(path: Path, template: str, *, package: str = "smalti.app.pages", **values: Any) -> None:
-    """Render a template; pictures among the values become part of the page.
+    """Render a template, and embed the pictures among the values.
 
     Args:
-        path: of the page.
-        template: file name, such as "demo.html.j2".
+        path: path of the page.
+        template: file name of the template, such as "demo.html.j2".
         package: the Python package whose folder holds the template.
-        values: what the template names; a `Path` to a PNG or a picture of Pillow becomes a data address.
+        values: variables of the template; a `Path` to a PNG or a Pillow image becomes a data URL.
     """
     environment = Environment(loader=PackageLoader(package, ""), autoescape=True, undefined=StrictUndefined)
     inlined = {
@@ -34,7 +34,7 @@ def write_page(path: Path, template: str, *, package: str = "smalti.app.pages", 
 
 
 def inline(picture: Path | Image.Image) -> str:
-    """A PNG, or a picture of Pillow, as a data address."""
+    """Encode a PNG file or a Pillow image as a data URL."""
     if isinstance(picture, Path):
         data = picture.read_bytes()
     else:
@@ -45,12 +45,12 @@ def inline(picture: Path | Image.Image) -> str:
 
 
 def gif(content: bytes) -> str:
-    """The content of a GIF as a data address."""
+    """Encode the content of a GIF file as a data URL."""
     return "data:image/gif;base64," + base64.b64encode(content).decode("ascii")
 
 
 def sound(waveform: np.ndarray, sample_rate_hz: int) -> str:
-    """A waveform in [-1, 1], `(T,)`, as the data address of a 16-bit WAV file."""
+    """Encode a waveform `(T,)` in [-1, 1] as the data URL of a 16-bit WAV file."""
     levels = (np.clip(waveform, -1, 1) * 32767).round().astype("<i2")
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:

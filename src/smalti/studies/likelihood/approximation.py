@@ -1,8 +1,7 @@
 """Accuracy of the paper's approximation ln p(x) ~ ln p(x|z) + ln p(z) at the encoder's codes z.
 
-The right side is one term of the sum over all codes, and so a lower bound. Here the terms of grids that
-differ from z at one place are added to it: the sum stays a lower bound, and what it gains is what the one
-term missed.
+The right side is one term of the sum over all codes, and so a lower bound. Adding the terms of grids that
+differ from z at one position keeps it a lower bound, and the gain measures what the single term misses.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from smalti.quantizers.codebooks.base import search
 from smalti.quantizers.vq import VectorQuantizer
 
 AT_ONCE = 2**26
-"""Likelihood parameters that are in memory together, if there is one for each level of each dimension."""
+"""Maximum number of likelihood parameters in memory, counting one per level and dimension."""
 
 
 @torch.no_grad()
@@ -33,20 +32,20 @@ def with_swaps(
     batches: Iterable[Batch],
     neighbours: Callable[[Tensor], Int64[Tensor, "m b g *grid"]],
 ) -> dict[str, Float64[Tensor, "items m1"]]:
-    """Bits/dim from the one term, and from sums over ever more neighbours of it.
+    """Compute bits/dim from the single term, and from sums that add more and more neighbouring codes.
 
     Args:
-        autoencoder: whose codes and likelihood.
-        priors: the priors to measure with, not conditioned on classes.
-        batches: signals.
-        neighbours: gives for each place of a signal's codes the next-nearest codes, nearest first.
+        autoencoder: the model that gives codes and likelihood.
+        priors: the priors to evaluate, not conditioned on classes.
+        batches: batches of signals.
+        neighbours: returns the next-nearest codes at each position of a signal's codes, nearest first.
 
     Returns:
-        For each prior the bits/dim of each item: entry m is with the first m neighbours of every place, one
-        of them at a time.
+        For each prior the bits/dim of each item: entry m adds the grids that replace one code by one of its
+        first m neighbours.
 
     Raises:
-        InputError: when a neighbour is the code itself, or another neighbour: its term would count twice.
+        InputError: when a neighbour equals the code or another neighbour, so that its term would count twice.
     """
     bounds: dict[str, list[Tensor]] = {prior.name: [] for prior in priors}
     for batch in batches:
@@ -69,25 +68,25 @@ def with_swaps(
 def next_nearest(
     latents: Float[Tensor, "b d *grid"], quantizer: VectorQuantizer, num: int
 ) -> Int64[Tensor, "num b g *grid"]:
-    """The codes that follow the nearest in distance at each place, the nearest of them first.
+    """Find the next-nearest codes at each position, in order of distance, without the nearest code.
 
     Args:
-        latents: of an encoder.
-        quantizer: whose codes.
-        num: how many codes for each place, at most K - 1.
+        latents: latents of an encoder.
+        quantizer: the quantizer that holds the codes.
+        num: number of codes per position, at most K - 1.
 
     Raises:
-        InputError: when there are not so many codes.
+        InputError: when the codebook has too few codes.
     """
     if not 0 < num < quantizer.num_codes:
         raise InputError(
-            f"expected from 1 to {quantizer.num_codes - 1} neighbours of a code, received {num}: ask for "
-            "fewer"
+            f"expected from 1 to {quantizer.num_codes - 1} neighbours of a code, received {num}: lower "
+            "the number"
         )
     codes, layout = quantizer.codebook.codes.detach(), quantizer.layout
     tokens = layout.tokens(latents, quantizer.num_codebooks)
     distances = torch.cdist(tokens, codes)
-    # The search is exact where `cdist` rounds: what it finds comes first, whatever the distances say.
+    # `cdist` rounds and the search is exact: the code found by the search always comes first.
     distances.scatter_(2, search(tokens, codes).unsqueeze(2), torch.inf)
     order = distances.topk(num, dim=2, largest=False).indices
     return torch.stack([layout.codes(indices, layout.places(latents)) for indices in order.unbind(2)])
@@ -100,7 +99,7 @@ def _terms(
     codes: Int64[Tensor, "1 g *grid"],
     neighbours: Int64[Tensor, "m g *grid"],
 ) -> dict[str, Float[Tensor, "m1 n"]]:
-    """ln p(x|z') + ln p(z') of one item: row 0 has z itself, row m all grids with one m-th neighbour."""
+    """Compute ln p(x|z') + ln p(z') of one item: row 0 for z, row m for grids with one m-th neighbour."""
     places = codes.numel()
     swapped = codes.flatten().repeat(len(neighbours), places, 1)
     at = torch.arange(places, device=codes.device)

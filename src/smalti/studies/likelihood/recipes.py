@@ -1,4 +1,4 @@
-"""Studies: sets of models that are trained alike, measured alike, and shown in one table."""
+"""Likelihood studies: sets of models trained and evaluated alike, and compared in one table."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from smalti.recipe import PriorRecipe, Recipe
 from smalti.training.loop import TrainingConfig
 
 BUDGETS = ("tiny", "cpu", "paper")
-"""From the least to the most."""
+"""Budgets in ascending order."""
 PIXELCNN, TRANSFORMER = "learned", "transformer"
-"""Names of the two learned priors: the gated PixelCNN is a run's main one."""
+"""Names of the two learned priors; the gated PixelCNN is a run's main prior."""
 
 
 class Entry(Configuration):
     """One model of a study.
 
     Attributes:
-        name: its row, unique within the study.
-        recipe: how it is trained, but for the seed.
-        priors: the learned priors over its codes, by name.
-        fine_tuning: how it is trained further on the data itself, where it was first trained on other data.
-        most_seeds: it is repeated with at most so many seeds; None for as many as are asked for.
+        name: row of the table, unique within the study.
+        recipe: model and training, without the seed.
+        priors: learned priors over its codes, by name.
+        fine_tuning: training on the study's data, for a model pretrained on other data.
+        most_seeds: maximum number of seeds; None for no limit.
     """
 
     name: str
@@ -55,17 +55,17 @@ class Entry(Configuration):
 
 
 class Study(Configuration):
-    """A set of models on one set of data.
+    """A set of models compared on one data set.
 
     Attributes:
-        name: of the folder and of the records.
-        dataset: the data's name.
-        question: what the table answers, a sentence.
+        name: name of the folder and of the records.
+        dataset: name of the data set.
+        question: the question that the table answers, one sentence.
         entries: the models.
         paper: figures of the paper in bits/dim, by kind of model and row.
-        draws: from the posterior of each item, where it is a distribution; 50 in the paper.
-        swaps: neighbouring codes whose terms are added to the paper's approximation of the likelihood.
-        swapped_items: items on which that is done: each takes hundreds of decodings.
+        draws: posterior samples per item, for stochastic posteriors; 50 in the paper.
+        swaps: number of neighbouring codes whose terms are added to the paper's approximation.
+        swapped_items: number of items for that sum; each one takes hundreds of decoder passes.
     """
 
     name: str
@@ -82,15 +82,15 @@ class Scale(Configuration):
     """Model sizes and training lengths for one data set and one budget.
 
     Attributes:
-        recipe: the VQ-VAE that all others are made from.
-        latent_dim: of the VAE, at each position.
-        vimco: steps and batch of VIMCO, whose every step decodes each item once for every sample.
-        vimco_samples: samples of its bound; 50 in the paper.
-        sweep: training of each model of a sweep.
-        transformer: the second learned prior, or None where it is too slow.
-        fine_tuning: on the data itself, after other data.
-        others: further VQ-VAEs of the table, by name.
-        draws, swapped_items: as of a study.
+        recipe: the VQ-VAE that all other models are derived from.
+        latent_dim: dimension of the VAE's latent at each position.
+        vimco: training settings of VIMCO, whose step decodes each item once per sample.
+        vimco_samples: number of samples in its bound; 50 in the paper.
+        sweep: training settings of each model of a sweep.
+        transformer: the second learned prior, or None if it is too slow.
+        fine_tuning: training on the study's data after pretraining on other data.
+        others: additional VQ-VAEs in the table, by name.
+        draws, swapped_items: as in `Study`.
     """
 
     recipe: Recipe
@@ -106,7 +106,7 @@ class Scale(Configuration):
 
 
 PAPER = {"vae normal": 4.51, "vqvae uniform": 4.67, "vimco uniform, draws": 5.14}
-"""Table in section 4.1 of the paper, CIFAR-10. Which of VIMCO's bounds it means is not said there."""
+"""Table in section 4.1 of the paper, CIFAR-10. The paper does not say which of VIMCO's bounds is reported."""
 
 CODEBOOKS = {
     "gradient": GradientCodebookConfig(),
@@ -123,10 +123,10 @@ BETAS = (0.1, 0.25, 0.5, 1.0, 2.0)
 
 
 def study(data: str, part: str, budget: str) -> Study:
-    """A study of a data set at a budget.
+    """Return a study of a data set at a budget.
 
     Raises:
-        InputError: when there is none of this name.
+        InputError: when the data set, the part or the budget is unknown.
     """
     named = (("data set", data, SCALES), ("part", part, PARTS), ("budget", budget, BUDGETS))
     for what, given, known in named:
@@ -149,7 +149,7 @@ def study(data: str, part: str, budget: str) -> Study:
 
 
 Entries = tuple[tuple[Entry, ...], str]
-"""The models of a study, and the question that they answer."""
+"""Function that returns the models of a study and the question that they answer."""
 
 
 def _table(scale: Scale) -> Entries:
@@ -227,8 +227,8 @@ def _quantizers(scale: Scale, settings: Mapping[str, Mapping[str, object]]) -> d
 
 
 def _quantizer(recipe: Recipe) -> VectorQuantizerConfig:
-    """The vector quantizer of a recipe for a VQ-VAE."""
-    return cast("VQVAEConfig", recipe.model).quantizer  # pyright: ignore[reportReturnType]  all of these have one
+    """Return the vector-quantizer config of a VQ-VAE recipe."""
+    return cast("VQVAEConfig", recipe.model).quantizer  # pyright: ignore[reportReturnType]  every recipe of a study has a vector quantizer
 
 
 def _with(recipe: Recipe, model: ModelConfig, training: TrainingConfig | None = None) -> Recipe:
@@ -273,7 +273,7 @@ def _cifar10(budget: str) -> Scale:
         encoder=ConvEncoderConfig(**width, strides=(2, 2)),
         decoder=ConvDecoderConfig(**width),
         quantizer=_quantizer(recipe).model_copy(update={"num_codes": 128, "code_dim": 8}),
-        # A softmax takes twice the time a step, and there are few steps.
+        # A softmax doubles the time per step, and the budget allows few steps.
         likelihood=LogisticMixtureConfig(components=5),
     )
     training = cosine(steps=3_500, batch_size=32, learning_rate=1e-3, checkpoint_every=250)
@@ -297,10 +297,10 @@ def _cifar10(budget: str) -> Scale:
 
 
 def _paper(recipe: Recipe, latent_dim: int) -> Scale:
-    """Section 4.1: 250k steps of batch 128, Adam at 2e-4, 256 units, softmax, the codebook's own loss.
+    """Section 4.1: 250k steps of batch 128, Adam at 2e-4, 256 units, softmax, codebook loss.
 
-    The paper says no more of it: the row "vqvae, ema" adds what it does not have. VIMCO and the sweeps are
-    a tenth as long, for cost: a step of VIMCO decodes 50 times.
+    The paper gives no further settings; the row "vqvae, ema" adds the extensions of the preset `ema`. VIMCO
+    and the sweeps train a tenth as long to limit cost, since a step of VIMCO decodes 50 times.
     """
     width: dict[str, Any] = {"channels": 256, "residual_channels": 256, "residual_blocks": 2}
     ema = recipe.model.model_copy(
@@ -328,7 +328,7 @@ def _paper(recipe: Recipe, latent_dim: int) -> Scale:
 
 
 def _tiny(recipe: Recipe) -> Scale:
-    """Seconds: to see that every part runs, not what it reaches."""
+    """Return settings that run in seconds, as a smoke test of every part."""
     width: dict[str, Any] = {"channels": 8, "residual_channels": 4, "residual_blocks": 1}
     model = VQVAEConfig(
         encoder=ConvEncoderConfig(**width, strides=(2, 2)),
@@ -360,7 +360,7 @@ def _tiny(recipe: Recipe) -> Scale:
 SCALES: dict[str, Callable[[str], Scale]] = {"fashion-mnist": _fashion_mnist, "cifar10": _cifar10}
 DATASETS = {"fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 HUB_NAMES = {"fashion-mnist": "zalando-datasets/fashion_mnist", "cifar10": "uoft-cs/cifar10"}
-"""Where the whole data set is to be had, if no other source is named."""
+"""Default source of each data set."""
 PARTS: dict[str, Callable[[Scale], Entries]] = {
     "table": _table,
     "codes": _codes,

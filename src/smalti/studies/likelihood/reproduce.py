@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from smalti.app.commands.evaluate import RESULTS, evaluate
-from smalti.app.commands.train import SHOWN_ITEMS, spread, train_recipe
+from smalti.app.commands.train import SHOWN_ITEMS, evenly_spaced, train_recipe
 from smalti.app.commands.train_prior import train_prior_recipe
 from smalti.app.console import note
 from smalti.app.data import open_data, pick_split, prepare
@@ -48,7 +48,7 @@ from smalti.training.checkpoints import RunDirectory
 from smalti.training.loop import TrainingConfig
 
 FIRST = "first"
-"""Folder, beside the runs, of those on other data."""
+"""Folder, beside the runs, for runs pretrained on other data."""
 SWAPS = "swaps.json"
 
 
@@ -63,26 +63,27 @@ def reproduce(
     only: str | None = None,
     quiet: bool = False,
 ) -> list[Record]:
-    """Train every model of a study, measure it on the test split, write records, a table and a picture.
+    """Train and evaluate every model of a study, and write records, a table and a picture.
 
-    What is finished is not done again, so that the same command goes on after a stop.
+    Models are evaluated on the test split. Finished stages are skipped, so the same command resumes an
+    interrupted reproduction.
 
     Args:
-        name: of the data set's studies.
-        data: the source to train on and to measure on; None for the data set's name on the Hub.
-        out: where runs, records and table go; a folder for each study and budget.
-        part: which of the studies.
-        budget: "tiny" to see it run, "cpu" for some hours on two cores, "paper" for the paper's steps.
-        seeds: 0 to `seeds` - 1, of those models that are cheap enough to be repeated.
-        pretrain: a source to train on first; `data` is then for fine-tuning.
-        only: name of one model, to share the work among processes.
-        quiet: show no progress.
+        name: name of the data set.
+        data: source for training and evaluation; None for the data set on the Hub.
+        out: directory of runs, records and table, with one folder per study and budget.
+        part: name of the study.
+        budget: "tiny" for a smoke test, "cpu" for some hours on two cores, "paper" for the paper's steps.
+        seeds: number of seeds, 0 to `seeds` - 1, for models that are cheap enough to repeat.
+        pretrain: source for pretraining; `data` is then used for fine-tuning.
+        only: name of a single model, to split the work among processes.
+        quiet: hide progress.
 
     Returns:
         The records.
 
     Raises:
-        InputError: for a user's mistake.
+        InputError: for a user error.
     """
     chosen = study(name, part, budget)
     names = [entry.name for entry in chosen.entries]
@@ -120,27 +121,27 @@ def reproduce(
 
 
 def _measured_split(data: str, modality: Modality) -> str:
-    """The split to measure on.
+    """Return the split to evaluate on.
 
     Raises:
-        InputError: when there is none, or its pictures were changed by JPEG.
+        InputError: when there is no such split, or its pictures are JPEG-compressed.
     """
     source = open_data(data, modality)
     split = pick_split(source, None, "test", "validation")
     if split not in ("test", "validation"):
         raise InputError(
-            f"expected data with a test split to measure on, found only {split!r} in {data}: add one"
+            f"expected data with a test split to evaluate on, found only {split!r} in {data}: add one"
         )
     if is_jpeg(source, split):
         raise InputError(
-            f"expected lossless pictures to measure bits/dim on, {data} holds JPEG: "
-            "give it as --pretrain, and the original pixels as --data"
+            f"expected lossless pictures to measure bits/dim, {data} holds JPEG: "
+            "pass it as --pretrain, and the original pixels as --data"
         )
     return split
 
 
 def _train(entry: Entry, seed: int, data: str, pretrain: str | None, run: Path, quiet: bool) -> None:
-    """Train a model and its priors, unless that was done."""
+    """Train a model and its priors, unless they are already trained."""
 
     def seeded(training: TrainingConfig) -> TrainingConfig:
         return training.model_copy(update={"seed": seed})
@@ -171,14 +172,14 @@ def _train_model(recipe: Recipe, data: str, path: Path, start: Path | None, quie
 def _train_prior(recipe: PriorRecipe, run_path: Path, name: str, quiet: bool) -> None:
     run = RunDirectory(prior_directory(run_path, name))
     check_target(run, recipe)
-    # The samples are drawn last.
+    # The picture of samples is written last, so it marks a finished prior.
     if last_step(run) == recipe.training.steps and (run.figures_path / "samples.png").is_file():
         return
     train_prior_recipe(run_path, recipe, quiet, name)
 
 
 def _measure(chosen: Study, entry: Entry, data: str, split: str, run: Path, quiet: bool) -> None:
-    """Evaluate a run, unless it was evaluated so already."""
+    """Evaluate a run, unless an evaluation with the same settings exists."""
     priors = {name: RunDirectory(prior_directory(run, name)).fingerprint() for name in entry.priors}
     if (run / RESULTS).is_file():
         report = json.loads((run / RESULTS).read_text())
@@ -190,7 +191,7 @@ def _measure(chosen: Study, entry: Entry, data: str, split: str, run: Path, quie
 
 
 def _records(chosen: Study, entry: Entry, seed: int, run: Path) -> Iterator[Record]:
-    """One record for each bound of a run."""
+    """Return one record for each bound of a run."""
     report = json.loads((run / RESULTS).read_text())
     for name, row in report["bits_per_dim"].items():
         prior = name.split("+")[0].split(",")[0]
@@ -205,7 +206,7 @@ def _records(chosen: Study, entry: Entry, seed: int, run: Path) -> Iterator[Reco
 
 
 def _record(chosen: Study, entry: str, seed: int, run: Path, prior: str | None) -> Record:
-    """Return the fields shared by all records of a run, with the training of its learned prior if any."""
+    """Return the fields common to all records of a run, and the training of its learned prior if any."""
     first = run.parent / FIRST / run.name
     stages = [stage(path) for path in (first, run) if path.is_dir()]
     own, config = stages[-1], RunDirectory(run).read_config("recipe")["recipe"]
@@ -229,7 +230,7 @@ def _record(chosen: Study, entry: str, seed: int, run: Path, prior: str | None) 
 
 
 def _swaps(chosen: Study, entry: Entry, run: Path, store: Store) -> Iterator[Record]:
-    """Records of the likelihood's approximation, measured once."""
+    """Measure the likelihood approximation once, and return its records."""
     trained = TrainedModel.load(run)
     assert isinstance(trained.model, VQVAE)
     priors = [prior for prior in trained.priors.values() if not isinstance(prior, LabelPrior)]
@@ -275,7 +276,7 @@ def _swaps(chosen: Study, entry: Entry, run: Path, store: Store) -> Iterator[Rec
 
 
 def _picture(runs: Sequence[Path], store: Store, folder: Path) -> None:
-    """Test items above what each model makes of them, in the order of the table."""
+    """Write a picture of test items above each model's reconstructions, in the order of the table."""
     rows: list[torch.Tensor] = []
     for run in runs:
         trained = TrainedModel.load(run, load_priors=False)
@@ -287,14 +288,14 @@ def _picture(runs: Sequence[Path], store: Store, folder: Path) -> None:
 
 
 def _items(trained: TrainedModel, store: Store, num: int) -> Iterator[Batch]:
-    """Some items of a store, evenly spread over it."""
+    """Yield batches of `num` evenly spaced items of a store."""
     loader = Loader(store, batch_size=10, device=trained.device, to_model=trained.modality.to_model)
-    for positions in torch.from_numpy(spread(np.arange(store.count), num)).split(10):
+    for positions in torch.from_numpy(evenly_spaced(np.arange(store.count), num)).split(10):
         yield loader.items(positions.numpy())
 
 
 def _write_table(chosen: Study, records: list[Record], folder: Path, quiet: bool) -> None:
-    """`table.md`, and the same on the screen."""
+    """Write `table.md`, and print the same table."""
     bounds = [record for record in records if "swaps" not in record["metrics"]]
     swaps = [record for record in records if "swaps" in record["metrics"]]
     header, rows = bounds_table(bounds, chosen.paper)

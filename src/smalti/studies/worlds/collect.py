@@ -1,4 +1,4 @@
-"""`smalti collect`: first-person frames with their actions, as a data set in Parquet."""
+"""`smalti collect doom`: generate a Parquet data set of first-person frames with actions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from smalti.core.files import atomic_directory
 from smalti.studies.worlds.doom import ACTIONS, TICS, Doom, Episode
 
 HELD_OUT = 10
-"""Every tenth episode is of the test split."""
+"""Every tenth episode belongs to the test split."""
 SCHEMA = pa.schema(
     [
         ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
@@ -47,29 +47,29 @@ def collect(
     seed: int = 0,
     quiet: bool = False,
 ) -> Path:
-    """Write frames of a world as `train` and `test`, PNG in Parquet, an episode a row group.
+    """Write the splits `train` and `test`: PNG frames in Parquet, one row group per episode.
 
-    The test split is every tenth episode: other walks through the same map.
+    The test split is every tenth episode: different walks through the same map.
 
     Args:
         world: "doom".
-        out: the folder; it appears when all is written.
-        num: frames in all.
-        scenario: a name of ViZDoom's.
-        size: side of a frame.
-        length: frames of an episode.
-        seed: equal ones give equal files.
-        quiet: show no progress.
+        out: the folder, created only when all files are complete.
+        num: total number of frames.
+        scenario: name of a ViZDoom scenario.
+        size: side of a frame, pixels.
+        length: frames per episode.
+        seed: equal seeds give equal files.
+        quiet: hide progress.
 
     Raises:
-        InputError: for a user's mistake, or without ViZDoom.
+        InputError: for a user error, or when ViZDoom is not installed.
     """
     if world != "doom":
-        raise InputError(f"expected a world to collect from, received {world!r}: there is doom")
+        raise InputError(f"expected the world doom, received {world!r}: run smalti collect doom")
     least = HELD_OUT * length
     if length < 1 or num < least:
         raise InputError(
-            f"expected {least} frames or more, so that {HELD_OUT} episodes of {length} come together, "
+            f"expected at least {least} frames, for {HELD_OUT} episodes of {length}, "
             f"received {num}: raise --num or lower --length"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

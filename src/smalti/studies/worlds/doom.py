@@ -1,7 +1,7 @@
 """First-person frames with actions, rendered by ViZDoom without a screen.
 
-A walker holds each of its random actions for some steps, and turns away when it is blocked. Same seed, same
-frames: an episode depends on its own number and on nothing before it.
+The agent repeats each random action for some steps, and turns away when it is blocked. Frames are
+reproducible: an episode depends only on the seed and its number.
 
 Source: Kempka et al. 2016, "ViZDoom: A Doom-based AI Research Platform" (arXiv 1605.02097).
 """
@@ -28,27 +28,27 @@ if TYPE_CHECKING:
 
 ACTIONS = ("forward", "left", "right")
 BUTTONS = ("MOVE_FORWARD", "TURN_LEFT", "TURN_RIGHT")
-"""Of ViZDoom, that the actions press."""
+"""ViZDoom buttons used by the actions."""
 WEIGHTS = (0.5, 0.25, 0.25)
 """Sampling probability of each action."""
 HELD = (3, 7)
-"""Steps for which an action is held, at least and at most."""
+"""Minimum and maximum number of steps for which an action is repeated."""
 TICS = 2
-"""Of the game's 35 a second that a step takes: 17.5 frames a second."""
+"""Game tics per step, of 35 per second: 17.5 frames per second."""
 LEAST_MOVE = 1.0
-"""Map units in a step below which a walker that goes forward is blocked."""
+"""Map units per step below which an agent moving forward counts as blocked."""
 RESOLUTIONS = ((160, 120), (320, 240), (640, 480))
-"""Width and height that are rendered; the middle of the smallest that has enough rows is taken."""
+"""Rendered widths and heights; frames are cropped from the centre of the smallest with enough rows."""
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One walk.
+    """One episode: a random walk.
 
     Attributes:
-        number: of the episode.
+        number: index of the episode.
         frames: `(F, H, W, 3)`.
-        actions: index in `ACTIONS` of what is done at each frame; the next frame shows what came of it.
+        actions: index in `ACTIONS` of the action at each frame; the next frame shows its effect.
     """
 
     number: int
@@ -57,26 +57,26 @@ class Episode:
 
 
 def scenarios() -> list[str]:
-    """Names that `Doom` takes.
+    """List the scenario names that `Doom` accepts.
 
     Raises:
-        InputError: without ViZDoom.
+        InputError: when ViZDoom is not installed.
     """
     return sorted(path.stem for path in Path(_vizdoom().scenarios_path).glob("*.cfg"))
 
 
 @final
 class Doom:
-    """Episodes of a scenario.
+    """Episodes of random walks in a ViZDoom scenario.
 
     Args:
         scenario: one of `scenarios()`.
         size: side of a frame in pixels, up to 480.
-        length: frames of an episode, if nothing ends it sooner.
-        seed: of all episodes.
+        length: frames per episode, unless the game ends it earlier.
+        seed: seed of all episodes.
 
     Raises:
-        InputError: without ViZDoom, for an unknown scenario or one that cannot be played alone, or a size
+        InputError: when ViZDoom is not installed, the scenario is unknown or multiplayer only, or the size is
             out of range.
     """
 
@@ -107,22 +107,22 @@ class Doom:
         self.close()
 
     def episode(self, number: int) -> Episode:
-        """The episode of this number, from 0.
+        """Render the episode with this index, from 0.
 
         Raises:
-            InputError: when the game ends by itself.
+            InputError: when ViZDoom quits unexpectedly.
         """
         try:
             return self._walked(number)
         except (self._doom.ViZDoomErrorException, self._doom.ViZDoomUnexpectedExitException) as error:
             raise InputError(
                 f"ViZDoom ended during episode {number} ({_reason(error)}): collect again; if it ends there "
-                "again, take another scenario or seed"
+                "again, use another scenario or seed"
             ) from error
 
     def _walked(self, number: int) -> Episode:
         game = self._game
-        # ViZDoom takes 32 bits; the walker's own draws have as many as they like.
+        # ViZDoom takes a 32-bit seed; the agent's generator takes one of any size.
         game.set_seed((self.seed * 1_000_003 + number) % 2**32)
         game.new_episode()
         walker = random.Random(f"{self.seed} {number}")
@@ -132,7 +132,7 @@ class Doom:
         while len(frames) < self.length and not game.is_episode_finished():
             if held == 0 or (is_blocked and action == 0):
                 action = _drawn(walker, is_blocked)
-                # A half turn, or nearly, leads away from a wall; a few steps lead along it.
+                # Turn longer when blocked: about a half turn leads away from a wall, a short one along it.
                 held = walker.randint(*HELD) * (3 if is_blocked else 1)
             frames.append(self._frame(game.get_state()))
             actions.append(action)
@@ -143,7 +143,7 @@ class Doom:
         return Episode(number, np.stack(frames), tuple(actions))
 
     def episodes(self, num: int) -> Iterator[Episode]:
-        """Episodes from the first on, with `num` frames in all; the last one is cut."""
+        """Yield episodes from index 0 with `num` frames in total; the last one is truncated."""
         number = 0
         while num > 0:
             episode = self.episode(number)
@@ -165,13 +165,13 @@ class Doom:
             game.set_screen_resolution(getattr(doom.ScreenResolution, f"RES_{width}X{height}"))
             game.set_available_buttons([getattr(doom.Button, name) for name in BUTTONS])
             game.set_available_game_variables([doom.GameVariable.POSITION_X, doom.GameVariable.POSITION_Y])
-            # It writes its settings where it is started.
+            # ViZDoom writes its settings into the working directory.
             game.set_doom_config_path(str(Path(self._folder.name) / "vizdoom.ini"))
             with contextlib.chdir(self._folder.name):
                 game.init()
         except (doom.ViZDoomErrorException, doom.ViZDoomUnexpectedExitException, OSError) as error:
             raise InputError(
-                f"ViZDoom cannot start the scenario {self.scenario} ({_reason(error)}): take another, such "
+                f"ViZDoom cannot start the scenario {self.scenario} ({_reason(error)}): use another, such "
                 "as my_way_home"
             ) from error
         return game
@@ -181,7 +181,7 @@ class Doom:
         return np.array([self._game.get_game_variable(name) for name in names])
 
     def _frame(self, state: Any) -> UInt8[np.ndarray, "h w 3"]:
-        """The middle of what is seen, in size."""
+        """Crop the centre of the rendered screen, and resize it."""
         screen = state.screen_buffer
         height, width, _ = screen.shape
         begin = (width - height) // 2
@@ -190,7 +190,7 @@ class Doom:
 
 
 def _drawn(walker: random.Random, is_blocked: bool) -> int:
-    """An action; one that leads away where the way is blocked."""
+    """Sample an action; if the agent is blocked, one that turns it away."""
     choices: Sequence[int] = range(1 if is_blocked else 0, len(ACTIONS))
     return walker.choices(choices, [WEIGHTS[choice] for choice in choices])[0]
 
