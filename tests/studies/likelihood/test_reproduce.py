@@ -209,7 +209,7 @@ def test_mistakes_get_a_sentence(mistake, data, tmp_path, pictures):
     for split in ("train", "test"):
         (tmp_path / "jpeg" / split).mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(tmp_path / "jpeg" / split / "a.jpg")
-    assert "holds JPEG: give it as --pretrain" in told("cifar10", "--data", tmp_path / "jpeg")
+    assert "holds JPEG: pass it as --pretrain" in told("cifar10", "--data", tmp_path / "jpeg")
 
 
 @pytest.mark.parametrize("name", SCALES)
