@@ -11,116 +11,90 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from smalti.autoregressive.pixelcnn import GatedPixelCNN
-    from smalti.autoregressive.sampling import sample
-    from smalti.autoregressive.transformer import Transformer
-    from smalti.core.errors import InputError
-    from smalti.core.signals import Continuous, Levels, SignalSpec
-    from smalti.likelihoods.normal import NormalConfig, NormalFamily
-    from smalti.modalities.arrays.modality import ArrayConfig, ArrayModality
-    from smalti.modalities.audio.modality import AudioConfig, AudioModality
-    from smalti.modalities.audio.spectrogram import LogMelConfig, LogMelModality
-    from smalti.modalities.codes.modality import CodeGridConfig, CodeGridModality
-    from smalti.modalities.image.modality import ImageConfig, ImageModality
-    from smalti.modalities.video.modality import VideoConfig, VideoModality
-    from smalti.models.vae import VAE
-    from smalti.models.vimco import VIMCO
-    from smalti.models.vqvae import VQVAE
-    from smalti.priors.autoregressive import LearnedPrior
-    from smalti.priors.uniform import UniformPrior
-    from smalti.priors.unigram import UnigramPrior
-    from smalti.quantizers.fsq import FSQ, FSQConfig
-    from smalti.quantizers.nearest import nearest_codes
-    from smalti.quantizers.residual import ResidualVQ, ResidualVQConfig
-    from smalti.quantizers.vq import VectorQuantizer, VectorQuantizerConfig
-    from smalti.tokenizer import Tokenizer, load
+from typing import Any
 
 __version__ = version("smalti")
 
-# Imported when first asked for, so that `smalti --help` does not wait for torch.
-_PUBLIC = {
-    "ArrayConfig": "smalti.modalities.arrays.modality",
-    "ArrayModality": "smalti.modalities.arrays.modality",
-    "AudioConfig": "smalti.modalities.audio.modality",
-    "AudioModality": "smalti.modalities.audio.modality",
-    "CodeGridConfig": "smalti.modalities.codes.modality",
-    "CodeGridModality": "smalti.modalities.codes.modality",
-    "Continuous": "smalti.core.signals",
-    "FSQ": "smalti.quantizers.fsq",
-    "FSQConfig": "smalti.quantizers.fsq",
-    "GatedPixelCNN": "smalti.autoregressive.pixelcnn",
-    "ImageConfig": "smalti.modalities.image.modality",
-    "ImageModality": "smalti.modalities.image.modality",
-    "InputError": "smalti.core.errors",
-    "LearnedPrior": "smalti.priors.autoregressive",
-    "Levels": "smalti.core.signals",
-    "LogMelConfig": "smalti.modalities.audio.spectrogram",
-    "LogMelModality": "smalti.modalities.audio.spectrogram",
-    "NormalConfig": "smalti.likelihoods.normal",
-    "NormalFamily": "smalti.likelihoods.normal",
-    "ResidualVQ": "smalti.quantizers.residual",
-    "ResidualVQConfig": "smalti.quantizers.residual",
-    "SignalSpec": "smalti.core.signals",
-    "Tokenizer": "smalti.tokenizer",
-    "Transformer": "smalti.autoregressive.transformer",
-    "UniformPrior": "smalti.priors.uniform",
-    "UnigramPrior": "smalti.priors.unigram",
-    "VAE": "smalti.models.vae",
-    "VIMCO": "smalti.models.vimco",
-    "VQVAE": "smalti.models.vqvae",
-    "VectorQuantizer": "smalti.quantizers.vq",
-    "VectorQuantizerConfig": "smalti.quantizers.vq",
-    "VideoConfig": "smalti.modalities.video.modality",
-    "VideoModality": "smalti.modalities.video.modality",
-    "load": "smalti.tokenizer",
-    "nearest_codes": "smalti.quantizers.nearest",
-    "sample": "smalti.autoregressive.sampling",
+_MODULES = {
+    "autoregressive.frame_pixelcnn": "FramePixelCNN FramePixelCNNConfig",
+    "autoregressive.hierarchy": "HierarchicalPixelCNN HierarchicalPixelCNNConfig",
+    "autoregressive.pixelcnn": "GatedPixelCNN GatedPixelCNNConfig",
+    "autoregressive.sampling": "sample",
+    "autoregressive.transformer": "Transformer TransformerConfig",
+    "autoregressive.wavenet": "WaveNet WaveNetConfig",
+    "conditioners.cross_attention": "CrossAttention CrossAttentionConfig",
+    "conditioners.embedding": "Embedding EmbeddingConfig",
+    "conditioners.field": "UpsampledField UpsampledFieldConfig",
+    "conditioners.projection": "Projection ProjectionConfig",
+    "core.conditioners": "CONDITIONERS Conditioner ConditionerConfig",
+    "core.conditions": "Batch Conditions DenseField PerFrame PerItem TokenSequence",
+    "core.config": "Configuration",
+    "core.errors": "InputError",
+    "core.modality": "MODALITIES Modality ModalityConfig",
+    "core.models": "Autoencoder LatentVariableModel MODELS ModelConfig Trainable",
+    "core.parts": (
+        "DECODERS Decoder DecoderConfig ENCODERS Encoder EncoderConfig LIKELIHOODS Likelihood "
+        "LikelihoodConfig LikelihoodFamily QUANTIZERS Quantizer QuantizerConfig"
+    ),
+    "core.phases": "Phase",
+    "core.priors": "AutoregressiveNetwork DensityPrior NETWORKS NetworkConfig Prior",
+    "core.results": "Bound Loss Quantized",
+    "core.signals": "Continuous Levels SignalSpec",
+    "decoders.autoregressive": "AutoregressiveFamily LocalDecoder PixelCNNDecoderConfig WaveNetDecoderConfig",
+    "decoders.conv": "ConvDecoder ConvDecoderConfig",
+    "encoders.code_grid": "CodeGridEncoder CodeGridEncoderConfig",
+    "encoders.context": "ContextEncoder ContextEncoderConfig",
+    "encoders.conv": "ConvEncoder ConvEncoderConfig",
+    "encoders.log_mel": "LogMelEncoder LogMelEncoderConfig",
+    "encoding": "encode_items",
+    "evaluation.bounds": "measure",
+    "evaluation.evaluate": "evaluate",
+    "likelihoods.categorical": "Categorical CategoricalConfig CategoricalFamily",
+    "likelihoods.coupled_logistic_mixture": (
+        "CoupledLogisticMixture CoupledLogisticMixtureConfig CoupledLogisticMixtureFamily"
+    ),
+    "likelihoods.gaussian": "Gaussian GaussianConfig GaussianFamily",
+    "likelihoods.logistic_mixture": "LogisticMixture LogisticMixtureConfig LogisticMixtureFamily",
+    "likelihoods.normal": "Normal NormalConfig NormalFamily",
+    "modalities.arrays.modality": "ArrayConfig ArrayModality",
+    "modalities.audio.modality": "AudioConfig AudioModality",
+    "modalities.audio.spectrogram": "LogMel LogMelConfig LogMelModality",
+    "modalities.codes.modality": "CodeGridConfig CodeGridModality",
+    "modalities.image.modality": "ImageConfig ImageModality",
+    "modalities.video.modality": "VideoConfig VideoModality",
+    "models.hierarchy": "Hierarchy HierarchyConfig",
+    "models.vae": "VAE VAEConfig",
+    "models.vimco": "VIMCO VIMCOConfig",
+    "models.vqvae": "VQVAE VQVAEConfig",
+    "priors.autoregressive": "LearnedPrior",
+    "priors.uniform": "UniformPrior",
+    "priors.unigram": "UnigramPrior",
+    "quantizers.codebooks.base": "CODEBOOKS Codebook CodebookConfig",
+    "quantizers.codebooks.ema": "EMACodebook EMACodebookConfig",
+    "quantizers.codebooks.frozen": "FrozenCodebook FrozenCodebookConfig",
+    "quantizers.codebooks.gradient": "GradientCodebook GradientCodebookConfig",
+    "quantizers.fsq": "FSQ FSQConfig",
+    "quantizers.nearest": "nearest_codes",
+    "quantizers.residual": "ResidualVQ ResidualVQConfig",
+    "quantizers.vq": "VectorQuantizer VectorQuantizerConfig",
+    "recipe": "PriorRecipe Recipe",
+    "tokenizer": "Tokenizer load",
+    "training.checkpoints": "RunDirectory",
+    "training.engine": "Engine",
+    "training.loop": "TrainingConfig fit",
 }
+"""Public names by the module that defines them; `__init__.pyi` tells type checkers the same."""
 
-__all__ = [
-    "FSQ",
-    "VAE",
-    "VIMCO",
-    "VQVAE",
-    "ArrayConfig",
-    "ArrayModality",
-    "AudioConfig",
-    "AudioModality",
-    "CodeGridConfig",
-    "CodeGridModality",
-    "Continuous",
-    "FSQConfig",
-    "GatedPixelCNN",
-    "ImageConfig",
-    "ImageModality",
-    "InputError",
-    "LearnedPrior",
-    "Levels",
-    "LogMelConfig",
-    "LogMelModality",
-    "NormalConfig",
-    "NormalFamily",
-    "ResidualVQ",
-    "ResidualVQConfig",
-    "SignalSpec",
-    "Tokenizer",
-    "Transformer",
-    "UniformPrior",
-    "UnigramPrior",
-    "VectorQuantizer",
-    "VectorQuantizerConfig",
-    "VideoConfig",
-    "VideoModality",
-    "load",
-    "nearest_codes",
-    "sample",
-]
+# Imported when first asked for, so that `smalti --help` does not wait for torch.
+_PUBLIC = {name: f"smalti.{module}" for module, names in _MODULES.items() for name in names.split()}
+__all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'smalti' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -15,10 +15,14 @@ from smalti.core.errors import InputError
 from smalti.core.parts import QUANTIZERS, Quantizer
 from smalti.core.pretrained import settings_of
 from smalti.core.priors import NETWORKS
+from smalti.core.signals import SignalSpec
 from smalti.core.weights import fingerprint
+from smalti.likelihoods.gaussian import GaussianFamily
+from smalti.models.vqvae import VQVAE
 from smalti.priors.autoregressive import LearnedPrior
 from smalti.quantizers.fsq import FSQ
 from smalti.quantizers.vq import VectorQuantizer
+from tests.conformance import models
 
 
 def quantizer(**settings: Any) -> VectorQuantizer:
@@ -144,3 +148,31 @@ def test_every_registered_quantizer_can_be_saved(tmp_path: Path) -> None:
         assert type(loaded) is type(made)
         assert loaded.config == made.config
         assert fingerprint(loaded) == fingerprint(made)
+
+
+@pytest.mark.parametrize("name", ["vqvae", "vae", "vimco", "hierarchy"])
+def test_an_edited_model_comes_back_as_it_is(name, tmp_path):
+    case = models.KINDS[name]
+    model = models.trained(case)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    model.save_pretrained(tmp_path / "model")
+    loaded = case.kind.from_pretrained(tmp_path / "model")
+    assert loaded.signal == model.signal
+    saved = model.state_dict()
+    assert all(torch.equal(value, saved[key]) for key, value in loaded.state_dict().items())
+    assert loaded.config == model.config
+
+
+def test_a_model_of_somebody_elses_modules_is_refused(tmp_path):
+    model = VQVAE(
+        torch.nn.Conv2d(3, 4, 4, 4),
+        VectorQuantizer(dim=4, num_codes=8),
+        torch.nn.ConvTranspose2d(4, 3, 4, 4),
+        GaussianFamily(channels=3),
+        SignalSpec(3, (8, 8)),
+    )
+    with pytest.raises(InputError, match="VQVAE"):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()

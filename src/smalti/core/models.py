@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -15,6 +15,7 @@ from smalti.core.conditions import Batch, Conditions
 from smalti.core.config import Configuration
 from smalti.core.parts import Decoder, Encoder, Likelihood, LikelihoodFamily
 from smalti.core.phases import Phase
+from smalti.core.pretrained import Pretrained, settings_of
 from smalti.core.registry import Registry
 from smalti.core.results import BoundTerms, Loss
 from smalti.core.signals import SignalSpec
@@ -50,13 +51,30 @@ class Trainable(nn.Module, ABC):
         return self.loss(batch) if phase is None else phase.loss(batch)
 
 
-class LatentVariableModel(Trainable):
+class LatentVariableModel(Trainable, Pretrained):
     """signal -> latents -> likelihood of the signal. Trained with `loss`, compared by bounds on ln p(x)."""
 
     signal: SignalSpec
     encoder: Encoder
     decoder: Decoder
     family: LikelihoodFamily
+
+    config: ModelConfig | None = None
+    """Its settings; None for a model with a part that has no registered config."""
+
+    def settings(self) -> dict[str, Any]:
+        """The model's config, the signal and the number of label classes, as plain JSON values."""
+        return {
+            "model": settings_of(self),
+            "signal": self.signal.to_json(),
+            "num_classes": self.num_label_classes,
+        }
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> LatentVariableModel:
+        """Build the untrained model of such settings."""
+        signal = SignalSpec.from_json(settings["signal"])
+        return MODELS.parse(settings["model"]).build(signal, settings["num_classes"])
 
     @property
     def num_label_classes(self) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -135,6 +136,25 @@ class SignalSpec:
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as plain JSON values; the inverse of `from_json`."""
+        domain = {"kind": type(self.domain).__name__, **asdict(self.domain)}
+        return {**asdict(self), "domain": domain}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> SignalSpec:
+        """The spec that `to_json` described."""
+        domain = dict(values["domain"])
+        kind = {"Levels": Levels, "Continuous": Continuous}[domain.pop("kind")]
+        lists = {name: tuple(value) if isinstance(value, list) else value for name, value in domain.items()}
+        return cls(
+            values["channels"],
+            tuple(values["size"]),
+            domain=kind(**lists),
+            axes=tuple(values["axes"]),
+            sample_rate_hz=values["sample_rate_hz"],
+        )
 
     @property
     def ndim(self) -> int:

@@ -74,8 +74,6 @@ class Hierarchy(Autoencoder):
         factors: Sequence[int] = (2,),
     ) -> None:
         super().__init__()
-        self.config: HierarchyConfig | None = None
-        """The config that the model was built from, or None."""
         self.signal = signal
         grid = tuple(signal.size)
         for encoder in encoders:
