@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from smalti.autoregressive.wavenet import WaveNetConfig
+from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
 from smalti.core.signals import SignalSpec
 from smalti.decoders.autoregressive import AutoregressiveFamily, LocalDecoder, WaveNetDecoderConfig
@@ -11,9 +12,12 @@ from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
 from smalti.encoders.log_mel import LogMelEncoder, LogMelEncoderConfig
 from smalti.likelihoods.categorical import CategoricalConfig, CategoricalFamily
-from smalti.likelihoods.gaussian import GaussianConfig
+from smalti.likelihoods.gaussian import GaussianConfig, GaussianFamily
 from smalti.likelihoods.logistic_mixture import LogisticMixtureFamily
+from smalti.likelihoods.normal import NormalFamily
 from smalti.models.networks import NetworksConfig, build_networks, tiny_networks
+from smalti.models.vqvae import VQVAE
+from smalti.quantizers.vq import VectorQuantizer
 
 WAVEFORM = SignalSpec(1, (64,), levels=16)
 WAVENET = WaveNetDecoderConfig.tiny()
@@ -105,3 +109,48 @@ def test_sizes_are_those_of_the_config():
     assert encoder.grid((64,)) == (8,)
     assert isinstance(family, AutoregressiveFamily)
     assert (family.network.reach, family.frame) == (31, 4)
+
+
+def own_parts(channels: int = 3, levels: int = 256, out: int = 3, **quantizer):
+    return (
+        torch.nn.Conv2d(3, 8, 4, 4),
+        VectorQuantizer(dim=8, num_codes=4, **quantizer),
+        torch.nn.ConvTranspose2d(8, out, 4, 4),
+        GaussianFamily(channels, levels),
+        SignalSpec(3, (8, 8)),
+    )
+
+
+def test_modules_of_anybody_make_a_model():
+    model = VQVAE(*own_parts())
+    assert model.encode(torch.zeros(2, 3, 8, 8)).shape == (2, 1, 2, 2)
+    assert model.loss(Batch(torch.zeros(2, 3, 8, 8))).total.isfinite()
+    assert model.config is None
+
+
+@pytest.mark.parametrize(
+    ("parts", "received"),
+    [
+        (own_parts(out=1), r"output of shape \(1, 1, 8, 8\)"),
+        (own_parts(channels=1, out=1), "one of 1"),
+        (own_parts(levels=16), "received one of 16"),
+        (own_parts(channel_last=True), "channel_last=True"),
+        ((*own_parts()[:3], NormalFamily(3), SignalSpec(3, (8, 8))), "density"),
+        ((torch.nn.Conv2d(3, 5, 4, 4), *own_parts()[1:]), "received one with 5"),
+        ((torch.nn.Conv2d(4, 8, 4, 4), *own_parts()[1:]), "failed"),
+        ((*own_parts()[:2], torch.nn.ConvTranspose2d(8, 3, 8, 8), *own_parts()[3:]), r"\(1, 3, 16, 16\)"),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_refused(parts, received):
+    with pytest.raises(InputError, match=received):
+        VQVAE(*parts)
+
+
+def test_measuring_a_foreign_encoder_leaves_frozen_parts_frozen():
+    encoder, *others = own_parts()
+    frozen = torch.nn.BatchNorm2d(8).eval()
+    module = torch.nn.Sequential(encoder, frozen)
+    VQVAE(module, *others)
+    assert module.training
+    assert not frozen.training
+    assert not frozen.running_mean.any()

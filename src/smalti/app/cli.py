@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -336,8 +337,12 @@ def add_commands(to: typer.Typer) -> None:
 
 def main() -> None:
     """Run the command line; exit with status 2 and one sentence for a user error, 130 after Ctrl-C."""
-    add_commands(app)
     try:
+        add_commands(app)
+        if os.environ.get("SMALTI_PLUGINS"):
+            from smalti.core.plugins import load_plugins
+
+            load_plugins()
         app()
     except Exception as error:
         report = _user_error(error)

@@ -163,6 +163,8 @@ class LikelihoodFamily(nn.Module, ABC):
     """Channels that the decoder must give."""
     num_classes: int = 0
     """Labels that it is conditioned on; 0 for an unconditional one."""
+    is_density: bool = False
+    """Whether `log_prob` is the log of a density of continuous values, not of a probability of levels."""
     is_per_element: bool = True
     """Whether the decoder sets the whole shape of each element's distribution: no scale is shared."""
 

@@ -40,13 +40,14 @@ def load_plugin(name: str) -> None:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise
+            raise InputError(f"the plugin {name!r} cannot be loaded: {error}") from error
         raise InputError(
             f"expected a Python module as a plugin, found no {name!r}: install it, or run the command in the "
             "folder that holds it"
         ) from None
-    except ValueError as error:
-        raise InputError(f"the plugin {name!r} cannot be loaded: {error}") from error
+    except Exception as error:  # whatever a stranger's module raises
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"the plugin {name!r} cannot be loaded: {reason}") from error
     _LOADED[name] = None
 
 

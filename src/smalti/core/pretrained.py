@@ -56,6 +56,7 @@ class Pretrained(nn.Module, ABC):
         target = Path(directory)
         content = json.dumps({"format": FORMAT, "kind": "module", "settings": self.settings()}, indent=2)
         check_no_run(target)
+        _check_same_kind(target)
         with atomic_file(target / WEIGHTS_FILE) as temporary:
             write_tensors(self.state_dict(), temporary)
         with atomic_file(target / CONFIG_FILE) as temporary:
@@ -130,6 +131,24 @@ def check_no_run(directory: Path) -> None:
         raise InputError(
             f"expected a directory for a saved model, {directory} holds a training run, which could not be "
             "resumed afterwards: choose another directory"
+        )
+
+
+def _check_same_kind(directory: Path) -> None:
+    """Refuse to write a module over a saved tokenizer.
+
+    Raises:
+        InputError: when the directory holds one.
+    """
+    path = directory / CONFIG_FILE
+    try:
+        kind = json.loads(path.read_text()).get("kind") if path.is_file() else "module"
+    except (ValueError, AttributeError):
+        kind = None
+    if kind != "module":
+        raise InputError(
+            f"expected a directory for a saved module, {path} describes something else ({kind}): choose "
+            "another directory"
         )
 
 

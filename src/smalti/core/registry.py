@@ -48,7 +48,7 @@ class Registry(Generic[C]):
     def __init__(self, family: str, base: type[C], package: str) -> None:
         self.family, self.base, self.package = family, base, package
         self._kinds: dict[str, type[C]] = {}
-        self._is_complete = False
+        self._has_own = False
 
     def register(self, config: type[D]) -> type[D]:
         """Add a config class; a decorator.
@@ -65,6 +65,8 @@ class Registry(Generic[C]):
                 f"expected a subclass of {self.base.__name__} with a default `kind`, received "
                 f'{config.__name__}: inherit from it and write kind: Literal["name"] = "name"'
             )
+        if not config.__module__.startswith("smalti."):
+            self._import_own()
         other = self._kinds.get(kind)
         # The same class may come again when its module is reloaded.
         if other is not None and (other.__module__, other.__qualname__) != (
@@ -113,13 +115,21 @@ class Registry(Generic[C]):
         return self.get(values["kind"]).model_validate(values)
 
     def _complete(self) -> None:
-        if self._is_complete:
-            return
-        self._is_complete = True
-        package = importlib.import_module(self.package)
-        for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
-            importlib.import_module(module.name)
+        self._import_own()
         load_plugins()
+
+    def _import_own(self) -> None:
+        """Register the parts of this package, before those of any other can take their kinds."""
+        if self._has_own:
+            return
+        self._has_own = True  # the modules register themselves while they are imported
+        try:
+            package = importlib.import_module(self.package)
+            for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
+                importlib.import_module(module.name)
+        except BaseException:
+            self._has_own = False
+            raise
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
         def dump(config: Any, info: Any) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class GaussianFamily(LikelihoodFamily):
     def __init__(self, channels: int = 3, levels: int = 256) -> None:
         super().__init__()
         self.config = GaussianConfig()
-        self.num_parameters, self.levels = channels, levels
+        self.num_parameters, self.channels, self.levels = channels, channels, levels
         self.log_scale = nn.Parameter(torch.full((channels,), math.log(0.3)))
 
     def forward(

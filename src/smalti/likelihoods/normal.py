@@ -59,11 +59,12 @@ class NormalFamily(LikelihoodFamily):
 
     kind = "normal"
     is_per_element = False
+    is_density = True
 
     def __init__(self, channels: int = 1) -> None:
         super().__init__()
         self.config = NormalConfig()
-        self.num_parameters = channels
+        self.num_parameters = self.channels = channels
         self.log_scale = nn.Parameter(torch.zeros(channels))
 
     def forward(self, parameters: Float[Tensor, "b p *size"], conditions: Conditions | None = None) -> Normal:

@@ -127,6 +127,9 @@ class ForeignDecoder(Decoder):
 def configs_of(**parts: nn.Module) -> dict[str, Any] | None:
     """Configs of parts by name, or None if a part has no config (a third-party module)."""
     configs = {name: getattr(part, "config", None) for name, part in parts.items()}
+    # No config describes injected conditioners.
+    if any(len(getattr(part, "conditioners", ())) for part in parts.values()):
+        return None
     return None if any(not isinstance(each, Configuration) for each in configs.values()) else configs
 
 
@@ -152,6 +155,49 @@ def as_encoder(module: nn.Module, signal: SignalSpec, dim: int) -> Encoder:
     return encoder
 
 
+def check_fit(
+    decoder: Decoder, likelihood: LikelihoodFamily, signal: SignalSpec, dim: int, grid: Sequence[int]
+) -> None:
+    """Refuse parts whose shapes or domains differ: broadcasting would turn them into false likelihoods.
+
+    Args:
+        decoder: its output is measured with latents of zeros if it is somebody else's module.
+        likelihood: of the signal.
+        signal: of the data.
+        dim: channels of the latents.
+        grid: of the latents.
+
+    Raises:
+        InputError: for a decoder or a likelihood that does not fit the signal.
+    """
+    if likelihood.is_density != signal.is_continuous:
+        given = "a density" if likelihood.is_density else "probabilities of exact levels"
+        raise InputError(
+            f"expected a likelihood of the signal's domain, {signal.domain}, received one that gives "
+            f"{given}: use a normal density for continuous signals only"
+        )
+    levels = getattr(likelihood, "levels", None)
+    if not signal.is_continuous and levels not in (None, signal.levels):
+        raise InputError(
+            f"expected a likelihood of {signal.levels} levels, received one of {levels}: give both "
+            "the same number"
+        )
+    channels = getattr(likelihood, "channels", None)
+    if channels not in (None, signal.channels):
+        raise InputError(
+            f"expected a likelihood of {signal.channels} channels, received one of {channels}: give "
+            "both the same"
+        )
+    if isinstance(decoder, ForeignDecoder):
+        made = _probe(decoder.module, torch.zeros(1, dim, *grid))
+        expected = (1, likelihood.num_parameters, *signal.size)
+        if made != expected:
+            raise InputError(
+                f"expected a decoder that maps {(1, dim, *grid)} to {expected}, the parameters of the "
+                f"likelihood, received an output of shape {made}: change its last layer or its strides"
+            )
+
+
 def as_decoder(module: nn.Module) -> Decoder:
     """Return a decoder unchanged, or wrap any other module as one."""
     return module if isinstance(module, Decoder) else ForeignDecoder(module)
@@ -159,11 +205,35 @@ def as_decoder(module: nn.Module) -> Decoder:
 
 @torch.no_grad()
 def _shape(module: nn.Module, signal: SignalSpec) -> tuple[int, ...]:
-    was_training = module.training
+    return _probe(module, torch.zeros(1, signal.channels, *signal.size))
+
+
+@torch.no_grad()
+def _probe(module: nn.Module, zeros: Tensor) -> tuple[int, ...]:
+    """Shape of a module's output for zeros.
+
+    Raises:
+        InputError: when it fails, or gives no tensor.
+    """
+    modes = {each: each.training for each in module.modules()}
     module.eval()  # the probe of zeros must not update batch statistics
-    first = next(module.parameters(), torch.empty(0))
-    out = module(torch.zeros(1, signal.channels, *signal.size, device=first.device))
-    module.train(was_training)
+    first = next(module.parameters(), zeros)
+    try:
+        out = module(zeros.to(first))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"expected a module that takes a tensor of shape {tuple(zeros.shape)}, the "
+            f"{type(module).__name__} given failed ({' '.join(str(error).split())[:200]}): correct it, or "
+            "the sizes given beside it"
+        ) from error
+    finally:
+        for each, mode in modes.items():
+            each.training = mode
+    if not isinstance(out, Tensor):
+        raise InputError(
+            f"expected a module that returns one tensor, the {type(module).__name__} given returned a "
+            f"{type(out).__name__}: wrap it so that it returns the tensor alone"
+        )
     return tuple(out.shape)
 
 

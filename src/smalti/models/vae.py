@@ -24,6 +24,7 @@ from smalti.models.networks import (
     as_decoder,
     as_encoder,
     build_networks,
+    check_fit,
     configs_of,
     tiny_networks,
 )
@@ -70,6 +71,7 @@ class VAE(LatentVariableModel):
         self.encoder = as_encoder(encoder, signal, 2 * latent_dim)
         self.decoder, self.family = as_decoder(decoder), likelihood
         self.grid = self.encoder.grid(signal.size)
+        check_fit(self.decoder, likelihood, signal, latent_dim, self.grid)
 
     @property
     def title(self) -> str:

@@ -26,6 +26,7 @@ from smalti.models.networks import (
     as_decoder,
     as_encoder,
     build_networks,
+    check_fit,
     configs_of,
     tiny_networks,
 )
@@ -96,6 +97,7 @@ class VIMCO(Autoencoder):
         shape = (num_codebooks, num_codes, code_dim)
         self.embeddings = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
         self._grid = self.encoder.grid(signal.size)
+        check_fit(self.decoder, likelihood, signal, num_codebooks * code_dim, self._grid)
 
     @property
     def title(self) -> str:

@@ -22,6 +22,7 @@ from smalti.models.networks import (
     as_decoder,
     as_encoder,
     build_networks,
+    check_fit,
     configs_of,
     tiny_networks,
 )
@@ -72,6 +73,15 @@ class VQVAE(Autoencoder):
             configs |= {"jitter": jitter, "code_dropout": code_dropout}
         self.config = None if configs is None else VQVAEConfig(**configs)
         """Settings of the model, or None if a part is a third-party module."""
+        if not (0 <= jitter <= 1 and 0 <= code_dropout < 1):
+            raise InputError(
+                f"expected jitter in [0, 1] and code_dropout in [0, 1), received {jitter} and {code_dropout}"
+            )
+        if getattr(getattr(quantizer, "layout", None), "channel_last", False):
+            raise InputError(
+                "expected a quantizer of latents (B, D, *grid), received one with channel_last=True: "
+                "build it without"
+            )
         self.signal = signal
         self.quantizer = quantizer
         self.encoder = as_encoder(encoder, signal, quantizer.dim)
@@ -79,6 +89,7 @@ class VQVAE(Autoencoder):
         self.jitter, self.code_dropout = jitter, code_dropout
         self.num_codebooks, self.num_codes = quantizer.num_codebooks, quantizer.num_codes
         self._grid = self.encoder.grid(signal.size)
+        check_fit(self.decoder, likelihood, signal, quantizer.dim, self._grid)
         if jitter and signal.ndim != 1:
             raise InputError(
                 f"expected signals with one axis for a jitter of {jitter}, received {signal.ndim} axes: "

@@ -42,6 +42,11 @@ class LearnedPrior(DensityPrior, Trainable, Pretrained):
     def settings(self) -> dict[str, Any]:
         """The network's config, sizes and conditions, and the grid."""
         network = self.network
+        if len(getattr(network, "conditioners", ())):
+            raise InputError(
+                "expected a network without injected conditioners, which its config does not describe: "
+                "save its state_dict() yourself"
+            )
         return {
             "network": settings_of(network),
             "num_codes": network.num_codes,

@@ -81,6 +81,11 @@ class RunDirectory:
             raise InputError(
                 f"{self.config_path} is not a run configuration ({error}): restore it, or train again"
             ) from None
+        if config.get("kind") == "module":
+            raise InputError(
+                f"expected a run or a saved tokenizer, {self.path} holds a single saved module: load it with "
+                "from_pretrained of its class"
+            )
         _check_format(version, self.path)
         missing = [key for key in needed if key not in config]
         if missing:

@@ -54,6 +54,9 @@ SHOWN_ITEMS = 16
 WATCHED_ITEMS = 512
 """Maximum number of held-out items evaluated during training; `evaluate` uses all of them."""
 
+MOST_CODES = 1 << 22
+"""Largest codebook that the tool trains: counts and learned priors need a row for each code."""
+
 
 def train(
     recipe_name: str,
@@ -125,6 +128,11 @@ def _check_settings(
     check_target(run, recipe)
     check_data(run, data)
     model = _seeded_model(recipe, modality, 0)
+    if isinstance(model, Autoencoder) and model.num_codes > MOST_CODES:
+        raise InputError(
+            f"expected at most {MOST_CODES:,} codes in a codebook, received {model.num_codes:,}: counts and "
+            "priors are tables over all of them, so use several smaller codebooks"
+        )
     if recipe.pretraining is not None:
         check_parts(model)
     if start is not None:

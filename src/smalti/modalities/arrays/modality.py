@@ -82,7 +82,7 @@ class ArrayConfig(ModalityConfig):
     def _fits(self) -> ArrayConfig:
         if self.missing == "mask" and self.levels is not None:
             raise ValueError("expected continuous data where values may be missing: leave data.levels out")
-        if not {len(self.mean), len(self.scale)} <= {0, self.channels}:
+        if (len(self.mean), len(self.scale)) not in ((0, 0), (self.channels, self.channels)):
             raise ValueError(
                 f"expected a mean and a scale for each of {self.channels} channels, received "
                 f"{len(self.mean)} and {len(self.scale)}: leave both out to have them measured"
