@@ -212,3 +212,31 @@ def test_examples_run(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             [sys.executable, str(ROOT / "examples" / command[0]), *command[1:]], cwd=scratch, check=True
         )
     assert (scratch / "overview.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ["own_loop", "own_codes", "foreign_encoder"])
+def test_examples_of_parts_run(name: str, tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / f"{name}.py")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "codes" in ran.stdout or "grids" in ran.stdout
+
+
+def test_examples_use_public_names_only() -> None:
+    for name in ("own_quantizer", "own_loop", "own_codes", "foreign_encoder"):
+        assert "from smalti" not in (ROOT / "examples" / f"{name}.py").read_text()
+
+
+def test_a_quantizer_of_ones_own_is_used_by_name(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (scratch / "own_quantizer.py").write_text((ROOT / "examples" / "own_quantizer.py").read_text())
+    run_command("smalti demo --write-images pictures --num 60", scratch)
+    monkeypatch.setenv("SMALTI_PLUGINS", "own_quantizer")
+    sign = "model.quantizer.kind=sign bits=6"
+    run_command(f"smalti train image --data pictures --out runs/sign size=16 {sign}", scratch)
+    run_command("smalti encode runs/sign --data pictures --out sign.parquet", scratch)
+    run_command("smalti decode runs/sign sign.parquet --out from_signs", scratch)
+    assert len(list((scratch / "from_signs").rglob("*.png"))) == 60
