@@ -20,16 +20,13 @@ from smalti.studies.speech.alignments import Alignments
 from smalti.studies.speech.espeak import (
     ACCENTS,
     MAX_SPEAKERS,
-    PHONE_OF_SYMBOL,
-    PHONES,
     SAMPLE_RATE_HZ,
     TEST_VARIANTS,
     TRAIN_VARIANTS,
     SyntheticSpeechSource,
-    phone_of,
-    segments,
     sentences,
 )
+from smalti.studies.speech.phones import PHONE_OF_SYMBOL, PHONES, phone_of, segments
 
 ARPABET = (
     "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH"

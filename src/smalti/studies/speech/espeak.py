@@ -24,9 +24,9 @@ import numpy as np
 from smalti.core.errors import InputError
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import require_split
+from smalti.studies.speech.phones import segments
 
 SAMPLE_RATE_HZ = 22_050
-SILENCE = "SIL"
 
 # "en" is the voice that espeak's lists call en-gb.
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-us-nyc")
@@ -85,53 +85,6 @@ WORDS = {
         "in bad weather|after the azure dawn|just for leisure|once a year"
     ),
 }
-
-_SPELLINGS = {
-    "AA": "ɑ ɑɹ ɒ",
-    "AE": "a æ ɛə",
-    "AH": "ə ɐ ʌ",
-    "AO": "ɔ ɔɹ",
-    "AW": "aʊ ʌʉ",
-    "AY": "aɪ aɪə aɪɚ",
-    "B": "b",
-    "CH": "tʃ",
-    "D": "d",
-    "DH": "ð",
-    "EH": "ɛ ɛɹ eə",
-    "ER": "ɚ ɜ əɹ əɪ ʌɹ",
-    "EY": "e eɪ",
-    "F": "f",
-    "G": "ɡ",
-    "HH": "h",
-    "IH": "ɪ ᵻ ɪɹ iə",
-    "IY": "i",
-    "JH": "dʒ",
-    "K": "k",
-    "L": "l əl",
-    "M": "m",
-    "N": "n n\u0329",
-    "NG": "ŋ",
-    "OW": "o oʊ əʊ",
-    "OY": "ɔɪ",
-    "P": "p",
-    "R": "ɹ r",
-    "S": "s",
-    "SH": "ʃ",
-    "T": "t ɾ ʔ",
-    "TH": "θ",
-    "UH": "ʊ ʊɹ ʊə",
-    "UW": "u ʉ ʉɹ",
-    "V": "v",
-    "W": "w ʍ",
-    "Y": "j ʲ",
-    "Z": "z",
-    "ZH": "ʒ",
-}
-# What espeak times as one stays one: a vowel with its r is the vowel, and əl is L. əɪ is New York's "bird".
-PHONE_OF_SYMBOL = {symbol: phone for phone, symbols in _SPELLINGS.items() for symbol in symbols.split()}
-"""espeak's symbols, without marks of stress and length -> ARPAbet."""
-PHONES = (*_SPELLINGS, SILENCE)
-"""The 39 phones of ARPAbet, and silence."""
 
 
 class TimedPhone(NamedTuple):
@@ -273,50 +226,6 @@ def sentences(split: str) -> tuple[str, ...]:
         text = re.sub(r"\{(\w+)\}", word, TEMPLATES[rng.integers(len(TEMPLATES))])
         found[text[0].upper() + text[1:]] = None
     return tuple(text for number, text in enumerate(found) if _split_of(number) == split)
-
-
-def phone_of(symbol: str) -> str:
-    """The ARPAbet phone of one of espeak's symbols, such as AY for ˈaɪ.
-
-    Raises:
-        ValueError: when it is none that this module knows.
-    """
-    plain = symbol.translate({ord(mark): None for mark in "ˈˌː:"})
-    if plain not in PHONE_OF_SYMBOL:
-        raise ValueError(f"expected a symbol of PHONE_OF_SYMBOL, got {symbol!r}: add it there")
-    return PHONE_OF_SYMBOL[plain]
-
-
-def segments(events: Sequence[tuple[int, str]], num_samples: int) -> list[tuple[int, int, str]]:
-    """The phones between espeak's events, without gaps from 0 to the end; what has no length is left out.
-
-    Args:
-        events: sample and symbol of each phoneme, in order.
-        num_samples: length of the audio.
-
-    Returns:
-        Start, end (samples) and phone of each segment.
-    """
-    starts = [(0, SILENCE)]
-    for index, (sample, symbol) in enumerate(events):
-        # Two things have no name: a pause, and the glide that links "the" to "old".
-        unnamed = "Y" if _links_vowels(events, index) else SILENCE
-        starts.append((sample, phone_of(symbol) if symbol else unnamed))
-    merged: list[tuple[int, int, str]] = []
-    for (start, phone), (end, _) in zip(starts, [*starts[1:], (num_samples, SILENCE)], strict=True):
-        if merged and phone == SILENCE == merged[-1][2]:
-            merged[-1] = (merged[-1][0], end, SILENCE)
-        elif start < end:
-            merged.append((start, end, phone))
-    return merged
-
-
-def _links_vowels(events: Sequence[tuple[int, str]], index: int) -> bool:
-    """Return True for an event alone between two vowels: pauses come in pairs, or before a consonant."""
-    if not 0 < index < len(events) - 1:
-        return False
-    neighbours = events[index - 1][1], events[index + 1][1]
-    return all(symbol and phone_of(symbol)[0] in "AEIOU" for symbol in neighbours)
 
 
 def _split_of(number: int) -> str:
