@@ -89,7 +89,7 @@ class TrainedModel:
         model = recipe.model.build(recipe.data.build().spec, len(classes))
         load_weights(model, run.read_model(), directory)
         model.to(target).eval()
-        fingerprint = run.fingerprint()
+        fingerprint = fingerprint_of(model)
         unigram, learned, prior_recipes = None, {}, {}
         if isinstance(model, Autoencoder):
             unigram = _load_unigram(directory / UNIGRAM_FILE, model, fingerprint)

@@ -118,7 +118,15 @@ def test_quiet_is_quiet_and_the_default_is_not(
 
 def test_recipes(smalti: Smalti) -> None:
     names = [line.split()[0] for line in smalti("recipes").out.splitlines()[:6]]
-    assert names == ["image", "hierarchy", "letters", "fashion-mnist", "cifar10", "imagenet128"]
+    assert names == [
+        "image",
+        "hierarchy",
+        "letters",
+        "fashion-mnist",
+        "cifar10",
+        "cifar10-coupled",
+        "imagenet128",
+    ]
     shown = smalti("recipes", "fashion-mnist").out
     assert "Expect: at least 95 %" in shown
     assert "model.quantizer.num_codes=512" in shown

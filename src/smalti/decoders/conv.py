@@ -121,9 +121,9 @@ class ConvDecoder(Decoder):
             if self.training:
                 labels = hide_labels(labels, self.label_dropout, self.num_classes)
             x = x + self.label(labels).view(*x.shape[:2], *(1,) * (x.ndim - 2))
-        x = self.conditioners(
-            x, self.conditioners.prepare(conditions, x.shape[0], x.shape[2:], hide=self.training)
-        )
+        if len(self.conditioners):
+            prepared = self.conditioners.prepare(conditions, x.shape[0], x.shape[2:], hide=self.training)
+            x = self.conditioners(x, prepared)
         return each_frame(self.layers, x) if self.is_per_frame else self.layers(x)
 
     def _first(self, latents: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b c *grid"]:

@@ -82,7 +82,7 @@ class ArrayConfig(ModalityConfig):
     def _fits(self) -> ArrayConfig:
         if self.missing == "mask" and self.levels is not None:
             raise ValueError("expected continuous data where values may be missing: leave data.levels out")
-        if (len(self.mean), len(self.scale)) not in ((0, 0), (self.channels, self.channels)):
+        if not {len(self.mean), len(self.scale)} <= {0, self.channels}:
             raise ValueError(
                 f"expected a mean and a scale for each of {self.channels} channels, received "
                 f"{len(self.mean)} and {len(self.scale)}: leave both out to have them measured"
@@ -98,7 +98,17 @@ class ArrayConfig(ModalityConfig):
         return (*(() if self.length is None else (TIME,)), *fixed)
 
     def build(self) -> ArrayModality:
-        """The modality."""
+        """The modality.
+
+        Raises:
+            InputError: if one of mean and scale is given without the other.
+        """
+        # Not while settings are changed one after another.
+        if len(self.mean) != len(self.scale):
+            raise InputError(
+                f"expected data.mean and data.scale together, received {len(self.mean)} and "
+                f"{len(self.scale)} values: leave both out to have them measured"
+            )
         return ArrayModality(self)
 
     def measured(self, items: Iterable[np.ndarray]) -> ArrayConfig:
