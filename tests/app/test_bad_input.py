@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import re
@@ -394,6 +395,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no permission to mount a small disk")
     yield place
+    gc.collect()  # the error of a full disk may hold an open file
     subprocess.run(["umount", str(place)], check=True)
 
 
