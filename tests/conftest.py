@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,10 @@ _STATE = hashlib.sha256(b"".join((SOURCE / name).read_bytes() for name in COMPIL
 os.environ["NUMBA_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"smalti-loops-{_STATE}")
 
 pytest_plugins = ["tests.speech_runs"]
+
+# A busy machine is no failure: no test is timed.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 SLOW_FIRST = (
