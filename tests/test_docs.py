@@ -231,12 +231,12 @@ def test_examples_use_public_names_only() -> None:
         assert "from smalti" not in (ROOT / "examples" / f"{name}.py").read_text()
 
 
-def test_a_quantizer_of_ones_own_is_used_by_name(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (scratch / "own_quantizer.py").write_text((ROOT / "examples" / "own_quantizer.py").read_text())
-    run_command("smalti demo --write-images pictures --num 60", scratch)
+def test_a_quantizer_of_ones_own_is_used_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_quantizer.py").write_text((ROOT / "examples" / "own_quantizer.py").read_text())
+    run_command("smalti demo --write-images pictures --num 60", tmp_path)
     monkeypatch.setenv("SMALTI_PLUGINS", "own_quantizer")
     sign = "model.quantizer.kind=sign bits=6"
-    run_command(f"smalti train image --data pictures --out runs/sign size=16 {sign}", scratch)
-    run_command("smalti encode runs/sign --data pictures --out sign.parquet", scratch)
-    run_command("smalti decode runs/sign sign.parquet --out from_signs", scratch)
-    assert len(list((scratch / "from_signs").rglob("*.png"))) == 60
+    run_command(f"smalti train image --data pictures --out runs/sign size=16 {sign}", tmp_path)
+    run_command("smalti encode runs/sign --data pictures --out sign.parquet", tmp_path)
+    run_command("smalti decode runs/sign sign.parquet --out from_signs", tmp_path)
+    assert len(list((tmp_path / "from_signs").rglob("*.png"))) == 60
