@@ -100,7 +100,7 @@ def test_batches_change_nothing(batch_size: int, tokenizer: Tokenizer, pixels: t
 
 
 def test_what_is_no_picture_is_refused(tokenizer: Tokenizer, pixels: torch.Tensor, tmp_path: Path) -> None:
-    for wrong, told in (
+    for wrong, message in (
         (pixels.float(), r"floats in \[-1, 1\]"),
         (pixels.float() * float("nan"), r"floats in \[-1, 1\]"),
         (pixels.long(), "uint8"),
@@ -109,7 +109,7 @@ def test_what_is_no_picture_is_refused(tokenizer: Tokenizer, pixels: torch.Tenso
         (tmp_path / "nowhere.png", "nowhere.png"),
         (7, "received int"),
     ):
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             tokenizer.encode(wrong)
 
 
@@ -126,13 +126,13 @@ def test_decode_is_the_mean_of_the_likelihood(tokenizer: Tokenizer, pixels: torc
 
 def test_wrong_codes_are_refused(tokenizer: Tokenizer, pixels: torch.Tensor) -> None:
     codes = tokenizer.encode(pixels)
-    for wrong, told in (
+    for wrong, message in (
         (codes[:, :, :2], r"codes of shape \(B, 1, 4, 4\), received \(5, 1, 2, 4\)"),
         (codes.expand(-1, 2, -1, -1), r"received \(5, 2, 4, 4\)"),
         (codes + 16, "expected codes from 0 to 15"),
         (codes - 16, "expected codes from 0 to 15"),
     ):
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             tokenizer.decode(wrong)
 
 
@@ -272,7 +272,7 @@ def test_a_run_is_not_overwritten(run: Path) -> None:
     assert contents(run) == before
 
 
-def test_several_priors_are_told_apart_and_saved(run: Path, tmp_path: Path) -> None:
+def test_several_priors_are_distinguished_and_saved(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "prior", run / "prior-b.2")
     weights = load_file(run / "prior" / "model.safetensors")
     save_file({name: 2 * tensor for name, tensor in weights.items()}, run / "prior-b.2" / "model.safetensors")

@@ -106,7 +106,7 @@ STEPS = {"left": -2, "right": 2, "wait": 0}
 
 
 def walk(actions: Sequence[str], size: int = 16) -> np.ndarray:
-    """A bright bar that moves as it is told, around the edge, `(F, size, size, 3)`.
+    """A bright bar that moves around the edge as its actions say, `(F, size, size, 3)`.
 
     A frame shows what came of the action before it.
     """

@@ -268,7 +268,8 @@ class Tokenizer:
             raise InputError(f"expected num of at least 1, received {num}: request one sample or more")
         if length is not None and not self.modality.is_ragged:
             raise InputError(
-                f"expected no length for {self.modality.noun} of one size, received {length}: leave it out"
+                f"expected no length for {self.modality.plural_name} of one size, received {length}: "
+                "leave it out"
             )
         grid = learned.grid if length is None else (length, *learned.grid[1:])
         label = -1 if class_name is None else self.label(class_name)

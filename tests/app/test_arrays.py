@@ -49,8 +49,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         trained = command("train", "array", "--data", data, "--out", root / name, *SETTINGS, *settings)
         assert trained.status == 0, trained.err
         assert "broken.npy" in trained.err
-        told = command("train-prior", root / name, *PRIOR, "--quiet")
-        assert told.status == 0, told.err
+        result = command("train-prior", root / name, *PRIOR, "--quiet")
+        assert result.status == 0, result.err
     return {"series": root / "series", "volumes": root / "volumes"}
 
 

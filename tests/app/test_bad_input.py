@@ -77,16 +77,16 @@ def test_data_that_is_not_there_is_empty_or_unreadable(
     }
     before = digests(trained)
 
-    def told(folder: Path) -> str:
+    def message(folder: Path) -> str:
         sentence = mistake(*words[verb], "--data", folder)
         assert digests(trained) == before
         assert not out.is_file()
         assert not (out / "config.json").exists()
         return sentence
 
-    assert "no such folder" in told(tmp_path / "nowhere")
-    assert ".txt" in told(no_picture)
-    sentence = told(unreadable)
+    assert "no such folder" in message(tmp_path / "nowhere")
+    assert ".txt" in message(no_picture)
+    sentence = message(unreadable)
     assert "none of the 2 items" in sentence
     assert "a.png" in sentence
 
@@ -118,7 +118,7 @@ def test_split_that_does_not_exist(
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ("training.stpes=5", "did you mean training.steps"),
         ("training.steps=many", "training.steps: input should be a valid integer"),
@@ -132,8 +132,8 @@ def test_split_that_does_not_exist(
         ("trackers=papyrus", "'tensorboard' or 'wandb'"),
     ],
 )
-def test_setting(setting: str, told: str, new_run: list[object], tmp_path: Path, mistake: Mistake) -> None:
-    assert told in mistake(*new_run, setting)
+def test_setting(setting: str, message: str, new_run: list[object], tmp_path: Path, mistake: Mistake) -> None:
+    assert message in mistake(*new_run, setting)
     assert not (tmp_path / "new").exists()
 
 
@@ -145,7 +145,7 @@ def test_unknown_recipe(tmp_path: Path, mistake: Mistake) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--num", 0], "--num of at least 1"),
         (["--temperature", -1], "temperature"),
@@ -155,9 +155,9 @@ def test_unknown_recipe(tmp_path: Path, mistake: Mistake) -> None:
     ],
 )
 def test_sample_options(
-    options: list[object], told: str, trained: Path, tmp_path: Path, mistake: Mistake
+    options: list[object], message: str, trained: Path, tmp_path: Path, mistake: Mistake
 ) -> None:
-    assert told in mistake("sample", trained, "--out", tmp_path / "samples", *options)
+    assert message in mistake("sample", trained, "--out", tmp_path / "samples", *options)
     assert not (tmp_path / "samples").exists()
 
 
@@ -175,7 +175,7 @@ def rewritten(codes: Path, out: Path, change: Callable[[list[int]], list[int]], 
 
 
 @pytest.mark.parametrize(
-    ("change", "info", "told"),
+    ("change", "info", "message"),
     [
         (list, {"model": "0123456789abcdef"}, "use the model that made them"),
         (lambda row: [*row[:-1], 16], {}, "expected codes from 0 to 15"),
@@ -189,14 +189,14 @@ def rewritten(codes: Path, out: Path, change: Callable[[list[int]], list[int]], 
 def test_codes_that_do_not_fit(
     change: Callable[[list[int]], list[int]],
     info: dict[str, Any],
-    told: str,
+    message: str,
     trained: Path,
     codes: Path,
     tmp_path: Path,
     mistake: Mistake,
 ) -> None:
     spoilt = rewritten(codes, tmp_path / "spoilt.parquet", change, **info)
-    assert told in mistake("decode", trained, spoilt, "--out", tmp_path / "decoded")
+    assert message in mistake("decode", trained, spoilt, "--out", tmp_path / "decoded")
     assert not (tmp_path / "decoded").exists()
 
 
@@ -270,7 +270,7 @@ def test_runs_that_are_none(
     trained: Path, pictures: Path, codes: Path, tmp_path: Path, mistake: Mistake
 ) -> None:
     (tmp_path / "photos").mkdir()
-    for run, told in (
+    for run, message in (
         (tmp_path / "nowhere", "found nothing at"),
         (tmp_path / "photos", "has no config.json"),
         (trained / "prior", "holds a prior"),
@@ -283,11 +283,11 @@ def test_runs_that_are_none(
             ["evaluate", run, "--data", pictures],
             ["train-prior", run],
         ):
-            assert told in mistake(*words)
+            assert message in mistake(*words)
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "told"),
+    ("file", "content", "message"),
     [
         ("config.json", "{", "is not a run configuration"),
         ("config.json", "[]", "is not a run configuration"),
@@ -308,7 +308,7 @@ def test_runs_that_are_none(
     ],
 )
 def test_damaged_run(
-    file: str, content: str | int | tuple[str, object] | None, told: str, run: Path, mistake: Mistake
+    file: str, content: str | int | tuple[str, object] | None, message: str, run: Path, mistake: Mistake
 ) -> None:
     path = run / file
     match content:
@@ -323,7 +323,7 @@ def test_damaged_run(
             changed = re.sub(rf'"{key}": (\d+|\[[^]]*\])', f'"{key}": {json.dumps(value)}', text)
             assert changed != text
             path.write_text(changed)
-    assert told in mistake("inspect", run)
+    assert message in mistake("inspect", run)
 
 
 def test_sample_without_a_prior(run: Path, tmp_path: Path, mistake: Mistake) -> None:

@@ -44,7 +44,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         ),
     ],
 )
-def test_failures_are_told(
+def test_failures_are_reported(
     error: BaseException, status: int, sentence: str, smalti: Smalti, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing(monkeypatch, error)
@@ -102,8 +102,8 @@ def test_quiet_is_quiet_and_the_default_is_not(
         return ["train", "image", "--data", pictures, "--out", tmp_path / name, *TINY]
 
     assert smalti(*words("quiet"), "--quiet") == Result(0, "", "")
-    told = smalti(*words("told"))
-    assert (told.status, told.out) == (0, "")
+    shown = smalti(*words("shown"))
+    assert (shown.status, shown.out) == (0, "")
     for text in (
         "38 items",
         "10 steps of 8",
@@ -113,7 +113,7 @@ def test_quiet_is_quiet_and_the_default_is_not(
         "ema codebook",
         "Next:",
     ):
-        assert text in told.err
+        assert text in shown.err
 
 
 def test_recipes(smalti: Smalti) -> None:

@@ -144,9 +144,9 @@ def test_weights_that_do_not_fit_are_not_begun_with(
 ) -> None:
     words = ["train", "image", "--data", pictures, "--out", tmp_path / "new"]
     for start in (trained, runs["vimco"]):
-        told = mistake(*words, "--from", start, *SETTINGS["vae"])
-        assert "of other settings" in told
-        assert str(start) in told
+        message = mistake(*words, "--from", start, *SETTINGS["vae"])
+        assert "of other settings" in message
+        assert str(start) in message
     assert "found nothing at" in mistake(*words, "--from", tmp_path / "nowhere", *SETTINGS["vae"])
     assert not (tmp_path / "new").exists()
 
@@ -204,10 +204,10 @@ def test_a_vae_is_no_tokenizer(
         ["train-prior", run, *TINY_PRIOR],
         ["train-prior", run, "--name", "other", *TINY_PRIOR],
     ):
-        told = mistake(*words)
-        assert "expected a model with codes" in told
-        assert str(run) in told
-        assert "VAE" in told
+        message = mistake(*words)
+        assert "expected a model with codes" in message
+        assert str(run) in message
+        assert "VAE" in message
     assert not out.exists()
     assert digests(run) == before
     with pytest.raises(InputError, match="expected a model with codes"):
@@ -315,8 +315,8 @@ def test_a_named_prior_is_sampled_from(
     assert codes["first"] != codes["small"]
     drawn = package.load(with_two).sample_codes(4, seed=3, prior="small")
     assert codes["small"] == drawn.flatten(1).tolist()
-    told = mistake("sample", with_two, "--out", tmp_path / "none", "--prior", "big")
-    assert "received 'big'" in told
+    message = mistake("sample", with_two, "--out", tmp_path / "none", "--prior", "big")
+    assert "received 'big'" in message
     assert not (tmp_path / "none").exists()
 
 
@@ -325,8 +325,8 @@ def test_a_named_prior_goes_on_and_is_of_its_run(with_two: Path, smalti: Smalti,
     same = [*TINY_PRIOR, "network.layers=1"]
     assert smalti("train-prior", with_two, "--name", "small", *same, "--quiet").status == 0
     assert digests(with_two / "prior-small")["model.safetensors"] == before["model.safetensors"]
-    told = mistake("train-prior", with_two, "--name", "small", *TINY_PRIOR)
-    assert "network.layers=1, received 2" in told
+    message = mistake("train-prior", with_two, "--name", "small", *TINY_PRIOR)
+    assert "network.layers=1, received 2" in message
     config = json.loads((with_two / "prior-small" / "config.json").read_text())
     config["autoencoder"] = "0123456789abcdef"
     (with_two / "prior-small" / "config.json").write_text(json.dumps(config))
@@ -336,8 +336,8 @@ def test_a_named_prior_goes_on_and_is_of_its_run(with_two: Path, smalti: Smalti,
 @pytest.mark.parametrize("name", ["uniform", "unigram", "a/b", "", "learned+class", "two words", "../x"])
 def test_names_that_no_prior_may_have(name: str, run: Path, mistake: Mistake) -> None:
     before = digests(run.parent)
-    told = mistake("train-prior", run, "--name", name, *TINY_PRIOR)
-    assert f"received {name!r}" in told
+    message = mistake("train-prior", run, "--name", name, *TINY_PRIOR)
+    assert f"received {name!r}" in message
     assert digests(run.parent) == before
 
 

@@ -137,9 +137,9 @@ def test_the_codes_of_the_run_can_be_learned_and_drawn(
 def test_other_parts_are_refused_before_anything_is_written(
     change: str, units: PhoneRun, tmp_path: Path, mistake: Callable[..., str]
 ) -> None:
-    told = mistake(*begin(units, tmp_path / "new")[:-1], change)
-    assert "expected a VQ-VAE with encoder.kind=context and one frozen codebook" in told
-    assert "received " in told
+    message = mistake(*begin(units, tmp_path / "new")[:-1], change)
+    assert "expected a VQ-VAE with encoder.kind=context and one frozen codebook" in message
+    assert "received " in message
     assert not (tmp_path / "new").exists()
 
 

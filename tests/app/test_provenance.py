@@ -38,7 +38,7 @@ def test_data_is_described_without_its_path_and_with_its_compression(tmp_path):
     assert described(opened("letters"), "test", "letters").startswith("drawn letters")
 
 
-def test_jpeg_is_told_by_its_bytes_and_not_by_its_name(tmp_path):
+def test_jpeg_is_recognised_by_its_bytes_and_not_by_its_name(tmp_path):
     data = folder(tmp_path / "data", "jpg")
     shutil.move(data / "a" / "1.jpg", data / "a" / "1.png")
     assert is_jpeg(opened(str(data)), "all")

@@ -256,14 +256,14 @@ def nats_item_by_item(tokenizer: Tokenizer, spoken: SoundRun, codes: Codes) -> d
     for name, length in spoken.lengths.items():
         levels = torch.from_numpy(tokenizer.modality.decode(spoken.data / name))[None]
         signal = padded(tokenizer.modality, tokenizer.modality.to_model(levels), tokenizer.autoencoder.stride)
-        told = Conditions(label=torch.tensor([sorted(SPEAKERS).index(Path(name).parent.name)]))
+        speaker = Conditions(label=torch.tensor([sorted(SPEAKERS).index(Path(name).parent.name)]))
         own = torch.from_numpy(codes.expected[name])[None, None]
         with torch.no_grad():
-            likelihoods = {"distortion": model.likelihood(own, told)}
+            likelihoods = {"distortion": model.likelihood(own, speaker)}
             if first is not None:
                 shuffled = first.repeat(1, 1, 99)[..., : own.shape[-1]]
-                likelihoods["shuffled"] = model.likelihood(shuffled, told)
-                without = model.likelihood_without_codes(1, own.shape[2:], told)
+                likelihoods["shuffled"] = model.likelihood(shuffled, speaker)
+                without = model.likelihood_without_codes(1, own.shape[2:], speaker)
                 assert without is not None
                 likelihoods["none"] = without
             for kind, likelihood in likelihoods.items():
@@ -284,7 +284,7 @@ def test_bits_are_those_of_the_true_lengths(
     for row in report["bits_per_dim"].values():
         assert row["rate"] + row["distortion"] == pytest.approx(row["bits_per_dim"], rel=1e-6)
         assert row["distortion"] == pytest.approx(sum(nats["distortion"]) / dims / math.log(2), rel=1e-5)
-    # Each item costs its codes and, as its decoder is told who speaks, which of 3 speakers that is.
+    # Each item costs its codes and, as its decoder is conditioned on the speaker, one of 3 speakers.
     total = sum(len(each) for each in codes.expected.values())
     uniform = total * math.log2(NUM_CODES) + num * math.log2(3)
     assert report["bits_per_dim"]["uniform"]["rate"] == pytest.approx(uniform / dims, rel=1e-5)

@@ -44,31 +44,31 @@ def left(path: Path) -> list[str]:
 def test_convert_on_a_run_over_pictures(
     trained: Path, recording: Path, tmp_path: Path, mistake: Mistake
 ) -> None:
-    told = mistake("convert", trained, recording, "--speaker", "cat", "--out", tmp_path / "deep" / "a.wav")
-    assert "expected a run over the sounds of several speakers" in told
-    assert "pictures" in told
+    message = mistake("convert", trained, recording, "--speaker", "cat", "--out", tmp_path / "deep" / "a.wav")
+    assert "expected a run over the sounds of several speakers" in message
+    assert "pictures" in message
     assert left(tmp_path) == []
 
 
 def test_convert_into_a_voice_that_nobody_has(
     spoken: SoundRun, recording: Path, tmp_path: Path, mistake: Mistake
 ) -> None:
-    told = mistake(
+    message = mistake(
         "convert", spoken.path, recording, "--speaker", "dora", "--out", tmp_path / "deep" / "a.wav"
     )
-    assert "received 'dora': the classes are anna, ben, cleo" in told
+    assert "received 'dora': the classes are anna, ben, cleo" in message
     assert left(tmp_path) == []
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [("mine.wav", "mine.wav exists already"), ("a.mp3", "to end in .wav or .flac"), ("a", "to end in")],
 )
 def test_convert_to_a_place_that_cannot_be(
-    name: str, told: str, spoken: SoundRun, recording: Path, tmp_path: Path, mistake: Mistake
+    name: str, message: str, spoken: SoundRun, recording: Path, tmp_path: Path, mistake: Mistake
 ) -> None:
     (tmp_path / "mine.wav").write_text("mine")
-    assert told in mistake("convert", spoken.path, recording, "--speaker", "ben", "--out", tmp_path / name)
+    assert message in mistake("convert", spoken.path, recording, "--speaker", "ben", "--out", tmp_path / name)
     assert left(tmp_path) == ["mine.wav"]
     assert (tmp_path / "mine.wav").read_text() == "mine"
 
@@ -105,7 +105,7 @@ def renamed(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (cut, "bytes of codes in"),
         (flipped, "expected the checksum"),
@@ -120,7 +120,7 @@ def renamed(content: bytes) -> bytes:
 def test_decode_a_compact_file_that_is_damaged(
     in_folder: bool,
     spoil: Callable[[bytes], bytes],
-    told: str,
+    message: str,
     spoken: SoundRun,
     packed: Path,
     tmp_path: Path,
@@ -133,13 +133,13 @@ def test_decode_a_compact_file_that_is_damaged(
     spoilt.write_bytes(spoil(packed.read_bytes()))
     given = folder if in_folder else spoilt
     sentence = mistake("decode", spoken.path, given, "--out", tmp_path / "decoded")
-    assert told in sentence
+    assert message in sentence
     assert str(spoilt) in sentence
     assert not (tmp_path / "decoded").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"model": "0123456789abcdef"}, "use the model that made them"),
         ({"num_codes": 2 * sounds.NUM_CODES}, f"out of {sounds.NUM_CODES}"),
@@ -149,7 +149,7 @@ def test_decode_a_compact_file_that_is_damaged(
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_decode_a_compact_file_of_another_model(
-    change: dict[str, object], told: str, spoken: SoundRun, packed: Path, tmp_path: Path, mistake: Mistake
+    change: dict[str, object], message: str, spoken: SoundRun, packed: Path, tmp_path: Path, mistake: Mistake
 ) -> None:
     one = read_packed(packed)
     length = one.codes.shape[1]
@@ -163,7 +163,7 @@ def test_decode_a_compact_file_of_another_model(
     }
     info = PackedInfo(**{**one.info.model_dump(), **change})
     (tmp_path / "other.smc").write_bytes(pack(one.codes.reshape(info.shape), info))
-    assert told in mistake("decode", spoken.path, tmp_path / "other.smc", "--out", tmp_path / "decoded")
+    assert message in mistake("decode", spoken.path, tmp_path / "other.smc", "--out", tmp_path / "decoded")
     assert left(tmp_path) == ["other.smc"]
 
 
@@ -175,15 +175,15 @@ def test_decode_sounds_with_a_run_over_pictures(
 
 
 def test_decode_a_folder_without_codes(spoken: SoundRun, tmp_path: Path, mistake: Mistake) -> None:
-    told = mistake("decode", spoken.path, spoken.data, "--out", tmp_path / "decoded")
-    assert "expected files that end in .smc" in told
+    message = mistake("decode", spoken.path, spoken.data, "--out", tmp_path / "decoded")
+    assert "expected files that end in .smc" in message
     assert left(tmp_path) == []
 
 
 def test_encode_several_items_to_one_compact_file(spoken: SoundRun, tmp_path: Path, mistake: Mistake) -> None:
-    told = mistake("encode", spoken.path, "--data", spoken.data, "--out", tmp_path / "deep" / "x.smc")
-    assert "expected one item" in told
-    assert "received 25" in told
+    message = mistake("encode", spoken.path, "--data", spoken.data, "--out", tmp_path / "deep" / "x.smc")
+    assert "expected one item" in message
+    assert "received 25" in message
     assert left(tmp_path) == []
 
 
@@ -201,15 +201,15 @@ def test_encode_over_files_of_the_user(
 
 
 def test_a_length_of_pictures(trained: Path, tmp_path: Path, mistake: Mistake) -> None:
-    told = mistake("sample", trained, "--length", 9, "--out", tmp_path / "samples")
-    assert "expected no length" in told
+    message = mistake("sample", trained, "--length", 9, "--out", tmp_path / "samples")
+    assert "expected no length" in message
     assert left(tmp_path) == []
 
 
 def test_a_pattern_that_matches_nothing(spoken: SoundRun, tmp_path: Path, mistake: Mistake) -> None:
     new = ["train", "digits", "--data", spoken.data, "--out", tmp_path / "new", *sounds.DIGITS]
-    told = mistake(*new, r"data.pattern=(?P<speaker>\d{5})_")
-    assert "found only others, such as anna/00.wav: correct the pattern" in told
+    message = mistake(*new, r"data.pattern=(?P<speaker>\d{5})_")
+    assert "found only others, such as anna/00.wav: correct the pattern" in message
     assert "group (?P<speaker>...)" in mistake(*new, r"data.pattern=\d+")
     assert "expected a regular expression" in mistake(*new, "data.pattern=(?P<speaker>")
     assert left(tmp_path) == []
@@ -217,8 +217,8 @@ def test_a_pattern_that_matches_nothing(spoken: SoundRun, tmp_path: Path, mistak
 
 def test_recipes_for_sounds_on_pictures(pictures: Path, tmp_path: Path, mistake: Mistake) -> None:
     for recipe in ("digits", "units"):
-        told = mistake("train", recipe, "--data", pictures, "--out", tmp_path / "new")
-        assert ".png" in told
+        message = mistake("train", recipe, "--data", pictures, "--out", tmp_path / "new")
+        assert ".png" in message
         assert left(tmp_path) == []
 
 
@@ -229,9 +229,9 @@ def test_phonemes_without_an_alignment_of_any_item(units: PhoneRun, tmp_path: Pa
     table = tmp_path / "others.tsv"
     table.write_text("utt\tstart\tend\tphone\nsomebody\t0\t1\tAA\n")
     before = digests(units.path)
-    told = mistake("phonemes", units.path, "--data", units.data, "--alignments", table)
-    assert "none in the split all" in told
-    assert "there is no alignment of it" in told
+    message = mistake("phonemes", units.path, "--data", units.data, "--alignments", table)
+    assert "none in the split all" in message
+    assert "there is no alignment of it" in message
     assert digests(units.path) == before
 
 
@@ -239,16 +239,16 @@ def test_phonemes_that_are_not_held_out(units: PhoneRun, tmp_path: Path, mistake
     """All in one folder, so that nothing says who speaks."""
     for file in units.data.rglob("*.wav"):
         shutil.copy(file, tmp_path / file.name)
-    told = mistake("phonemes", units.path, "--data", tmp_path, "--alignments", units.alignments)
-    assert "expected a test split, or at least 2 speakers" in told
+    message = mistake("phonemes", units.path, "--data", tmp_path, "--alignments", units.alignments)
+    assert "expected a test split, or at least 2 speakers" in message
 
 
 def test_phonemes_on_a_run_over_pictures(
     trained: Path, pictures: Path, units: PhoneRun, mistake: Mistake
 ) -> None:
     before = digests(trained)
-    told = mistake("phonemes", trained, "--data", pictures, "--alignments", units.alignments)
-    assert "expected a run over sounds with one codebook" in told
+    message = mistake("phonemes", trained, "--data", pictures, "--alignments", units.alignments)
+    assert "expected a run over sounds with one codebook" in message
     assert digests(trained) == before
 
 
@@ -256,26 +256,26 @@ def test_phonemes_with_a_table_that_is_none(units: PhoneRun, tmp_path: Path, mis
     words = ["phonemes", units.path, "--data", units.data, "--alignments"]
     assert "nowhere.tsv cannot be read" in mistake(*words, tmp_path / "nowhere.tsv")
     assert "is no text" in mistake(*words, next(units.data.rglob("*.wav")))
-    told = mistake(*words, units.alignments, "--split", "dev")
-    assert "expected one of the splits all, received 'dev'" in told
+    message = mistake(*words, units.alignments, "--split", "dev")
+    assert "expected one of the splits all, received 'dev'" in message
 
 
 # Experiments
 
 
 def test_experiments_with_speech(spoken: SoundRun, tmp_path: Path, mistake: Mistake) -> None:
-    def told(*words: object) -> str:
+    def message(*words: object) -> str:
         sentence = mistake("reproduce", *words, "--out", tmp_path)
         assert left(tmp_path) == []
         return sentence
 
-    assert "add --data SOURCE" in told("speech")
-    assert "add --data SOURCE" in told("phonemes", "--budget", "tiny")
-    assert "expected a budget, received 'gpu': there are tiny, cpu, paper" in told(
+    assert "add --data SOURCE" in message("speech")
+    assert "add --data SOURCE" in message("phonemes", "--budget", "tiny")
+    assert "expected a budget, received 'gpu': there are tiny, cpu, paper" in message(
         "speech", "--data", spoken.data, "--budget", "gpu"
     )
-    assert "add --alignments TSV" in told("phonemes", "--data", spoken.data, "--budget", "tiny")
-    assert "expected a data set to reproduce" in told("singing", "--data", spoken.data)
+    assert "add --alignments TSV" in message("phonemes", "--data", spoken.data, "--budget", "tiny")
+    assert "expected a data set to reproduce" in message("singing", "--data", spoken.data)
 
 
 def test_signals_that_are_no_sounds(spoken: SoundRun) -> None:
@@ -283,10 +283,10 @@ def test_signals_that_are_no_sounds(spoken: SoundRun) -> None:
     from smalti.tokenizer import load
 
     tokenizer = load(spoken.path, "cpu")
-    for wave, told in (
+    for wave, message in (
         (np.zeros(0, np.float32), "with samples in them"),
         (np.full(800, np.nan, np.float32), "received values from nan"),
         (np.full(800, 300, np.int16), "divide 16-bit samples"),
     ):
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             tokenizer.encode(wave)

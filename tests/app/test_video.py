@@ -206,7 +206,7 @@ def test_samples_play(run: ClipRun, smalti: Smalti, tmp_path: Path, options, cod
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("size=20",), "expected a number of frames that is a multiple of 1 and a size"),
         (("encoder.time_strides=1,2,2",), "expected no time_strides"),
@@ -217,26 +217,26 @@ def test_samples_play(run: ClipRun, smalti: Smalti, tmp_path: Path, options, cod
     ],
 )
 def test_settings_that_do_not_fit_get_a_sentence(
-    folder: Path, smalti: Smalti, tmp_path: Path, words: tuple[str, ...], told: str
+    folder: Path, smalti: Smalti, tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
     result = smalti("train", "video", "--data", folder, "--out", tmp_path / "run", *words)
     assert result.status == 2
-    assert told in " ".join(result.err.split())
+    assert message in " ".join(result.err.split())
     assert "Traceback" not in result.err
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "message"),
     [
         ("gated_pixelcnn", "network.kind=frame_pixelcnn or transformer"),
         ("wavenet", "expected a line"),
     ],
 )
-def test_priors_that_know_no_clips(run: ClipRun, smalti: Smalti, kind: str, told: str) -> None:
+def test_priors_that_know_no_clips(run: ClipRun, smalti: Smalti, kind: str, message: str) -> None:
     words = ("--name", kind, f"network.kind={kind}", "network.channels=8", "training.steps=1")
     result = smalti("train-prior", run.path, *words)
     assert result.status == 2
-    assert told in " ".join(result.err.split())
+    assert message in " ".join(result.err.split())
 
 
 def test_a_folder_without_clips(smalti: Smalti, tmp_path: Path) -> None:

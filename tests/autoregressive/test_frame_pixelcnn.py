@@ -33,7 +33,7 @@ def clips(batch_size: int, num_codebooks: int = 2, grid: tuple[int, ...] = GRID)
     return torch.randint(NUM_CODES, (batch_size, num_codebooks, *grid), generator=generator)
 
 
-def told(batch_size: int, frames: int = GRID[0]) -> Conditions:
+def some_actions(batch_size: int, frames: int = GRID[0]) -> Conditions:
     generator = torch.Generator().manual_seed(2)
     return Conditions(action=torch.randint(-1, NUM_ACTIONS, (batch_size, frames), generator=generator))
 
@@ -41,7 +41,7 @@ def told(batch_size: int, frames: int = GRID[0]) -> Conditions:
 @pytest.mark.parametrize("first", [0, 1, 3])
 @torch.no_grad()
 def test_steps_after_given_frames_give_the_logits_of_the_whole(first):
-    network, codes, conditions = build(), clips(2), told(2)
+    network, codes, conditions = build(), clips(2), some_actions(2)
     whole = network(codes, conditions).flatten(2, -2).transpose(1, 2).flatten(1, 2)
     symbols = codes.flatten(2).transpose(1, 2).flatten(1)
     state, begin = network.start(2, GRID, conditions), first * codes[0, :, 0].numel()
@@ -55,7 +55,7 @@ def test_steps_after_given_frames_give_the_logits_of_the_whole(first):
 
 
 def test_cached_and_naive_rollouts_draw_the_same():
-    network, codes, conditions = build(), clips(3), told(3)
+    network, codes, conditions = build(), clips(3), some_actions(3)
     fast, slow = (
         loop(
             network,
@@ -91,7 +91,7 @@ def test_actions_that_are_not_given_are_those_of_no_conditions():
     unknown = Conditions(action=torch.full((2, GRID[0]), -1))
     assert torch.equal(network(codes, unknown), network(codes))
     deaf = build(num_actions=0)
-    assert torch.equal(deaf(codes, told(2)), deaf(codes))
+    assert torch.equal(deaf(codes, some_actions(2)), deaf(codes))
 
 
 @pytest.mark.parametrize(

@@ -108,11 +108,11 @@ def test_impossible_grids_are_refused(grid):
 
 
 @torch.no_grad()
-def test_a_symbol_is_told_its_codebook_and_its_position_on_each_axis():
+def test_a_symbol_gets_its_codebook_and_its_position_on_each_axis():
     network = tiny(num_codebooks=2)
     places = network._places((3, 3)).unflatten(0, (3, 3, 2))
     assert len(places.flatten(0, 2).unique(dim=0)) == 18
-    # The same place on a larger grid is told the same.
+    # The same place on a larger grid gets the same embedding.
     torch.testing.assert_close(network._places((5, 4)).unflatten(0, (5, 4, 2))[:3, :3], places)
 
 

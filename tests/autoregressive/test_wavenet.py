@@ -118,9 +118,9 @@ class TestSteps:
     @torch.no_grad()
     def test_give_the_logits_of_the_whole(self, kernel_size, frames, batch_size):
         network = tiny(num_classes=NUM_CLASSES, local_channels=LOCAL, kernel_size=kernel_size)
-        codes, told = symbols(batch_size, 12), conditions(batch_size, frames)
-        whole = network(codes, told)
-        state = network.start(batch_size, (12,), told)
+        codes, known = symbols(batch_size, 12), conditions(batch_size, frames)
+        whole = network(codes, known)
+        state = network.start(batch_size, (12,), known)
         for at in range(12):
             logits = network.step(codes[:, 0, at - 1] if at else None, state)
             torch.testing.assert_close(logits, whole[:, 0, at], rtol=0, atol=1e-9)
@@ -131,9 +131,9 @@ class TestSteps:
     @KERNELS
     def test_draw_what_the_naive_loop_draws(self, kernel_size, temperature):
         network = tiny(num_classes=NUM_CLASSES, local_channels=LOCAL, kernel_size=kernel_size)
-        told = conditions(3, 5)
+        known = conditions(3, 5)
         fast, slow = (
-            loop(network, 3, (20,), told, temperature, generator=torch.Generator().manual_seed(7))
+            loop(network, 3, (20,), known, temperature, generator=torch.Generator().manual_seed(7))
             for loop in (sample, sample_naive)
         )
         assert torch.equal(fast, slow)
@@ -141,10 +141,10 @@ class TestSteps:
     @torch.no_grad()
     def test_a_batch_gives_what_each_item_gives_alone(self):
         network = tiny(num_classes=NUM_CLASSES, local_channels=LOCAL)
-        codes, told = symbols(4, 12), conditions(4, 3)
-        together = network(codes, told)
+        codes, known = symbols(4, 12), conditions(4, 3)
+        together = network(codes, known)
         for item in range(4):
-            alone = told.part([item])
+            alone = known.part([item])
             torch.testing.assert_close(network(codes[[item]], alone)[0], together[item], rtol=0, atol=1e-12)
 
 
@@ -152,13 +152,13 @@ class TestLocal:
     @pytest.mark.parametrize("frames", [2, 3, 12])
     @KERNELS
     @torch.no_grad()
-    def test_a_frame_is_told_to_its_stretch_and_to_what_follows_within_reach(self, kernel_size, frames):
+    def test_a_frame_reaches_its_stretch_and_to_what_follows_within_reach(self, kernel_size, frames):
         network = tiny(local_channels=LOCAL, kernel_size=kernel_size, layers=1)
-        codes, told = symbols(1, 12), conditions(1, frames)
+        codes, known = symbols(1, 12), conditions(1, frames)
         stretch = 12 // frames
-        base = network(codes, Conditions(local=told["local"].data))
+        base = network(codes, Conditions(local=known["local"].data))
         for frame in range(frames):
-            local = told["local"].data.clone()
+            local = known["local"].data.clone()
             local[:, :, frame] += 1
             changed = (network(codes, Conditions(local=local)) - base)[0, 0].abs().amax(-1)
             first = frame * stretch
@@ -171,10 +171,10 @@ class TestLocal:
     @torch.no_grad()
     def test_every_channel_of_it_counts(self):
         network = tiny(local_channels=LOCAL)
-        codes, told = symbols(1, 6), conditions(1, 2)
-        base = network(codes, Conditions(local=told["local"].data))
+        codes, known = symbols(1, 6), conditions(1, 2)
+        base = network(codes, Conditions(local=known["local"].data))
         for channel in range(LOCAL):
-            local = told["local"].data.clone()
+            local = known["local"].data.clone()
             local[:, channel] += 1
             assert (network(codes, Conditions(local=local)) - base).abs().max() > 1e-6
 
@@ -183,13 +183,13 @@ class TestLocal:
     )
     def test_another_shape_gets_a_sentence(self, shape):
         network = tiny(local_channels=LOCAL)
-        told = Conditions(local=None if shape is None else torch.zeros(shape, dtype=torch.float64))
+        known = Conditions(local=None if shape is None else torch.zeros(shape, dtype=torch.float64))
         named = "None" if shape is None else rf"\({', '.join(map(str, shape))}\)"
         words = rf"expected a local condition of shape \(2, {LOCAL}, frames\), .* 6 symbols, received {named}"
         with pytest.raises(InputError, match=words):
-            network(symbols(2, 6), told)
+            network(symbols(2, 6), known)
         with pytest.raises(InputError, match=words):
-            network.start(2, (6,), told)
+            network.start(2, (6,), known)
 
     def test_every_parameter_learns(self):
         network = tiny(num_classes=NUM_CLASSES, local_channels=LOCAL)
@@ -201,16 +201,16 @@ class TestDropout:
     @torch.no_grad()
     def test_acts_in_training_only_and_never_in_steps(self):
         network = tiny(dropout=0.5, num_classes=NUM_CLASSES, local_channels=LOCAL)
-        codes, told = symbols(2, 6), conditions(2, 3)
-        calm = network(codes, told)
+        codes, known = symbols(2, 6), conditions(2, 3)
+        calm = network(codes, known)
         network.train()
         torch.manual_seed(0)
-        assert not torch.allclose(network(codes, told), calm)
-        state = network.start(2, (6,), told)
+        assert not torch.allclose(network(codes, known), calm)
+        state = network.start(2, (6,), known)
         for at in range(6):
             logits = network.step(codes[:, 0, at - 1] if at else None, state)
             torch.testing.assert_close(logits, calm[:, 0, at], rtol=0, atol=1e-12)
-        assert torch.equal(network.eval()(codes, told), calm)
+        assert torch.equal(network.eval()(codes, known), calm)
 
     @pytest.mark.parametrize("share", [0.0, 0.3])
     @torch.no_grad()
@@ -250,15 +250,15 @@ class TestLevels:
     @torch.no_grad()
     def test_steps_give_the_outputs_of_the_whole(self, kernel_size):
         network = self.network(kernel_size=kernel_size, num_classes=NUM_CLASSES, local_channels=LOCAL)
-        codes, told = symbols(3, 12, self.NUM), conditions(3, 4)
-        whole, state = network(codes, told), network.start(3, (12,), told)
+        codes, known = symbols(3, 12, self.NUM), conditions(3, 4)
+        whole, state = network(codes, known), network.start(3, (12,), known)
         for at in range(12):
             outputs = network.step(codes[:, 0, at - 1] if at else None, state)
             torch.testing.assert_close(outputs, whole[:, 0, at], rtol=0, atol=1e-9)
 
     @torch.no_grad()
     def test_every_level_is_another_number(self):
-        """The ends, the middle and neighbours are told apart."""
+        """The ends, the middle and neighbours are distinguished."""
         network = self.network()
         codes = torch.tensor([0, 1, 32_767, 32_768, self.NUM - 2, self.NUM - 1]).view(6, 1, 1).repeat(1, 1, 2)
         second = network(codes)[:, 0, 1]

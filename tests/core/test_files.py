@@ -198,10 +198,10 @@ class TestNotWritable:
             raise OSError(code, os.strerror(code), "/elsewhere/file")
         assert listing(tmp_path) == []
 
-    def test_a_sentence_is_told_once(self, tmp_path, atomic):
-        told = InputError("the source failed: No space left on device")
+    def test_an_input_error_passes_unchanged(self, tmp_path, atomic):
+        failure = InputError("the source failed: No space left on device")
         with pytest.raises(InputError, match="the source failed"), atomic(tmp_path / "new"):
-            raise told
+            raise failure
 
 
 def test_something_else_in_its_place(tmp_path):

@@ -80,7 +80,7 @@ def test_a_part_without_a_config_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"format": 2}, "format 2"),
         ({"settings": {"config": {"kind": "os.system"}, "channel_last": False}}, "os.system"),
@@ -91,12 +91,12 @@ def test_a_part_without_a_config_is_refused() -> None:
     ],
 )
 def test_what_does_not_describe_the_module_is_a_sentence(
-    change: dict[str, Any], told: str, tmp_path: Path
+    change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     quantizer().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         VectorQuantizer.from_pretrained(tmp_path)
 
 

@@ -73,8 +73,8 @@ class TestLikelihood:
         sums = []
         for label in (-1, 0, 2):
             local = locals_of(made, 1, frames).double().expand(len(signals), -1, -1)
-            told = Conditions(label=torch.full((len(signals),), label))
-            log_prob = made(local, told).log_prob(signals)
+            conditions = Conditions(label=torch.full((len(signals),), label))
+            log_prob = made(local, conditions).log_prob(signals)
             assert log_prob.shape == signals.shape
             sums.append(log_prob.sum((1, 2)).exp())
             torch.testing.assert_close(sums[-1].sum(), torch.tensor(1.0), rtol=1e-6, atol=0)
@@ -134,8 +134,9 @@ class TestLikelihood:
     @pytest.mark.parametrize("factor", [CategoricalConfig(), LogisticMixtureConfig(components=2)])
     def test_every_parameter_learns(self, factor):
         made = family(factor, 4, length=12, strides=(3,), num_classes=NUM_CLASSES)
-        told = Conditions(label=torch.tensor([0, 1, 2, -1, 0, 1, 2, -1]))
-        made(locals_of(made, 8, 4), told).log_prob(every_signal(4)[8:16].repeat(1, 1, 4)).mean().backward()
+        conditions = Conditions(label=torch.tensor([0, 1, 2, -1, 0, 1, 2, -1]))
+        likelihood = made(locals_of(made, 8, 4), conditions)
+        likelihood.log_prob(every_signal(4)[8:16].repeat(1, 1, 4)).mean().backward()
         assert [name for name, p in made.named_parameters() if p.grad is None or not p.grad.any()] == []
 
     def test_it_has_no_mean(self):
@@ -150,17 +151,17 @@ class TestLikelihood:
         assert torch.equal(one, same)
         assert not torch.equal(one, other)
 
-    def test_labels_without_classes_are_not_heeded(self):
+    def test_labels_without_classes_are_ignored(self):
         made = family(CategoricalConfig(), 4)
         local, signals = locals_of(made, 2, 1), every_signal(4)[:2]
-        told = made(local, Conditions(label=torch.tensor([5, -9]))).log_prob(signals)
-        assert torch.equal(told, made(local).log_prob(signals))
+        log_prob = made(local, Conditions(label=torch.tensor([5, -9]))).log_prob(signals)
+        assert torch.equal(log_prob, made(local).log_prob(signals))
 
     def test_a_local_condition_that_is_passed_on_does_not_replace_the_latents(self):
         made = family(CategoricalConfig(), 4)
         local, signals = locals_of(made, 2, 1), every_signal(4)[:2]
-        told = made(local, Conditions(local=torch.zeros_like(local))).log_prob(signals)
-        assert torch.equal(told, made(local).log_prob(signals))
+        log_prob = made(local, Conditions(local=torch.zeros_like(local))).log_prob(signals)
+        assert torch.equal(log_prob, made(local).log_prob(signals))
 
 
 class TestSizes:

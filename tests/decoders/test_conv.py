@@ -37,7 +37,7 @@ def test_it_mirrors_what_the_encoder_does_to_time(settings):
     assert layer(encoder(torch.randn(2, 3, 6, 8, 4))).shape == (2, 7, 6, 8, 4)
 
 
-def test_per_frame_is_the_network_of_pictures_told_the_same_label():
+def test_per_frame_is_the_network_of_pictures_with_the_same_label():
     clips = ConvDecoder(5, 7, 3, **SMALL, num_classes=3, per_frame=True).eval()
     pictures = ConvDecoder(5, 7, 2, **SMALL, num_classes=3).eval()
     pictures.load_state_dict(clips.state_dict())
@@ -81,10 +81,10 @@ def test_each_label_and_its_absence_say_something_else(ndim):
     layer = decoder(ndim, num_classes=3).eval()
     assert layer.num_classes == 3
     latents = torch.randn(1, 5, *[2] * ndim).expand(4, 5, *[2] * ndim)
-    told = layer(latents, labels(0, 1, -1, 2))
-    assert len(told.flatten(1).unique(dim=0)) == 4
+    labelled = layer(latents, labels(0, 1, -1, 2))
+    assert len(labelled.flatten(1).unique(dim=0)) == 4
     for absent in (None, Conditions(), labels(-1, -1, -1, -1)):
-        torch.testing.assert_close(layer(latents, absent), told[[2]].expand_as(told))
+        torch.testing.assert_close(layer(latents, absent), labelled[[2]].expand_as(labelled))
 
 
 @torch.no_grad()
@@ -101,8 +101,8 @@ def test_training_hides_this_share_of_the_labels():
     layer = decoder(num_classes=3, label_dropout=0.3).train()
     latents = torch.randn(1, 5, 2, 2).expand(2000, 5, 2, 2)
     torch.manual_seed(0)
-    told = layer(latents, Conditions(label=torch.ones(2000, dtype=torch.int64))).flatten(1)
-    hidden = (told - layer(latents[:1]).flatten(1)).abs().amax(1) < 1e-5
+    labelled = layer(latents, Conditions(label=torch.ones(2000, dtype=torch.int64))).flatten(1)
+    hidden = (labelled - layer(latents[:1]).flatten(1)).abs().amax(1) < 1e-5
     assert hidden.float().mean().item() == pytest.approx(0.3, abs=0.04)
     assert not torch.allclose(layer.eval()(latents[:1], labels(1)), layer(latents[:1]))
 

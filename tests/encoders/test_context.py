@@ -119,7 +119,7 @@ class TestEncoder:
         assert encoder()(frames(3, 4)).shape == (3, DIM, 1)
 
     @torch.no_grad()
-    def test_a_voice_that_is_told_is_taken_and_one_that_is_not_is_found(self):
+    def test_a_given_voice_is_used_and_a_missing_one_is_computed(self):
         made, x = encoder(), frames()
         own = made.voice.voices(x)
         assert torch.equal(made(x, Conditions(voice=own)), made(x))

@@ -58,7 +58,7 @@ def test_a_size_that_does_not_divide_is_refused_with_an_advice_that_works(size, 
         ((5, 8, 8), {"time_strides": (1, 2)}, "data.frames=4 data.size=8x8"),
     ],
 )
-def test_of_clips_the_frames_are_told_apart_from_their_sides(size, settings, advice):
+def test_of_clips_the_frames_are_distinguished_from_their_sides(size, settings, advice):
     factor = 1 if settings.get("per_frame") else 2 if settings else 4
     words = rf"frames that is a multiple of {factor} and .* multiples of 4 .*received [\dx]+: set {advice},"
     with pytest.raises(InputError, match=words):

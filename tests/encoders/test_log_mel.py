@@ -105,7 +105,7 @@ def test_settings_out_of_range(wrong):
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         (
             SignalSpec(1, (64,), 256, 8000),
@@ -117,8 +117,8 @@ def test_settings_out_of_range(wrong):
         ),
     ],
 )
-def test_what_the_data_is_not_is_refused(spec, told):
-    with pytest.raises(InputError, match=told):
+def test_what_the_data_is_not_is_refused(spec, message):
+    with pytest.raises(InputError, match=message):
         LogMelEncoderConfig.tiny().build(spec, DIM)
     alike = {"sample_rate_hz": spec.sample_rate_hz, "companded": spec.levels == 256, "hop": 16, "window": 64}
     LogMelEncoderConfig.tiny().model_copy(update=alike).build(spec, DIM)

@@ -75,7 +75,7 @@ class GivenPrior(DensityPrior):
 class GivenLabelPrior(GivenPrior):
     """The same over codes and label."""
 
-    name = "told"
+    name = "labelled"
 
     def log_joint(self, codes, conditions=NO_CONDITIONS):
         return self.log_prob(codes, conditions)
@@ -98,7 +98,7 @@ def rows_of(*sizes: int) -> dict[str, PriorDensity]:
 def test_by_hand(sizes):
     """An element x has code x: items of sums 3, 3, 8 pay twice in distortion, twice in rate (G = 2)."""
     sums, bits = np.array([3.0, 3.0, 8.0]), 1 / (3 * math.log(2))
-    for name, extra in (("plain", np.zeros(3)), ("told", np.array([100.0, 0.0, 100.0]))):
+    for name, extra in (("plain", np.zeros(3)), ("labelled", np.array([100.0, 0.0, 100.0]))):
         total = (4 * sums + extra) * bits
         assert rows_of(*sizes)[name] == pytest.approx(
             {
@@ -113,10 +113,10 @@ def test_by_hand(sizes):
 
 def test_what_an_autoencoder_measures_of_a_batch():
     measured = measure(GivenAutoencoder(), Batch(X, Conditions(label=LABELS)), [GivenLabelPrior()], draws=9)
-    assert list(measured.bounds) == ["told"]
-    assert measured.bounds["told"].rate.tolist() == [106.0, 6.0, 116.0]
-    assert measured.bounds["told"].distortion.tolist() == [6.0, 6.0, 16.0]
-    assert measured.bounds["told"].log_prob.tolist() == [-112.0, -12.0, -132.0]
+    assert list(measured.bounds) == ["labelled"]
+    assert measured.bounds["labelled"].rate.tolist() == [106.0, 6.0, 116.0]
+    assert measured.bounds["labelled"].distortion.tolist() == [6.0, 6.0, 16.0]
+    assert measured.bounds["labelled"].log_prob.tolist() == [-112.0, -12.0, -132.0]
     assert torch.equal(measured.codes, X.long().expand(-1, 2, -1))
     assert torch.equal(measured.reconstruction, X)
 

@@ -22,15 +22,15 @@ RIGHT, WRONG = -math.log2(SURE), -math.log2((1 - SURE) / (LEVELS - 1))
 
 
 class Known(Autoencoder):
-    """A code is the level of both of its samples with a probability of 0.7, or is not heeded at all."""
+    """A code is the level of both of its samples with a probability of 0.7, or is ignored."""
 
     num_codebooks, num_codes = 1, LEVELS
 
-    def __init__(self, has_none: bool = True, heeds_codes: bool = True) -> None:
+    def __init__(self, has_none: bool = True, uses_codes: bool = True) -> None:
         super().__init__()
         self.signal = SignalSpec(1, (8,), LEVELS)
-        self.has_none, self.heeds_codes = has_none, heeds_codes
-        self.told: list[Any] = []
+        self.has_none, self.uses_codes = has_none, uses_codes
+        self.labels: list[Any] = []
 
     title, grid = "known", (4,)
 
@@ -41,8 +41,8 @@ class Known(Autoencoder):
         return ((signal[..., ::STRIDE] + 1) * (LEVELS - 1) / 2).round().long()
 
     def likelihood(self, codes: torch.Tensor, conditions: Conditions | None = None) -> Likelihood:
-        self.told.append(None if conditions is None else conditions.tensor("label"))
-        if not self.heeds_codes:
+        self.labels.append(None if conditions is None else conditions.tensor("label"))
+        if not self.uses_codes:
             codes = torch.zeros_like(codes)
         chosen = torch.nn.functional.one_hot(codes.repeat_interleave(STRIDE, -1), LEVELS).movedim(-1, 2)
         return Categorical(torch.where(chosen > 0, SURE, (1 - SURE) / (LEVELS - 1)).log())
@@ -50,7 +50,7 @@ class Known(Autoencoder):
     def likelihood_without_codes(
         self, num: int, grid: Sequence[int], conditions: Conditions | None = None
     ) -> Likelihood | None:
-        self.told.append(None if conditions is None else conditions.tensor("label"))
+        self.labels.append(None if conditions is None else conditions.tensor("label"))
         return Categorical(torch.zeros(num, 1, LEVELS, grid[0] * STRIDE)) if self.has_none else None
 
 
@@ -116,8 +116,8 @@ def test_what_follows_an_item_does_not_count():
     assert result["distortion_none"] == pytest.approx(2)
 
 
-def test_a_decoder_that_does_not_heed_codes_is_seen():
-    result = measured(Known(heeds_codes=False), [Batch(torch.cat(ITEMS))])
+def test_a_decoder_that_ignores_codes_is_detected():
+    result = measured(Known(uses_codes=False), [Batch(torch.cat(ITEMS))])
     assert result["distortion_true"] == result["distortion_shuffled"]
 
 
@@ -129,5 +129,5 @@ def test_a_model_that_knows_no_signals_without_codes_is_not_measured():
 def test_labels_go_with_their_items():
     model = Known()
     measured(model, [Batch(torch.cat(ITEMS[:2]), Conditions(label=torch.tensor([5, 6])))])
-    assert [labels.tolist() for labels in model.told] == [[6]] * 3
+    assert [labels.tolist() for labels in model.labels] == [[6]] * 3
     assert {f"distortion_{kind}" for kind in KINDS} == CodeUse.protocol().keys()

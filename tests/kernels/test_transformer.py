@@ -42,9 +42,9 @@ def uniform(num: int, lines: int) -> np.ndarray:
 @pytest.mark.parametrize("changes", [{}, {"channels": 96, "heads": 3}], ids=["tiny", "wide"])
 def test_every_symbol_has_the_logits_of_a_step(lines, num_codebooks, num_classes, changes):
     made = network(num_codebooks, num_classes, **changes)
-    told = Conditions(label=torch.arange(lines) % NUM_CLASSES) if num_classes else Conditions()
-    kernel = TransformerKernel(made, made.start(lines, GRID, told))
-    state, previous = made.start(lines, GRID, told), None
+    known = Conditions(label=torch.arange(lines) % NUM_CLASSES) if num_classes else Conditions()
+    kernel = TransformerKernel(made, made.start(lines, GRID, known))
+    state, previous = made.start(lines, GRID, known), None
     for numbers in uniform(num_codebooks * math.prod(GRID), lines):
         (symbols,) = kernel.draw(numbers[np.newaxis].copy())
         logits = made.step(previous, state)

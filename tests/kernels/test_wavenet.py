@@ -32,7 +32,7 @@ def tiny(num_codes: int = NUM_CODES, num_classes: int = 0, local_channels: int =
 
 
 def conditions(batch_size: int, network: WaveNet, frames: int = 4) -> Conditions:
-    """All that the network can be told, of each item something else."""
+    """All that the network can be conditioned on, different for each item."""
     labels = torch.arange(batch_size) % (NUM_CLASSES + 1) - 1 if network.num_classes else None
     generator = torch.Generator().manual_seed(1)
     shape = (batch_size, LOCAL, frames)
@@ -65,9 +65,9 @@ def test_its_logits_are_those_of_the_step_and_its_draws_invert_them(
     kernel_size, num_classes, local_channels, batch_size
 ):
     network = tiny(num_classes=num_classes, local_channels=local_channels, kernel_size=kernel_size)
-    told = conditions(batch_size, network)
-    kernel = WaveNetKernel(network, network.start(batch_size, (LENGTH,), told))
-    state, previous = network.start(batch_size, (LENGTH,), told), None
+    known = conditions(batch_size, network)
+    kernel = WaveNetKernel(network, network.start(batch_size, (LENGTH,), known))
+    state, previous = network.start(batch_size, (LENGTH,), known), None
     for numbers in uniform(LENGTH, batch_size):
         (drawn,) = kernel.draw(numbers[np.newaxis].copy())
         logits = network.step(previous, state)
@@ -109,23 +109,23 @@ def test_the_same_seed_draws_the_same_symbols_as_step_by_step(
 ):
     """But where a number lies within rounding of an edge: one in 10^5 of them, and none of these."""
     network = tiny(num_classes=NUM_CLASSES, local_channels=LOCAL, kernel_size=kernel_size)
-    told = conditions(batch_size, network)
-    stepped = sample(network, batch_size, (LENGTH,), told, temperature, generator=generator(3))
+    known = conditions(batch_size, network)
+    stepped = sample(network, batch_size, (LENGTH,), known, temperature, generator=generator(3))
     monkeypatch.setattr(wavenet, "WORTH_COMPILING", LENGTH)
     monkeypatch.setattr(WaveNet, "step", None)
-    compiled = sample(network, batch_size, (LENGTH,), told, temperature, generator=generator(3))
+    compiled = sample(network, batch_size, (LENGTH,), known, temperature, generator=generator(3))
     assert compiled.dtype == torch.int64
     assert compiled.shape == (batch_size, 1, LENGTH)
     assert torch.equal(compiled, stepped)
     assert len(stepped.unique()) > 1
     if temperature:
         assert not torch.equal(
-            sample(network, batch_size, (LENGTH,), told, temperature, generator=generator(4)), stepped
+            sample(network, batch_size, (LENGTH,), known, temperature, generator=generator(4)), stepped
         )
 
 
 @pytest.mark.parametrize("block", [1, 7, LENGTH, 1000])
-def test_blocks_change_nothing_and_progress_is_told_after_each(monkeypatch, block):
+def test_blocks_change_nothing_and_progress_is_reported_after_each(monkeypatch, block):
     network = tiny()
     monkeypatch.setattr(wavenet, "WORTH_COMPILING", LENGTH)
     expected = sample(network, 2, (LENGTH,), generator=generator())
@@ -153,10 +153,10 @@ def test_several_calls_draw_what_one_call_draws_and_leave_the_state_alone():
 def test_conditions_go_with_their_items(monkeypatch):
     monkeypatch.setattr(wavenet, "WORTH_COMPILING", LENGTH)
     network = tiny(num_classes=NUM_CLASSES, local_channels=LOCAL)
-    told = conditions(3, network)
-    together = sample(network, 3, (LENGTH,), told, temperature=0.0)
+    known = conditions(3, network)
+    together = sample(network, 3, (LENGTH,), known, temperature=0.0)
     for item in range(3):
-        alone = told.part([item])
+        alone = known.part([item])
         assert torch.equal(sample(network, 1, (LENGTH,), alone, temperature=0.0)[0], together[item])
     assert len({tuple(item.flatten().tolist()) for item in together}) > 1
 

@@ -33,6 +33,6 @@ def test_importing_every_modality_needs_no_package_of_one_medium():
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
-def test_a_missing_package_is_told_with_its_extra():
+def test_a_missing_package_is_reported_with_its_extra():
     with pytest.raises(InputError, match=r"smalti\[video\]"), needs_extra("video"):
         import no_such_package_of_media  # noqa: F401  # pyright: ignore[reportMissingImports]

@@ -1,4 +1,4 @@
-"""What a label costs: once for each item, whoever is told it."""
+"""The cost of a label: counted once for each item, by the prior or for the decoder."""
 
 import math
 
@@ -21,9 +21,9 @@ LABELS = Conditions(label=torch.tensor([0, 1, -1, 2]))
 COST = math.log(NUM_CLASSES) * torch.tensor([1.0, 1.0, 0.0, 1.0])
 
 
-def model(is_told: bool) -> VQVAE:
+def model(use_labels: bool) -> VQVAE:
     torch.manual_seed(0)
-    decoder = ConvDecoderConfig.tiny().model_copy(update={"use_labels": is_told})
+    decoder = ConvDecoderConfig.tiny().model_copy(update={"use_labels": use_labels})
     quantizer = VQVAEConfig.tiny().quantizer.model_copy(update={"num_codebooks": 1})
     config = VQVAEConfig.tiny().model_copy(update={"decoder": decoder, "quantizer": quantizer})
     made = config.build(SignalSpec(1, (32,)), NUM_CLASSES)
@@ -31,11 +31,11 @@ def model(is_told: bool) -> VQVAE:
     return made.eval()
 
 
-@pytest.mark.parametrize("is_told", [True, False])
+@pytest.mark.parametrize("use_labels", [True, False])
 @torch.no_grad()
-def test_a_label_is_paid_for_once(is_told):
-    """By the prior that is told it, or for the decoder that is; and not by both."""
-    made = model(is_told)
+def test_a_label_is_paid_for_once(use_labels):
+    """By a prior over labels, or for a label-conditional decoder; never twice."""
+    made = model(use_labels)
     sizes = (made.num_codes, made.num_codebooks, made.grid)
     network = WaveNetConfig.tiny().build(*sizes[:2], NUM_CLASSES).eval()
     tiny.exaggerate(network)
@@ -44,14 +44,14 @@ def test_a_label_is_paid_for_once(is_told):
     x = tiny.signals(made.signal)
     bounds = measure(made, Batch(x, LABELS), priors).bounds
     codes = made.encode(x)
-    for_decoder = COST if is_told else torch.zeros(4)
-    assert made.num_label_classes == (NUM_CLASSES if is_told else 0)
+    for_decoder = COST if use_labels else torch.zeros(4)
+    assert made.num_label_classes == (NUM_CLASSES if use_labels else 0)
     for prior in priors[:3]:
         torch.testing.assert_close(bounds[prior.name].rate, for_decoder - prior.log_prob(codes))
     torch.testing.assert_close(bounds["learned+class"].rate, COST - learned.log_prob(codes, LABELS))
     assert not torch.allclose(learned.log_prob(codes, LABELS), learned.log_prob(codes))
     # Without labels nobody pays.
-    untold = measure(made, Batch(x), priors).bounds
-    for name, bound in untold.items():
-        torch.testing.assert_close(bound.rate, untold["learned" if "+" in name else name].rate)
-    torch.testing.assert_close(untold["learned"].rate, -learned.log_prob(codes))
+    unlabelled = measure(made, Batch(x), priors).bounds
+    for name, bound in unlabelled.items():
+        torch.testing.assert_close(bound.rate, unlabelled["learned" if "+" in name else name].rate)
+    torch.testing.assert_close(unlabelled["learned"].rate, -learned.log_prob(codes))

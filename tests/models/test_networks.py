@@ -89,7 +89,7 @@ def test_a_log_mel_encoder_wants_a_waveform():
 
 
 @pytest.mark.parametrize(
-    ("decoder", "told"),
+    ("decoder", "num_classes"),
     [
         (ConvDecoderConfig.tiny(), 0),
         (ConvDecoderConfig.tiny().model_copy(update={"use_labels": True}), 3),
@@ -97,9 +97,9 @@ def test_a_log_mel_encoder_wants_a_waveform():
     ],
     ids=["conv", "conv with labels", "wavenet"],
 )
-def test_who_is_told_the_labels(decoder, told):
+def test_number_of_label_classes(decoder, num_classes):
     _, built, family = build_networks(config(decoder=decoder), WAVEFORM, 5, 3, num_classes=3)
-    assert max(built.num_classes, family.num_classes) == told
+    assert max(built.num_classes, family.num_classes) == num_classes
 
 
 def test_sizes_are_those_of_the_config():

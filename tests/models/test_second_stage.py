@@ -35,7 +35,7 @@ def stage(**changes) -> VQVAE:
 
 
 def grids(num: int = 64, seed: int = 0) -> torch.Tensor:
-    """Of one code each, so that a grid is told by three bits: half of the codes never occur."""
+    """Signals of one code each, so that three bits determine a grid; half of the codes never occur."""
     generator = torch.Generator().manual_seed(seed)
     codes = 2 * torch.randint(8, (num, 1, 1, 1), generator=generator).expand(-1, 1, 6, 6)
     return from_levels(codes, 16)

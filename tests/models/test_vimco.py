@@ -273,19 +273,19 @@ class TestBounds:
 
     @torch.no_grad()
     def test_only_a_prior_over_labels_sees_them(self):
-        told = {}
+        seen_labels = {}
 
         class Plain(DensityPrior):
             name = "no"
 
             def log_prob(self, codes, conditions=None):
-                told.setdefault(self.name, []).append(conditions.tensor("label"))
+                seen_labels.setdefault(self.name, []).append(conditions.tensor("label"))
                 return torch.zeros(len(codes))
 
             def sample(self, num, *args, **kwargs):
                 raise NotImplementedError
 
-        class Told(Plain):
+        class OverLabels(Plain):
             name = "yes"
 
             def log_joint(self, codes, conditions=None):
@@ -294,9 +294,9 @@ class TestBounds:
         model = listed()
         labels = torch.tensor([3, -1])
         batch = Batch(signals(SMALLEST, 2), Conditions(label=labels))
-        measure(model, batch, [Told(), Plain()], draws=2)
-        assert all(seen is labels for seen in told["yes"])
-        assert told["no"] == [None, None]
+        measure(model, batch, [OverLabels(), Plain()], draws=2)
+        assert all(seen is labels for seen in seen_labels["yes"])
+        assert seen_labels["no"] == [None, None]
 
     @torch.no_grad()
     def test_reconstruction_and_codes_are_of_the_most_probable(self):

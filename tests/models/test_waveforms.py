@@ -1,4 +1,4 @@
-"""Models of waveforms: spectra in, an autoregressive likelihood out, items of any length, speakers told."""
+"""Models of waveforms: spectra in, an autoregressive likelihood out, items of any length."""
 
 import math
 
@@ -28,7 +28,7 @@ LIKELIHOODS = pytest.mark.parametrize(
 )
 LABELS = Conditions(label=torch.tensor([0, 1, -1, 2]))
 GRADIENT = VQVAEConfig.tiny().quantizer.model_copy(update={"codebook": GradientCodebookConfig()})
-TOLD = ConvDecoderConfig.tiny().model_copy(update={"use_labels": True})
+LABELLED_CONV = ConvDecoderConfig.tiny().model_copy(update={"use_labels": True})
 
 
 def build(kind=VQVAE, length: int = LENGTH, num_classes: int = NUM_CLASSES, **parts):
@@ -119,13 +119,13 @@ class TestLoss:
     def test_several_processes_lose_what_one_would(self, monkeypatch):
         """Jitter, dropout of codes and hidden labels are drawn for the batch of all."""
         model = build(jitter=0.5, code_dropout=0.5).train()
-        x, told = waves(6), torch.arange(6) % NUM_CLASSES
+        x, labels = waves(6), torch.arange(6) % NUM_CLASSES
 
         def loss(rank: int, world: int) -> torch.Tensor:
             monkeypatch.setattr("smalti.nn.collectives.rank_and_world", lambda: (rank, world))
             torch.manual_seed(0)
             share = slice(rank * 6 // world, (rank + 1) * 6 // world)
-            return model.loss(Batch(x[share], Conditions(label=told[share]))).total
+            return model.loss(Batch(x[share], Conditions(label=labels[share]))).total
 
         with torch.no_grad():
             shares = torch.stack([loss(rank, 3) for rank in range(3)])
@@ -217,52 +217,52 @@ class TestWithoutCodes:
         assert torch.equal(model.likelihood_without_codes(4, model.grid, LABELS).log_prob(x), before)
 
     @torch.no_grad()
-    def test_of_any_grid_and_told_the_labels(self):
+    def test_of_any_grid_and_with_labels(self):
         model, x = build(code_dropout=0.1).eval(), waves(length=32)
-        told = model.likelihood_without_codes(4, (8,), LABELS).log_prob(x)
-        assert told.shape == x.shape
-        untold = model.likelihood_without_codes(4, (8,)).log_prob(x)
-        assert torch.equal((told - untold).abs().flatten(1).amax(1) > 0, LABELS["label"].data >= 0)
+        labelled = model.likelihood_without_codes(4, (8,), LABELS).log_prob(x)
+        assert labelled.shape == x.shape
+        unlabelled = model.likelihood_without_codes(4, (8,)).log_prob(x)
+        assert torch.equal((labelled - unlabelled).abs().flatten(1).amax(1) > 0, LABELS["label"].data >= 0)
 
     def test_is_not_known_where_it_was_not_learned(self):
         assert build().likelihood_without_codes(4, (16,)) is None
 
 
 class TestLabels:
-    @pytest.mark.parametrize("decoder", [WaveNetDecoderConfig.tiny(), TOLD], ids=lambda c: c.kind)
+    @pytest.mark.parametrize("decoder", [WaveNetDecoderConfig.tiny(), LABELLED_CONV], ids=lambda c: c.kind)
     @torch.no_grad()
     def test_say_something_and_the_unknown_one_is_as_none(self, decoder):
         model, x = build(decoder=decoder).eval(), waves()
         codes = model.encode(x)
-        told, untold = (model.likelihood(codes, c).log_prob(x) for c in (LABELS, Conditions()))
-        assert torch.equal((told - untold).abs().flatten(1).amax(1) > 0, LABELS["label"].data >= 0)
-        torch.testing.assert_close(model.likelihood(codes).log_prob(x), untold)
+        labelled, unlabelled = (model.likelihood(codes, c).log_prob(x) for c in (LABELS, Conditions()))
+        assert torch.equal((labelled - unlabelled).abs().flatten(1).amax(1) > 0, LABELS["label"].data >= 0)
+        torch.testing.assert_close(model.likelihood(codes).log_prob(x), unlabelled)
         in_evaluation = model.loss(Batch(x, LABELS)).terms["distortion_bits_per_dim"]
-        torch.testing.assert_close(in_evaluation, -told.mean() / math.log(2))
+        torch.testing.assert_close(in_evaluation, -labelled.mean() / math.log(2))
 
-    @pytest.mark.parametrize("decoder", [WaveNetDecoderConfig.tiny(), TOLD], ids=lambda c: c.kind)
+    @pytest.mark.parametrize("decoder", [WaveNetDecoderConfig.tiny(), LABELLED_CONV], ids=lambda c: c.kind)
     def test_out_of_range_are_refused(self, decoder):
         model, x = build(decoder=decoder), waves()
         with pytest.raises(InputError, match=r"expected labels from 0 to 2"):
             model.loss(Batch(x, Conditions(label=torch.tensor([0, 1, 2, 3]))))
 
     @torch.no_grad()
-    def test_without_classes_are_not_heeded(self):
+    def test_without_classes_are_ignored(self):
         model, x = build(num_classes=0).eval(), waves()
         assert torch.equal(model.loss(Batch(x, LABELS)).total, model.loss(Batch(x)).total)
 
     @pytest.mark.parametrize("kind", [VQVAE, VAE])
     @torch.no_grad()
-    def test_are_paid_for_where_they_are_told(self, kind):
-        """p(x) >= p(x | label) / number of labels; no label is nothing to tell."""
+    def test_are_paid_for_by_a_conditional_model(self, kind):
+        """p(x) >= p(x | label) / number of labels; a missing label costs nothing."""
         model, x = build(kind).eval(), waves()
         priors = [UniformPrior(model.num_codes, 2, model.grid)] if kind is VQVAE else []
-        of_told, of_untold = (
+        labelled, unlabelled = (
             next(iter(measure(model, Batch(x, c), priors, 1, generator()).bounds.values()))
             for c in (LABELS, Conditions())
         )
         cost = math.log(NUM_CLASSES) * torch.tensor([1.0, 1.0, 0.0, 1.0])
-        torch.testing.assert_close((of_told.rate - of_untold.rate).float(), cost, rtol=0, atol=1e-4)
+        torch.testing.assert_close((labelled.rate - unlabelled.rate).float(), cost, rtol=0, atol=1e-4)
 
 
 class TestBound:
@@ -293,7 +293,7 @@ class TestBound:
         return measure(model, Batch(x, LABELS, lengths), priors, 1, generator())
 
     @pytest.mark.parametrize("kind", [VQVAE, VAE])
-    @pytest.mark.parametrize("decoder", [WaveNetDecoderConfig.tiny(), TOLD], ids=lambda c: c.kind)
+    @pytest.mark.parametrize("decoder", [WaveNetDecoderConfig.tiny(), LABELLED_CONV], ids=lambda c: c.kind)
     @torch.no_grad()
     def test_what_follows_an_item_does_not_count(self, monkeypatch, decoder, kind):
         """With the same codes, since the encoder hears what follows."""
@@ -327,6 +327,6 @@ class TestBound:
 
     @torch.no_grad()
     def test_the_decoder_with_a_mean_still_gives_it(self):
-        model, x = build(decoder=TOLD).eval(), waves()
+        model, x = build(decoder=LABELLED_CONV).eval(), waves()
         measured = self.measured(model, x, None)
         assert torch.equal(measured.reconstruction, model.reconstruct(x, LABELS))

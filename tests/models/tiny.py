@@ -45,7 +45,7 @@ def all_grids(model: Autoencoder) -> Tensor:
 
 @torch.no_grad()
 def exaggerate(*networks: nn.Module, times: float = 2) -> None:
-    """Make what a network is told matter more to what it says."""
+    """Make the conditions matter more to the output of a network."""
     for network in networks:
         for parameter in network.parameters():
             parameter.mul_(times)

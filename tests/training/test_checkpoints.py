@@ -1,4 +1,4 @@
-"""A run's files: read back as they were written, whole or not at all, and told when they are not."""
+"""A run's files: read back as written, whole or not at all; damage is reported."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_half_written_state_is_not_one(directory: RunDirectory) -> None:
     ("file", "content"),
     [("state.json", b"{"), ("state.json", b"{}"), ("tensors.safetensors", b"short"), ("state.json", None)],
 )
-def test_damaged_state_is_told(directory: RunDirectory, file: str, content: bytes | None) -> None:
+def test_damaged_state_is_reported(directory: RunDirectory, file: str, content: bytes | None) -> None:
     directory.write_state(State(5, 0, TENSORS))
     path = directory.path / "state" / "step-000000005" / file
     path.unlink() if content is None else path.write_bytes(content)

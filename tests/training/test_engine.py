@@ -75,7 +75,7 @@ def test_clip_bounds_the_norm_over_all_parameters_and_gives_what_it_was() -> Non
     assert engine.clip(model.parameters(), float("inf")) == pytest.approx(0.5, rel=1e-4)
 
 
-def test_tracker_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tracker_that_is_not_installed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(
         "smalti.training.engine.find_spec", lambda name: None if name == "wandb" else real(name)

@@ -140,8 +140,8 @@ def test_metrics_say_what_happened(tmp_path: Path) -> None:
         assert record["seconds"] >= 0
     assert [step for step, _ in watched] == list(range(1, 8))
     valued = [(step, values) for step, values in watched if values]
-    told = [(record["step"], {key: record[key] for key in valued[0][1]}) for record in records]
-    assert valued == told
+    reported = [(record["step"], {key: record[key] for key in valued[0][1]}) for record in records]
+    assert valued == reported
 
 
 def test_validation_sees_the_average_in_evaluation_mode(tmp_path: Path) -> None:
@@ -270,14 +270,14 @@ def test_ctrl_c_saves_the_step_it_is_in(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def heeded_ctrl_c() -> Iterator[None]:
+def handled_ctrl_c() -> Iterator[None]:
     """Ctrl-C as a terminal has it: a shell starts jobs in the background with the signal ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("heeded_ctrl_c")
+@pytest.mark.usefixtures("handled_ctrl_c")
 def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     def feed(step: int, rank: int, world: int) -> Batch:
         if step == 6:
@@ -344,12 +344,12 @@ class Spoilt(Trainable):
 
 
 @pytest.mark.parametrize(
-    ("term", "root", "told"),
+    ("term", "root", "beginning"),
     [(math.nan, 1.0, "bad stopped"), (math.inf, 1.0, "bad stopped"), (0.0, 0.0, "gradient_norm stopped")],
 )
 @pytest.mark.parametrize("step", [0, 7])
 def test_numbers_that_are_not_finite_never_reach_a_checkpoint(
-    tmp_path: Path, term: float, root: float, told: str, step: int
+    tmp_path: Path, term: float, root: float, beginning: str, step: int
 ) -> None:
     def feed(now: int, rank: int, world: int) -> Batch:
         return Batch(torch.tensor([term, root] if now == step else [0.0, 1.0]))
@@ -358,7 +358,7 @@ def test_numbers_that_are_not_finite_never_reach_a_checkpoint(
     with pytest.raises(InputError) as stopped:
         fit(Spoilt(), feed, config(checkpoint_every=1, log_every=100), directory, Engine())
     sentence = str(stopped.value)
-    assert sentence.startswith(f"{told} being finite at step {step + 1}: ")
+    assert sentence.startswith(f"{beginning} being finite at step {step + 1}: ")
     state = directory.read_state()
     if step == 0:
         assert "there was no checkpoint yet" in sentence

@@ -109,11 +109,11 @@ def prepare(
             modality.spec.domain.dtype,
             count,
             workers=modality.readers,
-            oddities=modality.oddities,
-            told=files_by_warning,
+            warnings=modality.warnings,
+            items_by_warning=files_by_warning,
         )
     for words, names in files_by_warning.items():
-        note(f"{len(names)} of {modality.noun} are {words}, {names[0]} for one; they are kept.", quiet)
+        note(f"{len(names)} of {modality.plural_name} are {words}, {names[0]} for one; they are kept.", quiet)
     report_skipped(store.skipped, skipped_in)
     return store
 

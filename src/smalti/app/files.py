@@ -32,7 +32,7 @@ def read_files(tokenizer: Tokenizer, files: Sequence[Path]) -> tuple[list[str], 
         is_item = file.is_dir() and file.suffix.lower() in tokenizer.modality.extensions
         if not (is_item or file.is_file()):
             raise InputError(
-                f"expected files of {tokenizer.modality.noun}, found none at {file}: check the path"
+                f"expected files of {tokenizer.modality.plural_name}, found none at {file}: check the path"
             )
         try:
             levels = torch.from_numpy(tokenizer.modality.decode(file))

@@ -138,7 +138,7 @@ class FramePixelCNN(AutoregressiveNetwork):
         channels = config.memory_channels
         self.embeddings = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(num_codebooks))
         self.actions = nn.Embedding(num_actions + 1, channels) if num_actions else None
-        self.memory = FrameMemory(channels, config.memory_layers, is_told=num_actions > 0)
+        self.memory = FrameMemory(channels, config.memory_layers, is_conditioned=num_actions > 0)
         self.nothing = nn.Parameter(torch.zeros(channels))
         self.frame = config.frame.build(num_codes, num_codebooks, num_classes, local_channels=channels)
 

@@ -87,7 +87,7 @@ class Modality(ABC):
             InputError: for another type, range or shape.
         """
 
-    def oddities(self, item: np.ndarray) -> list[str]:
+    def warnings(self, item: np.ndarray) -> list[str]:
         """What a user should know of an item that was read, in words: that it is silent, say."""
         return []
 

@@ -22,8 +22,8 @@ AHEAD_BYTES = 64 * 2**20
 """What items may take, encoded and decoded, for as many as a batch to be decoded ahead while one is used."""
 
 
-def nothing_odd(item: np.ndarray) -> list[str]:
-    """What is to be known of an item: nothing."""
+def no_warnings(item: np.ndarray) -> list[str]:
+    """The default: no warnings about an item."""
     return []
 
 
@@ -37,8 +37,8 @@ def build_store(
     dtype: np.dtype,
     progress: Callable[[int, int], None] | None = None,
     workers: int | None = None,
-    oddities: Callable[[np.ndarray], list[str]] = nothing_odd,
-    told: dict[str, list[str]] | None = None,
+    warnings: Callable[[np.ndarray], list[str]] = no_warnings,
+    items_by_warning: dict[str, list[str]] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Store:
     """Decode one split of a source into a store, by several threads, in the source's order.
@@ -55,15 +55,15 @@ def build_store(
         dtype: of the decoded items.
         progress: called with the items done, unreadable ones too, and the number of all.
         workers: threads; None for one a core, at most 16.
-        oddities: what is to be known of a decoded item, in words.
-        told: receives the names of the items, by what was said of them (without figures).
+        warnings: what a user should know about a decoded item, in words.
+        items_by_warning: receives the names of the items with each warning, by its text before any colon.
         classes: class names by id, for a split that must agree with another; None numbers them, sorted.
 
     Raises:
         InputError: when no item can be read, and as `Store.write` does.
     """
     skipped: list[dict[str, str]] = []
-    told = {} if told is None else told
+    items_by_warning = {} if items_by_warning is None else items_by_warning
     total = source.count(split)
 
     def decoded() -> Iterator[Decoded]:
@@ -73,8 +73,8 @@ def build_store(
             if isinstance(result, UnreadableItem):
                 skipped.append({"name": readable(item.name), "reason": readable(str(result))})
             else:
-                for words in oddities(result):
-                    told.setdefault(words.split(":")[0], []).append(readable(item.name))
+                for text in warnings(result):
+                    items_by_warning.setdefault(text.split(":")[0], []).append(readable(item.name))
                 label = None if item.label is None else readable(item.label)
                 yield Decoded(readable(item.name), result, label, item.actions)
             done += 1

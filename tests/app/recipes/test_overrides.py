@@ -125,7 +125,7 @@ def test_left_out_keys_need_their_full_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("assignment", "told"),
+    ("assignment", "message"),
     [
         ("training.stpes=5", "did you mean training.steps"),
         ("num_code=5", "did you mean model.quantizer.num_codes"),
@@ -146,12 +146,12 @@ def test_left_out_keys_need_their_full_name() -> None:
         ("num_samples=5", "unknown key 'num_samples'"),
     ],
 )
-def test_refusals(assignment: str, told: str) -> None:
+def test_refusals(assignment: str, message: str) -> None:
     leave_out = () if "kernel" in assignment else ("prior",)
     key = assignment if "kernel" not in assignment else f"prior.network.{assignment}"
     with pytest.raises(InputError) as refused:
         override(IMAGE, [key], leave_out=leave_out)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
 
 

@@ -218,10 +218,10 @@ def test_that_of_sounds_shrinks_and_takes_a_step(name: str) -> None:
     model = recipe.model.build(modality.spec, 3)
     assert isinstance(model, Autoencoder)
     levels = torch.randint(256, (2, modality.spec.channels, *modality.spec.size), dtype=torch.uint8)
-    signal, told = modality.to_model(levels), Conditions(label=torch.tensor([0, 2]))
+    signal, conditions = modality.to_model(levels), Conditions(label=torch.tensor([0, 2]))
     prior = new_prior(recipe.prior, model, 3)
     for module, data in ((model, signal), (prior, model.encode(signal))):
-        loss = module.loss(Batch(data, told)).total
+        loss = module.loss(Batch(data, conditions)).total
         loss.backward()
         assert loss.isfinite()
         for parameter in module.parameters():

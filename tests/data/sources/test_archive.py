@@ -253,7 +253,7 @@ def test_a_wrong_checksum_at_the_very_end(tmp_path):
         TarSource(path, EXTENSIONS)
 
 
-def test_damage_that_comes_later_is_told_when_it_is_read(tmp_path):
+def test_damage_that_comes_later_is_reported_when_it_is_read(tmp_path):
     path = tmp_path / "a.tar"
     raw = large(path, "w:")
     source = TarSource(path, EXTENSIONS)

@@ -85,7 +85,7 @@ def test_tables_of_other_columns_are_refused(folder):
         EpisodesSource(folder)
 
 
-def test_damage_is_told(folder):
+def test_damage_is_reported(folder):
     file = folder / "test-00000-of-00001.parquet"
     source = EpisodesSource(folder)
     content = bytearray(file.read_bytes())

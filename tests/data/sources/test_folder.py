@@ -85,7 +85,7 @@ def test_folders_without_wanted_files_do_not_hide_splits(tmp_path):
     assert source.notes("test") == []
 
 
-def test_wanted_files_beside_the_splits_are_told(tmp_path):
+def test_wanted_files_beside_the_splits_are_reported(tmp_path):
     source = FolderSource(fill(tmp_path, "train/1.png", "cover.png"), EXTENSIONS)
     assert source.count("train") == 1
     assert source.notes("train") == [
@@ -138,7 +138,7 @@ def test_a_pipe_is_not_opened(tmp_path):
     assert FolderSource(tmp_path, EXTENSIONS).count("all") == 1
 
 
-def test_a_folder_that_cannot_be_opened_is_told(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_opened_is_reported(tmp_path, monkeypatch):
     fill(tmp_path, "a.png", "closed/b.png")
     scandir = os.scandir
 

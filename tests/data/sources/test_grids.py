@@ -273,7 +273,7 @@ def test_a_file_that_is_no_picture(folder):
         TileGridSource(folder)
 
 
-def test_a_grid_cut_off_is_told_when_it_is_read(tmp_path):
+def test_a_grid_cut_off_is_reported_when_it_is_read(tmp_path):
     write(tmp_path, ".png", train=tiles(1024, side=4))
     write_labels(tmp_path, train_y=np.zeros(1024, int))
     file = tmp_path / "train_00.png"

@@ -151,7 +151,7 @@ def test_no_entries(tmp_path):
         IdxSource(tmp_path)
 
 
-def test_truncated_plain_file_is_told_at_once(tmp_path):
+def test_truncated_plain_file_is_reported_at_once(tmp_path):
     write(tmp_path, "train-images-idx3-ubyte", idx(IMAGES)[:-17])
     with pytest.raises(InputError, match=r"expected 60 bytes for shape \(5, 4, 3\) in .*: it is cut off"):
         IdxSource(tmp_path)

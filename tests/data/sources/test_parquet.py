@@ -207,7 +207,7 @@ def test_not_parquet(tmp_path):
         ParquetSource(tmp_path / "t.parquet")
 
 
-def test_damage_inside_a_file_is_told_when_it_is_read(tmp_path):
+def test_damage_inside_a_file_is_reported_when_it_is_read(tmp_path):
     file = write(tmp_path / "t.parquet", {"image": [b"abc" * 999]}, compression="gzip", use_dictionary=False)
     raw = bytearray(file.read_bytes())
     raw[4:40] = b"\xff" * 36

@@ -163,12 +163,12 @@ class TestPattern:
             "test": [("test/ben_1.wav", "ben")],
         }
 
-    def test_files_that_do_not_match_are_told(self, tmp_path):
+    def test_files_that_do_not_match_are_reported(self, tmp_path):
         source = SpeechSource(fill(tmp_path, *self.FILES), EXTENSIONS, "(?P<speaker>ben)_")
         assert source.count("all") == 2
         assert source.notes("all") == ["1 file whose path does not match was ignored: a/anna_1.wav"]
 
-    def test_files_without_a_split_among_others_are_told(self, tmp_path):
+    def test_files_without_a_split_among_others_are_reported(self, tmp_path):
         source = SpeechSource(fill(tmp_path, *self.FILES), EXTENSIONS, "(?P<split>b)?/(?P<speaker>[a-z]+)_")
         assert listed(source) == {"b": [("b/ben_1.wav", "ben"), ("b/ben_2.wav", "ben")]}
         assert source.notes("b") == ["1 file whose path states no split was ignored: a/anna_1.wav"]
@@ -259,7 +259,7 @@ class TestTable:
             tmp_path / "gone.wav",
         ]
 
-    def test_ambiguous_names_and_paths_that_lead_out_are_told(self, tmp_path):
+    def test_ambiguous_names_and_paths_that_lead_out_are_reported(self, tmp_path):
         fill(
             tmp_path, "secret.wav", "data/a/x.wav", "data/b/x.wav", "data/y.wav", "data/z.wav", "data/z.flac"
         )
@@ -273,7 +273,7 @@ class TestTable:
             "2 rows whose name several files have were ignored, the first of them x",
         ]
 
-    def test_rows_without_a_split_among_others_are_told(self, tmp_path):
+    def test_rows_without_a_split_among_others_are_reported(self, tmp_path):
         fill(tmp_path, "a.wav", "b.wav")
         source = TableSource(table(tmp_path / "t.csv", "id,split", "a,train", "b,"), EXTENSIONS)
         assert listed(source) == {"train": [("a", None)]}

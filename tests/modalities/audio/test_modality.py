@@ -71,7 +71,7 @@ class TestConfig:
         assert one.pattern is None
         assert modality(encoding, pattern="(?P<label>.)").pattern == "(?P<label>.)"
         assert one.seconds(RATE * 3) == 3
-        assert (one.noun, one.ending) == ("sounds", ".wav")
+        assert (one.plural_name, one.ending) == ("sounds", ".wav")
         assert {".wav", ".flac", ".mp3", ".opus"} <= set(one.extensions)
         assert one.protocol() == {
             "sample_rate_hz": RATE,

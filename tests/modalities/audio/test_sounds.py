@@ -179,8 +179,8 @@ class TestUnreadable:
     @pytest.mark.parametrize("share", [0.5, 0.8])
     def test_cut_short(self, kind, share):
         data = encoded(np.resize(PCM, 40000), kind)
-        told = reason(data[: int(len(data) * share)])
-        assert "cut short" in told or told == "not a sound that libsndfile can read, or damaged at its start"
+        text = reason(data[: int(len(data) * share)])
+        assert "cut short" in text or text == "not a sound that libsndfile can read, or damaged at its start"
 
     def test_how_much_of_it_is_there(self):
         assert reason(encoded()[:-4000]) == "cut short: it holds 4000 of its 8000 bytes of samples"

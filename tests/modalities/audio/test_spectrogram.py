@@ -59,7 +59,7 @@ class TestConfig:
         assert (one.padding, modality("none").padding) == (128, modality("none").decode(np.zeros(HOP)).max())
         assert modality(pattern="(?P<label>.)").pattern == "(?P<label>.)"
         assert one.seconds(125) == 125 * HOP / RATE
-        assert (one.noun, one.ending) == ("sounds", ".wav")
+        assert (one.plural_name, one.ending) == ("sounds", ".wav")
         protocol = one.protocol()
         assert protocol["sample_rate_hz"] == RATE
         assert (protocol["hop"], protocol["window"], protocol["num_mels"]) == (HOP, 64, MELS)

@@ -111,7 +111,7 @@ class TestReading:
 
     @pytest.mark.parametrize(("degrees", "matrix"), [(90, (0, 1, -1, 0)), (180, (-1, 0, 0, -1))])
     def test_what_a_camera_says_of_how_it_was_held(self, tmp_path: Path, degrees, matrix) -> None:
-        """The matrix of a track's header is the one that players heed; this one turns clockwise."""
+        """The matrix of a track's header is the one that players use; this one turns clockwise."""
         frames = videos.moving(3, 16, 16)
         file = videos.save(tmp_path / "clip", frames, videos.Kind(".mov", "png", "rgb24"))
         content = bytearray(file.read_bytes())
@@ -162,7 +162,7 @@ class TestRate:
         # Of two frames that are equally near, whichever the rounding of a file's times prefers.
         np.testing.assert_allclose(received, expected, atol=14 if rate_hz == 20 else 4)
 
-    def test_uneven_times_are_heeded(self, tmp_path: Path) -> None:
+    def test_uneven_times_are_used(self, tmp_path: Path) -> None:
         times_ms = [0, 100, 200, 1200, 1300]
         file = videos.save(tmp_path / "clip", self.FRAMES[:5], videos.LOSSLESS, 10, times_ms)
         assert self.decoded(file, None) == [0, 10, 20, 30, 40]
@@ -275,11 +275,11 @@ class TestModality:
         clip = torch.arange(256, dtype=torch.uint8).view(1, 1, 4, 8, 8)
         assert torch.equal(MODALITY.to_stored(MODALITY.to_model(clip)), clip)
 
-    def test_oddities(self) -> None:
+    def test_warnings(self) -> None:
         still = np.full((3, 4, 16, 24), 7, np.uint8)
-        assert MODALITY.oddities(still) == ["still throughout"]
+        assert MODALITY.warnings(still) == ["still throughout"]
         still[0, 2, 3, 3] = 8
-        assert MODALITY.oddities(still) == []
+        assert MODALITY.warnings(still) == []
 
     def test_what_a_user_may_pass(self, tmp_path: Path) -> None:
         frames = videos.moving(5, 16, 24)

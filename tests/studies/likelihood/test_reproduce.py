@@ -196,20 +196,20 @@ def _grey(folder: Path) -> Path:
 
 
 def test_mistakes_get_a_sentence(mistake, data, tmp_path, pictures):
-    def told(*words: object) -> str:
+    def message(*words: object) -> str:
         return mistake("reproduce", *words, "--out", tmp_path)
 
-    assert "expected a data set to reproduce, received 'mnist'" in told("mnist", "--data", data)
-    assert "expected a part" in told("cifar10", "--data", data, "--part", "all")
-    assert "expected a budget" in told("cifar10", "--data", data, "--budget", "gpu")
-    assert "expected a model of cifar10-table, received 'gan'" in told(
+    assert "expected a data set to reproduce, received 'mnist'" in message("mnist", "--data", data)
+    assert "expected a part" in message("cifar10", "--data", data, "--part", "all")
+    assert "expected a budget" in message("cifar10", "--data", data, "--budget", "gpu")
+    assert "expected a model of cifar10-table, received 'gan'" in message(
         "cifar10", "--data", data, "--only", "gan"
     )
-    assert "test split" in told("cifar10", "--data", pictures, "--budget", "tiny")
+    assert "test split" in message("cifar10", "--data", pictures, "--budget", "tiny")
     for split in ("train", "test"):
         (tmp_path / "jpeg" / split).mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(tmp_path / "jpeg" / split / "a.jpg")
-    assert "holds JPEG: pass it as --pretrain" in told("cifar10", "--data", tmp_path / "jpeg")
+    assert "holds JPEG: pass it as --pretrain" in message("cifar10", "--data", tmp_path / "jpeg")
 
 
 @pytest.mark.parametrize("name", SCALES)

@@ -118,11 +118,11 @@ HEADER = "utt\tstart\tend\tphone\tspeaker\n"
         ),
     ],
 )
-def test_mistakes_are_told_in_a_sentence_with_the_line(tmp_path, text, words):
-    with pytest.raises(InputError, match=words) as told:
+def test_mistakes_are_reported_in_a_sentence_with_the_line(tmp_path, text, words):
+    with pytest.raises(InputError, match=words) as caught:
         read(tmp_path, text)
-    assert "phones.tsv" in str(told.value)
-    assert "\n" not in str(told.value)
+    assert "phones.tsv" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_file_that_is_no_table(tmp_path):

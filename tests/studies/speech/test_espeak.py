@@ -172,7 +172,7 @@ def test_speakers_and_texts_of_test_are_held_out(source):
 
 
 def test_an_utterance_depends_on_seed_speaker_and_number_alone(source):
-    # More than a second later, as espeak seeds its noise with the time in seconds unless told otherwise.
+    # More than a second later, as espeak seeds its noise with the time in seconds by default.
     time.sleep(1.1)
     expected = contents(source, "train") | contents(source, "test")
     other = SyntheticSpeechSource(num_speakers=5, utterances_per_speaker=4)

@@ -36,7 +36,7 @@ def trained() -> Recognizer:
     return judge()
 
 
-def test_two_tones_are_told_apart(trained):
+def test_two_tones_are_distinguished(trained):
     waves, labels = labelled(10, seed=7)
     assert (trained.predict(waves) == labels).mean() == 1
     swapped = train_recognizer(*labelled(8)[:1], 1 - labelled(8)[1], RATE_HZ, False, 25, batch_size=8)

@@ -73,7 +73,7 @@ def test_silence_is_unvoiced():
     np.testing.assert_allclose(inner(found[50:]), 150, rtol=0.002)
 
 
-def test_half_noise_is_told_from_a_tone_in_noise():
+def test_half_noise_is_distinguished_from_a_tone_in_noise():
     noise = np.random.default_rng(0).normal(size=RATE)
     tone = harmonics(200, [1], seconds=1) * 10
     assert np.isfinite(inner(f0(tone + 0.1 * noise, RATE))).mean() > 0.95

@@ -84,7 +84,7 @@ def test_bad_input():
         Doom("basic", size=481)
 
 
-def test_a_game_that_ends_is_told_in_a_sentence():
+def test_a_game_that_ends_is_reported_in_a_sentence():
     import vizdoom
 
     class Ended:

@@ -39,8 +39,8 @@ def convert(
     if tokenizer.modality.sample_rate_hz is None or not tokenizer.classes:
         raise InputError(
             f"expected a run over the sounds of several speakers, {run} holds one over "
-            f"{tokenizer.modality.noun} with {len(tokenizer.classes)} classes: train one whose data names "
-            "its speakers, by folders or data.pattern"
+            f"{tokenizer.modality.plural_name} with {len(tokenizer.classes)} classes: train one whose data "
+            "names its speakers, by folders or data.pattern"
         )
     tokenizer.label(speaker)
     if out.suffix.lower() not in WRITTEN:

@@ -54,7 +54,7 @@ def decode(
             )
             save_signal(tokenizer, signal[:, :, : one.length], target)
             count(done, len(targets))
-    note(f"{len(targets)} {tokenizer.modality.noun} are in {out}.", quiet)
+    note(f"{len(targets)} {tokenizer.modality.plural_name} are in {out}.", quiet)
     return len(targets)
 
 

@@ -59,11 +59,11 @@ def sample(
             count(begin + len(part), num)
     drawn = torch.cat(signals)
     out.mkdir(parents=True, exist_ok=True)
-    ending, noun = tokenizer.modality.ending, tokenizer.modality.noun
+    ending, items = tokenizer.modality.ending, tokenizer.modality.plural_name
     names = [f"{index:05d}{ending}" for index in range(num)]
     for name, signal in zip(names, drawn, strict=True):
         tokenizer.modality.save(signal, out / name)
     tokenizer.modality.preview([drawn[:64]]).save(out / "samples.png")
     write_codes(out / "codes.parquet", codes_info(tokenizer), [(names, codes.numpy(), [class_name] * num)])
-    note(f"{num} {noun} are in {out}, all together in samples.png, their codes in codes.parquet.", quiet)
+    note(f"{num} {items} are in {out}, all together in samples.png, their codes in codes.parquet.", quiet)
     return num

@@ -100,13 +100,13 @@ def class_depth(files: Sequence[str], split: str) -> int | None:
     return None
 
 
-def ignored(files: Sequence[str], noun: str, what: str) -> list[str]:
+def ignored(files: Sequence[str], singular: str, what: str) -> list[str]:
     """A note on ignored files, or none where there are none."""
     if not files:
         return []
     if len(files) == 1:
-        return [f"1 {noun} {what} was ignored: {files[0]}"]
-    return [f"{len(files):,} {noun}s {what} were ignored, the first of them {files[0]}"]
+        return [f"1 {singular} {what} was ignored: {files[0]}"]
+    return [f"{len(files):,} {singular}s {what} were ignored, the first of them {files[0]}"]
 
 
 def _group(files: Sequence[str], key: Callable[[str], str | None]) -> dict[str | None, list[str]]:

@@ -131,7 +131,7 @@ class ArrayModality(Modality):
 
     extensions = EXTENSIONS
     ending = ".npy"
-    noun = "arrays"
+    plural_name = "arrays"
 
     def __init__(self, config: ArrayConfig) -> None:
         """
@@ -234,7 +234,7 @@ class ArrayModality(Modality):
         items = [self.to_model(torch.from_numpy(item)[None]) for item in self._items(signal)]
         return items if self.is_ragged else torch.cat(items)
 
-    def oddities(self, item: np.ndarray) -> list[str]:
+    def warnings(self, item: np.ndarray) -> list[str]:
         """That an array is constant."""
         present = item[~np.isnan(item)] if item.dtype.kind == "f" else item
         return ["constant throughout"] if (present == present.flat[0]).all() else []

@@ -121,7 +121,7 @@ class AudioModality(Modality):
 
     extensions = EXTENSIONS
     ending = ".wav"
-    noun = "sounds"
+    plural_name = "sounds"
     is_ragged = True
 
     def __init__(self, config: AudioConfig) -> None:
@@ -184,7 +184,7 @@ class AudioModality(Modality):
         """How long so many samples last."""
         return length / self.config.sample_rate_hz
 
-    def oddities(self, item: Integer[np.ndarray, "1 t"]) -> list[str]:
+    def warnings(self, item: Integer[np.ndarray, "1 t"]) -> list[str]:
         """That a sound is silent throughout, or clipped."""
         signal = self.to_model(torch.from_numpy(np.ascontiguousarray(item))[None])
         return sound_notes(self.waveform(signal)[0, 0].numpy())

@@ -105,7 +105,7 @@ class LogMelModality(Modality):
 
     extensions = EXTENSIONS
     ending = ".wav"
-    noun = "sounds"
+    plural_name = "sounds"
     is_ragged = True
 
     def __init__(self, config: LogMelConfig) -> None:

@@ -59,7 +59,7 @@ class CodeGridModality(Modality):
 
     extensions = (".parquet",)
     ending = ".npy"
-    noun = "code grids"
+    plural_name = "code grids"
 
     def __init__(self, config: CodeGridConfig) -> None:
         self.config = config

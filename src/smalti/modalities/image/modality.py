@@ -51,7 +51,7 @@ class ImageModality(Modality):
 
     extensions = EXTENSIONS
     ending = ".png"
-    noun = "pictures"
+    plural_name = "pictures"
 
     def __init__(self, config: ImageConfig) -> None:
         """

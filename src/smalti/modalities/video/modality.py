@@ -65,7 +65,7 @@ class VideoModality(Modality):
 
     extensions = EXTENSIONS
     ending = ".mp4"
-    noun = "clips"
+    plural_name = "clips"
     is_ragged = True
     readers = 1
 
@@ -112,7 +112,7 @@ class VideoModality(Modality):
         """How long so many frames last, where they have a rate."""
         return None if self.config.frame_rate_hz is None else length / self.config.frame_rate_hz
 
-    def oddities(self, item: UInt8[np.ndarray, "c f h w"]) -> list[str]:
+    def warnings(self, item: UInt8[np.ndarray, "c f h w"]) -> list[str]:
         """That nothing moves in a clip."""
         return ["still throughout"] if (item == item[:, :1]).all() else []
 

@@ -210,11 +210,11 @@ class _Table:
             self._refuse(number, f"expected {expected} from 0 as {column}", repr(text))
         return seconds
 
-    def _once(self, known: dict[str, tuple[str, int]], number: int, name: str, value: str, noun: str) -> None:
+    def _once(self, known: dict[str, tuple[str, int]], number: int, name: str, value: str, key: str) -> None:
         """Note the only value that an utterance may have."""
         first, line = known.setdefault(name, (value, number))
         if value != first:
-            self._refuse(number, f"expected one {noun} of {name}, {first} as on line {line}", value)
+            self._refuse(number, f"expected one {key} of {name}, {first} as on line {line}", value)
 
     def _refuse(self, number: int, expected: str, received: str) -> None:
         raise InputError(f"{self.path}, line {number}: {expected}, received {received}")

@@ -111,7 +111,7 @@ def _spoken(study: SpeechStudy, tokenizer: Tokenizer, data: str, split: str) -> 
     modality = tokenizer.modality
     sounds: Any = tokenizer.recipe.data
     if modality.sample_rate_hz is None:
-        raise InputError(f"expected a run over sounds, received one over {modality.noun}")
+        raise InputError(f"expected a run over sounds, received one over {modality.plural_name}")
     source = open_data(data, modality)
 
     def read(content: Any) -> Any:

@@ -23,7 +23,7 @@ def rate_of(tokenizer: Tokenizer) -> int:
         InputError: when it has none.
     """
     if tokenizer.modality.sample_rate_hz is None:
-        raise InputError(f"expected a run over sounds, received one over {tokenizer.modality.noun}")
+        raise InputError(f"expected a run over sounds, received one over {tokenizer.modality.plural_name}")
     return tokenizer.modality.sample_rate_hz
 
 

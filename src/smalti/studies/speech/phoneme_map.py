@@ -216,9 +216,9 @@ def cooccurrences(
     Raises:
         ValueError: when a code or a phone is out of range.
     """
-    for ids, num, noun in ((codes, num_codes, "codes"), (phones, num_phones, "phones")):
+    for ids, num, name in ((codes, num_codes, "codes"), (phones, num_phones, "phones")):
         if len(ids) and not 0 <= ids.min() <= ids.max() < num:
-            raise ValueError(f"expected {noun} from 0 to {num - 1}, received {ids.min()} to {ids.max()}")
+            raise ValueError(f"expected {name} from 0 to {num - 1}, received {ids.min()} to {ids.max()}")
     return np.bincount(codes * num_phones + phones, minlength=num_codes * num_phones).reshape(
         num_codes, num_phones
     )

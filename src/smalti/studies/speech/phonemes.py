@@ -80,8 +80,9 @@ def phonemes(
     seconds = tokenizer.modality.seconds(tokenizer.autoencoder.stride)
     if seconds is None or tokenizer.autoencoder.num_codebooks != 1:
         raise InputError(
-            f"expected a run over sounds with one codebook, {run} is one over {tokenizer.modality.noun} with "
-            f"{tokenizer.autoencoder.num_codebooks}: train one, with `smalti train units` for example"
+            f"expected a run over sounds with one codebook, {run} is one over "
+            f"{tokenizer.modality.plural_name} with {tokenizer.autoencoder.num_codebooks}: train one, with "
+            "`smalti train units` for example"
         )
     table = Alignments.read(alignments)
     source = open_data(data, tokenizer.modality)
