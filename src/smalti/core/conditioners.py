@@ -1,4 +1,4 @@
-"""Conditioners: modules that tell a network's activations what a condition says."""
+"""Conditioners: modules that condition the activations of a network on a named condition."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from smalti.core.registry import Registry
 
 
 class Conditioner(nn.Module, ABC):
-    """Maps activations `(B, C, *grid)` and a condition's value to activations of the same shape.
+    """Maps activations `(B, C, *grid)` and the value of a condition to activations of the same shape.
 
-    It treats each position by itself, so that an autoregressive network stays causal and its cached step can
-    apply it to one position.
+    Each position is conditioned independently of the others, so an autoregressive network stays causal, and
+    its cached step can apply the conditioner to a single position.
     """
 
     @abstractmethod
     def prepare(
         self, value: ConditionValue | None, batch_size: int, grid: Sequence[int], hide: bool = False
     ) -> Any:
-        """Compute all that does not depend on the activations, once for all positions and layers.
+        """Compute everything that does not depend on the activations, once for all positions and layers.
 
         Args:
-            value: of the condition; None when the batch has none.
+            value: value of the condition; None if the batch does not have it.
             batch_size: B.
-            grid: of the activations.
-            hide: whether to drop the condition of a share of the items, as training does.
+            grid: grid of the activations.
+            hide: whether to drop the condition for a random share of the items, as in training.
 
         Raises:
-            InputError: when the value is of another kind, size or range.
+            InputError: if the value is of the wrong kind, size or range.
         """
 
     @abstractmethod
@@ -44,17 +44,17 @@ class Conditioner(nn.Module, ABC):
         """Condition the activations of the whole grid, or of one position.
 
         Args:
-            x: `(B, C, *grid)`, or `(B, C)` at a position.
-            prepared: from `prepare`.
-            position: row-major in the grid; None for all of them.
+            x: activations, `(B, C, *grid)`, or `(B, C)` for one position.
+            prepared: result of `prepare`.
+            position: row-major index in the grid; None for the whole grid.
         """
 
 
 class ConditionerConfig(Configuration):
-    """Settings of a conditioner; each kind has a `kind: Literal[...]`."""
+    """Settings of a conditioner; each subclass has a `kind: Literal[...]`."""
 
     def build(self, channels: int) -> Conditioner:
-        """The untrained conditioner of activations of this many channels."""
+        """Build the untrained conditioner for activations with this number of channels."""
         raise NotImplementedError
 
 
@@ -65,9 +65,10 @@ AnyConditioner = Annotated[ConditionerConfig, CONDITIONERS]
 
 @final
 class Conditioners(nn.Module):
-    """The conditioners of a network, by the names of the conditions that they read; applied in order.
+    """The conditioners of a network, applied in order; conditions without a conditioner are ignored.
 
-    Conditions without a conditioner are ignored.
+    Args:
+        conditioners: conditioner of each condition, by the condition's name.
     """
 
     def __init__(self, conditioners: Mapping[str, Conditioner] | None = None) -> None:
@@ -80,7 +81,7 @@ class Conditioners(nn.Module):
     def prepare(
         self, conditions: Conditions | None, batch_size: int, grid: Sequence[int], hide: bool = False
     ) -> dict[str, Any]:
-        """What each conditioner prepares; see `Conditioner.prepare`."""
+        """Call `Conditioner.prepare` of each conditioner; return the results by condition name."""
         values = conditions or Conditions()
         return {
             name: cast("Conditioner", module).prepare(values.get(name), batch_size, grid, hide)

@@ -1,7 +1,7 @@
-"""Named conditions of a batch: what is known of its items beside the data.
+"""Named conditions of a batch: labels, actions, text and other inputs beside the data.
 
-A condition has a name (`label`, `action`, `text`, ...) and a value of one of four kinds: one for the item,
-one for each frame, a sequence, or a dense field. Which kind it is decides which conditioner can read it.
+A condition has a name (`label`, `action`, `text`, ...) and a value of one of four kinds: one value per item,
+one per frame, a sequence, or a dense field. The kind determines which conditioners can read it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from smalti.core.errors import InputError
 
 V = TypeVar("V", bound="ConditionValue")
 Items = slice | Sequence[int] | Tensor
-"""Selects items: a slice, or their positions (int64) or a mask (bool)."""
+"""A selection of items: a slice, indices (int64) or a mask (bool)."""
 
 
 @dataclass(frozen=True, eq=False)
 class ConditionValue(ABC):
-    """The value of one condition for a batch. Axis 0 of every tensor in it counts the items.
+    """The value of one condition for a batch; axis 0 of each of its tensors is the batch axis.
 
     Attributes:
         data: int64 ids, where -1 means "not given", or floating-point vectors.
+
+    Raises:
+        InputError: if the type or the number of axes of `data` does not fit the kind of condition.
     """
 
     data: Tensor
@@ -44,12 +47,12 @@ class ConditionValue(ABC):
     @classmethod
     @abstractmethod
     def _ranks(cls, is_ids: bool) -> Sequence[int]:
-        """Numbers of axes that `data` may have."""
+        """Valid numbers of axes of `data`."""
 
     @classmethod
     @abstractmethod
     def _expected(cls) -> str:
-        """The shapes that `data` may have, for messages."""
+        """Description of the valid shapes of `data`, for messages."""
 
     @property
     def is_ids(self) -> bool:
@@ -57,8 +60,8 @@ class ConditionValue(ABC):
         return self.data.dtype == torch.int64
 
     def each(self: V, change: Callable[[Tensor], Tensor]) -> V:
-        """The same kind of value with every tensor changed; all other methods go through this one."""
-        # Over the fields of the class as they are, so that none can be forgotten.
+        """Return a value of the same kind with `change` applied to every tensor."""
+        # Iterates over the fields of the subclass, so that no tensor of it is left unchanged.
         changed: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
         changed = {name: old if old is None else change(old) for name, old in changed.items()}
         return type(self)(**changed)
@@ -67,7 +70,7 @@ class ConditionValue(ABC):
 @final
 @dataclass(frozen=True, eq=False)
 class PerItem(ConditionValue):
-    """One value for each item: ids `(B,)` or vectors `(B, V)`."""
+    """One value per item: ids `(B,)` or vectors `(B, V)`."""
 
     @classmethod
     def _ranks(cls, is_ids: bool) -> Sequence[int]:
@@ -81,8 +84,7 @@ class PerItem(ConditionValue):
 @final
 @dataclass(frozen=True, eq=False)
 class PerFrame(ConditionValue):
-    """One value for each frame (position along the first axis) of each item: ids `(B, F)` or vectors
-    `(B, F, V)`."""
+    """One value per frame, a position along the first axis: ids `(B, F)` or vectors `(B, F, V)`."""
 
     @classmethod
     def _ranks(cls, is_ids: bool) -> Sequence[int]:
@@ -96,10 +98,13 @@ class PerFrame(ConditionValue):
 @final
 @dataclass(frozen=True, eq=False)
 class TokenSequence(ConditionValue):
-    """A sequence for each item, in no fixed relation to its positions: ids `(B, L)` or vectors `(B, L, V)`.
+    """A sequence per item, not aligned with the positions of the item: ids `(B, L)` or vectors `(B, L, V)`.
 
     Attributes:
-        mask: bool `(B, L)`, False at padding; None when all of every sequence counts.
+        mask: bool `(B, L)`, False at padding; None if no sequence is padded.
+
+    Raises:
+        InputError: if the data or the mask has the wrong type or shape.
     """
 
     mask: Bool[Tensor, "b l"] | None = None
@@ -116,7 +121,7 @@ class TokenSequence(ConditionValue):
 
     @classmethod
     def with_lengths(cls, data: Tensor, lengths: Int64[Tensor, " b"]) -> TokenSequence:
-        """Sequences of these lengths, padded to a common one."""
+        """Create a value from padded sequences and their lengths."""
         positions = torch.arange(data.shape[1], device=data.device)
         return cls(data, positions < lengths.to(data.device).unsqueeze(1))
 
@@ -132,7 +137,7 @@ class TokenSequence(ConditionValue):
 @final
 @dataclass(frozen=True, eq=False)
 class DenseField(ConditionValue):
-    """Vectors on a grid `(B, P, *coarse)`, where every axis of `coarse` divides that of the data."""
+    """Vectors on a grid, `(B, P, *coarse)`; each side of `coarse` divides that side of the data's grid."""
 
     @classmethod
     def _ranks(cls, is_ids: bool) -> Sequence[int]:
@@ -150,23 +155,23 @@ KINDS: Mapping[str, type[ConditionValue]] = {
     "action": PerFrame,
     "local": DenseField,
 }
-"""Names whose kind is fixed, so that a plain tensor can be given for them."""
+"""Condition names with a fixed kind; their values may be plain tensors."""
 
 
 @final
 class Conditions(Mapping[str, ConditionValue]):
-    """An immutable mapping from the names of a batch's conditions to their values.
+    """An immutable mapping from condition names to values, for one batch.
 
-    Values may be plain tensors under the names in `KINDS`; None leaves a condition out:
+    A value whose name is in `KINDS` may be a plain tensor. Conditions whose value is None are omitted:
 
         Conditions(label=torch.tensor([3, -1]), text=TokenSequence(tokens, mask))
-        Conditions(**{**conditions, "local": latents})    # with one more
+        Conditions(**{**conditions, "local": latents})    # adds a condition
 
     Args:
-        values: by name.
+        values: value of each condition, by name.
 
     Raises:
-        InputError: for a plain tensor under another name, or a value of the wrong shape or type.
+        InputError: if a plain tensor is passed under another name, or a value has the wrong shape or type.
     """
 
     __slots__ = ("_values",)
@@ -190,24 +195,24 @@ class Conditions(Mapping[str, ConditionValue]):
         return f"Conditions({', '.join(parts)})"
 
     def tensor(self, name: str) -> Tensor | None:
-        """The ids or vectors of a condition, or None when it is absent."""
+        """Return the ids or vectors of a condition, or None if it is absent."""
         value = self._values.get(name)
         return None if value is None else value.data
 
     def to(self, device: torch.device | str) -> Conditions:
-        """The same conditions on another device."""
+        """Copy the conditions to a device."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def part(self, items: Items) -> Conditions:
-        """The conditions of some of the items, in the order given."""
+        """Select the conditions of some items, in the given order."""
         return self._each(lambda tensor: tensor[items])
 
     def repeat(self, times: int) -> Conditions:
-        """Each item's conditions so many times in a row."""
+        """Repeat the conditions of each item `times` times, the copies of an item next to each other."""
         return self._each(lambda tensor: tensor.repeat_interleave(times, 0))
 
     def frames(self, frames: slice) -> Conditions:
-        """The conditions of some of the frames; those that are not one a frame are kept whole."""
+        """Select the frames of conditions with one value per frame; keep all other conditions."""
         return Conditions(
             **{
                 name: value.each(lambda tensor: tensor[:, frames]) if isinstance(value, PerFrame) else value
@@ -216,7 +221,7 @@ class Conditions(Mapping[str, ConditionValue]):
         )
 
     def only(self, *names: str) -> Conditions:
-        """The conditions of these names, as far as they are present."""
+        """Select the conditions with these names; absent ones are ignored."""
         return Conditions(**{name: self._values[name] for name in names if name in self._values})
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Conditions:
@@ -242,16 +247,15 @@ def _as_value(name: str, value: ConditionValue | Tensor) -> ConditionValue:
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch, ready for a model.
+    """A batch of model inputs.
 
     Attributes:
-        data: signals in their model range, or codes for a prior.
-        conditions: what is known of the items beside the data.
-        lengths: of each item on its first axis after the channels (time), int64 `(B,)`, where items end
-            before the batch does; what follows an item is padding, and does not count. None when all fill
-            the batch.
-        mask: which values are present, bool in the shape of the data; missing ones do not count, and the data
-            is 0 there. None when none is missing.
+        data: signals in the model's range, or codes for a prior.
+        conditions: conditions of the items.
+        lengths: int64 `(B,)`, length of each item along the first axis after the channels (time). Values
+            beyond it are padding, which losses and scores ignore. None if no item is padded.
+        mask: bool, in the shape of the data, False at missing values, where the data is 0; losses and scores
+            ignore them. None if no value is missing.
     """
 
     data: Tensor
@@ -260,7 +264,7 @@ class Batch:
     mask: Bool[Tensor, "b c *size"] | None = None
 
     def num_values(self) -> Int64[Tensor, " b"]:
-        """Values that count in each item: neither padding nor missing. Scores are divided by these."""
+        """Number of values in each item that are neither padding nor missing: the divisor of scores."""
         length = self.data.shape[2]
         if self.mask is None:
             full = torch.full((len(self.data),), length, device=self.data.device)

@@ -1,4 +1,4 @@
-"""The base of every configuration."""
+"""The base class of all configurations."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ C = TypeVar("C", bound="Configuration")
 
 
 class Configuration(BaseModel):
-    """Base of every `Config`: validated, immutable, and strict about unknown keys."""
+    """Base class of every `Config`: validated and immutable; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     def changed(self: C, settings: Mapping[str, Any]) -> C:
-        """A copy with some settings changed, validated again.
+        """Return a validated copy with some settings changed.
 
         Args:
             settings: new values by dotted key, such as `{"decoder.channels": 64}`.
 
         Raises:
-            AttributeError: for a key that does not exist.
-            pydantic.ValidationError: for a value that does not fit.
+            AttributeError: if a key does not exist.
+            pydantic.ValidationError: if a value is invalid.
         """
         new = self
         for key, value in settings.items():

@@ -1,4 +1,4 @@
-"""Packages that only one medium needs: imported when they are first used, and named when they are missing."""
+"""Optional dependencies: packages that only some features need, imported at their first use."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from smalti.core.errors import InputError
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """Around a lazy import: a missing package becomes one sentence that names the extra to install.
+    """Wrap a lazy import, so that the error for a missing package names the extra to install.
 
     Args:
-        extra: name of the optional dependency, such as "video".
+        extra: name of the extra, such as "video".
 
     Raises:
-        InputError: when the package is not installed.
+        InputError: if the package is not installed.
     """
     try:
         yield

@@ -1,8 +1,8 @@
-"""Files and directories that appear whole or not at all, and a disk that takes no more told in a sentence.
+"""Atomic writes of files and directories; a full or read-only disk raises an `InputError`.
 
-What is to become `NAME` is written in the directory `.NAME.partial` beside it, and renamed when it is
-complete and on the disk. That name is fixed, so that what a killed process left there is overwritten by the
-next, not collected; of several writers of one `NAME` one goes on, and the others wait for it.
+The content of `NAME` is written to the directory `.NAME.partial` beside it and renamed once it is complete
+and synced to disk. That name is fixed, so the leftovers of a killed process are overwritten by the next
+writer and do not accumulate. Concurrent writers of one `NAME` wait for each other.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path near `path`, moved onto it when the block ends well, removed when it does not.
+    """Yield a temporary path that replaces `path` when the block succeeds and is removed when it fails.
 
     Raises:
-        InputError: when the disk is full or not writable; what stood at `path` before is untouched.
+        InputError: if the disk is full or not writable; an existing file at `path` is left unchanged.
     """
     with _workspace(path) as workspace:
         temporary = workspace / path.name
@@ -38,14 +38,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A temporary directory near `path`, renamed to it when the block ends well, removed when it does not.
+    """Yield a temporary directory that becomes `path` when the block succeeds and is removed when it fails.
 
     Args:
-        path: its place, which must be free, or an empty directory.
-        replace: whether a directory that is there is to be replaced, with all that is in it.
+        path: must not exist, unless it is an empty directory or `replace` is set.
+        replace: whether to replace an existing directory with all its contents.
 
     Raises:
-        InputError: when the disk is full or not writable; what stood at `path` before is untouched.
+        InputError: if the disk is full or not writable; an existing directory is left unchanged.
     """
     with _workspace(path) as workspace:
         temporary = workspace / path.name
@@ -58,7 +58,7 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error says that no space (or quota) is left, also where a library wraps it in text."""
+    """Return whether an error means that no space or quota is left, even if a library wrapped it in text."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return True
     return "No space left on device" in str(error)
@@ -66,20 +66,20 @@ def is_disk_full(error: BaseException) -> bool:
 
 @contextmanager
 def _workspace(path: Path) -> Iterator[Path]:
-    """The directory to write in, empty and ours alone; it is removed with all that is left in it."""
+    """Yield an empty directory that no other process writes to; remove it with its contents at the end."""
     workspace = path.with_name(f".{path.name}.partial")
     try:
         lock = _locked(workspace)
     except OSError as error:
-        _tell(error, path)
+        _raise_input_error(error, path)
         raise
     try:
         _empty(workspace)
         yield workspace
     except BaseException as error:
-        # The block may read and write elsewhere too; such errors are for others to explain.
+        # The block may also read and write elsewhere; such errors pass unchanged.
         if _is_within(error, workspace):
-            _tell(error, path)
+            _raise_input_error(error, path)
         raise
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
@@ -90,17 +90,17 @@ def _workspace(path: Path) -> Iterator[Path]:
 
 
 def _locked(directory: Path) -> int:
-    """Make a directory, if need be, and wait until nobody else has it: its descriptor, which is the lock."""
+    """Create a directory if it does not exist, wait for its lock, and return the locked descriptor."""
     while True:
         directory.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             continue
-        # Some network file systems have no locks; there, nobody is waited for.
+        # Some network file systems have no locks; there, writers do not wait for each other.
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Whoever had it before has removed it, so another directory may bear its name by now.
+        # The previous holder removed its directory, so the name may now belong to another one.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), os.stat(directory)):
                 return descriptor
@@ -116,7 +116,7 @@ def _empty(directory: Path) -> None:
 
 
 def _move(temporary: Path, path: Path, aside: Path | None) -> None:
-    """Rename, after renaming what is there to `aside`: a reader finds a whole one or none."""
+    """Rename `temporary` to `path` after moving an existing `path` to `aside`; no reader sees a mixture."""
     if aside is None or not path.exists():
         os.rename(temporary, path)
         return
@@ -129,22 +129,23 @@ def _move(temporary: Path, path: Path, aside: Path | None) -> None:
 
 
 def _is_within(error: BaseException, workspace: Path) -> bool:
-    """Whether an error is one of writing in the workspace; a full disk is often told without a file name."""
+    """Return whether an error concerns the workspace; errors of a full disk often lack a file name."""
     if not isinstance(error, OSError) or (error.filename is None and error.filename2 is None):
         return is_disk_full(error) and not isinstance(error, InputError)
     names = [name for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)]
     return any(Path(name).is_relative_to(workspace) for name in names)
 
 
-def _tell(error: BaseException, path: Path) -> None:
+def _raise_input_error(error: BaseException, path: Path) -> None:
+    """Raise an `InputError` for a full or read-only disk; return for any other error."""
     if is_disk_full(error):
         raise InputError(
-            f"the disk is full: {path} could not be written, and nothing that was there before is lost; "
+            f"the disk is full: {path} could not be written, and existing files are unchanged; "
             "free some space and run the same command again"
         ) from error
     if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
         raise InputError(
-            f"{path} cannot be written ({error.strerror}): choose a place that you may write to"
+            f"{path} cannot be written ({error.strerror}): choose a location with write permission"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: find a saved model here or there, and upload one."""
+"""Locate saved models on disk or on the Hugging Face Hub, and upload them to the Hub."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from smalti.core.errors import InputError
 
 
 def locate(path_or_hub_name: str | Path, patterns: Sequence[str]) -> Path:
-    """A local directory as it is, or a snapshot of a repository on the Hub.
+    """Return the path of a local directory, or of a downloaded snapshot of a repository on the Hub.
 
     Args:
         path_or_hub_name: a directory, or `owner/name`.
-        patterns: the files of a repository to download.
+        patterns: glob patterns of the repository files to download.
 
     Raises:
-        InputError: when it is neither.
+        InputError: if there is neither such a directory nor such a repository.
     """
     path = Path(path_or_hub_name).expanduser()
     text = str(path_or_hub_name)
-    # Where there is a folder `runs`, `runs/mien` is a slip of the pen and not a repository.
+    # If there is a folder `runs`, `runs/mien` is a typing error and not a repository.
     if path.exists() or path.parent.is_dir() or text.count("/") != 1 or text.startswith((".", "~", "/")):
         return path
     from huggingface_hub import snapshot_download
@@ -32,7 +32,7 @@ def locate(path_or_hub_name: str | Path, patterns: Sequence[str]) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"expected a run, found no directory {text} here and none of that name on the Hub "
+            f"expected a run, found neither a directory {text} nor a repository of that name on the Hub "
             f"({reason}): check the path"
         ) from None
 
@@ -44,14 +44,14 @@ def upload(
     private: bool = False,
     token: str | None = None,
 ) -> str:
-    """Upload what `save` writes into a directory; returns the address.
+    """Upload the files that `save` writes to a Hub repository; return the URL of the repository.
 
     Args:
-        save: writes the files.
+        save: writes the files to the directory that it receives.
         repository: `owner/name`.
-        message: of the commit.
-        private: whether a repository that does not exist yet becomes private.
-        token: None takes that of the user who is logged in.
+        message: commit message.
+        private: whether to make a newly created repository private.
+        token: access token; None uses the stored login.
     """
     from huggingface_hub import HfApi
 

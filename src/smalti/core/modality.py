@@ -1,4 +1,4 @@
-"""The abstract class of a modality: how signals are read, scaled, shown and written."""
+"""Abstract class of a modality: how signals are read, scaled, displayed and written."""
 
 from __future__ import annotations
 
@@ -20,33 +20,34 @@ if TYPE_CHECKING:
 
 
 class Modality(ABC):
-    """What a signal is: how it is read from a file, its range, how it is shown and written.
+    """A type of signal: its file formats, its range, and how to display and write it.
 
-    Stored items `(C, *size)` are levels, integers that a model sees in [-1, 1]; or floats of a continuous
-    domain, which a model sees standardised. Where `is_ragged`, items differ in their first axis after the
-    channels (time), and `spec.size` is that of the crops that training takes.
+    Stored items `(C, *size)` are integer levels, which models see scaled to [-1, 1], or floats of a
+    continuous domain, which models see standardised. If `is_ragged`, items differ in length along the first
+    axis after the channels (time), and `spec.size` is the size of training crops.
     """
 
     extensions: tuple[str, ...]
-    """Endings of the files that it can read, such as ".png"."""
+    """Extensions of the files that it can read, such as ".png"."""
     ending: str
-    """Of the files that `save` writes."""
-    noun: str
-    """What its items are called in messages, in the plural: "pictures"."""
+    """Extension of the files that `save` writes."""
+    plural_name: str
+    """Plural name of its items in messages, such as "pictures"."""
     is_ragged: bool = False
+    """Whether items differ in length along the first axis after the channels (time)."""
     readers: int | None = None
-    """Threads that decode items side by side, or None for one a core. With 1, for items that are large and
-    decoded by several threads themselves, one item at a time is in memory."""
+    """Number of decoding threads; None for one per core. 1 keeps only one decoded item in memory, for large
+    items whose decoder uses several threads itself."""
     sample_rate_hz: int | None = None
-    """Of the waveforms that `render` gives, where it gives waveforms."""
+    """Sample rate of the waveforms that `render` returns; None if it does not return waveforms."""
     padding: int | float = 0
-    """The level, or stored value, that follows an item that is shorter than a crop."""
+    """Level, or stored value, that pads items shorter than a crop."""
     pattern: str | None = None
-    """A regular expression over file names that a user gave, with a group `speaker` or `label`."""
+    """Regular expression for file names, given by the user, with a group `speaker` or `label`."""
 
     @property
     def stored_shape(self) -> tuple[int | None, ...]:
-        """Shape of an item; None as the side after the channels where items differ in it."""
+        """Shape of a stored item; the side after the channels is None if items differ in length."""
         spec = self.spec
         return (spec.channels, None if self.is_ragged else spec.size[0], *spec.size[1:])
 
@@ -57,51 +58,54 @@ class Modality(ABC):
 
     @abstractmethod
     def protocol(self) -> dict[str, Any]:
-        """All that a figure measured on these signals depends on, as plain JSON values."""
+        """Return everything that measurements on these signals depend on, as plain JSON values."""
 
     @abstractmethod
     def decode(self, content: Any) -> np.ndarray:
-        """The stored values of one item, `(C, *size)`, from a file, its bytes, or an array.
+        """Decode a file, its bytes, or an array to the stored values of one item, `(C, *size)`.
 
         Raises:
-            UnreadableItem: with the reason, when there is no such signal in it.
+            UnreadableItem: if the content is not a signal of this modality; it contains the reason.
         """
 
     @abstractmethod
     def to_model(self, levels: Tensor) -> Float[Tensor, "b c *size"]:
-        """Stored levels to [-1, 1], or stored values of a continuous domain to standardised ones."""
+        """Convert stored levels to [-1, 1], or stored continuous values to standardised ones."""
 
     def mask(self, stored: Tensor) -> Bool[Tensor, "b c *size"] | None:
-        """Which stored values are present; None where values cannot be missing."""
+        """Return a mask that is False at missing values; None if values cannot be missing."""
         return None
 
     @abstractmethod
     def to_stored(self, signal: Float[Tensor, "b c *size"]) -> Tensor:
-        """The inverse of `to_model`: [-1, 1] to the nearest level, clipped; or values in the data's unit."""
+        """Invert `to_model`: convert to the nearest levels, clipped, or to values in the data's unit."""
 
     @abstractmethod
     def check(self, signal: Any) -> Any:
-        """What a user passes, in the range of a model: `(B, C, *size)`, or of ragged items a list of such.
+        """Validate signals from a user and convert them to the range of a model.
+
+        Returns:
+            `(B, C, *size)`, or a list of `(1, C, *size)` if `is_ragged`.
 
         Raises:
-            InputError: for another type, range or shape.
+            InputError: if the type, range or shape is wrong.
         """
 
     def warnings(self, item: np.ndarray) -> list[str]:
-        """What a user should know of an item that was read, in words: that it is silent, say."""
+        """Return warnings about a decoded item, such as "silent throughout"."""
         return []
 
     def seconds(self, length: int) -> float | None:
-        """How long an item of this length (in time) lasts, or None where it does not last."""
+        """Duration in seconds of an item of this length; None if items have no duration."""
         return None
 
     def render(self, signal: Float[Tensor, "b c *size"]) -> Tensor:
-        """A model's signal as a user wants it: levels, unless the modality has something better."""
+        """Convert a model's signal to the format for users: levels, unless the modality overrides it."""
         return self.to_stored(signal)
 
     @abstractmethod
     def preview(self, rows: Sequence[Any]) -> Image.Image:
-        """A picture of signals: each of `rows[0]` with those of the other rows under it.
+        """Draw signals as one image: each item of `rows[0]` above the same item of the other rows.
 
         Args:
             rows: batches `(B, C, *size)`, or lists of `(C, *size)`, levels or floats in [-1, 1].
@@ -109,22 +113,27 @@ class Modality(ABC):
 
     @abstractmethod
     def save(self, signal: Tensor | np.ndarray, path: str | Path) -> None:
-        """Write one signal, `(C, *size)` or `(1, C, *size)`, levels or floats in [-1, 1], as a file."""
+        """Write one signal to a file.
+
+        Args:
+            signal: `(C, *size)` or `(1, C, *size)`, levels or floats in [-1, 1].
+            path: path of the file.
+        """
 
 
 class ModalityConfig(Configuration):
-    """How signals of one kind are read."""
+    """Settings of a modality."""
 
     def build(self) -> Modality:
-        """The modality.
+        """Build the modality.
 
         Raises:
-            InputError: for settings that do not fit each other.
+            InputError: if the settings contradict each other.
         """
         raise NotImplementedError
 
     def measured(self, items: Iterable[np.ndarray]) -> ModalityConfig:
-        """The settings with what has to be measured on the training items, such as mean and scale.
+        """Return the settings with values measured on the training items, such as mean and scale.
 
         Args:
             items: stored items, `(C, *size)`.

@@ -1,4 +1,4 @@
-"""Abstract classes of models: anything trainable, latent-variable models, autoencoders with codes."""
+"""Abstract classes of models: trainable modules, latent-variable models, autoencoders with discrete codes."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ from smalti.core.units import sum_over_items
 
 
 class Trainable(nn.Module, ABC):
-    """Anything the training loop can train: it turns a batch into one loss, or into one loss per phase.
+    """A module that the training loop can train: it maps a batch to one loss, or to one loss per phase.
 
     Attributes:
-        trained_steps: optimizer steps completed so far. The loop sets it before each step, also after a
-            resumption, for losses that change during training. A loss that reads it should not be compiled
-            with `torch.compile`, which would compile it again at each new value.
+        trained_steps: optimizer steps completed so far. The loop sets it before each step, also in a resumed
+            run, for losses that change during training. A loss that reads it should not be compiled with
+            `torch.compile`, which would recompile it at each new value.
     """
 
     trained_steps: int = 0
 
     @abstractmethod
     def loss(self, batch: Batch) -> Loss:
-        """The loss of one batch (mean over items, so that equal shares of a batch average to the whole)."""
+        """Compute the loss of a batch, a mean over items: losses of equal parts average to the whole."""
 
     def phases(self) -> Sequence[Phase]:
-        """What a training step consists of, in order; by default one phase: all parameters minimise `loss`.
+        """Return the phases of a training step, in order; by default one, in which all parameters minimise
+        `loss`.
 
-        All phases of a step receive the same batch. A model with several may keep what an earlier phase
-        computed, detached, for a later one of the same step, but never across steps: a resumed run starts
-        without it.
+        All phases of a step receive the same batch. A model may store detached results of one phase for a
+        later phase of the same step, but not across steps, because a resumed run starts without them.
         """
         return (Phase("all", tuple(self.parameters()), self.loss),)
 
     def forward(self, batch: Batch, phase: Phase | None = None) -> Loss:
-        """The loss of a phase, or `loss`; `forward`, because that is what data-parallel wrappers call."""
+        """Compute the loss of a phase, or `loss`; data-parallel wrappers need it to be `forward`."""
         return self.loss(batch) if phase is None else phase.loss(batch)
 
 
 class LatentVariableModel(Trainable, Pretrained):
-    """signal -> latents -> likelihood of the signal. Trained with `loss`, compared by bounds on ln p(x)."""
+    """A model signal -> latents -> likelihood of the signal, evaluated by bounds on ln p(x)."""
 
     signal: SignalSpec
     encoder: Encoder
@@ -60,10 +60,10 @@ class LatentVariableModel(Trainable, Pretrained):
     family: LikelihoodFamily
 
     config: ModelConfig | None = None
-    """Its settings; None for a model with a part that has no registered config."""
+    """Settings of the model; None if one of its parts has no registered config."""
 
     def settings(self) -> dict[str, Any]:
-        """The model's config, the signal and the number of label classes, as plain JSON values."""
+        """Return the model's config, the signal spec and the number of classes as plain JSON values."""
         return {
             "model": settings_of(self),
             "signal": self.signal.to_json(),
@@ -72,24 +72,24 @@ class LatentVariableModel(Trainable, Pretrained):
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> LatentVariableModel:
-        """Build the untrained model of such settings."""
+        """Build the untrained model from the settings that `settings` returns."""
         signal = SignalSpec.from_json(settings["signal"])
         return MODELS.parse(settings["model"]).build(signal, settings["num_classes"])
 
     @property
     def num_label_classes(self) -> int:
-        """Number of labels that p(x | z, label) is conditioned on; 0 for none."""
+        """Number of classes that p(x | z, label) is conditioned on; 0 if it is unconditional."""
         return max(self.decoder.num_classes, self.family.num_classes)
 
     @property
     def stride(self) -> int:
-        """Positions of a signal for each of its latents, along its first axis: time, where it has that."""
+        """Signal positions per latent along the first axis (time, if the signal has a time axis)."""
         return math.prod(self.encoder.time_strides or self.encoder.strides)
 
     @property
     @abstractmethod
     def title(self) -> str:
-        """Its name in tables, such as "VQ-VAE, ema codebook"."""
+        """Name of the model in tables, such as "VQ-VAE, ema codebook"."""
 
     @abstractmethod
     def reconstruct(
@@ -98,48 +98,49 @@ class LatentVariableModel(Trainable, Pretrained):
         conditions: Conditions | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "b c *size"]:
-        """The mean of p(x | z) at the signal's most probable latents; a draw where it has no known mean."""
+        """Compute the mean of p(x | z) at the most probable latents; a draw if the mean is unknown."""
 
     @abstractmethod
     def bound_terms(
         self, batch: Batch, draws: int = 1, generator: torch.Generator | None = None
     ) -> BoundTerms:
-        """Draw from the posterior of each item, and compute what bounds on ln p(x) need of each draw.
+        """Draw latents from the posterior of each item, and compute the terms of bounds on ln p(x).
 
         Args:
             batch: signals and their conditions.
-            draws: S of each item, where the posterior is a distribution.
-            generator: of the draws.
+            draws: number S of draws per item; a deterministic encoder always has one.
+            generator: random generator of the draws.
         """
 
 
 class Autoencoder(LatentVariableModel):
-    """signal -> codes -> likelihood of the signal."""
+    """A model signal -> discrete codes -> likelihood of the signal."""
 
     num_codebooks: int
     num_codes: int
     code_layout: object = None
-    """How the codes of several grids lie in one; None for codes of one grid. See `new_prior`."""
+    """Arrangement of the codes of several grids in one tensor; None for a single grid. See `new_prior`."""
 
     @property
     @abstractmethod
     def grid(self) -> tuple[int, ...]:
-        """Grid of the codes of one signal."""
+        """Code grid of one signal."""
 
     @abstractmethod
     def encode(
         self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
-    ) -> Int64[Tensor, "b g *grid"]: ...
+    ) -> Int64[Tensor, "b g *grid"]:
+        """Encode signals to their most probable codes."""
 
     @abstractmethod
     def likelihood(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None
     ) -> Likelihood:
-        """p(x | codes, conditions), the whole distribution."""
+        """Compute the distribution p(x | codes, conditions)."""
 
     @property
     def codebook_ids(self) -> tuple[int, ...]:
-        """Which codebook each of the G codes of a position belongs to; here each has its own."""
+        """Codebook of each of the G codes of a position; by default each code has its own."""
         return tuple(range(self.num_codebooks))
 
     def draw_codes(
@@ -148,7 +149,7 @@ class Autoencoder(LatentVariableModel):
         generator: torch.Generator | None = None,
         conditions: Conditions | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
-        """Codes as the posterior gives them, for a prior to learn from; a deterministic encoder's own."""
+        """Draw codes from the posterior, to train a prior on; `encode` for a deterministic encoder."""
         return self.encode(signal, conditions)
 
     def decode(
@@ -158,7 +159,7 @@ class Autoencoder(LatentVariableModel):
         generator: torch.Generator | None = None,
         temperature: float = 1.0,
     ) -> Float[Tensor, "b c *size"]:
-        """The mean of p(x | codes), in the signal's model range; a draw where it has no known mean."""
+        """Compute the mean of p(x | codes) in the model's range; a draw if the mean is unknown."""
         return self.likelihood(codes, conditions).mean_or_draw(generator, temperature)
 
     def reconstruct(
@@ -167,13 +168,13 @@ class Autoencoder(LatentVariableModel):
         conditions: Conditions | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "b c *size"]:
-        """`decode(encode(signal))`."""
+        """Compute `decode(encode(signal))`."""
         return self.decode(self.encode(signal, conditions), conditions, generator)
 
     def bound_terms(
         self, batch: Batch, draws: int = 1, generator: torch.Generator | None = None
     ) -> BoundTerms:
-        """The terms of a deterministic encoder: its codes are the whole posterior, so there is one draw.
+        """Compute the terms for a deterministic encoder: one draw, of posterior probability 1.
 
         The bound is then exactly the evidence lower bound (van den Oord et al. 2017, section 3.2).
         """
@@ -193,14 +194,14 @@ class ModelConfig(Configuration):
     """Settings of a model."""
 
     def build(self, signal: SignalSpec, num_classes: int = 0) -> LatentVariableModel:
-        """The untrained model.
+        """Build the untrained model.
 
         Args:
-            signal: channels, size and levels of the data.
-            num_classes: labels that the decoder may be conditioned on.
+            signal: channels, size and domain of the data.
+            num_classes: number of classes that the decoder may be conditioned on.
 
         Raises:
-            InputError: when the parts do not fit each other or the signal.
+            InputError: if the parts do not fit each other or the signal.
         """
         raise NotImplementedError
 

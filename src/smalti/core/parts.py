@@ -1,7 +1,7 @@
-"""Abstract classes of the parts of a model, each with its config: encoder, quantizer, decoder, likelihood.
+"""Abstract classes of the parts of a model and their configs: encoder, quantizer, decoder, likelihood.
 
-A part is a module with a keyword constructor. Its config is the same settings as plain data, and `build`
-makes the module for a given signal.
+A part is a module with a keyword constructor. Its config holds the same settings as plain data; `build`
+creates the module for a given signal.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from smalti.core.signals import SignalSpec
 
 
 class Encoder(nn.Module, ABC):
-    """signal `(B, C, *size)` -> latents `(B, D, *grid)`."""
+    """A network signal `(B, C, *size)` -> latents `(B, D, *grid)`."""
 
     strides: tuple[int, ...]
-    """Downsampling factor of each stage, in every dimension; their product is the "f" of f4, f8, f16."""
+    """Downsampling factor of each stage, along every axis; their product is the "f" of f4, f8, f16."""
     time_strides: tuple[int, ...] = ()
-    """Downsampling factor of each stage along the first axis of clips (time); () where it is `strides`."""
+    """Downsampling factor of each stage along the time axis of clips; () if it equals `strides`."""
     is_per_frame: bool = False
-    """Whether each frame of a clip is encoded by itself, and so must be decoded by itself."""
+    """Whether each frame of a clip is encoded independently, and must be decoded independently."""
 
     @abstractmethod
     def forward(
         self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b d *grid"]:
-        """Latents; most encoders ignore the conditions."""
+        """Compute the latents; most encoders ignore the conditions."""
 
     @abstractmethod
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Grid of the latents of a signal of this size.
+        """Compute the latent grid of a signal of this size.
 
         Raises:
-            InputError: when the strides do not divide the size.
+            InputError: if the strides do not divide the size.
         """
 
 
@@ -52,64 +52,69 @@ class EncoderConfig(Configuration):
     """Settings of an encoder."""
 
     def build(self, signal: SignalSpec, dim: int) -> Encoder:
-        """The untrained encoder.
+        """Build the untrained encoder.
 
         Args:
-            signal: channels, size and levels of the data.
-            dim: channels of the latents.
+            signal: channels, size and domain of the data.
+            dim: number of latent channels.
 
         Raises:
-            InputError: when it cannot encode such a signal.
+            InputError: if it cannot encode such a signal.
         """
         raise NotImplementedError
 
 
 class Decoder(nn.Module, ABC):
-    """latents `(B, D, *grid)` -> parameters of a likelihood `(B, P, *size)`."""
+    """A network latents `(B, D, *grid)` -> parameters of a likelihood `(B, P, *size)`."""
 
     num_classes: int = 0
-    """Labels that it is conditioned on; 0 for an unconditional decoder."""
+    """Number of classes that it is conditioned on; 0 for an unconditional decoder."""
 
     @abstractmethod
     def forward(
         self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None = None
-    ) -> Float[Tensor, "b p *size"]: ...
+    ) -> Float[Tensor, "b p *size"]:
+        """Compute the parameters of the likelihood."""
 
 
 class Quantizer(Pretrained, ABC):
-    """latents -> codes -> latents, with G codes out of K at each position."""
+    """A module latents -> codes -> latents, with G codes per position, each one of K."""
 
     num_codebooks: int
+    """Number G of codes per position."""
     num_codes: int
+    """Number K of codes in each codebook."""
     dim: int
-    """Channels of the latents."""
+    """Number of latent channels."""
     config: Any
-    """Its `QuantizerConfig`, from which another like it can be built."""
+    """The `QuantizerConfig` that builds an equal quantizer."""
     layout: Any = None
-    """Where the channels are, for a quantizer that has the choice; a dataclass with `channel_last`."""
+    """Position of the channel axis, for quantizers with a choice; a dataclass with `channel_last`."""
 
     @abstractmethod
     def forward(self, latents: Float[Tensor, "b d *grid"]) -> Quantized:
-        """Quantize; in training mode a codebook that learns from statistics also takes its step."""
+        """Quantize latents; in training mode, codebooks learned from statistics are also updated."""
 
     @abstractmethod
-    def encode(self, latents: Float[Tensor, "b d *grid"]) -> Int64[Tensor, "b g *grid"]: ...
+    def encode(self, latents: Float[Tensor, "b d *grid"]) -> Int64[Tensor, "b g *grid"]:
+        """Compute the codes of latents."""
 
     @abstractmethod
-    def decode(self, codes: Int64[Tensor, "b g *grid"]) -> Float[Tensor, "b d *grid"]: ...
+    def decode(self, codes: Int64[Tensor, "b g *grid"]) -> Float[Tensor, "b d *grid"]:
+        """Look up the latents of codes."""
 
     @property
     def title(self) -> str:
-        """Its name in tables."""
+        """Name of the quantizer in tables."""
         return type(self).__name__
 
     def settings(self) -> dict[str, Any]:
-        """Its config, and whether its channels come last."""
+        """Return the config, and whether the channels are the last axis, as plain JSON values."""
         return {"config": settings_of(self), "channel_last": bool(self.layout and self.layout.channel_last)}
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Quantizer:
-        """The untrained quantizer; of any class, which `from_pretrained` checks."""
+        """Build the untrained quantizer, of any class; `from_pretrained` checks the class."""
         quantizer = QUANTIZERS.parse(settings["config"]).build()
         if settings["channel_last"]:
             quantizer.layout = replace(quantizer.layout, channel_last=True)
@@ -120,66 +125,72 @@ class QuantizerConfig(Configuration):
     """Settings of a quantizer."""
 
     def build(self) -> Quantizer:
-        """The untrained quantizer."""
+        """Build the untrained quantizer."""
         raise NotImplementedError
 
 
 class Likelihood(ABC):
-    """A distribution over signals, as a decoder parametrises it."""
+    """A distribution over signals, parametrised by the output of a decoder."""
 
     has_mean: bool = True
-    """Whether `mean` is known; that of an autoregressive likelihood is not."""
+    """Whether `mean` is known in closed form; it is not for an autoregressive likelihood."""
 
     @abstractmethod
     def log_prob(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
-        """ln p of each element, nats."""
+        """Compute ln p of each element, in nats."""
 
     @abstractmethod
     def sample(
         self, generator: torch.Generator | None = None, temperature: float = 1.0
     ) -> Float[Tensor, "b c *size"]:
-        """A draw; a temperature below 1 keeps it closer to the mode, 0 takes the mode."""
+        """Draw signals.
+
+        Args:
+            generator: random generator of the draws.
+            temperature: values below 1 move draws towards the mode; 0 returns the mode.
+        """
 
     @abstractmethod
-    def mean(self) -> Float[Tensor, "b c *size"]: ...
+    def mean(self) -> Float[Tensor, "b c *size"]:
+        """Compute the mean signal, in the model's range."""
 
     def known_mean(self) -> Float[Tensor, "b c *size"] | None:
-        """`mean`, or None where it is not known."""
+        """Return `mean()`, or None if it is unknown."""
         return self.mean() if self.has_mean else None
 
     def mean_or_draw(
         self, generator: torch.Generator | None = None, temperature: float = 1.0
     ) -> Float[Tensor, "b c *size"]:
-        """`mean`, or a draw where it is not known."""
+        """Return `mean()`, or a draw if it is unknown."""
         return self.mean() if self.has_mean else self.sample(generator, temperature)
 
 
 class LikelihoodFamily(nn.Module, ABC):
-    """A family of likelihoods; called with a decoder's output it gives the member."""
+    """A parametric family of likelihoods: maps the output of a decoder to a `Likelihood`."""
 
     kind: str = ""
-    """Its name in tables: the `kind` of its config."""
+    """Name in tables: the `kind` of its config."""
     num_parameters: int
-    """Channels that the decoder must give."""
+    """Number of channels that the decoder must output."""
     num_classes: int = 0
-    """Labels that it is conditioned on; 0 for an unconditional one."""
+    """Number of classes that it is conditioned on; 0 for an unconditional family."""
     is_density: bool = False
-    """Whether `log_prob` is the log of a density of continuous values, not of a probability of levels."""
+    """Whether `log_prob` is a log-density of continuous values rather than a log-probability of levels."""
     is_per_element: bool = True
-    """Whether the decoder sets the whole shape of each element's distribution: no scale is shared."""
+    """Whether the decoder sets all parameters of each element's distribution, so that none is shared."""
 
     @abstractmethod
     def forward(
         self, parameters: Float[Tensor, "b p *size"], conditions: Conditions | None = None
     ) -> Likelihood:
-        """The member; only a family that is itself a network uses the conditions."""
+        """Create the likelihood of these parameters; only families that are networks use the conditions."""
 
 
 class LikelihoodConfig(Configuration):
-    """Settings of a family of likelihoods."""
+    """Settings of a likelihood family."""
 
     def build(self, signal: SignalSpec) -> LikelihoodFamily:
-        """The family for signals of these channels and levels."""
+        """Build the family for signals with these channels and this domain."""
         raise NotImplementedError
 
 
@@ -194,20 +205,20 @@ class DecoderConfig(Configuration):
         likelihood: LikelihoodFamily,
         num_classes: int = 0,
     ) -> tuple[Decoder, LikelihoodFamily]:
-        """The untrained decoder, and the likelihood of whole signals that its output parametrises.
+        """Build the untrained decoder and the likelihood family that its output parametrises.
 
-        The likelihood is the one given, unless the decoder is autoregressive: then that one is the factor of
-        each element.
+        The family is `likelihood`, except for autoregressive decoders, which use `likelihood` as the
+        conditional distribution of each element.
 
         Args:
-            signal: channels, size and levels of the data.
-            dim: channels of the latents.
-            encoder: whose downsampling the decoder reverses where it has no strides of its own.
-            likelihood: of the signal.
-            num_classes: labels that the decoder may be conditioned on.
+            signal: channels, size and domain of the data.
+            dim: number of latent channels.
+            encoder: its downsampling is reversed by a decoder without strides of its own.
+            likelihood: likelihood family of the signal.
+            num_classes: number of classes that the decoder may be conditioned on.
 
         Raises:
-            InputError: when the parts do not fit each other or the signal.
+            InputError: if the parts do not fit each other or the signal.
         """
         raise NotImplementedError
 

@@ -18,15 +18,15 @@ from smalti.core.results import Loss
 class Phase:
     """One (parameters, loss) pair of a training step, with an optimizer of its own.
 
-    While a phase runs, the model's other parameters do not require a gradient: the loss may pass through
-    them (a generator through its discriminator), but they neither receive nor accumulate one.
+    While a phase runs, the model's other parameters do not require gradients: the loss may backpropagate
+    through them (a generator's loss through its discriminator), but they do not accumulate gradients.
 
     Attributes:
         name: prefix of the phase's metrics and of its optimizer state; letters, digits, `_` and `-`.
-        parameters: what the optimizer of this phase updates; the same, in the same order, in every process
-            and after every resumption.
+        parameters: parameters that this phase updates; they must have the same order in every process and in
+            every resumed run.
         loss: maps a batch to the loss of this phase, usually a bound method of the model.
-        every: the phase runs in every `every`-th step, counted from `start`.
+        every: the phase runs every `every` steps, counted from `start`.
         start: first step of the phase (steps count from 0).
         learning_rate_scale: factor on the learning rate of the training config.
 
@@ -57,5 +57,5 @@ class Phase:
             )
 
     def is_due(self, step: int) -> bool:
-        """Whether the phase runs in a step (the first is 0)."""
+        """Return whether the phase runs in a step, counted from 0."""
         return step >= self.start and (step - self.start) % self.every == 0

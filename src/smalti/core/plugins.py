@@ -1,8 +1,8 @@
 """Plugins: modules of other packages that register parts when they are imported.
 
-They come from the entry-point group `smalti.parts` of installed packages, from the environment variable
-`SMALTI_PLUGINS` (names of modules, separated by commas), or from `smalti train --plugin MODULE`. Only the
-user names a module to import: the plugins that a run's config.json lists are information for messages.
+Plugins come from the entry-point group `smalti.parts` of installed packages, from the environment variable
+`SMALTI_PLUGINS` (module names, separated by commas), or from `smalti train --plugin MODULE`. The plugins that
+a run's config.json lists are never imported; they only appear in messages.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def load_plugin(name: str) -> None:
     """Import a module that registers parts, from the Python path or the current folder.
 
     Raises:
-        InputError: when there is no such module.
+        InputError: if there is no such module, or importing it fails.
     """
     if name in _LOADED:
         return
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
-        # A module beside one's data is found, as with `python -m`, but hides none that is installed.
+        # Finds modules in the current folder, as `python -m` does, without hiding installed ones.
         sys.path.append(here)
     try:
         importlib.import_module(name)
@@ -43,16 +43,16 @@ def load_plugin(name: str) -> None:
             raise InputError(f"the plugin {name!r} cannot be loaded: {error}") from error
         raise InputError(
             f"expected a Python module as a plugin, found no {name!r}: install it, or run the command in the "
-            "folder that holds it"
+            "folder that contains it"
         ) from None
-    except Exception as error:  # whatever a stranger's module raises
+    except Exception as error:  # a plugin may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"the plugin {name!r} cannot be loaded: {reason}") from error
     _LOADED[name] = None
 
 
 def load_plugins() -> None:
-    """Import the plugins of installed packages and of `SMALTI_PLUGINS`, once each."""
+    """Import the plugins of installed packages and of `SMALTI_PLUGINS`, each once."""
     for point in entry_points(group=ENTRY_POINTS):
         if point.value not in _POINTS:
             _POINTS.add(point.value)
@@ -63,16 +63,19 @@ def load_plugins() -> None:
 
 
 def loaded_plugins() -> tuple[str, ...]:
-    """Names of the plugins that the user gave, in the order in which they were loaded."""
+    """Return the names of the plugins that the user named, in loading order."""
     return tuple(_LOADED)
 
 
 @contextmanager
 def plugin_hint(config: dict[str, Any]) -> Iterator[None]:
-    """Add to an `InputError` which plugins a run was trained with, where they are not loaded.
+    """Extend an `InputError` by the plugins that a run was trained with and that are not loaded.
 
     Args:
-        config: the run's config.json.
+        config: content of the run's config.json.
+
+    Raises:
+        InputError: if the block raises one.
     """
     try:
         yield

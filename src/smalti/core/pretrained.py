@@ -1,7 +1,7 @@
 """`save_pretrained`, `from_pretrained` and `push_to_hub` for modules: JSON settings, safetensors weights.
 
-A module is saved as it is in memory. Nothing that is loaded can run code: the settings name registered parts
-only, and the weights are plain tensors.
+A module is saved as it is in memory. Loading cannot run foreign code: settings refer only to registered
+parts, and weights are plain tensors.
 """
 
 from __future__ import annotations
@@ -27,31 +27,32 @@ P = TypeVar("P", bound="Pretrained")
 
 
 class Pretrained(nn.Module, ABC):
-    """A module that can be saved and loaded. A subclass says what it is built from, as plain JSON values."""
+    """A module that can be saved and loaded; subclasses define their settings as plain JSON values."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """All that `from_settings` needs to build the module, as plain JSON values.
+        """Return everything that `from_settings` needs to build the module, as plain JSON values.
 
         Raises:
-            InputError: when a part of it has no registered config.
+            InputError: if a part of the module has no registered config.
         """
 
     @classmethod
     @abstractmethod
     def from_settings(cls, settings: dict[str, Any]) -> Pretrained:
-        """The module of these settings, untrained; `from_pretrained` refuses one of another class.
+        """Build the untrained module from settings; `from_pretrained` checks the class of the result.
 
         Raises:
-            InputError: for a part that is not registered.
-            pydantic.ValidationError: for values that do not fit.
+            InputError: if a part is not registered.
+            pydantic.ValidationError: if a value is invalid.
         """
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write settings and weights, as they are in memory, to config.json and model.safetensors.
 
         Raises:
-            InputError: when a part has no registered config, or the directory holds a training run.
+            InputError: if a part has no registered config, or the directory holds a training run or a saved
+                tokenizer.
         """
         target = Path(directory)
         content = json.dumps({"format": FORMAT, "kind": "module", "settings": self.settings()}, indent=2)
@@ -66,14 +67,14 @@ class Pretrained(nn.Module, ABC):
     def from_pretrained(
         cls: type[P], path_or_hub_name: str | Path, device: str | torch.device | None = None
     ) -> P:
-        """Load what `save_pretrained` wrote, in evaluation mode.
+        """Load a module written by `save_pretrained`, in evaluation mode.
 
         Args:
             path_or_hub_name: a directory, or `owner/name` on the Hugging Face Hub.
-            device: None is the CPU.
+            device: None selects the CPU.
 
         Raises:
-            InputError: when there is no such directory, or it is broken or holds something else.
+            InputError: if there is no such directory, or its files are broken or of another class.
         """
         directory = locate(path_or_hub_name, (CONFIG_FILE, WEIGHTS_FILE))
         settings = _read_settings(directory / CONFIG_FILE)
@@ -96,36 +97,36 @@ class Pretrained(nn.Module, ABC):
         return module.to(device or "cpu").eval()
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
-        """Upload to the Hugging Face Hub what `save_pretrained` writes; returns the address.
+        """Upload the files of `save_pretrained` to the Hugging Face Hub; return the URL of the repository.
 
         Args:
             repository: `owner/name`.
-            private: whether a repository that does not exist yet becomes private.
-            token: None takes that of the user who is logged in.
+            private: whether to make a newly created repository private.
+            token: access token; None uses the stored login.
         """
         return upload(self.save_pretrained, repository, f"Upload a {type(self).__name__}", private, token)
 
 
 def settings_of(part: nn.Module) -> dict[str, Any]:
-    """The registered config of a part as plain JSON values.
+    """Return the registered config of a part as plain JSON values.
 
     Raises:
-        InputError: for a module that has none.
+        InputError: if the module has no registered config.
     """
     config = getattr(part, "config", None)
     if not isinstance(config, Configuration) or "kind" not in type(config).model_fields:
         raise InputError(
             f"expected parts with a registered config, received a {type(part).__name__} without one: save "
-            "the state_dict() yourself, or register a config of that class and keep it as `config`"
+            "the state_dict() yourself, or register a config for that class and set it as `config`"
         )
     return config.model_dump(mode="json")
 
 
 def check_no_run(directory: Path) -> None:
-    """Refuse to write a saved model over a training run, which could not be resumed afterwards.
+    """Check that a directory does not hold a training run, which saving a model would make unresumable.
 
     Raises:
-        InputError: when the directory holds one.
+        InputError: if the directory holds a training run.
     """
     if (directory / "state").is_dir() or (directory / "metrics.jsonl").is_file():
         raise InputError(
@@ -135,10 +136,10 @@ def check_no_run(directory: Path) -> None:
 
 
 def _check_same_kind(directory: Path) -> None:
-    """Refuse to write a module over a saved tokenizer.
+    """Check that a directory does not hold a saved tokenizer, which saving a module would overwrite.
 
     Raises:
-        InputError: when the directory holds one.
+        InputError: if the directory holds a saved tokenizer.
     """
     path = directory / CONFIG_FILE
     try:
@@ -160,8 +161,8 @@ def _read_settings(path: Path) -> dict[str, Any]:
         version, settings = stored["format"], stored["settings"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} does not describe a saved module ({error!r}): give a directory that save_pretrained of "
-            "a module wrote"
+            f"{path} does not describe a saved module ({error!r}): pass a directory that the module's "
+            "save_pretrained wrote"
         ) from None
     if version != FORMAT or not isinstance(settings, dict):
         raise InputError(

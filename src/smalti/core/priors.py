@@ -1,4 +1,4 @@
-"""Abstract classes of networks over codes and of priors."""
+"""Abstract classes of autoregressive networks over codes and of priors."""
 
 from __future__ import annotations
 
@@ -17,62 +17,67 @@ from smalti.core.registry import Registry
 
 
 class SamplingKernel(ABC):
-    """A whole sampling loop, compiled for one device, that goes on from a network's state."""
+    """A compiled sampling loop that continues from a network's state."""
 
     @abstractmethod
     def draw(self, uniform: Float[np.ndarray, "s b"], temperature: float = 1.0) -> Int64[np.ndarray, "s b"]:
-        """The next symbols of each item, each by inverting its cumulative distribution at one number.
+        """Draw the next S symbols of each item by inverting their cumulative distributions.
 
         Args:
-            uniform: in [0, 1), one for each symbol of each item.
-            temperature: divides the logits; 0 takes the most probable symbol.
+            uniform: numbers in [0, 1), one per symbol and item.
+            temperature: divides the logits; 0 selects the most probable symbol.
         """
 
 
 class AutoregressiveNetwork(nn.Module, ABC):
-    """Predicts each symbol from those before it and from conditions, at two speeds through the same layers.
+    """A network that predicts each symbol from the symbols before it and from conditions.
 
-    Symbols are ordered by position (row-major over the grid), and by codebook within a position, unless a
-    network has an `order` of its own.
+    `forward` computes all logits at once, for training; `step` computes them one by one through the same
+    layers, for sampling. Symbols are ordered by position (row-major over the grid), and by codebook within a
+    position, unless a network overrides `order`.
     """
 
     num_codebooks: int
     num_codes: int
     num_classes: int
+    """Number of classes that it is conditioned on; 0 for a network that ignores labels."""
     num_actions: int = 0
-    """Actions that it is told of clips; 0 for a network that heeds none."""
+    """Number of actions that it is conditioned on; 0 for a network that ignores actions."""
     code_layout: object = None
-    """The `Autoencoder.code_layout` that it is made for; None where any will do."""
+    """The required `Autoencoder.code_layout`; None if any layout is valid."""
 
     @abstractmethod
     def forward(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = ...
     ) -> Float[Tensor, "b g *grid k"]:
-        """Logits of every symbol at once. Those of symbol i depend only on symbols before i."""
+        """Compute the logits of all symbols at once; those of symbol i depend only on symbols before i."""
 
     @abstractmethod
     def start(self, batch_size: int, grid: Sequence[int], conditions: Conditions = ...) -> Any:
-        """State before the first symbol, for `step`."""
+        """Create the state before the first symbol, for `step`."""
 
     @abstractmethod
     def step(self, previous: Int64[Tensor, " b"] | None, state: Any) -> Float[Tensor, "b k"]:
-        """Logits of the next symbol.
+        """Compute the logits of the next symbol.
 
         Args:
-            previous: the symbol that the last call's logits were for; None at the first call.
-            state: what `start` gave; it is updated in place.
+            previous: the symbol drawn from the logits of the previous call; None in the first call.
+            state: from `start`; updated in place.
         """
 
     def order(self, grid: Sequence[int]) -> Int64[Tensor, " symbols"] | None:
-        """Where, by position and codebook, the symbols lie that come first, second, ...; None: in order."""
+        """Return the flat index, position * G + codebook, of the first, second, ... symbol to draw.
+
+        None stands for the default order: by position, and by codebook within a position.
+        """
         return None
 
     def skip(self, codes: Int64[Tensor, "b g *first"], state: Any) -> None:
-        """Take the first stretch of the grid as given; the next `step` is then told the last of its symbols.
+        """Set the first part of the grid to given codes; pass their last symbol to the next `step`.
 
         Args:
-            codes: as long as the grid but on its first axis, where they are its beginning.
-            state: fresh; it is updated in place.
+            codes: the beginning of the grid along its first axis, of full size along the others.
+            state: from `start`, before any step; updated in place.
         """
         previous = None
         for symbol in codes.flatten(2).transpose(1, 2).flatten(1).unbind(1):
@@ -80,34 +85,34 @@ class AutoregressiveNetwork(nn.Module, ABC):
             previous = symbol
 
     def kernel(self, state: Any) -> SamplingKernel | None:
-        """A faster way to draw all that follows a fresh state, or None where there is none.
+        """Return a compiled sampling loop for a fresh state, or None if there is none.
 
-        It computes what `step` computes, up to the order of sums.
+        It computes the same logits as `step`, up to the order of sums.
         """
         return None
 
 
 class NetworkConfig(Configuration):
-    """Settings of an autoregressive network over codes; each kind has a `kind: Literal[...]`."""
+    """Settings of an autoregressive network over codes; each subclass has a `kind: Literal[...]`."""
 
     def build(
         self, num_codes: int, num_codebooks: int = 1, num_classes: int = 0, num_actions: int = 0
     ) -> AutoregressiveNetwork:
-        """The untrained network.
+        """Build the untrained network.
 
         Args:
-            num_codes: codes K of each codebook.
-            num_codebooks: codes G of each position.
-            num_classes: number of labels; 0 for a network that ignores them.
-            num_actions: number of actions of clips; a network that is not of clips ignores them.
+            num_codes: number K of codes in each codebook.
+            num_codebooks: number G of codes per position.
+            num_classes: number of classes; 0 for a network that ignores labels.
+            num_actions: number of actions; networks that are not for clips ignore it.
 
         Raises:
-            InputError: when it cannot predict such codes.
+            InputError: if it cannot predict such codes.
         """
         raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
-        """Keyword arguments of the network's constructor: every setting but the kind."""
+        """Return the keyword arguments of the network's constructor: all settings except the kind."""
         return {name: getattr(self, name) for name in type(self).model_fields if name != "kind"}
 
 
@@ -120,6 +125,7 @@ class Prior(nn.Module, ABC):
     """A distribution over code grids that can be sampled."""
 
     name: str
+    """Name in reports and on the command line."""
 
     @abstractmethod
     def sample(
@@ -130,14 +136,24 @@ class Prior(nn.Module, ABC):
         top_k: int | None = None,
         top_p: float | None = None,
         generator: torch.Generator | None = None,
-    ) -> Int64[Tensor, "b g *grid"]: ...
+    ) -> Int64[Tensor, "b g *grid"]:
+        """Sample code grids.
+
+        Args:
+            num: number B of grids.
+            conditions: conditions of the grids, such as labels.
+            temperature: divides the logits; 0 selects the most probable code.
+            top_k: draw only from the k most probable codes; None for no limit.
+            top_p: draw only from the most probable codes with this total probability; None for no limit.
+            generator: random generator of the draws.
+        """
 
 
 class DensityPrior(Prior):
-    """A prior whose probabilities are known, so that models can be measured with it in bits."""
+    """A prior with known probabilities, so that it can be used in bounds on ln p(x)."""
 
     @abstractmethod
     def log_prob(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = ...
     ) -> Float[Tensor, " b"]:
-        """ln p(codes | conditions) of each item, nats, summed over its positions and codebooks."""
+        """Compute ln p(codes | conditions) of each item, in nats, summed over positions and codebooks."""

@@ -1,4 +1,4 @@
-"""The registry of parts: a part is found by the `kind` of its config, whoever wrote it.
+"""The registry of parts: config classes by `kind`, for the parts of this package and of plugins.
 
 Each family of parts (encoders, quantizers, ...) has a `Registry`. A config class registers itself:
 
@@ -10,8 +10,8 @@ Each family of parts (encoders, quantizers, ...) has a `Registry`. A config clas
         def build(self) -> FSQ:
             return FSQ(levels=self.levels)
 
-Parts of this package are imported from their folder when a family is first asked for; those of others come
-from plugins (see `smalti.core.plugins`). A config never names code to import.
+The parts of this package are imported at the first look-up in their family; other parts come from plugins
+(see `smalti.core.plugins`). A config never names code to import.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ D = TypeVar("D", bound=Configuration)
 
 @final
 class Registry(Generic[C]):
-    """The config classes of one family of parts, by their `kind`.
+    """The config classes of one family of parts, by `kind`.
 
-    As an annotation, `Annotated[EncoderConfig, ENCODERS]`, it makes a pydantic field that takes any
-    registered config, or a mapping whose `kind` names one.
+    As an annotation, `Annotated[EncoderConfig, ENCODERS]`, it makes a pydantic field accept any registered
+    config, or a mapping with the `kind` of one.
 
     Args:
-        family: what a part is called in messages, such as "encoder".
-        base: the class that every config of the family inherits from.
-        package: the package of ours whose modules register the built-in parts.
+        family: name of the family in messages, such as "encoder".
+        base: base class of the configs of the family.
+        package: package whose modules register the built-in parts.
     """
 
     def __init__(self, family: str, base: type[C], package: str) -> None:
@@ -51,11 +51,11 @@ class Registry(Generic[C]):
         self._has_own = False
 
     def register(self, config: type[D]) -> type[D]:
-        """Add a config class; a decorator.
+        """Class decorator that registers a config class.
 
         Raises:
-            TypeError: for a class that is no config of this family, or has no default `kind`.
-            ValueError: when another class has its kind.
+            TypeError: if the class is not a config of this family, or has no default `kind`.
+            ValueError: if another class has the same kind.
         """
         field = config.model_fields.get("kind")
         kind = field.default if field is not None else None
@@ -68,28 +68,28 @@ class Registry(Generic[C]):
         if not config.__module__.startswith("smalti."):
             self._import_own()
         other = self._kinds.get(kind)
-        # The same class may come again when its module is reloaded.
+        # A class registers itself again when its module is reloaded.
         if other is not None and (other.__module__, other.__qualname__) != (
             config.__module__,
             config.__qualname__,
         ):
             raise ValueError(
-                f"expected a new kind of {self.family}, received {kind!r}, which is that of "
+                f"expected a new kind of {self.family}, received {kind!r}, which belongs to "
                 f"{other.__module__}.{other.__qualname__}: choose another name"
             )
         self._kinds[kind] = cast("type[C]", config)
         return config
 
     def kinds(self) -> dict[str, type[C]]:
-        """Every registered config class by its kind, sorted."""
+        """Return all registered config classes, sorted by kind."""
         self._complete()
         return dict(sorted(self._kinds.items()))
 
     def get(self, kind: str) -> type[C]:
-        """The config class of a kind.
+        """Return the config class of a kind.
 
         Raises:
-            InputError: when there is none; the nearest name is suggested.
+            InputError: if the kind is unknown; the message suggests the closest name.
         """
         kinds = self.kinds()
         if kind in kinds:
@@ -99,11 +99,11 @@ class Registry(Generic[C]):
         raise InputError(f"expected a kind of {self.family}, received {kind!r}: {hint}")
 
     def parse(self, values: Any) -> C:
-        """A config from a mapping with a `kind`, or a config as it is.
+        """Create a config from a mapping with a `kind`; return a config unchanged.
 
         Raises:
-            InputError: for an unknown kind, or something that is no config of this family.
-            pydantic.ValidationError: for values that do not fit the kind.
+            InputError: if the kind is unknown, or the value is neither a mapping nor a config of this family.
+            pydantic.ValidationError: if a setting is invalid for the kind.
         """
         if isinstance(values, self.base):
             return values
@@ -119,7 +119,7 @@ class Registry(Generic[C]):
         load_plugins()
 
     def _import_own(self) -> None:
-        """Register the parts of this package, before those of any other can take their kinds."""
+        """Register the parts of this package first, so that no plugin can take their kinds."""
         if self._has_own:
             return
         self._has_own = True  # the modules register themselves while they are imported

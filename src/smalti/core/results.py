@@ -1,4 +1,4 @@
-"""Frozen results: losses, quantized latents, bounds, measurements; log-probabilities and rates in nats."""
+"""Result types: losses, quantized latents, bounds and measurements; log-probabilities and rates in nats."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Loss:
-    """A scalar to minimise, and the named detached scalars that it is made of (for logs and for blame)."""
+    """A loss and its terms.
+
+    Attributes:
+        total: scalar to minimise.
+        terms: detached scalars by name, for logs and for messages about values that are not finite.
+    """
 
     total: Float[Tensor, ""]
     terms: dict[str, Tensor]
@@ -21,10 +26,10 @@ class Quantized:
     """The output of a quantizer.
 
     Attributes:
-        latents: `(B, D, *grid)`, the chosen code vectors; gradients pass straight through to the input.
-        codes: int64 `(B, G, *grid)`. Of a quantizer with `channel_last`, both have the second axis last.
-        loss: the quantizer's own terms (codebook, commitment), a scalar.
-        terms: those terms by name, detached.
+        latents: `(B, D, *grid)`, the selected code vectors, with straight-through gradients to the input.
+        codes: int64 `(B, G, *grid)`. With `channel_last`, the second axis of latents and codes is the last.
+        loss: scalar, the quantizer's loss terms (codebook, commitment).
+        terms: the loss terms by name, detached.
     """
 
     latents: Float[Tensor, "b ..."]
@@ -35,10 +40,10 @@ class Quantized:
 
 @dataclass(frozen=True)
 class LatentPrior:
-    """Rates under a prior that belongs to the model itself, over latents that are not codes.
+    """Rates under the model's own prior, for a model whose latents are not codes.
 
     Attributes:
-        name: under which its bounds are reported.
+        name: name of the prior in reports.
         rates: `(S, B)`, ln q(z_s|x) - ln p(z_s) of each draw, nats.
         kl: `(B,)`, their expectation KL(q(z|x) | p(z)) in closed form, nats.
     """
@@ -50,7 +55,7 @@ class LatentPrior:
 
 @dataclass(frozen=True)
 class BoundTerms:
-    """What a bound on ln p(x) is made of: S draws z_s of the posterior q(z|x) of each item, and their terms.
+    """The terms of bounds on ln p(x), for S draws z_s from the posterior q(z|x) of each item.
 
     A deterministic encoder has one draw, of probability 1.
 
@@ -59,8 +64,8 @@ class BoundTerms:
         log_posteriors: `(S, B)`, ln q(z_s|x) of codes, nats; 0 for a deterministic encoder.
         draws: int64 `(S, B, G, *grid)`, the codes z_s; None for a model without codes.
         codes: int64 `(B, G, *grid)`, the most probable codes; None for a model without codes.
-        reconstruction: `(B, C, *size)`, the mean of p(x|z) at the most probable latents, in the signal's
-            model range; None where it is not known in closed form.
+        reconstruction: `(B, C, *size)`, the mean of p(x|z) at the most probable latents, in the model's
+            range; None if it is not known in closed form.
         latent_prior: rates under the model's own prior, for a model without codes.
     """
 
@@ -74,12 +79,12 @@ class BoundTerms:
 
 @dataclass(frozen=True)
 class Bound:
-    """An upper bound on -ln p(x) for each item, in two parts, nats.
+    """An upper bound on -ln p(x) for each item, as rate plus distortion, nats.
 
     Attributes:
         rate: ln q(z|x) - ln p(z), or -ln p(z) for a deterministic encoder, plus the cost of labels.
         distortion: -ln p(x|z).
-        labels: the part of the rate that pays for labels the decoder is conditioned on.
+        labels: part of the rate that encodes the labels which the decoder is conditioned on.
     """
 
     rate: Float[Tensor, " b"]
@@ -88,7 +93,7 @@ class Bound:
 
     @property
     def log_prob(self) -> Float[Tensor, " b"]:
-        """The lower bound on ln p(x), nats."""
+        """Lower bound on ln p(x), nats."""
         return -(self.rate + self.distortion)
 
 
@@ -97,10 +102,10 @@ class Measured:
     """Measurements of one batch.
 
     Attributes:
-        bounds: on the items' log-probability, by the name of the prior (and of the bound, where a model has
-            several).
-        reconstruction: `(B, C, *size)`, in the signal's model range; None where it would have to be drawn.
-        codes: int64 `(B, G, *grid)`, or None for a model without codes.
+        bounds: bounds on the log-probability of the items, by the name of the prior (and of the bound, for
+            models with several).
+        reconstruction: `(B, C, *size)`, in the model's range; None if it is not known in closed form.
+        codes: int64 `(B, G, *grid)`; None for a model without codes.
     """
 
     bounds: dict[str, Bound]

@@ -1,4 +1,4 @@
-"""What a signal is: its channels, its named axes, and the domain of its values."""
+"""Specification of a signal: its channels, its named axes, and the domain of its values."""
 
 from __future__ import annotations
 
@@ -12,28 +12,32 @@ import numpy as np
 from smalti.core.errors import InputError
 
 TIME = "time"
-"""The axis along which items may differ in length; always the first one."""
+"""Name of the axis along which items may differ in length; always the first axis after the channels."""
 
 DEFAULT_AXES: dict[int, tuple[str, ...]] = {
     1: (TIME,),
     2: ("height", "width"),
     3: (TIME, "height", "width"),
 }
-"""Names of the axes of sounds, pictures and clips."""
+"""Default axis names by number of axes: audio, images, clips."""
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Integers 0 .. count - 1, which lie at 2k / (count - 1) - 1 in a model's range [-1, 1].
+    """Integer levels 0 .. count - 1; level k is 2k / (count - 1) - 1 in a model's range [-1, 1].
 
-    A likelihood gives each level a probability, so scores are in bits/dim and can be realised by a code.
+    A likelihood assigns a probability to each level, so scores are in bits/dim and an entropy coder can
+    achieve them.
+
+    Attributes:
+        count: number of levels.
     """
 
     count: int = 256
 
     @property
     def dtype(self) -> np.dtype:
-        """The smallest type for the levels that torch computes with: uint8, int16, int32 or int64."""
+        """Smallest of uint8, int16, int32 and int64 that holds the levels."""
         kinds = (np.uint8, np.int16, np.int32, np.int64)
         return next(np.dtype(kind) for kind in kinds if self.count - 1 <= np.iinfo(kind).max)
 
@@ -50,13 +54,13 @@ class Levels:
 
 @dataclass(frozen=True)
 class Continuous:
-    """Real numbers, which a model sees standardised by channel: (x - mean) / scale.
+    """Real values; a model sees them standardised per channel: (x - mean) / scale.
 
     A likelihood is a density of the standardised values, so scores are in nats/dim and can be negative.
 
     Attributes:
-        mean: of each channel, in the unit of the data; () until it is measured on the training split.
-        scale: standard deviation of each channel, likewise.
+        mean: mean of each channel, in the unit of the data; () until it is measured on the training split.
+        scale: standard deviation of each channel, in the same unit; () until it is measured.
     """
 
     mean: tuple[float, ...] = ()
@@ -83,15 +87,15 @@ Domain = Levels | Continuous
 
 @dataclass(frozen=True, init=False)
 class SignalSpec:
-    """What a modality promises of its signals `(C, *size)`.
+    """Shape, axes and domain of a modality's signals `(C, *size)`.
 
     Attributes:
-        channels: C.
-        size: length of each axis after the channels; of the first one that of a training crop, where items
-            differ in it.
+        channels: number of channels C.
+        size: length of each axis after the channels; if items differ in length, the first entry is the length
+            of a training crop.
         domain: exact levels, or continuous values.
-        axes: name of each axis of `size`: "time", "depth", "height", "width" or another.
-        sample_rate_hz: of the sound, for waveforms and their spectrograms.
+        axes: name of each axis of `size`, such as "time", "depth", "height" or "width".
+        sample_rate_hz: sample rate of the audio, for waveforms and their spectrograms; None otherwise.
     """
 
     channels: int
@@ -112,15 +116,15 @@ class SignalSpec:
     ) -> None:
         """
         Args:
-            channels: C.
-            size: length of each axis.
-            levels: short for `domain=Levels(levels)`; 256 where neither is given.
+            channels: number of channels C.
+            size: length of each axis after the channels.
+            levels: short for `domain=Levels(levels)`; without `domain`, the default is 256 levels.
             sample_rate_hz: see above.
             domain: see above.
-            axes: see above; None takes the names of `DEFAULT_AXES`.
+            axes: see above; None selects the names in `DEFAULT_AXES`.
 
         Raises:
-            ValueError: for both levels and a domain, or not one name for each axis.
+            ValueError: if both levels and a domain are given, or the names do not match the axes.
         """
         if levels is not None and domain is not None:
             raise ValueError(f"expected levels or a domain, received both: {levels} and {domain}")
@@ -138,13 +142,13 @@ class SignalSpec:
             object.__setattr__(self, name, value)
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as plain JSON values; the inverse of `from_json`."""
+        """Return all fields as plain JSON values; the inverse of `from_json`."""
         domain = {"kind": type(self.domain).__name__, **asdict(self.domain)}
         return {**asdict(self), "domain": domain}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> SignalSpec:
-        """The spec that `to_json` described."""
+        """Create a spec from the values that `to_json` returns."""
         domain = dict(values["domain"])
         kind = {"Levels": Levels, "Continuous": Continuous}[domain.pop("kind")]
         lists = {name: tuple(value) if isinstance(value, list) else value for name, value in domain.items()}
@@ -163,26 +167,26 @@ class SignalSpec:
 
     @property
     def dims(self) -> int:
-        """Number of scalar dimensions of one signal: the divisor of bits/dim."""
+        """Number of scalar values of one signal: the divisor of bits/dim."""
         return self.channels * math.prod(self.size)
 
     @property
     def levels(self) -> int:
-        """Number of exact levels of each channel.
+        """Number of levels.
 
         Raises:
-            InputError: for a continuous domain, which has none.
+            InputError: if the domain is continuous.
         """
         if isinstance(self.domain, Continuous):
             raise InputError(
-                "expected data of exact levels, received continuous data: take a density, "
-                "model.likelihood.kind=normal, or state the range of integers by data.levels"
+                "expected data with exact levels, received continuous data: use a density, "
+                "model.likelihood.kind=normal, or, for integer data, set data.levels"
             )
         return self.domain.count
 
     @property
     def is_continuous(self) -> bool:
-        """Whether scores are densities: nats/dim of standardised values, never bits/dim."""
+        """Whether the domain is continuous, so that scores are in nats/dim rather than bits/dim."""
         return isinstance(self.domain, Continuous)
 
     @property
@@ -192,10 +196,10 @@ class SignalSpec:
 
     @property
     def is_clip(self) -> bool:
-        """Whether a signal is a sequence of pictures: time, then two axes of space."""
+        """Whether a signal is a clip: time, then two spatial axes."""
         return self.has_time and self.ndim == 3
 
     @property
     def has_pictures(self) -> bool:
-        """Whether the last two axes are the height and width of pictures."""
+        """Whether the last two axes are height and width."""
         return self.axes[-2:] == ("height", "width")

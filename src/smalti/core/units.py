@@ -1,4 +1,4 @@
-"""Arithmetic of log-probabilities that losses, logs and bounds share: units, and sums over an item."""
+"""Units of log-probabilities and sums over items, for losses, logs and bounds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def bits_per_dim(nats: Tensor, dims: int | float) -> Tensor: ...
 @overload
 def bits_per_dim(nats: float, dims: int | float) -> float: ...
 def bits_per_dim(nats: Tensor | float, dims: int | float) -> Tensor | float:
-    """Nats of an item -> bits for each of its `dims` dimensions: nats / (dims ln 2)."""
+    """Convert the nats of an item to bits per dimension: nats / (dims ln 2)."""
     return nats / (dims * math.log(2))
 
 
@@ -26,7 +26,7 @@ def per_dim(nats: Tensor, dims: int | float, domain: Domain) -> Tensor: ...
 @overload
 def per_dim(nats: float, dims: int | float, domain: Domain) -> float: ...
 def per_dim(nats: Tensor | float, dims: int | float, domain: Domain) -> Tensor | float:
-    """Nats of an item -> the unit of its domain for each dimension: bits for levels, nats for a density."""
+    """Convert the nats of an item to the domain's unit per dimension: bits for levels, nats for densities."""
     return nats / (dims * domain.nats_per_unit)
 
 
@@ -35,13 +35,13 @@ def sum_over_items(
     lengths: Int64[Tensor, " b"] | None = None,
     mask: Bool[Tensor, "b c *size"] | None = None,
 ) -> Float[Tensor, " b"]:
-    """Sum the elements of each item, without its padding and its missing values.
+    """Sum the elements of each item, excluding padding and missing values.
 
     Args:
         elements: `(B, C, *size)`, such as log-probabilities.
-        lengths: length of each item along the first axis after the channels; what lies beyond it is padding.
-            None when every item fills the batch.
-        mask: which elements are present; None when all are.
+        lengths: length of each item along the first axis after the channels; elements beyond it are padding.
+            None if no item is padded.
+        mask: False at missing elements; None if none is missing.
     """
     if mask is not None:
         elements = elements * mask
@@ -52,5 +52,5 @@ def sum_over_items(
 
 
 def log_mean_exp(log_weights: Float[Tensor, "s b *others"]) -> Tensor:
-    """ln 1/S sum_s exp(log_weights_s) over the first axis: the multi-sample bound of S log-weights."""
+    """Compute ln 1/S sum_s exp(log_weights_s) over axis 0: the multi-sample bound of S log-weights."""
     return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))

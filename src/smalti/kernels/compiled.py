@@ -1,4 +1,4 @@
-"""Modules of compiled loops, where there can be any."""
+"""Import of modules with compiled loops, which need numba."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from types import ModuleType
 
 @functools.cache
 def compiled_module(name: str) -> ModuleType | None:
-    """A module that numba compiles, imported when it is first wanted: that takes a second.
+    """Import a module that numba compiles, at its first use, because importing numba takes a second.
 
-    None where numba is missing, switched off, or finds no place to keep what it compiled; then the plain form
-    serves, and a warning says so once.
+    Returns None if numba is missing, disabled, or has no writable cache folder; callers then use the plain
+    implementation. Except where numba is disabled on purpose, a warning is issued once per module.
+
+    Args:
+        name: full name of the module.
     """
     try:
         from numba.core import config
@@ -21,8 +24,8 @@ def compiled_module(name: str) -> ModuleType | None:
         return None if config.DISABLE_JIT else importlib.import_module(name)  # pyright: ignore[reportAttributeAccessIssue]
     except (ImportError, RuntimeError, OSError) as error:
         warnings.warn(
-            f"{name} cannot be compiled ({error}), and its slower plain form is taken: install numba, or set "
-            "NUMBA_CACHE_DIR to a folder that can be written",
+            f"{name} cannot be compiled ({error}), so the slower plain implementation is used: install "
+            "numba, or set NUMBA_CACHE_DIR to a writable folder",
             stacklevel=2,
         )
         return None

@@ -1,10 +1,10 @@
-"""The nearest-code search as one compiled function, for CPUs: product and minimum fused, in float32.
+"""Compiled nearest-code search for CPUs: matrix product and minimum fused in one loop, in float32.
 
-A score, |e|^2 - 2 x.e, never leaves the registers: a tile of tokens runs along a panel of codes, and what is
-kept of each token is its smallest score so far, the code that has it, and the second smallest, lane by lane.
-So the work is little more than that of the product, and no memory holds scores.
+Scores |e|^2 - 2 x.e stay in registers: each tile of tokens is multiplied with one panel of codes at a time,
+and per token and vector lane only the smallest score so far, its code and the second smallest score are
+stored. The cost is therefore little more than that of the product, and no scores are written to memory.
 
-numba compiles the loops; the tile is written in the compiler's own vectors (`smalti.kernels.products`).
+numba compiles the loops; the tile itself is LLVM vector code (`smalti.kernels.products`).
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from torch import Tensor
 from smalti.kernels.products import HAS_WIDE_REGISTERS, LANES, LONG, WHOLE, WHOLES, Emitter
 
 TOKENS = 6
-"""Tokens of a tile."""
+"""Number of tokens in a tile."""
 VECTORS = 4 if HAS_WIDE_REGISTERS else 1
-"""Vectors of a panel: a tile's sums, 6 times this, fill the registers and do not spill."""
+"""Number of vectors in a panel; the sums of a tile, 6 times this number, fill the registers, not more."""
 PANEL = LANES * VECTORS
+"""Number of codes in a panel."""
 CACHED = 256 * 1024
-"""Bytes of tokens, with what is kept of them, that a panel is run along at once."""
+"""Bytes of a block of tokens with their intermediate results; each panel is applied to a whole block."""
 ALONE = 2**25
-"""Multiplications below which a second thread is not worth its start."""
+"""Number of multiplications below which a second thread does not pay off."""
 
 Array = np.ndarray
 
@@ -38,10 +39,10 @@ Array = np.ndarray
 @intrinsic
 @no_type_check
 def _tile(typing_context, tokens, panel, bias, smallest, second, where, dim, number):
-    """Scores of `TOKENS` tokens against one panel of codes; what is kept of each token is brought up to date.
+    """Compute the scores of `TOKENS` tokens for one panel of codes, and update their smallest scores.
 
-    All but the last two are addresses: tokens float32 (TOKENS, dim), panel (dim, PANEL), bias (PANEL,),
-    smallest and second float32 and where int32 (TOKENS, LANES); `number` is that of the panel.
+    All arguments but the last two are addresses: tokens float32 (TOKENS, dim), panel (dim, PANEL), bias
+    (PANEL,), smallest and second float32 and where int32 (TOKENS, LANES); `number` is the index of the panel.
     """
     signature = numba.types.void(tokens, panel, bias, smallest, second, where, dim, number)
 
@@ -85,10 +86,10 @@ def _run(
     codes: Any,
     doubtful: Any,
 ) -> None:
-    """The nearest code of each token, and whether another one is too near to tell.
+    """Find the nearest code of each token, and whether another code may be nearer within rounding errors.
 
-    tokens (N, D), centre (D,), panels (P, D, PANEL), biases (P * PANEL,); codes (N,) and doubtful (N,) are
-    written.
+    tokens (N, D), centre (D,), panels (P, D, PANEL), biases (P * PANEL,). The results are written to codes
+    (N,) and doubtful (N,).
     """
     count, dim = tokens.shape
     each = 4 * dim + 12 * LANES
@@ -111,13 +112,13 @@ def _run(
                 square += value * value
                 zero += tokens[begin + t, d] * np.float32(0)
             norms[t] = math.sqrt(square)
-            finite[t] = zero == 0  # not a number where a value was not finite
+            finite[t] = zero == 0  # zero is NaN if a value was not finite
         smallest[:] = np.inf
         second[:] = np.inf
         where[:] = 0
         for panel in range(len(panels)):
             for t in range(0, rows, TOKENS):
-                # Tiles are whole: the last one's further rows are of earlier tokens, and not looked at.
+                # All tiles are complete: extra rows of the last one hold earlier tokens and are ignored.
                 _tile(
                     centred[t:].ctypes.data,
                     panels[panel].ctypes.data,
@@ -138,7 +139,7 @@ def _run(
                 if other != lane and smallest[t, other] < runner_up:
                     runner_up = smallest[t, other]
             tolerance = margin * norm * (np.float32(2) * norms[t] + norm) + least
-            # Negated, so that what overflowed is in doubt as well.
+            # Negated, so that overflowed scores (NaN) are doubtful as well.
             doubtful[begin + t] = finite[t] and not (runner_up > smallest[t, lane] + tolerance)
             codes[begin + t] = where[t, lane] * LANES + lane if finite[t] else 0
 
@@ -150,16 +151,19 @@ def search(
     margin: float,
     least: float,
 ) -> tuple[Int64[Tensor, " n"], Bool[Tensor, " n"]]:
-    """The nearest code of each token by float32 scores, and where another code may be nearer.
+    """Find the nearest code of each token by float32 scores, and the tokens whose nearest code is uncertain.
 
-    A token that is not finite gets index 0 without doubt.
+    Tokens with values that are not finite get code 0 and are not marked as uncertain.
 
     Args:
         tokens: float32 `(N, D)` on the CPU.
         codebook: float32 `(K, D)`.
-        centre: what is subtracted from both, near the codes.
+        centre: float32 `(D,)`, a point near the codes, which is subtracted from tokens and codes.
         margin: bound on the relative error of a score.
-        least: bound on the error of a score however small.
+        least: absolute error bound, added to the relative one; it covers very small scores.
+
+    Returns:
+        The codes, int64 `(N,)`, and a mask `(N,)` that is True if another code may be nearer.
     """
     count = len(tokens)
     codes = torch.empty(count, dtype=torch.int64)
@@ -188,7 +192,7 @@ def search(
 
 
 def _panels(centred: Float[Tensor, "k d"]) -> tuple[Array, Array]:
-    """-2e as `(P, D, PANEL)` and |e|^2 as `(P * PANEL,)`; what fills the last panel is never nearest."""
+    """Compute -2e as `(P, D, PANEL)` and |e|^2 as `(P * PANEL,)`; padding codes have an infinite score."""
     num_codes, dim = centred.shape
     panels = math.ceil(num_codes / PANEL)
     weight = centred.new_zeros(panels * PANEL, dim)

@@ -1,10 +1,10 @@
-"""Products of small matrices inside compiled loops, for CPUs: sums stay in registers.
+"""Products of small matrices inside compiled loops, for CPUs, with sums in registers.
 
-numba compiles the loops around them; the product itself is written in the compiler's own vectors, because a
-loop over lanes would keep its sums in memory. What numba has cached of a loop does not know of a change here:
-touch the loop's file, too.
+numba compiles the loops around the products; the products themselves are LLVM vector code, because a numba
+loop over lanes would keep its sums in memory. numba's cache does not notice changes in this file: after a
+change, touch the files of the loops as well.
 
-`no_type_check` keeps the checks that tests put around every function off what numba is to compile.
+`no_type_check` exempts functions that numba compiles from the run-time type checks of the tests.
 """
 
 from __future__ import annotations
@@ -18,35 +18,36 @@ from llvmlite import binding, ir
 from numba.extending import intrinsic
 
 LANES = 16
-"""float32 values of a vector; a CPU with narrower ones takes several for each."""
+"""Number of float32 values in a vector; CPUs with narrower registers use several for each vector."""
 HAS_WIDE_REGISTERS = bool(binding.get_host_cpu_features().get("avx512f"))
+"""Whether one register holds a vector."""
 
 SINGLE, WHOLE, LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 FLOATS, WHOLES = ir.VectorType(SINGLE, LANES), ir.VectorType(WHOLE, LANES)
 
 
 class Emitter:
-    """Writes vector code. All addresses are of values of four bytes, all offsets in values.
+    """Emits LLVM vector code. Addresses point to 4-byte values; offsets count values.
 
     Args:
-        builder: where the code goes.
+        builder: llvmlite IR builder that receives the code.
     """
 
     def __init__(self, builder: Any) -> None:
         self.builder = builder
 
     def load(self, address: Any, offset: Any, kind: Any = FLOATS) -> Any:
-        """A vector, or a value, from memory that need not be aligned."""
+        """Load a vector, or a single value, from memory that may be unaligned."""
         value = self.builder.load(self._at(address, offset, kind))
         value.align = 4
         return value
 
     def store(self, value: Any, address: Any, offset: Any) -> None:
-        """A vector to memory."""
+        """Store a vector to memory that may be unaligned."""
         self.builder.store(value, self._at(address, offset, value.type)).align = 4
 
     def splat(self, value: Any, kind: Any = FLOATS) -> Any:
-        """A vector of equal values."""
+        """Create a vector of equal values."""
         undefined = ir.Constant(kind, ir.Undefined)
         first = self.builder.insert_element(undefined, value, WHOLE(0))
         return self.builder.shuffle_vector(first, undefined, ir.Constant(WHOLES, [0] * LANES))
@@ -60,13 +61,15 @@ class Emitter:
         weight_stride: Any,
         inputs: Any,
     ) -> dict[tuple[int, int], Any]:
-        """sums[row, vector] + sum over i of x[row, i] weight[i, vector], where inputs > 0.
+        """Compute sums[row, vector] + sum over i of x[row, i] weight[i, vector].
 
         Args:
-            sums: what the sums begin with; together they must fit into the registers.
-            x: address of `(rows, inputs)`, and its values from row to row.
-            weight: address of `(inputs, vectors * LANES)`, and its values from row to row.
-            inputs: number of terms.
+            sums: initial values of the sums; together they must fit into the registers.
+            x: address of a matrix `(rows, inputs)`.
+            x_stride: number of values from one row of `x` to the next.
+            weight: address of a matrix `(inputs, vectors * LANES)`.
+            weight_stride: number of values from one row of `weight` to the next.
+            inputs: number of terms, at least 1.
         """
         builder = self.builder
         rows, vectors = (sorted({pair[axis] for pair in sums}) for axis in (0, 1))
@@ -101,10 +104,14 @@ class Emitter:
 
 
 def block_product(rows: int, vectors: int) -> Callable[..., None]:
-    """An operation out[r, o] += x[r] @ weight[:, o] inside compiled loops, of so many rows and vectors.
+    """Create an operation out[r, o] += x[r] @ weight[:, o] for compiled loops.
 
-    It takes addresses and distances from row to row: `(out, out_stride, x, x_stride, weight, weight_stride,
+    The operation takes addresses and row strides, `(out, out_stride, x, x_stride, weight, weight_stride,
     inputs)`, with at least one input.
+
+    Args:
+        rows: number of rows of `out` and `x`.
+        vectors: number of columns of `out` and `weight`, in vectors of `LANES` values.
     """
 
     @intrinsic
@@ -140,9 +147,9 @@ _four_rows, _one_row, _one_vector = (
 
 
 def in_panels(weight: np.ndarray) -> np.ndarray:
-    """A weight `(..., inputs, outputs)` as `add_panels` reads it: `(..., panels, inputs, PANEL)`, in order.
+    """Rearrange a weight `(..., inputs, outputs)` to contiguous panels `(..., panels, inputs, PANEL)`.
 
-    Columns beyond the outputs are zeros.
+    The last panel is padded with zero columns.
     """
     outputs = weight.shape[-1]
     padded = np.zeros((*weight.shape[:-1], -(-outputs // PANEL) * PANEL), np.float32)
@@ -154,7 +161,7 @@ def in_panels(weight: np.ndarray) -> np.ndarray:
 @numba.njit
 @no_type_check
 def add_panels(out: Any, panels: Any, x: Any) -> None:
-    """out += x @ weight, all float32 and in order, for a weight of `in_panels`: memory is read as it lies."""
+    """Compute out += x @ weight for contiguous float32 matrices; `panels` is the weight after `in_panels`."""
     rows, outputs = out.shape
     count, inputs, _ = panels.shape
     rest = np.zeros((rows, PANEL), np.float32) if outputs % PANEL else np.zeros((0, 0), np.float32)
@@ -179,9 +186,9 @@ def add_panels(out: Any, panels: Any, x: Any) -> None:
 @numba.njit
 @no_type_check
 def add_product(out: Any, weight: Any, x: Any) -> None:
-    """out += x @ weight, all float32; out (outputs,), weight (inputs, outputs), x (inputs,).
+    """Compute out += x @ weight in float32: out (outputs,), weight (inputs, outputs), x (inputs,).
 
-    The rows of the weight may be any distance apart.
+    The rows of the weight may have any stride.
     """
     inputs, outputs = weight.shape
     if inputs == 0:

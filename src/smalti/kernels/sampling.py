@@ -1,6 +1,6 @@
-"""What the compiled sampling loops share: functions that a loop over them vectorises, and the draw.
+"""Shared parts of the compiled sampling loops: vectorisable elementwise functions, and the draw.
 
-`no_type_check` keeps the checks that tests put around every function off what numba is to compile.
+`no_type_check` exempts functions that numba compiles from the run-time type checks of the tests.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Array = np.ndarray
 @numba.njit(inline="always", fastmath=True)
 @no_type_check
 def tanh(x: Any) -> Any:
-    """tanh(x) = 2t / (1 + t^2) with t = tanh(x / 2) by Lambert's continued fraction, 7 terms deep.
+    """Approximate tanh(x) = 2t / (1 + t^2), with 7 terms of Lambert's continued fraction for t = tanh(x / 2).
 
-    Multiplications and divisions only, so that a loop over it is vectorised; within 3e-7 of tanh.
+    It uses only arithmetic operations, so loops over it are vectorised. The error is below 3e-7.
     """
     one = np.float32(1)
     u = min(max(x, np.float32(-18)), np.float32(18)) * np.float32(0.5)
-    # Beyond 4.9 the fraction leaves [-1, 1]; there tanh(2u) is 1 to float precision.
+    # Beyond |u| = 4.9 the fraction leaves [-1, 1]; there |tanh(2u)| is 1 to float precision.
     u = min(max(u, np.float32(-4.9)), np.float32(4.9))
     s = u * u
     top = u * (np.float32(135135) + s * (np.float32(17325) + s * (np.float32(378) + s)))
@@ -37,7 +37,10 @@ def tanh(x: Any) -> Any:
 @numba.njit(inline="always", fastmath=True)
 @no_type_check
 def exp_of_negative(x: Any) -> Any:
-    """exp(x) = (1 + t) / (1 - t) with t = tanh(x / 2) for x <= 0, 0 below -16; within 3e-7, absolutely."""
+    """Approximate exp(x) for x <= 0 as (1 + t) / (1 - t) with t = tanh(x / 2), and 0 below -16.
+
+    The absolute error is below 3e-7.
+    """
     t = tanh(x * np.float32(0.5))
     value = (np.float32(1) + t) / (np.float32(1) - t)
     return value if x > np.float32(-16) else np.float32(0)
@@ -46,7 +49,7 @@ def exp_of_negative(x: Any) -> Any:
 @numba.njit(inline="always", fastmath=True)
 @no_type_check
 def gelu(x: Any) -> Any:
-    """x Phi(x), the normal distribution by Abramowitz & Stegun 7.1.26; within 1e-6 of it for |x| < 5."""
+    """Approximate GELU, x Phi(x), by Abramowitz & Stegun 7.1.26, with an error below 1e-6 for |x| < 5."""
     one = np.float32(1)
     y = abs(x) * np.float32(0.70710678)
     k = one / (one + np.float32(0.3275911) * y)
@@ -61,7 +64,10 @@ def gelu(x: Any) -> Any:
 @numba.njit(inline="always")
 @no_type_check
 def draw_symbol(logits: Any, weights: Any, uniform: Any, temperature: Any) -> Any:
-    """The first index at which the cumulative weights exceed a uniform share of their sum."""
+    """Draw a symbol: the first index at which the cumulative weights exceed `uniform` times their sum.
+
+    logits (K,); weights (K,) is a buffer. A temperature of 0 selects the most probable symbol.
+    """
     num_codes = len(weights)
     best = 0
     for k in range(num_codes):
@@ -84,19 +90,19 @@ def draw_symbol(logits: Any, weights: Any, uniform: Any, temperature: Any) -> An
 
 
 def array(tensor: torch.Tensor) -> Float32[Array, ...]:
-    """Its values in order."""
+    """Convert a tensor on the CPU to a contiguous float32 array."""
     return np.ascontiguousarray(tensor.detach().float().numpy())
 
 
 def bias(module: torch.nn.Module) -> torch.Tensor:
-    """A module's bias, which it has."""
+    """Return the bias of a module, which must have one."""
     value = module.bias
     assert isinstance(value, torch.Tensor)
     return value
 
 
 def weight(module: torch.nn.Module) -> torch.Tensor:
-    """A module's weight."""
+    """Return the weight of a module."""
     value = module.weight
     assert isinstance(value, torch.Tensor)
     return value

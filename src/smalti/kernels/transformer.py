@@ -1,10 +1,11 @@
-"""The transformer's sampling loop as one compiled function, for CPUs: the same sums as `Transformer.step`.
+"""Compiled sampling loop of the transformer for CPUs; it computes the same logits as `Transformer.step`.
 
-For few lines a step is bound by reading the weights, which calls to a library of products do far below the
-speed of the memory. Here they lie in the order in which they are read, several lines share each read, and
-the draw is part of the loop. Keys are kept with places side by side: a head's scores are one product.
+For small batches a step is limited by reading the weights, and calls to a matrix library stay far below the
+memory bandwidth. Here the weights are stored in the order in which they are read, several items share each
+read, and the draw is part of the loop. The positions of keys are contiguous in memory, so the scores of a
+head are one product.
 
-`no_type_check` keeps the checks that tests put around every function off what numba is to compile.
+`no_type_check` exempts functions that numba compiles from the run-time type checks of the tests.
 """
 
 from __future__ import annotations
@@ -27,14 +28,13 @@ if TYPE_CHECKING:
 
 
 PADDING = 16
-"""Places beyond the last, so that the rows of the keys do not lie a power of two apart, where they would meet
-in few places of the cache."""
+"""Unused positions at the end of the rows of keys: rows a power of two apart would share few cache sets."""
 
 
 @numba.njit(fastmath=True)
 @no_type_check
 def _normalise(out: Any, x: Any, scale: Any, shift: Any, epsilon: Any) -> None:
-    """Layer normalisation of each row."""
+    """Write the layer normalisation of each row of x to out."""
     rows, channels = x.shape
     for b in range(rows):
         mean = np.float32(0)
@@ -52,7 +52,10 @@ def _normalise(out: Any, x: Any, scale: Any, shift: Any, epsilon: Any) -> None:
 @numba.njit(fastmath=True)
 @no_type_check
 def _attend(out: Any, query: Any, keys: Any, values: Any, scores: Any) -> None:
-    """One head of one line: query (d,), keys (d, n), values (n, d); out (d,) is written, scores (n,) used."""
+    """Compute one attention head of one item: query (d,), keys (d, n), values (n, d), result in out (d,).
+
+    scores (n,) is a buffer.
+    """
     num = len(values)
     scores[:] = 0
     add_product(scores, keys, query)
@@ -96,11 +99,12 @@ def _run(
     values: Any,
     logits: Any,
 ) -> None:
-    """Draw `len(uniform)` symbols for each line, from symbol `first` on.
+    """Draw `len(uniform)` symbols for each item, starting with symbol number `first`.
 
-    symbols (T+1, B): row t + 1 is drawn at t; row 0 is what was drawn before. begin (B, C), table (G, K, C),
-    places (S, C), norms and mlp_norms (L, 2, C): scales and shifts; keys (L, B, heads, d, S + PADDING) and
-    values (L, B, heads, S, d). Weights are in panels, one for each layer (of the head, for each codebook).
+    symbols (T + 1, B): row 0 holds the last symbols drawn before, row t + 1 the symbols drawn at step t.
+    begin (B, C), table (G, K, C), places (S, C); norms and mlp_norms (L, 2, C) hold scales and shifts; keys
+    (L, B, heads, d, S + PADDING) and values (L, B, heads, S, d). Weights are in panels, one per layer; those
+    of the output head, one per codebook.
     """
     count = len(uniform)
     layers, lines, heads, width, _ = keys.shape
@@ -165,11 +169,11 @@ def _run(
 
 @final
 class TransformerKernel(SamplingKernel):
-    """Draws the grids that a state of `Transformer.start` begins.
+    """Compiled sampling loop that starts from a state of `Transformer.start`.
 
     Args:
-        network: on the CPU.
-        state: before its first symbol; its tensors are read and not changed.
+        network: the network, on the CPU.
+        state: state before the first symbol; its tensors are not modified.
     """
 
     def __init__(self, network: Transformer, state: TransformerState) -> None:
@@ -203,21 +207,23 @@ class TransformerKernel(SamplingKernel):
         )
 
     def draw(self, uniform: Float32[Array, "t b"], temperature: float = 1.0) -> Int64[Array, "t b"]:
-        """The next symbols of each line.
+        """Draw the next T symbols of each item.
 
         Args:
-            uniform: a number in [0, 1) for each symbol.
-            temperature: divides the logits; 0 takes the most probable symbol.
+            uniform: numbers in [0, 1), one per symbol and item.
+            temperature: divides the logits; 0 selects the most probable symbol.
 
         Raises:
-            InputError: for more symbols than the grids have left.
+            InputError: if fewer than T symbols are left in the grids.
         """
         left = self._symbols - self._drawn
         if len(uniform) > left:
-            raise InputError(f"expected at most {left} further symbols, received {len(uniform)}: start anew")
+            raise InputError(
+                f"expected at most {left} further symbols, received {len(uniform)}: start with a new state"
+            )
         symbols = np.empty((len(uniform) + 1, len(self._last)), np.int64)
         symbols[0] = self._last
-        # An integer here would be another type, and compiled for again.
+        # An integer temperature would be a new type, for which numba would compile again.
         settings = float(temperature), self._drawn, self._epsilon
         _run(symbols, uniform, *settings, *self._arrays, self._logits)
         self._drawn += len(uniform)
@@ -226,7 +232,7 @@ class TransformerKernel(SamplingKernel):
 
     @property
     def logits(self) -> Float32[Array, "b k"]:
-        """From which the last symbols were drawn."""
+        """Logits from which the last symbols were drawn."""
         return self._logits
 
 

@@ -1,10 +1,10 @@
-"""WaveNet's sampling loop as one compiled function, for CPUs: the same sums as `WaveNet.step`, in float32.
+"""Compiled sampling loop of WaveNet for CPUs; it computes the same logits as `WaveNet.step`, in float32.
 
-Step by step, a small network spends its time in calls, not in arithmetic. Here numba compiles the whole loop,
-the draw included. The weights lie in the order in which they are read, several lines share each read, and
-whatever a condition adds is made beforehand.
+With one call per step, a small network spends most of its time on call overhead. Here numba compiles the
+whole loop, including the draw. The weights are stored in the order in which they are read, several items
+share each read, and the contributions of the conditions are computed in advance.
 
-`no_type_check` keeps the checks that tests put around every function off what numba is to compile.
+`no_type_check` exempts functions that numba compiles from the run-time type checks of the tests.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def _run(
     logit_bias: Any,
     logits: Any,
 ) -> None:
-    """Draw `len(uniform)` symbols for each line, from symbol `first` on.
+    """Draw `len(uniform)` symbols for each item, starting with symbol number `first`.
 
-    symbols (T+1, B): row t + 1 is drawn at t; row 0 is what was drawn before (-1: nothing).
-    dilated (L, taps) and out_weight (L), each with its panels, shifts (L, B, 2g), local (frames, L, B, 2g) or
-    empty, rings (sum of reaches, B, C).
+    symbols (T + 1, B): row 0 holds the last symbols drawn before (-1 if none), row t + 1 the symbols drawn at
+    step t. dilated (L, taps) and out_weight (L) are followed by the axes of their panels; shifts (L, B, 2g),
+    local (frames, L, B, 2g) or empty, rings (sum of reaches, B, C).
     """
     count, lines = uniform.shape
     layers, _, gates2 = shifts.shape
@@ -118,18 +118,18 @@ def _run(
 
 @final
 class WaveNetKernel(SamplingKernel):
-    """Draws the lines that a state of `WaveNet.start` begins.
+    """Compiled sampling loop that starts from a state of `WaveNet.start`.
 
     Args:
-        network: on the CPU, with a table of symbols.
-        state: before its first symbol; its tensors are read and not changed.
+        network: the network, on the CPU, with an embedding table of symbols.
+        state: state before the first symbol; its tensors are not modified.
     """
 
     def __init__(self, network: WaveNet, state: WaveNetState) -> None:
         layers = network.layers
         lines = state.shifts.shape[1]
         reaches = [layer.dilated.reach for layer in layers]
-        # The convolution's own bias is added with what the conditions add.
+        # The bias of the convolution is added together with the contribution of the conditions.
         biases = torch.stack([bias(layer.dilated.conv) for layer in layers])
         hidden, logit = network.hidden, network.logit
         empty = torch.zeros(0, *state.shifts.shape)
@@ -155,15 +155,15 @@ class WaveNetKernel(SamplingKernel):
         )
 
     def draw(self, uniform: Float32[Array, "t b"], temperature: float = 1.0) -> Int64[Array, "t b"]:
-        """The next symbols of each line.
+        """Draw the next T symbols of each item.
 
         Args:
-            uniform: a number in [0, 1) for each symbol.
-            temperature: divides the logits; 0 takes the most probable symbol.
+            uniform: numbers in [0, 1), one per symbol and item.
+            temperature: divides the logits; 0 selects the most probable symbol.
         """
         symbols = np.empty((len(uniform) + 1, len(self._last)), np.int64)
         symbols[0] = self._last
-        # An integer here would be another type, and compiled for again.
+        # An integer temperature would be a new type, for which numba would compile again.
         _run(symbols, uniform, float(temperature), self._drawn, self._length, *self._arrays, self._logits)
         self._drawn += len(uniform)
         self._last = symbols[-1]
@@ -171,5 +171,5 @@ class WaveNetKernel(SamplingKernel):
 
     @property
     def logits(self) -> Float32[Array, "b k"]:
-        """From which the last symbols were drawn."""
+        """Logits from which the last symbols were drawn."""
         return self._logits

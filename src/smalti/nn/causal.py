@@ -1,7 +1,7 @@
-"""Causal convolutions over a grid, at two speeds: the whole grid at once, or a row or a position at a time.
+"""Causal convolutions over a grid: over the whole grid at once, or one row or position at a time.
 
-A kernel here covers exactly the part of an odd square kernel that lies in the past. Nothing is masked, so
-nothing is computed to be thrown away, and the slow and the fast form read the same weights.
+Each kernel covers exactly the past part of an odd square kernel. No kernel is masked, so no computation is
+wasted, and both forms use the same weights.
 Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders" (arXiv 1606.05328).
 """
 
@@ -17,20 +17,25 @@ from torch import Tensor, nn
 
 @dataclass(slots=True)
 class VerticalState:
-    """The last input rows with their padding, `(B, C, rows, padding + W + padding)`, and the kernel."""
+    """State of a `VerticalConv2d`.
+
+    Attributes:
+        rows: the last input rows with their padding, `(B, C, rows, padding + W + padding)`.
+        weight: the kernel.
+    """
 
     rows: Tensor
     weight: Tensor
 
 
 class VerticalConv2d(nn.Module):
-    """Convolution over the rows up to the present one, in all columns within reach.
+    """Convolution over the rows up to the current one: the upper half of a square kernel, k columns wide.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: odd size k of the square kernel whose upper half this is. It spans k columns.
-        strict: leave the present row out. A first layer must, because its input is what is to be predicted.
+        kernel_size: odd size k of the square kernel.
+        strict: whether to exclude the current row. A first layer must, because it would see its own target.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, strict: bool) -> None:
@@ -41,16 +46,16 @@ class VerticalConv2d(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, (self.rows, kernel_size))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
-        """All rows at once. Row r of the output depends on rows <= r of the input, or < r when strict."""
-        # A strict layer reads one row further up; padding by -1 cuts off the row that it may not see.
+        """Compute all rows at once; output row r depends on input rows <= r, or < r if strict."""
+        # A strict layer reads one row further up; padding by -1 removes the row that it must not see.
         bottom = -1 if self.strict else 0
         return self.conv(F.pad(x, (self.side, self.side, self.rows - 1 - bottom, bottom)))
 
     def start(self, batch_size: int, width: int) -> VerticalState:
-        """State before the first row, with the weights as they are now. The rows above the grid are zeros."""
+        """Create the state before the first row, with the current weights; rows above the grid are zeros."""
         weight = self.conv.weight.detach()
         shape = (batch_size, weight.shape[1], self.rows, width + 2 * self.side)
-        # Channels innermost: so the rows come, and so the convolution wants them.
+        # Channels last, which is the format of new rows and the faster one for the convolution.
         inner = torch.channels_last
         return VerticalState(
             rows=weight.new_zeros(shape).to(memory_format=inner),
@@ -58,11 +63,11 @@ class VerticalConv2d(nn.Module):
         )
 
     def row(self, newest: Float[Tensor, "b w c"], state: VerticalState) -> Float[Tensor, "b w o"]:
-        """The output of the next row.
+        """Compute the output of the next row.
 
         Args:
-            newest: the input row that becomes visible: the one above when strict, else the present one.
-            state: what `start` gave; it is updated in place.
+            newest: the input row that becomes visible: the row above if strict, otherwise the current row.
+            state: from `start`; updated in place.
         """
         rows = state.rows
         for older in range(self.rows - 1):
@@ -73,12 +78,12 @@ class VerticalConv2d(nn.Module):
 
 @dataclass(slots=True)
 class HorizontalState:
-    """One row of inputs with room for the padding, seen through views that are made once for all rows.
+    """State of a `HorizontalConv2d`: one padded row of inputs, and views of it that are reused for all rows.
 
     Attributes:
-        line: the present row, `(B, padding + W, C)`.
-        slots: for each column the view `(B, C)` where its input is written.
-        windows: for each column the view `(B, taps * C)` that its output is computed from.
+        line: the current row, `(B, padding + W, C)`.
+        slots: view `(B, C)` of each column, to which its input is written.
+        windows: view `(B, taps * C)` for each column, from which its output is computed.
         weight: the kernel as a matrix `(taps * C, O)`.
     """
 
@@ -89,20 +94,20 @@ class HorizontalState:
 
     @property
     def row(self) -> Float[Tensor, "b w c"]:
-        """The inputs of the row, without the padding."""
+        """Inputs of the row, without the padding."""
         return self.line[:, -len(self.slots) :]
 
 
 class HorizontalConv2d(nn.Module):
-    """Convolution over the positions to the left in the same row, with the present one unless it is strict.
+    """Convolution over the positions to the left in the same row: the left half of a kernel.
 
-    It has no bias of its own: it is always added to a term that has one.
+    It has no bias, because its output is always added to a term with a bias.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: odd size k of the kernel whose left half this is.
-        strict: leave the present position out (mask A); else it is seen (mask B).
+        kernel_size: odd size k of the kernel.
+        strict: whether to exclude the current position (mask A) or include it (mask B).
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, strict: bool) -> None:
@@ -112,14 +117,14 @@ class HorizontalConv2d(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, (1, self.taps), bias=False)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
-        """All positions at once. Column c of a row depends on columns <= c, or < c when strict."""
+        """Compute all positions at once; output column c depends on input columns <= c, or < c if strict."""
         right = -1 if self.strict else 0
         return self.conv(F.pad(x, (self.taps - 1 - right, right)))
 
     def start(self, batch_size: int, width: int) -> HorizontalState:
-        """State before the first row, with the weights as they are now.
+        """Create the state before the first row, with the current weights.
 
-        It serves for every row: what is left of the row above lies to the right, and is never read.
+        It is reused for every row: values of the previous row remain only at columns that are not read yet.
         """
         weight = self.conv.weight.detach()
         channels = weight.shape[1]
@@ -128,7 +133,7 @@ class HorizontalConv2d(nn.Module):
         return HorizontalState(
             line=line,
             slots=[line[:, padding + column] for column in range(width)],
-            # A slot and its left neighbours are adjacent in memory: a window is a matrix without a copy.
+            # A slot and its left neighbours are adjacent in memory, so a window needs no copy.
             windows=[
                 line.as_strided((batch_size, self.taps * channels), (line.stride(0), 1), column * channels)
                 for column in range(width)
@@ -137,17 +142,17 @@ class HorizontalConv2d(nn.Module):
         )
 
     def step(self, column: int, state: HorizontalState, into: Float[Tensor, "b o"]) -> None:
-        """Add the output at `column` to `into`, given that the slots that it depends on are filled."""
+        """Add the output at `column` to `into`; the slots that it depends on must be filled."""
         into.addmm_(state.windows[column], state.weight)
 
 
 @dataclass(slots=True)
 class DilatedState:
-    """The inputs within reach, in a ring, `(reach, B, C)`, and where in it the next input goes.
+    """State of a `DilatedConv1d`: a ring buffer of the inputs within reach.
 
     Attributes:
-        ring: slot `at` holds the oldest input, the one that is `reach` positions back.
-        at: moves on by one, and round, with each step.
+        ring: the inputs, `(reach, B, C)`; slot `at` holds the oldest one, `reach` positions back.
+        at: slot of the next input; each step advances it by one, modulo `reach`.
     """
 
     ring: Tensor
@@ -155,13 +160,13 @@ class DilatedState:
 
 
 class DilatedConv1d(nn.Module):
-    """Convolution over the present position and every `dilation`-th one before it.
+    """Causal dilated convolution: over the current position and every `dilation`-th position before it.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: taps k.
-        dilation: distance of the taps d, so that the oldest is (k - 1) d positions back.
+        kernel_size: number of taps k.
+        dilation: distance d between taps; the oldest is (k - 1) d positions back.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, dilation: int) -> None:
@@ -171,19 +176,19 @@ class DilatedConv1d(nn.Module):
         self.conv = nn.Conv1d(in_channels, out_channels, kernel_size, dilation=dilation)
 
     def forward(self, x: Float[Tensor, "b c t"]) -> Float[Tensor, "b o t"]:
-        """All positions at once. Position t of the output depends on positions <= t of the input."""
+        """Compute all positions at once; output position t depends on input positions <= t."""
         return self.conv(F.pad(x, (self.reach, 0)))
 
     def start(self, batch_size: int) -> DilatedState:
-        """State before the first position. What lies before it are zeros."""
+        """Create the state before the first position; earlier inputs are zeros."""
         return DilatedState(self.conv.weight.new_zeros(self.reach, batch_size, self.conv.in_channels))
 
     def step(self, x: Float[Tensor, "b c"], state: DilatedState) -> Float[Tensor, "b o"]:
-        """The output of the next position (le Paine et al. 2016, arXiv 1611.09482).
+        """Compute the output of the next position (Le Paine et al. 2016, arXiv 1611.09482).
 
         Args:
-            x: the input there.
-            state: what `start` gave; it is updated in place.
+            x: input at this position.
+            state: from `start`; updated in place.
         """
         weight = self.conv.weight
         out = F.linear(x, weight[:, :, -1], self.conv.bias)

@@ -1,8 +1,8 @@
-"""Sums and draws over ranks, so that the result of a step does not depend on the number of processes.
+"""Reductions and random draws over ranks: the result of a step does not depend on the number of processes.
 
-Each function asks afresh whether a process group exists (a cached answer would leave codebooks unsynced
-when a model is built before the group), and is a no-op in a single process. A caller reaches it on every
-rank at every step, whatever that rank's data hold, so that no rank waits for another.
+Each function checks at every call whether a process group exists, because a model may be built before its
+group; in a single process it is a no-op. Every rank must call the same functions at every step, regardless of
+its data, or the other ranks wait for it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's rank, and the number of processes."""
+    """Return the rank of this process and the number of processes."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum of `tensor` over all ranks, without a gradient."""
+    """Sum a tensor over all ranks, without a gradient."""
     if rank_and_world()[1] == 1:
         return tensor
     total = tensor.detach().clone()
@@ -31,16 +31,16 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:
-    """The mean of `tensor` over all ranks, without a gradient.
+    """Average a tensor over all ranks, without a gradient.
 
-    A loss that is a sum over a varying number of positions divides by this mean of that number, so that the
-    losses of the ranks average to the loss of one process on the whole batch.
+    A loss that sums over a varying number of positions divides by the mean of that number over ranks; then
+    the losses of the ranks average to the loss of one process on the whole batch.
     """
     return sum_over_ranks(tensor) / rank_and_world()[1]
 
 
 def counts_of_ranks(count: int, device: torch.device) -> list[int]:
-    """What each rank has of something, in the order of ranks."""
+    """Gather the count of each rank, in the order of ranks."""
     rank, world = rank_and_world()
     counts = torch.zeros(world, dtype=torch.int64, device=device)
     counts[rank] = count
@@ -48,11 +48,11 @@ def counts_of_ranks(count: int, device: torch.device) -> list[int]:
 
 
 def rows_over_ranks(rows: Tensor, indices: Tensor) -> Tensor:
-    """Rows `indices` of the concatenation of every rank's `rows`, the same on every rank.
+    """Select rows from the concatenation of all ranks' rows; the result is the same on every rank.
 
     Args:
-        rows: `(n_r, ...)`, this rank's share; the shares may differ in length.
-        indices: int64 `(m,)` into the concatenation, the same on every rank.
+        rows: `(n_r, ...)`, rows of this rank; ranks may have different numbers of rows.
+        indices: int64 `(m,)`, indices into the concatenation, the same on every rank.
     """
     rank, world = rank_and_world()
     if world == 1:
@@ -66,26 +66,26 @@ def rows_over_ranks(rows: Tensor, indices: Tensor) -> Tensor:
 
 
 def rand_over_ranks(shape: Sequence[int], device: torch.device) -> Tensor:
-    """This rank's share of uniform draws in [0, 1) for the batch of all ranks.
+    """Draw uniform numbers in [0, 1) for the batch of all ranks, and return the share of this rank.
 
-    Every rank draws for all ranks from the same seed, so the shares of all ranks, concatenated along the
-    batch, are the numbers that a single process draws.
+    Every rank draws the numbers of all ranks from the same seed, so the shares of all ranks, concatenated
+    along the batch, are the numbers that a single process draws.
 
     Args:
-        shape: `(b, ...)` of this rank's share; the same on every rank.
-        device: where to draw.
+        shape: `(b, ...)`, shape of a rank's share, the same on every rank.
+        device: device of the numbers.
     """
     rank, world = rank_and_world()
     return torch.rand(world, *shape, device=device)[rank]
 
 
 def randn_over_ranks(shape: Sequence[int], device: torch.device) -> Tensor:
-    """This rank's share of standard normal draws for the batch of all ranks; see `rand_over_ranks`."""
+    """Draw standard normal numbers for the batch of all ranks; see `rand_over_ranks`."""
     rank, world = rank_and_world()
     return torch.randn(world, *shape, device=device)[rank]
 
 
 def randint_over_ranks(high: int, shape: Sequence[int], device: torch.device) -> Tensor:
-    """This rank's share of int64 draws in [0, high) for the batch of all ranks; see `rand_over_ranks`."""
+    """Draw int64 numbers in [0, high) for the batch of all ranks; see `rand_over_ranks`."""
     rank, world = rank_and_world()
     return torch.randint(high, (world, *shape), device=device)[rank]

@@ -1,4 +1,4 @@
-"""Time jitter of latents: a regulariser that keeps a code from speaking for its neighbours."""
+"""Time jitter of latents: a regulariser that keeps latents from depending on their neighbours."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from smalti.nn.collectives import rand_over_ranks
 
 
 def jitter(latents: Float[Tensor, "b d t"], share: float) -> Float[Tensor, "b d t"]:
-    """Each position takes the latents of its left or right neighbour, with probability `share` in all.
+    """Replace the latents of random positions by those of the left or right neighbour.
 
-    At the ends the one neighbour there is serves for both. Chorowski et al. 2019 (arXiv 1901.08810) use 0.12,
-    van Niekerk et al. 2020 (arXiv 2005.09409) 0.5. Every rank draws for the batch of all ranks.
+    The first and last positions use their only neighbour for both sides. Chorowski et al. 2019 (arXiv
+    1901.08810) use a share of 0.12, van Niekerk et al. 2020 (arXiv 2005.09409) one of 0.5. Every rank draws
+    for the batch of all ranks.
 
     Args:
-        latents: of a line of positions.
-        share: in [0, 1].
+        latents: latents along one axis, `(B, D, T)`.
+        share: probability of a replacement at each position, in [0, 1]; half of it for each neighbour.
     """
     batch_size, _, length = latents.shape
     if length < 2:

@@ -1,4 +1,4 @@
-"""Grids of several levels in one tensor of codes: what each place of the coarsest has in the finer ones."""
+"""Codes of several grid levels packed in one tensor over the coarsest grid."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Levels:
-    """How codes of several grids lie in one, `(B, G, *grid)` over the coarsest.
+    """Layout of the codes of several grids in one tensor `(B, G, *grid)` over the coarsest grid.
 
-    First come the codes of the coarsest level, then, level by level, those of the block of places that each
-    place of the coarsest has in a finer one, row-major.
+    The G codes of a position are the codes of the coarsest level there, followed, level by level, by the
+    codes of the block of finer positions that it covers, row-major.
 
     Attributes:
-        num_codebooks: codes of each place of a level.
-        factors: how much finer each level is than the one above it, from the second coarsest on.
-        ndim: axes of a grid.
+        num_codebooks: number of codes per position of a level.
+        factors: resolution of each level relative to the next coarser one, from the second coarsest level on.
+        ndim: number of axes of a grid.
     """
 
     num_codebooks: int
@@ -34,17 +34,17 @@ class Levels:
 
     @property
     def scales(self) -> tuple[int, ...]:
-        """How much finer each level is than the coarsest, itself (1) included."""
+        """Resolution of each level relative to the coarsest; the first entry is 1."""
         return tuple(itertools.accumulate((1, *self.factors), int.__mul__))
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Codes of each level for a place of the coarsest."""
+        """Number of codes of each level per position of the coarsest grid."""
         return tuple(self.num_codebooks * scale**self.ndim for scale in self.scales)
 
     @property
     def codebook_ids(self) -> tuple[int, ...]:
-        """Codebook of each of the G codes; each level has `num_codebooks` of its own, coarsest first."""
+        """Codebook of each of the G codes; each level has `num_codebooks` of its own, the coarsest first."""
         return tuple(
             level * self.num_codebooks + codebook
             for level, scale in enumerate(self.scales)
@@ -53,20 +53,20 @@ class Levels:
         )
 
     def grids(self, coarsest: Sequence[int]) -> list[tuple[int, ...]]:
-        """The grid of each level."""
+        """Return the grid of each level, given the coarsest."""
         return [tuple(side * scale for side in coarsest) for scale in self.scales]
 
     def pack(self, levels: Sequence[Tensor]) -> Tensor:
-        """What each level has, `(B, num_codebooks, *its grid, *more)`, as one `(B, G, *coarsest, *more)`."""
+        """Pack one tensor per level, `(B, num_codebooks, *grid, *more)`, to `(B, G, *coarsest, *more)`."""
         return torch.cat([self._pack(x, scale) for x, scale in zip(levels, self.scales, strict=True)], 1)
 
     def unpack(self, packed: Int64[Tensor, "b g *grid"]) -> list[Int64[Tensor, "b _ ..."]]:
-        """The inverse of `pack`, of codes."""
+        """Invert `pack` for codes."""
         parts = packed.split(self.sizes, 1)
         return [self._unpack(part, scale) for part, scale in zip(parts, self.scales, strict=True)]
 
     def order(self, coarsest: Sequence[int]) -> Int64[Tensor, " symbols"]:
-        """Where each symbol lies, by position and codebook within it, when levels are drawn one by one."""
+        """Return the flat index, position * G + codebook, of each symbol when levels are drawn in order."""
         drawn: list[Tensor] = []
         begin = 0
         for grid in self.grids(coarsest):

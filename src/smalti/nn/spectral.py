@@ -1,4 +1,4 @@
-"""Functions of a waveform: mu-law companding, the log-mel spectrogram and the way back from it.
+"""Waveform transforms: mu-law companding, the log-mel spectrogram and its approximate inverse.
 
 Waveforms are float `(B, 1, T)` in [-1, 1].
 """
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from smalti.core.errors import InputError
 
 FLOOR = 1e-5
-"""Mel magnitudes below this count as this: 100 dB under a full-scale sine, near the noise of 16 bits."""
+"""Lower limit of mel magnitudes: 100 dB below a full-scale sine, close to the noise of 16-bit audio."""
 
 FRAMES_AT_ONCE = 4096
-"""Frames that are transformed together, so that an hour of sound needs no more memory than a minute."""
+"""Number of frames transformed at once, which bounds the memory for long recordings."""
 
 SLANEY_KNEE_HZ = 1000.0
 SLANEY_HZ_PER_MEL = 200 / 3
@@ -27,25 +27,36 @@ SLANEY_STEPS_PER_E = 27 / math.log(6.4)
 
 
 def mu_law_encode(amplitude: Float[Tensor, "*any"], mu: float = 255.0) -> Float[Tensor, "*any"]:
-    """Linear amplitude in [-1, 1] -> sign(x) ln(1 + mu |x|) / ln(1 + mu), in [-1, 1] (ITU-T G.711)."""
+    """Compand linear amplitudes x in [-1, 1] to sign(x) ln(1 + mu |x|) / ln(1 + mu), in [-1, 1].
+
+    Source: ITU-T G.711.
+    """
     return amplitude.sign() * torch.log1p(mu * amplitude.abs()) / math.log1p(mu)
 
 
 def mu_law_decode(companded: Float[Tensor, "*any"], mu: float = 255.0) -> Float[Tensor, "*any"]:
-    """The inverse of `mu_law_encode`: sign(y) ((1 + mu)^|y| - 1) / mu."""
+    """Invert `mu_law_encode`: sign(y) ((1 + mu)^|y| - 1) / mu."""
     return companded.sign() * torch.expm1(companded.abs() * math.log1p(mu)) / mu
 
 
 def mel_filters(
     sample_rate_hz: int, n_fft: int, num_mels: int
 ) -> tuple[Float[Tensor, "m f"], Float[Tensor, " m"]]:
-    """Triangles over the frequencies of an FFT, and where their peaks lie, Hz.
+    """Compute triangular mel filters over the frequencies of an FFT.
 
     The peaks are evenly spaced on Slaney's mel scale (linear below 1 kHz, logarithmic above) between 0 and
-    half the sample rate, each triangle reaches to its neighbours' peaks, and its height is one (peak norm).
+    half the sample rate; each triangle extends to the peaks of its neighbours and has height 1 (peak norm).
+
+    Args:
+        sample_rate_hz: sample rate of the waveforms.
+        n_fft: window length, samples.
+        num_mels: number M of filters.
+
+    Returns:
+        The filters, `(M, n_fft // 2 + 1)`, and the frequencies of their peaks, Hz, `(M,)`.
 
     Raises:
-        InputError: when a triangle lies between two frequencies of the FFT.
+        InputError: if a filter is so narrow that it contains no frequency of the FFT.
     """
     edges = _mel_to_hz(torch.linspace(0, _hz_to_mel(sample_rate_hz / 2), num_mels + 2, dtype=torch.float64))
     frequencies = torch.linspace(0, sample_rate_hz / 2, n_fft // 2 + 1, dtype=torch.float64)
@@ -56,35 +67,35 @@ def mel_filters(
     empty = int((filters.amax(1) == 0).sum())
     if empty:
         raise InputError(
-            f"expected mel channels that are wider than the {sample_rate_hz / n_fft:.3g} Hz between two "
-            f"frequencies of {n_fft} samples, but {empty} of the {num_mels} channels are narrower: take "
-            "fewer channels, or a longer window"
+            f"expected mel channels wider than {sample_rate_hz / n_fft:.3g} Hz, the resolution of a window "
+            f"of {n_fft} samples, but {empty} of the {num_mels} channels are narrower: use fewer channels or "
+            "a longer window"
         )
     return filters.float(), edges[1:-1].float()
 
 
 @final
 class ShortTimeFourier(nn.Module):
-    """The short-time Fourier transform with a Hann window, and its inverse.
+    """Short-time Fourier transform with a Hann window, and its inverse.
 
-    Frame i is centred on sample i*hop + hop/2 (half a sample later where the window is odd), so that T
-    samples have T // hop frames, each about its own hop. Beyond its ends the signal is reflected, as often as
-    need be: it may be shorter than a window. A sine of amplitude 1 has the magnitude 1.
+    Frame i is centred on sample i*hop + hop/2 (half a sample later for an odd window), so T samples have
+    T // hop frames, each centred on its own hop. The signal is reflected at its ends, repeatedly if it is
+    shorter than a window. A sine of amplitude 1 has magnitude 1.
 
     Args:
-        hop: samples from frame to frame.
-        n_fft: samples of a window.
+        hop: distance between frames, samples.
+        n_fft: window length, samples.
 
     Raises:
-        InputError: when the hop is longer than the window, or the window is no window.
+        InputError: if the hop is longer than the window, or the window is shorter than 2 samples.
     """
 
     def __init__(self, hop: int, n_fft: int) -> None:
         super().__init__()
         if not 1 <= hop <= n_fft or n_fft < 2:
             raise InputError(
-                f"expected a hop of 1 sample or more, up to the window's, and a window of 2 or more, "
-                f"received a hop of {hop} and a window of {n_fft}: shorten the hop, or lengthen the window"
+                "expected a hop from 1 sample to the window length, and a window of at least 2 samples, "
+                f"received a hop of {hop} and a window of {n_fft}: use a shorter hop or a longer window"
             )
         self.hop, self.n_fft = hop, n_fft
         window = torch.hann_window(n_fft)
@@ -93,11 +104,11 @@ class ShortTimeFourier(nn.Module):
     window: Tensor
 
     def forward(self, waveform: Float[Tensor, "b 1 t"]) -> Complex64[Tensor, "b f n"]:
-        """The spectra of all frames, `(B, n_fft // 2 + 1, T // hop)`."""
+        """Compute the spectra of all frames, `(B, n_fft // 2 + 1, T // hop)`."""
         return self.block(waveform, 0, waveform.shape[-1] // self.hop)
 
     def block(self, waveform: Float[Tensor, "b 1 t"], first: int, last: int) -> Complex64[Tensor, "b f n"]:
-        """The spectra of the frames `first` to `last - 1`."""
+        """Compute the spectra of frames `first` to `last - 1`."""
         count = last - first
         if count == 0:
             return self.window.new_zeros(len(waveform), self.n_fft // 2 + 1, 0, dtype=torch.complex64)
@@ -108,7 +119,7 @@ class ShortTimeFourier(nn.Module):
         return torch.fft.rfft(frames * self.window).transpose(1, 2)
 
     def inverse(self, spectra: Complex64[Tensor, "b f n"]) -> Float[Tensor, "b 1 t"]:
-        """The n * hop samples whose spectra are nearest to these (Griffin and Lim 1984, equation 6)."""
+        """Compute the n * hop samples with the closest spectra (Griffin and Lim 1984, equation 6)."""
         count = spectra.shape[-1]
         if count == 0:
             return self.window.new_zeros(len(spectra), 1, 0)
@@ -118,7 +129,7 @@ class ShortTimeFourier(nn.Module):
         return (overlapped / weight.clamp_min(1e-6 * float(weights.amax())))[:, None]
 
     def _overlap(self, frames: Float[Tensor, "b n w"]) -> Float[Tensor, "b t"]:
-        """Frames added where they lie, without what they reach beyond the signal."""
+        """Overlap-add frames at their positions, and cut the result to the signal."""
         count = frames.shape[1]
         total = (count - 1) * self.hop + self.n_fft
         added = F.fold(frames.transpose(1, 2), (1, total), (1, self.n_fft), stride=(1, self.hop))
@@ -126,25 +137,25 @@ class ShortTimeFourier(nn.Module):
 
     @property
     def _lead(self) -> int:
-        """Samples of the first window that lie before the signal."""
+        """Number of samples of the first window before the start of the signal."""
         return self.n_fft // 2 - self.hop // 2
 
 
 @final
 class LogMel(nn.Module):
-    """waveform `(B, 1, T)` -> natural log of mel magnitudes `(B, M, T // hop)`.
+    """Log-mel spectrogram: waveform `(B, 1, T)` -> natural log of mel magnitudes `(B, M, T // hop)`.
 
-    Slaney's mel scale, peak norm, magnitudes and not powers: a full-scale sine comes out near 0 nats, silence
-    at ln(1e-5).
+    The filters (Slaney's mel scale, peak norm) apply to magnitudes, not powers. A full-scale sine is near 0,
+    silence is ln(1e-5).
 
     Args:
-        sample_rate_hz: of the waveforms.
-        num_mels: channels M, from 0 to half the sample rate.
-        hop: samples from frame to frame; frame i is centred on sample i*hop + hop/2.
-        n_fft: samples of a window.
+        sample_rate_hz: sample rate of the waveforms.
+        num_mels: number M of channels, from 0 to half the sample rate.
+        hop: distance between frames, samples; frame i is centred on sample i*hop + hop/2.
+        n_fft: window length, samples.
 
     Raises:
-        InputError: for channels that are too narrow, or a hop that is too long, for the window.
+        InputError: if the channels are too narrow for the window, or the hop is longer than the window.
     """
 
     def __init__(self, sample_rate_hz: int, num_mels: int = 80, hop: int = 160, n_fft: int = 400) -> None:
@@ -159,9 +170,9 @@ class LogMel(nn.Module):
     centres_hz: Tensor
 
     def forward(self, waveform: Float[Tensor, "b 1 t"]) -> Float[Tensor, "b m n"]:
-        """ln(max(mel magnitude, 1e-5)) of every frame."""
+        """Compute ln(max(mel magnitude, 1e-5)) of every frame."""
         frames = waveform.shape[-1] // self.hop
-        # An empty block, where there are no frames, still has its channels.
+        # Without frames, there is one empty block with the right number of channels.
         starts = range(0, max(frames, 1), FRAMES_AT_ONCE)
         return torch.cat(
             [self._block(waveform, first, min(first + FRAMES_AT_ONCE, frames)) for first in starts], -1
@@ -169,7 +180,7 @@ class LogMel(nn.Module):
 
     def _block(self, waveform: Float[Tensor, "b 1 t"], first: int, last: int) -> Float[Tensor, "b m n"]:
         magnitudes = self.fourier.block(waveform, first, last).abs()
-        with torch.autocast(magnitudes.device.type, enabled=False):  # a product, so it would be rounded
+        with torch.autocast(magnitudes.device.type, enabled=False):  # autocast would round the product
             return (self.filters @ magnitudes).clamp_min(FLOOR).log()
 
 
@@ -181,17 +192,17 @@ def griffin_lim(
     momentum: float = 0.99,
     seed: int = 0,
 ) -> Float[Tensor, "b 1 t"]:
-    """A waveform whose log-mel spectrogram is about this one; its phases are made up.
+    """Estimate a waveform from its log-mel spectrogram.
 
-    Linear magnitudes are the filters' pseudo-inverse of the mel magnitudes, clipped at 0; phases follow from
-    the fast Griffin-Lim algorithm (Perraudin et al. 2013, algorithm 2).
+    The pseudo-inverse of the filters maps mel magnitudes to linear ones, clipped at 0. The fast Griffin-Lim
+    algorithm estimates the phases (Perraudin et al. 2013, algorithm 2).
 
     Args:
-        log_mel: as `transform` gives it.
-        transform: what it was made with.
-        iterations: projections; more sound cleaner, up to about a hundred.
-        momentum: the paper's alpha; 0 is the algorithm of Griffin and Lim (1984).
-        seed: of the first phases.
+        log_mel: output of `transform`.
+        transform: the transform that computed it.
+        iterations: number of projections; more reduce artefacts, up to about a hundred.
+        momentum: the paper's alpha; 0 gives the algorithm of Griffin and Lim (1984).
+        seed: seed of the initial phases.
 
     Returns:
         `(B, 1, N * hop)`, not clipped to [-1, 1].
@@ -210,7 +221,7 @@ def griffin_lim(
 
 
 def _reflected(start: int, stop: int, length: int) -> Tensor:
-    """Indices into a signal of this length for positions `start` to `stop - 1`, mirrored at both ends."""
+    """Map positions `start` to `stop - 1` to indices of a signal of this length, mirrored at both ends."""
     period = max(1, 2 * (length - 1))
     positions = torch.arange(start, stop) % period
     return torch.minimum(positions, period - positions)

@@ -1,4 +1,4 @@
-"""What every model does with codes and labels that it is given: check them, and hide labels in training."""
+"""Validation of codes and labels, and dropout of labels during training."""
 
 from __future__ import annotations
 
@@ -12,62 +12,66 @@ from smalti.nn.collectives import rand_over_ranks
 
 
 def check_counts(num_codes: int, num_codebooks: int, num_classes: int) -> None:
-    """Refuse sizes that no network can be built with.
+    """Check the sizes of a network over codes.
 
     Raises:
-        InputError: when there is no code or codebook, or a negative number of classes.
+        InputError: if there is no code or codebook, or the number of classes is negative.
     """
     if num_codes < 1 or num_codebooks < 1 or num_classes < 0:
         raise InputError(
             "expected num_codes and num_codebooks of at least 1 and num_classes of at least 0, received "
-            f"{num_codes}, {num_codebooks} and {num_classes}; take them from the codes to learn"
+            f"{num_codes}, {num_codebooks} and {num_classes}: pass the sizes of the codes to model"
         )
 
 
 def check_codes(codes: Int64[Tensor, "b g *grid"], num_codebooks: int, num_codes: int) -> None:
-    """Refuse codes that a model has no embedding for; in a compiled graph, only another number of codebooks.
+    """Check that codes have the right number of codebooks and, outside compiled graphs, valid values.
 
     Raises:
-        InputError: when a code is out of range, or the number of codebooks is another.
+        InputError: if the number of codebooks differs, or a code is out of range.
     """
     if codes.shape[1] != num_codebooks:
         raise InputError(
-            f"expected codes with {num_codebooks} codebooks, received codes of shape {tuple(codes.shape)}; "
-            "were they made by another model?"
+            f"expected codes with {num_codebooks} codebooks, received codes of shape {tuple(codes.shape)}: "
+            "pass codes made by this model"
         )
-    # In a graph there are no values yet.
+    # While a graph is traced, codes have no values.
     if torch.compiler.is_compiling() or not codes.numel():
         return
     low, high = (int(bound) for bound in codes.aminmax())
     if low < 0 or high >= num_codes:
         raise InputError(
-            f"expected codes from 0 to {num_codes - 1}, received codes from {low} to {high}; "
-            "were they made by another model?"
+            f"expected codes from 0 to {num_codes - 1}, received codes from {low} to {high}: "
+            "pass codes made by this model"
         )
 
 
 def check_turn(previous: Tensor | None, symbols: int) -> None:
-    """Refuse a step without the code before it, or a first step with one; `symbols` steps were made.
+    """Check that the first step has no previous code and every later step has one.
+
+    Args:
+        previous: previous code, or None.
+        symbols: number of steps made so far.
 
     Raises:
-        InputError: as said.
+        InputError: if the previous code is missing, or given at the first step.
     """
     if (previous is None) != (symbols == 0):
         raise InputError(
             f"expected the previous code at every step but the first, received {previous} after "
-            f"{symbols} symbols; pass what was drawn from the last logits"
+            f"{symbols} symbols: pass the symbol that was drawn from the last logits"
         )
 
 
 def label_indices(
     conditions: Conditions | None, batch_size: int, num_classes: int, device: torch.device
 ) -> Int64[Tensor, " b"]:
-    """Indices into a table of `num_classes + 1` labels, the last of which stands for "not given".
+    """Convert labels to indices into a table of `num_classes + 1` rows, the last of which is "not given".
 
-    Without classes the labels are ignored, and every index is 0.
+    Without classes, labels are ignored, and every index is 0.
 
     Raises:
-        InputError: when a label is out of range, or their number is not the batch's.
+        InputError: if a label is out of range, or the number of labels differs from the batch size.
     """
     labels = conditions.tensor("label") if conditions is not None else None
     if labels is None or not num_classes:
@@ -85,9 +89,10 @@ def label_indices(
 
 
 def hide_labels(labels: Int64[Tensor, " b"], share: float, num_classes: int) -> Int64[Tensor, " b"]:
-    """Make each label "not given" with probability `share`: so a network learns both p(z) and p(z | class).
+    """Set each label to "not given" with probability `share`, so that a network learns p(z) and p(z | class).
 
-    Every rank draws for the batch of all ranks and takes its own part: several processes hide what one would.
+    Every rank draws for the batch of all ranks and uses its own share, so the result does not depend on the
+    number of processes.
     """
     if not num_classes:
         return labels
