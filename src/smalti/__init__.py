@@ -83,9 +83,9 @@ _MODULES = {
     "training.engine": "Engine",
     "training.loop": "TrainingConfig fit",
 }
-"""Public names by the module that defines them; `__init__.pyi` tells type checkers the same."""
+"""Public names by the module that defines them; `__init__.pyi` declares them for type checkers."""
 
-# Imported when first asked for, so that `smalti --help` does not wait for torch.
+# Imported at first use, so that `smalti --help` does not wait for torch.
 _PUBLIC = {name: f"smalti.{module}" for module, names in _MODULES.items() for name in names.split()}
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 

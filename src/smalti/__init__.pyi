@@ -1,4 +1,4 @@
-# The public names, for type checkers: `__init__.py` imports them when they are first asked for.
+# The public names, for type checkers; `__init__.py` imports them at first use.
 from smalti.autoregressive.frame_pixelcnn import FramePixelCNN as FramePixelCNN
 from smalti.autoregressive.frame_pixelcnn import FramePixelCNNConfig as FramePixelCNNConfig
 from smalti.autoregressive.hierarchy import HierarchicalPixelCNN as HierarchicalPixelCNN

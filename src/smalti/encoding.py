@@ -90,8 +90,8 @@ def encode_items(
         labels: the model's label of each class, by the class name used in the data.
         indices: items of a store to encode; None for all. Statistics of a label still cover all its items.
         batch_size: maximum number of items per batch.
-        generator: draws codes from the posterior, as training data for a prior; None takes the mode. For a
-            deterministic encoder the two are the same.
+        generator: draws codes from the posterior, as training data for a prior; None selects the most
+            probable codes. For a deterministic encoder there is no difference.
         skipped: list to which {"name", "reason"} of each unreadable item is appended.
         progress: called with (items processed, including unreadable ones; total items).
 

@@ -23,8 +23,8 @@ class PriorRecipe(Configuration):
     """Second stage: a network over the codes, and its training settings.
 
     Attributes:
-        length: number of codes per training chunk, where items differ in length; None for that of a training
-            crop.
+        length: number of codes per training chunk, for items that differ in length; None for the number of a
+            training crop.
         network: the autoregressive network.
         training: settings of the training loop.
     """
@@ -35,20 +35,25 @@ class PriorRecipe(Configuration):
 
 
 class Pretraining(Configuration):
-    """A stage before the autoencoder: its encoder learns by masked prediction and is then frozen."""
+    """Stage before the autoencoder: its encoder is trained by masked prediction and then frozen.
+
+    Attributes:
+        task: settings of masked prediction.
+        training: settings of the training loop.
+    """
 
     task: MaskedPredictionConfig = MaskedPredictionConfig()
     training: TrainingConfig = TrainingConfig()
 
 
 class Recipe(Configuration):
-    """A complete experiment; it is saved whole with its run.
+    """A complete experiment, saved with its run.
 
     Attributes:
         name: name on the command line.
         data: how signals are read.
         validation_fraction: share of the training split held out for validation.
-        class_names: names to display in place of those of the source.
+        class_names: display names of classes, by their name in the source.
         model: the model to train: a VQ-VAE, or a baseline.
         training: training settings of the autoencoder.
         pretraining: pre-training of its encoder; None for no pre-training.
@@ -71,8 +76,13 @@ C = TypeVar("C", bound=Configuration)
 def parse(model: type[C], values: Any, where: str) -> C:
     """Validate stored values.
 
+    Args:
+        model: config class to create.
+        values: stored values, as plain JSON values.
+        where: file of the values, for messages.
+
     Raises:
-        InputError: if the values do not fit the model.
+        InputError: if the values do not fit the config class.
     """
     try:
         return model.model_validate(values)
@@ -82,6 +92,7 @@ def parse(model: type[C], values: Any, where: str) -> C:
 
 
 def sentence(error: ValidationError, values: Any) -> str:
+    """Convert the first error of a pydantic validation to a message with its key and the received value."""
     first = error.errors()[0]
     where = ".".join(keys_of(first["loc"], values))
     message = first["msg"].removeprefix("Value error, ")

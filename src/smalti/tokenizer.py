@@ -323,12 +323,12 @@ class Tokenizer:
             raise InputError(
                 "expected codes (1, G, frames, rows, columns) of a clip, at least one action and num of at "
                 f"least 1, received {tuple(given.shape)}, {len(actions)} and {num}: pass codes that encode "
-                "made of a clip"
+                "returned for a clip"
             )
         if before is not None and len(before) != frames - 1:
             raise InputError(
                 f"expected {frames - 1} actions before the last of {frames} frames, received {len(before)}: "
-                "pass one action per given frame but the last"
+                "pass one action per given frame except the last"
             )
         done = [*(before or [None] * (frames - 1)), *actions, None]
         ids = [-1 if name is None else self._action(name, learned) for name in done]

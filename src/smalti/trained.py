@@ -48,6 +48,7 @@ class TrainedModel:
         unigram: code frequencies, if they were counted.
         learned: the learned priors, by name.
         prior_recipes: recipes of the learned priors, by name.
+        about: values of the run's config.json that a saved model keeps, see `KEPT_KEYS`.
     """
 
     directory: Path
@@ -211,7 +212,11 @@ def new_prior(
     name: str = LEARNED,
     num_actions: int = 0,
 ) -> LearnedPrior:
-    """Build an untrained prior over an autoencoder's codes."""
+    """Build an untrained prior over an autoencoder's codes.
+
+    Raises:
+        InputError: if the network cannot model the codes or their layout.
+    """
     # Actions belong to frames: codes that cover several frames have none.
     num_actions = num_actions if autoencoder.stride == 1 else 0
     network = recipe.network.build(autoencoder.num_codes, autoencoder.num_codebooks, num_classes, num_actions)

@@ -41,7 +41,7 @@ class ConditionValue(ABC):
         if not (is_ids or self.data.is_floating_point()) or self.data.ndim not in expected:
             raise InputError(
                 f"expected {self._expected()}, received {self.data.dtype} of shape {tuple(self.data.shape)}: "
-                "give a tensor of that shape, or another kind of condition"
+                "pass a tensor of that shape, or use another kind of condition"
             )
 
     @classmethod
@@ -56,7 +56,7 @@ class ConditionValue(ABC):
 
     @property
     def is_ids(self) -> bool:
-        """Whether the values are ids rather than vectors."""
+        """True if the values are ids rather than vectors."""
         return self.data.dtype == torch.int64
 
     def each(self: V, change: Callable[[Tensor], Tensor]) -> V:
@@ -78,7 +78,7 @@ class PerItem(ConditionValue):
 
     @classmethod
     def _expected(cls) -> str:
-        return "one value for each item: int64 ids (B,) or float vectors (B, V)"
+        return "one value per item: int64 ids (B,) or float vectors (B, V)"
 
 
 @final
@@ -92,7 +92,7 @@ class PerFrame(ConditionValue):
 
     @classmethod
     def _expected(cls) -> str:
-        return "one value for each frame: int64 ids (B, F) or float vectors (B, F, V)"
+        return "one value per frame: int64 ids (B, F) or float vectors (B, F, V)"
 
 
 @final
@@ -116,7 +116,7 @@ class TokenSequence(ConditionValue):
         ):
             raise InputError(
                 f"expected a bool mask of shape {tuple(self.data.shape[:2])}, received {self.mask.dtype} of "
-                f"shape {tuple(self.mask.shape)}: give one value for each element of the sequences"
+                f"shape {tuple(self.mask.shape)}: pass one value per element of the sequences"
             )
 
     @classmethod
@@ -131,7 +131,7 @@ class TokenSequence(ConditionValue):
 
     @classmethod
     def _expected(cls) -> str:
-        return "a sequence for each item: int64 ids (B, L) or float vectors (B, L, V)"
+        return "a sequence per item: int64 ids (B, L) or float vectors (B, L, V)"
 
 
 @final
@@ -234,7 +234,7 @@ def _as_value(name: str, value: ConditionValue | Tensor) -> ConditionValue:
         if expected is not None and type(value) is not expected:
             raise InputError(
                 f"expected a {expected.__name__} as the condition {name!r}, received a "
-                f"{type(value).__name__}: give that, or choose another name"
+                f"{type(value).__name__}: pass a {expected.__name__}, or use another name"
             )
         return value
     if name not in KINDS:

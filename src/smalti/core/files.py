@@ -58,7 +58,7 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Return whether an error means that no space or quota is left, even if a library wrapped it in text."""
+    """Return True if an error means that no space or quota is left, even if a library wrapped it in text."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return True
     return "No space left on device" in str(error)
@@ -129,7 +129,7 @@ def _move(temporary: Path, path: Path, aside: Path | None) -> None:
 
 
 def _is_within(error: BaseException, workspace: Path) -> bool:
-    """Return whether an error concerns the workspace; errors of a full disk often lack a file name."""
+    """Return True if an error concerns the workspace; errors of a full disk often lack a file name."""
     if not isinstance(error, OSError) or (error.filename is None and error.filename2 is None):
         return is_disk_full(error) and not isinstance(error, InputError)
     names = [name for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)]

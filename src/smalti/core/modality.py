@@ -34,7 +34,7 @@ class Modality(ABC):
     plural_name: str
     """Plural name of its items in messages, such as "pictures"."""
     is_ragged: bool = False
-    """Whether items differ in length along the first axis after the channels (time)."""
+    """True if items differ in length along the first axis after the channels (time)."""
     readers: int | None = None
     """Number of decoding threads; None for one per core. 1 keeps only one decoded item in memory, for large
     items whose decoder uses several threads itself."""

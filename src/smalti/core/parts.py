@@ -31,7 +31,7 @@ class Encoder(nn.Module, ABC):
     time_strides: tuple[int, ...] = ()
     """Downsampling factor of each stage along the time axis of clips; () if it equals `strides`."""
     is_per_frame: bool = False
-    """Whether each frame of a clip is encoded independently, and must be decoded independently."""
+    """True if each frame of a clip is encoded independently, and must be decoded independently."""
 
     @abstractmethod
     def forward(
@@ -133,7 +133,7 @@ class Likelihood(ABC):
     """A distribution over signals, parametrised by the output of a decoder."""
 
     has_mean: bool = True
-    """Whether `mean` is known in closed form; it is not for an autoregressive likelihood."""
+    """True if `mean` is known in closed form, which it is not for an autoregressive likelihood."""
 
     @abstractmethod
     def log_prob(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
@@ -175,9 +175,9 @@ class LikelihoodFamily(nn.Module, ABC):
     num_classes: int = 0
     """Number of classes that it is conditioned on; 0 for an unconditional family."""
     is_density: bool = False
-    """Whether `log_prob` is a log-density of continuous values rather than a log-probability of levels."""
+    """True if `log_prob` is a log-density of continuous values rather than a log-probability of levels."""
     is_per_element: bool = True
-    """Whether the decoder sets all parameters of each element's distribution, so that none is shared."""
+    """True if the decoder sets all parameters of each element's distribution, so that none is shared."""
 
     @abstractmethod
     def forward(

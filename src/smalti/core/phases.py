@@ -57,5 +57,5 @@ class Phase:
             )
 
     def is_due(self, step: int) -> bool:
-        """Return whether the phase runs in a step, counted from 0."""
+        """Return True if the phase runs in a step, counted from 0."""
         return step >= self.start and (step - self.start) % self.every == 0

@@ -186,20 +186,20 @@ class SignalSpec:
 
     @property
     def is_continuous(self) -> bool:
-        """Whether the domain is continuous, so that scores are in nats/dim rather than bits/dim."""
+        """True if the domain is continuous, so that scores are in nats/dim rather than bits/dim."""
         return isinstance(self.domain, Continuous)
 
     @property
     def has_time(self) -> bool:
-        """Whether the first axis is time."""
+        """True if the first axis is time."""
         return self.axes[:1] == (TIME,)
 
     @property
     def is_clip(self) -> bool:
-        """Whether a signal is a clip: time, then two spatial axes."""
+        """True if a signal is a clip: time, then two spatial axes."""
         return self.has_time and self.ndim == 3
 
     @property
     def has_pictures(self) -> bool:
-        """Whether the last two axes are height and width."""
+        """True if the last two axes are height and width."""
         return self.axes[-2:] == ("height", "width")

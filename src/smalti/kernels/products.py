@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 LANES = 16
 """Number of float32 values in a vector; CPUs with narrower registers use several for each vector."""
 HAS_WIDE_REGISTERS = bool(binding.get_host_cpu_features().get("avx512f"))
-"""Whether one register holds a vector."""
+"""True if one register holds a vector."""
 
 SINGLE, WHOLE, LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 FLOATS, WHOLES = ir.VectorType(SINGLE, LANES), ir.VectorType(WHOLE, LANES)
