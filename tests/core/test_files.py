@@ -178,7 +178,7 @@ class TestNotWritable:
     @pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
     def test_a_place_without_permission(self, tmp_path, monkeypatch, atomic, code):
         monkeypatch.setattr(files.os, "mkdir", failing(OSError(code, os.strerror(code), str(tmp_path))))
-        message = rf"new cannot be written \({os.strerror(code)}\): choose a place"
+        message = rf"new cannot be written \({os.strerror(code)}\)"
         with pytest.raises(InputError, match=message), atomic(tmp_path / "new"):
             pytest.fail("nothing may be begun")
 

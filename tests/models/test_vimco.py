@@ -604,13 +604,11 @@ class TestParts:
     def test_codes_out_of_range(self, bad: int):
         codes = torch.zeros(1, 2, 2, 3, dtype=torch.int64)
         codes[0, 1, 1, 1] = bad
-        with pytest.raises(
-            InputError, match=rf"expected codes from 0 to 4, received .*{bad}.* another model"
-        ):
+        with pytest.raises(InputError, match=rf"expected codes from 0 to 4, received .*{bad}"):
             vimco().likelihood(codes)
 
     def test_codes_of_another_number_of_codebooks(self):
-        with pytest.raises(InputError, match=r"with 2 codebooks.* received .*3.* another model"):
+        with pytest.raises(InputError, match=r"with 2 codebooks.* received .*3"):
             vimco().likelihood(torch.zeros(1, 3, 2, 3, dtype=torch.int64))
 
     def test_a_size_that_does_not_divide(self):

@@ -203,15 +203,13 @@ def test_codes_out_of_range(wrong):
     layer = quantizer(2)
     codes = torch.zeros(1, 2, 3, 3, dtype=torch.int64)
     codes[0, 1, 2, 2] = wrong
-    with pytest.raises(InputError, match=rf"expected codes from 0 to 10, received .*{wrong}.*another model"):
+    with pytest.raises(InputError, match=rf"expected codes from 0 to 10, received .*{wrong}"):
         layer.decode(codes)
 
 
 def test_another_number_of_codebooks():
     layer = quantizer(2)
-    with pytest.raises(
-        InputError, match=r"expected codes with 2 codebooks, received codes of shape .*another model"
-    ):
+    with pytest.raises(InputError, match="expected codes with 2 codebooks, received codes of shape"):
         layer.decode(torch.zeros(1, 3, 3, 3, dtype=torch.int64))
 
 

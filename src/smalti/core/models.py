@@ -38,8 +38,7 @@ class Trainable(nn.Module, ABC):
         """Compute the loss of a batch, a mean over items: losses of equal parts average to the whole."""
 
     def phases(self) -> Sequence[Phase]:
-        """Return the phases of a training step, in order; by default one, in which all parameters minimise
-        `loss`.
+        """Return the phases of a training step, in order; by default one, `loss` with all parameters.
 
         All phases of a step receive the same batch. A model may store detached results of one phase for a
         later phase of the same step, but not across steps, because a resumed run starts without them.
