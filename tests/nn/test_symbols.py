@@ -24,7 +24,7 @@ def test_codes(grid):
     check_codes(codes, num_codebooks=3, num_codes=5)
     with pytest.raises(InputError, match="expected codes with 2 codebooks, received codes of shape"):
         check_codes(codes, num_codebooks=2, num_codes=5)
-    with pytest.raises(InputError, match="expected codes from 0 to 3, received codes from 0 to 4; were they"):
+    with pytest.raises(InputError, match="expected codes from 0 to 3, received codes from 0 to 4"):
         check_codes(codes, num_codebooks=3, num_codes=4)
     with pytest.raises(InputError, match="received codes from -1 to 3"):
         check_codes(codes - 1, num_codebooks=3, num_codes=5)
