@@ -385,9 +385,7 @@ def test_a_name_that_nobody_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    with pytest.raises(
-        InputError, match=r"me/nothing .*\(no connection\)"
-    ):
+    with pytest.raises(InputError, match=r"me/nothing .*\(no connection\)"):
         load("me/nothing")
     (tmp_path / "runs").mkdir()
     for path in ("nothing", "./me/nothing", "runs/mien", tmp_path / "nothing"):
