@@ -1,8 +1,8 @@
-"""The file of codes: Parquet with a row for each item, which `datasets`, DuckDB, pandas and Spark can read.
+"""The codes file: Parquet with one row per item, which `datasets`, DuckDB, pandas and Spark can read.
 
-Columns `name` (string), `label` (string or null) and `codes` (list of int32: a code grid `(G, *grid)`,
-row-major). What the codes mean is JSON under the key `smalti` of the schema's metadata. The first side of the
-grid is null there where items differ in it: a row's length then tells it.
+Its columns are `name` (string), `label` (string or null) and `codes` (list of int32: a code grid
+`(G, *grid)`, row-major). The schema's metadata holds a `CodesInfo` as JSON under the key `smalti`. If items
+differ in the first side of the grid, that side is null there and follows from the length of each row.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 
 FORMAT = 1
-"""Version of the layout; raised when an older smalti could no longer read it."""
+"""Version of the layout, incremented when an older smalti could no longer read the files."""
 
 METADATA_KEY = b"smalti"
 _ROW_GROUP_CODES = 1 << 20
-"""Codes in a row group: large enough to compress and scan well, small enough to hold in memory."""
+"""Codes per row group: large enough to compress and scan well, small enough to hold in memory."""
 _NO_CODES_FILE = "is not a file of codes written by smalti"
 
 CodesBatch = tuple[list[str], Int64[np.ndarray, "_ _ ..."], list[str | None]]
-"""Names, codes `(B, G, *grid)` and class names of some items; B may differ between batches."""
+"""Names, codes `(B, G, *grid)` and class names of a batch of items; B may differ between batches."""
 
 
 class CodesInfo(Configuration):
-    """What a file of codes says of itself.
+    """Metadata of a codes file.
 
     Attributes:
-        grid: positions of the codes of one item; None as its first side where items differ in it.
+        grid: shape of one item's grid of code positions; its first side is None if items differ in it.
         num_codebooks: codes at each position, G.
         num_codes: entries of each codebook; codes are in [0, num_codes).
         model: fingerprint of the tokenizer, hexadecimal.
         classes: class names, by id.
-        version: of the smalti that wrote it.
+        version: smalti version that wrote the file.
     """
 
     grid: tuple[PositiveInt | None, ...]
@@ -60,7 +60,7 @@ class CodesInfo(Configuration):
     @classmethod
     def _only_the_first_side_differs(cls, grid: tuple[int | None, ...]) -> tuple[int | None, ...]:
         if None in grid[1:]:
-            raise ValueError(f"expected sides that are numbers but for the first, received {grid}")
+            raise ValueError(f"expected null as the first side only, received {grid}")
         return grid
 
     @property
@@ -70,11 +70,11 @@ class CodesInfo(Configuration):
 
     @property
     def is_ragged(self) -> bool:
-        """Whether items differ in their first side."""
+        """True if items differ in the first side of the grid."""
         return bool(self.grid) and self.grid[0] is None
 
     def admits(self, shape: tuple[int, ...]) -> bool:
-        """Whether an item may have codes of this shape."""
+        """Return True if an item's codes may have this shape."""
         return len(shape) == len(self.shape) and all(
             side == expected or (expected is None and side > 0)
             for side, expected in zip(shape, self.shape, strict=True)
@@ -82,18 +82,19 @@ class CodesInfo(Configuration):
 
 
 def write_codes(path: str | Path, info: CodesInfo, batches: Iterable[CodesBatch]) -> int:
-    """Write a file of codes, batch by batch; it appears, or replaces another, when it is complete.
+    """Write a codes file atomically, batch by batch, replacing an existing one.
 
     Args:
-        path: the file.
-        info: what the codes mean.
+        path: path of the file.
+        info: metadata of the file.
         batches: names, int64 codes `(B, G, *grid)` and class names (or None) of the items.
 
     Returns:
         The number of items.
 
     Raises:
-        InputError: for codes of another shape or out of range, when there are none, or on a full disk.
+        InputError: if the codes have another shape or are out of range, if there are none, or if the disk is
+            full.
     """
     path = Path(path)
     metadata = {METADATA_KEY: json.dumps({"format": FORMAT, **info.model_dump()}).encode()}
@@ -111,12 +112,17 @@ def write_codes(path: str | Path, info: CodesInfo, batches: Iterable[CodesBatch]
 
 
 def read_codes(path: str | Path, batch_size: int = 1024) -> tuple[CodesInfo, Iterator[CodesBatch]]:
-    """What a file of codes says of itself, and its batches, each checked before it is given out.
+    """Read a codes file: its metadata, and an iterator over its batches.
 
-    The codes may come from strangers: nothing in the file can run, and shapes and ranges are checked.
+    The file is untrusted: reading executes nothing from it, and shapes and ranges are checked batch by batch.
+
+    Args:
+        path: path of the file.
+        batch_size: items per batch; items of ragged codes come one by one.
 
     Raises:
-        InputError: when it is no such file, a newer smalti wrote it, or codes have another number or range.
+        InputError: if it is not a codes file or was written by a newer smalti; from the iterator, if codes
+            have another shape or range than the metadata states.
     """
     path = Path(path)
     with _parquet_errors(path), pq.ParquetFile(path) as file:
@@ -130,26 +136,26 @@ def read_codes(path: str | Path, batch_size: int = 1024) -> tuple[CodesInfo, Ite
 
 
 def check_codes(info: CodesInfo, expected: CodesInfo) -> None:
-    """Refuse codes of another tokenizer.
+    """Check that codes come from the expected tokenizer.
 
     Raises:
-        InputError: when the model, the grid or the codebooks differ.
+        InputError: if the model, the grid or the codebooks differ.
     """
     if info.model != expected.model:
         raise InputError(
             f"expected codes of the model {expected.model[:12]}, received codes of {info.model[:12]}: "
-            f"encode the data with this model, or use the model that made them"
+            f"encode the data with this model, or use the model that encoded it"
         )
     received_layout = (*info.shape, info.num_codes)
     if received_layout != (*expected.shape, expected.num_codes):
         raise InputError(
             f"expected codes of shape {expected.shape} out of {expected.num_codes}, received {info.shape} "
-            f"out of {info.num_codes}: encode the data again, with the same sizes"
+            f"out of {info.num_codes}: encode the data again with the same sizes"
         )
 
 
 def _row_groups(info: CodesInfo, batches: Iterable[CodesBatch], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Batches of any size, checked and joined to row groups of a useful size."""
+    """Check batches of any size and join them into row groups of at least `_ROW_GROUP_CODES` codes."""
     pending: list[pa.Table] = []
     waiting = 0
     for names, codes, labels in batches:
@@ -176,7 +182,7 @@ def _row_groups(info: CodesInfo, batches: Iterable[CodesBatch], schema: pa.Schem
 def _batches(path: Path, info: CodesInfo, batch_size: int) -> Iterator[CodesBatch]:
     with _parquet_errors(path), pq.ParquetFile(path) as file:
         for record in file.iter_batches(batch_size, columns=["name", "label", "codes"]):
-            # Other tools write the same rows with int64, large or dictionary types.
+            # Other tools rewrite these columns with int64, large or dictionary types.
             lists = record.column("codes").cast(pa.list_(pa.int64()))
             names = record.column("name").cast(pa.string()).to_pylist()
             if None in names:
@@ -195,7 +201,7 @@ def _batches(path: Path, info: CodesInfo, batch_size: int) -> Iterator[CodesBatc
 def _to_array(path: Path, lists: pa.ListArray, info: CodesInfo) -> Int64[np.ndarray, "b g *grid"]:
     lengths = np.diff(lists.offsets.to_numpy())
     fixed = math.prod(side for side in info.shape if side is not None)
-    # Ragged items come one by one, and each says by its length how many positions it has.
+    # Ragged items come one by one; the length of a row gives its number of positions.
     positions = max(1, int(lengths[0]) // fixed) if info.is_ragged else 1
     per_item = fixed * positions
     flat = lists.flatten()
@@ -215,7 +221,7 @@ def _check_range(what: str, codes: Int64[np.ndarray, "b g *grid"], num_codes: in
     if codes.size and (codes.min() < 0 or codes.max() >= num_codes):
         raise InputError(
             f"expected codes from 0 to {num_codes - 1}, received {codes.min()} to {codes.max()}: {what} "
-            f"cannot be of this codebook; encode the data again"
+            f"cannot come from this codebook; encode the data again"
         )
 
 
@@ -239,7 +245,7 @@ def _parse_info(path: Path, content: bytes) -> CodesInfo:
 
 @contextmanager
 def _parquet_errors(path: Path) -> Iterator[None]:
-    """Turn what pyarrow raises about a file into a sentence about it."""
+    """Convert errors of pyarrow about a file to `InputError`."""
     if not path.is_file():
         raise InputError(f"expected a file of codes, {path} does not exist: make one with smalti encode")
     try:

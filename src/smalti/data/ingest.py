@@ -1,4 +1,4 @@
-"""A split of a source, decoded by several threads into a store."""
+"""Decode a split of a source into a store with several threads."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from smalti.data.sources.base import Item, Source, UnreadableItem
 from smalti.data.store import Decoded, Shape, Store
 
 WINDOW = 4
-"""Items decoded ahead for each of several workers, at least: enough to keep them busy. One worker decodes
-none ahead."""
+"""Minimum number of items decoded ahead per worker, so that all stay busy. A single worker decodes none
+ahead."""
 AHEAD_BYTES = 64 * 2**20
-"""What items may take, encoded and decoded, for as many as a batch to be decoded ahead while one is used."""
+"""Memory budget, in bytes, for the items decoded ahead (encoded and decoded sizes together)."""
 
 
 def no_warnings(item: np.ndarray) -> list[str]:
-    """The default: no warnings about an item."""
+    """Default: no warnings."""
     return []
 
 
@@ -41,26 +41,26 @@ def build_store(
     items_by_warning: dict[str, list[str]] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Store:
-    """Decode one split of a source into a store, by several threads, in the source's order.
+    """Decode one split of a source into a store with several threads, in the source's order.
 
-    An item that cannot be read is left out and listed in `Store.skipped`.
+    Items that cannot be read are left out and listed in `Store.skipped`.
 
     Args:
-        directory: where the store goes.
-        source: where the items come from.
-        split: which of its splits.
-        decode: `Item.content` -> array of this shape; raises `UnreadableItem`.
-        protocol: what `decode` does, as plain JSON values.
-        shape: of the decoded items; None as the side after the channels where they differ in it.
-        dtype: of the decoded items.
-        progress: called with the items done, unreadable ones too, and the number of all.
-        workers: threads; None for one a core, at most 16.
-        warnings: what a user should know about a decoded item, in words.
+        directory: directory of the new store.
+        source: source of the items.
+        split: name of the split to decode.
+        decode: turns `Item.content` into an array of `shape`; raises `UnreadableItem`.
+        protocol: description of `decode`, as plain JSON values.
+        shape: shape of the decoded items; None after the channels if items differ in that side.
+        dtype: type of the decoded items.
+        progress: called with the number of items done, including unreadable ones, and the total.
+        workers: number of threads; None uses one per core, at most 16.
+        warnings: returns the warnings about a decoded item, as text.
         items_by_warning: receives the names of the items with each warning, by its text before any colon.
-        classes: class names by id, for a split that must agree with another; None numbers them, sorted.
+        classes: class names by id, for a split that must agree with another; None numbers the sorted names.
 
     Raises:
-        InputError: when no item can be read, and as `Store.write` does.
+        InputError: if no item can be read, or as `Store.write` does.
     """
     skipped: list[dict[str, str]] = []
     items_by_warning = {} if items_by_warning is None else items_by_warning
@@ -105,12 +105,12 @@ def build_store(
 
 
 def _with_actions(item: Item, read: Any) -> Any:
-    """What was read, unless it is a clip whose actions are not those of its frames."""
+    """Return `read`, or an `UnreadableItem` if it is a clip with another number of actions than frames."""
     if item.actions is None or isinstance(read, UnreadableItem) or read.shape[1] == len(item.actions):
         return read
     return UnreadableItem(
-        f"it has {len(item.actions)} actions for {read.shape[1]} frames; each frame as it comes "
-        "(data.frame_rate_hz=none) needs one"
+        f"it has {len(item.actions)} actions for {read.shape[1]} frames; set data.frame_rate_hz=none and "
+        "give one action per frame"
     )
 
 
@@ -120,15 +120,15 @@ def decode_ahead(
     workers: int | None = None,
     batch: int = 1,
 ) -> Iterator[tuple[Item, Any]]:
-    """Each item with what `decode` made of it, or the `UnreadableItem` that it raised, in order.
+    """Yield each item with its decoded value, or the `UnreadableItem` that `decode` raised, in order.
 
-    Threads decode the next ones meanwhile, unless there is but one.
+    With two or more workers, threads decode the next items while the caller uses the current one.
 
     Args:
-        items: to decode.
-        decode: `Item.content` to what is wanted of it.
-        workers: threads; None for one a core, at most 16.
-        batch: items of one shape that are used together, so that as many may be wanted at once.
+        items: items to decode.
+        decode: applied to each `Item.content`.
+        workers: number of threads; None uses one per core, at most 16.
+        batch: number of items that the caller uses together; as many more may be decoded ahead.
     """
 
     def attempt(content: Any) -> Any:
@@ -160,12 +160,12 @@ def decode_ahead(
 
 
 def _nbytes(value: Any) -> int:
-    """What an item takes that is kept in memory, before or after it is decoded."""
+    """Return the memory that an encoded or decoded item takes, in bytes."""
     if isinstance(value, np.ndarray):
         return value.nbytes
     return len(value) if isinstance(value, bytes) else 0
 
 
 def readable(text: str) -> str:
-    """Valid Unicode: file names need not be, but JSON and Parquet must."""
+    """Escape what is not valid Unicode: file names may hold it, JSON and Parquet may not."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

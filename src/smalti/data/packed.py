@@ -1,17 +1,17 @@
-"""The compact file of the codes of one item: a header, and the codes at ceil(log2 K) bits each.
+"""The packed file format for the codes of one item: a header, then ceil(log2 K) bits per code.
 
-Beside the Parquet table of a corpus (`smalti.data.codes`), this is what a sound, a picture or a clip becomes
-when it is compressed. It ends in `.smc`, and all of its integers are little-endian:
+One file holds the codes of one compressed sound, image or clip; for the codes of a data set, use the Parquet
+table of `smalti.data.codes`. File names end in `.smc`, and all integers are little-endian:
 
     7 bytes   b"SMALTI\\0"
     uint8     version of the layout
     uint32    length of the header
     header    JSON in UTF-8, the fields of `PackedInfo`
-    payload   codes, most significant bit first, by position (row-major over the grid) and by codebook within
-              a position, as a prior orders them; zero bits fill the last byte
+    payload   codes, most significant bit first, ordered by position (row-major over the grid) and then by
+              codebook, which is the order of priors; zero bits fill the last byte
     uint32    CRC-32 of everything before it
 
-Nothing in such a file can run, and nothing is allocated on the word of its header alone.
+Reading executes nothing from the file, and the sizes in its header are checked before memory is allocated.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 
 FORMAT = 1
-"""Version of the layout; raised when an older smalti could no longer read it."""
+"""Version of the layout, incremented when an older smalti could no longer read the files."""
 ENDING = ".smc"
-"""Of the names of such files."""
+"""Extension of packed files."""
 
 _MAGIC = b"SMALTI\0"
 _PREFIX = struct.Struct("<7sBI")
 _CHECKSUM = struct.Struct("<I")
 _MAX_HEADER_BYTES = 1 << 20
 _MAX_FREE_CODES = 1 << 20
-"""Codes of a codebook of one entry take no bits, so that no file is too short for any number of them."""
+"""Largest number of codes of a one-entry codebook: they take no bits, so file size does not bound them."""
 _CHUNK_CODES = 1 << 16
-"""Codes that are spread into single bits at a time; a multiple of 8, so that chunks are of whole bytes."""
+"""Codes unpacked into single bits at a time; a multiple of 8, so that chunks end at a byte boundary."""
 _WORD_BITS = 32
 _DAMAGED = "the file is damaged or edited; copy it again, or encode the item again"
 
@@ -54,10 +54,10 @@ _Count = Annotated[int, Field(gt=0, lt=2**63)]
 
 @final
 class Units(Configuration):
-    """What the bits of an item are divided by for its bit rate.
+    """Units over which the bit rate of an item is computed.
 
     Attributes:
-        seconds: that the item lasts.
+        seconds: duration of the item.
     """
 
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -65,23 +65,23 @@ class Units(Configuration):
 
 @final
 class PackedInfo(Configuration):
-    """What a packed file says of itself. Where it comes from a stranger, so do its words.
+    """Header of a packed file. The text fields of a file from elsewhere are untrusted.
 
     Attributes:
         num_codes: entries of each codebook, K; codes are in [0, num_codes).
         num_codebooks: codes at each position, G.
-        grid: positions of the codes.
+        grid: shape of the grid of code positions.
         model: fingerprint of the tokenizer, hexadecimal.
-        name: of the item; text to show, not a path to write to.
+        name: name of the item, for display only: never use it as a path to write to.
         label: class name of the item, or None.
-        units: what its bit rate is counted over, or None where only bits a dimension make sense.
+        units: units of the bit rate, or None if only bits/dim is meaningful.
         length: size of the original along its ragged axis (samples of a sound), or None.
-        version: of the smalti that wrote it.
+        version: smalti version that wrote the file.
     """
 
     num_codes: Annotated[int, Field(gt=0, lt=2**31)]
     num_codebooks: _Count
-    # NumPy has a limit on axes, and raises its own errors beyond it.
+    # NumPy limits the number of axes and raises its own errors beyond that.
     grid: Annotated[tuple[_Count, ...], Field(max_length=8)]
     model: str
     name: str
@@ -99,10 +99,10 @@ class PackedInfo(Configuration):
 @final
 @dataclass(frozen=True, eq=False)
 class PackedCodes:
-    """What a packed file holds.
+    """Content of a packed file.
 
     Attributes:
-        info: what the codes mean.
+        info: header of the file.
         codes: int64 `(G, *grid)`.
     """
 
@@ -111,21 +111,25 @@ class PackedCodes:
 
 
 def bits_of(info: PackedInfo) -> int:
-    """Bits of the payload, G · prod(grid) · ceil(log2 K): what the item costs without a prior."""
+    """Return the payload bits, G · prod(grid) · ceil(log2 K): the size of the item without a prior."""
     return math.prod(info.shape) * _width(info)
 
 
 def overhead(info: PackedInfo) -> int:
-    """Bytes of the file that are not payload: prefix, header and checksum."""
+    """Return the bytes of the file that are not payload: prefix, header and checksum."""
     return _PREFIX.size + len(_header(info)) + _CHECKSUM.size
 
 
 def pack(codes: Int64[np.ndarray, " g *grid"], info: PackedInfo) -> bytes:
-    """The content of a packed file: `overhead(info)` bytes and ceil(`bits_of(info)` / 8).
+    """Return the content of a packed file: `overhead(info)` bytes plus ceil(`bits_of(info)` / 8).
+
+    Args:
+        codes: int64 `(G, *grid)`, in [0, K).
+        info: header of the file.
 
     Raises:
-        InputError: for codes of another shape than `info` says or out of range, for a name or a label that is
-            no Unicode, and for a header over 1 MiB.
+        InputError: if the codes are out of range or differ in shape from `info`, if the name or the label is
+            not valid Unicode, or if the header is larger than 1 MiB.
     """
     if codes.shape != info.shape:
         raise InputError(
@@ -147,14 +151,14 @@ def pack(codes: Int64[np.ndarray, " g *grid"], info: PackedInfo) -> bytes:
 
 
 def unpack(content: bytes, where: str | Path) -> PackedCodes:
-    """The codes in the content of a packed file, which may come from strangers: all of it is checked.
+    """Read the codes from the content of a packed file. The content is untrusted, and all of it is checked.
 
     Args:
         content: the whole file.
-        where: what messages call it.
+        where: name of the file in error messages.
 
     Raises:
-        InputError: when it is no such file, a newer smalti wrote it, or any bit of it is damaged.
+        InputError: if it is not a packed file, was written by a newer smalti, or is damaged.
     """
     header, payload = _split(content, where)
     info = _parse_info(header, where)
@@ -175,13 +179,13 @@ def unpack(content: bytes, where: str | Path) -> PackedCodes:
 
 
 def write_packed(path: str | Path, codes: Int64[np.ndarray, " g *grid"], info: PackedInfo) -> int:
-    """Write a packed file; it appears, or replaces another, when it is complete.
+    """Write a packed file atomically, replacing an existing one.
 
     Returns:
         The number of bytes.
 
     Raises:
-        InputError: as `pack`, or when the disk is full or not writable.
+        InputError: as `pack`, or if the disk is full or not writable.
     """
     content = pack(codes, info)
     with atomic_file(Path(path)) as temporary:
@@ -190,10 +194,10 @@ def write_packed(path: str | Path, codes: Int64[np.ndarray, " g *grid"], info: P
 
 
 def read_packed(path: str | Path) -> PackedCodes:
-    """The codes in a packed file, in memory proportional to its size.
+    """Read a packed file, in memory proportional to its size.
 
     Raises:
-        InputError: as `unpack`, or when the file does not exist or cannot be read.
+        InputError: as `unpack`, or if the file does not exist or cannot be read.
     """
     path = Path(path)
     if not path.is_file():
@@ -202,7 +206,7 @@ def read_packed(path: str | Path) -> PackedCodes:
         )
     try:
         with path.open("rb") as file:
-            # Some large file given by mistake is refused before it is read.
+            # Refuse a large file of another kind before reading all of it.
             _parse_prefix(file.read(_PREFIX.size), path)
             file.seek(0)
             content = file.read()
@@ -215,7 +219,7 @@ def read_packed(path: str | Path) -> PackedCodes:
 
 
 def _width(info: PackedInfo) -> int:
-    """Bits of one code, ceil(log2 K)."""
+    """Return the bits of one code, ceil(log2 K)."""
     return (info.num_codes - 1).bit_length()
 
 
@@ -224,13 +228,13 @@ def _header(info: PackedInfo) -> bytes:
         return info.model_dump_json().encode()
     except PydanticSerializationError as error:
         raise InputError(
-            f"expected valid Unicode in the name and the label of an item, received {info.name!r} and "
+            f"expected a name and a label of valid Unicode, received {info.name!r} and "
             f"{info.label!r}: rename the item"
         ) from error
 
 
 def _parse_prefix(prefix: bytes, where: str | Path) -> int:
-    """The length of the header, once it is clear that there is one."""
+    """Check the prefix of a file and return the length of its header."""
     if not prefix.startswith(_MAGIC) or prefix[len(_MAGIC) :] == b"":
         raise InputError(
             f"expected a file of packed codes ({ENDING}), {where} is not one that smalti wrote: "
@@ -276,7 +280,7 @@ def _parse_info(header: memoryview, where: str | Path) -> PackedInfo:
         return PackedInfo.model_validate_json(bytes(header), strict=True)
     except ValidationError as error:
         raise InputError(
-            f"expected a header of smalti in {where}, received one that is broken or has other fields: "
+            f"expected a smalti header in {where}, received one that is damaged or has other fields: "
             f"{_DAMAGED}"
         ) from error
 
@@ -294,8 +298,8 @@ def _check_free(info: PackedInfo, what: str | Path) -> None:
     count = math.prod(info.shape)
     if _width(info) == 0 and count > _MAX_FREE_CODES:
         raise InputError(
-            f"expected at most {_MAX_FREE_CODES} codes in {what}, of a codebook of one entry, "
-            f"received {count}: use a codebook of two entries or more"
+            f"expected at most {_MAX_FREE_CODES} codes in {what} for a one-entry codebook, "
+            f"received {count}: use a codebook of two or more entries"
         )
 
 
@@ -303,12 +307,12 @@ def _check_range(codes: Int64[np.ndarray, " g *grid"], info: PackedInfo, what: s
     if codes.min() < 0 or codes.max() >= info.num_codes:
         raise InputError(
             f"expected codes from 0 to {info.num_codes - 1}, received {codes.min()} to {codes.max()}: {what} "
-            f"cannot be of this codebook; encode the item again"
+            f"cannot come from this codebook; encode the item again"
         )
 
 
 def _symbols_to_bytes(symbols: Int64[np.ndarray, " n"], width: int) -> bytes:
-    """Each symbol's `width` low bits, most significant first, one after another."""
+    """Concatenate the low `width` bits of each symbol, most significant first."""
     parts: list[bytes] = []
     for start in range(0, len(symbols), _CHUNK_CODES):
         words = symbols[start : start + _CHUNK_CODES].astype(">u4")
@@ -318,7 +322,7 @@ def _symbols_to_bytes(symbols: Int64[np.ndarray, " n"], width: int) -> bytes:
 
 
 def _bytes_to_symbols(payload: memoryview, width: int, count: int) -> Int64[np.ndarray, " n"]:
-    """The inverse of `_symbols_to_bytes`."""
+    """Unpack `count` symbols of `width` bits: the inverse of `_symbols_to_bytes`."""
     content = np.frombuffer(payload, np.uint8)
     symbols = np.empty(count, np.int64)
     for start in range(0, count, _CHUNK_CODES):

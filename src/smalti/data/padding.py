@@ -1,4 +1,4 @@
-"""Padding along the first axis (time), up to whole codes."""
+"""Pad signals along their first axis (time) to a multiple of the stride."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from smalti.core.modality import Modality
 
 
 def whole_length(length: int, stride: int) -> int:
-    """A length rounded up to a multiple of the stride."""
+    """Round a length up to a multiple of the stride."""
     return -(-length // stride) * stride
 
 
 def padded(
     modality: Modality, signal: Float[Tensor, "b c *size"], stride: int
 ) -> Float[Tensor, "b c *padded"]:
-    """A signal in the model's range with its first axis filled up to whole codes.
+    """Pad the first axis of a signal in the model's range to a multiple of the stride.
 
     Args:
-        modality: whose `padding` level is used (silence, or black).
-        signal: of any length.
-        stride: positions of the first axis for each code.
+        modality: modality of the signal; its `padding` level (silence or black) is the fill value.
+        signal: signal `(B, C, *size)` of any length.
+        stride: positions along the first axis per code.
     """
     missing = whole_length(signal.shape[2], stride) - signal.shape[2]
     if not missing:

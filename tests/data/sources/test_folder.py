@@ -177,13 +177,13 @@ def test_no_wanted_file_names_what_is_there(tmp_path):
     fill(tmp_path, "a.txt", "b.txt", "c.csv", "LICENSE")
     with pytest.raises(
         InputError,
-        match=r"end in one of \.jpg, \.png below .*, found only 2 of \.txt, 1 of .*: name the folder",
+        match=r"end in one of \.jpg, \.png below .*, found only 2 of \.txt, 1 of .*",
     ):
         FolderSource(tmp_path, EXTENSIONS)
 
 
 def test_empty_folder(tmp_path):
-    with pytest.raises(InputError, match="found no file at all"):
+    with pytest.raises(InputError, match="found no files"):
         FolderSource(tmp_path, EXTENSIONS)
 
 

@@ -100,7 +100,7 @@ def test_preferred_column_names(tmp_path, columns, chosen):
     source = ParquetSource(file)
     assert [content for _, content, _ in listed(source)] == [chosen.encode()]
     other = next(name for name in columns if name != chosen)
-    assert source.notes("all") == [f"column {chosen} was taken for the signal, column {other} was ignored"]
+    assert source.notes("all") == [f"column {chosen} was used as the signal, column {other} was ignored"]
     assert f"column {chosen}" in source.description
 
 
@@ -213,7 +213,7 @@ def test_damage_inside_a_file_is_reported_when_it_is_read(tmp_path):
     raw[4:40] = b"\xff" * 36
     file.write_bytes(raw)
     source = ParquetSource(file)
-    with pytest.raises(InputError, match=r"expected intact Parquet in .*cannot be read after row 0: fetch"):
+    with pytest.raises(InputError, match=r"expected intact Parquet in .*cannot be read after row 0"):
         list(source.items("all"))
 
 

@@ -191,7 +191,7 @@ class TestPattern:
             SpeechSource(fill(tmp_path, *self.FILES), EXTENSIONS, pattern)
 
     def test_no_sounds_and_no_such_split(self, tmp_path):
-        with pytest.raises(InputError, match="no file at all"):
+        with pytest.raises(InputError, match="found no files"):
             SpeechSource(tmp_path, EXTENSIONS, "(?P<speaker>.)")
         source = SpeechSource(fill(tmp_path, *self.FILES), EXTENSIONS, "(?P<speaker>[a-z]+)_")
         for question in (source.count, source.notes, lambda split: list(source.items(split))):

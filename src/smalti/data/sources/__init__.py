@@ -1,7 +1,7 @@
-"""Where items come from.
+"""Sources of items.
 
-Folders, tar files, Parquet, tables of episodes, the Hugging Face Hub, idx files, CIFAR's own archives, grids
-of tiles, and files of codes.
+Folders, tar files, Parquet files, tables of episodes, data sets of the Hugging Face Hub, idx files, the CIFAR
+archives, tile grids, and codes files.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ from smalti.data.sources.table import TableSource
 __all__ = ["Item", "Source", "UnreadableItem", "open_source"]
 
 CODES_ENDING = ".parquet"
-"""Among the endings that are wanted where codes themselves are the signal; else they lie beside what is."""
+"""Extension of a modality whose signals are codes; for other modalities, codes are not the signal."""
 ARRAYS_ENDING = ".npy"
-"""Among the endings that are wanted where arrays are the signal; in a table they are nested lists."""
+"""Extension of a modality whose signals are arrays, which a table holds as nested lists."""
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?")
 
 
 def open_source(text: str, extensions: Sequence[str], pattern: str | None = None) -> Source:
-    """The source that a user named.
+    """Open a local path or a data set of the Hugging Face Hub as a source.
 
     Args:
-        text: a folder or file; or "owner/name" of a data set of the Hugging Face Hub, with
-            ":config" after it where it has several. What exists here goes before what the Hub may have.
-        extensions: endings of the files that a folder or a tar file is searched for, such as ".png".
-        pattern: of a folder's file names, with a group `speaker` or `label`; see `SpeechSource`.
+        text: path of a folder or file, or "owner/name" (or "owner/name:config") of a data set of the Hub. A
+            local path takes precedence.
+        extensions: extensions of the files to look for in a folder or a tar file, such as ".png".
+        pattern: regular expression over the file paths in a folder, with a group `speaker` or `label`; see
+            `SpeechSource`.
 
     Raises:
-        InputError: when there is no such thing, or nothing in it that can be used.
+        InputError: if the path or the data set does not exist, or holds nothing usable.
     """
     path = Path(text).expanduser()
     if text and path.exists():

@@ -1,4 +1,4 @@
-"""Tar files: their members in one pass, and the pictures among them as a source."""
+"""Tar files, read in one pass without unpacking, and the source of the files in one."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ DECOMPRESSORS: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {
     b"\xfd7zXZ\x00": lzma.open,
     b"BZh": bz2.open,
 }
-"""How a compressed file begins -> what opens it. Its name says less: browsers unpack, people rename."""
+"""First bytes of a compressed file and the function that opens it. Names are unreliable: browsers decompress
+downloads, and users rename files."""
 
 MOST_BYTES = 256 << 20
-"""The largest member that is read: far more than a picture has, and little enough for any memory."""
+"""Size limit of a member: far more than an image has, and small enough for any machine's memory."""
 
 HEADER_BYTES = 1 << 20
-"""The longest name, or list of a member's properties, that is read; tarfile reads them whole."""
+"""Size limit of a member's name or list of properties, which tarfile reads in one piece."""
 
 HEADERS_OF_HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
@@ -44,24 +45,23 @@ HEADERS_OF_HEADERS = (
 )
 
 BROKEN = (tarfile.TarError, OSError, EOFError, ValueError, RecursionError, zlib.error, lzma.LZMAError)
-"""What tarfile and the decompressors raise for files that are damaged or made to do harm."""
+"""Exceptions that tarfile and the decompressors raise for damaged or malicious files."""
 
 
 @final
 class TarSource(Source):
-    """The files in a tar file whose names end in one of some extensions, never written to disk.
+    """The files in a tar file that have one of the given extensions, read without unpacking to disk.
 
-    Splits and classes are told as by `FolderSource`, below whatever folders all of these files lie in. The
-    items come in the order of the archive, in one pass that never goes back. Hidden files and links are
-    left out, and so are files above 256 MiB; of members of the same name the last one counts, as when an
-    archive is unpacked.
+    Splits and classes follow the rules of `FolderSource`, relative to the deepest folder that holds all of
+    these files. Items come in the order of the archive, in one pass. Hidden files, links, and files larger
+    than 256 MiB are left out; of members with the same name, the last one is used, as in unpacking.
 
     Args:
         path: the tar file, plain or compressed by gzip, xz or bzip2.
-        extensions: endings of the wanted files, such as ".png"; case does not matter.
+        extensions: extensions of the wanted files, such as ".png", in any case.
 
     Raises:
-        InputError: when the archive is damaged or cut off, or no wanted file is in it.
+        InputError: if the archive is damaged or truncated, or holds no wanted file.
     """
 
     def __init__(self, path: Path, extensions: Sequence[str]):
@@ -82,7 +82,7 @@ class TarSource(Source):
 
     @staticmethod
     def accepts(path: Path) -> bool:
-        """Whether this is a file that is called like a tar file."""
+        """Return True for a file with the extension of a tar file."""
         return path.is_file() and path.name.lower().endswith(TAR_ENDINGS)
 
     def count(self, split: str) -> int:
@@ -109,23 +109,25 @@ class TarSource(Source):
 
 
 def read_members(path: Path) -> Generator[tuple[tarfile.TarInfo, Callable[[], bytes]], None, None]:
-    """The members of a tar file, each with a function that reads it before the next is asked for.
+    """Yield the members of a tar file, each with a function that reads it.
+
+    Call that function before drawing the next member.
 
     Raises:
-        InputError: when the file is damaged, cut off, or no tar file; from the function too, and from it
-            when the member has more than `MOST_BYTES`.
+        InputError: if the file is damaged, truncated, or not a tar file; the function raises it too, also for
+            a member larger than `MOST_BYTES`.
     """
     try:
         with (
             _decompressed(path) as stream,
-            # A stream is read in one pass: a step back in a compressed file starts again from its beginning.
+            # Stream mode ("r|") never seeks: a step back in a compressed file decompresses it from the start.
             tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", tarinfo=_StrictHeader) as archive,
         ):
             while (member := archive.next()) is not None:
                 yield member, _reader(archive, member, path)
-                # It keeps all headers that it has read, and large sets have millions.
+                # tarfile keeps every header that it has read, and large data sets have millions.
                 archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
-            # A compressed file is compared with its checksum at its very end only.
+            # The checksum of a compressed file is verified only at its end.
             while stream.read(1 << 20):
                 pass
     except BROKEN as error:
@@ -133,15 +135,15 @@ def read_members(path: Path) -> Generator[tuple[tarfile.TarInfo, Callable[[], by
 
 
 def is_plain_file(member: tarfile.TarInfo) -> bool:
-    """Whether a member is a file with content of its own, all of it stored."""
+    """Return True for a regular file whose content is stored completely (not a link, not sparse)."""
     return member.isreg() and not member.issparse()
 
 
 @final
 class _StrictHeader(tarfile.TarInfo):
-    """A header that is damaged or not there is an error, where tarfile takes it for the archive's end.
+    """Header that raises an error if damaged or missing, which tarfile takes for the end of the archive.
 
-    So is one that announces more text about a member than anybody writes.
+    It also refuses a header that announces more than `HEADER_BYTES` of text about a member.
     """
 
     @classmethod
@@ -173,7 +175,7 @@ def _reader(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> Ca
         if member.size > MOST_BYTES:
             raise InputError(
                 f"expected at most {MOST_BYTES:,} bytes in {member.name} of {path}, got {member.size:,}: it "
-                "is not the true file, fetch it again"
+                "is not the original file, download it again"
             )
         try:
             content = archive.extractfile(member)
@@ -186,17 +188,17 @@ def _reader(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> Ca
 
 def _broken(path: Path, error: Exception) -> InputError:
     return InputError(
-        f"expected a whole tar file, got {path}, which is cut off, damaged or of another format "
-        f"({str(error) or type(error).__name__}): fetch it again"
+        f"expected a complete tar file, got {path}, which is truncated, damaged or of another format "
+        f"({str(error) or type(error).__name__}): download it again"
     )
 
 
 def _scan(path: Path, listing: Listing) -> tuple[dict[str, int], list[str], list[str]]:
-    """List the members of an archive.
+    """Add the members of an archive to a listing.
 
     Returns:
-        The number of the member that each wanted name stands for, the wanted names that are links, and those
-        of files that are too large.
+        The member number of each wanted file, the wanted names that are links, and those of files that are
+        too large.
     """
     numbers: dict[str, int] = {}
     links: list[str] = []
@@ -219,7 +221,7 @@ def _scan(path: Path, listing: Listing) -> tuple[dict[str, int], list[str], list
 
 
 def _common_folders(files: Sequence[str]) -> str:
-    """The folders "a/b/" that all files lie in, down to one that is called like a split; "" where none is."""
+    """Return the folders "a/b/" that hold all files, stopping before a split name; "" if there are none."""
     folders = posixpath.commonpath([posixpath.dirname(file) for file in files]).split("/")
     return "".join(
         f"{name}/" for name in takewhile(lambda name: name.lower() not in SPLIT_NAMES, folders) if name

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as their author gives them: archives, and the folders that come out of them."""
+"""CIFAR-10 and CIFAR-100 as published: the archives, or the folders unpacked from them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from smalti.data.sources.cifar_versions import VERSIONS, Batch, Version
 from smalti.data.sources.conventions import class_name, require_split
 
 IMAGES = {"train": 50_000, "test": 10_000}
-"""What all versions hold, when they are whole."""
+"""Number of images of each split in every complete version."""
 
 
 @final
 class CifarSource(Source):
-    """CIFAR-10, or CIFAR-100 with its 100 fine classes, as published: exact pixels, in the published order.
+    """CIFAR-10, or CIFAR-100 with its 100 fine classes, with exact pixels in the published order.
 
-    The Python version is pickled; it is read without running anything that a pickle asks for. Archives are
-    read in memory, never unpacked to disk.
+    The pickles of the Python version are read without executing anything from them. Archives are read in
+    memory, never unpacked to disk.
 
     Args:
-        path: an archive such as `cifar-10-python.tar.gz` or `cifar-10-binary.tar.gz`, the folder that comes
-            out of it, or a folder that holds one of these.
+        path: an archive such as `cifar-10-python.tar.gz` or `cifar-10-binary.tar.gz`, the folder unpacked
+            from it, or a folder that holds one of these.
 
     Raises:
-        InputError: when there is no such thing, or both data sets; a file is missing, damaged, cut off or
-            far too large; or a pickle asks for more than arrays.
+        InputError: if neither or both of the data sets are found, a file is missing, damaged, truncated or
+            far too large, or a pickle names anything but arrays and lists.
     """
 
     def __init__(self, path: Path):
@@ -41,7 +41,7 @@ class CifarSource(Source):
         if len(datasets) != 1:
             raise InputError(
                 f"expected the files of CIFAR-10 or of CIFAR-100 in {path}, got "
-                f"{'those of both' if datasets else 'neither'}: name the archive or the folder itself"
+                f"{'those of both' if datasets else 'neither'}: pass the archive or the folder itself"
             )
         self._version, self._place = found[0]
         self._names: list[str] | None = None
@@ -53,7 +53,7 @@ class CifarSource(Source):
                 sizes[name] = len(self._version.read_batch(content, self._called(name)).labels)
         missing = [name for name in self._version.files if name not in sizes]
         if missing:
-            raise InputError(f"expected {self._called(missing[0])}, got no such file: fetch it again")
+            raise InputError(f"expected {self._called(missing[0])}, got no such file: download it again")
         batches = self._version.batches
         self._counts = {split: sum(sizes[name] for name in batches[split]) for split in batches}
         self.splits = tuple(batches)
@@ -62,7 +62,7 @@ class CifarSource(Source):
 
     @staticmethod
     def accepts(path: Path) -> bool:
-        """Whether this is, or directly holds, an archive of CIFAR-10 or CIFAR-100 or what comes out of it."""
+        """Return True if this is, or directly holds, a CIFAR archive or the folder unpacked from one."""
         return bool(_find(path))
 
     def count(self, split: str) -> int:
@@ -83,15 +83,15 @@ class CifarSource(Source):
         notes = []
         if self._counts[split] != IMAGES[split]:
             notes.append(
-                f"{self._version.dataset} has {IMAGES[split]:,} images in {split}, this copy "
+                f"{self._version.dataset} has {IMAGES[split]:,} images in {split}, this copy has "
                 f"{self._counts[split]:,}"
             )
         if self._names is None:
-            notes.append(f"{self._version.meta} is not there: classes are called by their numbers")
+            notes.append(f"{self._version.meta} is missing: class names are numbers")
         return notes
 
     def _batches(self, names: Sequence[str]) -> Iterator[Batch]:
-        """The batches in order; those that an archive brings too early are kept meanwhile."""
+        """Yield the batches in order, keeping those that come too early in an archive until their turn."""
         waiting = list(names)
         early: dict[str, bytes] = {}
         for name, content in self._read(names):
@@ -101,7 +101,7 @@ class CifarSource(Source):
                 yield self._version.read_batch(early.pop(name), self._called(name))
 
     def _read(self, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-        """Those of the files that are there, in the order in which they are stored."""
+        """Yield the names and contents of the files that exist, in the order in which they are stored."""
         if self._place.is_dir():
             for name in names:
                 if (self._place / name).is_file():
@@ -116,11 +116,11 @@ class CifarSource(Source):
                     yield file.name, read()
 
     def _require_size(self, name: str, size: int) -> None:
-        """A few kB of an archive can stand for many GB, which must not come into memory."""
+        """Refuse a file that is too large: a few kB of an archive can expand to many GB."""
         if size > (most := self._version.most_bytes(name)):
             raise InputError(
-                f"expected at most {most:,} bytes in {self._called(name)}, got {size:,}: it is not the true "
-                "file, fetch it again"
+                f"expected at most {most:,} bytes in {self._called(name)}, got {size:,}: it is not the "
+                "original file, download it again"
             )
 
     def _called(self, name: str) -> str:
@@ -128,7 +128,7 @@ class CifarSource(Source):
 
 
 def _find(path: Path) -> list[tuple[Version, Path]]:
-    """What of CIFAR a path is or directly holds, unpacked folders first."""
+    """Return the versions that a path is or directly holds, with their places, unpacked folders first."""
     if path.is_file():
         folder = _first_folder(path) if TarSource.accepts(path) else None
         return [(version, path) for version in VERSIONS if version.folder == folder]
@@ -143,14 +143,14 @@ def _find(path: Path) -> list[tuple[Version, Path]]:
 
 
 def _lies_in(folder: Path, version: Version) -> bool:
-    """Whether a folder came out of an archive, by its name or else by what is in it."""
+    """Return True if a folder was unpacked from this version, judged by its name or its files."""
     return folder.is_dir() and (
         folder.name == version.folder or all((folder / name).is_file() for name in version.marks)
     )
 
 
 def _first_folder(archive: Path) -> str | None:
-    """The folder that an archive's first file lies in: archives are renamed."""
+    """Return the name of the folder of an archive's first file, which identifies a renamed archive."""
     try:
         with closing(read_members(archive)) as members:
             first = next((member.name for member, _ in members if is_plain_file(member)), "")

@@ -1,4 +1,4 @@
-"""The archives of CIFAR-10 and CIFAR-100 (Krizhevsky 2009): their names, and how their files are read.
+"""File names and readers of the CIFAR-10 and CIFAR-100 archives (Krizhevsky 2009).
 
 https://www.cs.toronto.edu/~kriz/cifar.html
 """
@@ -19,14 +19,14 @@ SIDE = 32
 PIXEL_BYTES = 3 * SIDE * SIDE
 
 MOST_BATCH_BYTES = 256 << 20
-"""The largest batch that is read: CIFAR-100's 50,000 images, in a protocol that takes 1.5 bytes for each."""
+"""Size limit of a batch: CIFAR-100 has 50,000 images, and old pickle protocols take 1.5 bytes per value."""
 MOST_META_BYTES = 1 << 20
-"""The largest file of names that is read; the true ones have 2 kB at most."""
+"""Size limit of the file of class names; the published ones have at most 2 kB."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images `(N, 32, 32, 3)`, uint8, and the class of each, from 0 to the number of classes - 1."""
+    """Images `(N, 32, 32, 3)`, uint8, and their labels, each from 0 to the number of classes - 1."""
 
     images: np.ndarray
     labels: Sequence[int]
@@ -34,17 +34,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Version:
-    """One of the archives.
+    """One of the published archives.
 
     Attributes:
-        dataset: the data set in it.
-        archive: what it is called.
-        folder: what the folder in it is called.
-        batches: the files of each split, in order.
-        meta: the file with the names of the classes.
-        marks: files that tell the folder when it is called otherwise.
-        read_batch: a file's content, and what errors call it -> the batch.
-        read_names: the content of `meta`, and what errors call it -> the names.
+        dataset: name of the data set.
+        archive: file name of the archive.
+        folder: name of the folder in the archive.
+        batches: file names of each split, in order.
+        meta: name of the file with the class names.
+        marks: files by which a renamed folder is recognised.
+        read_batch: reads a batch from a file's content and its name in error messages.
+        read_names: reads the class names from the content of `meta` and its name in error messages.
     """
 
     dataset: str
@@ -58,19 +58,25 @@ class Version:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The batches of all splits."""
+        """File names of the batches of all splits."""
         return tuple(name for names in self.batches.values() for name in names)
 
     def most_bytes(self, name: str) -> int:
-        """The largest size that one of its files can have."""
+        """Return the size limit of one of the files, in bytes."""
         return MOST_META_BYTES if name == self.meta else MOST_BATCH_BYTES
 
 
 def read_pickled_batch(content: bytes, place: str, label_key: str, num_classes: int) -> Batch:
-    """A batch of a Python version: a dict of `data`, uint8 `(N, 3072)`, planes of R, G and B, and of labels.
+    """Read a batch of a Python version: a pickled dict of labels and `data`, uint8 `(N, 3072)` in RGB planes.
+
+    Args:
+        content: content of the file.
+        place: name of the file in error messages.
+        label_key: key of the labels.
+        num_classes: number of classes; labels are in [0, num_classes).
 
     Raises:
-        InputError: when it is damaged, or asks for what a batch has no need of.
+        InputError: if the file is damaged, or the pickle names anything but arrays and lists.
     """
     fields = read_pickle(content, place)
     pixels, labels = to_bytes_array(fields.get("data")), fields.get(label_key)
@@ -80,42 +86,48 @@ def read_pickled_batch(content: bytes, place: str, label_key: str, num_classes: 
         raise InputError(
             f"expected data (N, {PIXEL_BYTES}) of type uint8 and N {label_key} in {place}, got "
             f"{'no such data' if shape is None else f'data {shape}'} and {num_labels or 'no'} {label_key}: "
-            "fetch it again"
+            "download it again"
         )
     return _batch(pixels, labels, place, num_classes)
 
 
 def read_binary_batch(content: bytes, place: str, label_bytes: int, num_classes: int) -> Batch:
-    """A batch of a binary version: records of labels, of which the last one counts, and of 3072 pixels.
+    """Read a batch of a binary version: records of `label_bytes` labels and 3072 pixel values.
+
+    Args:
+        content: content of the file.
+        place: name of the file in error messages.
+        label_bytes: labels per record, one byte each; the last one (the fine label of CIFAR-100) is used.
+        num_classes: number of classes; labels are in [0, num_classes).
 
     Raises:
-        InputError: when it is cut off or damaged.
+        InputError: if the file is truncated or damaged.
     """
     record = label_bytes + PIXEL_BYTES
     if not content or len(content) % record:
         raise InputError(
-            f"expected records of {record:,} bytes in {place}, got {len(content):,} bytes: it is cut off, "
-            "fetch it again"
+            f"expected records of {record:,} bytes in {place}, got {len(content):,} bytes: it is truncated, "
+            "download it again"
         )
     records = np.frombuffer(content, np.uint8).reshape(-1, record)
     return _batch(records[:, label_bytes:], records[:, label_bytes - 1].tolist(), place, num_classes)
 
 
 def read_pickled_names(content: bytes, place: str, key: str, num_classes: int) -> list[str]:
-    """Names of the classes of a Python version.
+    """Read the class names of a Python version.
 
     Raises:
-        InputError: when the file is damaged, or they are of another number.
+        InputError: if the file is damaged, or does not hold `num_classes` names.
     """
     names = read_pickle(content, place).get(key)
     return _names([to_text(name) for name in names] if isinstance(names, list) else [], place, num_classes)
 
 
 def read_text_names(content: bytes, place: str, num_classes: int) -> list[str]:
-    """Names of the classes of a binary version, one a line.
+    """Read the class names of a binary version, one per line.
 
     Raises:
-        InputError: when they are of another number.
+        InputError: if the file does not hold `num_classes` names.
     """
     return _names(content.decode("ascii", "replace").split(), place, num_classes)
 
@@ -125,7 +137,7 @@ def _batch(pixels: np.ndarray, labels: Sequence[Any], place: str, num_classes: i
     if wrong:
         raise InputError(
             f"expected labels from 0 to {num_classes - 1} in {place}, got {wrong[0]!r}: it is damaged, "
-            "fetch it again"
+            "download it again"
         )
     planes = pixels.reshape(-1, 3, SIDE, SIDE)
     return Batch(planes.transpose(0, 2, 3, 1), labels)
@@ -134,7 +146,7 @@ def _batch(pixels: np.ndarray, labels: Sequence[Any], place: str, num_classes: i
 def _names(names: list[str], place: str, num_classes: int) -> list[str]:
     if len(names) != num_classes:
         raise InputError(
-            f"expected the names of {num_classes} classes in {place}, got {len(names)}: fetch it again"
+            f"expected the names of {num_classes} classes in {place}, got {len(names)}: download it again"
         )
     return names
 
@@ -166,7 +178,7 @@ VERSIONS = (
         folder="cifar-100-python",
         batches={"train": ("train",), "test": ("test",)},
         meta="meta",
-        # Lists of files are called train and test too, elsewhere.
+        # Other data sets have files called train and test too, so meta is required as well.
         marks=("train", "test", "meta"),
         read_batch=partial(read_pickled_batch, label_key="fine_labels", num_classes=100),
         read_names=partial(read_pickled_names, key="fine_label_names", num_classes=100),

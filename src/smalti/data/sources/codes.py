@@ -1,4 +1,4 @@
-"""Files of codes as a source: what one stage wrote is what the next one reads."""
+"""Codes files as a source, for training the next stage on the codes of the previous one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from smalti.data.sources.parquet import files_by_split, parquet_files
 
 @final
 class CodesSource(Source):
-    """A file of codes, or a folder of such files, named by their splits: `train.parquet`, `test.parquet`.
+    """A codes file, or a folder of codes files named by split: `train.parquet`, `test.parquet`.
 
     An item is an int64 array `(G, *grid)`.
 
@@ -26,7 +26,7 @@ class CodesSource(Source):
         path: the file or folder.
 
     Raises:
-        InputError: when a file is damaged, or files are of different models.
+        InputError: if a file is damaged, the files come from different models, or there are no codes.
     """
 
     def __init__(self, path: Path):
@@ -50,7 +50,7 @@ class CodesSource(Source):
 
     @staticmethod
     def accepts(path: Path) -> bool:
-        """Whether this is a file of codes, or a folder of nothing else."""
+        """Return True for a codes file, or a folder of nothing else."""
         files = parquet_files(path) if path.is_dir() else [path]
         return bool(files) and all(file.suffix.lower() == ".parquet" and _has_codes(file) for file in files)
 

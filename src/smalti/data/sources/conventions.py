@@ -1,4 +1,4 @@
-"""The names that corpora in the wild give to their splits and columns."""
+"""Common names of splits and columns in published data sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPLIT_NAMES = {
     "validation": "validation",
     "test": "test",
 }
-"""What a split is called in the wild -> what it is called here."""
+"""Common split names, in lower case, and the names used here."""
 
 SPLIT_ORDER = ("train", "validation", "test")
 
@@ -27,38 +27,38 @@ LABEL_COLUMNS = ("label", "labels", "class", "fine_label")
 
 
 def ordered_splits(splits: Iterable[str]) -> tuple[str, ...]:
-    """The split names in the order train, validation, test, then any others by name."""
+    """Return the split names in the order train, validation, test, then any others by name."""
     names = set(splits)
     known = [name for name in SPLIT_ORDER if name in names]
     return (*known, *sorted(names.difference(known)))
 
 
 def require_split(split: str, splits: Sequence[str], description: str) -> None:
-    """Check that a corpus has this split.
+    """Check that a source has this split.
 
     Raises:
-        InputError: when it has not.
+        InputError: if it does not.
     """
     if split not in splits:
         raise InputError(f"expected one of the splits {', '.join(splits)} of {description}, got {split!r}")
 
 
 def preferred_first(names: Iterable[str], preferred: Sequence[str]) -> list[str]:
-    """The names, preferred ones first and in their order, the others as they came."""
+    """Return the names with the preferred ones first, in their order, and the others in the given order."""
     names = list(names)
     return sorted(names, key=lambda name: preferred.index(name) if name in preferred else len(preferred))
 
 
 def class_name(label: object, names: Sequence[str] | None = None) -> str | None:
-    """The class of a row as a name.
+    """Return the class name of a row.
 
     Args:
-        label: what the row holds: an index, a name, or None.
-        names: the name of each index, where the corpus states them.
+        label: value of the label column: an index, a name, or None.
+        names: class names by index, if the data set has them.
 
     Returns:
-        The name; the index as text where it has no name; None where the class is not given (None, or the
-        -1 that unlabelled test splits hold).
+        The name; the index as text if it has no name; None if the row is unlabelled (None, or the -1 of
+        unlabelled test splits).
     """
     if label is None or label == -1:
         return None
@@ -68,15 +68,15 @@ def class_name(label: object, names: Sequence[str] | None = None) -> str | None:
 
 
 def signal_content(cell: object, folder: Path) -> Path | bytes:
-    """The content of a row's signal: raw bytes, or a dict of `bytes` and `path` as Hugging Face writes it.
+    """Return the content of a row's signal: bytes, or the path of a file.
 
-    A row without content gives no bytes, which no decoder can read: it is then skipped and counted as
-    unreadable, like any other damaged item. So does a path that leads out of the folder: rows come from
-    strangers, who are not to choose which of the user's files are read.
+    A row without content gives empty bytes, which no decoder can read, so that it is skipped and counted as
+    unreadable. So does a path that leads out of the folder: rows are untrusted and must not choose which of
+    the user's files are read.
 
     Args:
-        cell: what the row holds.
-        folder: where a path is looked for, and must lie.
+        cell: value of the signal column: bytes, or a dict of `bytes` and `path` as Hugging Face writes it.
+        folder: folder that paths are relative to and must stay in.
     """
     if isinstance(cell, bytes):
         return cell
@@ -88,9 +88,9 @@ def signal_content(cell: object, folder: Path) -> Path | bytes:
 
 
 def _leads_inside(path: str, folder: Path) -> bool:
-    """Whether a path lies below a folder after `..` and symbolic links are followed."""
+    """Return True if a path, with `..` and symbolic links resolved, lies below a folder."""
     try:
         return (folder / path).resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError, ValueError):
-        # A loop of links, or a name that no file can have.
+        # A loop of links, or an invalid file name.
         return False

@@ -1,4 +1,4 @@
-"""Files in folders, whatever their layout."""
+"""Files below a folder, with splits and classes from its subfolders."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from smalti.data.sources.conventions import ordered_splits, require_split
 from smalti.data.sources.listing import Listing, class_depth, normal_endings
 
 FRAMES_ENDING = ".frames"
-"""Of the name of a folder whose pictures are the frames of one clip."""
+"""Extension of the name of a folder whose images are the frames of one clip."""
 
 
 @final
 class FolderSource(Source):
-    """The files below a folder whose names end in one of some extensions, or one such file.
+    """The files below a folder that have one of the given extensions, or a single such file.
 
-    Top-level folders that are all called train, val, test and the like are the splits; anything else is one
-    split, "all". Where every file of a split lies in a subfolder, and there are at least two of those, the
-    subfolder is the class. Hidden files and folders are left out; links are followed, loops are not. Where
-    ".frames" is among the extensions, a folder whose name ends so is one item, whatever lies in it.
+    If all top-level folders have split names (train, val, test, ...), they are the splits; otherwise there is
+    one split, "all". If every file of a split lies in a subfolder, and there are at least two of them, the
+    subfolders are the classes. Hidden files and folders are left out; links are followed, except loops. If
+    ".frames" is among the extensions, a folder with that extension is one item.
 
     Args:
         path: a folder, or one file.
-        extensions: endings of the wanted files, such as ".png"; case does not matter.
+        extensions: extensions of the wanted files, such as ".png", in any case.
 
     Raises:
-        InputError: when there is no such path, or no wanted file in it.
+        InputError: if the path does not exist, or holds no wanted file.
     """
 
     def __init__(self, path: Path, extensions: Sequence[str]):
@@ -70,7 +70,7 @@ class FolderSource(Source):
             raise listing.none_wanted(f"below {self._root}")
 
     def _walk(self, folder: Path, prefix: str, above: frozenset[tuple[int, int]], listing: Listing) -> None:
-        """List a folder. `above` identifies the folders that it lies in, so that a loop of links ends."""
+        """List a folder; `above` identifies its parents, so that a loop of links ends."""
         try:
             status = folder.stat()
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -87,7 +87,7 @@ class FolderSource(Source):
             if entry.is_dir() and not is_clip:
                 self._walk(Path(entry.path), f"{prefix}{entry.name}/", above | {identity}, listing)
             elif listing.wants(entry.name) and (is_clip or entry.is_file() or entry.is_symlink()):
-                # A link that leads nowhere is kept: it is then told as an unreadable item.
+                # A broken link is kept, and is then reported as an unreadable item.
                 listing.wanted.append(prefix + entry.name)
             else:
                 listing.others.append(prefix + entry.name)
@@ -96,11 +96,11 @@ class FolderSource(Source):
         if not listing.wants(path.name):
             raise InputError(
                 f"expected a folder, or a file that ends in one of {', '.join(listing.endings)}, got {path}: "
-                "unpack an archive, convert a file of another format"
+                "unpack an archive, or convert a file of another format"
             )
         listing.wanted.append(path.name)
 
 
 def _is_clip(name: str, listing: Listing) -> bool:
-    """Whether a folder of this name is one item."""
+    """Return True if a folder of this name is one item."""
     return name.lower().endswith(FRAMES_ENDING) and listing.wants(name)

@@ -1,4 +1,4 @@
-"""Small images as tiles of a few large ones, with a file of labels."""
+"""Tile grids: small images packed into a few large ones, with a file of labels."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ GRID_NAME = re.compile(rf"(?P<split>{'|'.join(SPLIT_ORDER)})_(?P<number>\d+)\.(w
 LABELS_NAME = "labels.npz"
 
 MOST_LABEL_BYTES = 64 << 20
-"""The largest array of labels that is read: 8 million int64."""
+"""Size limit of an array of labels: 8 million int64."""
 
 SIDE = 32
-"""Tiles in a row, and most rows in a grid."""
+"""Tiles per row, and the maximum number of rows per grid."""
 TILES = SIDE * SIDE
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-"""As CIFAR-10's own `batches.meta` calls them, so that models trained on any form of it agree."""
+"""Class names from CIFAR-10's `batches.meta`, so that models trained on any format of it agree."""
 
 
 @final
 class TileGridSource(Source):
     """A folder of grids `train_00.webp`, `train_01.webp`, ..., `test_00.webp` (or .png), and `labels.npz`.
 
-    A grid is 32 tiles wide and has up to 32 rows, filled row by row; a tile is one image. Each grid but the
-    last of a split is full, and the last has as many tiles as there are labels left: arrays `train_y` and
-    `test_y` of `labels.npz`. Labels 0..9 of 32x32 colour images are taken for CIFAR-10's classes, any others
-    are called by their numbers.
+    A grid is 32 tiles wide, has up to 32 rows, and is filled row by row; a tile is one image. The labels are
+    the arrays `train_y` and `test_y` of `labels.npz`. All grids of a split but the last are full, and the
+    last holds the images of the remaining labels. If the labels are 0..9 and the tiles are 32x32 colour
+    images, the classes get the names of CIFAR-10; otherwise their names are their numbers.
 
     Args:
         path: the folder.
 
     Raises:
-        InputError: when a grid or a label is missing, one too many or damaged, or tiles differ in size.
+        InputError: if grids or labels are missing, superfluous or damaged, or tiles differ in size.
     """
 
     def __init__(self, path: Path):
@@ -62,7 +62,7 @@ class TileGridSource(Source):
             if (grid.tile, grid.mode) != (first.tile, first.mode):
                 raise InputError(
                     f"expected tiles of side {first.tile}, mode {first.mode}, in {grid.file}, as in "
-                    f"{first.file.name}, got {grid.tile}, {grid.mode}: keep each data set in its own folder"
+                    f"{first.file.name}, got {grid.tile}, {grid.mode}: put each data set into its own folder"
                 )
         classes = {label for labels in self._labels.values() for label in labels}
         is_cifar = classes == set(range(10)) and (first.tile, first.mode) == (32, "RGB")
@@ -74,7 +74,7 @@ class TileGridSource(Source):
 
     @staticmethod
     def accepts(path: Path) -> bool:
-        """Whether this is a folder with `labels.npz` and a grid in it."""
+        """Return True for a folder that holds `labels.npz` and at least one grid."""
         return path.is_dir() and (path / LABELS_NAME).is_file() and bool(_find(path))
 
     def count(self, split: str) -> int:
@@ -96,7 +96,7 @@ class TileGridSource(Source):
 
 @dataclass(frozen=True)
 class _Grid:
-    """One file of tiles, of which only the header has been read."""
+    """A grid file whose header has been read."""
 
     file: Path
     tile: int
@@ -105,7 +105,7 @@ class _Grid:
 
     @classmethod
     def read(cls, file: Path) -> _Grid:
-        """Read the header, and check that whole tiles fill the grid."""
+        """Read the header and check that the grid divides into tiles."""
         with _open(file) as image:
             width, height = image.size
             mode = image.mode
@@ -113,12 +113,12 @@ class _Grid:
         if rest or not tile or height % tile or height > width or mode not in ("L", "RGB"):
             raise InputError(
                 f"expected square tiles, {SIDE} in a row and at most {SIDE} rows, mode RGB or L, in {file}, "
-                f"got {width}x{height} pixels, mode {mode}: write the grid anew"
+                f"got {width}x{height} pixels, mode {mode}: write the grid again"
             )
         return cls(file, tile, height // tile, mode)
 
     def tiles(self) -> np.ndarray:
-        """All tiles, empty ones too, uint8 `(N, T, T)` or `(N, T, T, 3)`."""
+        """Return all tiles, including empty ones, as uint8 `(N, T, T)` or `(N, T, T, 3)`."""
         with _open(self.file) as image:
             pixels = np.asarray(image)
         shape = (self.rows, self.tile, SIDE, self.tile, *pixels.shape[2:])
@@ -126,20 +126,20 @@ class _Grid:
 
 
 def _find(folder: Path) -> dict[str, list[Path]]:
-    """The grids of each split, sorted by their numbers."""
+    """Return the grids of each split, sorted by number."""
     names = ((file, GRID_NAME.fullmatch(file.name)) for file in folder.iterdir())
     found = sorted((name["split"], int(name["number"]), file) for file, name in names if name is not None)
     return {split: [file for *_, file in group] for split, group in groupby(found, key=itemgetter(0))}
 
 
 def _others(folder: Path) -> list[str]:
-    """The other files beside them, hidden ones left out."""
+    """Return the names of the other files in the folder, without hidden ones."""
     files = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name != LABELS_NAME)
     return [name for name in files if not (GRID_NAME.fullmatch(name) or name.startswith("."))]
 
 
 def _read_labels(file: Path, name: str) -> list[int]:
-    """One array of the file of labels, read without unpickling anything."""
+    """Read one array of the labels file, without unpickling anything."""
     try:
         with file.open("rb") as stream:
             with zipfile.ZipFile(stream) as archive:
@@ -152,33 +152,37 @@ def _read_labels(file: Path, name: str) -> list[int]:
     except InputError:
         raise
     except Exception as error:
-        # A damaged file fails in zipfile, in zlib or in numpy, each with errors of its own.
+        # A damaged file fails in zipfile, zlib or numpy, each with its own errors.
         raise InputError(
-            f"expected a whole .npz file of numbers, got {file}, which is damaged or none: fetch it again"
+            f"expected a complete .npz file of numbers, got {file}, which is damaged or of another format: "
+            "download it again"
         ) from error
     if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
         received = "no such array" if labels is None else f"{labels.dtype} {labels.shape}"
         raise InputError(
-            f"expected the labels {name}, integers (N,), in {file}, got {received}: write them, or "
+            f"expected the labels {name}, integers (N,), in {file}, got {received}: add the labels, or "
             f"remove the grids {name.removesuffix('_y')}_..."
         )
     return labels.tolist()
 
 
 def _require_small(entries: Sequence[zipfile.ZipInfo], file: Path) -> None:
-    """A few kB of a zip file can stand for many GB, and all but deflate unpack them at once."""
+    """Refuse entries that are too large or not deflated.
+
+    A few kB of a zip file can expand to many GB, and other methods than deflate expand them in one step.
+    """
     for entry in entries:
         if entry.file_size > MOST_LABEL_BYTES:
             raise InputError(
                 f"expected at most {MOST_LABEL_BYTES:,} bytes in {entry.filename} of {file}, got "
-                f"{entry.file_size:,}: it is not the true file, fetch it again"
+                f"{entry.file_size:,}: it is not the original file, download it again"
             )
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"{entry.filename} is compressed as numpy never does")
+            raise ValueError(f"{entry.filename} has a compression method that numpy does not write")
 
 
 def _read_grids(files: Sequence[Path], num_images: int) -> list[_Grid]:
-    """The grids of a split, their headers read; they must be those that hold this number of images."""
+    """Read the headers of a split's grids and check that they hold `num_images` images."""
     split = files[0].name.partition("_")[0]
     full, rest = divmod(num_images, TILES)
     rows = [SIDE] * full + [math.ceil(rest / SIDE)] * bool(rest)
@@ -186,15 +190,15 @@ def _read_grids(files: Sequence[Path], num_images: int) -> list[_Grid]:
     if numbers != list(range(len(rows))):
         raise InputError(
             f"expected {len(rows)} grids, {split}_00 and so on, for the {num_images:,} labels {split}_y in "
-            f"{files[0].parent}, got {', '.join(file.name for file in files)}: fetch all of them"
+            f"{files[0].parent}, got {', '.join(file.name for file in files)}: download all of them"
         )
     grids = [_Grid.read(file) for file in files]
     for grid, expected in zip(grids, rows, strict=True):
-        # Rows without any image may be there.
+        # The last grid may have empty rows.
         if grid.rows not in (expected, SIDE):
             raise InputError(
                 f"expected {expected} rows of tiles in {grid.file} for the {num_images:,} labels {split}_y, "
-                f"got {grid.rows}: fetch both files again"
+                f"got {grid.rows}: download both files again"
             )
     return grids
 
@@ -205,5 +209,7 @@ def _open(file: Path) -> Iterator[Image.Image]:
         with Image.open(file) as image:
             yield image
     except Exception as error:
-        # Pillow answers a damaged file with errors of a dozen types.
-        raise InputError(f"expected a picture in {file}, which is damaged or none: fetch it again") from error
+        # Pillow raises errors of a dozen types for damaged files.
+        raise InputError(
+            f"expected an image in {file}, which is damaged or of another format: download it again"
+        ) from error

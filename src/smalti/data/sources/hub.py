@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub, by name."""
+"""Data sets of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @final
 class HubSource(Source):
-    """A data set of the Hugging Face Hub, fetched once by `datasets` and kept in its cache.
+    """A data set of the Hugging Face Hub, downloaded once by `datasets` and kept in its cache.
 
     Args:
-        name: "owner/name", or "owner/name:config" where the data set has several configurations.
+        name: "owner/name", or "owner/name:config" for a data set with several configurations.
 
     Raises:
-        InputError: when it cannot be fetched, or has no column of images, audio or bytes.
+        InputError: if it cannot be downloaded, or has no column of images, audio or bytes.
     """
 
     def __init__(self, name: str):
@@ -61,7 +61,7 @@ class HubSource(Source):
             yield Item(f"{split}#{index}", content, class_name(label, names))
 
     def _undecoded(self, table: Dataset) -> Dataset:
-        """Only the columns that are needed, the signal as its file's bytes."""
+        """Select the needed columns, with the signal as the bytes of its file."""
         columns = [column for column in (self._signal, self._label) if column is not None]
         table = table.select_columns(columns).with_format(None)
         feature = table.features[self._signal]
@@ -71,34 +71,34 @@ class HubSource(Source):
 
 
 def _cache() -> Path:
-    """Where files that `datasets` fetched lie: the only ones that a row may name."""
+    """Return the cache folder of `datasets`; rows may only refer to files below it."""
     from datasets import config
 
     return Path(config.HF_CACHE_HOME)
 
 
 def _load(name: str) -> dict[str, Dataset]:
-    """The tables by split, as the Hub calls them."""
-    import datasets  # it takes seconds to import, which only those who name a data set should wait for
+    """Load the tables by split, with the split names of the Hub."""
+    import datasets  # the import takes seconds, so it is left until a data set of the Hub is opened
 
     repository, _, configuration = name.partition(":")
     try:
         tables = datasets.load_dataset(repository, configuration or None)
     except Exception as error:
-        # What fails lies in any of half a dozen libraries (network, authorisation, configuration, format),
-        # each with exceptions of its own.
+        # Failures come from half a dozen libraries (network, authorisation, configuration, format), each
+        # with its own exceptions.
         lines = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
         raise InputError(
             f"expected a local folder or a data set of the Hugging Face Hub, got {name}: no local folder "
-            f"of that name exists, and the Hub's could not be loaded ({reason}); "
+            f"has that name, and the Hub's data set could not be loaded ({reason}); "
             "check the name and the network"
         ) from error
     return {str(split): table for split, table in tables.items()}  # pyright: ignore[reportReturnType]
 
 
 def _split_name(split: str, splits: dict[str, Dataset]) -> str:
-    """The split's name as it is called here, unless another split has that name already."""
+    """Return the name used here for a split, or its own name if another split already has that one."""
     known = SPLIT_NAMES.get(split.lower(), split)
     return split if known in splits else known
 

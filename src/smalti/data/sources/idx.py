@@ -1,4 +1,4 @@
-"""The idx files of MNIST and of the data sets made in its image."""
+"""The idx files of MNIST and of data sets in the same format (Fashion-MNIST, EMNIST, ...)."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ FILE_NAME = re.compile(
 UBYTE = 0x08
 IMAGES_AT_ONCE = 1024
 MOST_DEFLATED = 1032
-"""gzip makes nothing smaller than by this factor: a header that claims more lies, and is not obeyed."""
+"""Largest compression ratio of gzip: a header that states more data is refused."""
 
 
 @final
 class IdxSource(Source):
-    """A folder with idx files of images and, where they are there, of labels.
+    """A folder with idx files of images and, optionally, of labels.
 
     An idx file is two zero bytes, the type (8: unsigned byte), the number of dimensions, each dimension as a
     big-endian int32, and the elements. http://yann.lecun.com/exdb/mnist/
 
     Args:
-        path: a folder that holds `train-images-idx3-ubyte`, `t10k-images-idx3-ubyte` and the labels' files,
+        path: a folder that holds `train-images-idx3-ubyte`, `t10k-images-idx3-ubyte` and the label files,
             plain or gzipped, with or without a prefix such as `emnist-letters-`.
 
     Raises:
-        InputError: when there is no such file, a header is wrong, or images and labels differ in number; and
-            from `items`, when a file is shorter or longer than its header says.
+        InputError: if there is no such file, a header is wrong, or images and labels differ in number; from
+            `items`, if a file is shorter or longer than its header states.
     """
 
     def __init__(self, path: Path):
@@ -56,7 +56,8 @@ class IdxSource(Source):
             if split in self._images and labels.shape[0] != self._images[split].shape[0]:
                 raise InputError(
                     f"expected as many labels as images, got {labels.shape[0]:,} labels in {labels.file} and "
-                    f"{self._images[split].shape[0]:,} images in {self._images[split].file}: fetch both again"
+                    f"{self._images[split].shape[0]:,} images in {self._images[split].file}: download both "
+                    "again"
                 )
         self.splits = ordered_splits(self._images)
         sizes = ", ".join(f"{name} {self._images[name].shape[0]:,}" for name in self.splits)
@@ -64,7 +65,7 @@ class IdxSource(Source):
 
     @staticmethod
     def accepts(path: Path) -> bool:
-        """Whether this is a folder with an idx file of images in it."""
+        """Return True for a folder that holds an idx file of images."""
         names = (FILE_NAME.fullmatch(file.name) for file in path.iterdir()) if path.is_dir() else ()
         return any(name is not None and name["kind"] == "images" for name in names)
 
@@ -78,33 +79,33 @@ class IdxSource(Source):
         images = self._images[split]
         for index, image in enumerate(images.elements()):
             label = None if labels is None else str(labels[index])
-            # The EMNIST files hold each image transposed (Cohen et al. 2017 wrote them from MATLAB).
+            # The EMNIST files store each image transposed (Cohen et al. 2017 wrote them from MATLAB).
             content = np.ascontiguousarray(image.T) if images.file.name.startswith("emnist-") else image
             yield Item(f"{split}/{index:05d}", content, label)
 
     def notes(self, split: str) -> list[str]:
         require_split(split, self.splits, self.description)
         images = self._images[split].file
-        return [] if split in self._labels else [f"{images.name} has no file of labels beside it"]
+        return [] if split in self._labels else [f"{images.name} has no labels file beside it"]
 
 
 @dataclass(frozen=True)
 class _Idx:
-    """One idx file, its header read and checked."""
+    """An idx file whose header has been read and checked."""
 
     file: Path
     shape: tuple[int, ...]
 
     @classmethod
     def read(cls, file: Path, ndim: int) -> _Idx:
-        """Read the header of a file that must have this many dimensions."""
+        """Read the header of a file and check that it has `ndim` dimensions."""
         with _open(file) as stream:
             header = _read(stream, 4 + 4 * ndim, file)
         expected = bytes((0, 0, UBYTE, ndim))
         if header[:4] != expected:
             raise InputError(
                 f"expected an idx file of bytes in {ndim} dimensions, which begins with {expected.hex(' ')}, "
-                f"got {file}, which begins with {header[:4].hex(' ') or 'nothing'}: fetch it again"
+                f"got {file}, which begins with {header[:4].hex(' ') or 'nothing'}: download it again"
             )
         if len(header) < 4 + 4 * ndim:
             raise _wrong_length(file, "its header", 4 + 4 * ndim, len(header))
@@ -117,7 +118,7 @@ class _Idx:
         return cls(file, shape)
 
     def elements(self) -> Iterator[np.ndarray]:
-        """The file's entries along its first dimension."""
+        """Yield the entries of the file along its first dimension."""
         inner = self.shape[1:]
         bytes_each = math.prod(inner)
         with _open(self.file) as stream:
@@ -132,25 +133,25 @@ class _Idx:
             if _read(stream, 1, self.file):
                 raise InputError(
                     f"expected {self.file} to end after the {self.shape[0]:,} entries of its header, "
-                    "got more: fetch it again"
+                    "got more: download it again"
                 )
 
 
 def _find(folder: Path) -> dict[str, dict[str, Path]]:
-    """Files by kind and split; a plain file goes before its gzipped copy.
+    """Return the files by kind and split; a plain file takes precedence over its gzipped copy.
 
     Raises:
-        InputError: when there is no folder, or there are files of several data sets in it.
+        InputError: if the folder does not exist, or holds the files of several data sets.
     """
     if not folder.is_dir():
-        raise InputError(f"expected a folder with idx files, got {folder}, which is none")
+        raise InputError(f"expected a folder with idx files, got {folder}, which is not a folder")
     names = {file: FILE_NAME.fullmatch(file.name) for file in sorted(folder.iterdir(), reverse=True)}
     found = {file: name for file, name in names.items() if name is not None}
     prefixes = sorted({name["prefix"] for name in found.values()})
     if len(prefixes) > 1:
         raise InputError(
             f"expected the idx files of one data set in {folder}, got those of {len(prefixes)}, beginning "
-            f"with {', '.join(prefix or 'train-' for prefix in prefixes)}: keep each in a folder of its own"
+            f"with {', '.join(prefix or 'train-' for prefix in prefixes)}: put each into its own folder"
         )
     files: dict[str, dict[str, Path]] = {"images": {}, "labels": {}}
     for file, name in found.items():
@@ -163,20 +164,21 @@ def _open(file: Path) -> io.BufferedIOBase:
 
 
 def _read(stream: io.BufferedIOBase, size: int, file: Path) -> bytes:
-    """Up to `size` bytes: fewer only at the end of the file."""
+    """Read `size` bytes, or fewer at the end of the file."""
     try:
         return stream.read(size)
     except EOFError as error:
         raise InputError(
-            f"expected a whole gzip file, got {file}, which is cut off: fetch it again"
+            f"expected a complete gzip file, got {file}, which is truncated: download it again"
         ) from error
     except (OSError, zlib.error) as error:
         raise InputError(
-            f"expected a gzip file, got {file}, which is damaged or none: fetch it again"
+            f"expected a gzip file, got {file}, which is damaged or not gzip: download it again"
         ) from error
 
 
 def _wrong_length(file: Path, what: str, expected: int, received: int) -> InputError:
     return InputError(
-        f"expected {expected:,} bytes for {what} in {file}, got {received:,}: it is cut off, fetch it again"
+        f"expected {expected:,} bytes for {what} in {file}, got {received:,}: it is truncated, download it "
+        "again"
     )

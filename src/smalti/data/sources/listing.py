@@ -1,4 +1,4 @@
-"""Files of a folder or an archive, sorted into splits and classes by where they lie."""
+"""Assign the files of a folder or an archive to splits and classes by their paths."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from smalti.data.sources.conventions import SPLIT_NAMES, ordered_splits
 
 @dataclass
 class Listing:
-    """What lies below a folder or in an archive, as relative POSIX paths.
+    """Contents of a folder or an archive, as relative POSIX paths.
 
     Attributes:
-        endings: of the wanted files, as `normal_endings` gives them.
-        wanted: the files with these endings.
-        others: the files with others.
-        closed: the folders that could not be opened.
+        endings: extensions of the wanted files, from `normal_endings`.
+        wanted: files with these extensions.
+        others: files with other extensions.
+        closed: folders that could not be opened.
     """
 
     endings: tuple[str, ...]
@@ -28,31 +28,31 @@ class Listing:
     closed: list[str] = field(default_factory=list)
 
     def wants(self, name: str) -> bool:
-        """Whether a name ends like a wanted file; case does not matter."""
+        """Return True if a file name has one of the wanted extensions, in any case."""
         return os.path.splitext(name)[1].lower() in self.endings
 
     def none_wanted(self, place: str) -> InputError:
-        """The error that there is no wanted file in a place ("below FOLDER"), with what there is."""
+        """Return the error for a place ("below FOLDER") without wanted files; it states what was found."""
         found = Counter(os.path.splitext(name)[1].lower() or "no extension" for name in self.others)
         if found:
             received = f"only {', '.join(f'{n:,} of {ending}' for ending, n in found.most_common(5))}"
         elif self.closed:
-            received = f"no file, and folders that cannot be opened, such as {self.closed[0]}"
+            received = f"no files, and folders that cannot be opened, such as {self.closed[0]}"
         else:
-            received = "no file at all"
+            received = "no files"
         return InputError(
             f"expected files that end in one of {', '.join(self.endings)} {place}, found {received}: "
-            "name the folder that holds the data, or convert the files"
+            "pass the folder that holds the data, or convert the files"
         )
 
     def by_split(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """Wanted files by split, sorted, and notes by split.
+        """Return the wanted files by split, sorted, and notes by split.
 
-        Top-level folders that are all called train, val, test and the like are the splits; anything else is
-        one split, "all". There must be a wanted file.
+        If all top-level folders have split names (train, val, test, ...), they are the splits; otherwise
+        there is one split, "all". At least one wanted file is required.
         """
         tops = {file.split("/", 1)[0] for file in self.wanted if "/" in file}
-        # Folders without a wanted file (documents, annotations) have no say in what the others are.
+        # Folders without wanted files (documents, annotations) are not considered.
         has_splits = bool(tops) and all(top.lower() in SPLIT_NAMES for top in tops)
 
         def split_of(file: str) -> str | None:
@@ -73,7 +73,7 @@ class Listing:
             ]
             for split in splits
         }
-        # What belongs to no split is told once, with the first of them.
+        # Notes that belong to no split are listed once, with the first split.
         notes[splits[0]] += [
             *ignored(outside, "file", "of a known extension, but outside the folders of the splits,"),
             *ignored(others.get(None, []), "file", "outside the folders of the splits"),
@@ -83,15 +83,15 @@ class Listing:
 
 
 def normal_endings(extensions: Iterable[str]) -> tuple[str, ...]:
-    """Endings in lower case with their dot, sorted."""
+    """Return the extensions in lower case with a leading dot, sorted."""
     return tuple(sorted({f".{text.lower().lstrip('.')}" for text in extensions}))
 
 
 def class_depth(files: Sequence[str], split: str) -> int | None:
-    """Which part of the paths of a split's files is the class, or None where the folders tell no classes.
+    """Return the index of the path component that is the class, or None if folders are not classes.
 
-    A file is SPLIT/CLASS/..., or CLASS/... where there are no splits. The folder is the class where every
-    file lies in one, and there are at least two of those.
+    Paths are SPLIT/CLASS/..., or CLASS/... without splits. Folders are classes if every file lies in one and
+    there are at least two.
     """
     depth = 0 if split == "all" else 1
     parts = [file.split("/") for file in files]
@@ -101,7 +101,7 @@ def class_depth(files: Sequence[str], split: str) -> int | None:
 
 
 def ignored(files: Sequence[str], singular: str, what: str) -> list[str]:
-    """A note on ignored files, or none where there are none."""
+    """Return a note on ignored files, or an empty list if there are none."""
     if not files:
         return []
     if len(files) == 1:
@@ -110,7 +110,7 @@ def ignored(files: Sequence[str], singular: str, what: str) -> list[str]:
 
 
 def _group(files: Sequence[str], key: Callable[[str], str | None]) -> dict[str | None, list[str]]:
-    """Files by what `key` says of them, each group sorted."""
+    """Group files by the value of `key`, each group sorted."""
     groups: dict[str | None, list[str]] = {}
     for file in sorted(files):
         groups.setdefault(key(file), []).append(file)

@@ -1,4 +1,4 @@
-"""Parquet files with a column of encoded signals, as Hugging Face data sets are stored."""
+"""Parquet files with a column of encoded signals, the storage format of Hugging Face data sets."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ BUFFER_BYTES = 1 << 20
 class ParquetSource(Source):
     """A Parquet file, or the Parquet files below a folder.
 
-    The signal is a struct with a field `bytes` (and `path`) or a binary column, the class a column such as
-    `label`; class names are taken from the schema where Hugging Face wrote them there. Files called
-    `train-00000-of-00002.parquet`, or lying in a folder called train, are of that split.
+    The signal is a binary column or a struct with a field `bytes` (and `path`); the class is a column such as
+    `label`, with the class names that Hugging Face stores in the schema. The split is stated by a file name
+    such as `train-00000-of-00002.parquet`, or by a folder called train.
 
     Args:
         path: the file or folder.
-        of_arrays: whether the signal is a column of nested lists of numbers, not of encoded files.
+        of_arrays: read the signal from a column of nested lists of numbers instead of encoded files.
 
     Raises:
-        InputError: when a file is not Parquet, has no column of signals or no row, or when only some of the
-            files say which split they are of.
+        InputError: if a file is not Parquet, has no signal column or no rows, or if only some of the files
+            state their split.
     """
 
     def __init__(self, path: Path, of_arrays: bool = False):
@@ -66,10 +66,10 @@ class ParquetSource(Source):
 
     @staticmethod
     def accepts(path: Path) -> bool:
-        """Whether this is a .parquet file, or a folder that holds nothing else."""
+        """Return True for a .parquet file, or a folder that holds nothing else."""
         if path.is_file():
             return path.suffix.lower() == ".parquet"
-        # A model card lies beside the files of every data set of the Hub.
+        # Every data set of the Hub has a card beside its files.
         visible = [file for file in _visible_files(path) if file.name.lower() != "readme.md"]
         return bool(visible) and all(file.suffix.lower() == ".parquet" for file in visible)
 
@@ -87,10 +87,10 @@ class ParquetSource(Source):
         others = [name for name in _signal_candidates(self._schema, self._of_arrays) if name != self._signal]
         if not others:
             return []
-        return [f"column {self._signal} was taken for the signal, column {', '.join(others)} was ignored"]
+        return [f"column {self._signal} was used as the signal, column {', '.join(others)} was ignored"]
 
     def _rows(self, file: Path) -> int:
-        """Rows of a file, whose columns must be those of the first one."""
+        """Return the number of rows of a file after checking its columns against the first file."""
         schema, rows = _read_footer(file)
         for name in filter(None, (self._signal, self._label)):
             expected = self._schema.field(name).type
@@ -98,7 +98,7 @@ class ParquetSource(Source):
             if received != expected:
                 raise InputError(
                     f"expected column {name} of type {expected} in {file}, as in the first file, got "
-                    f"{received}: keep files of different tables in different folders"
+                    f"{received}: put the files of different tables into different folders"
                 )
         return rows
 
@@ -107,7 +107,7 @@ class ParquetSource(Source):
         prefix = file.relative_to(self._root).as_posix()
         row = 0
         try:
-            # With a buffer, a column of a row group is read in pieces and not as a whole.
+            # With a buffer, a column of a row group is read in pieces.
             with pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as table:
                 for batch in table.iter_batches(ROWS_AT_ONCE, columns=columns):
                     cells = batch.column(self._signal).to_pylist()
@@ -120,24 +120,24 @@ class ParquetSource(Source):
                         row += 1
         except (pa.ArrowException, OSError) as error:
             raise InputError(
-                f"expected intact Parquet in {file}, but it cannot be read after row {row}: fetch it again"
+                f"expected intact Parquet in {file}, but it cannot be read after row {row}: download it again"
             ) from error
 
 
 def _visible_files(folder: Path) -> list[Path]:
-    """Files below a folder, by relative path, hidden ones left out."""
+    """Return the files below a folder, sorted by relative path, without hidden ones."""
     files = (file for file in folder.rglob("*") if file.is_file())
     names = {file.relative_to(folder).as_posix(): file for file in files}
     return [names[name] for name in sorted(names) if not re.search(r"(^|/)\.", name)]
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """Parquet files below a folder, by relative path, hidden ones left out."""
+    """Return the Parquet files below a folder, sorted by relative path, without hidden ones."""
     return [file for file in _visible_files(folder) if file.suffix.lower() == ".parquet"]
 
 
 def _split_of(file: Path, root: Path) -> str | None:
-    """The split that a file's name states, or else the nearest folder's name."""
+    """Return the split stated by the file's name, else by its nearest folder, or None."""
     hub_name = re.match(r"([A-Za-z]\w*)-\d+-of-\d+$", file.stem)
     start = hub_name or re.match(rf"({'|'.join(SPLIT_NAMES)})(?![a-z])", file.stem.lower())
     if start:
@@ -147,10 +147,10 @@ def _split_of(file: Path, root: Path) -> str | None:
 
 
 def files_by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
-    """Files by the split that their names, or folders below `root`, state; "all" where none does.
+    """Group files by the split that their names or folders below `root` state; "all" if none does.
 
     Raises:
-        InputError: when only some of the files say which split they are of.
+        InputError: if only some of the files state their split.
     """
     splits: dict[str | None, list[Path]] = {}
     for file in files:
@@ -159,20 +159,20 @@ def files_by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
     if unnamed and splits:
         named = next(iter(splits.values()))[0]
         raise InputError(
-            f"expected every file below {root} to be of a split, as {named.name} is, "
+            f"expected every file below {root} to state its split, as {named.name} does, "
             f"got {unnamed[0].name}: rename it to train-..., validation-... or test-..., or move it away"
         )
     return {split: list(group) for split, group in splits.items() if split} or {"all": unnamed}
 
 
 def _read_footer(file: Path) -> tuple[pa.Schema, int]:
-    """Schema and number of rows."""
+    """Read the schema and the number of rows."""
     try:
         with pq.ParquetFile(file) as table:
             return table.schema_arrow, table.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         raise InputError(
-            f"expected a Parquet file, got {file}, which is damaged or of another format: fetch it again"
+            f"expected a Parquet file, got {file}, which is damaged or of another format: download it again"
         ) from error
 
 
@@ -194,7 +194,7 @@ def _holds_array(kind: pa.DataType) -> bool:
 
 
 def as_array(cell: list[Any] | None) -> np.ndarray:
-    """Nested lists of numbers as an array, null as NaN; lists that are no array give one of objects."""
+    """Convert nested lists of numbers to an array, null to NaN; ragged lists give an empty object array."""
     try:
         array = np.asarray(cell)
         return array if array.dtype.kind in "iuf" else np.asarray(cell, dtype=np.float64)
@@ -209,18 +209,22 @@ def _signal_candidates(schema: pa.Schema, of_arrays: bool = False) -> list[str]:
 
 
 def signal_column(schema: pa.Schema, file: Path, of_arrays: bool = False) -> str:
-    """The column that holds the signal; see `ParquetSource`."""
+    """Return the name of the signal column; see `ParquetSource`.
+
+    Raises:
+        InputError: if there is none.
+    """
     candidates = _signal_candidates(schema, of_arrays)
     if not candidates:
         columns = ", ".join(f"{name} ({schema.field(name).type})" for name in schema.names) or "none"
         if of_arrays:
             raise InputError(
-                f"expected a column of nested lists of numbers in {file}, got the columns {columns}: write "
+                f"expected a column of nested lists of numbers in {file}, got the columns {columns}: add "
                 "such a column"
             )
         raise InputError(
             f"expected a column of encoded files (binary, or a struct with a field bytes) in {file}, got the "
-            f"columns {columns}: write such a column, named image or audio"
+            f"columns {columns}: add such a column, named image or audio"
         )
     return candidates[0]
 
@@ -237,11 +241,11 @@ def _label_column(schema: pa.Schema) -> str | None:
 
 
 def class_names(schema: pa.Schema, label: str | None) -> list[str] | None:
-    """Names of the classes as the Hugging Face feature `ClassLabel` keeps them in the schema's metadata."""
+    """Return the class names that the Hugging Face feature `ClassLabel` stores in the schema, or None."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         names = features[label]["names"]
     except (KeyError, TypeError, ValueError):
-        # Metadata is optional: without it the classes are called by their numbers.
+        # Metadata is optional: without it, class names are numbers.
         return None
     return [str(name) for name in names] if isinstance(names, list) else None

@@ -1,4 +1,4 @@
-"""Pickles of arrays and lists, read without running anything that they ask for."""
+"""Read pickles of arrays and lists without executing anything from them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ NAMES = {
     ("numpy", "dtype"),
     ("_codecs", "encode"),
 }
-"""What the pickle of an array names or, when Python 3 wrote it in an old protocol, that of a byte string."""
+"""Globals that pickles of arrays refer to, or of byte strings if Python 3 wrote them in an old protocol."""
 
 MOST_STEPS = 2_000_000
-"""More opcodes than a pickle of CIFAR-100 has in any protocol; each can take some hundred bytes of memory."""
+"""Limit of opcodes, each of which can take some hundred bytes; CIFAR-100 has fewer in every protocol."""
 
 OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 
@@ -30,9 +30,9 @@ OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 @final
 @dataclass(eq=False)
 class Inert:
-    """What a pickle gets in place of all that it names: it can be called and given a state, and does nothing.
+    """Stand-in for every global of a pickle: records calls and state, and executes nothing.
 
-    So nobody's code runs while a pickle is read, numpy's neither; what came of it is looked at afterwards.
+    No code runs while a pickle is read, not even numpy's; the recorded values are converted afterwards.
     """
 
     name: str
@@ -47,14 +47,14 @@ class Inert:
 
 
 def read_pickle(content: bytes, place: str) -> dict[str, Any]:
-    """A pickled dict by its keys as texts; `to_bytes_array` and `to_text` make sense of its values.
+    """Read a pickled dict with keys converted to text; convert values by `to_bytes_array` and `to_text`.
 
     Args:
-        content: the pickle, of any protocol, by Python 2 or 3.
-        place: what errors call it.
+        content: the pickle, in any protocol of Python 2 or 3.
+        place: name of the file in error messages.
 
     Raises:
-        InputError: when it is damaged, is no dict, or names anything but what arrays need.
+        InputError: if the pickle is damaged, is not a dict, or names any global but those of arrays.
     """
     try:
         _check_steps(content)
@@ -62,22 +62,24 @@ def read_pickle(content: bytes, place: str) -> dict[str, Any]:
     except InputError:
         raise
     except Exception as error:
-        # A pickle is a program for a little machine, and fails in all the ways in which programs do.
+        # The unpickler runs a program from the file, so damage can raise an exception of any type.
         raise InputError(
-            f"expected a whole pickle in {place}, got one that is cut off or damaged: fetch it again"
+            f"expected a complete pickle in {place}, got one that is truncated or damaged: download it again"
         ) from error
     if not isinstance(fields, dict):
-        raise InputError(f"expected a pickled dict in {place}, got {type(fields).__name__}: fetch it again")
+        raise InputError(
+            f"expected a pickled dict in {place}, got {type(fields).__name__}: download it again"
+        )
     return {to_text(key): value for key, value in fields.items()}
 
 
 def to_text(value: object) -> str:
-    """A pickled text, or byte string of UTF-8; "" for anything else."""
+    """Convert a pickled text or UTF-8 byte string to text; anything else to ""."""
     return value if isinstance(value, str) else _to_bytes(value).decode("utf-8", "replace")
 
 
 def to_bytes_array(value: object) -> np.ndarray | None:
-    """A pickled array of type uint8 and two dimensions; None for anything else."""
+    """Convert a pickled two-dimensional uint8 array; return None for anything else."""
     match value:
         case Inert(
             name="_reconstruct",
@@ -100,10 +102,13 @@ def _to_bytes(value: object) -> bytes:
 
 
 def _check_steps(content: bytes) -> None:
-    """Go through the opcodes without following them; whatever is raised says that they are damaged.
+    """Check the opcodes without executing them; any exception means that the pickle is damaged.
 
-    The unpickler makes room for as many objects as the largest index it is told to keep one at, and for as
-    many bytes as a length says; no pickler skips indices, so there are never more of them than opcodes.
+    The unpickler allocates memory for the largest memo index and for every stated length. Picklers do not
+    skip indices, so an index beyond the number of opcodes is refused.
+
+    Raises:
+        ValueError: for an opcode that could exhaust memory, or more than `MOST_STEPS` opcodes.
     """
     stream = io.BytesIO(content)
     frame_end = 0
@@ -112,13 +117,14 @@ def _check_steps(content: bytes) -> None:
         opcode = OPCODES[stream.read(1).decode("latin-1")]
         arg = None
         if opcode.name == "STRING":
-            # Its reader, which `pickletools.genops` uses, knows ASCII only, and Python 2 wrote pixels so.
+            # The reader of `pickletools` accepts only ASCII, but Python 2 wrote pixels in this opcode.
             stream.readline()
         elif opcode.arg is not None:
             arg = opcode.arg.reader(stream)
         is_frame = opcode.name == "FRAME"
         end = stream.tell() + (arg if is_frame and arg else 0)
-        # The unpickler drops what is left of a frame that ends within an opcode, and sees other opcodes then.
+        # The unpickler drops the rest of a frame that ends within an opcode, and would then read other
+        # opcodes than were checked here.
         if start < frame_end < end:
             raise ValueError(f"frame that ends within {opcode.name}")
         if is_frame:
@@ -135,14 +141,15 @@ def _check_steps(content: bytes) -> None:
 @final
 class _Unpickler(pickle.Unpickler):
     def __init__(self, content: bytes, place: str) -> None:
-        # The strings of Python 2 are bytes, and the elements of its arrays are such strings.
+        # Strings of Python 2 are bytes, and so are the contents of its arrays.
         super().__init__(io.BytesIO(content), encoding="bytes")
         self._place = place
 
     def find_class(self, module_name: str, global_name: str) -> Inert:
         if (module_name, global_name) not in NAMES:
             raise InputError(
-                f"expected a pickle of nothing but arrays and lists in {self._place}, got one that asks for "
-                f"{module_name}.{global_name}, which was not run: it is not the true file, fetch it again"
+                f"expected a pickle of arrays and lists only in {self._place}, got one that refers to "
+                f"{module_name}.{global_name}, which was not run: it is not the original file, download it "
+                "again"
             )
         return Inert(global_name)

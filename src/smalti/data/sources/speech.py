@@ -1,4 +1,4 @@
-"""Corpora of speech: who speaks, and of which split a file is, by its path."""
+"""Speech corpora: speakers, labels and splits from file paths."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from smalti.data.sources.listing import ignored
 from smalti.data.sources.splits import Entry, by_split, sizes_of, split_name
 
 ACCEPTED_SHARE = 0.9
-"""Of the files of a folder that must lie as a corpus's do."""
+"""Minimum share of a folder's files that must match a layout for the layout to be recognised."""
 
 
 def _split_group(match: re.Match[str]) -> str | None:
-    """The split that the pattern's own group states."""
+    """Return the value of the pattern's group `split`, or None."""
     return match.groupdict().get("split")
 
 
 def _split_of_digits(match: re.Match[str]) -> str:
-    """Takes 0 to 4 are the test split (README of the Free Spoken Digit Dataset, "Usage")."""
+    """Return "test" for takes 0 to 4, else "train" (README of the Free Spoken Digit Dataset, "Usage")."""
     return "test" if int(match["take"]) < 5 else "train"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a corpus names its files.
+    """Naming scheme of the files of a corpus.
 
     Attributes:
-        title: what the corpus is called.
-        pattern: searched for in the path of a file; its group `speaker` (or `label`) is the speaker. Where a
-            group `copy` takes part, the file is a second recording of another one and is left out.
-        split_of: the split that a match states, or None.
+        title: name of the corpus.
+        pattern: searched for in the path of a file; its group `speaker` (or `label`) is the speaker. A file
+            that matches a group `copy` duplicates another recording and is left out.
+        split_of: returns the split of a match, or None if the path does not state one.
     """
 
     title: str
@@ -63,23 +63,23 @@ LAYOUTS = (
         _split_of_digits,
     ),
 )
-"""LibriSpeech (LibriTTS also), VCTK (of two microphones the first), and the Free Spoken Digit Dataset."""
+"""LibriSpeech (and LibriTTS), VCTK (first microphone only), and the Free Spoken Digit Dataset."""
 
 
 @final
 class SpeechSource(Source):
-    """The files below a folder, whose paths tell the speaker, the label, and perhaps the split.
+    """The files below a folder, with speaker (or label) and optionally split taken from their paths.
 
     Args:
         path: a folder, or one file.
-        extensions: endings of the wanted files, such as ".wav"; case does not matter.
-        pattern: a regular expression with a group `speaker` (or `label`) and perhaps a group `split`, which
-            is searched for in each path below the folder ("/" between its parts); None takes the layout of
-            a known corpus. A file whose split it does not state is of that of its top-level folder, if
-            `FolderSource` takes those for splits.
+        extensions: extensions of the wanted files, such as ".wav", in any case.
+        pattern: a regular expression with a group `speaker` (or `label`) and optionally a group `split`,
+            searched for in each path relative to the folder ("/" separates its components); None recognises
+            the layout of a known corpus. If the pattern states no split, the top-level folder does, where
+            `FolderSource` would take it for a split.
 
     Raises:
-        InputError: when there is no wanted file, the pattern is none, or no file matches it.
+        InputError: if there are no wanted files, the pattern is not a valid one, or no file matches it.
     """
 
     def __init__(self, path: Path, extensions: Sequence[str], pattern: str | None = None) -> None:
@@ -88,7 +88,7 @@ class SpeechSource(Source):
         if layout is None:
             raise InputError(
                 f"expected the files of {', '.join(known.title for known in LAYOUTS)} below {path}, found "
-                "others: give a pattern that tells the speaker, such as (?P<speaker>[^/]+)/"
+                "others: set data.pattern to match the speaker, such as (?P<speaker>[^/]+)/"
             )
         entries, unlike, copies = _matched(folder, layout)
         if not entries:
@@ -109,7 +109,7 @@ class SpeechSource(Source):
 
     @staticmethod
     def accepts(path: Path, extensions: Sequence[str]) -> bool:
-        """Whether this is a folder of which nine files in ten lie as those of one known corpus do."""
+        """Return True for a folder in which at least 90 % of the files match the layout of one corpus."""
         if not path.is_dir():
             return False
         try:
@@ -127,7 +127,7 @@ class SpeechSource(Source):
 
     def notes(self, split: str) -> list[str]:
         require_split(split, self.splits, self.description)
-        # What belongs to no split is told once, with the first of them.
+        # Notes that belong to no split are listed once, with the first split.
         return list(self._notes) if split == self.splits[0] else []
 
 
@@ -139,13 +139,13 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     if not {"speaker", "label"} & set(compiled.groupindex):
         raise InputError(
             f"expected a pattern with a group (?P<speaker>...) or (?P<label>...), got {pattern}: name the "
-            "group that tells the speaker"
+            "group that matches the speaker"
         )
     return compiled
 
 
 def _layout(folder: FolderSource) -> Layout | None:
-    """The known layout that most files have, if nearly all of them have it."""
+    """Return the layout that most files match, or None if fewer than `ACCEPTED_SHARE` of them do."""
     names = [item.name for split in folder.splits for item in folder.items(split)]
     matching = {layout.title: sum(bool(layout.pattern.search(name)) for name in names) for layout in LAYOUTS}
     best = max(LAYOUTS, key=lambda layout: matching[layout.title])
@@ -153,7 +153,7 @@ def _layout(folder: FolderSource) -> Layout | None:
 
 
 def _matched(folder: FolderSource, layout: Layout) -> tuple[list[Entry], list[str], list[str]]:
-    """Items with their splits, the files that do not match, and the copies."""
+    """Return the matching items with their splits, the files that do not match, and the copies."""
     entries: list[Entry] = []
     unlike: list[str] = []
     copies: list[str] = []
