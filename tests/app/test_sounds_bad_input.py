@@ -284,7 +284,7 @@ def test_signals_that_are_no_sounds(spoken: SoundRun) -> None:
 
     tokenizer = load(spoken.path, "cpu")
     for wave, message in (
-        (np.zeros(0, np.float32), "with samples in them"),
+        (np.zeros(0, np.float32), "non-empty sounds"),
         (np.full(800, np.nan, np.float32), "received values from nan"),
         (np.full(800, 300, np.int16), "divide 16-bit samples"),
     ):

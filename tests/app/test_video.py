@@ -101,7 +101,7 @@ def mp4_of(name: str) -> str:
 def test_training_reads_11_and_names_2(run: ClipRun) -> None:
     assert "2 unreadable files were skipped" in run.printed
     assert "slide/empty.mp4: the file is empty" in run.printed
-    assert "rise/cut.webm: damaged or cut short" in run.printed
+    assert "rise/cut.webm: damaged or truncated" in run.printed
     index = json.loads((run.path / "data" / "index.json").read_text())
     assert index["count"] == len(LENGTHS)
     assert index["shape"] == [3, None, 16, 16]

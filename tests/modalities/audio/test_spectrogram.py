@@ -115,7 +115,7 @@ class TestLevels:
         assert modality().decode(tmp_path / "a.wav").shape == (MELS, 1000 // HOP)
         padded = np.concatenate([SAMPLES, np.zeros(4000, np.float32)])
         assert modality(trim=True).decode(padded).shape[1] < modality().decode(padded).shape[1]
-        with pytest.raises(UnreadableItem, match="too short: 31 samples, and a frame takes 32"):
+        with pytest.raises(UnreadableItem, match="too short: it has 31 samples, and one frame takes 32"):
             modality().decode(SAMPLES[:31])
 
 
@@ -140,7 +140,7 @@ class TestCheck:
     @pytest.mark.parametrize(
         ("sound", "words"),
         [
-            (SAMPLES[:20], "32 samples or more, one frame, received 20"),
+            (SAMPLES[:20], "32 samples.*received 20"),
             (SAMPLES * 2, r"floats in \[-1, 1\]"),
             (np.zeros((MELS, 10)), "shape"),
         ],

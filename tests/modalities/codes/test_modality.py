@@ -31,8 +31,8 @@ def test_decode_keeps_codes_in_the_smallest_type():
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"\x89PNG", "no codes"),
-        (np.zeros((2, 4, 6)), "no codes"),
+        (b"\x89PNG", "array of codes"),
+        (np.zeros((2, 4, 6)), "array of codes"),
         (np.zeros((2, 4, 5), np.int64), "shape"),
         (np.full((2, 4, 6), 512), "512 codes"),
         (np.full((2, 4, 6), -1), "512 codes"),

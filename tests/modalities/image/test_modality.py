@@ -57,7 +57,7 @@ class TestConfig:
         assert ImageConfig.model_validate_json(config.model_dump_json()) == config
 
     def test_open_size_is_refused(self):
-        with pytest.raises(InputError, match="size is needed"):
+        with pytest.raises(InputError, match="expected a size"):
             ImageModality(ImageConfig(size=None))
 
     def test_spec_and_protocol(self):
@@ -172,7 +172,7 @@ class TestCheck:
             ([], "empty list"),
             ({"image": 1}, "received dict"),
             (None, "received NoneType"),
-            (b"text", "what was passed cannot be read as an image: not an image.*check the file"),
+            (b"text", "cannot be read as an image: not an image.*check the file"),
             ("nowhere.png", "nowhere.png cannot be read as an image: No such file"),
             (Image.new("F", (4, 4)), "floating point"),
             (Image.new("RGB", (0, 4)), "no pixels"),
@@ -214,7 +214,7 @@ class TestFigures:
         ids=["none", "empty", "unequal"],
     )
     def test_unequal_rows(self, rows):
-        with pytest.raises(InputError, match="rows of images of one shape"):
+        with pytest.raises(InputError, match="rows of images of the same shape"):
             modality().preview(rows)
 
     def test_two_channels(self):

@@ -191,7 +191,7 @@ class TestRate:
 
     def test_times_that_cannot_be_are_not_filled(self, tmp_path: Path) -> None:
         file = videos.save(tmp_path / "clip", self.FRAMES[:3], videos.LOSSLESS, 10, [0, 100, 10_000_000])
-        with pytest.raises(UnreadableItem, match="damaged: by its times, a frame lasts 10000 seconds"):
+        with pytest.raises(UnreadableItem, match="a frame lasts 10000 seconds"):
             self.decoded(file, 10)
 
 
@@ -211,7 +211,7 @@ class TestUnreadable:
 
     def test_no_such_file(self, tmp_path: Path) -> None:
         for path in (tmp_path / "none.mp4", Path("a\0b.mp4")):
-            with pytest.raises(UnreadableItem, match=r"No such file|no file can have this name"):
+            with pytest.raises(UnreadableItem, match=r"No such file|invalid file name"):
                 MODALITY.decode(path)
 
     @pytest.mark.parametrize("kind", videos.KINDS, ids=lambda kind: kind.ending)
@@ -226,7 +226,7 @@ class TestUnreadable:
             GREY.decode(one)
         three = videos.save(tmp_path / "three", videos.grey(1, 2, 3), videos.LOSSLESS)
         slow = VideoModality(VideoConfig(size=(16, 16), frame_rate_hz=2))
-        with pytest.raises(UnreadableItem, match="too short: it has 1 frame at 2 frames a second"):
+        with pytest.raises(UnreadableItem, match="too short: it has 1 frame at 2 frames per second"):
             slow.decode(three)
         (tmp_path / "none.frames").mkdir()
         with pytest.raises(UnreadableItem, match="too short: it has 0 frames, a clip"):
@@ -245,7 +245,7 @@ class TestUnreadable:
             wave.sample_rate = 8000
             container.mux(stream.encode(wave))
             container.mux(stream.encode())
-        with pytest.raises(UnreadableItem, match="there are no moving pictures in it"):
+        with pytest.raises(UnreadableItem, match="no video stream"):
             MODALITY.decode(tmp_path / "sound.mkv")
 
 
@@ -268,7 +268,7 @@ class TestModality:
             VideoConfig(**wrong)
 
     def test_open_size_is_refused(self) -> None:
-        with pytest.raises(InputError, match="size is needed"):
+        with pytest.raises(InputError, match="expected a size"):
             VideoModality(VideoConfig(size=None))
 
     def test_all_levels_round_trip(self) -> None:
@@ -308,13 +308,13 @@ class TestModality:
             (7, "received int"),
             (
                 torch.zeros(3, 16, 24),
-                r"shape \(B, 3, F, 16, 24\) with frames in them, received \(3, 16, 24\)",
+                r"shape \(B, 3, F, 16, 24\), received \(3, 16, 24\)",
             ),
-            (torch.zeros(3, 0, 16, 24), "with frames in them"),
+            (torch.zeros(3, 0, 16, 24), "non-empty clips"),
             (torch.zeros(3, 4, 16, 25), r"received \(3, 4, 16, 25\)"),
             (torch.full((3, 4, 16, 24), 2.0), "values from 2 to 2"),
             (torch.zeros(3, 4, 16, 24, dtype=torch.int64), "received torch.int64"),
-            (b"nothing", "what was passed cannot be read as a clip: not a video"),
+            (b"nothing", "cannot be read as a clip: not a video"),
         ],
     )
     def test_refused(self, signal, words: str) -> None:
@@ -383,7 +383,7 @@ class TestFigures:
 
     def test_unequal_rows(self) -> None:
         for rows in ([torch.zeros(2, 3, 4, 8, 8), torch.zeros(1, 3, 4, 8, 8)], [[]]):
-            with pytest.raises(InputError, match="rows of equally many clips"):
+            with pytest.raises(InputError, match="same number of clips"):
                 MODALITY.preview(rows)
 
 

@@ -1,4 +1,4 @@
-"""Arrays from `.npy` and `.npz` files: nothing is unpickled, and sizes are checked before memory is taken."""
+"""Read arrays from `.npy` and `.npz` files, without unpickling; sizes are checked before allocation."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from smalti.data.sources.base import UnreadableItem
 EXTENSIONS = (".npy", ".npz")
 
 MOST_BYTES = 4 << 30
-"""Largest array that is read: a few kB of a compressed file can claim any size."""
+"""Size limit of an array, since a few kB of a compressed file can expand to any size."""
 
 Fits = Callable[[tuple[int, ...], np.dtype], None]
-"""Raises `UnreadableItem` for a shape or a type that is not wanted, before any value is read."""
+"""Raises `UnreadableItem` for an unsupported shape or type, before any value is read."""
 
 
 def read_array(content: Path | bytes, key: str | None, fits: Fits) -> np.ndarray:
-    """The array in a file.
+    """Read the array in a file.
 
     Args:
         content: a `.npy` or `.npz` file, or its bytes.
-        key: name of the array in an `.npz` file; None where it holds only one.
+        key: name of the array in an `.npz` file; None if it holds only one.
         fits: checks shape and type.
 
     Raises:
-        UnreadableItem: with the reason, when there is no such array in it.
+        UnreadableItem: with the reason, if the array cannot be read.
     """
     with _opened(content) as stream:
         magic = stream.read(6)
@@ -57,17 +57,17 @@ def _from_archive(stream: io.BufferedIOBase, key: str | None, fits: Fits) -> np.
             raise UnreadableItem(f"it holds no array {name!r}, only {_some(entries)}: set data.key")
         entry = entries[name]
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UnreadableItem("compressed as numpy never does: write it with numpy.savez")
+            raise UnreadableItem("unsupported compression method: write it with numpy.savez")
         with archive.open(entry) as member:
             return _from_stream(cast("io.BufferedIOBase", member), entry.file_size, fits)
 
 
 def _from_stream(stream: io.BufferedIOBase, size: int, fits: Fits) -> np.ndarray:
-    """An array whose header is read and checked before its values are.
+    """Read an array, checking its header before reading its values.
 
     Args:
-        stream: at its start.
-        size: bytes that it holds.
+        stream: stream of a `.npy` file, at its start.
+        size: size of the file, in bytes.
         fits: checks shape and type.
     """
     version = npy.read_magic(stream)
@@ -80,9 +80,9 @@ def _from_stream(stream: io.BufferedIOBase, size: int, fits: Fits) -> np.ndarray
     fits(shape, dtype)
     expected = math.prod(shape) * dtype.itemsize
     if expected > MOST_BYTES:
-        raise UnreadableItem(f"{expected:,} bytes are more than the {MOST_BYTES:,} that are read: split it")
+        raise UnreadableItem(f"{expected:,} bytes exceed the limit of {MOST_BYTES:,}: split it")
     if size - stream.tell() < expected:
-        raise UnreadableItem("cut short: there are fewer values than its header states")
+        raise UnreadableItem("truncated: there are fewer values than its header states")
     data = stream.read(expected)
     if len(data) < expected:
         raise UnreadableItem("damaged: there are fewer values than its header states")
@@ -91,7 +91,7 @@ def _from_stream(stream: io.BufferedIOBase, size: int, fits: Fits) -> np.ndarray
 
 @contextmanager
 def _opened(content: Path | bytes) -> Iterator[io.BufferedIOBase]:
-    """A stream of a file or of bytes; what goes wrong in it is the reason why the item is unreadable."""
+    """Open a file or bytes as a stream; convert every error within to `UnreadableItem`."""
     try:
         with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as stream:
             yield stream
@@ -99,7 +99,7 @@ def _opened(content: Path | bytes) -> Iterator[io.BufferedIOBase]:
         raise
     except OSError as error:
         raise UnreadableItem(error.strerror or str(error)) from error
-    # Damaged files fail in zipfile, zlib, tokenize or numpy, each with errors of its own.
+    # Damaged files fail in zipfile, zlib, tokenize or numpy, each with its own errors.
     except Exception as error:
         raise UnreadableItem(
             f"damaged: {str(error).splitlines()[0] if str(error) else 'unreadable'}"

@@ -1,4 +1,4 @@
-"""Arrays as a modality: time series, multichannel images and volumes, of exact levels or continuous."""
+"""The array modality: time series, multichannel images and volumes, with exact levels or continuous."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ FIXED_AXES: dict[int, tuple[str, ...]] = {
     2: ("height", "width"),
     3: ("depth", "height", "width"),
 }
-"""Names of the axes of fixed size."""
+"""Default names of the axes of fixed size, by their number."""
 
 
 def _sides(size: Any) -> Any:
-    """`16` and "16x16x16" as a tuple; anything else is left to pydantic."""
+    """Convert `16` and "16x16x16" to a tuple; leave anything else to pydantic."""
     if isinstance(size, str):
         return tuple(part.strip() for part in size.lower().split("x") if part.strip())
     return (size,) if isinstance(size, int) and not isinstance(size, bool) else size
@@ -40,24 +40,24 @@ def _sides(size: Any) -> Any:
 
 @MODALITIES.register
 class ArrayConfig(ModalityConfig):
-    """How arrays are read: `(C, *size)`, or `(C, T, *size)` where items differ in length.
+    """Settings of `ArrayModality`, for arrays `(C, *size)`, or `(C, T, *size)` if items differ in length.
 
     Attributes:
-        channels: C. Arrays without an axis of channels are taken where it is 1.
-        length: of a training crop along the axis after the channels, time, in which items may differ; None
-            where all items have one size.
-        size: sides of the other axes; "16x16x16" is understood. There are 1 to 3 axes, time included.
-        axes: a name for each axis, time included; () for time and width, height and width, or depth, height
-            and width.
-        channels_first: whether the channels come first in the files, or last; it is never guessed.
+        channels: number of channels C. If it is 1, arrays without a channel axis are accepted.
+        length: length of a training crop along the time axis, which follows the channels and in which items
+            may differ; None if all items have the same size.
+        size: sizes of the other axes; "16x16x16" is accepted. There are 1 to 3 axes, including time.
+        axes: names of the axes, including time; () for the defaults: time, then width, or height and width,
+            or depth, height and width.
+        channels_first: True if the channels come first in the files, False if last; it is never guessed.
         key: name of the array in an `.npz` file that holds several.
-        levels: number of exact levels of integers from `lowest` on; their score is in bits/dim. None for
-            continuous data: floats (or integers as floats), scored by a density in nats/dim.
-        lowest: integer that is level 0.
-        missing: what happens to items with NaN in them: "refuse" skips and lists them; "mask" leaves missing
-            values out of loss and score, and the encoder sees zeros (the mean) there.
-        mean, scale: of each channel, by which continuous data is standardised; () has `train` measure them on
-            the training split.
+        levels: number of exact levels, for integers from `lowest` on, scored in bits/dim. None for continuous
+            data: floats (or integers as floats), scored by a density in nats/dim.
+        lowest: integer that becomes level 0.
+        missing: handling of items with NaN: "refuse" skips and lists them; "mask" excludes missing values
+            from loss and score and feeds zeros (the mean) to the encoder.
+        mean, scale: mean and standard deviation of each channel, for standardising continuous data; if (),
+            `train` measures them on the training split.
     """
 
     kind: Literal["array"] = "array"
@@ -75,13 +75,13 @@ class ArrayConfig(ModalityConfig):
 
     @classmethod
     def tiny(cls) -> ArrayConfig:
-        """The smallest useful one, for tests."""
+        """Return the smallest useful settings, for tests."""
         return cls(channels=2, length=16)
 
     @model_validator(mode="after")
     def _fits(self) -> ArrayConfig:
         if self.missing == "mask" and self.levels is not None:
-            raise ValueError("expected continuous data where values may be missing: leave data.levels out")
+            raise ValueError("expected continuous data with data.missing=mask: leave data.levels out")
         if not {len(self.mean), len(self.scale)} <= {0, self.channels}:
             raise ValueError(
                 f"expected a mean and a scale for each of {self.channels} channels, received "
@@ -91,19 +91,19 @@ class ArrayConfig(ModalityConfig):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Name of each axis."""
+        """Names of the axes, including time."""
         if self.axes:
             return self.axes
         fixed = FIXED_AXES.get(len(self.size), ("",) * len(self.size))
         return (*(() if self.length is None else (TIME,)), *fixed)
 
     def build(self) -> ArrayModality:
-        """The modality.
+        """Build the modality.
 
         Raises:
             InputError: if one of mean and scale is given without the other.
         """
-        # Not while settings are changed one after another.
+        # Not a validator, because settings may be changed one after another.
         if len(self.mean) != len(self.scale):
             raise InputError(
                 f"expected data.mean and data.scale together, received {len(self.mean)} and "
@@ -112,7 +112,7 @@ class ArrayConfig(ModalityConfig):
         return ArrayModality(self)
 
     def measured(self, items: Iterable[np.ndarray]) -> ArrayConfig:
-        """The settings with mean and scale of these items, unless they are given or there are levels."""
+        """Return the settings with mean and scale of these items, unless they are set or there are levels."""
         if self.levels is not None or self.mean or self.scale:
             return self
         statistics = ChannelScale(self.channels)
@@ -124,9 +124,9 @@ class ArrayConfig(ModalityConfig):
 
 @final
 class ArrayModality(Modality):
-    """Arrays as signals `(B, C, *size)`: levels in [-1, 1], or standardised floats, for a model.
+    """Arrays `(B, C, *size)`, which a model sees as levels in [-1, 1] or as standardised floats.
 
-    Continuous items are stored as float32 in the unit of the data, with NaN where a value is missing.
+    Continuous items are stored as float32 in the unit of the data, with NaN for missing values.
     """
 
     extensions = EXTENSIONS
@@ -136,9 +136,9 @@ class ArrayModality(Modality):
     def __init__(self, config: ArrayConfig) -> None:
         """
         Raises:
-            InputError: for no axis, more than three, or not one name for each.
+            InputError: for no axes, more than three, or another number of names.
         """
-        # Not in the config: length and size are changed one after the other.
+        # Not a validator of the config, because length and size may be changed one after the other.
         num_axes = (config.length is not None) + len(config.size)
         if not 1 <= num_axes <= 3:
             raise InputError(
@@ -146,7 +146,7 @@ class ArrayModality(Modality):
             )
         if len(config.names) != num_axes or len(set(config.names)) != num_axes:
             raise InputError(
-                f"expected a name for each of {num_axes} axes, received {config.names}: leave data.axes out"
+                f"expected {num_axes} different names of axes, received {config.names}: leave data.axes out"
             )
         self.config = config
         self.is_ragged = config.length is not None
@@ -154,7 +154,7 @@ class ArrayModality(Modality):
 
     @property
     def domain(self) -> Domain:
-        """Exact levels, or continuous with mean and scale by channel."""
+        """Exact levels, or continuous with mean and scale per channel."""
         config = self.config
         return Continuous(config.mean, config.scale) if config.levels is None else Levels(config.levels)
 
@@ -166,20 +166,20 @@ class ArrayModality(Modality):
         return SignalSpec(config.channels, (*time, *config.size), domain=self.domain, axes=self.config.names)
 
     def protocol(self) -> dict[str, Any]:
-        """All that a figure measured on these arrays depends on, as plain JSON values."""
+        """Return every setting that affects measurements on these arrays, as plain JSON values."""
         config = self.config.model_dump(mode="json", exclude={"kind", "length"})
         words = "by channel" if self.config.levels is None else "none, exact levels"
         return {**config, "standardised": words}
 
     def decode(self, content: Any) -> np.ndarray:
-        """One array `(C, *size)`: levels, or float32 in the unit of the data.
+        """Read one array `(C, *size)`: levels, or float32 in the unit of the data.
 
         Args:
             content: a `.npy` or `.npz` file, its bytes, or an array.
 
         Raises:
-            UnreadableItem: with the reason, when there is no such array in it, or values are missing and may
-                not be.
+            UnreadableItem: with the reason, if the array cannot be read, or has missing values that are
+                refused.
         """
         if isinstance(content, np.ndarray):
             self._check_shape(content.shape, content.dtype)
@@ -195,18 +195,18 @@ class ArrayModality(Modality):
         return self._levels(array) if self.config.levels is not None else self._floats(array)
 
     def to_model(self, levels: Tensor) -> Float32[Tensor, "b c *size"]:
-        """Levels to [-1, 1]; or (x - mean) / scale by channel, and 0 where a value is missing."""
+        """Convert levels to [-1, 1] or values to (x - mean) / scale per channel, missing values to 0."""
         if self.config.levels is not None:
             return from_levels(levels, self.config.levels)
         mean, scale = self._scale(levels)
         return ((levels.float() - mean) / scale).nan_to_num(nan=0.0)
 
     def mask(self, stored: Tensor) -> Bool[Tensor, "b c *size"] | None:
-        """Which values are present, where values may be missing."""
+        """Return True for each value that is present, or None if values cannot be missing."""
         return ~stored.isnan() if self.config.missing == "mask" else None
 
     def to_stored(self, signal: Float[Tensor, "b c *size"]) -> Tensor:
-        """The inverse of `to_model`: the nearest level, or the value in the unit of the data."""
+        """Convert to the nearest level, or to the unit of the data: the inverse of `to_model`."""
         if self.config.levels is not None:
             levels = to_levels(signal.detach(), self.config.levels)
             return levels.to(getattr(torch, self.domain.dtype.name))
@@ -214,49 +214,51 @@ class ArrayModality(Modality):
         return signal.detach().float() * scale + mean
 
     def render(self, signal: Float[Tensor, "b c *size"]) -> Tensor:
-        """A model's signal in the unit of the data."""
+        """Convert a signal in the model's range to the unit of the data."""
         stored = self.to_stored(signal)
         return stored.long() + self.config.lowest if self.config.levels is not None else stored
 
     def check(self, signal: Any) -> Any:
-        """What a user passes as arrays, in the range of a model.
+        """Validate user input and convert it to the model's range.
 
         Args:
-            signal: a tensor or an array in the unit of the data: `(B, C, *size)`, or one item as it stands in
-                a file; a file or its bytes; or a list of these.
+            signal: a tensor or an array in the unit of the data: `(B, C, *size)`, or one item with the layout
+                of a file; a file or its bytes; or a list of these.
 
         Returns:
-            `(B, C, *size)`; of items that differ in length a list of `(1, C, T, *size)`.
+            `(B, C, *size)`, or a list of `(1, C, T, *size)` if items may differ in length.
 
         Raises:
-            InputError: for another shape or type, missing values that may not be, or an unreadable file.
+            InputError: for another shape or type, missing values that are refused, or an unreadable file.
         """
         items = [self.to_model(torch.from_numpy(item)[None]) for item in self._items(signal)]
         return items if self.is_ragged else torch.cat(items)
 
     def warnings(self, item: np.ndarray) -> list[str]:
-        """That an array is constant."""
+        """Return a warning if an array is constant."""
         present = item[~np.isnan(item)] if item.dtype.kind == "f" else item
         return ["constant throughout"] if (present == present.flat[0]).all() else []
 
     def preview(self, rows: Sequence[Any]) -> Image.Image:
-        """Curves of time series and pictures of others: each item of `rows[0]` with the others under it.
+        """Plot time series as curves and other arrays as images: one row per element of `rows`.
 
         Args:
-            rows: batches `(B, C, *size)`, or lists of `(C, *size)`, in a model's range or levels.
+            rows: batches `(B, C, *size)`, or lists of `(C, *size)`, in the model's range or levels.
 
         Raises:
-            InputError: when there is nothing to show, or the rows differ in number.
+            InputError: if the rows are empty or differ in length.
         """
         return array_figure([[self._shown(item) for item in row] for row in rows])
 
     def save(self, signal: Tensor | np.ndarray, path: str | Path) -> None:
-        """Write one signal of a model's range, `(C, *size)` or `(1, C, *size)`, in the unit of the data.
+        """Write one array as `.npy`, in the unit of the data and with the channel order of the data files.
 
-        The file has its channels where the files that were read have them.
+        Args:
+            signal: `(C, *size)` or `(1, C, *size)`, in the model's range or levels.
+            path: path of the file.
 
         Raises:
-            InputError: when it is not one array.
+            InputError: if the signal is not one array.
         """
         tensor = torch.as_tensor(signal)
         tensor = tensor[None] if tensor.ndim == self.spec.ndim + 1 else tensor
@@ -271,7 +273,11 @@ class ArrayModality(Modality):
             np.save(file, np.ascontiguousarray(array), allow_pickle=False)
 
     def _check_shape(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        """Refuse an array by its shape and type alone."""
+        """Check the shape and type of an array.
+
+        Raises:
+            UnreadableItem: if they differ from the settings.
+        """
         config, spec = self.config, self.spec
         sides = tuple("T" if index == 0 and self.is_ragged else str(n) for index, n in enumerate(spec.size))
         channels = (str(config.channels),)
@@ -285,7 +291,7 @@ class ArrayModality(Modality):
         if not fits:
             raise UnreadableItem(
                 f"shape {shape}, expected ({', '.join(expected)}): set data.channels, data.size, data.length "
-                "and data.channels_first as the arrays are"
+                "and data.channels_first to match the arrays"
             )
         if dtype.kind not in ("iub" if config.levels is not None else "iufb"):
             raise UnreadableItem(
@@ -305,22 +311,22 @@ class ArrayModality(Modality):
         return shifted.astype(self.domain.dtype)
 
     def _floats(self, array: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):  # what is too large for float32 is told below
+        with np.errstate(over="ignore"):  # values too large for float32 are refused below
             values = np.array(array, dtype=np.float32, order="C")
         if np.isinf(values).any():
             raise UnreadableItem("values that are infinite, or too large for float32: rescale them")
         missing = np.isnan(values)
         if missing.all():
-            raise UnreadableItem("no value is present: every one is NaN")
+            raise UnreadableItem("all values are missing (NaN)")
         if missing.any() and self.config.missing == "refuse":
             raise UnreadableItem(
-                f"{int(missing.sum())} of {missing.size} values are missing (NaN): fill them in, or leave "
-                "them out of loss and score by data.missing=mask"
+                f"{int(missing.sum())} of {missing.size} values are missing (NaN): fill them in, or exclude "
+                "them from loss and score with data.missing=mask"
             )
         return values
 
     def _items(self, signal: Any) -> list[np.ndarray]:
-        """What a user passes, as items that are read."""
+        """Read the items that the user passed."""
         if isinstance(signal, list | tuple):
             if not signal:
                 raise InputError("expected at least one array, received an empty list")
@@ -338,11 +344,11 @@ class ArrayModality(Modality):
         try:
             return self.decode(signal)
         except UnreadableItem as error:
-            name = str(signal) if isinstance(signal, Path) else "what was passed"
+            name = str(signal) if isinstance(signal, Path) else "the input"
             raise InputError(f"{name} cannot be read as an array: {error}") from error
 
     def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and scale, to be broadcast over `(B, C, *size)`; 0 and 1 before they are measured."""
+        """Return mean and scale, broadcastable to `(B, C, *size)`; 0 and 1 if they are not set."""
         shape = (1, -1) + (1,) * (like.ndim - 2)
         mean = self.config.mean or (0.0,) * self.config.channels
         scale = self.config.scale or (1.0,) * self.config.channels
@@ -350,6 +356,6 @@ class ArrayModality(Modality):
         return made[0].view(shape), made[1].view(shape)
 
     def _shown(self, item: Tensor | np.ndarray) -> np.ndarray:
-        """One item `(C, *size)` in the unit of the data."""
+        """Convert one item `(C, *size)` to the unit of the data."""
         tensor = torch.as_tensor(item)
         return (self.render(tensor[None].cpu())[0] if tensor.is_floating_point() else tensor).numpy()

@@ -1,4 +1,4 @@
-"""Pictures of arrays for people: curves of one axis, maps of two, middle slices of three."""
+"""Plots of arrays: curves for one axis, maps for two, and the middle slice for three."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ from PIL import Image
 from smalti.core.errors import InputError
 
 SHOWN = 8
-"""Items in a preview: more would be too small to see."""
+"""Maximum number of items in a preview; more would be too small to see."""
 
 
 def array_figure(rows: Sequence[Sequence[np.ndarray]]) -> Image.Image:
-    """Each item of `rows[0]` with those of the other rows under it.
+    """Plot arrays in a grid: one row per element of `rows`, one column per item.
 
     Args:
-        rows: items `(C, *size)`, the originals first; at most eight are shown.
+        rows: items `(C, *size)`, with the originals in `rows[0]`; at most eight columns are shown.
 
     Raises:
-        InputError: when there is nothing to show, or the rows differ in number.
+        InputError: if the rows are empty or differ in length.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     counts = {len(row) for row in rows}
     if len(counts) != 1 or 0 in counts:
-        raise InputError(f"expected rows of equally many arrays, received {[len(row) for row in rows]}")
+        raise InputError(
+            f"expected rows with the same number of arrays, at least one, received {[*map(len, rows)]}"
+        )
     columns = min(SHOWN, len(rows[0]))
     figure = Figure(figsize=(1.6 * columns + 0.4, 1.4 * len(rows) + 0.2), dpi=100)
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for column in range(columns):
-        # One range for what is to be compared; missing values have no say in it.
+        # Items of a column share one range, so that they can be compared; missing values are ignored.
         items = [row[column] for row in rows]
         low = min(float(np.nanmin(item)) for item in items)
         high = max(float(np.nanmax(item)) for item in items)
@@ -54,6 +56,6 @@ def array_figure(rows: Sequence[Sequence[np.ndarray]]) -> Image.Image:
 
 
 def _map(item: np.ndarray) -> np.ndarray:
-    """The mean over the channels, and the middle of the first of three axes."""
+    """Average the channels, and take the middle slice along the first of three axes."""
     flat = item.astype(np.float64).mean(0)
     return flat[flat.shape[0] // 2] if flat.ndim == 3 else flat

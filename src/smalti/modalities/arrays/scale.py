@@ -1,4 +1,4 @@
-"""Mean and standard deviation of each channel, over items that are seen one by one."""
+"""Streaming mean and standard deviation of each channel."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import numpy as np
 
 @final
 class ChannelScale:
-    """Merges the moments of items, as Chan et al. (1979) do, so that a large mean costs no precision.
+    """Accumulates mean and variance per channel, item by item (Chan et al. 1979).
+
+    The result is accurate even if the mean is large compared with the deviation.
 
     Args:
-        channels: of every item.
+        channels: number of channels C of every item.
     """
 
     def __init__(self, channels: int) -> None:
@@ -21,7 +23,7 @@ class ChannelScale:
         self._squares = np.zeros(channels)
 
     def add(self, item: np.ndarray) -> None:
-        """Add an item `(C, *size)`; missing values (NaN) do not count."""
+        """Add an item `(C, *size)`, ignoring missing values (NaN)."""
         values = item.reshape(len(item), -1).astype(np.float64)
         present = ~np.isnan(values)
         count = present.sum(1)
@@ -35,8 +37,8 @@ class ChannelScale:
         self._count = total
 
     def compute(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and scale of each channel; a constant channel keeps the scale 1."""
+        """Return the mean and the scale (standard deviation) of each channel; 1 for a constant channel."""
         scale = np.sqrt(self._squares / np.maximum(self._count, 1))
-        # Rounding must not be amplified: a constant channel has a tiny deviation, not none.
+        # Rounding gives a constant channel a tiny deviation, which must not be amplified.
         is_constant = scale <= 1e-7 * np.maximum(np.abs(self._mean), 1e-30)
         return tuple(self._mean.tolist()), tuple(np.where(is_constant, 1.0, scale).tolist())

@@ -1,4 +1,4 @@
-"""Audio as a modality: waveforms of any length, in 256 levels of mu-law or the 65,536 of 16 bits."""
+"""The audio modality: waveforms of any length, in 256 mu-law levels or 65,536 linear (16-bit) levels."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ PREVIEW_MELS = 80
 
 @MODALITIES.register
 class AudioConfig(SoundConfig):
-    """How waveforms are read.
+    """Settings of `AudioModality`.
 
     Attributes:
-        length: samples of a training crop.
-        encoding: "mu_law" for 256 levels that lie closer where it is quiet (ITU-T G.711, mu = 255), "linear"
-            for the 65,536 levels of 16 bits, which keep a 16-bit file exactly.
+        length: samples per training crop.
+        encoding: "mu_law" for 256 levels, spaced more closely at low amplitudes (ITU-T G.711, mu = 255);
+            "linear" for 65,536 levels, which represent 16-bit files exactly.
     """
 
     kind: Literal["audio"] = "audio"
@@ -43,34 +43,34 @@ class AudioConfig(SoundConfig):
 
     @classmethod
     def tiny(cls) -> AudioConfig:
-        """The smallest useful one, for tests."""
+        """Return the smallest useful settings, for tests."""
         return cls(sample_rate_hz=4000, length=64)
 
     def build(self) -> AudioModality:
-        """The modality."""
+        """Build the modality."""
         return AudioModality(self)
 
 
 class _Encoding(ABC):
-    """Between linear amplitude, a model's range and levels. All ranges are [-1, 1]."""
+    """Conversions between linear amplitude, the model's range and levels. Both ranges are [-1, 1]."""
 
     levels: int
 
     @abstractmethod
     def encode(self, amplitude: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-        """Linear amplitude to a model's range."""
+        """Convert linear amplitude to the model's range."""
 
     @abstractmethod
     def decode(self, signal: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-        """The inverse of `encode`."""
+        """Convert the model's range to linear amplitude: the inverse of `encode`."""
 
     @abstractmethod
     def quantize(self, amplitude: Float[Tensor, "*any"]) -> Int[Tensor, "*any"]:
-        """The level of each sample."""
+        """Return the level of each sample of linear amplitude."""
 
     @abstractmethod
     def samples(self, signal: Float[Tensor, " t"]) -> np.ndarray:
-        """A signal of a model's range as `write_sound` takes it."""
+        """Convert a signal in the model's range to the samples that `write_sound` expects."""
 
 
 @final
@@ -101,8 +101,8 @@ class _Linear(_Encoding):
         return signal
 
     def quantize(self, amplitude: Float[Tensor, "*any"]) -> Int[Tensor, "*any"]:
-        # 16-bit samples s lie at s / 32768 and levels at 2k / 65535 - 1: the nearest level would join two of
-        # the samples about 0, this is level s + 32768 for each of them.
+        # 16-bit samples s lie at s / 32768 and levels k at 2k / 65535 - 1. Rounding to the nearest would
+        # merge two samples near 0; instead, each sample s gets its own level s + 32768.
         return (torch.floor(amplitude * 32768).long() + 32768).clamp(0, self.levels - 1)
 
     def samples(self, signal: Float[Tensor, " t"]) -> np.ndarray:
@@ -114,9 +114,9 @@ ENCODINGS: dict[str, _Encoding] = {"mu_law": _MuLaw(), "linear": _Linear()}
 
 @final
 class AudioModality(Modality):
-    """Waveforms as signals `(B, 1, T)`: 256 or 65,536 levels, in [-1, 1] for a model.
+    """Waveforms `(B, 1, T)` in 256 or 65,536 levels, which a model sees in [-1, 1].
 
-    A model's range is that of the companded amplitude for mu-law, and that of the amplitude for linear.
+    The model's range is companded amplitude for the mu-law encoding and amplitude for the linear one.
     """
 
     extensions = EXTENSIONS
@@ -132,7 +132,7 @@ class AudioModality(Modality):
 
     @property
     def spec(self) -> SignalSpec:
-        """One channel, the size of a training crop, and the levels."""
+        """One channel, the length of a training crop, and the levels."""
         return SignalSpec(
             channels=1,
             size=(self.config.length,),
@@ -142,7 +142,7 @@ class AudioModality(Modality):
         )
 
     def protocol(self) -> dict[str, Any]:
-        """All that a figure measured on these sounds depends on, as plain JSON values."""
+        """Return every setting that affects measurements on these sounds, as plain JSON values."""
         return {
             **self.config.reading(),
             "encoding": self.config.encoding,
@@ -151,72 +151,72 @@ class AudioModality(Modality):
         }
 
     def decode(self, content: Path | bytes | np.ndarray) -> Integer[np.ndarray, "1 t"]:
-        """One sound in levels: uint8 for mu-law, int32 for linear.
+        """Read one sound as levels: uint8 for mu-law, int32 for linear.
 
         Args:
-            content: a file, its bytes, or samples as `read_sound` takes them.
+            content: a file, its bytes, or samples, as for `read_sound`.
 
         Raises:
-            UnreadableItem: with the reason, when there is no such sound in it.
+            UnreadableItem: with the reason, if the sound cannot be read.
         """
         samples = torch.from_numpy(self.config.read(content))
         levels = self._encoding.quantize(samples)[None].numpy()
         return levels.astype(self.spec.domain.dtype)
 
     def to_model(self, levels: Integer[Tensor, "b 1 t"]) -> Float32[Tensor, "b 1 t"]:
-        """Levels to [-1, 1]."""
+        """Convert levels to [-1, 1]."""
         return from_levels(levels, self._encoding.levels)
 
     def to_stored(self, signal: Float[Tensor, "b 1 t"]) -> Integer[Tensor, "b 1 t"]:
-        """[-1, 1] to the nearest level, clipped: the exact inverse of `to_model`."""
+        """Convert [-1, 1] to the nearest level, clipped: the exact inverse of `to_model`."""
         levels = to_levels(signal.detach(), self._encoding.levels)
         return levels.to(getattr(torch, self.spec.domain.dtype.name))
 
     def waveform(self, signal: Float[Tensor, "b 1 t"]) -> Float[Tensor, "b 1 t"]:
-        """A model's range to linear amplitude, both [-1, 1]."""
+        """Convert the model's range to linear amplitude, both [-1, 1]."""
         return self._encoding.decode(signal)
 
     def from_waveform(self, waveform: Float[Tensor, "b 1 t"]) -> Float[Tensor, "b 1 t"]:
-        """Linear amplitude to a model's range, both [-1, 1]: the inverse of `waveform`."""
+        """Convert linear amplitude to the model's range, both [-1, 1]: the inverse of `waveform`."""
         return self._encoding.encode(waveform)
 
     def seconds(self, length: int) -> float:
-        """How long so many samples last."""
+        """Return the duration of `length` samples, in seconds."""
         return length / self.config.sample_rate_hz
 
     def warnings(self, item: Integer[np.ndarray, "1 t"]) -> list[str]:
-        """That a sound is silent throughout, or clipped."""
+        """Return a warning if a sound is silent or clipped."""
         signal = self.to_model(torch.from_numpy(np.ascontiguousarray(item))[None])
         return sound_notes(self.waveform(signal)[0, 0].numpy())
 
     def render(self, signal: Float[Tensor, "b 1 t"]) -> Float[Tensor, "b 1 t"]:
-        """A model's signal as a user wants it: linear amplitude in [-1, 1]."""
+        """Convert a signal in the model's range to linear amplitude in [-1, 1], for output."""
         return self.waveform(signal.detach().float().clamp(-1, 1))
 
     def check(self, signal: Any) -> list[Float32[Tensor, "1 1 _"]]:
-        """What a user passes as sounds, in the range of a model, one by one since their lengths differ.
+        """Validate user input and convert it to the model's range, one tensor per sound.
 
-        Samples are brought to levels, as those of files are, so that both give the same.
+        Samples are quantized to levels, so that a tensor gives the same signal as a file of its samples.
 
         Args:
-            signal: a file or its bytes, read as `decode` does; linear amplitude in [-1, 1] at the sample
-                rate, a float tensor or array `(T,)`, `(1, T)` or `(B, 1, T)`; or a list of these.
+            signal: a file or its bytes, read by `decode`; linear amplitude in [-1, 1] at the sample rate, as
+                a float tensor or array `(T,)`, `(1, T)` or `(B, 1, T)`; or a list of these.
 
         Raises:
-            InputError: for another type, shape or range, no samples, or a file that is no sound.
+            InputError: for another type, shape or range, for no samples, or for an unreadable file.
         """
         return [
             self.to_model(self._encoding.quantize(sound)) for sound in waveforms(signal, self.config.read)
         ]
 
     def preview(self, rows: Sequence[Any]) -> Image.Image:
-        """Log-mel spectrograms: each sound of `rows[0]`, eight at most, with those of other rows under it.
+        """Plot log-mel spectrograms: one row per element of `rows`, one column per sound, at most eight.
 
         Args:
-            rows: batches `(B, 1, T)`, or lists of `(1, T)`; levels or floats in a model's range.
+            rows: batches `(B, 1, T)`, or lists of `(1, T)`; levels, or floats in the model's range.
 
         Raises:
-            InputError: when there is nothing to show, or the rows differ in number.
+            InputError: if the rows are empty or differ in length.
         """
         rate_hz = self.config.sample_rate_hz
         n_fft = 2 ** math.ceil(math.log2(PREVIEW_WINDOW_S * rate_hz))
@@ -233,14 +233,18 @@ class AudioModality(Modality):
         )
 
     def save(self, signal: Tensor | np.ndarray, path: str | Path) -> None:
-        """Write one sound, `(1, T)` or `(1, 1, T)`, levels or floats in a model's range, as WAV or FLAC.
+        """Write one sound as WAV or FLAC, by the extension of the path.
+
+        Args:
+            signal: `(1, T)` or `(1, 1, T)`; levels, or floats in the model's range.
+            path: path of the file.
 
         Raises:
-            InputError: when it is not one sound, or the path ends otherwise.
+            InputError: if the signal is not one sound, or the path has another extension.
         """
         samples = self._encoding.samples(self._floats(only(signal, 1))[0])
         write_sound(samples, path, self.config.sample_rate_hz)
 
     def _floats(self, signal: Tensor) -> Float32[Tensor, "1 t"]:
-        """Levels or floats, `(1, T)`, in a model's range."""
+        """Convert levels or floats `(1, T)` to the model's range."""
         return signal.float().clamp(-1, 1) if signal.is_floating_point() else self.to_model(signal[None])[0]

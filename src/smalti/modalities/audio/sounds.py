@@ -1,7 +1,7 @@
-"""Sounds: files of every common kind, their bytes or their samples, as one channel at one sample rate.
+"""Read sounds of all common file types as one channel at one sample rate, and write them.
 
-All that soundfile (libsndfile) and soxr are needed for stands here; they are imported when a sound is first
-read or written. What cannot be read is an `UnreadableItem` with the reason.
+This is the only module that uses soundfile (libsndfile) and soxr, which are imported when a sound is first
+read or written. Sounds that cannot be read raise `UnreadableItem` with the reason.
 """
 
 from __future__ import annotations
@@ -28,48 +28,48 @@ EXTENSIONS = (
 )  # fmt: skip
 
 WRITTEN = {".wav": "WAV", ".flac": "FLAC"}
-"""Endings of the files that can be written -> what libsndfile calls them."""
+"""Extensions of the files that can be written, and the format names of libsndfile."""
 
 RATES_HZ = (1_000, 1_000_000)
-"""Sample rates that are believed: a header may say 1 Hz, and resampling would then fill the memory."""
+"""Accepted sample rates: a damaged header may state 1 Hz, and resampling would then exhaust memory."""
 
 VALUES_AT_ONCE = 1 << 20
-"""Read together, so that a header that claims terabytes costs nothing."""
+"""Values read at a time, so that a header that states terabytes does not allocate them."""
 
 UNKNOWN_FRAMES = 2**63 - 1
-"""What libsndfile takes for the length of a FLAC file whose header does not state it."""
+"""Length that libsndfile reports for a FLAC file whose header does not state it."""
 
 CLAIM = re.compile(r"(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)")
-"""How libsndfile's log tells that a file holds fewer bytes than its header claims."""
+"""Line of libsndfile's log about a file that holds fewer bytes than its header states."""
 STREAMED_BYTES = 0x7FFF0000
-"""Programs that do not know a length yet claim this much or more."""
+"""Programs that stream a file of unknown length state at least this length."""
 SLOPPY_BYTES = 64
-"""By which headers are wrong and files still whole."""
+"""Tolerance, in bytes, of the stated length of a complete file."""
 
 ESTIMATED = {"MP3": 0.1}
-"""Formats whose length libsndfile may only estimate, and the share by which it may be wrong."""
+"""Formats whose length libsndfile may only estimate, with the tolerated share of error."""
 
 FULL_SCALE = 0.999
 CLIPPED_SHARE = 1e-3
-"""A sound that touches full scale in fewer of its samples was only normalised."""
+"""Share of samples at full scale above which a sound counts as clipped; normalised sounds have fewer."""
 SILENCE = 1e-4
-"""Samples that differ by less are silence: 80 dB under full scale."""
+"""Peak-to-peak amplitude below which a sound is silent: 80 dB below full scale."""
 
 
 def read_sound(content: Path | bytes | np.ndarray, sample_rate_hz: int) -> Float32[np.ndarray, " t"]:
-    """One sound: the mean of its channels, resampled (soxr, HQ) and then clipped to [-1, 1].
+    """Read one sound: average its channels, resample (soxr, HQ), and clip to [-1, 1].
 
-    Samples of a sound of one channel at this rate keep their values exactly: 16-bit sample s is s / 32768.
-    Safe to call from several threads.
+    The samples of a mono sound at this rate keep their exact values: 16-bit sample s becomes s / 32768. Safe
+    to call from several threads.
 
     Args:
         content: a file, its bytes, or samples at `sample_rate_hz`: float in [-1, 1], int16 or uint8 (128 is
             zero), `(T,)` or `(T, C)`.
-        sample_rate_hz: of the result.
+        sample_rate_hz: sample rate of the result.
 
     Raises:
-        UnreadableItem: with the reason, when there is no such sound in it, or the file is cut short (which
-            WAV, AIFF, AU, CAF and FLAC tell, and MP3 when more than a tenth is missing).
+        UnreadableItem: with the reason, if the sound cannot be read or is truncated. Truncation is detected
+            in WAV, AIFF, AU, CAF and FLAC files, and in MP3 files if more than a tenth is missing.
     """
     if isinstance(content, np.ndarray):
         return _finished(_from_samples(content), sample_rate_hz, sample_rate_hz)
@@ -77,7 +77,7 @@ def read_sound(content: Path | bytes | np.ndarray, sample_rate_hz: int) -> Float
 
 
 def sound_notes(samples: Float32[np.ndarray, " t"]) -> list[str]:
-    """What is odd about a sound in [-1, 1], in words: that it is silent throughout, or clipped."""
+    """Return warnings about a sound in [-1, 1]: that it is silent, or clipped."""
     if not samples.size or float(np.ptp(samples)) < SILENCE:
         return ["silent throughout"]
     share = float((np.abs(samples) >= FULL_SCALE).mean())
@@ -85,15 +85,15 @@ def sound_notes(samples: Float32[np.ndarray, " t"]) -> list[str]:
 
 
 def write_sound(samples: Shaped[np.ndarray, " t"], path: str | Path, sample_rate_hz: int) -> None:
-    """Write a sound of one channel with 16 bits, as WAV or FLAC by the ending of the path.
+    """Write a mono sound with 16 bits per sample, as WAV or FLAC by the extension of the path.
 
     Args:
-        samples: float, what leaves [-1, 1] is clipped; or int16, written as they are.
-        path: of the file.
-        sample_rate_hz: of the samples.
+        samples: floats, clipped to [-1, 1], or int16, written unchanged.
+        path: path of the file.
+        sample_rate_hz: sample rate of the samples.
 
     Raises:
-        InputError: for another ending, or samples that are not finite numbers.
+        InputError: for another extension, or samples that are not finite numbers.
     """
     with needs_extra("audio"):
         import soundfile
@@ -107,23 +107,23 @@ def write_sound(samples: Shaped[np.ndarray, " t"], path: str | Path, sample_rate
 
 
 def _finished(samples: np.ndarray, rate_hz: int, target_hz: int) -> Float32[np.ndarray, " t"]:
-    """Finite samples at another rate, in the range."""
+    """Check that samples are finite, resample them, and clip them to [-1, 1]."""
     with needs_extra("audio"):
         import soxr
 
     if not samples.size:
         raise UnreadableItem("the sound has no samples")
     if not np.isfinite(samples).all():
-        raise UnreadableItem("it has samples that are not finite numbers (NaN or infinite): write it anew")
+        raise UnreadableItem("it has samples that are NaN or infinite: write it again")
     if rate_hz != target_hz:
         samples = soxr.resample(samples, rate_hz, target_hz, quality="HQ")
         if not samples.size:
-            raise UnreadableItem(f"too short: no sample is left of it at {target_hz} Hz")
+            raise UnreadableItem(f"too short: it has no samples at {target_hz} Hz")
     return np.clip(samples, -1, 1)
 
 
 def _from_samples(samples: np.ndarray) -> Float32[np.ndarray, " t"]:
-    # Channels first would pass for very many channels and next to no samples.
+    # More channels than samples means that the channels came first.
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > max(1, samples.shape[0])):
         raise UnreadableItem(f"expected samples (T,) or (T, C), received the shape {samples.shape}")
     if samples.dtype == np.uint8:
@@ -136,10 +136,10 @@ def _from_samples(samples: np.ndarray) -> Float32[np.ndarray, " t"]:
 
 
 def _mono(samples: np.ndarray) -> Float32[np.ndarray, " t"]:
-    """The mean of the channels of `(T,)` or `(T, C)`."""
+    """Average the channels of `(T,)` or `(T, C)` samples."""
     if samples.ndim == 2:
         samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float64)
-    # Out of float32's range is infinite, which is told as such.
+    # Values out of float32's range become infinite, which is reported later.
     with np.errstate(over="ignore", invalid="ignore"):
         return np.ascontiguousarray(samples, dtype=np.float32)
 
@@ -150,14 +150,14 @@ def _bytes(content: Path | bytes) -> bytes:
     except OSError as error:
         raise UnreadableItem(error.strerror or str(error)) from error
     except ValueError as error:
-        raise UnreadableItem("no file can have this name") from error
+        raise UnreadableItem("invalid file name") from error
     if not data:
         raise UnreadableItem("the file is empty")
     return data
 
 
 def _from_file(data: bytes) -> tuple[Float32[np.ndarray, " t"], int]:
-    """The mean of the channels, and the sample rate."""
+    """Read a file; return the mean of its channels and its sample rate in Hz."""
     with needs_extra("audio"):
         import soundfile
 
@@ -170,16 +170,16 @@ def _from_file(data: bytes) -> tuple[Float32[np.ndarray, " t"], int]:
         try:
             samples = np.concatenate([np.empty(0, np.float32), *_blocks(file)])
         except soundfile.SoundFileError as error:
-            raise UnreadableItem("damaged or cut short: it cannot be read to its end") from error
+            raise UnreadableItem("damaged or truncated: it cannot be read to its end") from error
         if len(samples) < file.frames * (1 - ESTIMATED.get(file.format, 0)):
             raise UnreadableItem(
-                f"damaged or cut short: {len(samples)} of its {file.frames} samples can be read"
+                f"damaged or truncated: {len(samples)} of its {file.frames} samples can be read"
             )
         return samples, file.samplerate
 
 
 class _Memory(io.BytesIO):
-    """Bytes in which a damaged header may lead anywhere: libsndfile's callbacks print what they raise."""
+    """Stream that ignores invalid seeks of damaged headers: libsndfile would print the exceptions."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
         try:
@@ -189,7 +189,7 @@ class _Memory(io.BytesIO):
 
 
 def _check_header(file: SoundFile) -> None:
-    """Refuse what a header says that cannot be."""
+    """Refuse a header with implausible values."""
     low, high = RATES_HZ
     if not low <= file.samplerate <= high:
         raise UnreadableItem(f"its sample rate is {file.samplerate} Hz, not within {low} to {high}")
@@ -200,18 +200,18 @@ def _check_header(file: SoundFile) -> None:
         return
     claimed, held = int(claim[1]), int(claim[2])
     if held + max(SLOPPY_BYTES, claimed // 100) < claimed < STREAMED_BYTES:
-        raise UnreadableItem(f"cut short: it holds {held} of its {claimed} bytes of samples")
+        raise UnreadableItem(f"truncated: it holds {held} of its {claimed} bytes of samples")
 
 
 def _blocks(file: SoundFile) -> Iterator[Float32[np.ndarray, " t"]]:
-    """The mean of the channels, piece by piece."""
+    """Yield the mean of the channels block by block."""
     frames = max(1, VALUES_AT_ONCE // file.channels)
     while len(block := file.read(frames, dtype="float32", always_2d=True)):
         yield _mono(block)
 
 
 def _to_16_bits(samples: np.ndarray) -> Int16[np.ndarray, " t"]:
-    """The nearest of -32768..32767, which stand for [-1, 1): the inverse of how they are read."""
+    """Round [-1, 1) to the nearest of -32768..32767: the inverse of reading them."""
     if not np.isfinite(samples).all():
-        raise InputError("expected samples that are finite numbers, received NaN or infinite ones")
+        raise InputError("expected finite samples, received NaN or infinite ones")
     return np.clip(np.rint(samples.astype(np.float64) * 32768), -32768, 32767).astype(np.int16)

@@ -1,4 +1,4 @@
-"""Log-mel spectrograms as a modality: mel channels over frames, in 256 levels."""
+"""The log-mel modality: spectrograms of mel channels over frames, in 256 levels."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from smalti.nn.spectral import FLOOR, LogMel, griffin_lim
 LEVELS = 256
 
 NATS = (math.log(FLOOR), math.log(2.0))
-"""The range without normalisation: from `LogMel`'s floor to what a full-scale sine gives in its channels."""
+"""Range without normalisation, in nats: from `LogMel`'s floor to a full-scale sine."""
 
 DEVIATIONS = 4.0
-"""The range with normalisation: a share of 6e-5 of a Gaussian lies beyond."""
+"""Range with normalisation, in standard deviations; a share of 6e-5 of a Gaussian lies beyond."""
 LEAST_DEVIATION = 0.01
-"""Nats; what varies less is rounding, which is not to be amplified."""
+"""Smallest standard deviation to divide by, in nats, so that rounding errors are not amplified."""
 TYPICAL = (-7.7, 1.75)
-"""Mean and deviation of speech (AN4 and speechocean762), nats: nearly the same in every channel."""
+"""Mean and standard deviation of speech (AN4 and speechocean762), in nats: similar in all channels."""
 
 
 @MODALITIES.register
 class LogMelConfig(SoundConfig):
-    """How log-mel spectrograms are made.
+    """Settings of `LogMelModality`.
 
     Attributes:
-        num_mels: channels, from 0 to half the sample rate.
-        hop: samples from frame to frame.
-        window: samples that a frame sees, with a Hann window.
-        length: frames of a training crop.
-        normalise: "utterance" takes each channel's mean over the sound away and divides by its deviation,
-            which removes loudness and much of microphone and room, and cuts at 4 deviations; "none" keeps
-            the range from silence to full scale.
+        num_mels: number of mel channels, from 0 Hz to half the sample rate.
+        hop: samples between successive frames.
+        window: samples of the Hann window of a frame.
+        length: frames per training crop.
+        normalise: "utterance" standardises each channel over the sound, which removes loudness and most of
+            the effect of microphone and room, and clips at 4 standard deviations; "none" keeps the range from
+            silence to full scale.
     """
 
     kind: Literal["log_mel"] = "log_mel"
@@ -59,11 +59,11 @@ class LogMelConfig(SoundConfig):
 
     @classmethod
     def tiny(cls) -> LogMelConfig:
-        """The smallest useful one, for tests."""
+        """Return the smallest useful settings, for tests."""
         return cls(sample_rate_hz=4000, num_mels=8, hop=32, window=64, length=16)
 
     def build(self) -> LogMelModality:
-        """The modality."""
+        """Build the modality."""
         return LogMelModality(self)
 
 
@@ -89,18 +89,18 @@ def _to_range(signal: Float[Tensor, "b m n"]) -> Float[Tensor, "b m n"]:
 
 
 NORMALISATIONS = {"none": (_of_range, _to_range), "utterance": (_of_utterance, _to_typical)}
-"""From nats to [-1, 1], and back as far as that can be known."""
+"""Conversions from nats to [-1, 1] and back; "utterance" cannot be inverted exactly."""
 
 
 PADDING = {"none": 0, "utterance": LEVELS // 2}
-"""The level of silence; after normalisation, which hides what silence was, that of the mean."""
+"""Fill level: that of silence or, after normalisation, that of the channel mean."""
 
 
 @final
 class LogMelModality(Modality):
-    """Log-mel spectrograms as signals `(B, M, N)`: 256 levels, in [-1, 1] for a model.
+    """Log-mel spectrograms `(B, M, N)` in 256 levels, which a model sees in [-1, 1].
 
-    Frame i is centred on sample i*hop + hop/2; T samples have T // hop frames.
+    Frame i is centred on sample i*hop + hop/2; T samples give T // hop frames.
     """
 
     extensions = EXTENSIONS
@@ -111,7 +111,7 @@ class LogMelModality(Modality):
     def __init__(self, config: LogMelConfig) -> None:
         """
         Raises:
-            InputError: when the channels are too narrow, or the hop too long, for the window.
+            InputError: if the mel channels are too narrow, or the hop too long, for the window.
         """
         self.config = config
         self.pattern, self.sample_rate_hz = config.pattern, config.sample_rate_hz
@@ -121,7 +121,7 @@ class LogMelModality(Modality):
 
     @property
     def spec(self) -> SignalSpec:
-        """Mel channels, the size of a training crop, and the levels."""
+        """Mel channels, the length of a training crop, and the levels."""
         return SignalSpec(
             channels=self.config.num_mels,
             size=(self.config.length,),
@@ -131,7 +131,7 @@ class LogMelModality(Modality):
         )
 
     def protocol(self) -> dict[str, Any]:
-        """All that a figure measured on these sounds depends on, as plain JSON values."""
+        """Return every setting that affects measurements on these sounds, as plain JSON values."""
         config = self.config
         return {
             **config.reading(),
@@ -145,79 +145,79 @@ class LogMelModality(Modality):
         }
 
     def decode(self, content: Path | bytes | np.ndarray) -> UInt8[np.ndarray, "m n"]:
-        """The spectrogram of one sound in levels.
+        """Read one sound as the levels of its spectrogram.
 
         Args:
-            content: a file, its bytes, or samples as `read_sound` takes them.
+            content: a file, its bytes, or samples, as for `read_sound`.
 
         Raises:
-            UnreadableItem: with the reason, when there is no such sound in it, or less than a frame of it.
+            UnreadableItem: with the reason, if the sound cannot be read or is shorter than one frame.
         """
         samples = torch.from_numpy(self.config.read(content))
         if len(samples) < self.config.hop:
             raise UnreadableItem(
-                f"too short: {len(samples)} samples, and a frame takes {self.config.hop} of them"
+                f"too short: it has {len(samples)} samples, and one frame takes {self.config.hop}"
             )
         return self.to_stored(self.from_waveform(samples[None, None]))[0].numpy()
 
     def to_model(self, levels: UInt8[Tensor, "b m n"]) -> Float32[Tensor, "b m n"]:
-        """Levels to [-1, 1]."""
+        """Convert levels to [-1, 1]."""
         return from_levels(levels, LEVELS)
 
     def to_stored(self, signal: Float[Tensor, "b m n"]) -> UInt8[Tensor, "b m n"]:
-        """[-1, 1] to the nearest level, clipped: the exact inverse of `to_model`."""
+        """Convert [-1, 1] to the nearest level, clipped: the exact inverse of `to_model`."""
         return to_levels(signal.detach(), LEVELS).to(torch.uint8)
 
     def from_waveform(self, waveform: Float[Tensor, "b 1 t"]) -> Float[Tensor, "b m n"]:
-        """Linear amplitude to the spectrogram in a model's range."""
+        """Compute the spectrogram of linear amplitude, in the model's range."""
         return self._normalise(self.log_mel(waveform))
 
     def waveform(self, signal: Float[Tensor, "b m n"]) -> Float[Tensor, "b 1 t"]:
-        """About the sound of a spectrogram in a model's range, linear amplitude in [-1, 1].
+        """Approximate the waveform of a spectrogram in the model's range: linear amplitude in [-1, 1].
 
-        Phases are made up by Griffin-Lim, and after normalisation of each utterance the loudness and colour
-        that it took away are those of typical speech: good enough to hear the words, not to judge quality.
+        Griffin-Lim estimates the phases. If utterances are normalised, loudness and timbre are those of
+        typical speech. The result is intelligible, but not suited to judge audio quality.
         """
         sound = griffin_lim(self._restore(signal.detach().float().cpu()), self.log_mel)
         return sound.clamp(-1, 1)
 
     def seconds(self, length: int) -> float:
-        """How long so many frames last."""
+        """Return the duration of `length` frames, in seconds."""
         return length * self.config.hop / self.config.sample_rate_hz
 
     def render(self, signal: Float[Tensor, "b m n"]) -> Float[Tensor, "b 1 t"]:
-        """`waveform`: what a user wants of a sound."""
+        """Convert a signal in the model's range to linear amplitude in [-1, 1], as `waveform` does."""
         return self.waveform(signal)
 
     def check(self, signal: Any) -> list[Float32[Tensor, "1 m _"]]:
-        """What a user passes as sounds, as spectrograms in the range of a model, one by one.
+        """Validate sounds from the user and return their spectrograms in the model's range, one per sound.
 
-        Spectrograms are brought to levels, as those of files are, so that both give the same.
+        Spectrograms are quantized to levels, so that a tensor gives the same signal as a file of its samples.
 
         Args:
-            signal: a file or its bytes, read as `decode` does; linear amplitude in [-1, 1] at the sample
-                rate, a float tensor or array `(T,)`, `(1, T)` or `(B, 1, T)`; or a list of these.
+            signal: a file or its bytes, read by `decode`; linear amplitude in [-1, 1] at the sample rate, as
+                a float tensor or array `(T,)`, `(1, T)` or `(B, 1, T)`; or a list of these.
 
         Raises:
-            InputError: for another type, shape or range, less than a frame, or a file that is no sound.
+            InputError: for another type, shape or range, for less than one frame, or for an unreadable file.
         """
         sounds = waveforms(signal, self.config.read)
         shortest = min(sound.shape[-1] for sound in sounds)
         if shortest < self.config.hop:
             raise InputError(
-                f"expected sounds of {self.config.hop} samples or more, one frame, received {shortest}: pad "
-                "them with zeros"
+                f"expected sounds of at least one frame ({self.config.hop} samples), received {shortest} "
+                "samples: pad them with zeros"
             )
         return [self.to_model(self.to_stored(self.from_waveform(sound))) for sound in sounds]
 
     def preview(self, rows: Sequence[Any]) -> Image.Image:
-        """Spectrograms: each of `rows[0]`, eight at most, with those of the other rows under it.
+        """Plot spectrograms: one row per element of `rows`, one column per sound, at most eight.
 
         Args:
             rows: batches `(B, M, N)`, or lists of `(M, N)`; levels or floats in [-1, 1].
 
         Raises:
-            InputError: when there is nothing to show, or the rows differ in number.
+            InputError: if the rows are empty or differ in length.
         """
         channels = self.config.num_mels
         return spectrogram_figure(
@@ -228,18 +228,18 @@ class LogMelModality(Modality):
         )
 
     def save(self, signal: Tensor | np.ndarray, path: str | Path) -> None:
-        """Write about the sound of one spectrogram, as `waveform` makes it, as WAV or FLAC.
+        """Write the approximate waveform of one spectrogram as WAV or FLAC, by the extension of the path.
 
         Args:
             signal: `(M, N)` or `(1, M, N)`, levels or floats in [-1, 1].
-            path: of the file.
+            path: path of the file.
 
         Raises:
-            InputError: when it is not one spectrogram, or the path ends otherwise.
+            InputError: if the signal is not one spectrogram, or the path has another extension.
         """
         sound = self.waveform(self._floats(only(signal, self.config.num_mels))[None])
         write_sound(sound[0, 0].numpy(), path, self.config.sample_rate_hz)
 
     def _floats(self, signal: Tensor) -> Float32[Tensor, "m n"]:
-        """Levels or floats in a model's range."""
+        """Convert levels or floats to the model's range."""
         return signal.float().clamp(-1, 1) if signal.is_floating_point() else self.to_model(signal[None])[0]

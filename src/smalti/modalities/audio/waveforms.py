@@ -1,4 +1,4 @@
-"""What the modalities of sounds share: how a sound is read, what a user may pass as one, how it is shown."""
+"""Shared code of the sound modalities: settings, validation of user input, and spectrogram plots."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from smalti.modalities.audio.sounds import read_sound
 from smalti.nn.spectral import FLOOR
 
 RANGE_TOLERANCE = 1e-4
-"""How far a float signal may leave [-1, 1], so that rounding is not taken for a wrong range."""
+"""Tolerated excess over [-1, 1], for rounding errors."""
 
 TRIM_BELOW = 10 ** (-40 / 20)
-"""Share of the peak under which a sample is silence: -40 dB."""
+"""Share of the peak below which a sample is silence: -40 dB."""
 TRIM_KEEPS_S = 0.05
 
 SHOWN = 8
-"""Sounds in a preview: more would be too small to see."""
+"""Maximum number of sounds in a preview; more would be too small to see."""
 SHOWN_NATS = 80 / 20 * np.log(10)
-"""Range of the colours under the loudest point: 80 dB."""
+"""Range of the colours below the loudest point: 80 dB, in nats."""
 TICKS_HZ = (250, 1000, 4000, 16000, 64000)
 
 
 class SoundConfig(ModalityConfig):
-    """What every modality of sounds is told.
+    """Settings that all sound modalities share.
 
     Attributes:
-        sample_rate_hz: to which sounds are resampled.
-        trim: cut silence at both ends: what comes before the first sample, and after the last, that is
-            louder than 40 dB under the peak, but for 50 ms.
-        pattern: how file names tell speakers and splits: a regular expression that is searched for in each
-            path below the data folder, with a group `speaker` (or `label`) and optionally a group `split`,
-            such as `(?P<split>train|test)/(?P<speaker>[^/]+)/`. None for the layouts of known corpora, or
-            else for folders as classes. It says what the data is and changes no sound.
+        sample_rate_hz: sample rate that sounds are resampled to.
+        trim: remove silence at both ends: everything more than 50 ms before the first, or after the last,
+            sample above -40 dB of the peak.
+        pattern: regular expression that extracts speakers and splits from file names. It is searched for in
+            each path relative to the data folder and has a group `speaker` (or `label`) and optionally a
+            group `split`, such as `(?P<split>train|test)/(?P<speaker>[^/]+)/`. None recognises the layouts of
+            known corpora, else takes folders as classes. It does not affect the sounds themselves.
     """
 
     sample_rate_hz: int = Field(default=16000, ge=1000, le=192000)
@@ -51,16 +51,16 @@ class SoundConfig(ModalityConfig):
     pattern: str | None = None
 
     def read(self, content: Path | bytes | np.ndarray) -> Float32[np.ndarray, " t"]:
-        """One sound, as `read_sound` reads it, trimmed where that is wished.
+        """Read one sound with `read_sound`, and trim it if `trim` is set.
 
         Raises:
-            UnreadableItem: with the reason, when there is no such sound in it.
+            UnreadableItem: with the reason, if the sound cannot be read.
         """
         samples = read_sound(content, self.sample_rate_hz)
         return trim_silence(samples, self.sample_rate_hz) if self.trim else samples
 
     def reading(self) -> dict[str, Any]:
-        """How `read` reads, as a part of a modality's protocol."""
+        """Return the settings of `read` for a modality's protocol."""
         return {
             "sample_rate_hz": self.sample_rate_hz,
             "channels": "mean",
@@ -70,7 +70,7 @@ class SoundConfig(ModalityConfig):
 
 
 def trim_silence(samples: Float32[np.ndarray, " t"], sample_rate_hz: int) -> Float32[np.ndarray, " u"]:
-    """The samples from the first to the last that is louder than 40 dB under the peak, and 50 ms around."""
+    """Remove silence, below -40 dB of the peak, at both ends of a sound, except for 50 ms."""
     magnitudes = np.abs(samples)
     loud = np.flatnonzero(magnitudes > TRIM_BELOW * magnitudes.max(initial=0))
     if not loud.size:
@@ -82,15 +82,15 @@ def trim_silence(samples: Float32[np.ndarray, " t"], sample_rate_hz: int) -> Flo
 def waveforms(
     sounds: Any, read: Callable[[Path | bytes], Float32[np.ndarray, " t"]]
 ) -> list[Float32[Tensor, "1 1 _"]]:
-    """What a user passes as sounds, on the host, one by one since their lengths differ.
+    """Validate sounds from the user and return their waveforms, one CPU tensor per sound.
 
     Args:
-        sounds: a file or its bytes; linear amplitude in [-1, 1] at the modality's sample rate, a float
+        sounds: a file or its bytes; linear amplitude in [-1, 1] at the modality's sample rate, as a float
             tensor or array `(T,)`, `(1, T)` or `(B, 1, T)`; or a list of these.
-        read: reads the files.
+        read: reads a file or its bytes.
 
     Raises:
-        InputError: for another type, shape or range, no samples, or a file that is no sound.
+        InputError: for another type, shape or range, for no samples, or for an unreadable file.
     """
     match sounds:
         case Tensor():
@@ -110,7 +110,7 @@ def waveforms(
 
 
 def separate(row: Any, channels: int) -> list[Shaped[Tensor, "c _"]]:
-    """Signals one by one, `(C, T)`, on the host.
+    """Split a batch into signals `(C, T)` on the CPU.
 
     Args:
         row: a batch `(B, C, T)`, or a list of `(C, T)` or `(1, C, T)`; tensors or arrays.
@@ -131,10 +131,10 @@ def separate(row: Any, channels: int) -> list[Shaped[Tensor, "c _"]]:
 
 
 def only(signal: Tensor | np.ndarray, channels: int) -> Shaped[Tensor, "c _"]:
-    """The one signal of `(C, T)` or `(1, C, T)`.
+    """Return the single signal in `(C, T)` or `(1, C, T)`, as `(C, T)`.
 
     Raises:
-        InputError: when it is not one sound.
+        InputError: if there is more than one signal.
     """
     signals = separate(signal, channels)
     if len(signals) != 1:
@@ -148,24 +148,26 @@ def spectrogram_figure(
     centres_hz: Float[Tensor, " m"],
     limits: tuple[float, float] | None = None,
 ) -> Image.Image:
-    """Spectrograms, a column for each sound, those of the other rows under `rows[0]` and on its time axis.
+    """Plot spectrograms: one row per element of `rows`, one column per sound, with a shared time axis.
 
     Args:
-        rows: each as many spectrograms as the others; the first eight are shown.
-        frame_s: seconds from frame to frame.
-        centres_hz: frequency of each mel channel.
-        limits: values of the darkest and the brightest colour; None, for `LogMel`'s nats, takes the 80 dB
-            under each column's peak.
+        rows: rows of equally many spectrograms; the first eight columns are shown.
+        frame_s: seconds between successive frames.
+        centres_hz: centre frequency of each mel channel.
+        limits: values of the darkest and the brightest colour; None, for spectrograms in `LogMel`'s nats,
+            shows the 80 dB below each column's peak.
 
     Raises:
-        InputError: when there is nothing to show, or the rows differ in number.
+        InputError: if the rows are empty or differ in length.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     counts = {len(row) for row in rows}
     if len(counts) != 1 or 0 in counts:
-        raise InputError(f"expected rows of equally many sounds, received {[len(row) for row in rows]}")
+        raise InputError(
+            f"expected rows with the same number of sounds, at least one, received {[*map(len, rows)]}"
+        )
     columns = list(zip(*rows, strict=True))[:SHOWN]
     figure = Figure(figsize=(0.8 + 2.2 * len(columns), 0.6 + 1.5 * len(rows)), dpi=100, layout="constrained")
     grid = figure.subplots(len(rows), len(columns), sharex="col", sharey=True, squeeze=False)
@@ -186,9 +188,9 @@ def spectrogram_figure(
 def _draw_column(
     axes: Iterable[Any], column: Sequence[Tensor], frame_s: float, limits: tuple[float, float] | None
 ) -> None:
-    """Spectrograms of one sound, one under the other, in the same colours."""
+    """Draw the spectrograms of one sound below each other, with the same colour range."""
     peak = max(float(one.max()) for one in column)
-    # Silence is to be dark, though it is the loudest that there is.
+    # Keep a column of pure silence dark.
     floor = np.log(FLOOR)
     low, high = limits or (max(peak - SHOWN_NATS, floor), max(peak, floor + 1))
     for axis, one in zip(axes, column, strict=True):
@@ -198,18 +200,18 @@ def _draw_column(
             one.numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=low, vmax=high
         )
         axis.tick_params(labelsize=7)
-        # What a shorter sound lacks is seen to be missing, and is not taken for silence.
+        # White beyond the end of a shorter sound, so that it does not look like silence.
         axis.set_facecolor("white")
-        # Of the whole column, whose time axis is shared.
+        # The limit of the whole column, whose time axis is shared.
         axis.set_xlim(0, max(one.shape[1] for one in column) * frame_s)
 
 
 def _read(sound: str | Path | bytes, read: Callable[[Path | bytes], np.ndarray]) -> np.ndarray:
-    """`read`, for a user who passed this one sound."""
+    """Read one sound that the user passed; convert `UnreadableItem` to `InputError`."""
     try:
         return read(Path(sound) if isinstance(sound, str) else sound)
     except UnreadableItem as error:
-        name = str(sound) if isinstance(sound, (str, Path)) else "what was passed"
+        name = str(sound) if isinstance(sound, (str, Path)) else "the input"
         raise InputError(f"{name} cannot be read as a sound: {error}; check the file") from error
 
 
@@ -217,8 +219,8 @@ def _checked(signal: Tensor) -> list[Float32[Tensor, "1 1 _"]]:
     shape = tuple(signal.shape)
     if signal.ndim not in (1, 2, 3) or (signal.ndim > 1 and shape[-2] != 1) or 0 in shape:
         raise InputError(
-            f"expected sounds of shape (T,), (1, T) or (B, 1, T) with samples in them, received {shape}: "
-            "take the mean over the channels of a stereo sound, and put time last"
+            f"expected non-empty sounds of shape (T,), (1, T) or (B, 1, T), received {shape}: "
+            "average the channels of a stereo sound, and put time last"
         )
     if not signal.is_floating_point():
         raise InputError(
@@ -226,7 +228,7 @@ def _checked(signal: Tensor) -> list[Float32[Tensor, "1 1 _"]]:
         )
     signal = signal.to(torch.float32).reshape(-1, 1, shape[-1])
     low, high = (bound.item() for bound in signal.aminmax())
-    # Written so that NaN fails too.
+    # This form of the condition refuses NaN too.
     if not (low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
         raise InputError(
             f"expected floats in [-1, 1], received values from {low:g} to {high:g}: divide by the peak, or "
@@ -236,7 +238,7 @@ def _checked(signal: Tensor) -> list[Float32[Tensor, "1 1 _"]]:
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    """The array as torch can take it without a warning: writable and without negative strides."""
+    """Convert an array to a tensor, copying it if it is read-only or has negative strides."""
     if array.dtype.kind not in "biuf":
         raise InputError(f"expected an array of floats, received {array.dtype}")
     native = array.astype(array.dtype.newbyteorder("="), copy=False)

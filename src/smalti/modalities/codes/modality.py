@@ -1,4 +1,4 @@
-"""Grids of codes as a modality: what one autoencoder makes is the signal of another, its second stage."""
+"""The code-grid modality: the codes of one autoencoder are the signals of a second stage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLUMNS = 8
 
 @MODALITIES.register
 class CodeGridConfig(ModalityConfig):
-    """Sizes of the grids, as the first stage says them.
+    """Settings of `CodeGridModality`, which must match the first stage.
 
     Attributes:
         size: rows and columns of a grid.
@@ -41,20 +41,20 @@ class CodeGridConfig(ModalityConfig):
 
     @classmethod
     def tiny(cls) -> CodeGridConfig:
-        """The smallest useful one, for tests."""
+        """Return the smallest useful settings, for tests."""
         return cls(size=(6, 6), num_codes=16)
 
     def build(self) -> CodeGridModality:
-        """The modality."""
+        """Build the modality."""
         return CodeGridModality(self)
 
 
 @final
 class CodeGridModality(Modality):
-    """Code grids as signals `(B, G, rows, columns)`: K levels, in [-1, 1] for a model.
+    """Code grids `(B, G, rows, columns)` in K levels, which a model sees in [-1, 1].
 
-    The levels are names and not quantities: an encoder of them looks each up (`CodeGridEncoder`), and a
-    likelihood of them gives each a probability of its own.
+    The levels are categories without order: use an encoder that embeds each code (`CodeGridEncoder`) and a
+    categorical likelihood.
     """
 
     extensions = (".parquet",)
@@ -66,7 +66,7 @@ class CodeGridModality(Modality):
 
     @property
     def spec(self) -> SignalSpec:
-        """Codebooks as channels, the grid, and the codes as levels."""
+        """One channel per codebook, the size of the grid, and one level per code."""
         config = self.config
         return SignalSpec(
             channels=config.num_codebooks,
@@ -76,19 +76,19 @@ class CodeGridModality(Modality):
         )
 
     def protocol(self) -> dict[str, Any]:
-        """Sizes, as plain JSON values."""
+        """Return the settings as plain JSON values."""
         return self.config.model_dump(mode="json")
 
     def decode(self, content: Any) -> np.ndarray:
-        """One grid `(G, rows, columns)` of codes, as a source of codes gives it.
+        """Check one code grid `(G, rows, columns)`, an item of `CodesSource`.
 
         Raises:
-            UnreadableItem: for anything else than codes of these sizes.
+            UnreadableItem: if it is not an array of codes of this shape and range.
         """
         config, spec = self.config, self.spec
         expected = (spec.channels, *spec.size)
         if not isinstance(content, np.ndarray) or content.dtype.kind not in "iu":
-            raise UnreadableItem("no codes: encode the data first")
+            raise UnreadableItem("not an array of codes: encode the data first")
         if content.shape != expected or content.min() < 0 or content.max() >= config.num_codes:
             raise UnreadableItem(
                 f"codes of shape {content.shape} from {content.min()} to {content.max()}, expected shape "
@@ -97,18 +97,18 @@ class CodeGridModality(Modality):
         return content.astype(spec.domain.dtype)
 
     def to_model(self, levels: Tensor) -> Float32[Tensor, "b g h w"]:
-        """Codes to [-1, 1]."""
+        """Convert codes to [-1, 1]."""
         return from_levels(levels, self.config.num_codes)
 
     def to_stored(self, signal: Float[Tensor, "b g h w"]) -> Int64[Tensor, "b g h w"]:
-        """[-1, 1] to codes: the exact inverse of `to_model`."""
+        """Convert [-1, 1] to codes: the exact inverse of `to_model`."""
         return to_levels(signal.detach(), self.config.num_codes)
 
     def check(self, signal: Any) -> Float32[Tensor, "b g h w"]:
-        """What a user passes as code grids, in the range of a model.
+        """Validate user input and convert it to the model's range.
 
         Args:
-            signal: int64 codes `(B, G, rows, columns)` or `(G, rows, columns)`, a tensor or an array.
+            signal: integer codes `(B, G, rows, columns)` or `(G, rows, columns)`, a tensor or an array.
 
         Raises:
             InputError: for another type, shape or range.
@@ -131,18 +131,26 @@ class CodeGridModality(Modality):
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < spec.levels:
             raise InputError(
                 f"expected codes from 0 to {spec.levels - 1}, received {int(codes.min())} to "
-                f"{int(codes.max())}: were they made by another model?"
+                f"{int(codes.max())}: encode signals with the first stage"
             )
         return self.to_model(codes.reshape(-1, *shape))
 
     def preview(self, rows: Sequence[Any]) -> Image.Image:
-        """The first codebook's codes, each code a colour; each grid of `rows[0]` with the others under it."""
+        """Draw the codes of the first codebook, one colour per code: one row per element of `rows`.
+
+        Args:
+            rows: batches `(B, G, rows, columns)`, or lists of `(G, rows, columns)`; codes or floats in
+                [-1, 1]. The first eight grids are shown.
+
+        Raises:
+            InputError: if a row is empty.
+        """
         if not rows or not all(len(row) for row in rows):
             raise InputError("expected code grids to show, received none: pass at least one")
         maps = [np.stack([self._codes(one)[0] for one in row][:COLUMNS]) for row in rows]
         height, width = self.config.size
         scale = max(1, round(PREVIEW_SIDE / max(height, width)))
-        # A hue for each code, shuffled: neighbours in number are not alike.
+        # Hues are shuffled, because neighbouring numbers are not similar codes.
         hues = np.random.default_rng(0).permutation(self.config.num_codes) / self.config.num_codes
         cells = [[_painted(hues[codes], scale) for codes in row] for row in maps]
         step = (height * scale + PREVIEW_GAP, width * scale + PREVIEW_GAP)
@@ -155,10 +163,10 @@ class CodeGridModality(Modality):
         return canvas
 
     def save(self, signal: Tensor | np.ndarray, path: str | Path) -> None:
-        """Write the codes of one grid, int64 `(G, rows, columns)`, as .npy.
+        """Write the codes of one grid as `.npy`, int64 `(G, rows, columns)`.
 
         Raises:
-            InputError: when it is not one grid.
+            InputError: if the signal is not one grid.
         """
         np.save(path, self._codes(signal))
 
@@ -172,6 +180,6 @@ class CodeGridModality(Modality):
 
 
 def _painted(hues: np.ndarray, scale: int) -> Image.Image:
-    """Hues in [0, 1) as a picture."""
+    """Draw hues in [0, 1) as an image, enlarged by `scale`."""
     hsv = np.stack([hues * 255, np.full_like(hues, 150), np.full_like(hues, 220)], 2).astype(np.uint8)
     return Image.fromarray(hsv.repeat(scale, 0).repeat(scale, 1), "HSV").convert("RGB")

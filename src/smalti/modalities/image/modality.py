@@ -1,4 +1,4 @@
-"""Images as a modality: uint8 `(C, H, W)` from `pictures`, and from there to a model's range and back."""
+"""The image modality: uint8 `(C, H, W)` images, and their conversion to the model's range and back."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from smalti.modalities.image.pixels import (
 
 @MODALITIES.register
 class ImageConfig(PictureConfig):
-    """How images are read."""
+    """Settings of `ImageModality`."""
 
     kind: Literal["image"] = "image"
 
     @classmethod
     def tiny(cls) -> ImageConfig:
-        """The smallest useful one, for tests."""
+        """Return the smallest useful settings, for tests."""
         return cls(size=(8, 8))
 
     def build(self) -> ImageModality:
-        """The modality."""
+        """Build the modality."""
         return ImageModality(self)
 
 
 @final
 class ImageModality(Modality):
-    """Images as signals `(B, C, H, W)`: 256 levels, in [-1, 1] for a model."""
+    """Images `(B, C, H, W)` in 256 levels, which a model sees in [-1, 1]."""
 
     extensions = EXTENSIONS
     ending = ".png"
@@ -56,7 +56,7 @@ class ImageModality(Modality):
     def __init__(self, config: ImageConfig) -> None:
         """
         Raises:
-            InputError: when the size was left open.
+            InputError: if the size is not set.
         """
         self.config = config
         self.height, self.width = config.sides
@@ -72,38 +72,38 @@ class ImageModality(Modality):
         )
 
     def protocol(self) -> dict[str, Any]:
-        """All that a figure measured on these images depends on, as plain JSON values."""
+        """Return every setting that affects measurements on these images, as plain JSON values."""
         return self.config.reading()
 
     def decode(self, content: Path | bytes | np.ndarray | Image.Image) -> UInt8[np.ndarray, "c h w"]:
-        """One image in the size, as `read_picture` makes it: the same pixels, if it has that size already.
+        """Read one image with `read_picture`. An image of the modality's size keeps its exact pixels.
 
         Args:
-            content: a file, its bytes, a PIL image, or pixels, uint8 or uint16.
+            content: a file, its bytes, a PIL image, or uint8 or uint16 pixels.
 
         Raises:
-            UnreadableItem: with the reason, when there is no such image in it.
+            UnreadableItem: with the reason, if the image cannot be read.
         """
         return self.config.read(content)
 
     def to_model(self, levels: UInt8[Tensor, "b c h w"]) -> Float32[Tensor, "b c h w"]:
-        """Levels 0..255 to [-1, 1]: x / 127.5 - 1."""
+        """Convert levels 0..255 to [-1, 1]: x / 127.5 - 1."""
         return to_model(levels)
 
     def to_stored(self, signal: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
-        """[-1, 1] to the nearest level 0..255, clipped: the exact inverse of `to_model`."""
+        """Convert [-1, 1] to the nearest level 0..255, clipped: the exact inverse of `to_model`."""
         return to_stored(signal)
 
     def check(self, signal: Any) -> Float32[Tensor, "b c h w"]:
-        """What a user passes as images, in the range of a model.
+        """Validate user input and convert it to the model's range.
 
         Args:
             signal: a tensor or an array of the modality's size, uint8 or float in [-1, 1], `(B, C, H, W)` or
-                `(C, H, W)`, also with the channels last, or `(H, W)` for grey; a PIL image, a file or its
-                bytes, which are fitted to the size as `decode` does; or a list of these.
+                `(C, H, W)`, or with the channels last, or `(H, W)` for greyscale; a PIL image, a file or its
+                bytes, which `decode` resizes; or a list of these.
 
         Raises:
-            InputError: for another type, range, number of channels or size, or a file that is no image.
+            InputError: for another type, range, number of channels or size, or for an unreadable file.
         """
         match signal:
             case Tensor():
@@ -127,32 +127,32 @@ class ImageModality(Modality):
         columns: int = 8,
         scale: int | None = None,
     ) -> Image.Image:
-        """A grid for figures: each image of `rows[0]` with those of the other rows under it.
+        """Draw images in a grid: one row per element of `rows`, one column per image.
 
         Args:
-            rows: batches `(B, C, H, W)`, or lists of `(C, H, W)`, of one shape, uint8 or float in [-1, 1];
-                originals come first.
-            columns: images side by side; further ones go into further bands.
-            scale: whole factor of enlargement; None enlarges small images to about 96 pixels.
+            rows: batches `(B, C, H, W)`, or lists of `(C, H, W)`, of the same shape, uint8 or float in
+                [-1, 1], with the originals in `rows[0]`.
+            columns: images side by side; further images continue below in further bands of rows.
+            scale: integer magnification; None enlarges small images to about 96 pixels.
 
         Raises:
-            InputError: when there is nothing to show, or the rows differ in shape.
+            InputError: if the rows are empty or differ in shape.
         """
         stacked = [torch.stack(row) if isinstance(row, list) else row for row in rows]
         batches = [self._pixels(row) for row in stacked]
         shapes = {batch.shape for batch in batches}
         if len(shapes) != 1 or 0 in batches[0].shape:
             raise InputError(
-                f"expected rows of images of one shape, received {sorted(shapes)}: "
-                f"pass batches of equal shape that are not empty"
+                f"expected non-empty rows of images of the same shape, received {sorted(shapes)}: "
+                f"pass batches of equal shape"
             )
         return picture_grid(batches, columns, scale)
 
     def save(self, signal: Tensor | np.ndarray, path: str | Path) -> None:
-        """Write one signal, `(C, H, W)` or `(1, C, H, W)`, uint8 or float in [-1, 1], as a PNG file.
+        """Write one image, `(C, H, W)` or `(1, C, H, W)`, uint8 or float in [-1, 1], as PNG.
 
         Raises:
-            InputError: when it is not one image.
+            InputError: if the signal is not one image.
         """
         batch = self._pixels(signal[None] if signal.ndim == 3 else signal)
         if len(batch) != 1:
@@ -162,11 +162,11 @@ class ImageModality(Modality):
         to_picture(batch[0].transpose(1, 2, 0)).save(path, format="PNG")
 
     def _read(self, signal: Image.Image | str | Path | bytes) -> UInt8[np.ndarray, "c h w"]:
-        """`decode`, for a user who passed this one image."""
+        """Read one image that the user passed; convert `UnreadableItem` to `InputError`."""
         try:
             return self.decode(Path(signal) if isinstance(signal, str) else signal)
         except UnreadableItem as error:
-            name = str(signal) if isinstance(signal, (str, Path)) else "what was passed"
+            name = str(signal) if isinstance(signal, (str, Path)) else "the input"
             raise InputError(f"{name} cannot be read as an image: {error}; check the file") from error
 
     def _check_tensor(self, signal: Tensor) -> Float32[Tensor, "b c h w"]:
@@ -175,12 +175,12 @@ class ImageModality(Modality):
         if batch is None:
             raise InputError(
                 f"expected images of shape (B, {expected[0]}, {expected[1]}, {expected[2]}), received "
-                f"{tuple(signal.shape)}: resize them, or pass PIL images or files, which are fitted"
+                f"{tuple(signal.shape)}: resize them, or pass PIL images or files, which are resized"
             )
         return in_range(batch)
 
     def _pixels(self, signal: Tensor | np.ndarray) -> UInt8[np.ndarray, "b c h w"]:
-        """A batch as levels, on the host."""
+        """Convert a batch to levels on the CPU."""
         batch = as_tensor(signal) if isinstance(signal, np.ndarray) else signal
         if batch.ndim != 4 or batch.shape[1] not in MODES:
             raise InputError(
@@ -190,7 +190,7 @@ class ImageModality(Modality):
 
 
 def _channels_first(signal: Tensor, expected: tuple[int, int, int]) -> Tensor | None:
-    """The signal as `(B, C, H, W)` with the expected `(C, H, W)`, or None when it has no such shape."""
+    """Rearrange a signal to `(B, C, H, W)` with the expected `(C, H, W)`; None if its shape does not fit."""
     channels, height, width = expected
     shape = tuple(signal.shape)
     if shape[-3:] == expected and signal.ndim in (3, 4):

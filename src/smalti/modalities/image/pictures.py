@@ -1,6 +1,6 @@
-"""Pictures: files of every common kind, their bytes or their pixels, as uint8 arrays of one size.
+"""Read images of all common file types as uint8 arrays of one size.
 
-All that Pillow is needed for stands here. What cannot be read is an `UnreadableItem` with the reason.
+Images that cannot be read raise `UnreadableItem` with the reason.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FILTERS = {
 MODES = {1: "L", 3: "RGB"}
 BACKGROUNDS = {"white": 255, "black": 0}
 
-# What undoes each EXIF orientation (Exif 2.3, tag 0x0112); 1 is upright.
+# The transposition that undoes each EXIF orientation (Exif 2.3, tag 0x0112); 1 is upright.
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,20 +52,21 @@ def read_picture(
     filter: str,
     background: str,
 ) -> UInt8[np.ndarray, "c h w"]:
-    """One picture, upright, without transparency, scaled to cover the size and cropped about the centre.
+    """Read one image, scale it to cover the size, and crop it at the centre.
 
-    A picture that has the size already keeps its pixels exactly. Of an animation it is the first frame.
+    EXIF orientation is applied, and transparent pixels show the background. An image that already has the
+    size keeps its exact pixels. Only the first frame of an animation is read.
 
     Args:
         content: a file, its bytes, a PIL image, or pixels: uint8 or uint16, `(H, W)` or `(H, W, C)`, 1 to 4
             channels.
-        channels: 1 for grey, 3 for colour; a picture of the other kind is converted.
-        size: height and width.
-        filter: one of `FILTERS`, for a picture of another size.
-        background: one of `BACKGROUNDS`, which shows through transparent pixels.
+        channels: 1 for greyscale, 3 for colour; other images are converted.
+        size: height and width of the result.
+        filter: one of `FILTERS`, for resizing.
+        background: one of `BACKGROUNDS`, the colour behind transparent pixels.
 
     Raises:
-        UnreadableItem: with the reason, when there is no such picture in it.
+        UnreadableItem: with the reason, if the image cannot be read.
     """
 
     def fitted(image: Image.Image) -> UInt8[np.ndarray, "c h w"]:
@@ -84,18 +85,18 @@ def read_picture(
 
 
 def to_picture(pixels: np.ndarray) -> Image.Image:
-    """uint8 `(H, W)` or `(H, W, C)` as a PIL image."""
+    """Convert uint8 pixels `(H, W)` or `(H, W, C)` to a PIL image."""
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def _upright(image: Image.Image, background: int) -> Image.Image:
-    """The image in mode L or RGB, its transparency and its EXIF orientation applied."""
+    """Convert an image to mode L or RGB, applying transparency and EXIF orientation."""
     image.load()
     if 0 in image.size:
         raise UnreadableItem("the image has no pixels")
-    # Asked after loading: Pillow turns TIFF files itself while it loads them.
+    # Read the orientation after loading: Pillow rotates TIFF files itself while loading.
     orientation = _orientation(image)
     if image.mode == "F":
         raise UnreadableItem("floating point pixels have no defined range: save the image with 8 or 16 bits")
@@ -112,7 +113,7 @@ def _upright(image: Image.Image, background: int) -> Image.Image:
 def _fit(
     image: Image.Image, channels: int, size: tuple[int, int], resampling: Image.Resampling
 ) -> UInt8[np.ndarray, "c h w"]:
-    """Cover the size with the upright image and crop about the centre."""
+    """Scale an upright image to cover the size, and crop it at the centre."""
     height, width = size
     if image.mode != MODES[channels]:
         image = image.convert(MODES[channels])
@@ -133,7 +134,7 @@ def _from_pixels(pixels: np.ndarray) -> Image.Image:
 
 
 def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """0..65535 to the nearest of 0..255: 65535 = 257 * 255, and an odd divisor leaves no ties."""
+    """Convert 0..65535 to the nearest of 0..255: 65535 = 257 * 255, and the odd divisor has no ties."""
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
@@ -151,7 +152,7 @@ def _from_16_bits(image: Image.Image, background: int) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8. Damaged metadata is no reason to lose a picture: it counts as upright."""
+    """Return the EXIF orientation, 1 to 8; 1 (upright) if the metadata is damaged."""
     try:
         return image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:
@@ -159,7 +160,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """Why Pillow could not read a file, in few words."""
+    """Describe an error of Pillow in a few words."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image that Pillow can read"
     if isinstance(error, Image.DecompressionBombError):
@@ -170,35 +171,35 @@ def _reason(error: Exception) -> str:
 
 
 _QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-"""The filter, as `warnings.filterwarnings` makes it."""
+"""The entry that `warnings.filterwarnings` adds to the list of filters."""
 
 _quiet_lock = threading.Lock()
 _quiet_depth = 0
 _quiet_within: list[Any] | None = None
-"""The list of filters that ours stands in, or None where there was no need to set one."""
+"""The list of filters that our filter was added to, or None if none was added."""
 
 
 @contextmanager
 def _pillow() -> Iterator[None]:
-    """Pillow's complaints, all in one form: no warnings, and `UnreadableItem` for whatever it raises."""
+    """Suppress warnings of Pillow, and convert every exception to `UnreadableItem`."""
     try:
         with _quiet():
             yield
     except UnreadableItem:
         raise
-    # Its decoders answer a damaged file with errors of a dozen types (struct.error, SyntaxError, ...).
+    # Its decoders raise errors of a dozen types for damaged files (struct.error, SyntaxError, ...).
     except Exception as error:
         raise UnreadableItem(_reason(error)) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Pillow's warnings from the user's terminal: a bad file is skipped and listed, or was read well.
+    """Suppress Pillow's warnings: unreadable files are reported in another way, and the others were read.
 
-    Warning filters belong to the process and files are decoded by several threads, so the first to come
-    sets the filter and the last to leave takes it out. It is put into the list that there is, and taken out
-    of it, instead of exchanging the list: another thread may do that meanwhile (`warnings.catch_warnings`),
-    and would bring ours back when it restores what it found.
+    Warning filters are global to the process and several threads decode files, so the first thread to enter
+    adds the filter and the last one to leave removes it. The filter is added to and removed from the existing
+    list instead of replacing the list: another thread may replace the list meanwhile
+    (`warnings.catch_warnings`) and would restore one that contains our filter.
     """
     global _quiet_depth, _quiet_within
     with _quiet_lock:

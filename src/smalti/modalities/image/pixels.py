@@ -1,7 +1,7 @@
-"""What the modalities of pictures and clips share: how they are read, their range, what is shown of them.
+"""Shared code of the image and video modalities: settings, range conversion and previews.
 
-Every choice that changes a pixel (filter, crop, background, size) is part of `PictureConfig.reading()`,
-because figures such as PSNR or bits/dim mean nothing without it.
+Every setting that changes pixels (filter, crop, background, size) is part of `PictureConfig.reading()`,
+because measurements such as PSNR or bits/dim depend on it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from smalti.modalities.image.pictures import read_picture, to_picture
 
 LEVELS = 256
 RANGE_TOLERANCE = 1e-4
-"""How far a float signal may leave [-1, 1], so that rounding is not taken for a wrong range."""
+"""Tolerated excess over [-1, 1], for rounding errors."""
 
 PREVIEW_SIDE = 96
-"""Small images are enlarged in previews until their longer side is about this many pixels."""
+"""Small images are enlarged in previews until their longer side has about this many pixels."""
 PREVIEW_GAP = 2
 
 
 def _height_and_width(size: Any) -> Any:
-    """`64`, "64" and "64x48" (height x width) as a pair; anything else is left to pydantic."""
+    """Convert `64`, "64" and "64x48" (height x width) to a pair; leave anything else to pydantic."""
     if isinstance(size, str):
         sides = [side.strip() for side in size.lower().split("x")]
         if len(sides) > 2 or not all(side.isdecimal() for side in sides):
@@ -45,14 +45,14 @@ def _height_and_width(size: Any) -> Any:
 
 
 class PictureConfig(ModalityConfig):
-    """How every picture, or frame of a clip, is read.
+    """Settings for reading images and the frames of clips.
 
     Attributes:
-        channels: 3 for colour, 1 for grey; files of the other kind are converted.
-        size: height and width; an int, "64" or "64x48" are understood. None stands for "from the data" and
-            must be resolved before a modality is made.
-        filter: the resampling filter, for images of another size.
-        background: what shows through transparent pixels.
+        channels: 3 for colour, 1 for greyscale; other files are converted.
+        size: height and width; an int, "64" and "64x48" are accepted. None stands for the size of the data
+            and must be resolved before a modality is built.
+        filter: resampling filter for resizing.
+        background: colour behind transparent pixels.
     """
 
     channels: Literal[1, 3] = 3
@@ -65,22 +65,22 @@ class PictureConfig(ModalityConfig):
         """Height and width.
 
         Raises:
-            InputError: when the size was left open.
+            InputError: if the size is not set.
         """
         if self.size is None:
-            raise InputError("a size is needed, none was given: set size=64 or size=64x48 (height x width)")
+            raise InputError("expected a size, received none: set size=64 or size=64x48 (height x width)")
         return self.size
 
     def read(self, content: Path | bytes | np.ndarray | Image.Image) -> UInt8[np.ndarray, "c h w"]:
-        """One picture in the size, as `read_picture` makes it: the same pixels, if it has that size already.
+        """Read one image with `read_picture`. An image that already has the size keeps its exact pixels.
 
         Raises:
-            UnreadableItem: with the reason, when there is no such picture in it.
+            UnreadableItem: with the reason, if the image cannot be read.
         """
         return read_picture(content, self.channels, self.sides, self.filter, self.background)
 
     def reading(self) -> dict[str, Any]:
-        """How `read` reads and what a model sees of it, as a part of a modality's protocol."""
+        """Return the settings of `read` and the model's range, for a modality's protocol."""
         return {
             "channels": self.channels,
             "size": list(self.sides),
@@ -93,17 +93,17 @@ class PictureConfig(ModalityConfig):
 
 
 def to_model(levels: UInt8[Tensor, "b c *size"]) -> Float32[Tensor, "b c *size"]:
-    """Levels 0..255 to [-1, 1]: x / 127.5 - 1."""
+    """Convert levels 0..255 to [-1, 1]: x / 127.5 - 1."""
     return levels.to(torch.float32).div_(127.5).sub_(1.0)
 
 
 def to_stored(signal: Float[Tensor, "b c *size"]) -> UInt8[Tensor, "b c *size"]:
-    """[-1, 1] to the nearest level 0..255, clipped: the exact inverse of `to_model`."""
+    """Convert [-1, 1] to the nearest level 0..255, clipped: the exact inverse of `to_model`."""
     return ((signal.detach().to(torch.float32) + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def in_range(batch: Tensor) -> Float32[Tensor, "b c *size"]:
-    """What a user passes, uint8 levels or floats in [-1, 1], in the range of a model.
+    """Validate user input, uint8 levels or floats in [-1, 1], and convert it to the model's range.
 
     Raises:
         InputError: for another type or range.
@@ -118,7 +118,7 @@ def in_range(batch: Tensor) -> Float32[Tensor, "b c *size"]:
     batch = batch.to(torch.float32)
     if batch.numel():
         low, high = (bound.item() for bound in batch.detach().aminmax())
-        # Written so that NaN fails too.
+        # This form of the condition refuses NaN too.
         if not (low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
             raise InputError(
                 f"expected floats in [-1, 1], received values from {low:g} to {high:g}: "
@@ -128,15 +128,15 @@ def in_range(batch: Tensor) -> Float32[Tensor, "b c *size"]:
 
 
 def as_levels(batch: Tensor) -> UInt8[np.ndarray, "b c *size"]:
-    """Levels, or floats in [-1, 1], as levels on the host."""
+    """Convert levels, or floats in [-1, 1], to levels on the CPU."""
     return (batch if batch.dtype == torch.uint8 else to_stored(batch)).detach().cpu().numpy()
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
-    """The array as torch can take it without a warning: writable and without negative strides.
+    """Convert an array to a tensor, copying it if it is read-only or has negative strides.
 
     Raises:
-        InputError: for elements that are no numbers.
+        InputError: if the elements are not numbers.
     """
     if array.dtype.kind not in "biuf":
         raise InputError(f"expected an array of uint8 or float, received {array.dtype}")
@@ -146,12 +146,12 @@ def as_tensor(array: np.ndarray) -> Tensor:
 def picture_grid(
     batches: Sequence[UInt8[np.ndarray, "b c h w"]], columns: int, scale: int | None = None
 ) -> Image.Image:
-    """Each image of `batches[0]` with those of the others under it.
+    """Draw images in a grid: one row per batch, one column per image.
 
     Args:
-        batches: of one shape.
-        columns: images side by side; further ones go into further bands.
-        scale: whole factor of enlargement; None enlarges small images to about 96 pixels.
+        batches: batches of the same shape `(B, C, H, W)`.
+        columns: images side by side; further images continue below in further bands of rows.
+        scale: integer magnification; None enlarges small images to about 96 pixels.
     """
     count, channels, height, width = batches[0].shape
     scale = scale or max(1, round(PREVIEW_SIDE / max(height, width)))

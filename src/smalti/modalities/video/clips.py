@@ -1,7 +1,7 @@
-"""Clips: videos of the common kinds and folders of frames, as frames in the order in which they are shown.
+"""Read clips from video files of all common types and from folders of frames, and write them.
 
-All that PyAV (FFmpeg) is needed for stands here; it is imported when a clip is first read or written. What
-cannot be read is an `UnreadableItem` with the reason.
+This is the only module that uses PyAV (FFmpeg), which is imported when a clip is first read or written. Clips
+that cannot be read raise `UnreadableItem` with the reason.
 """
 
 from __future__ import annotations
@@ -30,48 +30,46 @@ if TYPE_CHECKING:
 
 EXTENSIONS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", FRAMES_ENDING)
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif"
-"""What FFmpeg may take a file for. Others (playlists, say) could make it open more files."""
+"""Formats that FFmpeg may open; others, such as playlists, could make it open further files."""
 WRITTEN = (".mp4", ".gif")
-"""Endings of the files that can be written."""
+"""Extensions of the files that can be written."""
 ENCODERS = {
     "libx264": {"crf": "12"},
     "mpeg4": {"qmin": "1", "qmax": "3"},
 }
-"""For .mp4, the best first, with settings that cost little of the picture."""
+"""Encoders for .mp4 in order of preference, with settings of high quality."""
 
 SHORTEST = 2
-"""Frames of a clip; of fewer it is a picture."""
+"""Minimum number of frames of a clip."""
 CUT = 0.9
-"""A file with less than this share of the frames, or of the time, that its header states was cut short."""
+"""A file with less than this share of the frames, or of the duration, stated in its header is truncated."""
 GIF_RATE_HZ = 50
-"""Above it, players and FFmpeg take the time of a GIF's frame for a mistake."""
+"""Highest frame rate of a GIF that players and FFmpeg accept."""
 LONGEST_GAP_S = 600
-"""Longest time that a frame is believed to last: a damaged file may say years, and they would be filled."""
+"""Longest plausible duration of a frame: a damaged file may state years, filled with copies of the frame."""
 UNKNOWN_RATE_HZ = 25.0
-"""Of a file that does not say when its frames are shown."""
+"""Frame rate of files without time stamps."""
 
 Fitted = Callable[[Any], UInt8[np.ndarray, "c h w"]]
-"""A frame's pixels, or a picture's file, as a frame of the wanted size."""
+"""Converts pixels or an image file to a frame of the wanted size."""
 
 
 def read_clip(content: Content, frame_rate_hz: float | None, fitted: Fitted) -> UInt8[np.ndarray, "c f h w"]:
-    """The frames of one clip, upright. Sound is ignored.
+    """Read the frames of one clip. Rotation metadata is applied, and sound is ignored.
 
-    Only the fitted frames of this one clip are held in memory, however large the pictures of the file are.
-    Safe to call from several threads.
+    Only the resized frames are held in memory. Safe to call from several threads.
 
     Args:
-        content: a file or its bytes; a folder of pictures, which are the frames in the order of the numbers
-            in their names; a tuple of the frames' own files or their bytes; or pixels, uint8 `(F, H, W)` or
-            `(F, H, W, C)`.
-        frame_rate_hz: at which frames are taken: at each multiple of its period the frame that is shown
-            nearest to that time. None takes every frame once, whenever it is shown. Pictures and pixels have
-            no times, and are always taken once.
-        fitted: gives the frames their size.
+        content: a file or its bytes; a folder of images, ordered by the numbers in their names; a tuple of
+            the frames' files or bytes; or pixels, uint8 `(F, H, W)` or `(F, H, W, C)`.
+        frame_rate_hz: rate at which frames are sampled: at each multiple of the period, the frame with the
+            nearest time stamp is taken. None takes every frame once. Images and pixels have no time stamps
+            and are always taken once.
+        fitted: converts a frame to the wanted size.
 
     Raises:
-        UnreadableItem: with the reason, when there is no such clip in it, it is cut short, or it has but one
-            frame.
+        UnreadableItem: with the reason, if the clip cannot be read, is truncated, or has fewer than two
+            frames.
     """
     if isinstance(content, np.ndarray):
         frames = [fitted(pixels) for pixels in _checked(content)]
@@ -82,21 +80,21 @@ def read_clip(content: Content, frame_rate_hz: float | None, fitted: Fitted) -> 
     else:
         frames = _from_file(content, frame_rate_hz, fitted)
     if len(frames) < SHORTEST:
-        at = f" at {frame_rate_hz:g} frames a second" if frame_rate_hz else ""
+        at = f" at {frame_rate_hz:g} frames per second" if frame_rate_hz else ""
         count = f"{len(frames)} frame{'' if len(frames) == 1 else 's'}"
         raise UnreadableItem(f"too short: it has {count}{at}, a clip has at least {SHORTEST}")
     return np.stack(frames, axis=1)
 
 
 def write_clip(frames: UInt8[np.ndarray, "f h w c"], path: str | Path, frame_rate_hz: float) -> None:
-    """Write a clip as MP4 (H.264, or MPEG-4 where FFmpeg has no encoder for it) or GIF, by the path's ending.
+    """Write a clip as MP4 (H.264, or MPEG-4 without an H.264 encoder) or GIF, by the extension of the path.
 
-    Both lose a little of the colours. An MP4 has even sides: an odd one gets its last row or column twice. In
-    a GIF equal frames that follow each other become one that is shown longer, and no more than 50 frames a
-    second are shown: a faster clip plays slower.
+    Both formats reduce colour precision. MP4 requires even sides: the last row or column of an odd side is
+    repeated. GIF merges equal successive frames into one of longer duration and plays at most 50 frames per
+    second, so that faster clips play more slowly.
 
     Raises:
-        InputError: for another ending.
+        InputError: for another extension.
     """
     match Path(path).suffix.lower():
         case ".mp4":
@@ -116,12 +114,12 @@ def _from_file(content: Path | bytes, frame_rate_hz: float | None, fitted: Fitte
         from av.error import InvalidDataError
 
     try:
-        # By a file of ours, so that no name is taken for an address.
+        # FFmpeg gets an open file, since it would interpret some names as URLs.
         file = content.open("rb") if isinstance(content, Path) else io.BytesIO(content)
     except OSError as error:
         raise UnreadableItem(error.strerror or str(error)) from error
     except ValueError as error:
-        raise UnreadableItem("no file can have this name") from error
+        raise UnreadableItem("invalid file name") from error
     with file:
         if not file.read(1):
             raise UnreadableItem("the file is empty")
@@ -133,17 +131,17 @@ def _from_file(content: Path | bytes, frame_rate_hz: float | None, fitted: Fitte
             raise
         except (InvalidDataError, FileEndError) as error:
             raise UnreadableItem("not a video that FFmpeg can read, or damaged") from error
-        # It answers damaged files with errors of a dozen types.
+        # It raises errors of a dozen types for damaged files.
         except Exception as error:
             words = str(error).splitlines() or [type(error).__name__]
             raise UnreadableItem(f"FFmpeg cannot read it ({words[0]})") from error
 
 
 def _decoded(container: InputContainer, frame_rate_hz: float | None, fitted: Fitted) -> list[np.ndarray]:
-    # The cover that some files have is a stream too, and no clip.
+    # The cover image of some files is a video stream too, but `best` prefers moving pictures.
     stream = cast("VideoStream | None", container.streams.best("video"))
     if stream is None:
-        raise UnreadableItem("there are no moving pictures in it, or it is damaged")
+        raise UnreadableItem("it has no video stream, or is damaged")
     stream.thread_type = "AUTO"
     shown = _Shown(container, stream)
     rate_hz = None if frame_rate_hz is None else Fraction(frame_rate_hz).limit_denominator(1_000_000)
@@ -151,7 +149,7 @@ def _decoded(container: InputContainer, frame_rate_hz: float | None, fitted: Fit
     frames: list[np.ndarray] = []
     last: VideoFrame | None = None
     for frame in wanted:
-        # A frame that is taken several times is fitted once.
+        # A frame that is sampled several times is resized once.
         frames.append(frames[-1] if frame is last else fitted(_pixels(frame)))
         last = frame
     shown.check_whole()
@@ -159,7 +157,7 @@ def _decoded(container: InputContainer, frame_rate_hz: float | None, fitted: Fit
 
 
 class _Shown:
-    """The frames of a stream with when, and for how long, each is shown, seconds; it counts them."""
+    """Iterates over (start time, duration, frame) of a stream, in seconds, and counts the frames."""
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self._container, self._stream = container, stream
@@ -180,32 +178,35 @@ class _Shown:
             yield begin, lasts, frame
 
     def check_whole(self) -> None:
-        """Refuse what ends long before the header says."""
+        """Check that the stream did not end long before the frames or the duration stated in its header.
+
+        Raises:
+            UnreadableItem: if it is truncated.
+        """
         stated = self._stream.frames
-        # A file that was cut without being coded again holds frames that are not shown, and says for how long
-        # the others are.
+        # A file that was cut without re-encoding counts frames that are never shown; its duration is right.
         lasts = (self._stream.duration or 0) * (self._stream.time_base or 0)
         if self._count < CUT * stated and not (lasts and self._end >= CUT * lasts):
-            raise UnreadableItem(f"damaged or cut short: {self._count} of its {stated} frames can be read")
-        # Beside other streams, it is not known whose time the container states.
+            raise UnreadableItem(f"damaged or truncated: {self._count} of its {stated} frames can be read")
+        # With several streams, the duration of the container may be that of another one.
         if not stated and self._container.duration and len(self._container.streams) == 1:
             seconds = self._container.duration / 1_000_000
             if self._end < CUT * seconds:
                 raise UnreadableItem(
-                    f"damaged or cut short: {float(self._end):.1f} of its {seconds:.1f} seconds can be read"
+                    f"damaged or truncated: {float(self._end):.1f} of its {seconds:.1f} seconds can be read"
                 )
 
 
 def at_rate(shown: Iterable[tuple[Fraction, Fraction, Any]], rate_hz: Fraction) -> Iterator[Any]:
-    """At each multiple of a period, from 0 to the end of the last frame, the frame whose time is nearest.
+    """Resample frames: yield the nearest frame at each multiple of 1 / `rate_hz`, to the end of the last one.
 
     Args:
-        shown: when each frame is shown, for how long, and the frame, in that order; of two that are equally
-            near, the first is taken.
-        rate_hz: frames a second of the result.
+        shown: start time, duration and value of each frame, in seconds and in order. Of two equally near
+            frames, the first is taken.
+        rate_hz: frame rate of the result.
 
     Raises:
-        UnreadableItem: where a frame lasts too long to be believed.
+        UnreadableItem: if a frame lasts longer than `LONGEST_GAP_S`.
     """
     taken = 0
     before: tuple[Fraction, Fraction, Any] | None = None
@@ -225,15 +226,15 @@ def at_rate(shown: Iterable[tuple[Fraction, Fraction, Any]], rate_hz: Fraction) 
 
 def _check_gap(seconds: Fraction) -> None:
     if seconds > LONGEST_GAP_S:
-        raise UnreadableItem(f"damaged: by its times, a frame lasts {float(seconds):.0f} seconds")
+        raise UnreadableItem(f"damaged: by its time stamps, a frame lasts {float(seconds):.0f} seconds")
 
 
 def _pixels(frame: VideoFrame) -> UInt8[np.ndarray, "h w c"]:
-    """Upright RGB, or RGBA where it may be transparent."""
+    """Convert a frame to upright RGB pixels, or RGBA if it may be transparent."""
     kind = frame.format
     has_alpha = kind.has_palette or any(component.is_alpha for component in kind.components)
     pixels = frame.to_ndarray(format="rgba" if has_alpha else "rgb24")
-    # Cameras store what they hold, and how it is turned: both turn counterclockwise.
+    # The rotation of the metadata and that of np.rot90 are both counterclockwise.
     return np.rot90(pixels, round(frame.rotation / 90))
 
 
@@ -258,7 +259,7 @@ def _from_frame(number: int, frame: Path | bytes, fitted: Fitted) -> UInt8[np.nd
 
 
 def _numbered(folder: Path) -> list[Path]:
-    """The pictures of a folder, 2.png before 10.png."""
+    """Return the images of a folder in numerical order: 2.png before 10.png."""
     try:
         files = [
             file
@@ -267,12 +268,12 @@ def _numbered(folder: Path) -> list[Path]:
         ]
     except OSError as error:
         raise UnreadableItem(error.strerror or str(error)) from error
-    # By the name itself where the numbers are the same: 01.png before 1.png, on every machine.
+    # Equal numbers are ordered by name, 01.png before 1.png, so that every machine has the same order.
     return sorted(files, key=lambda file: ([*_parts(file.name)], file.name))
 
 
 def _parts(name: str) -> Iterator[tuple[int, str]]:
-    """A name's stretches of digits as numbers, and what is between them."""
+    """Split a name into numbers and the text between them, for sorting."""
     for part in re.split(r"([0-9]+)", name):
         yield (int(part), "") if part.isdecimal() and part.isascii() else (-1, part)
 
@@ -297,7 +298,7 @@ def _write_mp4(frames: UInt8[np.ndarray, "f h w c"], path: str | Path, frame_rat
 
 def _write_gif(frames: UInt8[np.ndarray, "f h w c"], path: str | Path, frame_rate_hz: float) -> None:
     first, *others = (Image.fromarray(_colour(pixels)) for pixels in frames)
-    # GIF counts hundredths of a second: they are shared out so that the whole lasts as long as it should.
+    # GIF durations are whole hundredths of a second; rounding the end times keeps the total duration right.
     ends = np.round(np.arange(len(frames) + 1) * 100 / min(frame_rate_hz, GIF_RATE_HZ)).astype(int)
     durations = [int(hundredths) * 10 for hundredths in np.diff(ends)]
     first.save(path, format="GIF", save_all=True, append_images=others, duration=durations, loop=0)

@@ -1,4 +1,4 @@
-"""Video as a modality: clips of any length, uint8 `(C, F, H, W)`, read frame by frame as pictures are."""
+"""The video modality: clips of any length, uint8 `(C, F, H, W)`, with frames read like images."""
 
 from __future__ import annotations
 
@@ -30,19 +30,18 @@ from smalti.modalities.image.pixels import (
 from smalti.modalities.video.clips import EXTENSIONS, UNKNOWN_RATE_HZ, read_clip, write_clip
 
 SHOWN = 8
-"""Clips in a preview: more would be too small to see."""
+"""Maximum number of clips in a preview; more would be too small to see."""
 STRIP = 8
-"""Frames that a preview shows of each."""
+"""Maximum number of frames per clip in a preview."""
 
 
 @MODALITIES.register
 class VideoConfig(PictureConfig):
-    """How clips are read; each frame is read as a picture is.
+    """Settings of `VideoModality`. Frames are read like images.
 
     Attributes:
-        frames: of a training crop.
-        frame_rate_hz: at which frames are taken, by the times at which they are shown; None takes the frames
-            as they come.
+        frames: frames per training crop.
+        frame_rate_hz: rate at which frames are sampled, by their time stamps; None takes every frame once.
     """
 
     kind: Literal["video"] = "video"
@@ -51,17 +50,17 @@ class VideoConfig(PictureConfig):
 
     @classmethod
     def tiny(cls) -> VideoConfig:
-        """The smallest useful one, for tests."""
+        """Return the smallest useful settings, for tests."""
         return cls(size=(8, 8), frames=4)
 
     def build(self) -> VideoModality:
-        """The modality."""
+        """Build the modality."""
         return VideoModality(self)
 
 
 @final
 class VideoModality(Modality):
-    """Clips as signals `(B, C, F, H, W)`: 256 levels, in [-1, 1] for a model."""
+    """Clips `(B, C, F, H, W)` in 256 levels, which a model sees in [-1, 1]."""
 
     extensions = EXTENSIONS
     ending = ".mp4"
@@ -72,7 +71,7 @@ class VideoModality(Modality):
     def __init__(self, config: VideoConfig) -> None:
         """
         Raises:
-            InputError: when the size was left open.
+            InputError: if the size is not set.
         """
         self.config = config
         self.height, self.width = config.sides
@@ -89,43 +88,43 @@ class VideoModality(Modality):
         )
 
     def protocol(self) -> dict[str, Any]:
-        """All that a figure measured on these clips depends on, as plain JSON values."""
+        """Return every setting that affects measurements on these clips, as plain JSON values."""
         return {**self.config.reading(), "frame_rate_hz": self.config.frame_rate_hz}
 
     def decode(self, content: Content) -> UInt8[np.ndarray, "c f h w"]:
-        """One clip in the size, at the frame rate, as `read_clip` reads it.
+        """Read one clip with `read_clip`, at the modality's size and frame rate.
 
         Raises:
-            UnreadableItem: with the reason, when there is no such clip in it.
+            UnreadableItem: with the reason, if the clip cannot be read.
         """
         return read_clip(content, self.config.frame_rate_hz, self.config.read)
 
     def to_model(self, levels: UInt8[Tensor, "b c f h w"]) -> Float32[Tensor, "b c f h w"]:
-        """Levels 0..255 to [-1, 1]: x / 127.5 - 1."""
+        """Convert levels 0..255 to [-1, 1]: x / 127.5 - 1."""
         return to_model(levels)
 
     def to_stored(self, signal: Float[Tensor, "b c f h w"]) -> UInt8[Tensor, "b c f h w"]:
-        """[-1, 1] to the nearest level 0..255, clipped: the exact inverse of `to_model`."""
+        """Convert [-1, 1] to the nearest level 0..255, clipped: the exact inverse of `to_model`."""
         return to_stored(signal)
 
     def seconds(self, length: int) -> float | None:
-        """How long so many frames last, where they have a rate."""
+        """Return the duration of `length` frames in seconds, or None without a frame rate."""
         return None if self.config.frame_rate_hz is None else length / self.config.frame_rate_hz
 
     def warnings(self, item: UInt8[np.ndarray, "c f h w"]) -> list[str]:
-        """That nothing moves in a clip."""
+        """Return a warning if all frames of a clip are equal."""
         return ["still throughout"] if (item == item[:, :1]).all() else []
 
     def check(self, signal: Any) -> list[Float32[Tensor, "1 c _ h w"]]:
-        """What a user passes as clips, in the range of a model, one by one since their lengths differ.
+        """Validate user input and convert it to the model's range, one tensor per clip.
 
         Args:
             signal: a tensor or an array of the modality's size, uint8 or float in [-1, 1], `(B, C, F, H, W)`
-                or `(C, F, H, W)`, also with the channels last; a file, its bytes or a folder of frames, read
-                as `decode` does; or a list of these.
+                or `(C, F, H, W)`, or with the channels last; a file, its bytes or a folder of frames, read by
+                `decode`; or a list of these.
 
         Raises:
-            InputError: for another type, range, number of channels or size, or a file that is no clip.
+            InputError: for another type, range, number of channels or size, or for an unreadable file.
         """
         match signal:
             case Tensor():
@@ -143,30 +142,36 @@ class VideoModality(Modality):
         )
 
     def preview(self, rows: Sequence[Any]) -> Image.Image:
-        """A strip of frames, evenly spaced, of each clip of `rows[0]`, with those of the other rows under it.
+        """Draw strips of evenly spaced frames: for each clip, one strip per element of `rows`.
 
         Args:
             rows: batches `(B, C, F, H, W)`, or lists of `(C, F, H, W)`, uint8 or float in [-1, 1]; the first
                 eight clips are shown.
 
         Raises:
-            InputError: when there is nothing to show, or the rows differ in number.
+            InputError: if the rows are empty or differ in length.
         """
         counts = {len(row) for row in rows}
         if len(counts) != 1 or 0 in counts:
-            raise InputError(f"expected rows of equally many clips, received {[len(row) for row in rows]}")
+            raise InputError(
+                f"expected rows with the same number of clips, at least one, received {[*map(len, rows)]}"
+            )
         clips = [[self._levels(clip) for clip in row[:SHOWN]] for row in rows]
         columns = min(STRIP, max(clip.shape[1] for row in clips for clip in row))
         strips = [np.concatenate([_strip(clip, columns) for clip in row]) for row in clips]
         return picture_grid(strips, columns)
 
     def save(self, signal: Tensor | np.ndarray, path: str | Path) -> None:
-        """Write one clip, `(C, F, H, W)` or `(1, C, F, H, W)`, uint8 or float in [-1, 1], as MP4 or GIF.
+        """Write one clip as MP4 or GIF, by the extension of the path.
 
-        It plays at the frame rate, or at 25 frames a second where frames were taken as they came.
+        It plays at the modality's frame rate, or at 25 frames per second if there is none.
+
+        Args:
+            signal: `(C, F, H, W)` or `(1, C, F, H, W)`, uint8 or float in [-1, 1].
+            path: path of the file.
 
         Raises:
-            InputError: when it is not one clip, or the path ends otherwise.
+            InputError: if the signal is not one clip, or the path has another extension.
         """
         if signal.ndim == 5 and len(signal) != 1:
             raise InputError(
@@ -176,11 +181,11 @@ class VideoModality(Modality):
         write_clip(levels.transpose(1, 2, 3, 0), path, self.config.frame_rate_hz or UNKNOWN_RATE_HZ)
 
     def _read(self, clip: str | Path | bytes) -> UInt8[np.ndarray, "c f h w"]:
-        """`decode`, for a user who passed this one clip."""
+        """Read one clip that the user passed; convert `UnreadableItem` to `InputError`."""
         try:
             return self.decode(Path(clip) if isinstance(clip, str) else clip)
         except UnreadableItem as error:
-            name = str(clip) if isinstance(clip, (str, Path)) else "what was passed"
+            name = str(clip) if isinstance(clip, (str, Path)) else "the input"
             raise InputError(f"{name} cannot be read as a clip: {error}; check the file") from error
 
     def _checked(self, signal: Tensor) -> list[Float32[Tensor, "1 c _ h w"]]:
@@ -190,13 +195,13 @@ class VideoModality(Modality):
         is_last = clips.ndim == 5 and tuple(clips.shape[2:]) == (*sides, channels)
         if not (is_first or is_last) or 0 in clips.shape:
             raise InputError(
-                f"expected clips of shape (B, {channels}, F, {sides[0]}, {sides[1]}) with frames in them, "
-                f"received {tuple(signal.shape)}: resize them, or pass files, which are fitted"
+                f"expected non-empty clips of shape (B, {channels}, F, {sides[0]}, {sides[1]}), "
+                f"received {tuple(signal.shape)}: resize them, or pass files, which are resized"
             )
         return list(in_range(clips if is_first else clips.movedim(-1, 1)).split(1))
 
     def _levels(self, clip: Tensor | np.ndarray) -> UInt8[np.ndarray, "c f h w"]:
-        """One clip as levels, on the host."""
+        """Convert one clip to levels on the CPU."""
         tensor = as_tensor(clip) if isinstance(clip, np.ndarray) else clip
         if tensor.ndim != 4 or tensor.shape[0] not in (1, 3) or 0 in tensor.shape:
             raise InputError(
@@ -206,6 +211,6 @@ class VideoModality(Modality):
 
 
 def _strip(clip: UInt8[np.ndarray, "c f h w"], count: int) -> UInt8[np.ndarray, "n c h w"]:
-    """Frames from the first to the last, evenly spaced."""
+    """Take `count` evenly spaced frames, from the first to the last."""
     at = np.linspace(0, clip.shape[1] - 1, count).round().astype(int)
     return clip[:, at].swapaxes(0, 1)
