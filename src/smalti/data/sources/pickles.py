@@ -105,7 +105,7 @@ def _check_steps(content: bytes) -> None:
     """Check the opcodes without executing them; any exception means that the pickle is damaged.
 
     The unpickler allocates memory for the largest memo index and for every stated length. Picklers do not
-    skip indices, so an index beyond the number of opcodes is refused.
+    skip indices, so an index of `MOST_STEPS` or more is refused.
 
     Raises:
         ValueError: for an opcode that could exhaust memory, or more than `MOST_STEPS` opcodes.

@@ -194,7 +194,7 @@ def _pillow() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress Pillow's warnings: unreadable files are reported in another way, and the others were read.
+    """Suppress Pillow's warnings: unreadable files are listed anyway, and readable ones need none.
 
     Warning filters are global to the process and several threads decode files, so the first thread to enter
     adds the filter and the last one to leave removes it. The filter is added to and removed from the existing
