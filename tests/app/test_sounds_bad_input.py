@@ -109,7 +109,7 @@ def renamed(content: bytes) -> bytes:
     [
         (cut, "bytes of codes in"),
         (flipped, "expected the checksum"),
-        (renamed, "expected a header of smalti"),
+        (renamed, "expected a smalti header"),
         (lambda content: content[:5], "is not one that smalti wrote"),
         (lambda content: b"", "is not one that smalti wrote"),
         (lambda content: content + b"\0", "bytes of codes in"),

@@ -110,7 +110,7 @@ class TestLayouts:
         fill(tmp_path, "another.wav")
         assert not SpeechSource.accepts(tmp_path, EXTENSIONS)
         with pytest.raises(
-            InputError, match=r"LibriSpeech, VCTK, Free Spoken Digit Dataset below .*: give a pattern"
+            InputError, match=r"LibriSpeech, VCTK, Free Spoken Digit Dataset below "
         ):
             SpeechSource(tmp_path, EXTENSIONS)
 
