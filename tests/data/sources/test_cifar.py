@@ -207,7 +207,7 @@ def test_cifar_100_has_fine_classes(tmp_path, form):
 def test_both_sets_in_one_folder(tmp_path):
     place_python_folder(tmp_path)
     (tmp_path / "cifar-100-python").mkdir()
-    with pytest.raises(InputError, match=r"of CIFAR-10 or of CIFAR-100 in .*, got those of both: name the"):
+    with pytest.raises(InputError, match=r"of CIFAR-10 or of CIFAR-100 in .*, got those of both"):
         CifarSource(tmp_path)
 
 
@@ -219,7 +219,7 @@ def test_accepts_nothing_else(tmp_path):
     assert not CifarSource.accepts(write_tar(tmp_path / "a.tar.gz", "pictures", {"a.png": b""}))
     (tmp_path / "b.tar.gz").write_bytes(b"no tar file")
     assert not CifarSource.accepts(tmp_path / "b.tar.gz")
-    with pytest.raises(InputError, match="got neither: name the archive or the folder itself"):
+    with pytest.raises(InputError, match="got neither"):
         CifarSource(tmp_path)
 
 
@@ -293,8 +293,8 @@ BATCH = {"labels": [1, 2], "data": rows(IMAGES["train"][:2])}
     ("content", "message"),
     [
         (b"", r"expected a complete pickle in data_batch_1 of "),
-        (dump2(BATCH)[:-3000], r"expected a whole pickle in data_batch_1"),
-        (b"\x80\x02" + b"r\xff\xff\xff\x7f", r"expected a whole pickle in data_batch_1"),
+        (dump2(BATCH)[:-3000], r"expected a complete pickle in data_batch_1"),
+        (b"\x80\x02" + b"r\xff\xff\xff\x7f", r"expected a complete pickle in data_batch_1"),
         (dump2([1]), r"expected a pickled dict in data_batch_1 of .*, got list"),
         (dump2({"labels": [1]}), r"uint8 and N labels in .*, got no such data and 1 labels"),
         (dump2({"data": BATCH["data"]}), r"got data \(2, 3072\) and no labels"),
@@ -343,9 +343,7 @@ def test_the_number_of_opcodes_and_the_indices_have_a_bound(monkeypatch):
     assert read_pickle(b"}q\3.", "x") == {}
     assert read_pickle(b"}}0.", "x") == {}
     for content in (b"}q\4.", b"}}}00."):
-        with pytest.raises(
-            InputError, match="expected a complete pickle in x"
-        ):
+        with pytest.raises(InputError, match="expected a complete pickle in x"):
             read_pickle(content, "x")
 
 

@@ -109,9 +109,7 @@ class TestLayouts:
         assert source.notes("train") == ["1 file whose path does not match was ignored: other.wav"]
         fill(tmp_path, "another.wav")
         assert not SpeechSource.accepts(tmp_path, EXTENSIONS)
-        with pytest.raises(
-            InputError, match=r"LibriSpeech, VCTK, Free Spoken Digit Dataset below "
-        ):
+        with pytest.raises(InputError, match=r"LibriSpeech, VCTK, Free Spoken Digit Dataset below "):
             SpeechSource(tmp_path, EXTENSIONS)
 
     @pytest.mark.parametrize(

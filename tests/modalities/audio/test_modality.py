@@ -213,7 +213,7 @@ class TestCheck:
             (np.array([np.nan]), "values from nan"),
             (np.zeros(4, np.int16), r"received torch.int16: divide 16-bit samples by 32768"),
             (np.zeros(4, bool), "bool"),
-            (np.zeros((2, 100)), r"\(2, 100\): take the mean over the channels"),
+            (np.zeros((2, 100)), r"\(2, 100\): average the channels"),
             (np.zeros((3, 2, 100)), r"\(3, 2, 100\)"),
             (np.zeros((1, 1, 1, 9)), "shape"),
             (np.zeros(()), "shape"),

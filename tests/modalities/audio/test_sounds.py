@@ -138,9 +138,9 @@ class TestArrays:
             (np.zeros((2, 4000)), r"\(T, C\).*\(2, 4000\)"),
             (np.zeros(()), "shape"),
             (np.zeros(0), "no samples"),
-            (np.array([0, np.nan]), "not finite"),
-            (np.array([0, -np.inf], np.float32), "not finite"),
-            (np.array([1e300]), "not finite"),
+            (np.array([0, np.nan]), "NaN"),
+            (np.array([0, -np.inf], np.float32), "NaN"),
+            (np.array([1e300]), "NaN"),
         ],
     )
     def test_others_are_unreadable(self, samples, words):
@@ -173,7 +173,7 @@ class TestUnreadable:
 
     def test_not_finite(self):
         for value in (np.nan, np.inf):
-            assert "not finite" in reason(encoded(np.array([0.0, value]), subtype="FLOAT"))
+            assert "NaN" in reason(encoded(np.array([0.0, value]), subtype="FLOAT"))
 
     @pytest.mark.parametrize("kind", ["WAV", "FLAC", "AIFF", "AU", "CAF", "MP3"])
     @pytest.mark.parametrize("share", [0.5, 0.8])

@@ -148,7 +148,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str) -> Inert:
         if (module_name, global_name) not in NAMES:
             raise InputError(
-                f"expected a pickle of arrays and lists only in {self._place}, got one that refers to "
+                f"expected a pickle of only arrays and lists in {self._place}, got one that refers to "
                 f"{module_name}.{global_name}, which was not run: it is not the original file, download it "
                 "again"
             )
