@@ -177,7 +177,7 @@ def rewritten(codes: Path, out: Path, change: Callable[[list[int]], list[int]], 
 @pytest.mark.parametrize(
     ("change", "info", "message"),
     [
-        (list, {"model": "0123456789abcdef"}, "use the model that made them"),
+        (list, {"model": "0123456789abcdef"}, "expected codes of the model"),
         (lambda row: [*row[:-1], 16], {}, "expected codes from 0 to 15"),
         (lambda row: [-1, *row[1:]], {}, "received -1"),
         (lambda row: row[:-1], {}, "received 15"),

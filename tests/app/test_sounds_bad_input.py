@@ -141,7 +141,7 @@ def test_decode_a_compact_file_that_is_damaged(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "0123456789abcdef"}, "use the model that made them"),
+        ({"model": "0123456789abcdef"}, "expected codes of the model"),
         ({"num_codes": 2 * sounds.NUM_CODES}, f"out of {sounds.NUM_CODES}"),
         ({"grid": (1, 13)}, "expected codes of shape"),
         ({"num_codebooks": 13, "grid": (1,)}, "expected codes of shape"),

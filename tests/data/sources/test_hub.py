@@ -122,10 +122,8 @@ def test_failure_is_one_sentence(hub, error, reason):
     hub.error = error
     with pytest.raises(InputError) as caught:
         HubSource("me/pets")
-    assert str(caught.value) == (
-        "expected a local folder or a data set of the Hugging Face Hub, got me/pets: no local folder "
-        f"of that name exists, and the Hub's could not be loaded ({reason}); check the name and the network"
-    )
+    assert f"could not be loaded ({reason});" in str(caught.value)
+    assert "me/pets" in str(caught.value)
 
 
 @pytest.mark.parametrize("ask", ["count", "notes", "items"])
