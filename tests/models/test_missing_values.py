@@ -12,6 +12,7 @@ from smalti.evaluation.evaluate import evaluate
 from smalti.likelihoods.normal import NormalConfig
 from smalti.models.hierarchy import HierarchyConfig
 from smalti.models.vae import VAEConfig
+from smalti.models.vimco import VIMCOConfig
 from smalti.models.vqvae import VQVAEConfig
 from smalti.priors.uniform import UniformPrior
 
@@ -19,7 +20,7 @@ SPEC = SignalSpec(2, (8, 8), domain=Continuous())
 LENGTHS = torch.tensor([8, 5, 3])
 
 
-@pytest.fixture(params=[VQVAEConfig, VAEConfig, HierarchyConfig])
+@pytest.fixture(params=[VQVAEConfig, VAEConfig, VIMCOConfig, HierarchyConfig])
 def model(request):
     torch.manual_seed(0)
     config = request.param.tiny().model_copy(update={"likelihood": NormalConfig()})
@@ -50,6 +51,43 @@ def test_a_missing_tail_costs_what_padding_does(model):
     for name, row in masked.density.items():
         assert row == pytest.approx(padded.density[name], rel=1e-5)
     assert masked.reconstruction == pytest.approx(padded.reconstruction, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "parts"),
+    [
+        (VAEConfig, ("distortion_nats_per_dim", "rate_nats_per_dim")),
+        (VIMCOConfig, ("nats_per_dim_weighted",)),
+    ],
+)
+def test_logged_terms_are_per_observed_value(config, parts):
+    """The loss is per position; the same nats are logged per value that is neither padding nor missing."""
+    x, mask = tails()
+    model = config.tiny().model_copy(update={"likelihood": NormalConfig()}).build(SPEC).eval()
+    loss = model.loss(Batch(x, mask=mask))
+    logged = sum(loss.terms[name] for name in parts) * mask.sum()
+    torch.testing.assert_close(logged, loss.total.detach() * x.numel())
+
+
+def test_a_batch_without_any_value_has_finite_terms(model):
+    x = torch.zeros(3, 2, 8, 8)
+    loss = model.loss(Batch(x, mask=torch.zeros_like(x, dtype=torch.bool)))
+    assert loss.total.isfinite()
+    assert all(term.isfinite() for term in loss.terms.values())
+
+
+def test_vimco_scores_only_what_is_within_the_lengths():
+    """13 values padded to 16: each draw costs what its likelihood gives to the 13."""
+    torch.manual_seed(0)
+    config = VIMCOConfig.tiny().model_copy(update={"likelihood": NormalConfig(), "decode_at_once": 2})
+    model = config.build(SignalSpec(1, (16,), domain=Continuous())).eval()
+    x = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(1))
+    x[1, :, 13:] = 0
+    terms = model.bound_terms(Batch(x, lengths=torch.tensor([16, 13])), 3, torch.Generator().manual_seed(0))
+    for codes, distortions in zip(terms.draws, terms.distortions, strict=True):
+        each = -model.likelihood(codes).log_prob(x).detach().double()
+        expected = torch.stack([each[0].sum(), each[1, :, :13].sum()])
+        torch.testing.assert_close(distortions, expected, rtol=1e-5, atol=0)
 
 
 def test_scattered_entries_are_left_out_of_the_distortion():

@@ -18,6 +18,7 @@ from smalti.core.errors import InputError
 from smalti.core.priors import DensityPrior
 from smalti.core.results import Bound
 from smalti.core.signals import SignalSpec
+from smalti.decoders.conv import ConvDecoder
 from smalti.encoders.conv import ConvEncoderConfig
 from smalti.evaluation.bounds import measure
 from smalti.likelihoods.categorical import CategoricalConfig
@@ -615,10 +616,15 @@ class TestParts:
         with pytest.raises(InputError, match=r"multiples of 4 .* received 8x10"):
             vimco(SignalSpec(3, (8, 10)))
 
-    def test_the_uniform_rate(self):
+    def test_the_title_names_the_number_of_samples(self):
+        assert vimco().title == "VIMCO, 4 samples"
+
+    def test_a_class_conditional_decoder_is_refused(self):
+        """Its labels would be charged for and never passed."""
         model = vimco()
-        assert model.uniform_rate == pytest.approx(2 * 2 * 3 * math.log(5))
-        assert model.title == "VIMCO, 4 samples"
+        decoder = ConvDecoder(8, 18, strides=(2, 2), num_classes=5)
+        with pytest.raises(InputError, match="conditioned on 5 classes"):
+            VIMCO(model.encoder, decoder, model.family, LARGER, num_codebooks=2, num_codes=5, code_dim=4)
 
     def test_a_config_survives_json(self):
         config = VIMCOConfig(num_codes=7, num_samples=9, likelihood=CategoricalConfig())

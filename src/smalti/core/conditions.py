@@ -263,6 +263,16 @@ class Batch:
     lengths: Int64[Tensor, " b"] | None = None
     mask: Bool[Tensor, "b c *size"] | None = None
 
+    def part(self, items: Tensor) -> Batch:
+        """Select some items, in the given order.
+
+        Args:
+            items: int64 indices, or a bool mask.
+        """
+        lengths = None if self.lengths is None else self.lengths[items]
+        mask = None if self.mask is None else self.mask[items]
+        return Batch(self.data[items], self.conditions.part(items), lengths, mask)
+
     def num_values(self) -> Int64[Tensor, " b"]:
         """Number of values in each item that are neither padding nor missing: the divisor of scores."""
         length = self.data.shape[2]

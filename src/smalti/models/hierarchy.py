@@ -25,10 +25,10 @@ from smalti.core.parts import (
 )
 from smalti.core.results import Loss, Quantized
 from smalti.core.signals import SignalSpec
-from smalti.core.units import per_dim, sum_over_items
 from smalti.decoders.conv import ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoderConfig
 from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
+from smalti.models.distortion import mean_distortion, per_observed_dim
 from smalti.nn.blocks import CONVOLUTIONS
 from smalti.nn.levels import Levels
 from smalti.nn.symbols import check_codes
@@ -118,9 +118,7 @@ class Hierarchy(Autoencoder):
         """Distortion plus the loss of every level (0 is the finest); logs the distortion in bits/dim."""
         quantized, latents = self._quantized(batch.data)
         log_prob = self._decoded(latents, batch.conditions).log_prob(batch.data)
-        distortion = -sum_over_items(log_prob, batch.lengths, batch.mask).mean() / log_prob[0].numel()
-        # Excludes padding and missing values, as in a VQ-VAE.
-        dims = batch.num_values().float().mean() / log_prob[0].numel()
+        distortion = mean_distortion(log_prob, batch)
         terms = {
             f"{name}_{level}": value
             for level, each in enumerate(quantized)
@@ -129,7 +127,7 @@ class Hierarchy(Autoencoder):
         if all("batch_usage" in each.terms for each in quantized):
             terms["batch_usage"] = torch.stack([each.terms["batch_usage"] for each in quantized]).mean()
         total = distortion + torch.stack([each.loss for each in quantized]).sum()
-        logged = per_dim(distortion.detach() / dims, 1, self.signal.domain)
+        logged = per_observed_dim(distortion, batch, self.signal.domain)
         return Loss(total, {f"distortion_{self.signal.domain.unit}_per_dim": logged, **terms})
 
     @torch.no_grad()

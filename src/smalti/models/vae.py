@@ -18,7 +18,8 @@ from smalti.core.models import MODELS, LatentVariableModel
 from smalti.core.parts import Likelihood, LikelihoodFamily
 from smalti.core.results import BoundTerms, LatentPrior, Loss
 from smalti.core.signals import SignalSpec
-from smalti.core.units import per_dim, sum_over_items
+from smalti.core.units import sum_over_items
+from smalti.models.distortion import mean_distortion, per_observed_dim
 from smalti.models.networks import (
     NetworksConfig,
     as_decoder,
@@ -95,14 +96,14 @@ class VAE(LatentVariableModel):
         """-ELBO in nats per dimension, with one draw per item; logs distortion and rate in bits/dim."""
         mean, log_scale = self.posterior(batch.data)
         noise = randn_over_ranks(mean.shape, mean.device)
-        rate = kl_to_standard_normal(mean, log_scale).mean() / self.signal.dims
+        rate = kl_to_standard_normal(mean, log_scale).mean() / batch.data[0].numel()
         likelihood = self.likelihood(mean + log_scale.exp() * noise, batch.conditions)
         log_prob = likelihood.log_prob(batch.data)
-        distortion = -sum_over_items(log_prob, batch.lengths, batch.mask).mean() / log_prob[0].numel()
+        distortion = mean_distortion(log_prob, batch)
         domain = self.signal.domain
         terms = {
-            f"distortion_{domain.unit}_per_dim": per_dim(distortion.detach(), 1, domain),
-            f"rate_{domain.unit}_per_dim": per_dim(rate.detach(), 1, domain),
+            f"distortion_{domain.unit}_per_dim": per_observed_dim(distortion, batch, domain),
+            f"rate_{domain.unit}_per_dim": per_observed_dim(rate, batch, domain),
         }
         return Loss(total=distortion + rate, terms=terms)
 

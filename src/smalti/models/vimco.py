@@ -20,7 +20,8 @@ from smalti.core.models import MODELS, Autoencoder
 from smalti.core.parts import Likelihood, LikelihoodFamily
 from smalti.core.results import BoundTerms, Loss
 from smalti.core.signals import SignalSpec
-from smalti.core.units import log_mean_exp, per_dim, sum_over_items
+from smalti.core.units import log_mean_exp, sum_over_items
+from smalti.models.distortion import per_observed_dim
 from smalti.models.networks import (
     NetworksConfig,
     as_decoder,
@@ -57,7 +58,8 @@ class VIMCO(Autoencoder):
         decode_at_once: signals per decoder batch; memory of decoding grows with this, not with S.
 
     Raises:
-        InputError: if the encoder's strides do not divide the signal's size.
+        InputError: if the encoder's strides do not divide the signal's size, or the decoder or the likelihood
+            is conditioned on labels: a VIMCO passes them no conditions.
     """
 
     def __init__(
@@ -74,6 +76,12 @@ class VIMCO(Autoencoder):
         decode_at_once: int = 256,
     ) -> None:
         super().__init__()
+        num_classes = max(getattr(decoder, "num_classes", 0), likelihood.num_classes)
+        if num_classes:
+            raise InputError(
+                f"expected a decoder without conditions for VIMCO, received one conditioned on {num_classes} "
+                "classes: build it without classes, or use a VQVAE"
+            )
         configs = configs_of(encoder=encoder, decoder=decoder, likelihood=likelihood)
         self.config = (
             None
@@ -109,43 +117,34 @@ class VIMCO(Autoencoder):
         """Size of the code grid of one signal."""
         return self._grid
 
-    @property
-    def uniform_rate(self) -> float:
-        """Rate under the uniform prior: -ln p(z) = N ln K nats."""
-        return math.prod(self.grid) * self.num_codebooks * math.log(self.num_codes)
-
     def log_posterior(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b g *grid k"]:
         """ln q of every code at every position."""
         logits = self.encoder(signal).float().unflatten(1, (self.num_codebooks, self.num_codes))
         return logits.movedim(2, -1).log_softmax(-1)
 
     def loss(self, batch: Batch) -> Loss:
-        """Scalar with the VIMCO gradient, in nats per dimension; its value is -L / dims."""
-        if batch.mask is not None:
-            raise InputError(
-                "expected data without missing values for VIMCO, received a mask: use model.kind=vqvae, or "
-                "data.missing=refuse"
-            )
+        """Scalar with the VIMCO gradient, in nats per position; its value is -L / positions."""
         log_q = self.log_posterior(batch.data)
         codes = _draw(log_q.detach(), self.num_samples)
+        uniform_rate = codes[0, 0].numel() * math.log(self.num_codes)
         log_q_drawn = _of_codes(log_q, codes)
         with torch.no_grad():
             # First pass: decode every draw without a graph, keeping only its log-probability.
-            log_weights = self._log_likelihoods(codes, batch.data) - self.uniform_rate - log_q_drawn
+            log_weights = self._log_likelihoods(codes, batch) - uniform_rate - log_q_drawn
         bound, signals = vimco_signals(log_weights)
         weights = log_weights.softmax(0)
         # Second pass: decode the draws with non-negligible weight again, with gradients.
-        explained = self._weighted_log_likelihood(codes, weights, batch.data)
+        explained = self._weighted_log_likelihood(codes, weights, batch)
         score = (signals * log_q_drawn).sum(0)
         ascended = score + explained - (weights * log_q_drawn).sum(0)
-        dims = self.signal.dims
+        positions = batch.data[0].numel()
         # The value is that of the bound, the gradient that of the estimator.
-        total = -(bound + ascended - ascended.detach()).mean() / dims
-        one_sample = -log_weights.mean() / dims
+        total = -(bound + ascended - ascended.detach()).mean() / positions
+        one_sample = -log_weights.mean() / positions
         domain = self.signal.domain
         terms = {
-            f"{domain.unit}_per_dim": per_dim(one_sample, 1, domain),
-            f"{domain.unit}_per_dim_weighted": per_dim(total.detach(), 1, domain),
+            f"{domain.unit}_per_dim": per_observed_dim(one_sample, batch, domain),
+            f"{domain.unit}_per_dim_weighted": per_observed_dim(total, batch, domain),
         }
         return Loss(total=total, terms=terms)
 
@@ -185,7 +184,7 @@ class VIMCO(Autoencoder):
         log_q = self.log_posterior(batch.data)
         drawn, mode = _draw(log_q, draws, generator), log_q.argmax(-1)
         return BoundTerms(
-            distortions=-self._log_likelihoods(drawn, batch.data).double(),
+            distortions=-self._log_likelihoods(drawn, batch).double(),
             log_posteriors=_of_codes(log_q, drawn).double(),
             draws=drawn,
             codes=mode,
@@ -196,19 +195,16 @@ class VIMCO(Autoencoder):
         picked = [table[c] for table, c in zip(self.embeddings, codes.unbind(1), strict=True)]
         return self.family(self.decoder(torch.cat(picked, -1).movedim(-1, 1)))
 
-    def _log_likelihood(
-        self, codes: Int64[Tensor, "b g *grid"], signal: Float[Tensor, "b c *size"]
-    ) -> Float[Tensor, " b"]:
-        return sum_over_items(self._likelihood(codes).log_prob(signal))
+    def _log_likelihood(self, codes: Int64[Tensor, "b g *grid"], batch: Batch) -> Float[Tensor, " b"]:
+        log_prob = self._likelihood(codes).log_prob(batch.data)
+        return sum_over_items(log_prob, batch.lengths, batch.mask)
 
-    def _log_likelihoods(
-        self, codes: Int64[Tensor, "s b g *grid"], signal: Float[Tensor, "b c *size"]
-    ) -> Float[Tensor, "s b"]:
+    def _log_likelihoods(self, codes: Int64[Tensor, "s b g *grid"], batch: Batch) -> Float[Tensor, "s b"]:
         """ln p(x | z) of every draw, decoded in batches; not usable for gradients."""
-        items = torch.arange(len(signal), device=signal.device).repeat(len(codes))
+        items = torch.arange(len(batch.data), device=batch.data.device).repeat(len(codes))
         at_once = self.decode_at_once
         parts = [
-            self._log_likelihood(part, signal[rows])
+            self._log_likelihood(part, batch.part(rows))
             for part, rows in zip(codes.flatten(0, 1).split(at_once), items.split(at_once), strict=True)
         ]
         return torch.cat(parts).view(codes.shape[:2])
@@ -217,7 +213,7 @@ class VIMCO(Autoencoder):
         self,
         codes: Int64[Tensor, "s b g *grid"],
         weights: Float[Tensor, "s b"],
-        signal: Float[Tensor, "b c *size"],
+        batch: Batch,
     ) -> Float[Tensor, " b"]:
         """sum_i w_i ln p(x | z_i) with gradients, over draws with non-negligible weight.
 
@@ -226,10 +222,10 @@ class VIMCO(Autoencoder):
         """
         draws, items = (weights > NEGLIGIBLE).nonzero(as_tuple=True)
         at_once = self.decode_at_once
-        total = weights.new_zeros(len(signal))
+        total = weights.new_zeros(len(batch.data))
 
         def log_likelihood(d: Tensor, i: Tensor) -> Tensor:
-            return self._log_likelihood(codes[d, i], signal[i])
+            return self._log_likelihood(codes[d, i], batch.part(i))
 
         for d, i in zip(draws.split(at_once), items.split(at_once), strict=True):
             # Recomputed in the backward pass, so that the graph stores only the indices of the draws instead

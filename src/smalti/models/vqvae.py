@@ -16,7 +16,7 @@ from smalti.core.models import MODELS, Autoencoder
 from smalti.core.parts import AnyQuantizer, Likelihood, LikelihoodFamily, Quantizer
 from smalti.core.results import Loss
 from smalti.core.signals import SignalSpec
-from smalti.core.units import per_dim, sum_over_items
+from smalti.models.distortion import mean_distortion, per_observed_dim
 from smalti.models.networks import (
     NetworksConfig,
     as_decoder,
@@ -111,11 +111,9 @@ class VQVAE(Autoencoder):
         quantized = self.quantizer(self.encoder(batch.data, batch.conditions))
         latents = self._regularised(quantized.latents) if self.training else quantized.latents
         log_prob = self._decoded(latents, batch.conditions).log_prob(batch.data)
-        distortion = -sum_over_items(log_prob, batch.lengths, batch.mask).mean() / log_prob[0].numel()
-        # The logged value counts observed dimensions only: no padding, no missing values.
-        dims = batch.num_values().float().mean() / log_prob[0].numel()
+        distortion = mean_distortion(log_prob, batch)
         unit = self.signal.domain.unit
-        logged = per_dim(distortion.detach() / dims, 1, self.signal.domain)
+        logged = per_observed_dim(distortion, batch, self.signal.domain)
         terms = {f"distortion_{unit}_per_dim": logged, **quantized.terms}
         return Loss(total=distortion + quantized.loss, terms=terms)
 
