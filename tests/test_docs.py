@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from smalti.app.cli import main
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
@@ -130,19 +134,32 @@ def run_command(line: str, directory: Path) -> None:
     if "network.kind=transformer" in words:
         small.remove("network.head_channels=8")  # it has none
     words += small
-    launch = {"smalti": ["-m", "smalti"], "torchrun": ["-m", "torch.distributed.run", "--standalone"]}[
-        words[0]
-    ]
+    run = {"smalti": run_here, "torchrun": run_on_ranks}[words[0]]
+    status, printed = run(words[1:], directory)
+    assert status == 0, f"{line}\n{printed}"
+
+
+def run_here(words: list[str], directory: Path) -> tuple[int, str]:
+    """Run `smalti` through its entry point in this process, which has imported torch already."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(printed):
+        patch.chdir(directory)
+        patch.setattr(sys, "argv", ["smalti", *words])
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        try:
+            main()
+        except SystemExit as ended:
+            return int(ended.code or 0), printed.getvalue()
+    return 0, printed.getvalue()
+
+
+def run_on_ranks(words: list[str], directory: Path) -> tuple[int, str]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words]
     done = subprocess.run(
-        [sys.executable, *launch, *words[1:]],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
+        command, cwd=directory, capture_output=True, text=True, env=environment, check=False
     )
-    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done.returncode, done.stdout + done.stderr
 
 
 def test_every_block_runs(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,12 +248,15 @@ def test_examples_use_public_names_only() -> None:
         assert "from smalti" not in (ROOT / "examples" / f"{name}.py").read_text()
 
 
-def test_a_quantizer_of_ones_own_is_used_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quantizer_of_ones_own_is_used_by_name(tmp_path: Path) -> None:
     (tmp_path / "own_quantizer.py").write_text((ROOT / "examples" / "own_quantizer.py").read_text())
     run_command("smalti demo --write-images pictures --num 60", tmp_path)
-    monkeypatch.setenv("SMALTI_PLUGINS", "own_quantizer")
-    sign = "model.quantizer.kind=sign bits=6"
-    run_command(f"smalti train image --data pictures --out runs/sign size=16 {sign}", tmp_path)
-    run_command("smalti encode runs/sign --data pictures --out sign.parquet", tmp_path)
-    run_command("smalti decode runs/sign sign.parquet --out from_signs", tmp_path)
+    environment = {**os.environ, "SMALTI_PLUGINS": "own_quantizer"}
+    for command in (
+        f"train image --data pictures --out runs/sign size=16 model.quantizer.kind=sign bits=6 {SMALL} training.steps=3",
+        "encode runs/sign --data pictures --out sign.parquet",
+        "decode runs/sign sign.parquet --out from_signs",
+    ):
+        words = [sys.executable, "-m", "smalti", *command.split()]
+        subprocess.run(words, cwd=tmp_path, env=environment, check=True)
     assert len(list((tmp_path / "from_signs").rglob("*.png"))) == 60
