@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from smalti.kernels.products import LANES, block_product
-from smalti.quantizers import nearest_kernel
+from smalti.kernels import nearest as nearest_kernel
 
 Work = Callable[[], object]
 PEAK_SIDE = 2048
