@@ -15,8 +15,8 @@ import numba
 import numpy as np
 import torch
 
-from smalti.kernels.products import LANES, block_product
 from smalti.kernels import nearest as nearest_kernel
+from smalti.kernels.products import LANES, block_product
 
 Work = Callable[[], object]
 PEAK_SIDE = 2048

@@ -253,7 +253,8 @@ def test_a_quantizer_of_ones_own_is_used_by_name(tmp_path: Path) -> None:
     run_command("smalti demo --write-images pictures --num 60", tmp_path)
     environment = {**os.environ, "SMALTI_PLUGINS": "own_quantizer"}
     for command in (
-        f"train image --data pictures --out runs/sign size=16 model.quantizer.kind=sign bits=6 {SMALL} training.steps=3",
+        "train image --data pictures --out runs/sign size=16 model.quantizer.kind=sign bits=6 "
+        f"{SMALL} training.steps=3",
         "encode runs/sign --data pictures --out sign.parquet",
         "decode runs/sign sign.parquet --out from_signs",
     ):
