@@ -16,7 +16,8 @@ from smalti.data.loader import split_indices
 from smalti.data.packed import read_packed
 from smalti.data.padding import padded
 from smalti.data.sources import open_source
-from smalti.data.store import Decoded, Store
+from smalti.data.store import Store
+from smalti.data.store_layout import Decoded
 from smalti.encoders.context import ContextEncoder
 from smalti.encoding import encode_items
 from smalti.studies.speech import phonemes as study

@@ -29,7 +29,8 @@ from smalti.core.models import Autoencoder
 from smalti.data.ingest import decode_ahead, readable
 from smalti.data.padding import padded, whole_length
 from smalti.data.sources.base import Source, UnreadableItem
-from smalti.data.store import Actions, Decoded, Store
+from smalti.data.store import Store
+from smalti.data.store_layout import Actions, Decoded
 from smalti.encoders.pooling import PoolingEncoder, item_statistics
 
 BATCH = 64

@@ -10,7 +10,8 @@ from smalti.data.actions import parse_actions
 from smalti.data.crops import CropLoader
 from smalti.data.sources import open_source
 from smalti.data.sources.table import TableSource
-from smalti.data.store import Decoded, Store
+from smalti.data.store import Store
+from smalti.data.store_layout import Decoded
 from smalti.modalities.image.pictures import EXTENSIONS as PICTURES
 from smalti.modalities.video.clips import EXTENSIONS
 from tests import videos

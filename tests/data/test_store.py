@@ -13,7 +13,8 @@ import torch
 from smalti.core import files
 from smalti.core.errors import InputError
 from smalti.data import store as store_module
-from smalti.data.store import FORMAT, Store, smallest_dtype
+from smalti.data.store import Store, smallest_dtype
+from smalti.data.store_layout import FORMAT
 
 
 def arrays(count: int, dtype="uint8"):
@@ -132,14 +133,14 @@ class TestWriteRefuses:
         assert os.listdir(tmp_path) == []
 
     def test_full_disk_on_the_way(self, tmp_path: Path):
-        class Writer(store_module._Writer):
+        class Writer(store_module.StoreWriter):
             def __init__(self, *arguments):
                 super().__init__(*arguments)
                 self.signals_file.close()
                 self.signals_file = open("/dev/full", "wb")  # noqa: SIM115
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(store_module, "_Writer", Writer)
+            patch.setattr(store_module, "StoreWriter", Writer)
             large = ((f"{i}", np.zeros((512, 512), np.uint8), None) for i in range(100))
             with pytest.raises(InputError, match="disk is full"):
                 Store.write(tmp_path / "s", large, (512, 512), "uint8")

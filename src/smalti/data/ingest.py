@@ -13,7 +13,8 @@ import numpy as np
 
 from smalti.core.errors import InputError
 from smalti.data.sources.base import Item, Source, UnreadableItem
-from smalti.data.store import Decoded, Shape, Store
+from smalti.data.store import Store
+from smalti.data.store_layout import Decoded, Shape
 
 WINDOW = 4
 """Minimum number of items decoded ahead per worker, so that all stay busy. A single worker decodes none

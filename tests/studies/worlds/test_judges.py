@@ -7,7 +7,8 @@ import torch
 from smalti.autoregressive.frame_pixelcnn import FramePixelCNNConfig
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
-from smalti.data.store import Decoded, Store
+from smalti.data.store import Store
+from smalti.data.store_layout import Decoded
 from smalti.modalities.image.pixels import to_model
 from smalti.studies.worlds.judges import (
     frame_nats,

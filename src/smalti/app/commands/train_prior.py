@@ -18,7 +18,8 @@ from smalti.core.errors import InputError
 from smalti.core.plugins import loaded_plugins
 from smalti.data.crops import CropLoader
 from smalti.data.loader import Loader, split_indices
-from smalti.data.store import Decoded, Store, smallest_dtype
+from smalti.data.store import Store, smallest_dtype
+from smalti.data.store_layout import Decoded
 from smalti.encoding import encode_items
 from smalti.priors.autoregressive import LearnedPrior
 from smalti.recipe import PriorRecipe

@@ -1,0 +1,123 @@
+"""Layout of a store on disk: its files, its index, and the checks before anything is read.
+
+A store is a directory: `index.json` (what it is), `signals.bin` (items one after another), `labels.bin`
+(int64), of ragged items `lengths.bin` (int64), of clips with actions `actions.bin` (int64, one a frame), and
+`names.txt` (one JSON string a line).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydantic import NonNegativeInt, PositiveInt, ValidationError
+
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+
+FORMAT = 2
+"""Version of the layout; raised when an older smalti could no longer read it. Stores without actions are of
+version 1 still."""
+
+FILES = frozenset({"index.json", "signals.bin", "labels.bin", "lengths.bin", "actions.bin", "names.txt"})
+
+Shape = tuple[int | None, ...]
+"""Shape of an item, channels first; None as the side after them where items differ in it."""
+
+
+Actions = Sequence[str | None]
+"""What is done at each frame of a clip, by name; None where it is not known."""
+
+
+class Decoded(NamedTuple):
+    """One item to write: its name, the array, its class or None, and of a clip its actions or None."""
+
+    name: str
+    array: np.ndarray
+    label: str | None = None
+    actions: Actions | None = None
+
+
+class Index(Configuration):
+    """Content of `index.json`."""
+
+    format: PositiveInt
+    count: PositiveInt
+    shape: tuple[PositiveInt | None, ...]
+    dtype: str
+    names_bytes: NonNegativeInt
+    classes: tuple[str, ...]
+    actions: tuple[str, ...] = ()
+    skipped: list[dict[str, str]]
+    source: str
+    split: str
+    protocol: dict[str, Any]
+
+
+def is_ragged(shape: Shape) -> bool:
+    """Whether items differ in the axis after their channels."""
+    return len(shape) > 1 and shape[1] is None
+
+
+def read_index(directory: Path) -> Index:
+    """Read and check the index.
+
+    Raises:
+        InputError: if there is none, it is damaged, or another version of smalti wrote it.
+    """
+    file = directory / "index.json"
+    if not file.is_file():
+        raise InputError(f"{directory} holds no prepared data (there is no index.json): check the path")
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f"{file} is damaged or unreadable: delete {directory} and prepare it again"
+        ) from error
+    version = content.get("format") if isinstance(content, dict) else None
+    # Before all else, since a newer index may have other keys.
+    if isinstance(version, int) and version > FORMAT:
+        raise InputError(
+            f"{directory} was written by a newer version of smalti (format {version}; "
+            f"this one reads up to {FORMAT}): run pip install -U smalti, or prepare the data again"
+        )
+    try:
+        index = Index.model_validate(content)
+        if np.dtype(index.dtype).kind not in "iuf" or None in (*index.shape[:1], *index.shape[2:]):
+            raise TypeError(index.dtype)
+    except (ValidationError, TypeError) as error:
+        raise InputError(f"{file} is damaged: delete {directory} and prepare it again") from error
+    return index
+
+
+def check_sizes(directory: Path, index: Index, expected_bytes: dict[str, int]) -> None:
+    """Compare the sizes of files, by name, with those that the index implies.
+
+    Raises:
+        InputError: if one differs.
+    """
+    for name, expected in expected_bytes.items():
+        file = directory / name
+        received = file.stat().st_size if file.is_file() else 0
+        if received != expected:
+            raise InputError(
+                f"{file} should hold {expected} bytes for {index.count} items but holds {received}: "
+                f"the data was not written to its end; delete {directory} and prepare it again"
+            )
+
+
+def is_replaceable(directory: Path) -> bool:
+    """Whether the directory holds nothing but a store, or part of one."""
+    try:
+        return set(os.listdir(directory)) <= FILES
+    except OSError:
+        return not directory.exists()
+
+
+def some(names: Sequence[str], most: int = 8) -> str:
+    """The first names, for messages."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -1,0 +1,131 @@
+"""Writing of a store, item by item."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from smalti.core.errors import InputError
+from smalti.data.store_layout import FORMAT, Actions, Decoded, Index, Shape, is_ragged, some
+
+
+class StoreWriter:
+    """The files of one store, while they grow."""
+
+    def __init__(
+        self,
+        directory: Path,
+        shape: Shape,
+        dtype: np.dtype,
+        classes: Sequence[str] | None,
+        actions: Sequence[str] | None,
+    ) -> None:
+        self.directory, self.shape, self.dtype, self.classes = directory, shape, dtype, classes
+        self.action_names = actions
+        self.actions: list[Actions | None] = []
+        self.lengths: list[int] | None = [] if is_ragged(shape) else None
+        self.known = None if classes is None else frozenset(classes)
+        self.labels: list[str | None] = []
+        self.signals_file: IO[bytes] = (directory / "signals.bin").open("wb")
+        self.names_file: IO[bytes] = (directory / "names.txt").open("wb")
+
+    @property
+    def count(self) -> int:
+        return len(self.labels)
+
+    def append(self, item: Decoded) -> None:
+        name, array, label, actions = item
+        if not self._fits(array) or array.dtype != self.dtype:
+            raise InputError(
+                f"expected items of shape {self.shape} and type {self.dtype}, received "
+                f"{array.shape} and {array.dtype} for {name}: bring all items to one shape and type"
+            )
+        if label is not None and self.known is not None and label not in self.known:
+            raise InputError(
+                f"expected one of the {len(self.known)} known classes ({some(self.classes or ())}), "
+                f'received "{label}" for {name}: remove or rename that class, or train with it'
+            )
+        if actions is not None and (self.lengths is None or len(actions) != array.shape[1]):
+            raise InputError(
+                f"expected an action for each frame of a clip, received {len(actions)} actions for {name} of "
+                f"shape {array.shape}: correct the actions, or leave them out"
+            )
+        if self.lengths is not None:
+            self.lengths.append(array.shape[1])
+            array = np.moveaxis(array, 1, 0)
+        self.signals_file.write(np.ascontiguousarray(array).data)
+        self.names_file.write(json.dumps(name).encode("ascii") + b"\n")
+        self.labels.append(label)
+        self.actions.append(actions)
+
+    def _fits(self, array: np.ndarray) -> bool:
+        if self.lengths is None or array.ndim != len(self.shape):
+            return array.shape == self.shape
+        return array.shape[1] > 0 and (array.shape[0], None, *array.shape[2:]) == self.shape
+
+    def finish(self, **description: Any) -> None:
+        """Close the files of the items, and write labels and index."""
+        classes = (
+            self.classes
+            if self.classes is not None
+            else sorted({label for label in self.labels if label is not None})
+        )
+        ids: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
+        ids[None] = -1
+        labels = np.fromiter((ids[label] for label in self.labels), np.int64, self.count)
+        actions = self._write_actions()
+        index = Index(
+            format=FORMAT if actions else 1,
+            count=self.count,
+            shape=self.shape,
+            dtype=self.dtype.name,
+            names_bytes=self.names_file.tell(),
+            classes=tuple(classes),
+            actions=actions,
+            **description,
+        )
+        for file in (self.signals_file, self.names_file):
+            file.close()
+        (self.directory / "labels.bin").write_bytes(labels.tobytes())
+        if self.lengths is not None:
+            (self.directory / "lengths.bin").write_bytes(np.array(self.lengths, np.int64).tobytes())
+        left_out = None if actions else {"actions"}
+        content = index.model_dump_json(indent=1, exclude=left_out)
+        (self.directory / "index.json").write_text(content, encoding="utf-8")
+
+    def _write_actions(self) -> tuple[str, ...]:
+        """The actions of all frames as ids, into a file if there are any; gives their names."""
+        given = {name for actions in self.actions for name in actions or () if name is not None}
+        names = sorted(given) if self.action_names is None else list(self.action_names)
+        unknown = sorted(given - set(names))
+        if unknown:
+            raise InputError(
+                f"expected one of the {len(names)} known actions ({some(names)}), received "
+                f'"{unknown[0]}": remove or rename that action, or train with it'
+            )
+        if not names:
+            return ()
+        ids: dict[str | None, int] = {name: number for number, name in enumerate(names)}
+        ids[None] = -1
+        rows = [
+            np.full(length, -1, np.int64)
+            if actions is None
+            else np.array([ids[name] for name in actions], np.int64)
+            for actions, length in zip(self.actions, self.lengths or (), strict=True)
+        ]
+        (self.directory / "actions.bin").write_bytes(np.concatenate(rows).tobytes())
+        return tuple(names)
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for file in (self.signals_file, self.names_file):
+            # On a full disk, closing fails once more for what is still buffered; the first error tells it.
+            with suppress(OSError):
+                file.close()
