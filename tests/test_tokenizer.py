@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import smalti
+from smalti.conditioners.projection import Projection
+from smalti.core.conditions import Conditions, PerItem
 from smalti.core.errors import InputError
 from smalti.tokenizer import Tokenizer, load
 
@@ -189,6 +191,46 @@ def test_many_are_drawn_in_batches_of_one_generator(tokenizer: Tokenizer) -> Non
     assert not torch.equal(codes[:2], codes[2:4])
     with pytest.raises(InputError, match="num of at least 1, received 0"):
         tokenizer.sample_codes(0)
+
+
+def test_conditions_that_the_model_does_not_read_are_refused(
+    tokenizer: Tokenizer, pixels: torch.Tensor
+) -> None:
+    codes = tokenizer.encode(pixels)
+    given = Conditions(tempo=PerItem(torch.ones(len(codes), 1)))
+    for call in (
+        lambda: tokenizer.decode(codes, conditions=given),
+        lambda: tokenizer.decode(list(codes.split(1)), conditions=given),
+        lambda: tokenizer.sample(len(codes), conditions=given),
+        lambda: tokenizer.sample_codes(len(codes), conditions=given),
+    ):
+        with pytest.raises(InputError, match="'tempo'"):
+            call()
+
+
+@pytest.fixture
+def tempo(tokenizer: Tokenizer) -> Iterator[None]:
+    """Give the decoder a conditioner on `tempo`, for one test."""
+    decoder: Any = tokenizer.autoencoder.decoder
+    projection = Projection(decoder.config.channels, dim=1).to(tokenizer.device).eval()
+    torch.nn.init.constant_(projection.linear.weight, 5.0)
+    decoder.conditioners.by_name["tempo"] = projection
+    yield
+    del decoder.conditioners.by_name["tempo"]
+
+
+@pytest.mark.usefixtures("tempo")
+def test_conditions_reach_the_decoder_item_by_item(tokenizer: Tokenizer, pixels: torch.Tensor) -> None:
+    codes = tokenizer.encode(pixels)
+    given = Conditions(tempo=PerItem(torch.arange(float(len(codes))).unsqueeze(1)))
+    decoded = tokenizer.decode(codes, conditions=given)
+    assert torch.equal(tokenizer.decode(codes, batch_size=2, conditions=given), decoded)
+    alone = [tokenizer.decode(codes[[i]], conditions=given.part([i])) for i in range(len(codes))]
+    assert torch.equal(torch.cat(alone), decoded)
+    assert not torch.equal(tokenizer.decode(codes)[1:], decoded[1:])
+    drawn = tokenizer.sample_codes(len(codes), seed=0)
+    sampled = tokenizer.sample(len(codes), conditions=given, seed=0)
+    assert torch.equal(sampled, tokenizer.decode(drawn, seed=0, conditions=given))
 
 
 def test_labels(tokenizer: Tokenizer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -11,7 +10,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from smalti.core.conditions import Conditions
+from smalti.core.conditioners import check_given_conditions, readable_conditions
+from smalti.core.conditions import Conditions, with_label
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.hub import locate, upload
@@ -20,6 +20,7 @@ from smalti.data.sources.base import Source
 from smalti.data.store import Store
 from smalti.encoding import BATCH, EncodedItem, encode_items, encode_signals
 from smalti.priors.autoregressive import LearnedPrior
+from smalti.priors.draws import draw_in_batches, seeded_generator
 from smalti.trained import LEARNED, PRIOR_DIRECTORY, UNIGRAM_FILE, TrainedModel
 
 FILES = (CONFIG_FILE, WEIGHTS_FILE)
@@ -155,6 +156,7 @@ class Tokenizer:
         class_name: str | None = None,
         seed: int | None = 0,
         temperature: float = 1.0,
+        conditions: Conditions | None = None,
     ) -> Any:
         """Decode codes to images and clips (uint8) or audio (amplitudes in [-1, 1]).
 
@@ -164,18 +166,21 @@ class Tokenizer:
             class_name: class (speaker) for a class-conditional decoder.
             seed: of the draws of an autoregressive decoder; None uses a new random seed.
             temperature: of those draws.
+            conditions: further conditions that the decoder reads, of each item.
 
         Returns:
             A tensor for a tensor, a list for a list.
 
         Raises:
-            InputError: if codes are out of range or have the wrong shape, the class is unknown, or the
-                decoder is not class-conditional.
+            InputError: if codes are out of range or have the wrong shape, the class is unknown, the
+                decoder is not class-conditional, or it does not read a condition.
         """
         if isinstance(codes, list):
-            decoded = [self.decode_signals(one, batch_size, class_name, seed, temperature) for one in codes]
-            return [self.modality.render(signal) for signal in decoded]
-        return self.modality.render(self.decode_signals(codes, batch_size, class_name, seed, temperature))
+            given = [conditions and conditions.part([index]) for index in range(len(codes))]
+            settings = (batch_size, class_name, seed, temperature)
+            return [self.decode(one, *settings, own) for one, own in zip(codes, given, strict=True)]
+        signals = self.decode_signals(codes, batch_size, class_name, seed, temperature, conditions)
+        return self.modality.render(signals)
 
     @torch.no_grad()
     def decode_signals(
@@ -185,6 +190,7 @@ class Tokenizer:
         class_name: str | None = None,
         seed: int | None = 0,
         temperature: float = 1.0,
+        conditions: Conditions | None = None,
     ) -> Float[Tensor, "b c *size"]:
         """Decode codes to signals in the model's range; see `decode`."""
         fits = codes.ndim == 1 + len(self.code_shape) and all(
@@ -197,19 +203,22 @@ class Tokenizer:
                 f"expected codes of shape (B, {', '.join(sides)}), received "
                 f"{tuple(codes.shape)}: pass codes made by this model"
             )
-        generator = _generator(seed)
+        generator = seeded_generator(seed)
+        given = conditions or Conditions()
+        check_given_conditions(given, self.autoencoder)
         label = -1 if class_name is None else self.label(class_name)
         if class_name is not None and not self.autoencoder.num_label_classes:
             raise InputError(
                 f"expected no class for a decoder that is not class-conditional, received {class_name!r}: "
                 "leave it out, or train a class-conditional one (kind=wavenet, or decoder.use_labels=true)"
             )
+        if self.classes:
+            given = with_label(given, label, len(codes))
         parts = []
-        for part in codes.split(batch_size):
-            labels = torch.full((len(part),), label, device=self.device) if self.classes else None
-            decoded = self.autoencoder.decode(
-                part.to(self.device), Conditions(label=labels), generator, temperature
-            )
+        for begin in range(0, len(codes), batch_size):
+            items = slice(begin, begin + batch_size)
+            own = given.part(items).to(self.device)
+            decoded = self.autoencoder.decode(codes[items].to(self.device), own, generator, temperature)
             parts.append(decoded.cpu())
         return torch.cat(parts)
 
@@ -246,6 +255,7 @@ class Tokenizer:
         prior: str = LEARNED,
         progress: Callable[[int, int], None] | None = None,
         length: int | None = None,
+        conditions: Conditions | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
         """Sample code grids from the learned prior.
 
@@ -259,9 +269,11 @@ class Tokenizer:
             progress: called with (symbols drawn, total symbols).
             length: codes along the first (time) axis, for items that differ in length; None for the length of
                 the prior's training grid.
+            conditions: further conditions that the prior reads, of each grid.
 
         Raises:
-            InputError: if there is no learned prior or no such class, or a setting is out of range.
+            InputError: if there is no learned prior or no such class, the prior does not read a condition,
+                or a setting is out of range.
         """
         learned = self._learned(prior)
         if num < 1:
@@ -274,12 +286,15 @@ class Tokenizer:
         grid = learned.grid if length is None else (length, *learned.grid[1:])
         label = -1 if class_name is None else self.label(class_name)
 
-        def draw(size: int, **settings: Any) -> Tensor:
-            labels = torch.full((size,), label, device=self.device)
-            conditions = Conditions(label=labels if learned.network.num_classes else None)
-            return learned.sample(size, conditions, temperature, top_k, top_p, grid=grid, **settings)
+        given = conditions or Conditions()
+        if learned.network.num_classes:
+            given = with_label(given, label, num)
 
-        return _in_batches(draw, num, batch_size, seed, progress)
+        def draw(items: slice, **settings: Any) -> Tensor:
+            own, size = given.part(items).to(self.device), items.stop - items.start
+            return learned.sample(size, own, temperature, top_k, top_p, grid=grid, **settings)
+
+        return draw_in_batches(draw, num, batch_size, seed, progress)
 
     def rollout(
         self,
@@ -334,14 +349,16 @@ class Tokenizer:
         ids = [-1 if name is None else self._action(name, learned) for name in done]
         grid, beginning = (len(done), *learned.grid[1:]), given.to(self.device)
 
-        def draw(size: int, **settings: Any) -> Tensor:
-            conditions = Conditions(action=torch.tensor([ids] * size, device=self.device))
+        def draw(items: slice, **settings: Any) -> Tensor:
+            size = items.stop - items.start
+            each = torch.tensor([ids] * size, device=self.device)
+            conditions = Conditions(action=each if learned.network.num_actions else None)
             begun = beginning.repeat(size, 1, 1, 1, 1)
             return learned.sample(
                 size, conditions, temperature, top_k, top_p, grid=grid, given=begun, **settings
             )
 
-        return _in_batches(draw, num, batch_size, seed, progress)
+        return draw_in_batches(draw, num, batch_size, seed, progress)
 
     def _action(self, name: str, prior: LearnedPrior) -> int:
         if not prior.network.num_actions or name not in self.actions:
@@ -353,11 +370,20 @@ class Tokenizer:
             raise InputError(f"expected an action of this model, received {name!r}: the actions are {known}")
         return self.actions.index(name)
 
-    def sample(self, num: int, class_name: str | None = None, **settings: Any) -> Any:
-        """Sample new items in the format of `decode`; arguments as in `sample_codes`."""
-        codes = self.sample_codes(num, class_name, **settings)
+    def sample(
+        self, num: int, class_name: str | None = None, conditions: Conditions | None = None, **settings: Any
+    ) -> Any:
+        """Sample new items in the format of `decode`; arguments as in `sample_codes`.
+
+        Prior and decoder each get the conditions that they read; one of them must read each.
+        """
+        given, network = conditions or Conditions(), self._learned(settings.get("prior", LEARNED)).network
+        check_given_conditions(given, network, self.autoencoder)
+        of_prior = given.only(*readable_conditions(network))
+        of_decoder = given.only(*readable_conditions(self.autoencoder))
+        codes = self.sample_codes(num, class_name, conditions=of_prior, **settings)
         decoder_class = class_name if self.autoencoder.num_label_classes else None
-        return self.decode(codes, class_name=decoder_class, seed=settings.get("seed"))
+        return self.decode(codes, class_name=decoder_class, seed=settings.get("seed"), conditions=of_decoder)
 
     def _learned(self, name: str) -> LearnedPrior:
         known = self.trained.learned
@@ -418,31 +444,3 @@ class Tokenizer:
             token: access token; None uses the stored login.
         """
         return upload(self.save_pretrained, repository, "Upload a smalti tokenizer", private, token)
-
-
-def _generator(seed: int | None) -> torch.Generator:
-    generator = torch.Generator()
-    generator.manual_seed(seed) if seed is not None else generator.seed()
-    return generator
-
-
-def _in_batches(
-    draw: Callable[..., Tensor],
-    num: int,
-    batch_size: int,
-    seed: int | None,
-    progress: Callable[[int, int], None] | None,
-) -> Int64[Tensor, "b g *grid"]:
-    """Call `draw` in batches with one generator; return CPU tensors."""
-    generator, parts = _generator(seed), []
-    batches = math.ceil(num / batch_size)
-    for batch in range(batches):
-        size = min(batch_size, num - batch * batch_size)
-        report = progress and _of_batch(progress, batch, batches)
-        parts.append(draw(size, generator=generator, progress=report).cpu())
-    return torch.cat(parts)
-
-
-def _of_batch(progress: Callable[[int, int], None], batch: int, batches: int) -> Callable[[int, int], None]:
-    """Convert the progress of one of several equal batches to progress over all of them."""
-    return lambda done, total: progress(batch * total + done, batches * total)

@@ -5,8 +5,10 @@ import itertools
 import pytest
 import torch
 
+from smalti.autoregressive.transformer import Transformer
 from smalti.autoregressive.wavenet import WaveNetConfig
-from smalti.core.conditions import Conditions
+from smalti.conditioners.embedding import Embedding
+from smalti.core.conditions import Conditions, PerItem
 from smalti.core.signals import SignalSpec
 from smalti.decoders.autoregressive import (
     AutoregressiveFamily,
@@ -216,3 +218,17 @@ class TestSizes:
         likelihood = made(locals_of(made, 1, 2).expand(8192, -1, -1))
         total = sum(likelihood.log_prob(x)[:, 0, 0].double().exp().sum().item() for x in every.split(8192))
         assert total == pytest.approx(1.0, rel=1e-3)
+
+
+@torch.no_grad()
+def test_every_condition_reaches_the_network_over_the_signal():
+    torch.manual_seed(0)
+    embedding = Embedding(8, num_ids=3)
+    network = Transformer(4, channels=8, layers=1, heads=2, conditioners={"mood": embedding})
+    exaggerate(network)
+    spec = SignalSpec(1, (4,), 4)
+    made = AutoregressiveFamily(network, CategoricalConfig().build(spec), 2, 2, 4).eval()
+    local, signal = torch.randn(2, 2, 2), from_levels(torch.randint(4, (2, 1, 4)), 4)
+    given = Conditions(mood=PerItem(torch.tensor([1, 2])), more=PerItem(torch.zeros(2, 1)))
+    plain, conditioned = (made(local, conditions).log_prob(signal) for conditions in (None, given))
+    assert ((plain - conditioned).abs().amax((1, 2)) > 1e-3).all()

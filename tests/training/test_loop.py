@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from smalti.core.conditions import Batch
+from smalti.conditioners.embedding import Embedding
+from smalti.core.conditioners import Conditioners
+from smalti.core.conditions import Batch, Conditions, PerItem
 from smalti.core.errors import InputError
 from smalti.core.models import Trainable
 from smalti.core.results import Loss
@@ -413,3 +415,23 @@ def test_a_run_holds_nothing_that_loading_could_run(request: pytest.FixtureReque
             ), path
     for path in (path for path in files if path.suffix == ".json"):
         json.loads(path.read_text())
+
+
+class Conditioned(Line):
+    """A model with a conditioner."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conditioners = Conditioners({"tempo": Embedding(WIDTH, num_ids=2)})
+
+
+def test_batches_without_a_condition_of_the_model_are_refused_before_training(tmp_path: Path) -> None:
+    def feed(step: int, rank: int = 0, world: int = 1) -> Batch:
+        given = Conditions(mood=PerItem(torch.zeros(1, dtype=torch.int64)))
+        return Batch(batches(step, rank, world).data, given)
+
+    model = Conditioned()
+    with pytest.raises(InputError) as error:
+        fit(model, feed, config(), RunDirectory(tmp_path), Engine())
+    assert all(name in str(error.value) for name in ("'tempo'", "mood"))
+    assert not model.seen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, cast, final
 
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from smalti.core.conditions import Conditions, ConditionValue
 from smalti.core.config import Configuration
+from smalti.core.errors import InputError
 from smalti.core.registry import Registry
 
 
@@ -65,7 +66,9 @@ AnyConditioner = Annotated[ConditionerConfig, CONDITIONERS]
 
 @final
 class Conditioners(nn.Module):
-    """The conditioners of a network, applied in order; conditions without a conditioner are ignored.
+    """The conditioners of a network, applied in order.
+
+    Conditions without a conditioner are ignored, since data may have more columns than a model reads.
 
     Args:
         conditioners: conditioner of each condition, by the condition's name.
@@ -77,6 +80,11 @@ class Conditioners(nn.Module):
 
     def __len__(self) -> int:
         return len(self.by_name)
+
+    @property
+    def condition_names(self) -> tuple[str, ...]:
+        """Names of the conditions."""
+        return tuple(self.by_name)
 
     def prepare(
         self, conditions: Conditions | None, batch_size: int, grid: Sequence[int], hide: bool = False
@@ -95,3 +103,66 @@ class Conditioners(nn.Module):
         for name, module in self.by_name.items():
             x = module(x, prepared[name], position)
         return x
+
+
+SUPPLIED = frozenset({"voice", "local"})
+"""Conditions that a model computes itself, so that data need not have them."""
+
+
+def condition_names(module: nn.Module) -> frozenset[str]:
+    """Names of the conditions that a module reads through conditioners.
+
+    A part that reads conditions in another way lists them in an attribute `condition_names`.
+    """
+    return frozenset(name for part in module.modules() for name in getattr(part, "condition_names", ()))
+
+
+def check_data_conditions(module: nn.Module, available: Collection[str]) -> None:
+    """Check that data has every condition that the conditioners of a model read.
+
+    Args:
+        module: the model.
+        available: names of the conditions of the data.
+
+    Raises:
+        InputError: if one is missing.
+    """
+    missing = sorted(condition_names(module) - SUPPLIED - set(available))
+    if missing:
+        raise InputError(
+            f"expected data with the condition {missing[0]!r}, which the model reads, received data with "
+            f"{_listed(available)}: add that column to the data, or build the model without its conditioner"
+        )
+
+
+def readable_conditions(module: nn.Module) -> frozenset[str]:
+    """Names of all conditions that a model, or a network over codes, can be given."""
+    known = set(condition_names(module))
+    # Labels are read by nested parts (a decoder, a likelihood), the others only by a network itself.
+    if any(getattr(part, "num_classes", 0) for part in module.modules()):
+        known.add("label")
+    sizes = {"action": "num_actions", "local": "local_channels"}
+    return frozenset(known | {name for name, size in sizes.items() if getattr(module, size, 0)})
+
+
+def check_given_conditions(given: Collection[str], *modules: nn.Module) -> None:
+    """Check that every condition that a caller passes for decoding or sampling is read.
+
+    Args:
+        given: names of the conditions.
+        modules: models or networks, of which one must read it.
+
+    Raises:
+        InputError: if a name is unknown to all of them.
+    """
+    known = frozenset[str]().union(*map(readable_conditions, modules))
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise InputError(
+            f"expected conditions that the model reads ({_listed(known)}), received {unknown[0]!r}: leave it "
+            "out, or correct the name"
+        )
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

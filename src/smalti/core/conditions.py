@@ -245,6 +245,24 @@ def _as_value(name: str, value: ConditionValue | Tensor) -> ConditionValue:
     return KINDS[name](value)
 
 
+def with_label(conditions: Conditions, label: int, num: int) -> Conditions:
+    """Add one label to all items of some conditions.
+
+    Args:
+        conditions: of `num` items; any labels in them are kept if `label` is -1.
+        label: -1 for none.
+        num: number of items.
+
+    Raises:
+        InputError: if there are labels already and another one is given.
+    """
+    if "label" not in conditions:
+        return Conditions(**conditions, label=torch.full((num,), label))
+    if label >= 0:
+        raise InputError("expected a class or labels among the conditions, received both: leave one out")
+    return conditions
+
+
 @dataclass(frozen=True)
 class Batch:
     """A batch of model inputs.

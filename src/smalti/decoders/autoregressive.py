@@ -160,11 +160,10 @@ class AutoregressiveFamily(LikelihoodFamily):
         self, parameters: Float[Tensor, "b p *coarse"], conditions: Conditions | None = None
     ) -> AutoregressiveLikelihood:
         """The likelihood of signals of `coarse * frame` elements along each axis."""
-        labels = (conditions or Conditions()).only("label")
         return AutoregressiveLikelihood(
             self.network,
             self.family,
-            Conditions(**labels, local=parameters),
+            Conditions(**{**(conditions or {}), "local": parameters}),
             [places * self.frame for places in parameters.shape[2:]],
             self.levels,
         )

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from smalti.autoregressive.sampling import sample
+from smalti.core.conditioners import check_given_conditions
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
 from smalti.core.models import Trainable
@@ -121,12 +122,13 @@ class LearnedPrior(DensityPrior, Trainable, Pretrained):
             given: int64 `(B, G, *first)`, the first part of each grid, which sampling continues.
 
         Raises:
-            InputError: for labels on a prior without classes, or settings out of range.
+            InputError: for a condition that the network does not read, or settings out of range.
         """
         if "label" in conditions and not self.network.num_classes:
             raise InputError(
                 "expected no class for a prior without classes, received labels: leave --class out"
             )
+        check_given_conditions(conditions, self.network)
         return sample(
             self.network,
             num,

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from smalti.core.conditioners import check_given_conditions
 from smalti.core.conditions import Conditions
 from smalti.core.priors import DensityPrior
 
@@ -42,7 +43,12 @@ class UniformPrior(DensityPrior):
         top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
-        """Draw independent uniform codes on the generator's device; the other settings have no effect."""
+        """Draw independent uniform codes on the generator's device; the other settings have no effect.
+
+        Raises:
+            InputError: for any condition.
+        """
+        check_given_conditions(conditions, self)
         shape = (num, self.num_codebooks, *self.grid)
         device = generator.device if generator is not None else None
         return torch.randint(self.num_codes, shape, generator=generator, device=device)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from smalti.core.conditioners import check_given_conditions
 from smalti.core.conditions import Conditions
 from smalti.core.priors import DensityPrior
 from smalti.priors.uniform import NO_CONDITIONS
@@ -61,7 +62,12 @@ class UnigramPrior(DensityPrior):
         top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
-        """Draw independent codes by frequency; only the temperature has an effect."""
+        """Draw independent codes by frequency; only the temperature has an effect.
+
+        Raises:
+            InputError: for any condition.
+        """
+        check_given_conditions(conditions, self)
         # Draw on the generator's device.
         source = generator.device if generator is not None else self.counts.device
         weights = (self.log_table() / max(temperature, 1e-4)).softmax(1).to(source)

@@ -20,6 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from smalti.core.conditioners import check_data_conditions
 from smalti.core.conditions import Batch
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
@@ -115,7 +116,7 @@ def fit(
 
     Raises:
         InputError: if a loss or its gradient is not finite (the last checkpoint is kept), or two phases have
-            the same name.
+            the same name, or the batches lack a condition that the model reads.
         Interrupted: on Ctrl-C, after the run was saved.
     """
     # The averaged weights are a separate model, so that it can be evaluated directly.
@@ -147,6 +148,8 @@ def fit(
             model.train()
             model.trained_steps = step
             batch = batches(step, engine.rank, engine.world)
+            if step == first:
+                check_data_conditions(model, batch.conditions)
             for phase, optimizer in zip(phases, prepared, strict=True):
                 if not phase.is_due(step):
                     continue
