@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import final
@@ -26,7 +26,8 @@ from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder
-from smalti.data.ingest import decode_ahead, readable
+from smalti.data.columns import Columns
+from smalti.data.ingest import decode_ahead, readable, readable_columns
 from smalti.data.padding import padded, whole_length
 from smalti.data.sources.base import Source, UnreadableItem
 from smalti.data.store import Store
@@ -55,6 +56,7 @@ class EncodedItem:
         label: class name used by the source; None if unlabelled.
         length: length of the signal along its first axis, without padding.
         actions: actions of a clip, one per frame; None if the source has none.
+        columns: further conditions of the item, by name; see `smalti.data.columns`.
     """
 
     name: str
@@ -62,6 +64,7 @@ class EncodedItem:
     label: str | None
     length: int
     actions: Actions | None = None
+    columns: Columns = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -174,7 +177,13 @@ def _encode_store(
         for index in chosen.tolist():
             label = int(store.labels[index])
             class_name = store.classes[label] if label >= 0 else None
-            yield Decoded(store.names[index], store.item(index), class_name, store.actions_of(index))
+            yield Decoded(
+                store.names[index],
+                store.item(index),
+                class_name,
+                store.actions_of(index),
+                store.columns_of(index),
+            )
 
     counter = _Counter(len(chosen), [], progress)
     yield from _batched(model, modality, items(), counter, rows, labels, batch_size, generator)
@@ -192,7 +201,7 @@ def _decoded(
             skipped.append({"name": readable(item.name), "reason": readable(str(levels))})
         else:
             label = None if item.label is None else readable(item.label)
-            yield Decoded(readable(item.name), levels, label, item.actions)
+            yield Decoded(readable(item.name), levels, label, item.actions, readable_columns(item.columns))
     if skipped and len(skipped) == done:
         raise InputError(
             f"none of the {done} items of {source.description} can be read (the first, "
@@ -247,7 +256,7 @@ def _batched(
         codes = _codes_of(model, modality, window, rows, labels, batch_size, generator)
         counter.add(len(window))
         for item, one in zip(window, codes, strict=True):
-            yield EncodedItem(item.name, one, item.label, item.array.shape[1], item.actions)
+            yield EncodedItem(item.name, one, item.label, item.array.shape[1], item.actions, item.columns)
 
     for item in items:
         window.append(item)

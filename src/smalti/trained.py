@@ -45,6 +45,7 @@ class TrainedModel:
         model: in evaluation mode.
         classes: class names, by label.
         actions: names of the actions in clips, by id.
+        columns: names of the ids of further conditions, by condition.
         unigram: code frequencies, if they were counted.
         learned: the learned priors, by name.
         prior_recipes: recipes of the learned priors, by name.
@@ -59,6 +60,7 @@ class TrainedModel:
     learned: dict[str, LearnedPrior]
     prior_recipes: dict[str, PriorRecipe]
     actions: tuple[str, ...] = ()
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -87,6 +89,7 @@ class TrainedModel:
         with plugin_hint(config):
             recipe = parse(Recipe, config["recipe"], str(run.config_path))
         classes, actions = (_names(config.get(key, []), key, run) for key in ("classes", "actions"))
+        columns = _names_by_column(config.get("columns", {}), run)
         model = recipe.model.build(recipe.data.build().spec, len(classes))
         load_weights(model, run.read_model(), directory)
         model.to(target).eval()
@@ -109,6 +112,7 @@ class TrainedModel:
             learned,
             prior_recipes,
             actions,
+            columns,
             {key: config[key] for key in KEPT_KEYS if key in config},
         )
 
@@ -174,7 +178,11 @@ class TrainedModel:
         """
         check_no_run(directory)
         current = self.fingerprint
-        names = {"classes": list(self.classes), **({"actions": list(self.actions)} if self.actions else {})}
+        names = {
+            "classes": list(self.classes),
+            **({"actions": list(self.actions)} if self.actions else {}),
+            **({"columns": {name: list(ids) for name, ids in self.columns.items()}} if self.columns else {}),
+        }
         recipe = self.recipe.model_dump(mode="json")
         _write(directory, {"kind": "autoencoder", **self.about, "recipe": recipe, **names}, self.model)
         (directory / UNIGRAM_FILE).unlink(missing_ok=True)
@@ -236,6 +244,14 @@ def _names(given: object, key: str, run: RunDirectory) -> tuple[str, ...]:
             f"expected a list of names in {key!r} of {run.config_path}: restore the file, or train again"
         )
     return tuple(given)
+
+
+def _names_by_column(given: object, run: RunDirectory) -> dict[str, tuple[str, ...]]:
+    if not isinstance(given, dict):
+        raise InputError(
+            f"expected names by column in 'columns' of {run.config_path}: restore the file, or train again"
+        )
+    return {str(name): _names(ids, "columns", run) for name, ids in given.items()}
 
 
 def write_unigram(path: Path, prior: UnigramPrior, fingerprint: str) -> None:

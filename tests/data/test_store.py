@@ -249,7 +249,7 @@ class TestOpenRefuses:
     def test_newer_version(self, directory: Path):
         self.edit(directory, format=FORMAT + 1, key_of_the_future=1)
         with pytest.raises(
-            InputError, match=r"newer version of smalti \(format 3; this one reads up to 2\): run pip"
+            InputError, match=r"newer version of smalti \(format 4; this one reads up to 3\): run pip"
         ):
             Store.open(directory)
 

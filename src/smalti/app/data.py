@@ -10,6 +10,7 @@ import torch
 
 from smalti.app.console import counting, note
 from smalti.app.letters import LettersSource
+from smalti.core.conditioners import check_data_conditions
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.models import LatentVariableModel
@@ -40,7 +41,12 @@ def open_loader(
     indices: np.ndarray | None = None,
     labels: np.ndarray | None = None,
 ) -> Loader | CropLoader:
-    """Load batches of a store's signals; signals of varying length are cropped, or padded to whole codes."""
+    """Load batches of a store's signals; signals of varying length are cropped, or padded to whole codes.
+
+    Raises:
+        InputError: if the store lacks a condition that the model reads.
+    """
+    check_data_conditions(model, store.condition_names)
     if store.lengths is None:
         return Loader(
             store,

@@ -1,4 +1,4 @@
-"""Batches of ragged items: random crops to train on, whole items to use and to measure.
+"""Batches of ragged items: random crops for training, whole items for encoding and evaluation.
 
 Like those of `loader`, they are a function of the step alone.
 """
@@ -6,6 +6,7 @@ Like those of `loader`, they are a function of the step alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
@@ -13,22 +14,26 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from smalti.core.conditions import Batch, Conditions
+from smalti.core.conditions import Batch, Conditions, ConditionValue
 from smalti.core.errors import InputError
+from smalti.data.columns import Column
 from smalti.data.loader import nothing_missing
 from smalti.data.store import Store
 
 
 @final
 class CropLoader:
-    """Crops of one length, about places that are drawn evenly from all items.
+    """Crops of one length, centred at positions drawn uniformly from all items.
 
-    So long and short items have their share of the crops. A crop near an end of its item is moved inside; an
-    item that is shorter than a crop is followed by padding, and `Batch.lengths` says where it ends.
+    Long items therefore have more crops than short ones. A crop near the end of its item is moved inside; an
+    item shorter than a crop is padded, and `Batch.lengths` gives its length.
+
+    The columns of a store become conditions of the batches, under their names. Columns with a value per frame
+    are cropped like the signal; their padding is -1 for ids and 0 for vectors.
     """
 
     resident = False
-    """Whether the data lives on the device."""
+    """True if the data is kept on the device."""
 
     def __init__(
         self,
@@ -48,15 +53,15 @@ class CropLoader:
         """
         Args:
             store: of ragged items.
-            indices: the items to use; None for all.
+            indices: items to use; None for all.
             length: of a crop, along the axis after the channels.
             batch_size: crops in a batch, over all processes.
             seed: of the draws, 0 or more.
-            device: where batches are wanted.
-            to_model: from stored items to `Batch.data`, on the device; None gives int64, as codes are.
-            to_mask: from stored items to `Batch.mask`; None where no value can be missing.
+            device: of the batches.
+            to_model: maps stored items to `Batch.data`, on the device; None converts to int64, for codes.
+            to_mask: maps stored items to `Batch.mask`; None if no value can be missing.
             labels: class ids of all items, -1 for none; None takes those of the store.
-            padding: what follows an item that ends before its batch.
+            padding: level that fills up items shorter than the batch.
             multiple: whole items are padded to a multiple of this.
 
         Raises:
@@ -79,19 +84,21 @@ class CropLoader:
         given = (store.labels if labels is None else labels)[chosen]
         self._labels = torch.from_numpy(given) if (given >= 0).any() else None
         self._actions = store.actions
+        self._columns = store.columns
+        self._indices = chosen
         self.voices: Float[Tensor, "m v"] | None = None
-        """What is known of each item's speaker, to be given with it; the condition `voice`."""
+        """Statistics of each item's speaker, passed on as the condition `voice`."""
 
     @property
     def steps_per_epoch(self) -> float:
-        """Batches in which as much data goes by as there is."""
+        """Batches whose crops have as many positions in total as the data."""
         return max(1.0, self._lengths.sum() / self._length) / self.batch_size
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
-        """Batch number `step`, or the part of it that belongs to one process; see `Loader.batch`.
+        """Return batch number `step`, or one process's share of it; see `Loader.batch`.
 
         Raises:
-            InputError: when the batch has no equal parts.
+            InputError: if the batch cannot be shared equally.
         """
         if self.batch_size % world:
             raise InputError(
@@ -107,7 +114,7 @@ class CropLoader:
         return self._crops(items, np.clip(centres - self._length // 2, 0, last))
 
     def speakers(self) -> dict[int, list[int]]:
-        """Positions of the items of each label; an item without one is a speaker of its own, below -1."""
+        """Return the positions of the items of each label; an item without one has its own key, below -1."""
         groups: dict[int, list[int]] = {}
         for position in range(self.count):
             label = -1 if self._labels is None else int(self._labels[position])
@@ -115,23 +122,23 @@ class CropLoader:
         return groups
 
     def watch(self, batch_size: int | None = None) -> Iterator[Batch]:
-        """The middle crop of each item, in order: what is looked at while training."""
+        """Yield the middle crop of each item, in order: the batches evaluated during training."""
         size = batch_size or self.batch_size
         for start in range(0, self.count, size):
             yield self.items(np.arange(start, min(start + size, self.count)))
 
     def items(self, positions: Int64[np.ndarray, " b"]) -> Batch:
-        """The middle crops of the items at these positions of the set, as one batch."""
+        """Return the middle crops of the items at these positions of the set as one batch."""
         return self._crops(positions, np.maximum(0, self._lengths[positions] - self._length) // 2)
 
     def sequential(self, batch_size: int | None = None) -> Iterator[Batch]:
-        """Every item once, whole, in order, in batches of one: their lengths differ."""
+        """Yield every whole item once, in order, in batches of one because lengths differ."""
         del batch_size
         for position in range(self.count):
             yield self.whole(position)
 
     def whole(self, position: int) -> Batch:
-        """The item at a position of the set, whole, padded to a multiple of `multiple`."""
+        """Return the whole item at a position of the set, padded to a multiple of `multiple`."""
         length = int(self._lengths[position])
         padded = -(-length // self._multiple) * self._multiple
         return self._gather(np.array([position]), np.zeros(1, np.int64), padded)
@@ -140,21 +147,51 @@ class CropLoader:
         return self._gather(items, offsets, self._length)
 
     def _gather(self, items: np.ndarray, offsets: np.ndarray, length: int) -> Batch:
-        others = self._signals.shape[1:]
-        rows = np.full((len(items), length, *others), self._padding, self._signals.dtype)
         inside = np.minimum(length, self._lengths[items] - offsets)
-        for row, begin, count in zip(rows, self._begins[items] + offsets, inside, strict=True):
-            row[:count] = self._signals[begin : begin + count]
+        stretches = _Stretches(self._begins[items] + offsets, inside, length)
+        rows = stretches.of(self._signals, self._padding)
+        signals = torch.from_numpy(np.ascontiguousarray(np.moveaxis(rows, 1, 2))).to(self.device)
+        positions = torch.from_numpy(items)
         actions = None
         if self._actions is not None:
-            done = np.full((len(items), length), -1, np.int64)
-            for row, begin, count in zip(done, self._begins[items] + offsets, inside, strict=True):
-                row[:count] = self._actions[begin : begin + count]
-            actions = torch.from_numpy(done).to(self.device)
-        signals = torch.from_numpy(np.ascontiguousarray(np.moveaxis(rows, 1, 2))).to(self.device)
-        labels = None if self._labels is None else self._labels[torch.from_numpy(items)].to(self.device)
+            actions = torch.from_numpy(stretches.of(self._actions, -1)).to(self.device)
+        labels = None if self._labels is None else self._labels[positions].to(self.device)
+        voices = None if self.voices is None else self.voices[positions].to(self.device)
+        columns = {name: self._condition(column, items, stretches) for name, column in self._columns.items()}
+        conditions = Conditions(label=labels, voice=voices, action=actions, **columns)
         is_full = bool((inside == length).all())
         lengths = None if is_full else torch.from_numpy(inside.astype(np.int64)).to(self.device)
-        voices = None if self.voices is None else self.voices[torch.from_numpy(items)].to(self.device)
-        conditions = Conditions(label=labels, voice=voices, action=actions)
         return Batch(self._to_model(signals), conditions, lengths, self._to_mask(signals))
+
+    def _condition(self, column: Column, items: np.ndarray, stretches: _Stretches) -> ConditionValue:
+        """Return a column of some items, cropped where it has a value per frame."""
+        spec = column.spec
+        values = (
+            stretches.of(column.data, spec.padding)
+            if spec.is_per_frame
+            else column.data[self._indices[items]]
+        )
+        return column.condition(torch.from_numpy(values).to(self.device))
+
+
+@final
+@dataclass(frozen=True)
+class _Stretches:
+    """Adjacent rows of several items, each followed by padding.
+
+    Attributes:
+        begins: first row of each.
+        counts: rows of each.
+        length: of the padded stretches.
+    """
+
+    begins: np.ndarray
+    counts: np.ndarray
+    length: int
+
+    def of(self, source: np.ndarray, padding: int | float) -> np.ndarray:
+        """Copy the stretches of an array of rows, `(B, length, *others)`."""
+        copied = np.full((len(self.begins), self.length, *source.shape[1:]), padding, source.dtype)
+        for row, begin, count in zip(copied, self.begins, self.counts, strict=True):
+            row[:count] = source[begin : begin + count]
+        return copied

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from smalti.core.errors import InputError
+from smalti.data.columns import Columns, ColumnValue, fault_in
 from smalti.data.sources.base import Item, Source, UnreadableItem
 from smalti.data.store import Store
 from smalti.data.store_layout import Decoded, Shape
@@ -70,14 +71,16 @@ def build_store(
     def decoded() -> Iterator[Decoded]:
         done = 0
         for item, read in decode_ahead(source.items(split), decode, workers):
-            result = _with_actions(item, read)
+            result = _checked(item, read)
             if isinstance(result, UnreadableItem):
                 skipped.append({"name": readable(item.name), "reason": readable(str(result))})
             else:
                 for text in warnings(result):
                     items_by_warning.setdefault(text.split(":")[0], []).append(readable(item.name))
                 label = None if item.label is None else readable(item.label)
-                yield Decoded(readable(item.name), result, label, item.actions)
+                yield Decoded(
+                    readable(item.name), result, label, item.actions, readable_columns(item.columns)
+                )
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -105,14 +108,17 @@ def build_store(
     )
 
 
-def _with_actions(item: Item, read: Any) -> Any:
-    """Return `read`, or an `UnreadableItem` if it is a clip with another number of actions than frames."""
-    if item.actions is None or isinstance(read, UnreadableItem) or read.shape[1] == len(item.actions):
+def _checked(item: Item, read: Any) -> Any:
+    """Return the decoded item, or `UnreadableItem` if its actions or columns do not fit its frames."""
+    if isinstance(read, UnreadableItem):
         return read
-    return UnreadableItem(
-        f"it has {len(item.actions)} actions for {read.shape[1]} frames; set data.frame_rate_hz=none and "
-        "give one action per frame"
-    )
+    if item.actions is not None and read.shape[1] != len(item.actions):
+        return UnreadableItem(
+            f"it has {len(item.actions)} actions for {read.shape[1]} frames; set data.frame_rate_hz=none and "
+            "give one action per frame"
+        )
+    fault = fault_in(item.columns, read.shape[1] if read.ndim > 1 else None)
+    return read if fault is None else UnreadableItem(fault)
 
 
 def decode_ahead(
@@ -170,3 +176,16 @@ def _nbytes(value: Any) -> int:
 def readable(text: str) -> str:
     """Escape what is not valid Unicode: file names may hold it, JSON and Parquet may not."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def readable_columns(columns: Columns) -> Columns:
+    """Apply `readable` to the names in columns."""
+    return {name: _readable_value(value) for name, value in columns.items()}
+
+
+def _readable_value(value: ColumnValue) -> ColumnValue:
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, str):
+        return readable(value)
+    return tuple(None if name is None else readable(name) for name in value)

@@ -1,11 +1,11 @@
-"""Batches as a function of the step alone.
+"""Batches of items of one size, as a function of the step alone.
 
-So a run that is resumed, or shared by several processes, sees the data of one that is not.
+A run that is resumed, or shared by several processes, therefore sees the same data as one that is not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import final
 
 import numpy as np
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
+from smalti.data.columns import Column
 from smalti.data.store import Store
 
 _CHUNK_BYTES = 64 << 20
-"""How much is copied to a device at a time, so that a subset never exists twice on the host."""
+"""Bytes copied to a device at a time, so that a subset never exists twice on the host."""
 
 
 @final
@@ -26,9 +27,10 @@ class Loader:
     """Shuffled batches of memory-mapped data.
 
     The training data is the endless concatenation of epochs, each a permutation that depends on the seed and
-    on the number of the epoch alone; batch `step` is its items `[step * B, (step + 1) * B)`. Nothing is
-    remembered between calls but caches. Data that fits lives on the device, other data is gathered on the
-    host.
+    the number of the epoch alone; batch `step` is its items `[step * B, (step + 1) * B)`. Only caches are
+    kept between calls. Data that fits is kept on the device, other data is gathered on the host.
+
+    The columns of a store become conditions of the batches, under their names.
     """
 
     def __init__(
@@ -47,18 +49,20 @@ class Loader:
         Args:
             data: a store, or an array `(N, *shape)`.
             labels: class ids, -1 for none; None takes those of the store, if it is one.
-            indices: the items to use; None for all.
+            indices: items to use; None for all.
             batch_size: items in a batch, over all processes.
             seed: of the order, 0 or more.
-            device: where batches are wanted.
-            to_model: from stored items to `Batch.data`, on the device; None gives int64, as codes are.
-            to_mask: from stored items to `Batch.mask`; None where no value can be missing.
+            device: of the batches.
+            to_model: maps stored items to `Batch.data`, on the device; None converts to int64, for codes.
+            to_mask: maps stored items to `Batch.mask`; None if no value can be missing.
 
         Raises:
-            InputError: for an empty set or batch, or labels that are not one for each item.
+            InputError: for an empty set or batch, or a number of labels other than that of the items.
         """
+        columns: Mapping[str, Column] = {}
         if isinstance(data, Store):
             labels = data.labels if labels is None else labels
+            columns = data.columns
             data = data.signals
         if labels is not None and len(labels) != len(data):
             raise InputError(
@@ -80,10 +84,14 @@ class Loader:
             label_tensor = label_tensor[chosen]
         has_labels = label_tensor is not None and bool((label_tensor >= 0).any())
         self._labels = label_tensor.to(self.device) if has_labels and label_tensor is not None else None
+        self._columns = {
+            name: (column, _chosen(column.by_item(len(data)), chosen).to(self.device))
+            for name, column in columns.items()
+        }
 
         item_bytes = host[0].numel() * host.element_size()
         self.resident = _fits(self.device, self.count * item_bytes)
-        """Whether the data lives on the device."""
+        """True if the data is kept on the device."""
         if self.resident and self.device.type != "cpu":
             self._signals = _copy_to_device(
                 host, chosen, self.device, max(1, _CHUNK_BYTES // max(1, item_bytes))
@@ -93,23 +101,23 @@ class Loader:
             self._signals, self._rows = host, chosen
         self._epoch_cache: tuple[int, Tensor] | None = None
         self.voices: Float[Tensor, "m v"] | None = None
-        """What an encoder knows of each item's label, given with it as the condition `voice`."""
+        """Statistics of each item's label, passed on as the condition `voice`."""
 
     @property
     def steps_per_epoch(self) -> float:
-        """Batches in one pass over the data; not a whole number where batches cross its end."""
+        """Batches in one pass over the data; a fraction if batches cross its end."""
         return self.count / self.batch_size
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
-        """Batch number `step`, or the part of it that belongs to one process.
+        """Return batch number `step`, or one process's share of it.
 
         Args:
             step: 0 or more, in any order.
-            rank: number of the process.
-            world: number of processes; their parts, in order of rank, are the batch.
+            rank: of the process.
+            world: number of processes; their shares, in order of rank, make up the batch.
 
         Raises:
-            InputError: when the batch has no equal parts.
+            InputError: if the batch cannot be shared equally.
         """
         if self.batch_size % world:
             raise InputError(
@@ -120,21 +128,21 @@ class Loader:
         return self._gather(self._order(step * self.batch_size + rank * share, share))
 
     def sequential(self, batch_size: int | None = None) -> Iterator[Batch]:
-        """Every item once, in order, for evaluation; the last batch may be smaller."""
+        """Yield every item once, in order, for evaluation; the last batch may be smaller."""
         size = batch_size or self.batch_size
         for start in range(0, self.count, size):
             yield self._gather(torch.arange(start, min(start + size, self.count)))
 
     def watch(self, batch_size: int | None = None) -> Iterator[Batch]:
-        """What is looked at while training: every item."""
+        """Yield the batches evaluated during training: every item."""
         return self.sequential(batch_size)
 
     def items(self, positions: Int64[np.ndarray, " b"]) -> Batch:
-        """Items at these positions of the set, as one batch."""
+        """Return the items at these positions of the set as one batch."""
         return self._gather(torch.from_numpy(positions))
 
     def _order(self, start: int, length: int) -> Int64[Tensor, " length"]:
-        """Items `[start, start + length)` of the endless concatenation of epochs."""
+        """Return items `[start, start + length)` of the endless concatenation of epochs."""
         parts: list[Tensor] = []
         while length > 0:
             epoch, offset = divmod(start, self.count)
@@ -151,7 +159,7 @@ class Loader:
         return cached[1]
 
     def _gather(self, positions: Int64[Tensor, " b"]) -> Batch:
-        """The items at these positions of the set, as one gather."""
+        """Gather the items at these positions of the set."""
         rows = positions if self._rows is None else self._rows[positions]
         on_device = positions.to(self.device, non_blocking=True)
         if self.resident:
@@ -161,10 +169,15 @@ class Loader:
         labels = None if self._labels is None else self._labels.index_select(0, on_device)
         voices = None if self.voices is None else self.voices[positions].to(self.device)
         mask = self._to_mask(signals)
-        return Batch(self._to_model(signals), Conditions(label=labels, voice=voices), mask=mask)
+        columns = {
+            name: column.condition(values.index_select(0, on_device))
+            for name, (column, values) in self._columns.items()
+        }
+        conditions = Conditions(label=labels, voice=voices, **columns)
+        return Batch(self._to_model(signals), conditions, mask=mask)
 
     def _gather_on_host(self, rows: Int64[Tensor, " b"]) -> Tensor:
-        # Pinned memory of torch's own allocator, which gives it out again only after the copy is done.
+        # Pinned memory of torch's own allocator, which reuses it only after the copy is done.
         pinned = self.device.type == "cuda"
         gathered = torch.empty(
             (len(rows), *self._signals.shape[1:]), dtype=self._signals.dtype, pin_memory=pinned
@@ -175,15 +188,15 @@ class Loader:
 def split_indices(
     count: int, fraction: float, seed: int = 0
 ) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " validation"]]:
-    """Train and validation items of a set that has no splits of its own, each in ascending order.
+    """Split a set into training and validation items, each in ascending order.
 
     Args:
-        count: items in the set.
-        fraction: part of them for validation, in [0, 1); above 0, both sides get at least one item.
+        count: number of items.
+        fraction: share of them for validation, in [0, 1); above 0, both sides get at least one item.
         seed: of the choice.
 
     Raises:
-        InputError: when there is no such split.
+        InputError: if there is no such split.
     """
     if not 0 <= fraction < 1:
         raise InputError(f"expected a validation fraction from 0 to below 1, received {fraction}: try 0.1")
@@ -197,7 +210,11 @@ def split_indices(
 
 
 def nothing_missing(items: Tensor) -> None:
-    """The mask of items in which every value is present."""
+    """Return None, the mask of items in which every value is present."""
+
+
+def _chosen(rows: Tensor, indices: Tensor | None) -> Tensor:
+    return rows if indices is None else rows[indices]
 
 
 def _to_codes(items: Tensor) -> Tensor:
@@ -205,7 +222,7 @@ def _to_codes(items: Tensor) -> Tensor:
 
 
 def _fits(device: torch.device, num_bytes: int) -> bool:
-    """Whether data may live on the device and leave it room to work."""
+    """Return True if data fits on the device and leaves enough memory for training."""
     if device.type == "cuda":
         return num_bytes < torch.cuda.mem_get_info(device)[0] / 2
     return device.type == "cpu"

@@ -7,8 +7,8 @@ axis first, so that a stretch of one is adjacent in the file. See `store_layout`
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -18,6 +18,8 @@ from jaxtyping import Int64
 
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_directory
+from smalti.data.column_files import read_column
+from smalti.data.columns import Column, Columns
 from smalti.data.store_layout import (
     Actions,
     Decoded,
@@ -36,19 +38,19 @@ class Store:
     """Decoded items of one split of one source.
 
     Attributes:
-        directory: where it lies.
+        directory: location on disk.
         signals: `(count, *shape)`, a memory map of the items; of ragged items `(sum of lengths, *others)`.
             Changes to it never reach the disk.
-        labels: class id of each item; -1 where none was given.
+        labels: class id of each item; -1 for none.
         classes: class names, by id.
         skipped: items that could not be decoded, as {"name", "reason"}.
-        source: the source in words.
-        split: which of its splits this is.
-        protocol: what the items went through.
+        source: description of the source.
+        split: name of the split.
+        protocol: settings of the decoding.
         lengths: of each ragged item, or None.
         action_names: names of the actions, by id.
-        actions: action id at each row of the signals of ragged items, -1 for none; None where no item has
-            any.
+        actions: action id at each row of the signals of ragged items, -1 for none; None if no item has any.
+        columns: further conditions of the items, by name.
     """
 
     directory: Path
@@ -62,6 +64,7 @@ class Store:
     lengths: Int64[np.ndarray, " count"] | None = None
     action_names: tuple[str, ...] = ()
     actions: Int64[np.ndarray, " rows"] | None = None
+    columns: Mapping[str, Column] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -70,7 +73,7 @@ class Store:
 
     @property
     def shape(self) -> Shape:
-        """Shape of one item; the side after the channels is None where items differ in it."""
+        """Shape of one item; the side after the channels is None if items differ in it."""
         others = self.signals.shape[1:]
         return others if self.lengths is None else (others[0], None, *others[1:])
 
@@ -88,16 +91,51 @@ class Store:
         return np.moveaxis(self.signals[begin : begin + self.lengths[index]], 0, 1)
 
     def length_of(self, index: int) -> int | None:
-        """Of a ragged item, along the axis in which items differ."""
+        """Length of a ragged item (time), or None if all items have one size."""
         return None if self.lengths is None else int(self.lengths[index])
 
     def actions_of(self, index: int) -> Actions | None:
-        """The actions of a clip by name, or None where no item has any."""
+        """Actions of a clip by name, or None if no item has any."""
         if self.actions is None or self.lengths is None:
             return None
         begin = self.begins[index]
         ids = self.actions[begin : begin + self.lengths[index]].tolist()
         return [self.action_names[number] if number >= 0 else None for number in ids]
+
+    def columns_of(self, index: int) -> Columns:
+        """Columns of an item by name, with values as its source gave them; without names that are missing."""
+        values = {name: column.value(self._rows_of(column, index)) for name, column in self.columns.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def _rows_of(self, column: Column, index: int) -> slice:
+        """Rows of a column that belong to an item."""
+        if not column.spec.is_per_frame:
+            return slice(index, index + 1)
+        if self.lengths is None:
+            num_frames = self.signals.shape[2]
+            return slice(index * num_frames, (index + 1) * num_frames)
+        return slice(int(self.begins[index]), int(self.begins[index] + self.lengths[index]))
+
+    @property
+    def condition_names(self) -> frozenset[str]:
+        """Names of the conditions of its batches."""
+        given = {"label": bool(self.classes), "action": self.actions is not None}
+        return frozenset(self.columns) | {name for name, is_given in given.items() if is_given}
+
+    @property
+    def names_by_column(self) -> dict[str, tuple[str, ...]]:
+        """Names of the ids of each column of ids."""
+        return {name: each.spec.names for name, each in self.columns.items() if each.spec.is_ids}
+
+    def with_names(self, names: Mapping[str, Sequence[str]]) -> Store:
+        """Return the store with the ids of columns numbered as in another store.
+
+        Args:
+            names: of the ids, by column; names of this store that are not among them become -1.
+        """
+        known = {name: names.get(name, column.spec.names) for name, column in self.columns.items()}
+        changed = {name: column.renumbered(known[name]) for name, column in self.columns.items()}
+        return replace(self, columns=changed)
 
     @property
     def dtype(self) -> np.dtype:
@@ -106,16 +144,16 @@ class Store:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Name of each item; read when it is first asked for."""
+        """Name of each item; read on first access."""
         with (self.directory / "names.txt").open(encoding="ascii") as lines:
             return tuple(json.loads(line) for line in lines)
 
     @classmethod
     def open(cls, directory: str | Path) -> Store:
-        """Open a store; nothing but its index and labels is read.
+        """Open a store; the signals are mapped, not read.
 
         Raises:
-            InputError: when there is none, it was not written to its end, or a newer smalti wrote it.
+            InputError: if there is none, it is incomplete or damaged, or another version of smalti wrote it.
         """
         directory = Path(directory)
         index = read_index(directory)
@@ -148,6 +186,13 @@ class Store:
                     f"{directory / 'actions.bin'} names an action outside -1..{len(index.actions) - 1}: "
                     f"it is damaged; delete {directory} and prepare it again"
                 )
+        frames = rows if lengths is not None else int(np.prod(shape[:1] + shape[2:3], dtype=object))
+        columns = {}
+        for spec in index.columns:
+            values = spec.shape(index.count, frames)
+            num_bytes = int(np.prod(values, dtype=object)) * np.dtype(spec.dtype).itemsize
+            check_sizes(directory, index, {spec.file_name: num_bytes})
+            columns[spec.name] = read_column(directory, spec, values)
         return cls(
             directory=directory,
             # Copy on write: torch takes only writable arrays without a warning, and the file stays as it is.
@@ -161,6 +206,7 @@ class Store:
             lengths=lengths,
             action_names=index.actions,
             actions=actions,
+            columns=columns,
         )
 
     @classmethod
@@ -173,6 +219,7 @@ class Store:
         *,
         classes: Sequence[str] | None = None,
         actions: Sequence[str] | None = None,
+        column_names: Mapping[str, Sequence[str]] | None = None,
         skipped: list[dict[str, str]] | None = None,
         source: str = "",
         split: str = "all",
@@ -181,30 +228,33 @@ class Store:
         """Write a store, replacing one that is there, and open it.
 
         Args:
-            directory: its place; a directory of anything else than a store is left alone.
-            decoded: (name, array of `shape` and `dtype`, class name or None) of each item, and perhaps its
-                actions, taken one by one.
-            shape: shape of one item; None as the side after the channels where items differ in it.
+            directory: location; must not exist, or hold nothing but a store.
+            decoded: items, taken one by one; a tuple (name, array, class name or None) is an item without
+                actions and columns.
+            shape: of one item; the side after the channels is None if items differ in it.
             dtype: an integer or float type.
             classes: class names by id; None numbers the names that occur, sorted.
             actions: their names by id; None numbers those that occur, sorted.
-            skipped: what could not be decoded; read after the last item, so `decoded` may still add to it.
-            source: the source in words.
+            column_names: names of the ids of columns, by column; others number those that occur, sorted.
+            skipped: items that could not be decoded; read after the last item, so `decoded` may add to it.
+            source: description of the source.
             split: name of the split.
-            protocol: what the items went through, as plain JSON values.
+            protocol: settings of the decoding, as plain JSON values.
 
         Raises:
-            InputError: without items, for an item of another shape, an unknown class or action, or not as
-                many actions as frames, when the disk is full or not writable, or when the directory holds
-                something else.
+            InputError: if there are no items, an item has another shape, an unknown class or action, or
+                actions or columns that do not fit its frames, the disk is full or not writable, or the
+                directory holds something else.
         """
         directory = Path(directory)
         if not is_replaceable(directory):
             raise InputError(
-                f"{directory} holds something else than prepared data, so it is left: choose another place"
+                f"{directory} holds something else than prepared data, so it is not replaced: choose another "
+                "directory"
             )
         with atomic_directory(directory, replace=True) as temporary:
-            with StoreWriter(temporary, tuple(shape), np.dtype(dtype), classes, actions) as writer:
+            names = (classes, actions, column_names)
+            with StoreWriter(temporary, tuple(shape), np.dtype(dtype), *names) as writer:
                 for item in decoded:
                     writer.append(item if isinstance(item, Decoded) else Decoded(*item))
                 if not writer.count:
@@ -220,5 +270,3 @@ def smallest_dtype(levels: int) -> np.dtype:
     """The smallest type for 0..levels - 1 that torch computes with: uint8, int16, int32 or int64."""
     kinds = (np.uint8, np.int16, np.int32, np.int64)
     return next(np.dtype(kind) for kind in kinds if levels - 1 <= np.iinfo(kind).max)
-
-

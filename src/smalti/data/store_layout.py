@@ -1,8 +1,9 @@
 """Layout of a store on disk: its files, its index, and the checks before anything is read.
 
 A store is a directory: `index.json` (what it is), `signals.bin` (items one after another), `labels.bin`
-(int64), of ragged items `lengths.bin` (int64), of clips with actions `actions.bin` (int64, one a frame), and
-`names.txt` (one JSON string a line).
+(int64), `lengths.bin` of ragged items (int64), `actions.bin` of clips with actions (int64, one per frame),
+`column-NAME.bin` for each further condition (int64 ids or float32 vectors, one per item or per frame), and
+`names.txt` (one JSON string per line).
 """
 
 from __future__ import annotations
@@ -18,28 +19,37 @@ from pydantic import NonNegativeInt, PositiveInt, ValidationError
 
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
+from smalti.data.columns import FILE_NAME, NO_COLUMNS, Columns, ColumnSpec
 
-FORMAT = 2
-"""Version of the layout; raised when an older smalti could no longer read it. Stores without actions are of
-version 1 still."""
+FORMAT = 3
+"""Version of the layout; a store of another version is prepared again."""
 
 FILES = frozenset({"index.json", "signals.bin", "labels.bin", "lengths.bin", "actions.bin", "names.txt"})
 
 Shape = tuple[int | None, ...]
-"""Shape of an item, channels first; None as the side after them where items differ in it."""
+"""Shape of an item, channels first; the side after them is None if items differ in it."""
 
 
 Actions = Sequence[str | None]
-"""What is done at each frame of a clip, by name; None where it is not known."""
+"""Action at each frame of a clip, by name; None where it is not known."""
 
 
 class Decoded(NamedTuple):
-    """One item to write: its name, the array, its class or None, and of a clip its actions or None."""
+    """One item to write.
+
+    Attributes:
+        name: of the item.
+        array: its values.
+        label: class name, or None.
+        actions: of a clip, one per frame; or None.
+        columns: further conditions, by name.
+    """
 
     name: str
     array: np.ndarray
     label: str | None = None
     actions: Actions | None = None
+    columns: Columns = NO_COLUMNS
 
 
 class Index(Configuration):
@@ -51,7 +61,8 @@ class Index(Configuration):
     dtype: str
     names_bytes: NonNegativeInt
     classes: tuple[str, ...]
-    actions: tuple[str, ...] = ()
+    actions: tuple[str, ...]
+    columns: tuple[ColumnSpec, ...]
     skipped: list[dict[str, str]]
     source: str
     split: str
@@ -59,7 +70,7 @@ class Index(Configuration):
 
 
 def is_ragged(shape: Shape) -> bool:
-    """Whether items differ in the axis after their channels."""
+    """Return True if items differ in the axis after their channels."""
     return len(shape) > 1 and shape[1] is None
 
 
@@ -85,10 +96,17 @@ def read_index(directory: Path) -> Index:
             f"{directory} was written by a newer version of smalti (format {version}; "
             f"this one reads up to {FORMAT}): run pip install -U smalti, or prepare the data again"
         )
+    if isinstance(version, int) and 0 < version < FORMAT:
+        raise InputError(
+            f"{directory} was prepared by an older version of smalti (format {version}; this one reads "
+            f"{FORMAT}): delete {directory} and prepare the data again"
+        )
     try:
         index = Index.model_validate(content)
         if np.dtype(index.dtype).kind not in "iuf" or None in (*index.shape[:1], *index.shape[2:]):
             raise TypeError(index.dtype)
+        if len({spec.name for spec in index.columns}) < len(index.columns):
+            raise TypeError(index.columns)
     except (ValidationError, TypeError) as error:
         raise InputError(f"{file} is damaged: delete {directory} and prepare it again") from error
     return index
@@ -111,9 +129,9 @@ def check_sizes(directory: Path, index: Index, expected_bytes: dict[str, int]) -
 
 
 def is_replaceable(directory: Path) -> bool:
-    """Whether the directory holds nothing but a store, or part of one."""
+    """Return True if the directory holds nothing but a store, or part of one."""
     try:
-        return set(os.listdir(directory)) <= FILES
+        return all(name in FILES or FILE_NAME.fullmatch(name) for name in os.listdir(directory))
     except OSError:
         return not directory.exists()
 

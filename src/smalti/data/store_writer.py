@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -11,11 +11,12 @@ from typing import IO, Any
 import numpy as np
 
 from smalti.core.errors import InputError
+from smalti.data.column_files import ColumnWriter
 from smalti.data.store_layout import FORMAT, Actions, Decoded, Index, Shape, is_ragged, some
 
 
 class StoreWriter:
-    """The files of one store, while they grow."""
+    """Files of a store while they are written."""
 
     def __init__(
         self,
@@ -24,10 +25,12 @@ class StoreWriter:
         dtype: np.dtype,
         classes: Sequence[str] | None,
         actions: Sequence[str] | None,
+        column_names: Mapping[str, Sequence[str]] | None,
     ) -> None:
         self.directory, self.shape, self.dtype, self.classes = directory, shape, dtype, classes
         self.action_names = actions
         self.actions: list[Actions | None] = []
+        self.columns = ColumnWriter(column_names)
         self.lengths: list[int] | None = [] if is_ragged(shape) else None
         self.known = None if classes is None else frozenset(classes)
         self.labels: list[str | None] = []
@@ -39,7 +42,7 @@ class StoreWriter:
         return len(self.labels)
 
     def append(self, item: Decoded) -> None:
-        name, array, label, actions = item
+        name, array, label, actions, columns = item
         if not self._fits(array) or array.dtype != self.dtype:
             raise InputError(
                 f"expected items of shape {self.shape} and type {self.dtype}, received "
@@ -55,6 +58,7 @@ class StoreWriter:
                 f"expected an action for each frame of a clip, received {len(actions)} actions for {name} of "
                 f"shape {array.shape}: correct the actions, or leave them out"
             )
+        self.columns.append(name, columns, array.shape[1] if array.ndim > 1 else None)
         if self.lengths is not None:
             self.lengths.append(array.shape[1])
             array = np.moveaxis(array, 1, 0)
@@ -69,7 +73,7 @@ class StoreWriter:
         return array.shape[1] > 0 and (array.shape[0], None, *array.shape[2:]) == self.shape
 
     def finish(self, **description: Any) -> None:
-        """Close the files of the items, and write labels and index."""
+        """Close the files of the items, and write labels, actions, columns and the index."""
         classes = (
             self.classes
             if self.classes is not None
@@ -80,13 +84,14 @@ class StoreWriter:
         labels = np.fromiter((ids[label] for label in self.labels), np.int64, self.count)
         actions = self._write_actions()
         index = Index(
-            format=FORMAT if actions else 1,
+            format=FORMAT,
             count=self.count,
             shape=self.shape,
             dtype=self.dtype.name,
             names_bytes=self.names_file.tell(),
             classes=tuple(classes),
             actions=actions,
+            columns=self.columns.write(self.directory),
             **description,
         )
         for file in (self.signals_file, self.names_file):
@@ -94,12 +99,10 @@ class StoreWriter:
         (self.directory / "labels.bin").write_bytes(labels.tobytes())
         if self.lengths is not None:
             (self.directory / "lengths.bin").write_bytes(np.array(self.lengths, np.int64).tobytes())
-        left_out = None if actions else {"actions"}
-        content = index.model_dump_json(indent=1, exclude=left_out)
-        (self.directory / "index.json").write_text(content, encoding="utf-8")
+        (self.directory / "index.json").write_text(index.model_dump_json(indent=1), encoding="utf-8")
 
     def _write_actions(self) -> tuple[str, ...]:
-        """The actions of all frames as ids, into a file if there are any; gives their names."""
+        """Write the ids of the actions of all frames, if there are any, and return the names of the ids."""
         given = {name for actions in self.actions for name in actions or () if name is not None}
         names = sorted(given) if self.action_names is None else list(self.action_names)
         unknown = sorted(given - set(names))
@@ -126,6 +129,6 @@ class StoreWriter:
 
     def __exit__(self, *error: object) -> None:
         for file in (self.signals_file, self.names_file):
-            # On a full disk, closing fails once more for what is still buffered; the first error tells it.
+            # On a full disk, closing fails again for the buffered rest; the first error is the one to report.
             with suppress(OSError):
                 file.close()

@@ -93,3 +93,45 @@ def test_damage_is_reported(folder):
     file.write_bytes(content)
     with pytest.raises(InputError, match=r"expected intact Parquet in .*test-"):
         list(source.items("test"))
+
+
+def _with_vectors(file, cells, kind=None):
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("action_vector", pa.array(cells, kind)), file)
+
+
+def test_continuous_actions_are_a_column_of_each_clip(folder):
+    file = folder / "test-00000-of-00001.parquet"
+    _with_vectors(file, [[0.5, -1.0], None, [2.0, None]])
+    _with_vectors(folder / "train-00000-of-00001.parquet", [[float(i), 0.0] for i in range(75)])
+    source = EpisodesSource(folder)
+    (held_out,) = source.items("test")
+    np.testing.assert_array_equal(
+        held_out.columns["action_vector"], [[0.5, -1], [np.nan, np.nan], [2, np.nan]]
+    )
+    training = [item.columns["action_vector"] for item in source.items("train")]
+    np.testing.assert_array_equal(np.concatenate(training)[:, 0], np.arange(75))
+    assert [len(each) for each in training] == [3, 2, 70]
+    assert [len(item.actions) for item in source.items("train")] == [3, 2, 70]
+
+
+def test_tables_without_continuous_actions_have_no_columns(folder):
+    assert not any(item.columns for item in EpisodesSource(folder).items("train"))
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        (["a", "b", "c"], ["action_vector", "string"]),
+        ([["a"], ["b"], ["c"]], ["action_vector", "string"]),
+        ([[0.5], [1.0, 2.0], [1.0]], ["action_vector", "1 to 2", "episode 0"]),
+        ([[], [], []], ["action_vector", "episode 0"]),
+    ],
+)
+def test_continuous_actions_that_are_no_vectors_are_refused(tmp_path, cells, words):
+    file = videos.save_episodes(tmp_path / "walks.parquet", WALKS[:1])
+    kind = pa.list_(pa.float64()) if cells == [[], [], []] else None
+    _with_vectors(file, cells, kind)
+    with pytest.raises(InputError) as error:
+        list(EpisodesSource(file).items("all"))
+    assert all(word in str(error.value) for word in words)

@@ -69,7 +69,7 @@ def evaluate(
             trained.modality,
             quiet=quiet,
             skipped_in=f"{RESULTS} in the run" if is_local else "what --json prints",
-        )
+        ).with_names(trained.columns)
         labels = _labels(trained, store)
         loader = open_loader(
             store, trained.modality, trained.model, batch_size, trained.device, labels=labels

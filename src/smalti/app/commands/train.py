@@ -173,6 +173,7 @@ def _description(
         "recipe": recipe.model_dump(mode="json"),
         "classes": [recipe.class_names.get(name, name) for name in store.classes],
         **({"actions": list(store.action_names)} if store.action_names else {}),
+        **({"columns": columns} if (columns := store.names_by_column) else {}),
         "data": data,
         "described": described(source, training_split(source), data),
         **({"codes_of": of_codes} if of_codes else {}),

@@ -143,6 +143,8 @@ def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path,
             "train the prior where its autoencoder was trained"
         )
     signals = Store.open(data)
+    is_per_frame = tokenizer.autoencoder.stride == 1
+    kept = [name for name, each in signals.columns.items() if is_per_frame or not each.spec.is_per_frame]
     generator = torch.Generator().manual_seed(tokenizer.recipe.training.seed)
     dtype = smallest_dtype(tokenizer.autoencoder.num_codes)
 
@@ -158,9 +160,10 @@ def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path,
         )
         for item in items:
             row = item.codes.numpy().astype(dtype)
-            # Actions belong to single frames: codes that span several frames have none.
+            # Values per frame belong to single frames: codes that span several frames have none.
             actions = item.actions if row.shape[1] == item.length else None
-            yield Decoded(item.name, row, item.label, actions)
+            columns = {name: item.columns[name] for name in kept if name in item.columns}
+            yield Decoded(item.name, row, item.label, actions, columns)
 
     with counting("Encoding", quiet) as count:
         Store.write(
@@ -169,7 +172,8 @@ def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path,
             tokenizer.stored_code_shape,
             dtype,
             classes=signals.classes,
-            actions=signals.action_names if tokenizer.autoencoder.stride == 1 else None,
+            actions=signals.action_names if is_per_frame else None,
+            column_names={name: signals.columns[name].spec.names for name in kept},
             source=signals.source,
             split=signals.split,
             protocol=protocol,

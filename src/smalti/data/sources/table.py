@@ -1,4 +1,4 @@
-"""Tables of files: who speaks, which class a file is of, of which split, and what is done in a clip."""
+"""Tables of files, with the speaker or class, the split, and the actions of each."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ from smalti.data.sources.listing import ignored, normal_endings
 from smalti.data.sources.splits import Entry, by_split, sizes_of, split_name
 
 TABLE_NAMES = ("metadata.csv", "metadata.tsv", "utts.tsv")
-"""What the table of a folder is called."""
+"""File names of the table of a folder."""
 
 FILE_COLUMNS = ("file_name", "file", "path", "utt", "utterance", "id")
-"""Columns that name the file, most likely first."""
+"""Columns with the file name, in order of preference."""
 
 SPEAKER_COLUMNS = ("speaker", "speaker_id", *LABEL_COLUMNS)
-"""Columns that name the speaker, or else the class, most likely first."""
+"""Columns with the speaker or else the class, in order of preference."""
 
 SPLIT_COLUMN = "split"
 
 ACTIONS_COLUMN = "actions"
-"""Of clips: what is done at each frame, as `parse_actions` reads it."""
+"""Column with the actions at the frames of a clip, in the format of `parse_actions`."""
 
 
 @final
 class TableSource(Source):
-    """The files that a table lists: one a row, with perhaps its speaker or class, and its split.
+    """Files listed in a table, one per row, optionally with speaker or class, split and actions.
 
-    The first line names the columns; case does not matter. The file is `file_name`, `file`, `path`, `utt`,
-    `utterance` or `id`: a path relative to the table, or a file's name, with its ending or without, anywhere
-    below the table's folder. The label is `speaker`, `speaker_id`, `label` or `class`. A column `actions`
-    says what is done at each frame of a clip ("forward*3 left"). A row whose file is missing is an unreadable
-    item.
+    The first line names the columns, in upper or lower case. The file is in `file_name`, `file`, `path`,
+    `utt`, `utterance` or `id`: a path relative to the table, or a file name with or without extension,
+    anywhere below the table's folder. The label is in `speaker`, `speaker_id`, `label` or `class`. The
+    column `actions` has the action at each frame of a clip ("forward*3 left"). A row whose file is missing is
+    an unreadable item.
 
     Args:
-        path: a .csv or .tsv file, or a folder that holds one table called as in `TABLE_NAMES`.
-        extensions: endings of the files that names are looked for among, such as ".wav".
+        path: a .csv or .tsv file, or a folder with one table named as in `TABLE_NAMES`.
+        extensions: of the files that may be named, such as ".wav".
 
     Raises:
-        InputError: when the table is malformed, names a file twice, or all its files are missing.
+        InputError: if the table is malformed or lists a file twice, or all its files are missing.
     """
 
     def __init__(self, path: Path, extensions: Sequence[str]) -> None:
@@ -90,7 +90,7 @@ class TableSource(Source):
 
     @staticmethod
     def accepts(path: Path, extensions: Sequence[str]) -> bool:
-        """Whether this is a .csv or .tsv file, or a folder that holds one table of the `TABLE_NAMES`."""
+        """Return True for a .csv or .tsv file, or a folder with one table named as in `TABLE_NAMES`."""
         if path.is_file():
             return path.suffix.lower() in DELIMITERS
         return path.is_dir() and _table_in(path, extensions) is not None
@@ -115,18 +115,18 @@ Row = tuple[str, str | None, str | None, tuple[str | None, ...] | None]
 
 
 def _table_in(folder: Path, extensions: Sequence[str]) -> Path | None:
-    """The one table of a folder that tells speakers, classes or splits; None where there is no one such."""
+    """The table of a folder, if there is exactly one and it has speakers, classes, splits or actions."""
     tables = [folder / name for name in TABLE_NAMES if (folder / name).is_file()]
     if len(tables) != 1:
         return None
     header, _ = _lines(tables[0])
-    # A table of captions says nothing that folders do not say better.
-    told = (*SPEAKER_COLUMNS, SPLIT_COLUMN, *((ACTIONS_COLUMN,) if FRAMES_ENDING in extensions else ()))
-    return None if _first(told, header) is None else tables[0]
+    # A table of captions alone has nothing that is used here.
+    useful = (*SPEAKER_COLUMNS, SPLIT_COLUMN, *((ACTIONS_COLUMN,) if FRAMES_ENDING in extensions else ()))
+    return None if _first(useful, header) is None else tables[0]
 
 
 def _rows(table: Path, has_actions: bool) -> list[Row]:
-    """The rows of a table, in its order; only of clips are actions looked for."""
+    """Rows of a table, in order; actions are read only if `has_actions`."""
     header, lines = _lines(table)
     file, label = _first(FILE_COLUMNS, header), _first(SPEAKER_COLUMNS, header)
     split = _first((SPLIT_COLUMN,), header)
@@ -160,7 +160,7 @@ def _rows(table: Path, has_actions: bool) -> list[Row]:
 
 
 def _actions(text: str, name: str, table: Path) -> tuple[str | None, ...] | None:
-    """The actions of a row, or None where there are none."""
+    """Actions of a row, or None if it has none."""
     if not text:
         return None
     try:
@@ -174,7 +174,7 @@ def _lines(table: Path) -> tuple[list[str], list[list[str]]]:
     delimiter = DELIMITERS.get(table.suffix.lower())
     if delimiter is None:
         raise InputError(f"expected a table that ends in .csv or .tsv, got {table}: convert or rename it")
-    # Sentences in tab-separated tables have quotation marks of their own.
+    # Quotation marks in tab-separated tables are part of the text.
     quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
     try:
         with table.open(encoding="utf-8-sig", newline="") as text:
@@ -198,28 +198,28 @@ def _lines(table: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _first(wanted: Sequence[str], header: Sequence[str]) -> int | None:
-    """Which column is called by the first of the wanted names that there is."""
+    """Position of the first of the wanted columns that exists, or None."""
     return next((header.index(name) for name in wanted if name in header), None)
 
 
 @final
 class _Files:
-    """The files that the rows of a table may name.
+    """Files that the rows of a table may name.
 
     Args:
-        folder: the table's.
-        extensions: endings of the files that are looked for by their names alone.
+        folder: of the table.
+        extensions: of the files that may be named without their path.
     """
 
     def __init__(self, folder: Path, extensions: Sequence[str]) -> None:
         self._folder, self._extensions = folder, extensions
 
     def named(self, name: str) -> list[Path]:
-        """The file that a row names, by its path or else by its name alone.
+        """Find the file of a row, by its path or else by its name.
 
         Returns:
-            One path, of no file when it is missing; several, when several files are called so; none, when the
-            path leads out of the folder.
+            One path, even if the file is missing; several, if several files have this name; none, if the path
+            leads out of the folder.
         """
         content = signal_content({"path": name}, self._folder)
         direct = [content] if isinstance(content, Path) else []
@@ -229,7 +229,7 @@ class _Files:
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
-        """Files below the folder by name and by stem; listed when a row's path leads to no file."""
+        """Files below the folder by name and by stem; listed only if a path in a row does not exist."""
         named: dict[str, list[Path]] = {}
         for file in sorted(self._listed() | self._beside()):
             name = PurePosixPath(file)
@@ -245,6 +245,6 @@ class _Files:
         return {item.name for split in folder.splits for item in folder.items(split)}
 
     def _beside(self) -> set[str]:
-        """The files beside the table, which a source of folders called train and test leaves out."""
+        """Files beside the table, which a source of folders train and test leaves out."""
         endings = normal_endings(self._extensions)
         return {file.name for file in self._folder.iterdir() if file.suffix.lower() in endings}
