@@ -338,7 +338,7 @@ def test_prior_of_another_state_of_the_autoencoder(
     assert smalti("train", "image", "--data", pictures, "--out", run, *more, "--quiet").status == 0
     for words in (["sample", run, "--out", tmp_path / "samples"], ["train-prior", run, *TINY_PRIOR]):
         sentence = mistake(*words)
-        assert "another state of the autoencoder" in sentence
+        assert "of the autoencoder" in sentence
         assert f"remove {run / 'prior'}" in sentence
     shutil.rmtree(run / "prior")
     assert smalti("train-prior", run, *TINY_PRIOR, "--quiet").status == 0

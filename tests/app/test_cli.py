@@ -139,7 +139,7 @@ def test_inspect(run: Path, pictures: Path, smalti: Smalti) -> None:
         "recipe image",
         "signal      3 x 16x16, 256 levels",
         "model       VQ-VAE, ema codebook, ",
-        "codes       1 x 4x4 out of 16: 64 bits, 96.0 times fewer",
+        "codes       1 x 4x4 out of 16: 64 bits, compression ratio 96.0",
         "classes     cat, dog",
         "likelihood  logistic_mixture",
         "priors      uniform, unigram, learned, learned+class",

@@ -144,7 +144,7 @@ def test_a_folder_of_pictures(tmp_path: Path, smalti: Callable[..., Result]) -> 
 
 def test_a_folder_that_is_taken(tmp_path: Path, mistake: Callable[..., str]) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    assert "expected a new or an empty folder" in mistake("demo", "--write-images", tmp_path, "--num", 5)
+    assert "expected a new or empty folder" in mistake("demo", "--write-images", tmp_path, "--num", 5)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     assert "above 0" in mistake("demo", "--write-images", tmp_path / "new", "--num", 0)
 

@@ -145,7 +145,7 @@ def test_weights_that_do_not_fit_are_not_begun_with(
     words = ["train", "image", "--data", pictures, "--out", tmp_path / "new"]
     for start in (trained, runs["vimco"]):
         message = mistake(*words, "--from", start, *SETTINGS["vae"])
-        assert "of other settings" in message
+        assert "with other settings" in message
         assert str(start) in message
     assert "found nothing at" in mistake(*words, "--from", tmp_path / "nowhere", *SETTINGS["vae"])
     assert not (tmp_path / "new").exists()
@@ -184,7 +184,7 @@ def test_evaluate_a_vae(runs: dict[str, Path], pictures: Path, tmp_path: Path, s
     assert smalti("evaluate", run, "--data", pictures, "--draws", 0).status == 2
 
     text = smalti("inspect", run).out
-    for line in ("model       VAE, ", "codes       none", "priors      its own", "bits/dim normal "):
+    for line in ("model       VAE, ", "codes       none", "priors      built into", "bits/dim normal "):
         assert line in text
 
 

@@ -241,7 +241,7 @@ def test_held_out_clips_that_are_too_short_are_refused_before_anything_is_traine
     words = ("--data", tmp_path / "data", "--budget", "tiny", "--out", tmp_path / "out")
     result = command("reproduce", "video", *words)
     assert result.status == 2
-    assert "expected at least two held-out clips with 16 frames whose actions are known" in result.err
+    assert "expected at least two held-out clips with 16 frames of known actions" in result.err
     assert not list((tmp_path / "out").rglob("*.safetensors"))
 
 
@@ -268,5 +268,5 @@ def test_data_without_actions_is_refused(tmp_path):
     words = ("--data", tmp_path / "data", "--budget", "tiny", "--out", tmp_path / "out")
     result = command("reproduce", "video", *words)
     assert result.status == 2
-    assert "expected clips with actions to reproduce video with" in result.err
+    assert "expected clips with actions to reproduce video" in result.err
     assert not (tmp_path / "out").exists()

@@ -30,7 +30,7 @@ from smalti.app.options import (
 
 app = typer.Typer(
     name="smalti",
-    help="Learn discrete codes from your own pictures, sounds and clips, go to codes and back, and generate.",
+    help="Train a discrete tokenizer on your own images, audio or video; encode, decode and generate.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -44,8 +44,8 @@ _ADDED: set[str] = set()
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name that `smalti recipes` lists.")],
-    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="The run's directory.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe; see `smalti recipes`.")],
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Directory of the run.")],
     data: Annotated[str | None, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)] = None,
     start: Annotated[
         Path | None, typer.Option("--from", metavar="RUN", help="Initialize the weights from this run.")
@@ -96,7 +96,7 @@ def encode(
     split: Split = None,
     quiet: Quiet = False,
 ) -> None:
-    """Turn pictures, sounds or clips into codes: a Parquet table with one row per item, or compact files.
+    """Encode pictures, sounds or clips as a Parquet table with one row per item, or as compact files.
 
     Example: `smalti encode runs/mine --data photos --out codes.parquet`
     """
@@ -111,13 +111,13 @@ def decode(
     codes: Annotated[Path, typer.Argument(metavar="CODES", help="Output of `smalti encode`.")],
     out: Out,
     class_name: Annotated[
-        str | None, typer.Option("--class", metavar="NAME", help="The class or speaker to decode as.")
+        str | None, typer.Option("--class", metavar="NAME", help="Class or speaker for the decoder.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed for decoders that sample.")] = 0,
     temperature: DecoderTemperature = 1.0,
     quiet: Quiet = False,
 ) -> None:
-    """Turn codes back into pictures, sounds or clips.
+    """Decode codes into pictures, sounds or clips.
 
     Example: `smalti decode runs/mine codes.parquet --out decoded`
     """
@@ -133,7 +133,7 @@ def reconstruct(
     out: Out,
     quiet: Quiet = False,
 ) -> None:
-    """Encode and decode files, and show them beside the originals.
+    """Encode and decode files, and write a comparison with the originals.
 
     Example: `smalti reconstruct runs/mine photos/one.jpg photos/two.png --out reconstructed`
     """
@@ -153,17 +153,17 @@ def sample(
     temperature: Temperature = 1.0,
     top_k: TopK = None,
     top_p: TopP = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same items.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Equal seeds give equal items.")] = 0,
     prior: PriorName = "learned",
     length: Annotated[
         int | None,
         typer.Option(
-            "--length", min=1, help="Length of each sound or clip, in codes; default: the training length."
+            "--length", min=1, help="Length of each sound or clip in codes. Default: the training length."
         ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Make new pictures, sounds or clips with the learned prior.
+    """Generate pictures, sounds or clips with the learned prior.
 
     Example: `smalti sample runs/mine --num 16 --class cat --temperature 0.9 --out samples`
     """
@@ -189,14 +189,14 @@ def rollout(
     num: Annotated[int, typer.Option("--num", help="Number of continuations.")] = 4,
     given: Annotated[int, typer.Option("--given", help="Number of context frames.")] = 6,
     start: Annotated[
-        int | None, typer.Option("--start", help="First context frame; default: use the clip's last frames.")
+        int | None, typer.Option("--start", help="First context frame. Default: the clip's last frames.")
     ] = None,
     item: Annotated[int, typer.Option("--item", help="Index of the clip in the input.")] = 0,
     split: Split = None,
     temperature: Temperature = 1.0,
     top_k: TopK = None,
     top_p: TopP = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same clips.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Equal seeds give equal clips.")] = 0,
     prior: PriorName = "learned",
     quiet: Quiet = False,
 ) -> None:
@@ -256,7 +256,7 @@ def evaluate(
     ] = 50,
     quiet: Quiet = False,
 ) -> None:
-    """Measure bits/dim for each prior, PSNR, SSIM and codebook usage; report the protocol of each.
+    """Measure bits/dim for each prior, PSNR, SSIM and codebook usage, and print their definitions.
 
     Example: `smalti evaluate runs/mine --data held_out_photos --json`
     """
@@ -301,16 +301,16 @@ def demo(
     ] = Path("demo"),
     write_images: Annotated[
         Path | None,
-        typer.Option("--write-images", metavar="DIR", help="Only write the letters as a folder of pictures."),
+        typer.Option("--write-images", metavar="DIR", help="Only write the letters to a folder of pictures."),
     ] = None,
     num: Annotated[int, typer.Option("--num", help="Number of pictures for --write-images.")] = 2600,
     split: Annotated[
-        str, typer.Option("--split", help="For --write-images: train, or test for fonts held out from it.")
+        str, typer.Option("--split", help="For --write-images: train, or test with held-out fonts.")
     ] = "train",
     overrides: Overrides = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train on drawn letters, evaluate on fonts held out, and write one page about it. Needs no data.
+    """Train on generated pictures of letters, evaluate on held-out fonts, and write an HTML report.
 
     Example: `smalti demo --out demo`, or `smalti demo --write-images pictures`
     """

@@ -18,7 +18,7 @@ SHOWN = {
     "bits_per_code": "bits/code",
     "batch_usage": "codes used",
 }
-"""Short labels of the metrics shown beside a training progress bar."""
+"""Labels of the metrics in a training progress bar."""
 SHORT = {
     "validation bits_per_dim": "bits/dim",
     "validation distortion_bits_per_dim": "distortion",
@@ -32,14 +32,14 @@ SHORT = {
 
 
 def by_phase(names: Iterable[str], titles: Mapping[str, str]) -> dict[str, str]:
-    """Titles of the metrics that have one, for models of one or several training phases.
+    """Map metric names to titles, for models with one or several training phases.
 
     Args:
         names: metric names: `term`, or `phase/term` if the model has several phases.
-        titles: title by term, in the order in which to show them.
+        titles: title by term, in display order.
 
     Returns:
-        Title by name: that of the term, after the phase's name if there is one ("generator loss").
+        Title by name, for terms that have a title; a phase's name precedes it ("generator loss").
     """
     parts = [(name, *name.rpartition("/")[::2]) for name in dict.fromkeys(names)]
     return {
@@ -52,7 +52,7 @@ def by_phase(names: Iterable[str], titles: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def bar(title: str, total: int, quiet: bool = False) -> Iterator[Progress]:
-    """Create a progress bar with one task, number 0: completed of total, rate, time left."""
+    """Show a progress bar with one task (number 0): completed of total, rate, time left."""
     progress = Progress(
         TextColumn("[bold]{task.description}"),
         BarColumn(),
@@ -93,13 +93,13 @@ def watching(title: str, steps: int, quiet: bool = False) -> Iterator[Watcher]:
 
 @contextmanager
 def counting(title: str, quiet: bool = False) -> Iterator[Counter]:
-    """Yield a progress bar for work that reports (done, total)."""
+    """Show a progress bar, and yield the callback that updates it."""
     with bar(title, 0, quiet) as progress:
         yield Counter(progress)
 
 
 class Counter:
-    """Called with (done, total)."""
+    """Callback with arguments (done, total) that updates a progress bar."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -109,6 +109,6 @@ class Counter:
 
 
 def note(text: str, quiet: bool = False) -> None:
-    """Print one line for the user."""
+    """Print one line to standard error, unless quiet."""
     if not quiet:
         console.print(text, soft_wrap=True, markup=False)

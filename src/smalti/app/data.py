@@ -25,7 +25,7 @@ LISTED = 10
 
 
 def open_data(text: str, modality: Modality) -> Source:
-    """Open the source given as `--data`, with files of the modality; "letters" draws the demo's letters."""
+    """Open the source given as `--data` for a modality; "letters" is the demo's generated data."""
     if text == "letters":
         return LettersSource()
     return open_source(text, modality.extensions, modality.pattern)
@@ -84,9 +84,17 @@ def prepare(
 ) -> Store:
     """Decode a split into a store, or reuse a store made from the same data with the same settings.
 
-    Unreadable files are listed; `skipped_in` names the file with the full list. With `keep` an existing store
-    is used even if the source has changed: a resumed run keeps the data it began with, because held-out items
-    could otherwise become training items.
+    Unreadable files are skipped and listed.
+
+    Args:
+        directory: directory of the store.
+        source: the data.
+        split: split of the source.
+        modality: decodes the items.
+        keep: use an existing store even if the source has changed. A resumed run keeps its original data,
+            because held-out items could otherwise become training items.
+        quiet: hide progress.
+        skipped_in: name of the file with the full list of unreadable files, for messages.
 
     Raises:
         InputError: when no item can be decoded.
@@ -95,7 +103,7 @@ def prepare(
         store = Store.open(directory)
         if keep and source.count(split) != store.count + len(store.skipped):
             note(
-                f"The data has changed since; the run continues with the {store.count} items it began with.",
+                f"The data has changed; the run continues with its original {store.count} items.",
                 quiet,
             )
         same = (store.source, store.split, store.protocol) == (source.description, split, modality.protocol())
@@ -129,7 +137,7 @@ def report_skipped(skipped: Sequence[dict[str, str]], listed_in: str | None = No
 
     Args:
         skipped: the files, each as {"name", "reason"}.
-        listed_in: the file with the full list, if only a few are to be printed; None prints all.
+        listed_in: the file with the full list, to print only the first few; None prints all.
     """
     if not skipped:
         return

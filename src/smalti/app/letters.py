@@ -65,9 +65,9 @@ class LettersSource(Source):
     the number of processes do not change it.
 
     Args:
-        num_train: number of pictures in the split train, drawn with `TRAIN_FONTS`.
-        num_test: number of pictures in the split test, drawn with `TEST_FONTS`.
-        seed: 0 or above.
+        num_train: number of training pictures, drawn with `TRAIN_FONTS`.
+        num_test: number of test pictures, drawn with `TEST_FONTS`.
+        seed: seed of all pictures, 0 or above.
         characters: the classes.
         image_size: width and height, pixels.
 
@@ -86,12 +86,12 @@ class LettersSource(Source):
         if min(num_train, num_test, seed) < 0 or num_train + num_test == 0:
             raise InputError(
                 "expected a number of letters above 0 and a seed of at least 0, "
-                f"got {num_train} for train, {num_test} for test and seed {seed}"
+                f"received {num_train} for train, {num_test} for test and seed {seed}"
             )
         if not characters or len(set(characters)) < len(characters):
-            raise InputError(f"expected distinct characters, got {characters!r}")
+            raise InputError(f"expected distinct characters, received {characters!r}")
         if image_size < 8:
-            raise InputError(f"expected an image size of at least 8 pixels, got {image_size}")
+            raise InputError(f"expected an image size of at least 8 pixels, received {image_size}")
         self._counts = {name: num for name, num in (("train", num_train), ("test", num_test)) if num}
         self.splits = tuple(self._counts)
         self._seed = seed
@@ -118,9 +118,9 @@ class LettersSource(Source):
     def item(self, split: str, index: int) -> Item:
         """Draw picture `index` of a split, uint8 `(H, W, 3)`."""
         if not 0 <= index < self.count(split):
-            raise IndexError(f"expected an index below {self.count(split)}, got {index}")
+            raise IndexError(f"expected an index below {self.count(split)}, received {index}")
         character = self._characters[index % len(self._characters)]
-        # The split's number does not depend on which other splits exist.
+        # The index of a split does not depend on which splits exist.
         rng = np.random.default_rng((self._seed, ("train", "test").index(split), index))
         glyphs = self._glyphs[split][character]
         coverage = self._place(glyphs[rng.integers(len(glyphs))], rng)
@@ -130,7 +130,7 @@ class LettersSource(Source):
 
     def notes(self, split: str) -> list[str]:
         require_split(split, self.splits, self.description)
-        return [f"the fonts {', '.join(TEST_FONTS)} are held out for it"] if split == "test" else []
+        return [f"fonts of the test split only: {', '.join(TEST_FONTS)}"] if split == "test" else []
 
     def _place(self, glyph: Image.Image, rng: np.random.Generator) -> np.ndarray:
         """Rotate, shear, scale and shift a glyph so that it stays inside the picture.
@@ -202,8 +202,7 @@ def write_folder(
     require_split(split, ("train", "test"), "the letters")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(
-            f"expected a new or an empty folder to write letters to, got {directory}, which is neither: "
-            "choose another"
+            f"expected a new or empty folder for the letters, received {directory}: choose another"
         )
     counts = {"num_train": 0, "num_test": 0, f"num_{split}": num}
     source = LettersSource(**counts, seed=seed, characters=characters, image_size=image_size)
@@ -237,8 +236,8 @@ def _glyphs(fonts: tuple[str, ...], characters: str, size: float) -> dict[str, l
     missing = [character for character, masks in glyphs.items() if not masks]
     if missing:
         raise InputError(
-            f"expected characters that the fonts of matplotlib have, got {', '.join(map(repr, missing))}, "
-            "which they lack: remove these characters"
+            "expected characters that matplotlib's fonts contain, received "
+            f"{', '.join(map(repr, missing))}: remove these characters"
         )
     return glyphs
 
@@ -268,7 +267,7 @@ def _font(name: str, size: float) -> ImageFont.FreeTypeFont:
         return ImageFont.truetype(data, size, layout_engine=ImageFont.Layout.BASIC)
     except OSError as error:
         raise InputError(
-            f"expected the font {path} that matplotlib brings, but it cannot be read: reinstall matplotlib"
+            f"matplotlib's font {path} cannot be read: reinstall matplotlib"
         ) from error
 
 

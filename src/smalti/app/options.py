@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-DATA_HELP = "A folder, a tar or Parquet file, idx or CIFAR files, owner/name on the Hub, or the word letters."
+DATA_HELP = "A folder, a tar or Parquet file, idx or CIFAR files, owner/name on the Hub, or letters (demo data)."
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or owner/name on the Hub.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
 Data = Annotated[str, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)]
@@ -21,19 +21,21 @@ Plugin = Annotated[
     typer.Option(
         "--plugin",
         metavar="MODULE",
-        help="A Python module that registers parts of your own; other commands read SMALTI_PLUGINS.",
+        help="Python module that registers your own parts; for other commands, set SMALTI_PLUGINS.",
     ),
 ]
 DecoderTemperature = Annotated[
     float,
-    typer.Option("--temperature", min=0, help="Sampling temperature of the decoder; below 1 has less noise."),
+    typer.Option("--temperature", min=0, help="Sampling temperature of the decoder; below 1, less noise."),
 ]
 Temperature = Annotated[
-    float, typer.Option(help="Below 1 is more typical; 0 always takes the most probable code.")
+    float, typer.Option(help="Below 1, samples are more typical; 0 takes the most probable code.")
 ]
 TopK = Annotated[int | None, typer.Option(help="Sample from the k most probable codes.")]
-TopP = Annotated[float | None, typer.Option(help="Sample from the top codes with this total probability.")]
+TopP = Annotated[
+    float | None, typer.Option(help="Sample from the most probable codes with this total probability.")
+]
 PriorName = Annotated[
     str, typer.Option("--prior", metavar="NAME", help="Learned prior to use, if the run has several.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Hide progress.")]

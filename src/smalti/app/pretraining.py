@@ -32,7 +32,7 @@ from smalti.training.loop import fit
 
 DIRECTORY = "pretraining"
 SILENT_CODES = 1 / 20
-"""Share of the codes reserved for non-speech."""
+"""Share of the codes that is reserved for non-speech."""
 WHITENING = 0.25
 """Power of the variance by which a principal component is divided; 0.5 would equalize the variances."""
 
@@ -58,7 +58,7 @@ def pretrain(
         quiet: hide progress.
 
     Raises:
-        InputError: for a model of other parts.
+        InputError: when the model has no such encoder and codebook.
     """
     encoder, codebook = check_parts(model)
     own = RunDirectory(run.path / DIRECTORY)
@@ -75,7 +75,7 @@ def pretrain(
                 "device": device(),
             }
         )
-    with counting("Finding voices", quiet) as count:
+    with counting("Fitting speaker statistics", quiet) as count:
         _fit_voices(task, items, recipe.training.seed)
         task.cluster(_cepstra(task, items, count), recipe.training.seed)
     log_summary(recipe.training, items.count, task, quiet)
@@ -84,7 +84,7 @@ def pretrain(
     load_weights(task, own.read_model(), own.path)
     encoder.network.load_state_dict(task.network.state_dict())
     encoder.voice.load_state_dict(task.voice.state_dict())
-    with counting("Setting the codebook", quiet) as count:
+    with counting("Fitting the codebook", quiet) as count:
         _set(encoder, codebook, items, recipe.training.seed, count)
     note("The encoder is trained; training the decoder next.", quiet)
 
@@ -93,7 +93,7 @@ def check_parts(model: LatentVariableModel) -> tuple[ContextEncoder, FrozenCodeb
     """Return the encoder and the codebook that pretraining sets.
 
     Raises:
-        InputError: for a model of other parts.
+        InputError: when the model has no such encoder and codebook.
     """
     if (
         isinstance(model, VQVAE)
@@ -109,7 +109,7 @@ def check_parts(model: LatentVariableModel) -> tuple[ContextEncoder, FrozenCodeb
 
 
 def _fit_voices(task: MaskedPrediction, items: CropLoader, seed: int) -> None:
-    """Fit the speaker statistics, and attach to each item those of its speaker."""
+    """Fit the speaker statistics, and attach each item's statistics to it."""
     device = task.voice.reference.device
     speakers = items.speakers()
     utterances = {
@@ -139,7 +139,7 @@ def _set(
     seed: int,
     report: Counter,
 ) -> None:
-    """Set the projection to principal components of the layer's output on speech, the codebook by k-means."""
+    """Set the projection to principal components of the layer's output on speech; fit the codebook by k-means."""
     encoder.cpu().eval()
     features, speech = [], []
     for done, batch in enumerate(items.sequential(), 1):

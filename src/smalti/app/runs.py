@@ -19,7 +19,7 @@ from smalti.training.loop import TrainingConfig
 
 DATA_DIRECTORY = "data"
 MEASURED = ("data.mean", "data.scale")
-"""Settings that training measures on its data unless they are given."""
+"""Settings that training computes from its data unless they are given."""
 MAY_CHANGE = ("training.steps", "training.log_every", "training.validate_every", "training.checkpoint_every")
 CURVES = {
     "loss": "loss",
@@ -28,7 +28,7 @@ CURVES = {
     "distortion_nats_per_dim": "distortion, nats/dim",
     "nats_per_dim": "nats/dim, no learned prior",
     "mse": "squared error",
-    "bits_per_code": "bits a code",
+    "bits_per_code": "bits per code",
     "psnr": "PSNR, dB",
     "rate_bits_per_dim": "rate, bits/dim",
     "rate_nats_per_dim": "rate, nats/dim",
@@ -69,7 +69,7 @@ def model_of(source: Source) -> str | None:
 
 
 def check_model(run: RunDirectory, model: str | None) -> None:
-    """Raise `InputError` if codes come from another model than those that the run was trained on.
+    """Raise `InputError` if codes come from a different model than the run's training data.
 
     Args:
         run: a new or an existing run.
@@ -79,8 +79,8 @@ def check_model(run: RunDirectory, model: str | None) -> None:
     if before is not None and before != model:
         received = "other data" if model is None else f"codes of {model[:12]}"
         raise InputError(
-            f"expected codes of the model {before[:12]}, on which {run.path} was trained, received "
-            f"{received}: encode the data with that model, or remove the run and train it again"
+            f"expected codes of the model {before[:12]} that {run.path} was trained on, received {received}: "
+            "encode the data with that model, or remove the run and train it again"
         )
 
 

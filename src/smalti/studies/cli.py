@@ -1,4 +1,4 @@
-"""The commands of the studies: `phonemes`, `reproduce` and `collect`, added through an entry point."""
+"""Commands of the studies: `phonemes`, `reproduce` and `collect`, added through an entry point."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ def phonemes(
     run: Run,
     data: Data,
     alignments: Annotated[
-        Path, typer.Option("--alignments", metavar="TSV", help="Phones in time: utt, start, end, phone.")
+        Path,
+        typer.Option("--alignments", metavar="TSV", help="Phone alignments: columns utt, start, end, phone."),
     ],
     split: Split = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure the phoneme content of speech codes, on speakers held out from the code-to-phone map.
+    """Measure the phoneme content of speech codes, on speakers not used to fit the code-to-phone map.
 
     Example: `smalti phonemes runs/units --data speech --alignments speech/phones.tsv`
     """
@@ -50,29 +51,29 @@ def reproduce(
     ],
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="SOURCE", help=DATA_HELP + " Default: the whole, from the Hub."),
+        typer.Option("--data", metavar="SOURCE", help=DATA_HELP + " Default: the full data set, from the Hub."),
     ] = None,
     out: Out = Path("reproduced"),
     part: Annotated[
-        str, typer.Option("--part", help="table, codes, beta, codebook or likelihood.")
+        str, typer.Option("--part", help="Study of a data set: table, codes, beta, codebook or likelihood.")
     ] = "table",
     budget: Annotated[
-        str, typer.Option("--budget", help="tiny to see it run, cpu for two cores, paper for the paper's.")
+        str, typer.Option("--budget", help="tiny: smoke test; cpu: two cores; paper: the paper's settings.")
     ] = "cpu",
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each model (of VIMCO one).")] = 1,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs per model (VIMCO: one).")] = 1,
     pretrain: Annotated[
         str | None,
-        typer.Option("--pretrain", metavar="SOURCE", help="Data to train on before --data itself."),
+        typer.Option("--pretrain", metavar="SOURCE", help="Data for pretraining, before --data."),
     ] = None,
     only: Annotated[
-        str | None, typer.Option("--only", metavar="MODEL", help="One of the models; run others elsewhere.")
+        str | None, typer.Option("--only", metavar="MODEL", help="Train a single model of the study.")
     ] = None,
     alignments: Annotated[
-        Path | None, typer.Option("--alignments", metavar="TSV", help="Phones in time, for phonemes.")
+        Path | None, typer.Option("--alignments", metavar="TSV", help="Phone alignments, for phonemes.")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Reproduce an experiment of the paper, and print its results beside the paper's figures.
+    """Reproduce an experiment of the paper, and print the results next to the paper's figures.
 
     Example: `smalti reproduce fashion-mnist --data fashion-mnist --seeds 3 --out runs/table`
     """
@@ -80,7 +81,7 @@ def reproduce(
         from smalti.core.errors import InputError
 
         if part != "table" or pretrain is not None or only is not None:
-            raise InputError(f"expected neither --part, --pretrain nor --only for {name}: leave them out")
+            raise InputError(f"--part, --pretrain and --only do not apply to {name}: leave them out")
     if name in ("speech", "conversion", "phonemes"):
         from smalti.studies.speech.reproduce import reproduce_speech
 
@@ -102,14 +103,14 @@ def reproduce(
 
 
 def collect(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="doom, or speech (synthetic).")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder of the data set.")],
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="doom or speech (synthetic).")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder for the data set.")],
     num: Annotated[
         int | None,
-        typer.Option("--num", min=1, help="Frames in all, 20,000 by default; or utterances, 64 by default."),
+        typer.Option("--num", min=1, help="Total frames (default 20,000) or utterances (default 64)."),
     ] = None,
-    scenario: Annotated[str, typer.Option("--scenario", help="One of ViZDoom's.")] = "my_way_home",
-    size: Annotated[int, typer.Option("--size", min=1, help="Side of a frame, pixels.")] = 84,
+    scenario: Annotated[str, typer.Option("--scenario", help="ViZDoom scenario.")] = "my_way_home",
+    size: Annotated[int, typer.Option("--size", min=1, help="Frame height and width, pixels.")] = 84,
     length: Annotated[int, typer.Option("--length", min=1, help="Frames per episode.")] = 100,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal files.")] = 0,
     quiet: Quiet = False,

@@ -1,4 +1,4 @@
-"""Result records, one JSON object per model, seed and bound, and tables of them."""
+"""Result records, one JSON object per model, seed and bound, and their tables."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
 
 
 def stage(run: Path, of_prior: str | None = None, of_model: Path | None = None) -> Record:
-    """Summarize one training: its data, items, steps, batch, seconds, commit and device.
+    """Summarize a training run: data, items, steps, batch size, seconds, commit and device.
 
     Args:
-        run: a finished run.
+        run: directory of a finished run.
         of_prior: name of the prior, if the run trains a prior.
         of_model: the autoencoder's run, if this run pretrains its encoder.
     """
@@ -60,9 +60,9 @@ def last_step(run: RunDirectory) -> int:
 
 
 def caption(records: Sequence[Record]) -> str:
-    """Return the paragraph above a table: the definition of its figures, the models and their data."""
+    """Return the paragraph above a table: definitions of the figures, training settings and data."""
     if not records:
-        return "Nothing is measured yet."
+        return "No results yet."
     first = records[0]
     nums = sorted({record["metrics"]["num"] for record in records})
     alike: dict[str, list[str]] = {}
@@ -74,13 +74,13 @@ def caption(records: Sequence[Record]) -> str:
     return (
         f"**{first['dataset']}**, {' and '.join(f'{num:,}' for num in nums)} items of the {first['split']} "
         f"split ({first['measured_on']}), budget {first['budget']}. Bits/dim are upper bounds; ± is the "
-        "standard error over items, and over seeds in the column of that name. PSNR and codes used are those "
-        f"of the most probable latents. Trained: {'; '.join(trained)}."
+        'standard error over items, and over seeds in the column "over seeds". PSNR and codes used are '
+        f"computed from the most probable latents. Training: {'; '.join(trained)}."
     )
 
 
 def _trainings(records: Sequence[Record]) -> list[str]:
-    """Describe each training of a model in words: the model first, then its priors."""
+    """Describe each training of a model: the model first, then its priors."""
     words: dict[str, None] = {}
     for one in sorted((s for record in records for s in record["stages"]), key=lambda s: s["prior"] or ""):
         on = f"the codes ({one['prior']})" if one["prior"] else f"{one['items']:,} items of {one['data']}"
@@ -89,7 +89,7 @@ def _trainings(records: Sequence[Record]) -> list[str]:
 
 
 def by(records: Iterable[Record], *keys: str) -> dict[Any, list[Record]]:
-    """Group records by keys; with a single key, groups are named by its value."""
+    """Group records by the values of some keys; a single key is not wrapped in a tuple."""
     groups: dict[Any, list[Record]] = {}
     for record in records:
         values = tuple(record[key] for key in keys)
@@ -102,13 +102,13 @@ def bounds_table(records: Sequence[Record], paper: dict[str, float]) -> tuple[li
 
     Args:
         records: records of one study.
-        paper: the paper's figures, by kind of model and bound.
+        paper: the paper's figures in bits/dim, by kind of model and bound.
     """
     header = ["", "model", "prior", "bits/dim", "over seeds", "rate + distortion", "PSNR", "codes used"]
     rows = []
     for (entry, model, prior), group in by(records, "entry", "model", "prior").items():
         metrics = [record["metrics"] for record in group]
-        # These metrics depend on the latents, not on the bound: show them once.
+        # Reconstruction metrics do not depend on the bound: show them once per model.
         reconstructed = [] if "draws" in prior else metrics
         rows.append(
             [
@@ -162,7 +162,7 @@ def standard_error(values: Sequence[float]) -> float | None:
 
 
 def publish(folder: Path, records: Sequence[Record], quiet: bool) -> None:
-    """Write records and their table into a folder, and show the table."""
+    """Write records and their table to a folder, and print the table unless quiet."""
     write_records(folder / "records.jsonl", records)
     table = markdown(*metrics_table(records))
     with atomic_file(folder / "table.md") as temporary:

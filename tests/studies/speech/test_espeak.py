@@ -66,7 +66,7 @@ def test_marks_of_stress_and_length_are_stripped(symbol, phone):
 
 
 def test_no_symbol_falls_through_in_silence():
-    with pytest.raises(ValueError, match=r"expected a symbol of PHONE_OF_SYMBOL, got 'ɬ': add it there"):
+    with pytest.raises(ValueError, match=r"PHONE_OF_SYMBOL, received 'ɬ'"):
         phone_of("ɬ")
 
 
@@ -125,7 +125,7 @@ def test_voices_of_speakers_differ_and_the_variants_of_test_are_held_out():
 def test_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(
-        InputError, match=r"needs espeak-ng, which is not installed: run pip install espeakng-loader$"
+        InputError, match=r"run pip install espeakng-loader$"
     ):
         SyntheticSpeechSource()
 
@@ -142,7 +142,7 @@ def test_missing_package(monkeypatch):
 )
 def test_numbers_out_of_range(arguments):
     with pytest.raises(
-        InputError, match=r"expected 1 to 120 speakers, 1 to 200 utterances of each and a seed"
+        InputError, match=r"expected 1 to 120 speakers, 1 to 200 utterances"
     ):
         SyntheticSpeechSource(**arguments)
 
@@ -298,7 +298,7 @@ def test_written_split_reads_back_exactly(source, tmp_path):
 def test_nothing_is_written_into_a_folder_in_use(source, tmp_path):
     (tmp_path / "mine.txt").write_text("")
     for folder in (tmp_path, tmp_path / "mine.txt"):
-        with pytest.raises(InputError, match=r"expected a new or an empty folder to write speech to, got"):
+        with pytest.raises(InputError, match=r"expected a new or empty folder"):
             source.write(folder, "test")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -311,6 +311,6 @@ def test_unknown_split(source, ask):
 
 def test_what_espeak_cannot_do(loader):
     with pytest.raises(
-        InputError, match=r"en-xx, but it ended with status 1 and said 'there is no such voice'"
+        InputError, match=r"en-xx, exit status 1 \(unknown voice\)"
     ):
         espeak._synthesize(espeak._Voice("en-xx", 50, 170), ["Hello."])

@@ -207,7 +207,7 @@ def test_what_is_refused():
     silent = Windows(array([1, 2]), array([SILENCE, UNLABELLED]), array([0, 0]))
     with pytest.raises(InputError, match=r"labelled windows .* received 50 and 0"):
         phoneme_figures(Windows(*(array([1] * 50),) * 3), silent, K, P, [SILENCE])
-    with pytest.raises(ValueError, match="windows together"):
+    with pytest.raises(ValueError, match="to be contiguous"):
         Windows(array([1, 2, 3]), array([1, 1, 1]), array([0, 1, 0]))
     for codes, phones in (([K], [0]), ([0], [P]), ([0], [UNLABELLED])):
         with pytest.raises(ValueError, match=r"expected (codes|phones) from 0"):

@@ -33,7 +33,7 @@ def report(units: PhoneRun) -> dict[str, Any]:
     words = ("--data", units.data, "--alignments", units.alignments)
     result = command("phonemes", units.path, *words, "--json")
     assert result.status == 0, result.err
-    assert f"{UNALIGNED}: there is no alignment of it" in result.err
+    assert f"{UNALIGNED}: it has no alignment" in result.err
     return json.loads(result.out)
 
 
@@ -104,7 +104,7 @@ def test_figures_are_those_of_a_count_by_hand(report: dict[str, Any], units: Pho
 
 def test_the_report_is_saved_and_says_what_was_left_out(report: dict[str, Any], units: PhoneRun) -> None:
     assert report == json.loads((units.path / "phonemes.json").read_text())
-    assert report["skipped"] == [{"name": UNALIGNED, "reason": "there is no alignment of it"}]
+    assert report["skipped"] == [{"name": UNALIGNED, "reason": "it has no alignment"}]
     assert report["codes_per_second"] == pytest.approx(1 / SECONDS)
     assert report["num_codes"] == 16
     assert report["model"] == load(units.path, "cpu").fingerprint
@@ -128,7 +128,7 @@ def test_the_tables_hold_the_figures(units: PhoneRun, report: dict[str, Any], sm
     assert result.status == 0, result.err
     assert f"{report['metrics']['phoneme_accuracy']:.1%}" in result.out
     assert f"{report['controls']['log-mel k-means']['phoneme_accuracy']:.1%}" in result.out
-    assert "16 codes, 25 a second" in result.out
+    assert "16 codes, 25 per second" in result.out
 
 
 def test_a_test_split_is_what_is_scored(units: PhoneRun, smalti: Smalti, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_test_split_is_what_is_scored(units: PhoneRun, smalti: Smalti, tmp_pat
     words = ("--data", tmp_path / "data", "--alignments", units.alignments, "--json")
     result = smalti("phonemes", run, *words)
     assert result.status == 0, result.err
-    assert "1 speakers are both in training and held out, bea for one" in " ".join(result.err.split())
+    assert "held-out part: 1, such as bea" in " ".join(result.err.split())
     report = json.loads(result.out)
     assert report["speakers"] == {"train": 3, "held_out": 2}
     assert report["skipped"] == []

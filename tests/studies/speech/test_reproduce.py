@@ -200,7 +200,7 @@ def test_other_data_is_not_mixed_with_a_finished_run(
     words = [utterances.data if word == digits_said else word for word in speech.words]
     result = command(*words)
     assert result.status == 2
-    assert "expected data with a test split to measure on" in result.err
+    assert "expected data with a test split" in result.err
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
@@ -220,5 +220,5 @@ def test_budgets_differ_in_steps_and_the_papers_is_the_papers() -> None:
     paper = speech_study("speech", "paper").recipe
     assert paper.model.encoder.strides == (2,) * 6
     assert paper.model.quantizer.num_codes == 512
-    with pytest.raises(InputError, match="expected speech, conversion, phonemes, received 'song'"):
+    with pytest.raises(InputError, match="received 'song'"):
         speech_study("song", "cpu")

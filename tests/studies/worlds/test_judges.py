@@ -40,7 +40,7 @@ def test_a_judge_learns_to_tell_actions(tmp_path):
 
 
 def test_a_judge_of_one_action_is_refused(tmp_path):
-    with pytest.raises(InputError, match="expected clips with two actions or more"):
+    with pytest.raises(InputError, match="at least two different actions"):
         train_action_judge(store(tmp_path / "train", [["left"] * 5] * 2), 1, lambda frames: frames)
 
 

@@ -68,7 +68,7 @@ def test_the_page_stands_alone(lab):
     folder, _, _ = lab
     page = (folder / "seed0" / "index.html").read_text()
     assert page.count("data:image/png;base64,") == 4
-    assert "27 bits a frame" in page
+    assert "27 bits per frame" in page
 
 
 def test_again_it_trains_nothing(lab):
@@ -103,9 +103,9 @@ def test_the_decoder_is_of_the_size_of_the_prior_that_knows_no_codes():
 
 def test_bad_input(tmp_path):
     for words, sentence in (
-        ((), "expected data to reproduce lab with"),
+        ((), "expected data to reproduce lab"),
         (("--data", "letters", "--budget", "huge"), "expected a budget, received 'huge'"),
-        (("--data", "letters", "--only", "frames"), "expected neither --part, --pretrain nor --only for lab"),
+        (("--data", "letters", "--only", "frames"), "--part, --pretrain and --only do not apply to lab"),
     ):
         result = command("reproduce", "lab", *words, "--out", tmp_path / "out")
         assert result.status == 2

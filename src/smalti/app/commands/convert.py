@@ -26,21 +26,20 @@ def convert(
         run: a run's directory, or a name on the Hub.
         file: the recording.
         speaker: one of the run's classes.
-        out: the file to write, WAV or FLAC by its ending.
+        out: output file; its extension selects WAV or FLAC.
         quiet: hide progress.
         seed: seed of the decoder's sampling.
         temperature: sampling temperature of the decoder.
 
     Raises:
-        InputError: for a run that is not over sounds, an unknown speaker, an unreadable input or an existing
+        InputError: for a run that is not over audio, an unknown speaker, an unreadable input or an existing
             output file.
     """
     tokenizer = load(run)
     if tokenizer.modality.sample_rate_hz is None or not tokenizer.classes:
         raise InputError(
-            f"expected a run over the sounds of several speakers, {run} holds one over "
-            f"{tokenizer.modality.plural_name} with {len(tokenizer.classes)} classes: train one whose data "
-            "names its speakers, by folders or data.pattern"
+            f"expected a run over audio with speakers, received {run} over {tokenizer.modality.plural_name} with "
+            f"{len(tokenizer.classes)} classes: train on data with speakers, given by folders or data.pattern"
         )
     tokenizer.label(speaker)
     if out.suffix.lower() not in WRITTEN:

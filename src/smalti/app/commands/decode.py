@@ -45,7 +45,7 @@ def decode(
     """
     tokenizer = load(run)
     ending = tokenizer.modality.ending
-    # The files are read twice: all of them are checked before anything is written.
+    # The files are read twice, so that all of them are checked before anything is written.
     targets = free_targets(out, (one.name for one in _read(codes, tokenizer)), ending)
     with counting("Decoding", quiet) as count:
         for done, (target, one) in enumerate(zip(targets, _read(codes, tokenizer), strict=True), 1):

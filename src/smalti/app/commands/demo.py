@@ -1,4 +1,4 @@
-"""`smalti demo`: train, sample and evaluate on drawn letters, and write one page of results."""
+"""`smalti demo`: train, sample and evaluate on generated letters, and write an HTML report."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from smalti.training.checkpoints import RunDirectory
 SAMPLES_PER_CLASS = 4
 SHOWN = 24
 TEMPERATURE = 0.8
-"""Sampling temperature; at 1, samples of a prior trained for two minutes are too varied."""
+"""Sampling temperature; at 1, a prior trained for two minutes gives many illegible samples."""
 
 
 def write_pictures(directory: Path, num: int, split: str = "train", quiet: bool = False) -> None:
@@ -44,7 +44,7 @@ def write_pictures(directory: Path, num: int, split: str = "train", quiet: bool 
 
 
 def demo(out: Path, assignments: Sequence[str] = (), quiet: bool = False) -> Path:
-    """Train an autoencoder and a prior on letters, evaluate on held-out fonts, write one page.
+    """Train an autoencoder and a prior on letters, evaluate on held-out fonts, and write an HTML report.
 
     Args:
         out: directory of the run and of `index.html`.
@@ -113,7 +113,7 @@ def _write(page: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> None:
             for name, row in report["bits_per_dim"].items()
         ],
         usage=figures / "usage_evaluation.png",
-        usage_text=f"{use['usage']:.0%} of the {autoencoder.num_codes} codes occur in the held-out letters "
+        usage_text=f"{use['usage']:.0%} of the {autoencoder.num_codes} codes are used on the held-out letters "
         f"(perplexity {use['perplexity']:.0f}).",
         autoencoder_seconds=f"{RunDirectory(run).seconds:.0f}",
         prior_seconds=f"{RunDirectory(run / PRIOR_DIRECTORY).seconds:.0f}",

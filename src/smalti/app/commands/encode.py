@@ -42,7 +42,7 @@ def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool
     source = open_data(data, tokenizer.modality)
     check_model(RunDirectory(tokenizer.directory), model_of(source))
     if tokenizer.device.type == "cpu" and not tokenizer.modality.is_ragged:
-        keep_freed_memory()  # the same in every batch
+        keep_freed_memory()  # every batch needs the same buffers
     name = pick_split(source, split, "all", "train")
     skipped: list[dict[str, str]] = []
     for text in source.notes(name):
@@ -73,7 +73,7 @@ def _write_packed(
     if out.suffix == ENDING and total != 1:
         raise InputError(
             f"expected one item for the single file {out}, received {total}: set --out to a directory, or to "
-            f"a file that ends in {TABLE} for a table of all codes"
+            f"a {TABLE} file for a table of all codes"
         )
     taken: dict[str, None] = {}
     bits, seconds, size = 0, 0.0, 0
@@ -94,7 +94,7 @@ def _write_packed(
         seconds += info.units.seconds if info.units else 0
     num = len(taken) or 1
     if not bits:
-        raise InputError(f"expected codes to write to {out}, received none: check the data that was encoded")
+        raise InputError(f"expected codes to write to {out}, received none: check --data")
     rate = f", {bits / seconds:.1f} bit/s" if seconds else f", {bits / num:.0f} bits each"
     return num, f"{bits} bits of codes{rate}, {size} bytes with headers"
 

@@ -42,8 +42,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a run on a source, and save `evaluation.json` and figures if the run is local.
 
-    Nothing is printed but progress. If the run's directory is not writable, a note reports that the results
-    were not saved.
+    If the run's directory is not writable, a note reports that the results were not saved.
 
     Args:
         run: a run's directory, or a name on the Hub.
@@ -80,7 +79,7 @@ def evaluate(
             for prior in trained.priors.values()
             if (labels >= 0).any() or not isinstance(prior, LabelPrior)
         ]
-        with counting("Measuring", quiet) as count:
+        with counting("Evaluating", quiet) as count:
             batches = _counted(loader.sequential(), store.count, count)
             result = measure(trained.model, priors, batches, draws)
         report = _report(trained, store, result, data, draws)
@@ -121,7 +120,7 @@ def _figure(value: float | None) -> str:
 
 
 def _counted(batches: Iterable[Batch], total: int, progress: Callable[[int, int], None]) -> Iterator[Batch]:
-    """Yield the batches; count each one when the next is requested."""
+    """Yield batches, and report the number of items after each one."""
     done = 0
     for batch in batches:
         yield batch
@@ -159,7 +158,7 @@ def _report(trained: TrainedModel, store: Store, result: Evaluation, data: str, 
     report["protocol"] |= {f"data {name}": str(value) for name, value in store.protocol.items()}
     if any("+class" in name for name in result.density):
         report["protocol"]["+class"] = (
-            "conditioned on the class; log2(number of classes) bits are added for it"
+            "conditioned on the class; the rate includes log2(number of classes) bits for it"
         )
     return {
         "data": data,

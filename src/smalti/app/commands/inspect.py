@@ -69,7 +69,7 @@ def inspect(run: str) -> str:
         f"codes       {_codes(model) if isinstance(model, Autoencoder) else 'none: continuous latents'}",
         f"classes     {', '.join(trained.classes) or 'none'}",
         f"likelihood  {model.family.kind}",
-        f"priors      {', '.join(trained.priors) or 'its own'}",
+        f"priors      {', '.join(trained.priors) or 'built into the model'}",
     ]
     directory = RunDirectory(trained.directory)
     records = directory.metrics()
@@ -86,9 +86,9 @@ def _codes(autoencoder: Autoencoder) -> str:
     bits = autoencoder.num_codebooks * math.prod(autoencoder.grid) * math.log2(autoencoder.num_codes)
     grid = "x".join(str(n) for n in autoencoder.grid)
     words = f"{autoencoder.num_codebooks} x {grid} out of {autoencoder.num_codes}: {bits:.0f} bits"
-    if spec.is_continuous:  # continuous signals have no bit count to compare with
+    if spec.is_continuous:  # a continuous signal has no number of bits to compare with
         return words
-    return f"{words}, {spec.dims * math.log2(spec.levels) / bits:.1f} times fewer"
+    return f"{words}, compression ratio {spec.dims * math.log2(spec.levels) / bits:.1f}"
 
 
 def _domain(spec: SignalSpec) -> str:

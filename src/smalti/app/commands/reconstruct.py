@@ -1,4 +1,4 @@
-"""`smalti reconstruct`: encode and decode files, and show them beside the originals."""
+"""`smalti reconstruct`: encode and decode files, and write a comparison with the originals."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def reconstruct(run: str, files: Sequence[Path], out: Path, quiet: bool = False)
     tokenizer.modality.preview(
         [[signal[0] for signal in originals[:64]], [signal[0] for signal in reconstructed[:64]]]
     ).save(comparison)
-    note(f"{len(names)} reconstructions are in {out}; {COMPARISON} shows them under the originals.", quiet)
+    note(f"{len(names)} reconstructions are in {out}; {COMPARISON} shows them below the originals.", quiet)
     return len(names)

@@ -72,7 +72,7 @@ def rollout(
     modality = tokenizer.modality
     if not isinstance(modality, VideoModality) or tokenizer.autoencoder.stride != 1:
         raise InputError(
-            f"expected a run over clips with one code grid per frame, {run} is over {modality.plural_name}: "
+            f"expected a run over clips with one code grid per frame, received {run} over {modality.plural_name}: "
             "train one with smalti train walks"
         )
     chosen = _item(clip, modality, split, item)
@@ -92,7 +92,7 @@ def rollout(
         known = (name if name in tokenizer.actions else None for name in chosen.actions)
         before = list(known)[begin : begin + given - 1]
     (codes,) = tokenizer.encode(levels[:, begin : begin + given])
-    with counting("Drawing", quiet) as count:
+    with counting("Sampling", quiet) as count:
         drawn = tokenizer.rollout(
             codes,
             per_frame,
@@ -120,8 +120,8 @@ def rollout(
     rows = ([f"{name}.mp4" for name in names], drawn.numpy(), labels)
     write_codes(out / "codes.parquet", codes_info(tokenizer), [rows])
     note(
-        f"{num} continuations of {chosen.name} by {len(per_frame)} frames are in {out} as MP4 and GIF, and "
-        "in strip.png under the clip itself.",
+        f"{num} continuations of {chosen.name} by {len(per_frame)} frames are in {out} as MP4 and GIF; "
+        "strip.png shows them below the original clip.",
         quiet,
     )
     return num
@@ -145,6 +145,6 @@ def _item(clip: str, modality: VideoModality, split: str | None, number: int) ->
     found = next(itertools.islice(source.items(name), max(number, 0), None), None)
     if found is None or number < 0:
         raise InputError(
-            f"expected --item from 0 to {source.count(name) - 1} of {source.description}, received {number}"
+            f"expected --item from 0 to {source.count(name) - 1} for {source.description}, received {number}"
         )
     return found

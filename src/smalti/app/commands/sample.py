@@ -14,7 +14,7 @@ from smalti.tokenizer import load
 from smalti.trained import LEARNED
 
 BATCH = 64
-"""Items decoded per batch; with a decoder that samples, results for a seed depend on it."""
+"""Items decoded per batch; for decoders that sample, it affects the results of a seed."""
 
 
 def sample(
@@ -65,5 +65,5 @@ def sample(
         tokenizer.modality.save(signal, out / name)
     tokenizer.modality.preview([drawn[:64]]).save(out / "samples.png")
     write_codes(out / "codes.parquet", codes_info(tokenizer), [(names, codes.numpy(), [class_name] * num)])
-    note(f"{num} {items} are in {out}, all together in samples.png, their codes in codes.parquet.", quiet)
+    note(f"{num} {items} are in {out}, with an overview in samples.png and codes in codes.parquet.", quiet)
     return num

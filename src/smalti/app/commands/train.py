@@ -55,7 +55,7 @@ WATCHED_ITEMS = 512
 """Maximum number of held-out items evaluated during training; `evaluate` uses all of them."""
 
 MOST_CODES = 1 << 22
-"""Largest codebook that the tool trains: counts and learned priors need a row for each code."""
+"""Maximum number of codes per codebook: counts and learned priors need one row per code."""
 
 
 def train(
@@ -104,7 +104,7 @@ def train_recipe(
     store = _prepared(run, source, modality, engine, quiet)
     recipe = _measured(recipe, store)
     modality = recipe.data.build()
-    # Built again: the number of labels (speakers) is known now, and the decoder may be conditioned on them.
+    # Rebuilt with the number of labels (speakers), which a decoder may be conditioned on.
     model = _seeded_model(recipe, modality, len(store.classes))
     begun_with = _start(model, start)
     check_start(run, begun_with)
@@ -130,8 +130,8 @@ def _check_settings(
     model = _seeded_model(recipe, modality, 0)
     if isinstance(model, Autoencoder) and model.num_codes > MOST_CODES:
         raise InputError(
-            f"expected at most {MOST_CODES:,} codes in a codebook, received {model.num_codes:,}: counts and "
-            "priors are tables over all of them, so use several smaller codebooks"
+            f"expected at most {MOST_CODES:,} codes per codebook, received {model.num_codes:,}: use several "
+            "smaller codebooks, since counts and priors are tables over all codes"
         )
     if recipe.pretraining is not None:
         check_parts(model)
@@ -164,7 +164,7 @@ def _measured(recipe: Recipe, store: Store) -> Recipe:
 def _description(
     recipe: Recipe, data: str, source: Source, store: Store, begun_with: str | None
 ) -> dict[str, Any]:
-    """The run's config.json."""
+    """Return the content of the run's config.json."""
     of_codes = model_of(source)
     return {
         "kind": "autoencoder",
@@ -193,7 +193,9 @@ def _pretrain(
     quiet: bool,
 ) -> None:
     if not isinstance(items.training, CropLoader):
-        raise InputError("expected sounds to pretrain on, received items of one size: leave pretraining out")
+        raise InputError(
+            "expected sounds for pretraining, received items of equal size: use a recipe without pretraining"
+        )
     pretrain(pretraining, model, items.training, modality, run, engine, quiet)
 
 
@@ -246,7 +248,7 @@ def _start(model: LatentVariableModel, start: Path | None) -> str | None:
         load_weights(model, begun_with.read_model(), start)
     except InputError:
         raise InputError(
-            f"expected initial weights of the same model, the weights in {start} are of other settings: "
+            f"expected initial weights of the same model, {start} has weights of a model with other settings: "
             "remove --from, or use the settings in its config.json"
         ) from None
     return begun_with.fingerprint()
@@ -275,7 +277,7 @@ class _Items:
         return cls(loader(training), loader(watched) if len(watched) else None, training, watched)
 
     def give_statistics(self, model: LatentVariableModel, modality: Modality, store: Store) -> None:
-        """Store the training items' label statistics in an encoder that pools them, and use them."""
+        """Store the label statistics of the training items in an encoder that needs them, and attach them."""
         remember_statistics(model, modality, store, self.training_indices)
         labels = {name: label for label, name in enumerate(store.classes)}
         statistics = item_statistics(model, modality, store, labels)
@@ -290,7 +292,7 @@ class _Items:
 
 
 def _finish(run: RunDirectory, items: _Items, quiet: bool) -> None:
-    """Draw the figures of a finished run; for a model with codes, count the codes of the training items."""
+    """Write the figures of a finished run; for a model with codes, count the codes of the training items."""
     trained = TrainedModel.load(run.path, load_priors=False)
     modality = trained.modality
     run.figures_path.mkdir(exist_ok=True)
@@ -338,5 +340,5 @@ def _count_codes(run: RunDirectory, trained: TrainedModel, items: _Items, quiet:
 
 
 def evenly_spaced(indices: np.ndarray, num: int) -> np.ndarray:
-    """Return at most `num` of the indices, evenly spaced, since the first ones may share a class."""
+    """Return at most `num` evenly spaced indices, since neighbours may share a class."""
     return indices[np.linspace(0, len(indices) - 1, min(num, len(indices))).round().astype(np.int64)]

@@ -62,8 +62,8 @@ def train_prior_recipe(
     """Train a prior from a complete recipe object; see `train_prior`."""
     if not re.fullmatch(r"[\w.-]+", name) or name in RESERVED:
         raise InputError(
-            f"expected a name of letters, digits, dots and dashes for the prior, received {name!r}: "
-            f"choose one other than {', '.join(RESERVED)}"
+            f"expected a prior name of letters, digits, dots and dashes, other than {', '.join(RESERVED)}, "
+            f"received {name!r}: choose another --name"
         )
     # On the CPU until the engine assigns this rank's device.
     tokenizer = Tokenizer.from_pretrained(run_path, device="cpu", load_priors=False)
@@ -80,7 +80,7 @@ def train_prior_recipe(
     if engine.is_main:
         if run.exists and run.read_config("autoencoder")["autoencoder"] != tokenizer.fingerprint:
             raise InputError(
-                f"the prior in {run.path} belongs to another state of the autoencoder: "
+                f"the prior in {run.path} was trained for other weights of the autoencoder: "
                 f"remove {run.path} to train it again"
             )
         run.write_config(
@@ -132,7 +132,7 @@ def train_prior_recipe(
 
 
 def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path, quiet: bool) -> None:
-    """Encode a run's training data into a store beside it, unless the store exists."""
+    """Encode a run's training data into a store, unless the store exists."""
     protocol = {"model": tokenizer.fingerprint}
     if directory.is_dir() and Store.open(directory).protocol == protocol:
         return
@@ -140,7 +140,7 @@ def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path,
     if not data.is_dir():
         raise InputError(
             f"expected the run's training data in {data}, found none: "
-            "train the prior where its autoencoder was trained"
+            "train the prior in the directory where the autoencoder was trained"
         )
     signals = Store.open(data)
     is_per_frame = tokenizer.autoencoder.stride == 1

@@ -16,7 +16,7 @@ from smalti.core.files import atomic_file
 
 
 def write_page(path: Path, template: str, *, package: str = "smalti.app.pages", **values: Any) -> None:
-    """Render a template, and embed the pictures among the values.
+    """Render a template into a self-contained page, with pictures embedded as data URLs.
 
     Args:
         path: path of the page.

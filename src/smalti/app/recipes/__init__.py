@@ -49,5 +49,5 @@ def get_recipe(name: str) -> Recipe:
         InputError: if there is no such recipe.
     """
     if name not in RECIPES:
-        raise InputError(f"expected the name of a recipe, received {name!r}: use one of {', '.join(RECIPES)}")
+        raise InputError(f"expected a recipe name, received {name!r}: use one of {', '.join(RECIPES)}")
     return RECIPES[name]()

@@ -17,9 +17,9 @@ def array() -> Recipe:
 
     Command: smalti train array --data FOLDER --out runs/series data.channels=8
     Volumes: data.length=none data.size=32x32x32; multichannel images: data.length=none data.size=64x64.
-    Integers in a known range: data.levels=256 likelihood.kind=gaussian, which gives bits/dim.
+    Integers in a known range: data.levels=256 likelihood.kind=gaussian, for results in bits/dim.
     Cost: an hour on 2 CPU cores for one axis; use a GPU for three axes.
-    Expect: nats/dim of the standardised data well below 1.42, the score of a standard normal; the margin
+    Expect: nats/dim of the standardised data well below 1.42, the value for a standard normal; the margin
     depends on the data.
     """
     return Recipe(

@@ -41,7 +41,8 @@ def image() -> Recipe:
     Cost: about 0.5 s per step on 2 CPU cores (3 hours in total), minutes on a GPU; training.steps=2000 gives
     a preview.
     Expect: slightly soft reconstructions, most codes in use; bits/dim depends on the images. The Gaussian
-    reaches good reconstructions fastest; model.likelihood.kind=logistic_mixture gives fewer bits/dim.
+    likelihood reaches good reconstructions fastest; model.likelihood.kind=logistic_mixture gives fewer
+    bits/dim.
     """
     return Recipe(
         name="image",
@@ -55,9 +56,9 @@ def image() -> Recipe:
 def hierarchy() -> Recipe:
     """Your images, 128x128 RGB, to 16x16 codes out of 512, plus 32x32 codes for detail.
 
-    Two levels, as in VQ-VAE-2 (Razavi et al. 2019, arXiv 1906.00446): the prior draws the coarse grid first,
-    then the fine one given the coarse one. Five codes per coarse position: its own and those of its four fine
-    positions.
+    Two levels, as in VQ-VAE-2 (Razavi et al. 2019, arXiv 1906.00446): the prior samples the coarse grid, then
+    the fine grid given the coarse one. Each coarse position has five codes: its own and those of its four
+    fine positions.
 
     Command: smalti train hierarchy --data FOLDER --out runs/levels
     Cost: seconds per step on 2 CPU cores, so days in total: use a GPU. training.steps=1000 gives a preview.
@@ -164,9 +165,9 @@ def cifar10_coupled() -> Recipe:
     over its three channels.
 
     Command: smalti train cifar10-coupled --data FOLDER --out runs/coupled
-    Cost: about 0.25 s a step on one CPU core, so four hours in all.
-    Expect: see models/cifar10-coupled/README.md for the weights of a training under way, which
-    `--from models/cifar10-coupled` starts from.
+    Cost: about 0.25 s per step on one CPU core, four hours in total.
+    Expect: see models/cifar10-coupled/README.md, with the weights of an unfinished training;
+    `--from models/cifar10-coupled` initializes from them.
     """
     width: dict[str, Any] = {
         "channels": 96,

@@ -18,12 +18,12 @@ from smalti.recipe import C, sentence
 def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = ()) -> C:
     """Return a config with some values replaced by `key=value` strings from a command line.
 
-    A key is a dotted path (`model.quantizer.num_codes`), or its end if this is unambiguous (`num_codes`).
+    A key is a dotted path (`model.quantizer.num_codes`), or its last parts if unambiguous (`num_codes`).
 
     Args:
         config: the original config.
         assignments: the strings.
-        leave_out: first parts of keys that short names do not match (full paths still do).
+        leave_out: first parts of keys that only full paths match.
 
     Raises:
         InputError: for a string that is not an assignment, a key that does not exist or is ambiguous, or a
@@ -34,7 +34,7 @@ def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = (
         key, equals, text = assignment.partition("=")
         if not equals or not key:
             raise InputError(
-                f"expected key=value, received {assignment!r}: use for example training.steps=1000"
+                f"expected key=value, received {assignment!r}: write for example training.steps=1000"
             )
         path = _find(values, key, leave_out)
         inner = values
@@ -43,7 +43,7 @@ def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = (
         current = inner[path[-1]]
         others: dict[str, Any] = {}
         if path[-1] == "kind" and text != current:
-            # Other members of a union have different keys: the old ones would be rejected.
+            # Another member of a union has different keys and would reject the old ones.
             others = dict(inner)
             inner.clear()
         values = _assigned(type(config), values, inner, path[-1], _readings(text, current))
@@ -52,7 +52,7 @@ def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = (
 
 
 def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys with different values, with both values."""
+    """Return the dotted keys whose values differ, with both values."""
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     return {
         key: (before.get(key), after.get(key))
@@ -77,7 +77,7 @@ def _find(values: dict[str, Any], key: str, leave_out: Sequence[str]) -> list[st
         return key.split(".")
     reachable = [name for name in keys if not name.startswith(tuple(f"{first}." for first in leave_out))]
     ends = [name for name in reachable if name.endswith(f".{key}")]
-    # A setting of None follows another one, as a decoder's strides follow the encoder's.
+    # A setting of None is derived from another one, as a decoder's strides from the encoder's.
     settings = [name for name in ends if keys[name] is not None] if len(ends) > 1 else ends
     if len(settings) == 1:
         return settings[0].split(".")
@@ -92,19 +92,19 @@ def _find(values: dict[str, Any], key: str, leave_out: Sequence[str]) -> list[st
 
 
 def _readings(text: str, current: Any) -> list[Any]:
-    """Candidate values of a string; validation by pydantic selects one."""
+    """Return candidate values of a string; validation by pydantic selects one."""
     if isinstance(current, list):
         return [[part.strip() for part in text.strip("[]()").split(",") if part.strip()], text]
     if isinstance(current, int) and re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII):
-        return [int(text)]  # a choice among numbers, unlike a number, does not accept a string
-    # The string "none" is also tried, because it is a valid choice of one setting.
+        return [int(text)]  # pydantic converts strings to int, but not to a Literal of numbers
+    # "none" is also tried as a string, because it is a valid choice of one setting.
     return [None, text] if text.lower() in ("none", "null") else [text]
 
 
 def _assigned(
     model: type[C], values: dict[str, Any], inner: dict[str, Any], name: str, readings: list[Any]
 ) -> dict[str, Any]:
-    """The values with one of them set to the first valid candidate."""
+    """Return the values with one of them set to the first valid candidate."""
     errors: list[ValidationError] = []
     for reading in readings:
         inner[name] = reading
@@ -112,7 +112,7 @@ def _assigned(
             return model.model_validate(values).model_dump(mode="json")
         except ValidationError as error:
             errors.append(error)
-    # Errors of our own validators are the most specific; otherwise report that of the first candidate.
+    # Errors of smalti's own validators are the most specific; otherwise report the first candidate's.
     chosen = next((error for error in errors if error.errors()[0]["type"] == "value_error"), errors[0])
     raise InputError(sentence(chosen, values)) from None
 
@@ -120,7 +120,7 @@ def _assigned(
 def _kept(
     model: type[C], values: dict[str, Any], path: Sequence[str], settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """The values with the old settings that the new member of a union has too."""
+    """Return the values with the old settings that the new member of a union also has."""
     for key, setting in settings.items():
         candidate = copy.deepcopy(values)
         inner = candidate

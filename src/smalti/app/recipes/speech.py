@@ -67,8 +67,8 @@ def digits() -> Recipe:
 def digits_spectral() -> Recipe:
     """Digits, 8 kHz, 50 codes per second, with log-mel input and output: Griffin-Lim reconstructs the phase.
 
-    A decoder that outputs the whole spectrogram in one pass learns in minutes what takes a WaveNet hours; its
-    output has the artefacts of Griffin-Lim.
+    The decoder outputs the whole spectrogram in one pass, so training takes minutes instead of a WaveNet's
+    hours; the output has Griffin-Lim artefacts.
 
     Command: smalti train digits-spectral --data FOLDER --out runs/digits
     Cost: see results/speech.jsonl.
@@ -90,7 +90,7 @@ def digits_spectral() -> Recipe:
 
 
 def _prior_of_digits() -> PriorRecipe:
-    """Training is short, to stop before the prior overfits 20 minutes of speech."""
+    """Return a prior with a short training, which stops before it overfits 20 minutes of speech."""
     return PriorRecipe(
         length=32,
         network=WaveNetConfig(
@@ -107,14 +107,14 @@ def _prior_of_digits() -> PriorRecipe:
 
 
 def units() -> Recipe:
-    """Speech units without labels: 128 codes, 25 per second, for phonemes and as tokens.
+    """Speech units learned without labels: 128 codes, 25 per second, for phoneme content and as tokens.
 
     A log-mel encoder is pre-trained by masked prediction of clusters, the output of one of its layers is
     clustered into the codebook, and a speaker-conditioned decoder learns the spectrogram from the codes.
 
     Command: smalti train units --data FOLDER --out runs/units
     Cost: see results/speech.jsonl.
-    Expect: on AN4, the right phone in more than half of the windows; see docs/speech.md.
+    Expect: on AN4, phoneme accuracy above 50 %; see docs/speech.md.
     """
     return Recipe(
         name="units",
@@ -151,8 +151,8 @@ def units() -> Recipe:
 def voices() -> Recipe:
     """Your recordings, 16 kHz: log-mel encoder, 50 codes per second, speaker-conditioned WaveNet.
 
-    Log-mel input, 50 codes per second and jitter are what van Niekerk et al. 2020 (arXiv 2005.09409) found
-    best for units; a WaveNet replaces their recurrent vocoder.
+    Log-mel input, 50 codes per second and jitter follow van Niekerk et al. 2020 (arXiv 2005.09409), who found
+    them best for units; a WaveNet replaces their recurrent vocoder.
 
     Command: smalti train voices --data FOLDER --out runs/voices
     Cost: days on two CPU cores, hours on a GPU; `digits` is sized for CPUs.
@@ -181,7 +181,7 @@ def vctk() -> Recipe:
 
     Command: smalti train vctk --data FOLDER_OF_VCTK --out runs/vctk
     Cost: a day on a GPU.
-    Expect: the same words with a different waveform; with another speaker's label, another voice.
+    Expect: reconstructions with the same words and a different waveform; another voice with another label.
     """
     return _waveform(
         name="vctk",
@@ -225,7 +225,7 @@ def _waveform(
     jitter: float,
     prior_length: int,
 ) -> Recipe:
-    """A GPU-sized recipe, with a WaveNet of 30 layers over the samples."""
+    """Return a GPU-sized recipe with a 30-layer WaveNet decoder over samples."""
     training = cosine(
         steps=200_000,
         batch_size=16,

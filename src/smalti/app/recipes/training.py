@@ -15,7 +15,7 @@ def cosine(
     validate_every: int = 500,
     checkpoint_every: int = 500,
 ) -> TrainingConfig:
-    """Cosine decay with averaged weights; see `TrainingConfig` for the arguments.
+    """Return a cosine schedule with weight averaging; see `TrainingConfig` for the arguments.
 
     The defaults suit tens of thousands of steps.
     """
@@ -40,7 +40,7 @@ def short_cosine(
     validate_every: int = 500,
     checkpoint_every: int = 500,
 ) -> TrainingConfig:
-    """`cosine` for a few thousand steps at most: a higher rate, a shorter warm-up and a faster average."""
+    """`cosine` for up to a few thousand steps: higher learning rate, shorter warm-up, faster averaging."""
     return cosine(
         steps,
         batch_size,

@@ -1,4 +1,4 @@
-"""Recipes for first-person worlds: frames, second-stage codes of whole frames, and clips with actions."""
+"""Recipes for first-person worlds: frames, second-stage codes of frames, and clips with actions."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def frames() -> Recipe:
 def second_stage() -> Recipe:
     """A second-stage VQ-VAE over 21x21 code grids: three codes (27 bits) per frame, with a PixelCNN decoder.
 
-    van den Oord et al. 2017, section 4.2: the decoder could model the grid without its latents, yet they do
-    not collapse. Training decodes a tenth of the grids without codes, to measure how much the decoder relies
-    on them.
+    van den Oord et al. 2017, section 4.2: the decoder can model grids without latents, but the latents do not
+    collapse. Training decodes a tenth of the grids without codes, to measure how much the decoder relies on
+    them.
 
     Command: smalti train second-stage --data CODES --out runs/stage2, where CODES is the output of
     `smalti encode runs/frames --data FOLDER --split train --out CODES/train.parquet` (and test).

@@ -1,4 +1,4 @@
-"""Likelihood studies: sets of models trained and evaluated alike, and compared in one table."""
+"""Likelihood studies: sets of models that are trained and evaluated alike and compared in one table."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Study(Configuration):
     Attributes:
         name: name of the folder and of the records.
         dataset: name of the data set.
-        question: the question that the table answers, one sentence.
+        question: question or subject of the table.
         entries: the models.
         paper: figures of the paper in bits/dim, by kind of model and row.
         draws: posterior samples per item, for stochastic posteriors; 50 in the paper.
@@ -149,7 +149,7 @@ def study(data: str, part: str, budget: str) -> Study:
 
 
 Entries = tuple[tuple[Entry, ...], str]
-"""Function that returns the models of a study and the question that they answer."""
+"""Models of a study, and the question that they answer."""
 
 
 def _table(scale: Scale) -> Entries:
@@ -177,7 +177,7 @@ def _table(scale: Scale) -> Entries:
         Entry(name="vae", recipe=_with(recipe, vae), fine_tuning=tuning),
         Entry(name="vimco", recipe=_with(recipe, vimco, scale.vimco), fine_tuning=scale.vimco, most_seeds=1),
     )
-    return entries, "VAE, VQ-VAE and VIMCO with one encoder, one decoder, one likelihood"
+    return entries, "VAE, VQ-VAE and VIMCO with the same encoder, decoder and likelihood"
 
 
 def _codes(scale: Scale) -> Entries:
@@ -186,19 +186,19 @@ def _codes(scale: Scale) -> Entries:
         for codebooks in (1, 4)
         for codes in (32, 128, 512)
     }
-    return _sweep("how many codes a position, and out of how many", scale, _quantizers(scale, quantizers))
+    return _sweep("number of codes per position, and codebook size", scale, _quantizers(scale, quantizers))
 
 
 def _beta(scale: Scale) -> Entries:
     settings = {
         f"beta={beta}": {"commitment_weight": beta, "codebook": GradientCodebookConfig()} for beta in BETAS
     }
-    return _sweep("does the weight of the commitment term matter", scale, _quantizers(scale, settings))
+    return _sweep("weight of the commitment loss", scale, _quantizers(scale, settings))
 
 
 def _codebook(scale: Scale) -> Entries:
     settings = {name: {"codebook": config} for name, config in CODEBOOKS.items()}
-    return _sweep("how the codebook learns", scale, _quantizers(scale, settings))
+    return _sweep("codebook updates and extensions", scale, _quantizers(scale, settings))
 
 
 def _likelihood(scale: Scale) -> Entries:
@@ -207,7 +207,7 @@ def _likelihood(scale: Scale) -> Entries:
         name: model.changed({"likelihood": config, "decoder.head_channels": 32})
         for name, config in LIKELIHOODS.items()
     }
-    return _sweep("which likelihood", scale, models)
+    return _sweep("likelihoods of the decoder", scale, models)
 
 
 def _sweep(question: str, scale: Scale, models: Mapping[str, ModelConfig]) -> Entries:

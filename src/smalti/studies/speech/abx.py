@@ -1,8 +1,9 @@
-"""ABX discriminability of phones across speakers: do two tokens of a phone sound nearer than another phone?
+"""ABX discriminability of phones across speakers.
 
-A and X are tokens of one phone by different speakers, B is one of another phone by A's speaker, and all have
-the same phones before and after. It is an error when X is nearer to B, and half of one when it is as near
-(Schatz et al. 2013; the track "TTS without T" of ZeroSpeech 2019 and 2020 measured units by it).
+A and X are tokens of the same phone by different speakers; B is a token of another phone by A's speaker. All
+three have the same phones before and after. A triple counts as an error if X is nearer to B than to A, and as
+half an error if both are equally near (Schatz et al. 2013; also the unit metric of the ZeroSpeech 2019 and
+2020 track "TTS without T").
 """
 
 from __future__ import annotations
@@ -18,30 +19,30 @@ from smalti.core.errors import InputError
 from smalti.studies.speech.alignments import Segment
 
 PairDistance = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], Float64[np.ndarray, " b"]]
-"""Distances of two lists of tokens, pair by pair. A token is `(T, D)` frames, or `(T,)` codes."""
+"""Distances between two lists of tokens, pair by pair. A token is `(T, D)` frames, or `(T,)` codes."""
 
 FrameDistance = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Distances of all frames of two lists of tokens, `(B, S, D)` and `(B, T, D)` -> `(B, S, T)`."""
+"""Distances between all frames of two batches of tokens, `(B, S, D)` and `(B, T, D)` -> `(B, S, T)`."""
 
 PAIRS_AT_ONCE = 512
-"""Pairs whose distances are computed side by side, by one step of NumPy for all of them."""
+"""Number of pairs whose distances are computed in one NumPy batch."""
 
 EQUAL_FRAMES = 1e-12
-"""Frames whose cosine is as near to 1, or whose relative squared distance as near to 0, are equal."""
+"""Tolerance within which a cosine counts as 1, or a relative squared distance as 0."""
 
 EQUAL_DISTANCES = 1e-9
-"""Distances of tokens that are relatively as near to each other are equal: sums of other terms are."""
+"""Relative tolerance within which two token distances count as equal, since summation order differs."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """A stretch of speech that stands for a phone in its context.
+    """A stretch of speech that contains a phone in its context.
 
     Attributes:
         features: float `(T, D)`, such as code vectors or log-mels, or int64 codes `(T,)`; T at least 1.
         phone: the phone that the test discriminates.
-        context: the phones before and after, or whatever A, B and X have in common.
-        speaker: who says it.
+        context: the phones before and after, or another property that A, B and X must share.
+        speaker: name of the speaker.
     """
 
     features: np.ndarray
@@ -56,9 +57,9 @@ class ABX:
 
     Attributes:
         error: percent; 50 by chance.
-        num_triples: triples A, B, X that were compared.
-        num_phone_pairs: ordered pairs of a phone of A and X, and one of B.
-        protocol: how the figure is defined.
+        num_triples: number of triples A, B, X that were compared.
+        num_phone_pairs: number of ordered pairs (phone of A and X, phone of B).
+        protocol: definition of the figure.
     """
 
     error: float
@@ -75,24 +76,24 @@ def tokens_of(
     silence: Collection[str] = (),
     with_context: bool = True,
 ) -> list[Token]:
-    """The tokens of an utterance: its phones between two others, as stretches of its frames.
+    """Return the tokens of an utterance: the frames of each phone that has a phone before and after.
 
-    A frame belongs to a token when its centre lies in it. A phone next to silence, or to a stretch without a
-    phone, gives no token, nor does one that is too short to hold a frame.
+    A frame belongs to a token if its centre lies within it. Phones next to silence or to an unlabelled
+    stretch, and phones too short to contain a frame centre, are left out.
 
     Args:
-        features: of the utterance, `(T, D)` or codes `(T,)`; frame i is centred on (i + 0.5) * frame_seconds.
-        frame_seconds: from frame to frame.
-        segments: of the utterance, in order of time.
-        speaker: of the utterance.
-        silence: phones that are none: silence, noise.
-        with_context: whether the frames of a token are those of all three phones, as in ZeroSpeech, or of the
-            middle one only.
+        features: features of the utterance, `(T, D)`, or codes `(T,)`; frame i is centred on
+            (i + 0.5) * frame_seconds.
+        frame_seconds: time between frames.
+        segments: segments of the utterance, in order of time.
+        speaker: speaker of the utterance.
+        silence: labels that are not phones, such as silence and noise.
+        with_context: whether a token spans all three phones, as in ZeroSpeech, or only the middle one.
     """
     centres = (np.arange(len(features)) + 0.5) * frame_seconds
     tokens = []
     for before, middle, after in zip(segments, segments[1:], segments[2:], strict=False):
-        # Tables may hold times that were added up, and so rounded apart.
+        # Times that were computed by adding durations may differ by rounding.
         joined = max(middle.start - before.end, after.start - middle.end) < 1e-3
         if not joined or {before.phone, middle.phone, after.phone} & set(silence):
             continue
@@ -111,17 +112,19 @@ def abx(
     max_speakers: int = 5,
     seed: int = 0,
 ) -> ABX:
-    """The ABX error across speakers.
+    """Compute the ABX error across speakers.
 
     Args:
-        tokens: of all speakers.
+        tokens: tokens of all speakers.
         distance: "angular" or "euclidean" between frames along a warping path, or "edit" between codes.
-        max_tokens: of one phone by one speaker in one context; more are drawn from.
-        max_speakers: of X for each phone and context of A, B and their speaker; more are drawn from.
-        seed: of the draws. The same tokens in the same order give the same triples.
+        max_tokens: maximum number of tokens per phone, speaker and context; a random subset is used if there
+            are more.
+        max_speakers: maximum number of speakers of X for each pair of phones, context and speaker of A; a
+            random subset is used if there are more.
+        seed: seed of the subsets. The same tokens in the same order give the same triples.
 
     Raises:
-        InputError: when the distance is unknown, or there are no three tokens to compare.
+        InputError: when the distance is unknown, or no three tokens can be compared.
     """
     if distance not in DISTANCES:
         raise InputError(f"expected one of the distances {', '.join(DISTANCES)}, received {distance!r}")
@@ -129,8 +132,8 @@ def abx(
     wrong = next((token for token in tokens if token.features.ndim != measure.ndim), None)
     if wrong is not None:
         raise InputError(
-            f"expected features of {measure.ndim} dimensions for the distance {distance}, received some of "
-            f"shape {wrong.features.shape}: codes go with edit, frames of numbers with the others"
+            f"expected features of {measure.ndim} dimensions for the distance {distance}, received shape "
+            f"{wrong.features.shape}: use edit for codes, angular or euclidean for frames"
         )
     rng = np.random.default_rng(seed)
     groups: dict[tuple[tuple[str, str], str, str], list[int]] = defaultdict(list)
@@ -140,8 +143,8 @@ def abx(
     cells = _cells(rng, drawn, max_speakers)
     if not cells:
         raise InputError(
-            "expected two phones in one context by one speaker, one of them by another speaker, found none "
-            f"among {len(tokens):,} tokens: give more speech, or speakers who say the same words"
+            "expected two phones in the same context by one speaker, one of them also by another speaker, "
+            f"found none among {len(tokens):,} tokens: add speech, or speakers who say the same words"
         )
     pairs = _Pairs(tokens, measure.between)
     for a, b, x in cells.values():
@@ -149,7 +152,7 @@ def abx(
         pairs.need(b, x)
     pairs.measure()
     errors = {key: _error(pairs.between(a, x), pairs.between(b, x)) for key, (a, b, x) in cells.items()}
-    # The key is (phones, context, speakers): each step averages over what stands last in it.
+    # The key is (phones, context, speakers): each step averages over its last part.
     by_context = _mean_over_last(errors)
     by_phones = _mean_over_last(by_context)
     return ABX(
@@ -157,13 +160,13 @@ def abx(
         num_triples=sum(len(a) * len(b) * len(x) for a, b, x in cells.values()),
         num_phone_pairs=len(by_phones),
         protocol={
-            "abx": "A, X: one phone, B: another; A, B: one speaker, X: another; all: the same phones before "
-            "and after; percent of triples with d(B, X) < d(A, X), ties one half; mean over the triples of "
-            "two phones, context and two speakers, then over pairs of speakers, then contexts, then ordered "
-            "pairs of phones",
+            "abx": "A and X are of one phone, B is of another; A and B are of one speaker, X is of another; "
+            "all have the same phones before and after; percentage of triples with d(B, X) < d(A, X), ties "
+            "count one half; mean over triples for each pair of phones, context and pair of speakers, then "
+            "over pairs of speakers, then contexts, then ordered pairs of phones",
             "distance": measure.protocol,
-            "sampling": f"at most {max_tokens} tokens of a phone, context and speaker, and {max_speakers} "
-            f"speakers of X for each two phones, context and speaker of A, seed {seed}",
+            "sampling": f"at most {max_tokens} tokens per phone, context and speaker, and at most "
+            f"{max_speakers} speakers of X per pair of phones, context and speaker of A; seed {seed}",
         },
     )
 
@@ -171,19 +174,18 @@ def abx(
 def dtw(
     ones: Sequence[np.ndarray], others: Sequence[np.ndarray], frame_distance: FrameDistance
 ) -> Float64[np.ndarray, " b"]:
-    """Mean distance of the frames along the warping path of least total distance, pair by pair.
+    """Mean frame distance along the warping path of least total distance, pair by pair.
 
-    The path goes on by one frame in either token or in both; of equally good ways to a point, one frame in
-    both is taken first, then one in the second token.
+    Each step advances one frame in either token or in both; ties prefer both, then the second token.
 
     Args:
-        ones: tokens `(S, D)`.
-        others: as many tokens `(T, D)`.
-        frame_distance: between frames.
+        ones: tokens, each `(S, D)`.
+        others: the same number of tokens, each `(T, D)`.
+        frame_distance: distance between frames.
     """
     one, other = _padded(ones), _padded(others)
-    # The pairs stand last: a step of the recursion is then one pass over neighbouring numbers. Rounded to
-    # float32, distances of equal frames are equal whatever else is in the batch, and so are the paths.
+    # Pairs are the last axis, so that each step of the recursion reads contiguous memory. Rounding to float32
+    # makes distances of equal frames, and thus the paths, independent of the rest of the batch.
     distances = np.ascontiguousarray(np.moveaxis(frame_distance(one, other), 0, -1).astype(np.float32))
     rows, columns, num = distances.shape
     total = np.full((rows + 1, columns + 1, num), np.inf)
@@ -202,11 +204,11 @@ def dtw(
 
 
 def edit(ones: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Float64[np.ndarray, " b"]:
-    """Insertions, deletions and substitutions between sequences of codes, over the longer's length.
+    """Levenshtein distance between code sequences, divided by the length of the longer one, pair by pair.
 
     Args:
-        ones: codes `(S,)`.
-        others: as many codes `(T,)`.
+        ones: code sequences, each `(S,)`.
+        others: the same number of code sequences, each `(T,)`.
     """
     one, other = _padded(ones), _padded(others)
     num, rows, columns = len(one), one.shape[1], other.shape[1]
@@ -222,35 +224,35 @@ def edit(ones: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Float64[np
 
 
 def angular(one: Float[np.ndarray, "b s d"], other: Float[np.ndarray, "b t d"]) -> Float[np.ndarray, "b s t"]:
-    """Angle between all frames, over pi; a frame of zeros is at 1/2 from every frame."""
+    """Angle between each pair of frames, divided by pi; the distance to an all-zero frame is 1/2."""
 
     def directions(frames: np.ndarray) -> np.ndarray:
         norms = np.linalg.norm(frames, axis=2, keepdims=True)
         return frames / np.where(norms > 0, norms, 1)
 
     cosine = directions(one) @ directions(other).transpose(0, 2, 1)
-    # The arc cosine would make 1e-8 of an error of 1e-16.
+    # Near 1, the arc cosine amplifies a rounding error of 1e-16 to 1e-8.
     return np.where(cosine > 1 - EQUAL_FRAMES, 0, np.arccos(cosine.clip(-1, 1))) / np.pi
 
 
 def euclidean(
     one: Float[np.ndarray, "b s d"], other: Float[np.ndarray, "b t d"]
 ) -> Float[np.ndarray, "b s t"]:
-    """Euclidean distance between all frames."""
+    """Euclidean distance between each pair of frames."""
     norms = np.square(one).sum(2)[:, :, None] + np.square(other).sum(2)[:, None]
     squared = norms - 2 * (one @ other.transpose(0, 2, 1))
-    # As above: of equal frames, the root would make something of what rounding has left.
+    # As above: for equal frames, the square root would amplify the rounding error.
     return np.sqrt(np.where(squared > EQUAL_FRAMES * norms, squared, 0))
 
 
 @dataclass(frozen=True)
 class Distance:
-    """A distance of tokens.
+    """A distance between tokens.
 
     Attributes:
-        between: of two lists of tokens, pair by pair.
-        ndim: dimensions of a token's features that it takes.
-        protocol: its definition.
+        between: computes it for two lists of tokens, pair by pair.
+        ndim: required number of dimensions of a token's features.
+        protocol: definition of the distance.
     """
 
     between: PairDistance
@@ -264,23 +266,24 @@ DISTANCES = {
     "angular": Distance(
         lambda ones, others: dtw(ones, others, angular),
         ndim=2,
-        protocol=f"arccos of the cosine of two frames, over pi; {_ALONG_THE_PATH}",
+        protocol=f"angle between two frames, divided by pi; {_ALONG_THE_PATH}",
     ),
     "euclidean": Distance(
         lambda ones, others: dtw(ones, others, euclidean),
         ndim=2,
-        protocol=f"Euclidean distance of two frames; {_ALONG_THE_PATH}",
+        protocol=f"Euclidean distance between two frames; {_ALONG_THE_PATH}",
     ),
     "edit": Distance(
         edit,
         ndim=1,
-        protocol="Levenshtein distance of the codes over the longer sequence's length, repeated codes kept",
+        protocol="Levenshtein distance of the codes, divided by the length of the longer sequence; repeated "
+        "codes are kept",
     ),
 }
 
 
 class _Pairs:
-    """Distances of the pairs of tokens that are needed, each computed once, like lengths side by side."""
+    """Distances of the requested pairs of tokens, each computed once, in batches of similar length."""
 
     def __init__(self, tokens: Sequence[Token], distance: PairDistance) -> None:
         self._features = [token.features for token in tokens]
@@ -317,7 +320,7 @@ def _cells(
     groups: dict[tuple[tuple[str, str], str, str], Int64[np.ndarray, " n"]],
     max_speakers: int,
 ) -> dict[tuple, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(phones, context, speakers) -> the tokens that take the parts of A, B and X."""
+    """Map (phones, context, speakers) to the indices of the tokens for A, B and X."""
     speakers: dict[tuple[tuple[str, str], str], list[str]] = defaultdict(list)
     phones: dict[tuple[tuple[str, str], str], list[str]] = defaultdict(list)
     for context, phone, speaker in groups:
@@ -340,20 +343,20 @@ def _cells(
 
 
 def _draw(rng: np.random.Generator, values: Sequence[int], most: int) -> Int64[np.ndarray, " n"]:
-    """The values, or that many of them, in their order."""
+    """Return the values in order, or a random subset of size `most` if there are more."""
     array = np.array(values, dtype=np.int64)
     return array if len(array) <= most else np.sort(rng.choice(array, most, replace=False))
 
 
 def _error(to_a: Float64[np.ndarray, "a x"], to_b: Float64[np.ndarray, "b x"]) -> float:
-    """Share of the triples in which X is nearer to B, ties one half."""
+    """Share of triples in which X is nearer to B; ties count one half."""
     a, b = to_a[:, None], to_b[None]
     equal = np.isclose(a, b, rtol=EQUAL_DISTANCES, atol=0)
     return float(np.where(equal, 0.5, a > b).mean())
 
 
 def _mean_over_last(values: dict[tuple, float]) -> dict[tuple, float]:
-    """Means over all keys that differ only in their last part."""
+    """Average the values whose keys differ only in the last part."""
     grouped = defaultdict(list)
     for key, value in values.items():
         grouped[key[:-1]].append(value)
@@ -361,7 +364,7 @@ def _mean_over_last(values: dict[tuple, float]) -> dict[tuple, float]:
 
 
 def _padded(tokens: Sequence[np.ndarray]) -> np.ndarray:
-    """Tokens side by side, `(B, T)` or float64 `(B, T, D)`, with zeros after the end of shorter ones."""
+    """Stack tokens as `(B, T)` or float64 `(B, T, D)`, with shorter ones padded with zeros."""
     frame = tokens[0].shape[1:]
     longest = max(len(token) for token in tokens)
     padded = np.zeros((len(tokens), longest, *frame), np.float64 if frame else np.int64)

@@ -1,4 +1,4 @@
-"""Phone alignments: which phone is spoken when, from a table of tab-separated values."""
+"""Phone alignments, read from a table of tab-separated values."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import numpy as np
 from smalti.core.errors import InputError
 
 FRAMES_PER_SECOND = 100
-"""Of the columns start_frame and end_frame: aligners count in steps of 10 ms."""
+"""Unit of the columns start_frame and end_frame: aligners count in steps of 10 ms."""
 
 UTTERANCE_COLUMNS = ("utt", "utterance", "file")
-"""Columns that name the utterance, most likely first. A file goes by its name without folders and ending."""
+"""Columns that name the utterance, in order of preference. Of a file, the stem of its path is the name."""
 
 TIME_COLUMNS = (("start_frame", "end_frame"), ("start", "end"))
-"""Columns that hold the time, in frames or in seconds."""
+"""Pairs of columns with start and end times, in frames or in seconds."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A phone, spoken from `start` up to but not including `end`, seconds."""
+    """A phone from `start` to `end` (exclusive), seconds."""
 
     start: float
     end: float
@@ -34,14 +34,14 @@ class Segment:
 
 @final
 class Alignments:
-    """The segments of utterances, in order of time.
+    """Phone segments of a set of utterances, in order of time.
 
-    An utterance is found by its name in the table, and by any path of which that is the stem: the item
+    An utterance is looked up by its name in the table, or by any path with that stem: the item
     `train/fash/an251-fash-b.flac` is the utterance `an251-fash-b`.
 
     Args:
-        segments: of each utterance, sorted, without overlap.
-        speakers: of the utterances whose speaker is known.
+        segments: segments of each utterance, sorted and without overlap.
+        speakers: speaker of each utterance, where known.
     """
 
     def __init__(
@@ -50,20 +50,20 @@ class Alignments:
         self._segments = {name: tuple(of_utterance) for name, of_utterance in segments.items()}
         self._speakers = dict(speakers or {})
         self.phones = tuple(sorted({s.phone for each in self._segments.values() for s in each}))
-        """All phones, sorted: the id of a phone is its index here."""
+        """All phones, sorted; the id of a phone is its index here."""
 
     @staticmethod
     def read(path: str | Path) -> Alignments:
-        """Read a table: a header line, then a line for each segment, in any order, columns apart by tabs.
+        """Read a tab-separated table: a header line, then one line per segment, in any order.
 
-        Its columns are the utterance (`utt`, `utterance` or `file`), the time (`start_frame` and `end_frame`
-        in whole frames of 10 ms, or `start` and `end` in seconds), `phone`, and perhaps `speaker`; others
-        are ignored. Stretches of time that no segment covers have no phone.
+        Required columns: the utterance (`utt`, `utterance` or `file`), the time (`start_frame` and
+        `end_frame` in whole frames of 10 ms, or `start` and `end` in seconds) and `phone`. The column
+        `speaker` is optional; others are ignored. Time that no segment covers is unlabelled.
 
         Raises:
-            InputError: naming the line, when a column or a value is missing, a time is not a number, a
+            InputError: with the line number, when a column or a value is missing, a time is not a number, a
                 segment does not end after its start or overlaps another, or an utterance has two speakers
-                or stands for two files.
+                or two files.
         """
         path = Path(path)
         table = _Table(path)
@@ -73,14 +73,14 @@ class Alignments:
 
     @property
     def utterances(self) -> tuple[str, ...]:
-        """Their names, in the order of the table."""
+        """Names of the utterances, in the order of the table."""
         return tuple(self._segments)
 
     def __contains__(self, utterance: str) -> bool:
         return self._name(utterance) is not None
 
     def segments(self, utterance: str) -> tuple[Segment, ...]:
-        """The segments of an utterance, in order of time.
+        """Return the segments of an utterance, in order of time.
 
         Raises:
             InputError: when there is no such utterance.
@@ -88,7 +88,7 @@ class Alignments:
         return self._segments[self._known(utterance)]
 
     def speaker(self, utterance: str) -> str | None:
-        """Who speaks an utterance, or None where the table does not tell.
+        """Return the speaker of an utterance, or None if the table has none.
 
         Raises:
             InputError: when there is no such utterance.
@@ -96,11 +96,11 @@ class Alignments:
         return self._speakers.get(self._known(utterance))
 
     def labels_at(self, utterance: str, times_seconds: Sequence[float] | np.ndarray) -> list[str | None]:
-        """The phone spoken at each time, or None where no segment covers it.
+        """Return the phone at each time, or None where no segment covers it.
 
         Args:
-            utterance: its name, or a path of which that is the stem.
-            times_seconds: from the start of the utterance, in any order.
+            utterance: name of the utterance, or a path with that stem.
+            times_seconds: times from the start of the utterance, in any order.
 
         Raises:
             InputError: when there is no such utterance.
@@ -121,15 +121,15 @@ class Alignments:
         name = self._name(utterance)
         if name is None:
             raise InputError(
-                f"expected an alignment of {utterance!r}, and there is none among those of "
-                f"{len(self._segments):,} utterances: give a table with a row for each of its phones"
+                f"expected an alignment of {utterance!r}, found none among {len(self._segments):,} "
+                "utterances: use a table with a row for each of its phones"
             )
         return name
 
 
 @dataclass
 class _Table:
-    """A table while it is read: segments and the lines that they stand on, by utterance."""
+    """A table during reading: segments and their line numbers, by utterance."""
 
     path: Path
     columns: list[str] = field(default_factory=list)
@@ -140,28 +140,31 @@ class _Table:
     time_columns: tuple[str, str] = ("", "")
 
     def add(self, number: int, line: str) -> None:
-        """Take the next line that is not empty; the first is the header."""
+        """Add the next non-empty line; the first one is the header."""
         values = [value.strip() for value in line.split("\t")]
         if not self.columns:
             self._take_header(number, values)
             return
         if len(values) != len(self.columns):
-            self._refuse(number, f"expected {len(self.columns)} values apart by tabs", f"{len(values)}")
+            self._refuse(number, f"expected {len(self.columns)} tab-separated values", f"{len(values)}")
         row = dict(zip(self.columns, values, strict=True))
         name = self._utterance(number, row)
         if not row["phone"]:
             self._refuse(number, "expected a phone", "nothing")
         start, end = (self._seconds(number, row, column) for column in self.time_columns)
         if end <= start:
-            self._refuse(number, f"expected an end after the start, {start:g} s", f"{end:g} s")
+            self._refuse(number, f"expected an end time after the start time, {start:g} s", f"{end:g} s")
         self.rows.setdefault(name, []).append((Segment(start, end, row["phone"]), number))
         if speaker := row.get("speaker"):
             self._once(self.speakers, number, name, speaker, "speaker")
 
     def finish(self) -> Alignments:
-        """The alignments, once all lines are in."""
+        """Return the alignments after the last line."""
         if not self.rows:
-            raise InputError(f"{self.path} holds no alignment: expected a header line and a line a segment")
+            raise InputError(
+                f"expected a header line and one line per segment in {self.path}, found no segment: "
+                "use a table of phone alignments"
+            )
         segments = {}
         for name, rows in self.rows.items():
             rows.sort(key=lambda row: (row[0].start, row[1]))
@@ -169,8 +172,9 @@ class _Table:
                 if following.start < segment.end:
                     self._refuse(
                         number,
-                        f"expected {name} to go on after {segment.end:g} s, the end on line {line}",
-                        f"a segment from {following.start:g} s",
+                        f"expected the segment of {name} to start at {segment.end:g} s, the end of the "
+                        f"segment on line {line}, or later",
+                        f"{following.start:g} s",
                     )
             segments[name] = [segment for segment, _ in rows]
         return Alignments(segments, {name: speaker for name, (speaker, _) in self.speakers.items()})
@@ -201,31 +205,35 @@ class _Table:
         text = row[column]
         in_frames = column.endswith("_frame")
         try:
-            # Divided, not multiplied by 0.01: frame 35 then is exactly what 0.35 is.
+            # Division rather than multiplication by 0.01, so that frame 35 is exactly 0.35.
             seconds = int(text) / FRAMES_PER_SECOND if in_frames else float(text)
         except ValueError:
             seconds = math.nan
         if not math.isfinite(seconds) or seconds < 0:
-            expected = "a whole number of frames of 10 ms" if in_frames else "a number of seconds"
-            self._refuse(number, f"expected {expected} from 0 as {column}", repr(text))
+            expected = "a whole number of 10 ms frames" if in_frames else "a number of seconds"
+            self._refuse(number, f"expected {expected}, 0 or more, in the column {column}", repr(text))
         return seconds
 
     def _once(self, known: dict[str, tuple[str, int]], number: int, name: str, value: str, key: str) -> None:
-        """Note the only value that an utterance may have."""
+        """Record the value of an utterance, and refuse a second, different one."""
         first, line = known.setdefault(name, (value, number))
         if value != first:
-            self._refuse(number, f"expected one {key} of {name}, {first} as on line {line}", value)
+            self._refuse(number, f"expected one {key} for {name}, {first} as on line {line}", value)
 
     def _refuse(self, number: int, expected: str, received: str) -> None:
         raise InputError(f"{self.path}, line {number}: {expected}, received {received}")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not empty, with their numbers from 1."""
+    """Yield the non-empty lines with their numbers, from 1."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): name a table of phones") from error
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}): use a tab-separated table of phone alignments"
+        ) from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text in UTF-8: name a table of phones, apart by tabs") from error
+        raise InputError(
+            f"{path} is not UTF-8 text: use a tab-separated table of phone alignments"
+        ) from error
     return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())

@@ -1,4 +1,4 @@
-"""`smalti collect speech`: synthetic speech with the times of its phones, as a folder of recordings."""
+"""`smalti collect speech`: generate a folder of synthetic speech with phone alignments."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ SPEAKERS = 8
 
 
 def collect_speech(directory: Path, num: int, quiet: bool = False) -> None:
-    """Write synthetic speech of eight speakers, two of them held out as `test`, with the times of its phones.
+    """Write synthetic speech of eight speakers, two of them held out as `test`, with phone alignments.
+
+    Args:
+        directory: a new or empty folder.
+        num: total number of utterances, rounded down to a multiple of the number of speakers.
+        quiet: hide progress.
 
     Raises:
-        InputError: when the directory holds something, espeak-ng is missing, or `num` is not one utterance or
-            more for each speaker.
+        InputError: when the directory is not empty, espeak-ng is missing, or `num` is less than the number of
+            speakers.
     """
     each = num // SPEAKERS
     source = SyntheticSpeechSource(SPEAKERS, each)
@@ -34,7 +39,7 @@ def collect_speech(directory: Path, num: int, quiet: bool = False) -> None:
             table.unlink()
         (temporary / "phones.tsv").write_text("\n".join(lines) + "\n")
     note(
-        f"{each * SPEAKERS} utterances are in {directory}, their phones in {directory / 'phones.tsv'}. Next: "
-        f"smalti train units --data {directory} --out runs/units",
+        f"{each * SPEAKERS} utterances are in {directory}, their alignments in {directory / 'phones.tsv'}. "
+        f"Next: smalti train units --data {directory} --out runs/units",
         quiet,
     )

@@ -1,6 +1,7 @@
-"""Voice conversion, measured: utterances through their codes as themselves and as others, heard by judges.
+"""Evaluate reconstruction and voice conversion with classifiers of speaker and content.
 
-The judges know only real recordings of the training split. They tell who speaks, and what is said.
+Held-out utterances are decoded from their codes, once as their own speaker and once as another. The
+classifiers (judges) are trained only on real recordings of the training split.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ from smalti.studies.speech.spectra import mel_distance
 from smalti.tokenizer import Tokenizer
 
 BATCH = 24
-"""Sounds that are decoded side by side; it is part of what a seed draws."""
+"""Utterances decoded per batch; changing it changes the random draws of a seed."""
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """An utterance of the test split.
+class Utterance:
+    """An utterance of a data set.
 
     Attributes:
-        name: of its item.
-        speaker: who says it, a class of the run.
-        content: what is said, or None where names do not tell.
-        signal: in the model's range, `(1, 1, T)`.
-        waveform: its amplitudes at the model's rate.
+        name: name of the item.
+        speaker: index of the speaker in the run's classes.
+        content: label of the spoken content, or None if item names do not contain it.
+        signal: the model's input, `(1, 1, T)`.
+        waveform: amplitudes at the model's sample rate.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Spoken:
 
 @dataclass(frozen=True)
 class Judges:
-    """Who speaks, and what is said."""
+    """Classifiers of speaker and, if labels exist, of content."""
 
     speaker: Recognizer
     content: Recognizer | None
@@ -62,22 +63,27 @@ class Judges:
 def convert_all(
     study: SpeechStudy, seed: int, data: str, split: str, tokenizer: Tokenizer, quiet: bool
 ) -> dict[str, dict[str, int | float]]:
-    """Reconstruct and convert utterances of the test split, and let judges hear them."""
+    """Reconstruct and convert utterances of a split, score them with the judges, and write a page.
+
+    Returns:
+        The metrics of the originals, the originals at the model's levels, the reconstructions and the
+        conversions.
+    """
     source = open_data(data, tokenizer.modality)
-    training = _spoken(study, tokenizer, data, "train" if "train" in source.splits else "all")
-    held_out = _spoken(study, tokenizer, data, split)
+    training = _read_utterances(study, tokenizer, data, "train" if "train" in source.splits else "all")
+    held_out = _read_utterances(study, tokenizer, data, split)
     rng = np.random.default_rng(seed)
     chosen = [held_out[i] for i in rng.permutation(len(held_out))[: study.converted]]
     note("Training the judges on real recordings.", quiet)
-    judges = _judges(study, tokenizer, training, seed)
+    judges = _train_judges(study, tokenizer, training, seed)
     num = len(tokenizer.classes)
     targets = [(u.speaker + 1 + int(rng.integers(num - 1))) % num for u in chosen]
     with counting("Decoding", quiet) as count:
         total = 2 * len(chosen)
-        heat = study.temperature
+        temperature = study.temperature
         speakers = [u.speaker for u in chosen]
-        same = _decoded(tokenizer, chosen, speakers, seed, heat, lambda n: count(n, total))
-        other = _decoded(tokenizer, chosen, targets, seed, heat, lambda n: count(len(chosen) + n, total))
+        same = _decode_as(tokenizer, chosen, speakers, seed, temperature, lambda n: count(n, total))
+        other = _decode_as(tokenizer, chosen, targets, seed, temperature, lambda n: count(len(chosen) + n, total))
     names = tokenizer.classes
     shown = [
         (
@@ -95,19 +101,19 @@ def convert_all(
     originals = [u.waveform for u in chosen]
     levels = [tokenizer.modality.render(u.signal)[0, 0, : len(u.waveform)].numpy() for u in chosen]
     return {
-        "originals": _heard(judges, tokenizer, chosen, originals, own, originals),
-        "levels": _heard(judges, tokenizer, chosen, levels, own, originals),
-        "reconstructed": _heard(judges, tokenizer, chosen, same, own, originals),
+        "originals": _scores(judges, tokenizer, chosen, originals, own, originals),
+        "levels": _scores(judges, tokenizer, chosen, levels, own, originals),
+        "reconstructed": _scores(judges, tokenizer, chosen, same, own, originals),
         "converted": {
-            **_heard(judges, tokenizer, chosen, other, targets, originals),
+            **_scores(judges, tokenizer, chosen, other, targets, originals),
             **_pitch(tokenizer, training, chosen, targets, other),
-            **_kept(judges, chosen, same, other),
+            **_content_kept(judges, chosen, same, other),
         },
     }
 
 
-def _spoken(study: SpeechStudy, tokenizer: Tokenizer, data: str, split: str) -> list[Spoken]:
-    """The utterances of a split whose speaker the run knows."""
+def _read_utterances(study: SpeechStudy, tokenizer: Tokenizer, data: str, split: str) -> list[Utterance]:
+    """Read the utterances of a split whose speakers are among the run's classes."""
     modality = tokenizer.modality
     sounds: Any = tokenizer.recipe.data
     if modality.sample_rate_hz is None:
@@ -124,7 +130,7 @@ def _spoken(study: SpeechStudy, tokenizer: Tokenizer, data: str, split: str) -> 
         levels, waveform = result
         said = re.search(study.content_pattern, item.name) if study.content_pattern else None
         spoken.append(
-            Spoken(
+            Utterance(
                 item.name,
                 tokenizer.classes.index(item.label),
                 int(said[1]) if said else None,
@@ -134,13 +140,13 @@ def _spoken(study: SpeechStudy, tokenizer: Tokenizer, data: str, split: str) -> 
         )
     if not spoken:
         raise InputError(
-            f"expected utterances of the run's speakers in the split {split} of {data}, found none: give the "
+            f"expected utterances of the run's speakers in the split {split} of {data}, found none: use the "
             "data that the run was trained on"
         )
     return spoken
 
 
-def _judges(study: SpeechStudy, tokenizer: Tokenizer, training: Sequence[Spoken], seed: int) -> Judges:
+def _train_judges(study: SpeechStudy, tokenizer: Tokenizer, training: Sequence[Utterance], seed: int) -> Judges:
     rate_hz = rate_of(tokenizer)
     waveforms = [u.waveform for u in training]
 
@@ -153,15 +159,15 @@ def _judges(study: SpeechStudy, tokenizer: Tokenizer, training: Sequence[Spoken]
     return Judges(judge([u.speaker for u in training], False), judge(contents, True) if has_content else None)
 
 
-def _decoded(
+def _decode_as(
     tokenizer: Tokenizer,
-    spoken: Sequence[Spoken],
+    spoken: Sequence[Utterance],
     speakers: Sequence[int],
     seed: int,
     temperature: float,
     report: Callable[[int], None],
 ) -> list[np.ndarray]:
-    """Each utterance through its codes, with a speaker of its own; several are decoded side by side."""
+    """Encode each utterance, and decode its codes with the given speaker, in batches of similar length."""
     model, modality = tokenizer.autoencoder, tokenizer.modality
     order = sorted(range(len(spoken)), key=lambda i: spoken[i].signal.shape[-1])
     waveforms: dict[int, np.ndarray] = {}
@@ -172,7 +178,7 @@ def _decoded(
             own = [spoken[i].speaker for i in chosen]
             codes = encode_signals(model, modality, [spoken[i].signal for i in chosen], own)
             longest = max(c.shape[-1] for c in codes)
-            # Shorter ones go on with their last code; what is made of that is cut off.
+            # Shorter utterances repeat their last code; the output beyond their end is discarded.
             filled = [torch.cat([c, c[..., -1:].expand(1, 1, longest - c.shape[-1])], 2) for c in codes]
             labels = torch.tensor([speakers[i] for i in chosen], device=tokenizer.device)
             filled_codes = torch.cat(filled).to(tokenizer.device)
@@ -183,10 +189,10 @@ def _decoded(
     return [waveforms[i] for i in range(len(spoken))]
 
 
-def _heard(
+def _scores(
     judges: Judges,
     tokenizer: Tokenizer,
-    spoken: Sequence[Spoken],
+    spoken: Sequence[Utterance],
     waveforms: Sequence[np.ndarray],
     wanted: Sequence[int],
     originals: Sequence[np.ndarray],
@@ -194,7 +200,7 @@ def _heard(
     """Score sounds with the judges."""
     speakers = judges.speaker.predict(waveforms)
     rate_hz = judges.speaker.sample_rate_hz
-    # A spectrogram has no part of a frame, so what is made from one may be a little shorter.
+    # A spectrogram has whole frames only, so a waveform made from one may be slightly shorter.
     pairs = [(o[: len(w)], w) for o, w in zip(originals, waveforms, strict=True)]
     metrics = {
         "target_speaker_rate": float(np.mean(speakers == np.array(wanted))),
@@ -208,10 +214,10 @@ def _heard(
     return metrics
 
 
-def _kept(
-    judges: Judges, spoken: Sequence[Spoken], same: Sequence[np.ndarray], other: Sequence[np.ndarray]
+def _content_kept(
+    judges: Judges, spoken: Sequence[Utterance], same: Sequence[np.ndarray], other: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """Of what is still understood after plain reconstruction, the share that is after conversion."""
+    """Among utterances whose content is recognized after reconstruction, the share after conversion."""
     if judges.content is None:
         return {}
     content = np.array([u.content for u in spoken])
@@ -221,12 +227,12 @@ def _kept(
 
 def _pitch(
     tokenizer: Tokenizer,
-    training: Sequence[Spoken],
-    spoken: Sequence[Spoken],
+    training: Sequence[Utterance],
+    spoken: Sequence[Utterance],
     targets: Sequence[int],
     converted: Sequence[np.ndarray],
 ) -> dict[str, int | float]:
-    """Median F0 of conversions, in semitones from the target's and from the source's median."""
+    """Median distance of a conversion's F0 from the target's and the source speaker's median, semitones."""
     rate_hz = rate_of(tokenizer)
 
     def median_hz(waveforms: Sequence[np.ndarray]) -> float:

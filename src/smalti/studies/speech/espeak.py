@@ -1,6 +1,6 @@
-"""Speech that espeak-ng makes, with the exact times of its phones: ground truth that no aligner gives.
+"""Synthetic speech from espeak-ng with exact phone times, as ground truth without a forced aligner.
 
-All voices share one way to pronounce, so scores on it are optimistic: report real speech beside it.
+All voices share one pronunciation model, so scores on this speech are optimistic: report real speech as well.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from smalti.studies.speech.phones import segments
 
 SAMPLE_RATE_HZ = 22_050
 
-# "en" is the voice that espeak's lists call en-gb.
+# espeak lists the voice "en" as en-gb.
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-us-nyc")
 TRAIN_VARIANTS = (
     *("m1", "m2", "m3", "m4", "m6", "m7", "Denis", "Jacky", "Mike"),
     *("f1", "f2", "f3", "f5", "Andrea", "Annie", "anika", "belinda", "steph"),
 )
 TEST_VARIANTS = ("m5", "m8", "Gene", "f4", "grandma", "shelby")
-"""Held out: no training speaker has them."""
+"""Voice variants of the test speakers; no training speaker has them."""
 
 MAX_SPEAKERS = len(ACCENTS) * (len(TRAIN_VARIANTS) + len(TEST_VARIANTS))
 TEST_EVERY = 4
-"""Of so many speakers the last one is a test speaker, and so is of so many sentences the last one."""
+"""Every fourth speaker and every fourth sentence belong to the test split."""
 
 PITCHES = (35, 65)
 WORDS_PER_MINUTE = (140, 200)
 EDGE_SAMPLES = (1_100, 4_400)
-"""Silence before and after an utterance: 50 to 200 ms."""
+"""Minimum and maximum length of the silence before and after an utterance: 50 to 200 ms."""
 
 NUM_SENTENCES = 800
 TEMPLATES = (
@@ -88,7 +88,7 @@ WORDS = {
 
 
 class TimedPhone(NamedTuple):
-    """A phone, spoken from `start` up to but not including `end`, seconds from the start of the utterance."""
+    """A phone from `start` to `end` (exclusive), seconds from the start of the utterance."""
 
     utterance: str
     speaker: str
@@ -118,18 +118,19 @@ class SyntheticSpeechSource(Source):
     """Sentences spoken by espeak-ng, as the bytes of WAV files: mono, 16 bits, 22.05 kHz.
 
     The class is the speaker: an accent, a variant of espeak's voice, a pitch and a rate. Every fourth speaker
-    and every fourth sentence are of the split test, so it shares no speaker, variant or sentence with train.
+    and every fourth sentence belong to the test split, which shares no speaker, variant or sentence with the
+    training split.
 
-    Utterance m of speaker n depends on the seed, n and m alone: any order of access, and any number of
-    processes, gives the same bytes, and more speakers or utterances change none of the others. This holds
-    for one version of espeakng-loader and one C library. What espeak says depends on what its process said
-    before, so each speaker has a process of its own, which speaks all its utterances in order when the first
-    of them is asked for. They are kept in this object, about 0.15 MB each.
+    Utterance m of speaker n depends only on the seed, n and m, not on the order of access, the number of
+    processes, or the number of speakers and utterances. Bytes are reproducible for one version of
+    espeakng-loader and one C library. espeak's output depends on what its process has spoken before, so each
+    speaker has its own process, which speaks all utterances in order on the first access. They stay in
+    memory, about 0.15 MB each.
 
     Args:
-        num_speakers: of all splits together; there is a split test from 4 speakers on.
-        utterances_per_speaker: number of sentences, all different, of each speaker.
-        seed: 0 or above.
+        num_speakers: total number of speakers; with fewer than 4 there is no test split.
+        utterances_per_speaker: number of different sentences per speaker.
+        seed: seed of voices and sentences, 0 or above.
 
     Raises:
         InputError: when an argument is out of range, or espeakng-loader is not installed.
@@ -139,8 +140,8 @@ class SyntheticSpeechSource(Source):
         num_texts = len(sentences("test"))
         if not (1 <= num_speakers <= MAX_SPEAKERS and 1 <= utterances_per_speaker <= num_texts and seed >= 0):
             raise InputError(
-                f"expected 1 to {MAX_SPEAKERS} speakers, 1 to {num_texts} utterances of each and a seed of "
-                f"at least 0, got {num_speakers}, {utterances_per_speaker} and {seed}"
+                f"expected 1 to {MAX_SPEAKERS} speakers, 1 to {num_texts} utterances per speaker and a seed "
+                f"of at least 0, received {num_speakers}, {utterances_per_speaker} and {seed}"
             )
         _locate()
         self._speakers: dict[str, list[int]] = {}
@@ -162,13 +163,13 @@ class SyntheticSpeechSource(Source):
 
     def notes(self, split: str) -> list[str]:
         self._of(split)
-        notes = ["all its voices share one way to pronounce: report real speech beside it"]
+        notes = ["all synthetic voices share one pronunciation model: report real speech as well"]
         if split == "test":
-            notes.append("its speakers, voice variants and sentences are held out for it")
+            notes.append("speakers, voice variants and sentences of the test split are not in train")
         return notes
 
     def alignments(self, split: str) -> list[TimedPhone]:
-        """Return the phone segments of each utterance, in order and without gaps from 0 to its end."""
+        """Return the phone segments of all utterances, in order and without gaps from 0 to each end."""
         return [
             TimedPhone(utterance.name, utterance.speaker, start / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ, phone)
             for utterance in self._utterances(split)
@@ -176,20 +177,19 @@ class SyntheticSpeechSource(Source):
         ]
 
     def write(self, directory: Path, split: str) -> None:
-        """Write a split: `speaker00/speaker00_utt000.wav` and so on, `phones.tsv` and `utts.tsv`.
+        """Write a split: recordings `speaker00/speaker00_utt000.wav` and so on, `phones.tsv` and `utts.tsv`.
 
         Args:
             directory: a new or empty folder.
             split: "train" or "test".
 
         Raises:
-            InputError: when the folder holds something already, or there is no such split.
+            InputError: when the folder is not empty, or there is no such split.
         """
         self._of(split)
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise InputError(
-                f"expected a new or an empty folder to write speech to, got {directory}, which is neither: "
-                "name another"
+                f"expected a new or empty folder for the speech, received {directory}: choose another"
             )
         phones, texts = ["utt\tspeaker\tstart\tend\tphone"], ["utt\tspeaker\tsplit\ttext"]
         phones += ["\t".join(map(str, timed)) for timed in self.alignments(split)]
@@ -214,7 +214,7 @@ class SyntheticSpeechSource(Source):
 
 @functools.cache
 def sentences(split: str) -> tuple[str, ...]:
-    """The sentences of a split, all different: a small grammar's, the same for every seed."""
+    """Return the distinct sentences of a split, generated by a small grammar; the same for every seed."""
     rng = np.random.default_rng(0)
 
     def word(slot: re.Match[str]) -> str:
@@ -233,13 +233,13 @@ def _split_of(number: int) -> str:
 
 
 def _voice(seed: int, speaker: int) -> _Voice:
-    """A speaker's voice: no two speakers of a seed have the same accent and variant."""
+    """Return a speaker's voice; within a seed, no two speakers share both accent and variant."""
     split = _split_of(speaker)
     variants = TRAIN_VARIANTS if split == "train" else TEST_VARIANTS
     rank = sum(_split_of(earlier) == split for earlier in range(speaker))
     rng = np.random.default_rng((seed, 0, ("train", "test").index(split)))
     variant = int(rng.permutation(len(variants))[rank % len(variants)])
-    # A variant takes its next accent when it comes round again.
+    # Each further use of a variant takes its next accent.
     accent = int(rng.integers(len(ACCENTS), size=len(variants))[variant]) + rank // len(variants)
     rng = np.random.default_rng((seed, 1, speaker))
     return _Voice(
@@ -260,29 +260,29 @@ def _speak(seed: int, speaker: int, num_utterances: int) -> list[_Utterance]:
     for number, (text, (pcm, events), (before, after)) in enumerate(spoken):
         pcm = bytes(2 * before) + pcm + bytes(2 * after)
         events = [(sample + before, symbol) for sample, symbol in events]
-        # The clause's last pause goes on into the silence that is added.
+        # The last pause of a clause merges with the added silence.
         phones = segments(events, len(pcm) // 2)
         utterances.append(_Utterance(f"{name}_utt{number:03d}", name, text, pcm, phones))
     return utterances
 
 
 def _locate() -> tuple[Path, Path]:
-    """espeak's library and its folder of data."""
+    """Return the paths of espeak's library and data folder."""
     try:
         loader = importlib.import_module("espeakng_loader")
     except ImportError as error:
         raise InputError(
-            "synthetic speech needs espeak-ng, which is not installed: run pip install espeakng-loader"
+            "expected espeak-ng for synthetic speech, found none: run pip install espeakng-loader"
         ) from error
     return Path(loader.get_library_path()), Path(loader.get_data_path())
 
 
 def _synthesize(voice: _Voice, texts: Sequence[str]) -> list[tuple[bytes, list[tuple[int, str]]]]:
-    """The samples and the events of each text, spoken one after the other by a new process."""
+    """Speak texts in order in a new process, and return the samples and events of each."""
     library, data = _locate()
     request = {"library": str(library), "data": data.name, **voice._asdict(), "texts": texts}
-    # By its source, as importing this module would make the process wait for torch; from the folder of the
-    # data, since espeak takes a path of at most 160 bytes.
+    # The process runs the function's source, since importing this module would also import torch. It runs in
+    # the parent of the data folder, since espeak accepts paths of at most 160 bytes.
     program = f"{inspect.getsource(_espeak_process)}\n_espeak_process()\n"
     done = subprocess.run(
         [sys.executable, "-I", "-c", program],
@@ -293,8 +293,8 @@ def _synthesize(voice: _Voice, texts: Sequence[str]) -> list[tuple[bytes, list[t
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
         raise InputError(
-            f"expected espeak-ng to speak with the voice {voice.name}, but it ended with status "
-            f"{done.returncode} and said {said[-1]!r}: reinstall espeakng-loader"
+            f"espeak-ng failed with the voice {voice.name}, exit status {done.returncode} ({said[-1]}): "
+            "reinstall espeakng-loader"
         )
     return [
         (base64.b64decode(pcm), [(sample, symbol) for sample, symbol in events])
@@ -303,10 +303,10 @@ def _synthesize(voice: _Voice, texts: Sequence[str]) -> list[tuple[bytes, list[t
 
 
 def _espeak_process() -> None:
-    """Speak what is asked for on standard input, and answer on standard output, both JSON.
+    """Read a JSON request from standard input, speak its texts, and write JSON to standard output.
 
-    It is the whole program of its process: so it imports for itself, and nothing but the standard library.
-    Names and numbers are those of espeak-ng's speak_lib.h.
+    This function is the whole program of its process, so it has its own imports, all from the standard
+    library. Names and numbers are those of espeak-ng's speak_lib.h.
     """
     import base64
     import ctypes
@@ -339,7 +339,7 @@ def _espeak_process() -> None:
         index = 0
         while given[index].type != event_list_terminated:
             if given[index].type == event_phoneme:
-                # Not the field audio_position, which is rounded to milliseconds.
+                # The field audio_position is rounded to milliseconds, sample is not.
                 events.append((given[index].sample, given[index].string.decode(errors="replace")))
             index += 1
         return 0
@@ -348,12 +348,12 @@ def _espeak_process() -> None:
     espeak = ctypes.CDLL(request["library"])
     options = phoneme_events | phoneme_ipa | dont_exit
     if espeak.espeak_Initialize(synchronous, 0, request["data"].encode(), options) != 22_050:
-        sys.exit("its data cannot be read, or its rate is not 22050 Hz")
+        sys.exit("the voice data cannot be read, or the sample rate is not 22050 Hz")
     # espeak seeds the noise of breathy voices with the time of day.
     espeak.espeak_ng_SetRandSeed(ctypes.c_long(0))
     espeak.espeak_SetSynthCallback(heard)
     if espeak.espeak_SetVoiceByName(request["name"].encode()):
-        sys.exit("there is no such voice")
+        sys.exit("unknown voice")
     espeak.espeak_SetParameter(rate, request["words_per_minute"], 0)
     espeak.espeak_SetParameter(pitch, request["pitch"], 0)
     answer = []
@@ -364,7 +364,7 @@ def _espeak_process() -> None:
         if espeak.espeak_Synth(
             data, ctypes.c_size_t(len(data) + 1), 0, pos_character, 0, chars_utf8, None, None
         ):
-            sys.exit(f"it cannot speak {text!r}")
+            sys.exit(f"cannot speak {text!r}")
         answer.append((base64.b64encode(pcm).decode(), list(events)))
     sys.stdout.write(json.dumps(answer))
 

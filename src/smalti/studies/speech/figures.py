@@ -1,4 +1,4 @@
-"""Figures of speech as PNG: what phones the codes stand for, pitch curves, spectrograms."""
+"""PNG figures of speech: code-phone matrices, pitch curves and spectrograms."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ INK, SOFT = "#1f3a5f", "#c8553d"
 SHADES = LinearSegmentedColormap.from_list("shades", ["white", "#e9a08f", SOFT, INK])
 
 WINDOW_SECONDS, HOP_SECONDS = 0.032, 0.008
-"""Of spectrograms: long enough to show the harmonics of a voice, short enough to show where stops burst."""
+"""Spectrogram window, long enough to resolve harmonics and short enough to resolve bursts, and hop."""
 
 RANGE_DB = 70
 """Dynamic range shown below the loudest point."""
 
 
 def code_phone_matrix(counts: Int64[np.ndarray, "k p"], phones: Sequence[str], path: Path) -> None:
-    """p(phone | code) as a heat map: a column for each code that occurs, a row for each phone that does.
+    """Plot p(phone | code) as a heat map: one column per code and one row per phone that occur.
 
-    Codes are sorted by their most frequent phone, and of one phone the surest comes first, so that codes that
-    know their phone make a staircase. Phones are sorted by the number of codes that stand for them.
+    Codes are sorted by their most frequent phone, then by its probability, so that informative codes form a
+    staircase. Phones are sorted by the number of codes whose most frequent phone they are.
 
     Args:
-        counts: how often each code stands in a window of each phone, some of them above 0.
+        counts: co-occurrences of codes and phones, not all 0.
         phones: name of each phone.
-        path: of the PNG.
+        path: path of the PNG.
     """
     used = np.flatnonzero(counts.sum(1))
     share = counts[used] / counts[used].sum(1, keepdims=True)
@@ -58,7 +58,7 @@ def code_phone_matrix(counts: Int64[np.ndarray, "k p"], phones: Sequence[str], p
         interpolation="nearest",
     )
     axes.set_yticks(np.arange(len(rows)), [phones[int(row)] for row in rows])
-    # Where the codes of one phone end and those of the next begin.
+    # Boundaries between the codes of one phone and the next.
     edges = np.cumsum(num_codes[rows])[:-1]
     axes.vlines(edges[edges < len(used)] - 0.5, -0.5, len(rows) - 0.5, color=INK, linewidth=0.3, alpha=0.4)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -68,12 +68,12 @@ def code_phone_matrix(counts: Int64[np.ndarray, "k p"], phones: Sequence[str], p
 
 
 def f0_curves(curves: Mapping[str, Float[np.ndarray, " frames"]], hop_seconds: float, path: Path) -> None:
-    """Fundamental frequencies of several signals over time, one above the other on one scale.
+    """Plot the F0 of several signals over time, in stacked panels with shared axes.
 
     Args:
-        curves: title -> F0 of each frame, Hz, NaN where unvoiced.
-        hop_seconds: from frame to frame; frame i is centred on (i + 0.5) * hop_seconds.
-        path: of the PNG.
+        curves: title -> F0 of each frame in Hz, NaN where unvoiced.
+        hop_seconds: time between frames; frame i is centred on (i + 0.5) * hop_seconds.
+        path: path of the PNG.
     """
     voiced = np.concatenate([curve[np.isfinite(curve)] for curve in curves.values()])
     low, high = (voiced.min() / 1.1, voiced.max() * 1.1) if len(voiced) else (60.0, 400.0)
@@ -81,7 +81,7 @@ def f0_curves(curves: Mapping[str, Float[np.ndarray, " frames"]], hop_seconds: f
     panels = figure.subplots(len(curves), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axes, (title, curve) in zip(panels, curves.items(), strict=True):
         times = (np.arange(len(curve)) + 0.5) * hop_seconds
-        # Points: a line would draw what lies between two frames of different phones.
+        # Points rather than a line, which would interpolate across phone boundaries.
         axes.plot(times, curve, "o", color=INK, markersize=2.5, markeredgewidth=0)
         if np.isfinite(curve).any():
             median = float(np.nanmedian(curve))
@@ -103,12 +103,12 @@ def f0_curves(curves: Mapping[str, Float[np.ndarray, " frames"]], hop_seconds: f
 
 
 def spectrograms(waveforms: Mapping[str, Float[np.ndarray, " t"]], sample_rate_hz: int, path: Path) -> None:
-    """Magnitude spectrograms of several signals beside each other, one scale of colour for all.
+    """Plot magnitude spectrograms of several signals side by side, with a shared colour scale.
 
     Args:
-        waveforms: title -> samples in [-1, 1], at least one frame (8 ms) of them.
-        sample_rate_hz: of all of them.
-        path: of the PNG.
+        waveforms: title -> samples in [-1, 1], at least one frame (8 ms).
+        sample_rate_hz: sample rate of all waveforms.
+        path: path of the PNG.
     """
     hop = round(HOP_SECONDS * sample_rate_hz)
     transform = ShortTimeFourier(hop, round(WINDOW_SECONDS * sample_rate_hz))

@@ -1,4 +1,4 @@
-"""Judges of speech: small classifiers that are trained on real recordings, and never on a model's output."""
+"""Classifiers (judges) of speaker and content, trained on real recordings and never on model output."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from smalti.nn.spectral import LogMel
 NUM_MELS = 40
 STRIDES = (1, 2, 2)
 LARGEST_SHIFT = 3
-"""Mel bands by which training moves a spectrum, so that content is not inferred from a voice's formants."""
+"""Maximum shift in mel bands, an augmentation that keeps content classifiers from relying on formants."""
 
 
 @final
 class Recognizer(nn.Module):
-    """Log-mels, each band normalised over the utterance, three convolutions, mean and deviation over time.
+    """Utterance classifier: log-mels, three convolutions, mean and standard deviation over time.
 
     Args:
-        num_classes: what it tells apart.
-        sample_rate_hz: of the waveforms.
-        shifts_bands: whether training moves spectra up and down: for content, not for speakers.
-        normalises: whether each band is normalised over the utterance: for content; a speaker's mean spectrum
-            is part of who it is.
+        num_classes: number of classes.
+        sample_rate_hz: sample rate of the waveforms.
+        shifts_bands: whether training shifts spectra along the frequency axis; for content only.
+        normalises: whether each band is normalised over the utterance; for content only, since the mean
+            spectrum identifies a speaker.
     """
 
     def __init__(self, num_classes: int, sample_rate_hz: int, shifts_bands: bool, normalises: bool) -> None:
@@ -45,19 +45,24 @@ class Recognizer(nn.Module):
         self.logit = nn.Linear(2 * widths[-1], num_classes)
 
     def features(self, waveform: Float[np.ndarray, " t"]) -> Float[Tensor, "m n"]:
-        """Log-mels of one utterance."""
+        """Return the log-mels of one utterance."""
         frames = self.front_end(torch.from_numpy(np.ascontiguousarray(waveform, np.float32))[None, None])[0]
         if not self.normalises:
             return frames - frames.mean()
         return (frames - frames.mean(1, keepdim=True)) / (frames.std(1, keepdim=True) + 0.1)
 
     def forward(self, frames: Float[Tensor, "b m n"], lengths: Int64[Tensor, " b"]) -> Float[Tensor, "b c"]:
-        """Logits of utterances that are padded to one length."""
+        """Return class logits.
+
+        Args:
+            frames: log-mels, padded to one length.
+            lengths: number of frames of each utterance without padding.
+        """
         x, inside = frames, torch.ones(())
         for layer, stride in zip(self.layers, STRIDES, strict=True):
             x = layer(x)
             lengths = (lengths + stride - 1) // stride
-            # Zeros, as convolutions see beyond the end: padding is not heard.
+            # Same zeros as beyond the end of an unpadded utterance, so padding has no effect.
             inside = (torch.arange(x.shape[2]) < lengths.unsqueeze(1)).unsqueeze(1)
             x = x * inside
         weight = inside / inside.sum(2, keepdim=True)
@@ -67,7 +72,7 @@ class Recognizer(nn.Module):
 
     @torch.no_grad()
     def predict(self, waveforms: Sequence[Float[np.ndarray, " _"]]) -> Int64[np.ndarray, " n"]:
-        """The class of each utterance."""
+        """Return the most probable class of each utterance."""
         self.eval()
         return np.array([self(*_batch([self.features(w)])).argmax(1).item() for w in waveforms], np.int64)
 
@@ -81,22 +86,22 @@ def train_recognizer(
     batch_size: int = 32,
     seed: int = 0,
 ) -> Recognizer:
-    """Train a judge on real utterances.
+    """Train a classifier on real utterances.
 
     Args:
         waveforms: the utterances.
-        labels: class of each, from 0.
-        sample_rate_hz: of the waveforms.
-        is_content: whether the classes are what is said, and not who says it.
-        steps: of Adam, with a cosine schedule.
-        batch_size: utterances a step.
-        seed: of weights and batches.
+        labels: class index of each, from 0.
+        sample_rate_hz: sample rate of the waveforms.
+        is_content: True if the classes are spoken content, False if they are speakers.
+        steps: number of Adam steps, with a cosine schedule.
+        batch_size: utterances per step.
+        seed: seed of weights and batches.
 
     Raises:
         InputError: for fewer than two classes.
     """
     if len(set(labels.tolist())) < 2:
-        raise InputError("expected at least two classes to tell apart, received one: give data with more")
+        raise InputError("expected at least two classes to train a classifier, received one: add data")
     torch.manual_seed(seed)
     judge = Recognizer(int(labels.max()) + 1, sample_rate_hz, is_content, is_content)
     features = [judge.features(waveform) for waveform in waveforms]

@@ -1,4 +1,4 @@
-"""A page to listen to: recordings, the same from their codes, the same codes in another voice; samples."""
+"""HTML page with players: recordings, their reconstructions and conversions, and samples of the prior."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from smalti.studies.speech.pitch import f0
 from smalti.tokenizer import Tokenizer
 
 PLAYED = 4
-"""Utterances on the page."""
+"""Number of utterances on the page."""
 
 
 def rate_of(tokenizer: Tokenizer) -> int:
-    """Sample rate of the run's sounds, Hz.
+    """Return the sample rate of the run's audio, Hz.
 
     Raises:
-        InputError: when it has none.
+        InputError: when the run is not over audio.
     """
     if tokenizer.modality.sample_rate_hz is None:
         raise InputError(f"expected a run over sounds, received one over {tokenizer.modality.plural_name}")
@@ -30,12 +30,12 @@ def rate_of(tokenizer: Tokenizer) -> int:
 def write_speech_page(
     tokenizer: Tokenizer, spoken: Sequence[tuple[str, dict[str, np.ndarray]]], seed: int
 ) -> None:
-    """A page to listen to and look at, `index.html` in the run.
+    """Write the page as `index.html` in the run, with its figures.
 
     Args:
-        tokenizer: of a run over sounds, with a prior.
-        spoken: of each utterance its name, and sounds `(T,)` by what they are; the first few are shown.
-        seed: of the samples.
+        tokenizer: tokenizer of a run over audio, with a prior.
+        spoken: name of each utterance, and its waveforms `(T,)` by title; only the first few are shown.
+        seed: seed of the samples.
     """
     rate_hz = rate_of(tokenizer)
     seconds = tokenizer.modality.seconds(tokenizer.autoencoder.stride)

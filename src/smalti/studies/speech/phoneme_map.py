@@ -1,8 +1,8 @@
-"""Phoneme content of the codes: the paper's many-to-one map, with reference figures.
+"""Phoneme content of codes: the paper's many-to-one map from codes to phones, with controls.
 
-van den Oord et al. 2017, section 4.3: every code is mapped to the phone that it most often stands for,
-f(k) = argmax_p C[k, p], C the co-occurrences in the training windows; the accuracy is the share of held-out
-windows whose code is mapped to their phone. No classifier is trained.
+van den Oord et al. 2017, section 4.3: each code is mapped to its most frequent phone, f(k) = argmax_p C[k, p],
+where C counts co-occurrences in the training windows. The accuracy is the share of held-out windows whose code
+maps to their phone. No classifier is trained.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from smalti.quantizers.kmeans import kmeans
 from smalti.quantizers.nearest import nearest_codes
 
 UNLABELLED = -1
-"""Phone of a window that no segment covers. It is never scored, but its code may be another's context."""
+"""Phone id of a window without a label. It is never scored, but its code may be context of another window."""
 
 CONTEXTS = {"bigram": (-1, 0), "trigram": (-1, 0, 1)}
-"""Maps with context -> the places of the codes that they look at, seen from the window."""
+"""Name of a map with context -> offsets of its codes from the window."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of utterances, those of one utterance together and in order of time.
+    """Windows of utterances, grouped by utterance and in order of time.
 
     Attributes:
-        codes: the code of each, `(N,)`; of several codebooks, one at a time.
-        phones: the id of the phone at its centre, `(N,)`, or `UNLABELLED`.
-        utterances: which utterance it is of, `(N,)`.
+        codes: code of each window, `(N,)`, from a single codebook.
+        phones: id of the phone at the centre of each window, `(N,)`, or `UNLABELLED`.
+        utterances: index of the utterance of each window, `(N,)`.
 
     Raises:
-        ValueError: when the windows of an utterance do not lie together.
+        ValueError: when the windows of an utterance are not contiguous.
     """
 
     codes: Int64[np.ndarray, " n"]
@@ -45,14 +45,16 @@ class Windows:
     def __post_init__(self) -> None:
         changes = np.count_nonzero(np.diff(self.utterances))
         if len(self.codes) and changes + 1 != len(np.unique(self.utterances)):
-            raise ValueError("expected each utterance's windows together: sort them by utterance and time")
+            raise ValueError(
+                "expected the windows of each utterance to be contiguous: sort them by utterance and time"
+            )
 
     def contexts(self, offsets: tuple[int, ...], boundary: int) -> Int64[np.ndarray, "n c"]:
-        """The codes at some places around each window; `boundary` where that is beyond its utterance.
+        """Return the codes at some offsets from each window.
 
         Args:
-            offsets: the places, -1 for the window before, 0 for itself, 1 for the one after.
-            boundary: what stands for no code.
+            offsets: -1 for the previous window, 0 for the window itself, 1 for the next one.
+            boundary: code for positions outside the utterance.
         """
         places = np.arange(len(self.codes))[:, None] + np.array(offsets)
         within = places.clip(0, max(0, len(self.codes) - 1))
@@ -62,11 +64,11 @@ class Windows:
 
 @dataclass(frozen=True)
 class PhonemeMap:
-    """The phone that each code stands for.
+    """Map from codes to phones.
 
     Attributes:
         table: phone of each code, `(K,)`.
-        most_frequent: phone that the training windows hold most often.
+        most_frequent: most frequent phone of the training windows.
     """
 
     table: Int64[np.ndarray, " k"]
@@ -76,35 +78,35 @@ class PhonemeMap:
     def fit(
         codes: Int64[np.ndarray, " n"], phones: Int64[np.ndarray, " n"], num_codes: int, num_phones: int
     ) -> PhonemeMap:
-        """Most frequent phone of each code; of equally frequent ones the lowest.
+        """Map each code to its most frequent phone; ties go to the lowest id.
 
-        A code that does not occur stands for the phone that is most frequent over all.
+        Codes that do not occur map to the most frequent phone overall.
         """
         counts = cooccurrences(codes, phones, num_codes, num_phones)
         most_frequent = int(counts.sum(0).argmax())
         return PhonemeMap(np.where(counts.any(1), counts.argmax(1), most_frequent), most_frequent)
 
     def phones(self, codes: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """The phone of each code."""
+        """Return the phone of each code."""
         return self.table[codes]
 
     def accuracy(self, codes: Int64[np.ndarray, " n"], phones: Int64[np.ndarray, " n"]) -> float:
-        """Share of windows whose code stands for their phone."""
+        """Return the share of windows whose code maps to their phone."""
         return float(np.mean(self.phones(codes) == phones))
 
     def majority(self, phones: Int64[np.ndarray, " n"]) -> float:
-        """Share of windows that hold the phone most frequent in training: what no code at all scores."""
+        """Return the share of windows with the most frequent training phone: the score without codes."""
         return float(np.mean(phones == self.most_frequent))
 
 
 @dataclass(frozen=True)
 class ContextMap:
-    """The phone that each sequence of codes stands for, as often as it was seen; a shorter one's otherwise.
+    """Map from sequences of codes to phones, with a fallback for sequences not seen in training.
 
     Attributes:
-        sequences: the sequences seen in training, each as one number, ascending, `(S,)`.
-        table: phone of each, `(S,)`.
-        base: codes and the boundary, K + 1: the base of those numbers.
+        sequences: sequences seen in training, each encoded as one number, ascending, `(S,)`.
+        table: phone of each sequence, `(S,)`.
+        base: base of the encoding, K + 1: all codes and the boundary.
     """
 
     sequences: Int64[np.ndarray, " s"]
@@ -115,15 +117,15 @@ class ContextMap:
     def fit(
         contexts: Int64[np.ndarray, "n c"], phones: Int64[np.ndarray, " n"], num_codes: int
     ) -> ContextMap:
-        """Most frequent phone of each sequence; of equally frequent ones the lowest.
+        """Map each sequence to its most frequent phone; ties go to the lowest id.
 
         Args:
-            contexts: codes below K, and K for a place beyond the utterance.
-            phones: of the windows.
+            contexts: codes below K, and K outside the utterance.
+            phones: phones of the windows.
             num_codes: K.
         """
         numbers = _as_numbers(contexts, num_codes + 1)
-        # Most frequent first within a sequence, lowest phone first among equals; then the first of each.
+        # Sort by sequence, descending count and phone; the first row of each sequence is its phone.
         pairs, counts = np.unique(np.stack([numbers, phones]), axis=1, return_counts=True)
         pairs = pairs[:, np.lexsort((pairs[1], -counts, pairs[0]))]
         sequences, first = np.unique(pairs[0], return_index=True)
@@ -132,7 +134,7 @@ class ContextMap:
     def phones(
         self, contexts: Int64[np.ndarray, "n c"], otherwise: Int64[np.ndarray, " n"]
     ) -> Int64[np.ndarray, " n"]:
-        """The phone of each sequence, and `otherwise` where it was not seen in training."""
+        """Return the phone of each sequence, or `otherwise` if it was not seen in training."""
         numbers = _as_numbers(contexts, self.base)
         place = np.searchsorted(self.sequences, numbers).clip(max=len(self.sequences) - 1)
         return np.where(self.sequences[place] == numbers, self.table[place], otherwise)
@@ -146,18 +148,18 @@ def phoneme_figures(
     silence: Collection[int] = (),
     seed: int = 0,
 ) -> dict[str, int | float]:
-    """All figures of codes against phones, with silence left out and, `..._with_silence`, with it.
+    """Compute all figures of codes against phones, without silence and, as `..._with_silence`, with it.
 
     Args:
         train: windows that the maps are fitted to.
-        held_out: windows that they are scored on.
+        held_out: windows that the maps are scored on.
         num_codes: K.
         num_phones: P.
-        silence: ids of the phones that are none: silence, noise.
-        seed: of the permutation of the control `shuffled`.
+        silence: ids of labels that are not phones, such as silence and noise.
+        seed: seed of the permutation in the control `shuffled`.
 
     Returns:
-        The figures that `protocol` names.
+        The figures defined in `protocol`.
 
     Raises:
         InputError: when no labelled window is left to fit or to score.
@@ -171,8 +173,8 @@ def phoneme_figures(
         )
         if not (fitted.any() and scored.any()):
             raise InputError(
-                "expected labelled windows other than silence both to fit and to score, received "
-                f"{fitted.sum()} and {scored.sum()}: see that the alignments are those of these utterances"
+                "expected labelled windows other than silence for fitting and for scoring, received "
+                f"{fitted.sum()} and {scored.sum()}: check that the alignments belong to these utterances"
             )
         rng = np.random.default_rng(seed)
         for name, figure in _figures(train, held_out, fitted, scored, num_codes, num_phones, rng).items():
@@ -184,27 +186,29 @@ def protocol() -> dict[str, str]:
     """Return the definition of each figure of `phoneme_figures`."""
     return {
         "phoneme_accuracy": "each code is mapped to its most frequent phone in the training windows (ties to "
-        "the lowest id, unseen codes to the most frequent phone over all); share of held-out windows whose "
-        "code is mapped to the phone at their centre; silence and unlabelled windows are left out of both, "
-        "'..._with_silence': only unlabelled ones",
-        "majority": "share of held-out windows that hold the most frequent phone of the training windows",
-        "shuffled": "phoneme_accuracy with the codes permuted over all kept windows, each set's among its "
-        "own: what a map of as many codes finds by chance",
-        "bigram": "phoneme_accuracy of the map of (previous code, code), where training has the pair, of the "
-        "code alone elsewhere; before the first window of an utterance stands a symbol of its own; the "
-        "previous code is that of the window before, be that window silent, unlabelled or kept",
-        "trigram": "as bigram, of (previous code, code, next code), where training has the three, else as "
-        "bigram",
-        "phone_purity": "sum over codes of the count of its most frequent phone, over the held-out windows: "
-        "the accuracy of a map fitted to the windows that it is scored on, which grows with the codes",
-        "cluster_purity": "sum over phones of the count of its most frequent code, over the held-out windows",
-        "mutual_information": "of code and phone in the held-out windows, nats, from their frequencies, "
-        "too much where windows are few; shuffled_mutual_information: the same of the permuted codes",
-        "normalised_mutual_information": "mutual_information over the entropy of the phones: the share of "
-        "what there is to know of the phone that the code tells",
-        "adjusted_rand": "Hubert & Arabie 1985, of the partitions of the held-out windows by code and by "
-        "phone: 0 by chance, 1 when they are the same",
-        "num_windows": "held-out windows that are scored; num_train_windows: that the maps are fitted to",
+        "the lowest id, unseen codes to the most frequent phone overall); share of held-out windows whose "
+        "code maps to the phone at their centre; silence and unlabelled windows are left out of both sets, "
+        "and with the suffix '_with_silence' only unlabelled ones",
+        "majority": "share of held-out windows with the most frequent phone of the training windows",
+        "shuffled": "phoneme_accuracy with the codes permuted within the training and within the held-out "
+        "windows: the chance level of a map with this number of codes",
+        "bigram": "phoneme_accuracy of a map of (previous code, code), falling back to the code alone for "
+        "pairs not seen in training; a boundary symbol precedes the first window of an utterance; the "
+        "previous window counts even if it is silent or unlabelled",
+        "trigram": "phoneme_accuracy of a map of (previous code, code, next code), falling back to bigram",
+        "phone_purity": "sum over codes of the count of its most frequent phone, divided by the number of "
+        "held-out windows: the accuracy of a map fitted on the scored windows, which grows with the number "
+        "of codes",
+        "cluster_purity": "sum over phones of the count of its most frequent code, divided by the number of "
+        "held-out windows",
+        "mutual_information": "plug-in estimate of I(code; phone) on the held-out windows, nats, biased "
+        "upwards if windows are few; shuffled_mutual_information: the same with permuted codes",
+        "normalised_mutual_information": "mutual_information divided by the entropy of the phones: the share "
+        "of the information about the phone that the code holds",
+        "adjusted_rand": "agreement of the partitions of the held-out windows by code and by phone (Hubert & "
+        "Arabie 1985): 0 by chance, 1 if they are equal",
+        "num_windows": "number of scored held-out windows; num_train_windows: number of windows the maps are "
+        "fitted to",
     }
 
 
@@ -225,7 +229,7 @@ def cooccurrences(
 
 
 def mutual_information(counts: Int64[np.ndarray, "k p"]) -> float:
-    """I(code; phone) of the distribution that counts make, nats."""
+    """Compute I(code; phone) of the normalised counts, nats."""
     joint = counts / counts.sum()
     independent = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
     seen = joint > 0
@@ -233,7 +237,7 @@ def mutual_information(counts: Int64[np.ndarray, "k p"]) -> float:
 
 
 def adjusted_rand(counts: Int64[np.ndarray, "k p"]) -> float:
-    """Agreement of two partitions given by their contingency table, 0 by chance (Hubert & Arabie 1985)."""
+    """Compute the adjusted Rand index of two partitions from their contingency table (Hubert & Arabie 1985)."""
 
     def pairs(sizes: np.ndarray) -> float:
         return float((sizes * (sizes - 1.0) / 2).sum())
@@ -241,7 +245,7 @@ def adjusted_rand(counts: Int64[np.ndarray, "k p"]) -> float:
     both, by_code, by_phone = pairs(counts), pairs(counts.sum(1)), pairs(counts.sum(0))
     by_chance = by_code * by_phone / max(pairs(counts.sum(keepdims=True)), 1.0)
     most = (by_code + by_phone) / 2
-    # Equal only where each partition is one class, or only classes of one window.
+    # Equal only if both partitions have a single class, or only classes of one window.
     return 1.0 if most == by_chance else (both - by_chance) / (most - by_chance)
 
 
@@ -252,7 +256,7 @@ def kmeans_codes(
     seed: int = 0,
     iterations: int = 30,
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " m"]]:
-    """Codes of features by k-means, fitted to the training ones: a control, for learned codes to beat.
+    """Assign features to k-means clusters fitted on the training features: a control for learned codes.
 
     Raises:
         InputError: when there are fewer training features than clusters.
@@ -274,12 +278,12 @@ def _figures(
     num_phones: int,
     rng: np.random.Generator,
 ) -> dict[str, int | float]:
-    """The figures of the windows that are kept."""
+    """Compute the figures on the kept windows."""
     codes, phones = held_out.codes[scored], held_out.phones[scored]
     of_code = PhonemeMap.fit(train.codes[fitted], train.phones[fitted], num_codes, num_phones)
     answers, with_context = of_code.phones(codes), {}
     for name, offsets in CONTEXTS.items():
-        # Before any window is left out, so that neighbours in time are neighbours here.
+        # Contexts are taken before windows are left out, so that they are neighbours in time.
         contexts = [w.contexts(offsets, num_codes)[kept] for w, kept in ((train, fitted), (held_out, scored))]
         answers = ContextMap.fit(contexts[0], train.phones[fitted], num_codes).phones(contexts[1], answers)
         with_context[name] = float(np.mean(answers == phones))

@@ -1,4 +1,4 @@
-"""`smalti phonemes`: how much of the phonemes is in the codes of a run, with controls beside it."""
+"""`smalti phonemes`: measure the phoneme content of a run's codes, with controls."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from smalti.tokenizer import Tokenizer, load
 
 RESULTS = "phonemes.json"
 SILENCE = ("SIL", "SP", "SPN", "NSN", "sil", "sp", "spn", "nsn", "h#", "pau", "")
-"""Names that aligners give to what is no phone."""
+"""Labels that aligners use for silence and noise."""
 CONTROL_RATE_HZ, CONTROL_MELS = 16_000, 40
 HELD_OUT = 4
-"""Without splits every so many-th speaker is held out."""
+"""Without splits, every fourth speaker is held out."""
 
 
 @dataclass(frozen=True)
 class _Utterance:
-    """One utterance: its codes `(n,)`, and log-mels `(n, M)` over the same stretches."""
+    """One utterance: its codes `(n,)`, and log-mels `(n, M)` averaged over the span of each code."""
 
     name: str
     speaker: str | None
@@ -62,27 +62,29 @@ def phonemes(
     seed: int = 0,
     with_controls: bool = True,
 ) -> dict[str, Any]:
-    """Map codes to phones on training speakers, score the map on held-out ones; saves `phonemes.json`.
+    """Fit the code-to-phone map on training speakers, score it on held-out ones, save `phonemes.json`.
 
     Args:
-        run: a run's directory, or a name on the Hub.
-        data: a source; without splits every fourth speaker is held out.
-        alignments: a table of phones in time.
-        quiet: show no progress.
-        split: to score on; None prefers test, then validation.
-        seed: of the controls.
-        with_controls: whether k-means of log-mels and ABX are measured too.
+        run: directory of a run, or a name on the Hub.
+        data: a source of audio; without splits, every fourth speaker is held out.
+        alignments: a table of phone alignments.
+        quiet: hide progress.
+        split: split to score on; None prefers test, then validation.
+        seed: seed of the controls.
+        with_controls: whether to measure k-means of log-mels and ABX, too.
+
+    Returns:
+        The report, with figures, controls and their definitions.
 
     Raises:
-        InputError: for a user's mistake, or where nothing is left to fit or to score.
+        InputError: for a user error, or when no window is left to fit or to score.
     """
     tokenizer = load(run)
     seconds = tokenizer.modality.seconds(tokenizer.autoencoder.stride)
     if seconds is None or tokenizer.autoencoder.num_codebooks != 1:
         raise InputError(
-            f"expected a run over sounds with one codebook, {run} is one over "
-            f"{tokenizer.modality.plural_name} with {tokenizer.autoencoder.num_codebooks}: train one, with "
-            "`smalti train units` for example"
+            f"expected a run over audio with one codebook, received {run} over {tokenizer.modality.plural_name} "
+            f"with {tokenizer.autoencoder.num_codebooks}: train one, for example with `smalti train units`"
         )
     table = Alignments.read(alignments)
     source = open_data(data, tokenizer.modality)
@@ -103,7 +105,7 @@ def phonemes(
     report_skipped(skipped)
     shared = _speakers(utterances["train"]) & _speakers(utterances["held_out"])
     if shared:
-        note(f"{len(shared)} speakers are both in training and held out, {min(shared)} for one.")
+        note(f"Speakers in both the training and the held-out part: {len(shared)}, such as {min(shared)}.")
     num_codes = tokenizer.autoencoder.num_codes
     silence = [table.phones.index(phone) for phone in table.phones if phone in SILENCE]
 
@@ -129,10 +131,10 @@ def phonemes(
         "skipped": skipped,
         "protocol": phoneme_protocol()
         | {
-            "label": "of the phone at the centre of each code's stretch of time",
-            "voice": "where the encoder needs one: of a speaker of the run's training data, the one saved by "
-            "training; of another, from all recordings of that speaker in the split; without transcripts",
-            "held out": "from the map; from training too where the data has a test split",
+            "label": "phone at the centre of the time span of each code",
+            "voice": "speaker statistics, if the encoder needs them: saved by training for its speakers, and "
+            "computed for another speaker from all recordings in the split, without transcripts",
+            "held out": "not used to fit the map, nor, if the data has a test split, to train the model",
         },
         "shared_speakers": len(shared),
     }
@@ -147,8 +149,8 @@ def show(report: dict[str, Any]) -> None:
     """Print a report as tables."""
     from rich import print as show_table
 
-    title = f"{report['num_codes']} codes, {report['codes_per_second']:g} a second"
-    table = Table(title=f"{title}: {report['metrics']['num_windows']:,} windows without silence, held out")
+    title = f"{report['num_codes']} codes, {report['codes_per_second']:g} per second"
+    table = Table(title=f"{title}: {report['metrics']['num_windows']:,} held-out windows without silence")
     columns = {"phoneme_accuracy": "phones", "majority": "majority", "shuffled": "shuffled codes"}
     columns |= {"bigram": "bigram map", "phone_purity": "purity", "mutual_information": "nats"}
     table.add_column("codes")
@@ -172,7 +174,7 @@ Kept = Callable[[str | None], bool]
 
 
 def _divided(source: Source, split: str | None) -> tuple[tuple[str, Kept], tuple[str, Kept]]:
-    """Split and speakers to fit on, and those to score on."""
+    """Return the split and speakers to fit on, and those to score on."""
     training = next((name for name in ("train", "all") if name in source.splits), source.splits[0])
     others = [name for name in ("test", "validation") if name in source.splits]
     if split is not None and split not in source.splits:
@@ -183,8 +185,8 @@ def _divided(source: Source, split: str | None) -> tuple[tuple[str, Kept], tuple
     speakers = sorted({item.label for item in source.items(training) if item.label is not None})
     if len(speakers) < 2:
         raise InputError(
-            f"expected a test split, or at least 2 speakers, in {source.description}, received neither: "
-            "add data.pattern=REGEX with a group `speaker` to training, or a table of utterances"
+            f"expected a test split or at least 2 speakers in {source.description}, found neither: train "
+            "with data.pattern=REGEX that has a group `speaker`, or add a table of utterances"
         )
     chosen = set(speakers[HELD_OUT - 1 :: HELD_OUT] or speakers[-1:])
     return (training, lambda speaker: speaker not in chosen), (training, lambda speaker: speaker in chosen)
@@ -200,10 +202,10 @@ def _utterances(
     skipped: list[dict[str, str]],
     report: Counter,
 ) -> list[_Utterance]:
-    """The aligned utterances of a part: their codes, by name, beside log-mels of the same stretches."""
+    """Return the aligned utterances of a part, with their codes and the log-mels of the same time spans."""
     log_mel = LogMel(CONTROL_RATE_HZ, CONTROL_MELS)
     utterances = []
-    last = "there are none of these speakers"
+    last = "no utterance of these speakers"
 
     def read(content: Any) -> np.ndarray:
         return read_sound(content, CONTROL_RATE_HZ)
@@ -213,10 +215,10 @@ def _utterances(
         report(done, source.count(split))
         name = readable(item.name)
         if name not in codes or isinstance(sound, UnreadableItem):
-            last = f"{name}: it cannot be read"
+            last = f"{name} cannot be read"
         elif item.name not in table:
-            skipped.append({"name": name, "reason": "there is no alignment of it"})
-            last = f"{name}: there is no alignment of it"
+            skipped.append({"name": name, "reason": "it has no alignment"})
+            last = f"{name} has no alignment"
         else:
             with torch.no_grad():
                 mels = log_mel(torch.from_numpy(sound)[None, None])[0].t().numpy()
@@ -224,14 +226,14 @@ def _utterances(
             utterances.append(_Utterance(name, item.label and readable(item.label), codes[name], averaged))
     if not utterances:
         raise InputError(
-            f"expected utterances of {source.description} that can be read and have an alignment, found "
-            f"none in the split {split} (the last, {last}): give the table of these files"
+            f"expected readable utterances with an alignment in the split {split} of {source.description}, "
+            f"found none ({last}): use the alignments of these files"
         )
     return utterances
 
 
 def _averaged(frames: np.ndarray, num: int, seconds: float) -> np.ndarray:
-    """Frames of 10 ms averaged over the stretch of each code; the last is repeated where there is none."""
+    """Average 10 ms frames over the time span of each code; beyond the end, repeat the last frame."""
     edges = np.round(np.arange(num + 1) * seconds * 100).astype(int).clip(0, len(frames))
     last = len(frames) - 1
     return np.stack(
@@ -246,7 +248,7 @@ def _speakers(utterances: Sequence[_Utterance]) -> set[str]:
 def _windows(
     utterances: Sequence[_Utterance], codes: Sequence[np.ndarray], table: Alignments, seconds: float
 ) -> Windows:
-    """Codes beside the phones at their centres."""
+    """Pair codes with the phones at their centres."""
     ids = {phone: index for index, phone in enumerate(table.phones)}
     phones = [
         [UNLABELLED if phone is None else ids[phone] for phone in _phones(u.name, len(c), table, seconds)]
@@ -268,7 +270,7 @@ def _phones(name: str, num: int, table: Alignments, seconds: float) -> list[str 
 def _clustered(
     utterances: dict[str, list[_Utterance]], num_codes: int, seed: int
 ) -> dict[str, list[np.ndarray]]:
-    """Codes by k-means of log-mels, fitted to the training utterances."""
+    """Return k-means codes of log-mels, fitted on the training utterances."""
     features = {part: np.concatenate([u.log_mels for u in each]) for part, each in utterances.items()}
     train, held_out = kmeans_codes(features["train"], features["held_out"], num_codes, seed)
     return {
@@ -280,7 +282,7 @@ def _clustered(
 def _abx(
     tokenizer: Tokenizer, utterances: Sequence[_Utterance], table: Alignments, seconds: float, seed: int
 ) -> dict[str, Any]:
-    """ABX of the held-out utterances' code vectors, codes and log-mels, on the same items."""
+    """Measure ABX of code vectors, codes and log-mels on the same tokens of the held-out utterances."""
     silence = [phone for phone in table.phones if phone in SILENCE]
 
     def tokens(features: Any) -> list[Token]:

@@ -1,4 +1,4 @@
-"""Phones of synthetic speech: espeak's symbols as ARPAbet, and its events as segments without gaps."""
+"""Convert espeak's phoneme symbols to ARPAbet, and its phoneme events to segments without gaps."""
 
 from __future__ import annotations
 
@@ -47,38 +47,38 @@ _SPELLINGS = {
     "Z": "z",
     "ZH": "ʒ",
 }
-# What espeak times as one stays one: a vowel with its r is the vowel, and əl is L. əɪ is New York's "bird".
+# One espeak event is one phone: a vowel with r is the vowel, and əl is L. əɪ is the vowel of New York "bird".
 PHONE_OF_SYMBOL = {symbol: phone for phone, symbols in _SPELLINGS.items() for symbol in symbols.split()}
-"""espeak's symbols, without marks of stress and length -> ARPAbet."""
+"""espeak's symbol, without stress and length marks -> ARPAbet phone."""
 PHONES = (*_SPELLINGS, SILENCE)
 """The 39 phones of ARPAbet, and silence."""
 
 
 def phone_of(symbol: str) -> str:
-    """The ARPAbet phone of one of espeak's symbols, such as AY for ˈaɪ.
+    """Return the ARPAbet phone of an espeak symbol, such as AY for ˈaɪ.
 
     Raises:
-        ValueError: when it is none that this module knows.
+        ValueError: when the symbol is unknown.
     """
     plain = symbol.translate({ord(mark): None for mark in "ˈˌː:"})
     if plain not in PHONE_OF_SYMBOL:
-        raise ValueError(f"expected a symbol of PHONE_OF_SYMBOL, got {symbol!r}: add it there")
+        raise ValueError(f"expected a symbol in PHONE_OF_SYMBOL, received {symbol!r}: add it there")
     return PHONE_OF_SYMBOL[plain]
 
 
 def segments(events: Sequence[tuple[int, str]], num_samples: int) -> list[tuple[int, int, str]]:
-    """The phones between espeak's events, without gaps from 0 to the end; what has no length is left out.
+    """Convert espeak's events to phone segments, without gaps from 0 to the end; empty ones are dropped.
 
     Args:
-        events: sample and symbol of each phoneme, in order.
+        events: start sample and symbol of each phoneme, in order.
         num_samples: length of the audio.
 
     Returns:
-        Start, end (samples) and phone of each segment.
+        Start and end (samples) and phone of each segment.
     """
     starts = [(0, SILENCE)]
     for index, (sample, symbol) in enumerate(events):
-        # Two things have no name: a pause, and the glide that links "the" to "old".
+        # Events without a symbol are pauses, or the glide that links two vowels, as in "the old".
         unnamed = "Y" if _links_vowels(events, index) else SILENCE
         starts.append((sample, phone_of(symbol) if symbol else unnamed))
     merged: list[tuple[int, int, str]] = []
@@ -91,7 +91,7 @@ def segments(events: Sequence[tuple[int, str]], num_samples: int) -> list[tuple[
 
 
 def _links_vowels(events: Sequence[tuple[int, str]], index: int) -> bool:
-    """Return True for an event alone between two vowels: pauses come in pairs, or before a consonant."""
+    """Return True for a single event between two vowels: pauses come in pairs, or before a consonant."""
     if not 0 < index < len(events) - 1:
         return False
     neighbours = events[index - 1][1], events[index + 1][1]

@@ -1,4 +1,4 @@
-"""Fundamental frequency by YIN (de Cheveigné & Kawahara 2002), and how well a signal keeps it."""
+"""Fundamental frequency (F0) by YIN (de Cheveigné & Kawahara 2002), and its agreement in two signals."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from jaxtyping import Float, Float64
 from smalti.core.errors import InputError
 
 THRESHOLD = 0.2
-"""A frame is voiced where the normalised difference (equation 8) comes below this: about the share of its
-power that does not repeat. On read speech (CMU AN4) 0.2 finds 73 % of the frames of vowels, nasals and
-liquids voiced and 2 % of those of voiceless consonants; 0.1 finds 60 % and 1 %."""
+"""A frame is voiced if the normalised difference (equation 8), roughly the aperiodic share of its power, falls
+below this threshold. On read speech (CMU AN4), 0.2 marks 73 % of the frames of vowels, nasals and liquids and
+2 % of those of voiceless consonants as voiced; 0.1 marks 60 % and 1 %."""
 
 SILENCE_DB = -50.0
-"""A frame whose power is as far below that of the loudest frame is unvoiced."""
+"""Power relative to the loudest frame at or below which a frame is unvoiced."""
 
 FRAMES_AT_ONCE = 1024
 
@@ -27,21 +27,21 @@ def f0(
     low_hz: float = 60.0,
     high_hz: float = 400.0,
 ) -> Float64[np.ndarray, " frames"]:
-    """Fundamental frequency of each frame, Hz; NaN where it is unvoiced.
+    """Estimate the fundamental frequency of each frame, Hz; NaN if unvoiced.
 
-    Frame i is centred on (i + 0.5) * hop_seconds; there are as many as fit whole. Each compares two stretches
-    of 1 / low_hz seconds around its centre; beyond its ends the waveform is silent. A tone above `high_hz`
-    is found an octave or more too low.
+    Frame i is centred on (i + 0.5) * hop_seconds; only whole hops give a frame. Each frame compares two
+    windows of 1 / low_hz seconds around its centre, and the waveform is padded with silence. A tone above
+    `high_hz` is estimated an octave or more too low.
 
     Args:
-        waveform: of any scale.
-        sample_rate_hz: its samples a second.
-        hop_seconds: from frame to frame.
-        low_hz: the lowest frequency that is looked for.
-        high_hz: the highest one.
+        waveform: samples at any scale.
+        sample_rate_hz: sample rate of the waveform.
+        hop_seconds: time between frames.
+        low_hz: lowest frequency of the search.
+        high_hz: highest frequency of the search.
 
     Raises:
-        InputError: when the frequencies are not in order, or too high for the sample rate.
+        InputError: when the frequencies are not in ascending order, or too high for the sample rate.
     """
     if not 0 < low_hz < high_hz <= sample_rate_hz / 4:
         raise InputError(
@@ -51,7 +51,7 @@ def f0(
     num = int(len(waveform) / (hop_seconds * sample_rate_hz) + 1e-9)
     shortest, longest = math.floor(sample_rate_hz / high_hz), math.ceil(sample_rate_hz / low_hz)
     window = round(sample_rate_hz / low_hz)
-    lags = longest + 2  # the neighbours of the longest period are looked at, too
+    lags = longest + 2  # the dip search also reads the neighbours of the longest period
     reach = window + lags
     samples = np.asarray(waveform, np.float64)
     offset = samples.mean() if num else 0.0
@@ -65,7 +65,7 @@ def f0(
         power[part] = frames[part].var(1)
         differences = _differences(frames[part], window)
         result[part] = sample_rate_hz / _periods(differences, shortest, longest)
-    # Of a constant waveform all that is left is rounding, which repeats now and then.
+    # A constant waveform leaves only rounding errors, which may look periodic.
     floor = max(power.max(initial=0) * 10 ** (SILENCE_DB / 10), 1e-20 * offset**2)
     result[power <= floor] = np.nan
     return result
@@ -74,13 +74,13 @@ def f0(
 def f0_figures(
     reference: Float[np.ndarray, " frames"], other: Float[np.ndarray, " frames"]
 ) -> dict[str, float | None]:
-    """Compare the fundamental frequencies of two signals: the figures of `protocol`.
+    """Compare the F0 of two signals; `protocol` defines the figures.
 
-    A figure is None where no frame, or for the correlation no change of the frequency, is there to tell.
+    A figure is None if no frame counts, and the correlation also if F0 is constant.
 
     Args:
         reference: F0 of each frame, NaN where unvoiced.
-        other: the same, of as many frames.
+        other: F0 of the other signal, with the same number of frames.
     """
     voiced = np.isfinite(reference), np.isfinite(other)
     both = voiced[0] & voiced[1]
@@ -96,18 +96,18 @@ def protocol() -> dict[str, str]:
     """Return the definition of each figure of `f0_figures`."""
     return {
         "f0": f"YIN (de Cheveigné & Kawahara 2002), threshold {THRESHOLD}, frames every 10 ms, from 60 to "
-        f"400 Hz, unless said; unvoiced above the threshold or {-SILENCE_DB:g} dB below the loudest frame",
+        f"400 Hz by default; unvoiced above the threshold or {-SILENCE_DB:g} dB below the loudest frame",
         "log_f0_correlation": "Pearson correlation of ln F0 over the frames voiced in both",
         "voicing_agreement": "share of frames that are voiced in both or unvoiced in both",
-        "f0_ratio": "median over the frames voiced in both of the signal's F0 over the reference's",
+        "f0_ratio": "median of signal F0 / reference F0 over the frames voiced in both",
         "voiced_in_both": "share of frames that are voiced in both",
     }
 
 
 def _differences(frames: Float64[np.ndarray, "n w"], window: int) -> Float64[np.ndarray, "n lags"]:
-    """Equation 6: d(tau) = sum_j (x_j - x_{j+tau})^2 over the window, for all lags that the frames hold.
+    """Compute d(tau) = sum_j (x_j - x_{j+tau})^2 over the window (equation 6) for all lags within a frame.
 
-    The square is expanded into two energies and a correlation, which the FFT gives for all lags at once.
+    The square is expanded into two energies and a correlation, computed for all lags with the FFT.
     """
     frames = frames - frames.mean(1, keepdims=True)
     size = 2 ** math.ceil(math.log2(frames.shape[1] + window))
@@ -122,13 +122,13 @@ def _differences(frames: Float64[np.ndarray, "n w"], window: int) -> Float64[np.
 def _periods(
     differences: Float64[np.ndarray, "n lags"], shortest: int, longest: int
 ) -> Float64[np.ndarray, " n"]:
-    """The period of each frame, samples, at the first dip of the normalised difference that is deep; or NaN.
+    """Find the period of each frame, samples: the first dip of d' below the threshold, or NaN.
 
-    Equation 8: d'(tau) = d(tau) tau / sum_{j=1..tau} d(j); then a parabola through d around the dip.
+    d'(tau) = d(tau) tau / sum_{j=1..tau} d(j) (equation 8); the dip is refined by a parabola through d.
     """
     lags = np.arange(differences.shape[1])
     sums = differences.cumsum(1)
-    # Where nothing has changed up to a lag, nothing tells a period: d' is 1 there.
+    # Where the signal is constant up to a lag, d' is 1: no evidence of a period.
     normalised = np.divide(differences * lags, sums, out=np.ones_like(differences), where=sums > 0)
     candidates = slice(max(shortest, 2), longest + 1)
     here = normalised[:, candidates]

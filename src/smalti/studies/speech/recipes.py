@@ -1,4 +1,4 @@
-"""The experiments with speech, at each budget."""
+"""Speech studies at each budget."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ DIGIT = r"^(\d)_"
 
 
 class SpeechStudy(Configuration):
-    """One experiment.
+    """A speech study: the model and the settings of its evaluation.
 
     Attributes:
-        name: of the folder and the records.
-        question: what it answers, a sentence.
-        recipe: the model and its prior, but for the seed.
-        content_pattern: over item names, with one group: a number for what is said.
-        converted: utterances of the test split that are reconstructed and converted.
-        temperature: of the decoder's draws.
-        judge_steps: of the training of each judge.
+        name: name of the folder and the records.
+        question: the question that it answers, one sentence.
+        recipe: the model and its prior, without the seed.
+        content_pattern: regular expression over item names, with one group that holds the number of the
+            spoken content.
+        converted: number of test utterances to reconstruct and convert.
+        temperature: sampling temperature of the decoder.
+        judge_steps: training steps of each judge.
     """
 
     name: str
@@ -43,41 +44,41 @@ class SpeechStudy(Configuration):
 
 
 def speech_study(name: str, budget: str) -> SpeechStudy:
-    """An experiment at a budget.
+    """Return a study at a budget.
 
     Raises:
-        InputError: when there is no such experiment or budget.
+        InputError: when there is no such study or budget.
     """
     if budget not in BUDGETS:
         raise InputError(f"expected a budget, received {budget!r}: there are {', '.join(BUDGETS)}")
     if name == "phonemes":
         study = SpeechStudy(
             name="phonemes",
-            question="How much of the phonemes is in units that were learned without labels?",
+            question="How much phoneme content is in units that were learned without labels?",
             recipe=speech.units(),
         )
     elif name == "speech":
         recipe = speech.vctk() if budget == "paper" else speech.digits()
         study = SpeechStudy(
             name="speech",
-            question="Do codes keep what is said and leave to the label who says it?",
+            question="Do the codes hold the spoken content, and the label the speaker?",
             recipe=recipe,
             content_pattern=DIGIT if budget != "paper" else None,
         )
     elif name == "conversion":
         study = SpeechStudy(
             name="conversion",
-            question="How well do codes convert voices where the decoder need not learn every sample?",
+            question="How well do codes convert voices if the decoder models spectrograms, not samples?",
             recipe=speech.digits_spectral(),
             content_pattern=DIGIT,
         )
     else:
-        raise InputError(f"expected {', '.join(STUDIES)}, received {name!r}")
+        raise InputError(f"expected one of {', '.join(STUDIES)}, received {name!r}: name one of them")
     return _tiny(study) if budget == "tiny" else study
 
 
 def _tiny(study: SpeechStudy) -> SpeechStudy:
-    """Seconds: to see that every part runs, not what it reaches."""
+    """Shrink a study to run in seconds, as a smoke test of every part."""
     training: dict[str, Any] = {"steps": 3, "batch_size": 2, "log_every": 1, "checkpoint_every": 2}
 
     def short(config: TrainingConfig) -> TrainingConfig:

@@ -1,6 +1,6 @@
-"""`smalti reproduce speech` and `reproduce phonemes`: section 4.3 of the paper, measured where it has sounds.
+"""`smalti reproduce speech`, `conversion` and `phonemes`: section 4.3 of the paper, with measurements.
 
-Where the paper lets one listen, judges that know only real recordings tell who speaks and what is said.
+The paper lets the reader listen; here, classifiers trained on real recordings recognize speaker and content.
 """
 
 from __future__ import annotations
@@ -29,10 +29,6 @@ from smalti.trained import prior_directory
 from smalti.training.checkpoints import RunDirectory
 
 CONVERSION = "conversion.json"
-BATCH = 24
-"""Sounds that are decoded side by side; it is part of what a seed draws."""
-PLAYED = 4
-"""Utterances on the page."""
 
 
 def reproduce_speech(
@@ -44,28 +40,31 @@ def reproduce_speech(
     alignments: Path | None = None,
     quiet: bool = False,
 ) -> list[Record]:
-    """Train the models of an experiment with speech, measure them, write records, a table and a page.
+    """Train and evaluate the models of a speech study, and write records, a table and a page.
 
-    What is finished is not done again, so that the same command goes on after a stop.
+    Finished stages are skipped, so the same command resumes an interrupted reproduction.
 
     Args:
-        name: "speech" (codes of a waveform, conversion, prior), "conversion" (the same of spectrograms) or
+        name: "speech" (codes of waveforms, conversion, prior), "conversion" (the same with spectrograms) or
             "phonemes" (units).
-        data: a source of speech; its test split is measured on.
-        out: where runs, records and the page go.
-        budget: "tiny" to see it run, "cpu" for two cores, "paper" for the paper's sizes.
-        seeds: 0 to `seeds` - 1.
-        alignments: phones in time, for "phonemes".
-        quiet: show no progress.
+        data: a source of speech with a test split for evaluation.
+        out: directory of runs, records and page.
+        budget: "tiny" for a smoke test, "cpu" for two cores, "paper" for the paper's sizes.
+        seeds: number of seeds, 0 to `seeds` - 1.
+        alignments: a table of phone alignments, for "phonemes".
+        quiet: hide progress.
+
+    Returns:
+        The records.
 
     Raises:
-        InputError: for a user's mistake.
+        InputError: for a user error.
     """
     study = speech_study(name, budget)
     if data is None:
-        raise InputError(f"expected speech to reproduce {name} with, received none: add --data SOURCE")
+        raise InputError(f"expected a source of speech to reproduce {name}, received none: add --data SOURCE")
     if name == "phonemes" and alignments is None:
-        raise InputError("expected a table of phones in time for `reproduce phonemes`: add --alignments TSV")
+        raise InputError("expected phone alignments to reproduce phonemes, received none: add --alignments TSV")
     split = _measured_split(study, data)
     folder = out / f"{study.name}-{budget}"
     records: list[Record] = []
@@ -106,17 +105,17 @@ def _train(study: SpeechStudy, seed: int, data: str, path: Path, quiet: bool) ->
 
 
 def _measured_split(study: SpeechStudy, data: str) -> str:
-    """The split to measure on.
+    """Return the split to evaluate on.
 
     Raises:
-        InputError: when there is none that is held out.
+        InputError: when there is no held-out split.
     """
     source = open_data(data, study.recipe.data.build())
     split = pick_split(source, None, "test", "validation")
     if split not in ("test", "validation"):
         raise InputError(
-            f"expected data with a test split to measure on, found only {split!r} in {data}: name one by "
-            "folders `train` and `test`, a table with a column split, or a group `split` in data.pattern"
+            f"expected data with a test split to evaluate on, found only {split!r} in {data}: use folders "
+            "`train` and `test`, a table with a column `split`, or a group `split` in data.pattern"
         )
     return split
 
@@ -157,7 +156,7 @@ def _record(study: SpeechStudy, seed: int, run: Path, data: str, of_prior: str |
 
 
 def _bound_records(study: SpeechStudy, seed: int, data: str, run: Path) -> list[Record]:
-    """A record for each prior: bits a sample, and nats a code."""
+    """Return one record per prior: bits per sample, and nats per code."""
     report = json.loads((run / RESULTS).read_text())
     records = []
     for name, row in report["bits_per_dim"].items():
@@ -179,7 +178,7 @@ def _phoneme_records(
     records = _bound_records(study, seed, data, run)
     base = _record(study, seed, run, data, None)
     errors = {f"abx {name}": measured["error"] for name, measured in report.get("abx", {}).items()}
-    note_ = f"{study.question} Phones are those of the alignments given. Paper: {PAPER_PHONEMES}"
+    note_ = f"{study.question} Phones are taken from the given alignments. Paper: {PAPER_PHONEMES}"
     records.append({**base, "metrics": {**report["metrics"], **errors}, "note": note_})
     for name, metrics in report["controls"].items():
         records.append({**base, "model": f"control: {name}", "metrics": metrics, "note": note_})
@@ -191,7 +190,7 @@ def _speech_records(study: SpeechStudy, seed: int, data: str, run: Path, quiet: 
     base = _record(study, seed, run, data, None)
     tokenizer = load(run)
     if len(tokenizer.classes) < 2:
-        note("There are not two speakers, so nothing is converted.", quiet)
+        note("The data has fewer than two speakers, so voice conversion is skipped.", quiet)
         return records
     saved = json.loads((run / CONVERSION).read_text()) if (run / CONVERSION).is_file() else {}
     about: dict[str, Any] = {

@@ -14,29 +14,29 @@ from smalti.nn.spectral import FLOOR, LogMel
 
 @dataclass(frozen=True)
 class MelScale:
-    """A resolution: windows of some length, every quarter of it, and channels."""
+    """Resolution of a mel spectrogram; the hop is a quarter of the window."""
 
     window_seconds: float
     num_mels: int
 
 
 SCALES = (MelScale(0.064, 80), MelScale(0.016, 40))
-"""Fine in frequency, and fine in time."""
+"""One scale with fine frequency resolution, one with fine time resolution."""
 
 
 @torch.no_grad()
 def mel_distance(
     reference: Float[np.ndarray, " t"], other: Float[np.ndarray, " t"], sample_rate_hz: int
 ) -> float:
-    """Mean absolute difference of log10 mel magnitudes, over frames, channels and the two `SCALES`.
+    """Mean absolute difference of log10 mel magnitudes over frames, channels and the two `SCALES`.
 
-    1 is a factor of 10 in amplitude, 20 dB. It knows nothing of phases, and compares frame with frame: a
-    shifted signal is far away.
+    A distance of 1 is a factor of 10 in amplitude, or 20 dB. Phases are ignored; frames are compared at equal
+    times, so a shifted signal has a large distance.
 
     Args:
-        reference: in [-1, 1].
-        other: as long.
-        sample_rate_hz: of both.
+        reference: waveform in [-1, 1].
+        other: waveform in [-1, 1] of the same length.
+        sample_rate_hz: sample rate of both.
 
     Raises:
         ValueError: when the signals are shorter than a quarter of a window.
@@ -46,7 +46,7 @@ def mel_distance(
     for scale in SCALES:
         hop = round(scale.window_seconds / 4 * sample_rate_hz)
         if len(reference) < hop:
-            raise ValueError(f"expected {hop} samples or more, received {len(reference)}")
+            raise ValueError(f"expected at least {hop} samples, received {len(reference)}")
         one, two = LogMel(sample_rate_hz, scale.num_mels, hop, 4 * hop)(both)
         distances.append((one - two).abs().double().mean().item() / math.log(10))
     return float(np.mean(distances))

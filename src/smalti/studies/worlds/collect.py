@@ -34,7 +34,7 @@ FEATURES = {
     "episode": {"_type": "Value", "dtype": "int64"},
     "frame": {"_type": "Value", "dtype": "int64"},
 }
-"""Column names used by `datasets`."""
+"""Feature types of the columns for the `datasets` library."""
 
 
 def collect(
@@ -65,7 +65,9 @@ def collect(
         InputError: for a user error, or when ViZDoom is not installed.
     """
     if world != "doom":
-        raise InputError(f"expected the world doom, received {world!r}: run smalti collect doom")
+        raise InputError(
+            f"expected doom or speech, received {world!r}: run smalti collect doom or smalti collect speech"
+        )
     least = HELD_OUT * length
     if length < 1 or num < least:
         raise InputError(
@@ -89,7 +91,7 @@ def _write(doom: Doom, num: int, folder: Path, about: dict[str, Any], quiet: boo
         }
     )
     with (
-        counting("Walking", quiet) as count,
+        counting("Rendering", quiet) as count,
         pq.ParquetWriter(folder / "train-00000-of-00001.parquet", schema) as train,
         pq.ParquetWriter(folder / "test-00000-of-00001.parquet", schema) as test,
     ):

@@ -1,6 +1,6 @@
-"""Evaluate a world model: bits that actions save, and how long actions stay visible in its samples.
+"""Metrics of a world model: nats per frame, PSNR and sharpness by frame, and a classifier of actions.
 
-The judge of actions is trained on real frames, as they are and through their codes, and never on drawn ones.
+The action classifier (judge) is trained on real and reconstructed frames, never on generated ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from smalti.modalities.image.pixels import to_model
 
 WIDTHS = (32, 64, 64, 64)
 POOLED = 4
-"""Rows and columns in which the judge keeps what it sees: what is ahead grows to all sides."""
+"""Rows and columns of the judge's final pooling, which keeps positions: moving forward expands the view."""
 
 
 Reconstruct = Callable[[Float[Tensor, "n c h w"]], Float[Tensor, "n c h w"]]
@@ -31,11 +31,11 @@ Reconstruct = Callable[[Float[Tensor, "n c h w"]], Float[Tensor, "n c h w"]]
 
 @final
 class ActionJudge(nn.Module):
-    """Four strided convolutions over a frame and the next one: which action lies between them.
+    """Classifier of the action between two consecutive frames, with four strided convolutions.
 
     Args:
-        channels: of a frame.
-        num_actions: what it tells apart.
+        channels: number of channels of a frame.
+        num_actions: number of actions.
     """
 
     def __init__(self, channels: int, num_actions: int) -> None:
@@ -49,12 +49,12 @@ class ActionJudge(nn.Module):
         self.logit = nn.Linear(WIDTHS[-1] * POOLED**2, num_actions)
 
     def forward(self, pairs: Float[Tensor, "n c2 h w"]) -> Float[Tensor, "n a"]:
-        """Logits of the actions between two frames, which lie one after the other in the channels."""
+        """Return action logits for pairs of frames, concatenated along the channels."""
         return self.logit(self.layers(pairs))
 
     @torch.no_grad()
     def log_probs(self, clips: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b f1 a"]:
-        """ln p(action) at each frame of clips in [-1, 1] but the last."""
+        """Return ln p(action) for each frame but the last of clips in [-1, 1]."""
         self.eval()
         pairs = torch.cat([clips[:, :, :-1], clips[:, :, 1:]], 1).transpose(1, 2)
         logits = torch.cat([self(part) for part in pairs.flatten(0, 1).split(256)])
@@ -64,26 +64,29 @@ class ActionJudge(nn.Module):
 def train_action_judge(
     store: Store, steps: int, reconstructed: Reconstruct, batch_size: int = 64, seed: int = 0
 ) -> ActionJudge:
-    """Train a judge on the real clips of a store, on the frames whose actions are known.
+    """Train a judge on the real frames of a store whose actions are known.
 
-    It sees every other pair of frames through the codes of the model that is to be judged, or else it would
-    take the softness of all that is decoded for a sign of something.
+    Half of each batch is reconstructed by the evaluated model, so that the judge does not mistake the blur of
+    decoded frames for evidence of an action.
 
     Args:
-        store: of uint8 clips with their actions.
-        steps: of Adam, with a cosine schedule.
-        reconstructed: what a model makes of frames `(N, C, H, W)` in [-1, 1], through codes.
-        batch_size: pairs of frames a step.
-        seed: of weights and batches.
+        store: store of uint8 clips with actions.
+        steps: number of Adam steps, with a cosine schedule.
+        reconstructed: reconstructs frames `(N, C, H, W)` in [-1, 1] from their codes.
+        batch_size: pairs of frames per step.
+        seed: seed of weights and batches.
 
     Raises:
-        InputError: for clips without actions, or of one action.
+        InputError: for clips without actions, or with a single action.
     """
     if store.actions is None or store.lengths is None or len(store.action_names) < 2:
-        raise InputError("expected clips with two actions or more, received others: collect some")
+        raise InputError(
+            "expected clips with at least two different actions, received fewer: collect some with smalti "
+            "collect doom"
+        )
     torch.manual_seed(seed)
     judge = ActionJudge(store.signals.shape[1], len(store.action_names))
-    # Of all frames but those that end a clip.
+    # All frames except the last of each clip, which has no successor.
     rows = np.delete(np.arange(len(store.signals)), store.begins + store.lengths - 1)
     rows = rows[store.actions[rows] >= 0]
     optimizer = torch.optim.Adam(judge.parameters(), lr=2e-3)
@@ -109,7 +112,7 @@ def train_action_judge(
 def frame_nats(
     network: AutoregressiveNetwork, codes: Int64[Tensor, "b g f h w"], actions: Int64[Tensor, "b f"]
 ) -> Float[Tensor, "b f"]:
-    """-ln p(frame's codes | frames before, actions) of each frame, nats, on the host."""
+    """Return -ln p(codes of a frame | previous frames, actions) for each frame, nats, on the CPU."""
     codes = codes.to(next(network.parameters()).device)
     logits = network(codes, Conditions(action=actions)).float()
     nats = F.cross_entropy(logits.flatten(0, -2), codes.flatten(), reduction="none").view(codes.shape)
@@ -119,7 +122,13 @@ def frame_nats(
 def windows(
     store: Store, length: int, stride: int
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "c f h w"], Int64[np.ndarray, " f"]]]:
-    """Stretches of the clips of a store, with the number of the clip and their actions."""
+    """Yield windows of the clips of a store: index of the clip, frames and actions.
+
+    Args:
+        store: store of clips with actions.
+        length: frames per window.
+        stride: frames between the starts of consecutive windows.
+    """
     assert store.lengths is not None
     assert store.actions is not None
     for index in range(store.count):
@@ -132,15 +141,15 @@ def windows(
 def psnr_by_frame(
     original: Float[Tensor, "b c f h w"], other: Float[Tensor, "b c f h w"]
 ) -> Float[Tensor, " f"]:
-    """PSNR of each frame over all clips, dB, of the mean squared error; both in [-1, 1].
+    """PSNR of each frame, dB, from the mean squared error over all clips; both inputs are in [-1, 1].
 
-    A mean of PSNRs would be ruled by the few clips in which a frame comes again exactly.
+    A mean of PSNRs would be dominated by the few clips with an exact copy of a frame.
     """
     errors = (((original - other) / 2).double() ** 2).mean((0, 1, 3, 4)).clamp_min(1e-10)
     return -10 * errors.log10()
 
 
 def sharpness_by_frame(clips: Float[Tensor, "b c f h w"]) -> Float[Tensor, " f"]:
-    """Mean absolute difference of neighbours, down and to the right, of each frame; on the scale [0, 1]."""
+    """Mean absolute difference of vertically and horizontally adjacent pixels of each frame, in [0, 1]."""
     down, right = clips.diff(dim=3).abs(), clips.diff(dim=4).abs()
     return ((down.mean((0, 1, 3, 4)) + right.mean((0, 1, 3, 4))) / 4).double()

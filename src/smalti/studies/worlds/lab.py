@@ -1,7 +1,8 @@
-"""`smalti reproduce lab`: section 4.2's second experiment, frames of a first-person world named by 27 bits.
+"""`smalti reproduce lab`: a second-stage VQ-VAE with 27 bits per frame (second experiment of section 4.2).
 
-What the paper shows in pictures is measured: what three codes are worth to a decoder that could do without
-them, how much of each codebook is used, and a continuous VAE beside it, whose KL tells whether it collapses.
+The paper shows pictures; here, the figures are how much a decoder that can model code grids without latents
+relies on three codes, the perplexity of each codebook, and the KL of a continuous VAE as a control, which is
+near zero if its posterior collapses.
 """
 
 from __future__ import annotations
@@ -29,28 +30,31 @@ from smalti.tokenizer import Tokenizer, load
 from smalti.training.checkpoints import RunDirectory
 
 EXPERIMENT = "lab"
-QUESTION = "Are three codes of a frame used by a decoder that could model it without them?"
+QUESTION = "Does a decoder that can model frames without latents use three codes per frame?"
 SHOWN = 8
-"""Frames in a row of a picture."""
+"""Number of frames per row of a picture."""
 
 
 def reproduce_lab(
     data: str | None, out: Path, budget: str = "cpu", seeds: int = 1, quiet: bool = False
 ) -> list[Record]:
-    """Train both stages, their priors and the control, measure them, write records, a table and a page.
+    """Train and evaluate both stages, their priors and the control; write records, a table and pages.
 
-    What is finished is not done again, so that the same command goes on after a stop.
+    Finished stages are skipped, so the same command resumes an interrupted reproduction.
 
     Args:
-        data: frames with a test split, such as `smalti collect doom` writes.
-        out: where runs, records and the page go.
-        budget: "tiny" to see it run, "cpu" for two cores, "paper" for the same networks with a GPU's steps
-            (the paper tells neither widths nor steps).
-        seeds: 0 to `seeds` - 1.
-        quiet: show no progress.
+        data: frames with a test split, such as those of `smalti collect doom`.
+        out: directory of runs, records and pages.
+        budget: "tiny" for a smoke test, "cpu" for two cores, "paper" for the same networks trained for a
+            number of steps that suits a GPU (the paper gives neither widths nor steps).
+        seeds: number of seeds, 0 to `seeds` - 1.
+        quiet: hide progress.
+
+    Returns:
+        The records.
 
     Raises:
-        InputError: for a user's mistake.
+        InputError: for a user error.
     """
     study = lab_study(budget)
     data, source, split = measured_split(EXPERIMENT, data, study.frames.data.build())
@@ -92,12 +96,12 @@ def _of_seed(
         "note": QUESTION,
     }
     records = [{**shared, **row} for run in (frames, second, control) for row in bounds(run)]
-    worth = {**shared, **about(second, None), "prior": None, "metrics": _worth(second, codes, split)}
-    return [*records, worth]
+    reliance = {**shared, **about(second, None), "prior": None, "metrics": _reliance_on_codes(second, codes, split)}
+    return [*records, reliance]
 
 
-def _worth(run: Path, codes: Path, split: str) -> dict[str, Any]:
-    """Nats a grid with true, shuffled and no codes, the gain in bits, and each codebook's perplexity."""
+def _reliance_on_codes(run: Path, codes: Path, split: str) -> dict[str, Any]:
+    """Return nats per grid with true, shuffled and no codes, the gain in bits, and codebook perplexities."""
     report, dims = json.loads((run / RESULTS).read_text()), modality_of(run).spec.dims
     nats = {
         f"nats_{kind}": report["codebook"][f"distortion_{kind}"] * dims * math.log(2)
@@ -118,8 +122,8 @@ def _worth(run: Path, codes: Path, split: str) -> dict[str, Any]:
 
 
 def _page(frames: Tokenizer, second: Tokenizer, codes: Path, folder: Path, seed: int) -> None:
-    """Pictures: frames through their codes and through three codes, and drawn ones."""
-    # Far apart in the split, which goes walk after walk.
+    """Write a page with reconstructions from code grids and from three codes, and samples of both priors."""
+    # Evenly spaced over the split, which is sorted by episode.
     grids = torch.cat([torch.tensor(batch[1]) for batch in read_codes(codes, 64)[1]])
     own = grids[torch.linspace(0, len(grids) - 1, SHOWN).long()]
     assert isinstance(second.autoencoder, Autoencoder)
@@ -151,5 +155,5 @@ def _page(frames: Tokenizer, second: Tokenizer, codes: Path, folder: Path, seed:
 
 
 def _drawn(second: Tokenizer, codes: Tensor, seed: int) -> Tensor:
-    """Code grids drawn from their three codes."""
+    """Sample code grids given their three codes."""
     return second.modality.to_stored(second.decode_signals(codes, seed=seed))

@@ -1,4 +1,4 @@
-"""The experiments with first-person worlds, at each budget."""
+"""Studies of first-person worlds at each budget."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from smalti.training.loop import TrainingConfig
 
 BUDGETS = ("tiny", "cpu", "paper")
 SHORT = {"steps": 3, "batch_size": 2, "log_every": 1, "checkpoint_every": 2, "validate_every": 0}
-"""Training of the tiny budget."""
+"""Training settings of the tiny budget."""
 LATENT_DIM = 32
-"""Of the continuous control."""
+"""Latent dimension of the continuous control."""
 
 
 class LabStudy(Configuration):
-    """Frames to codes, codes to three codes, and a continuous control of the latter.
+    """A VQ-VAE of frames, a second-stage VQ-VAE of its codes with three codes per frame, and a control.
 
     Attributes:
         frames: the first stage and its prior.
-        second: the second stage; its decoder is of the size of the first stage's prior.
-        control: the same with a Gaussian in place of the three codes.
+        second: the second stage, with a decoder as large as the first stage's prior.
+        control: the second stage with a Gaussian latent instead of the three codes.
     """
 
     frames: Recipe
@@ -32,17 +32,17 @@ class LabStudy(Configuration):
     control: Recipe
 
     def seeded(self, seed: int) -> LabStudy:
-        """The same, with the seed of every training."""
+        """Return a copy with the seed set in every training."""
         return LabStudy(**{name: _seeded(getattr(self, name), seed) for name in type(self).model_fields})
 
 
 class VideoStudy(Configuration):
-    """A tokenizer of walks, an action-conditioned prior, and the settings of their evaluation.
+    """A video tokenizer with an action-conditioned prior, and the settings of their evaluation.
 
     Attributes:
-        walks: both stages.
-        judge_steps: of the training of the judge of actions.
-        stride: frames between the windows that are measured.
+        walks: the tokenizer and the prior.
+        judge_steps: training steps of the judge of actions.
+        stride: frames between the starts of consecutive evaluation windows.
     """
 
     walks: Recipe
@@ -50,12 +50,12 @@ class VideoStudy(Configuration):
     stride: int = 45
 
     def seeded(self, seed: int) -> VideoStudy:
-        """The same, with the seed of every training."""
+        """Return a copy with the seed set in every training."""
         return self.model_copy(update={"walks": _seeded(self.walks, seed)})
 
 
 def video_study(budget: str) -> VideoStudy:
-    """The experiment of van den Oord et al. 2017, section 4.4, on walks of `smalti collect doom`.
+    """Return the study of van den Oord et al. 2017, section 4.4, for data of `smalti collect doom`.
 
     Raises:
         InputError: when there is no such budget.
@@ -65,7 +65,7 @@ def video_study(budget: str) -> VideoStudy:
     if budget == "cpu":
         return VideoStudy(walks=_changed(walks, {"steps": 1500}, {"steps": 3000}))
     if budget == "paper":
-        # The paper's frames and grids; it tells no more.
+        # The paper gives the sizes of frames and grids only.
         data = walks.data.model_copy(update={"size": (84, 84)})
         model = walks.model.changed({"encoder.strides": (2, 2), "quantizer.num_codebooks": 1})
         long = {"steps": 100_000, "batch_size": 16}
@@ -81,7 +81,7 @@ def _check_budget(budget: str) -> None:
 
 
 def lab_study(budget: str) -> LabStudy:
-    """The experiment of van den Oord et al. 2017, section 4.2, on frames of `smalti collect doom`.
+    """Return the study of van den Oord et al. 2017, section 4.2, for data of `smalti collect doom`.
 
     Raises:
         InputError: when there is no such budget.
@@ -109,7 +109,7 @@ def _seeded(recipe: Recipe, seed: int) -> Recipe:
 
 
 def _changed(recipe: Recipe, training: dict[str, Any], prior: dict[str, Any]) -> Recipe:
-    """A recipe with other settings of its two trainings."""
+    """Return a recipe with changed settings of its two trainings."""
 
     def changed(config: TrainingConfig, settings: dict[str, Any]) -> TrainingConfig:
         return TrainingConfig.model_validate({**config.model_dump(), **settings})
@@ -119,7 +119,7 @@ def _changed(recipe: Recipe, training: dict[str, Any], prior: dict[str, Any]) ->
 
 
 def _tiny(frames: Recipe, second: Recipe) -> tuple[Recipe, Recipe]:
-    """Seconds: to see that every part runs, not what it reaches."""
+    """Shrink recipes to run in seconds, as a smoke test of every part."""
     frames, second = _changed(frames, SHORT, SHORT), _changed(second, SHORT, SHORT)
     size = (24, 24)
     grid = second.data.model_copy(update={"size": (6, 6)})

@@ -20,34 +20,37 @@ from smalti.trained import prior_directory
 from smalti.training.checkpoints import RunDirectory
 
 DRAWS = 10
-"""From the posterior of each item, of models whose posterior is a distribution."""
+"""Posterior samples per item, for models with a stochastic posterior."""
 
 
 def measured_split(name: str, data: str | None, modality: Modality) -> tuple[str, Source, str]:
-    """The data of a study, opened, and the split of it that is measured on.
+    """Open the data of a study and choose its held-out split.
 
     Args:
-        name: of the study.
-        data: as the user named it.
-        modality: of its items.
+        name: name of the study.
+        data: source given by the user.
+        modality: modality of the data.
+
+    Returns:
+        The name of the source, the source, and the split to evaluate on.
 
     Raises:
-        InputError: without data, or where nothing of it is held out.
+        InputError: when no data is given, or it has no held-out split.
     """
     if data is None:
-        raise InputError(f"expected data to reproduce {name} with, received none: add --data SOURCE")
+        raise InputError(f"expected data to reproduce {name}, received none: add --data SOURCE")
     source = open_data(data, modality)
     split = pick_split(source, None, "test", "validation")
     if split not in ("test", "validation"):
         raise InputError(
-            f"expected data with a test split to measure on, found only {split!r} in {data}: collect some "
+            f"expected data with a test split to evaluate on, found only {split!r} in {data}: collect some "
             "with smalti collect doom"
         )
     return data, source, split
 
 
 def train_once(recipe: Recipe, data: str, path: Path, has_prior: bool, quiet: bool) -> None:
-    """Train a model and its prior, unless that was done."""
+    """Train a model and its prior, unless they are already trained."""
     run = RunDirectory(path)
     check_target(run, recipe)
     check_data(run, data)
@@ -62,7 +65,7 @@ def train_once(recipe: Recipe, data: str, path: Path, has_prior: bool, quiet: bo
 
 
 def evaluate_once(run: Path, data: str, split: str, quiet: bool) -> None:
-    """Measure a run and its prior, unless that was done of them as they are now."""
+    """Evaluate a run and its prior, unless an evaluation of the current weights exists."""
     own = prior_directory(run)
     prior = RunDirectory(own).fingerprint() if own.is_dir() else None
     if (run / RESULTS).is_file():
@@ -77,7 +80,7 @@ def evaluate_once(run: Path, data: str, split: str, quiet: bool) -> None:
 
 
 def bounds(run: Path) -> list[Record]:
-    """A record for each bound of a run, in bits/dim and, where items have one size, in nats an item."""
+    """Return one record per bound of a run, in bits/dim and, if items have equal sizes, nats per item."""
     report = json.loads((run / RESULTS).read_text())
     records = []
     for name, row in report["bits_per_dim"].items():
@@ -97,7 +100,7 @@ def about(run: Path, of_prior: str | None) -> Record:
     report = json.loads((run / RESULTS).read_text())
     is_control = run.name == "control"
     config = RunDirectory(run).read_config("recipe")["recipe"]
-    # The run's own section on the prior is what was planned; the prior's run has what was trained.
+    # The run's recipe holds the planned prior; the prior's own run holds the trained one.
     config.pop("prior", None)
     if of_prior:
         own = RunDirectory(prior_directory(run, of_prior)).read_config("recipe")["recipe"]

@@ -1,7 +1,7 @@
-"""`smalti reproduce video`: section 4.4, clips that go on under actions, all of it in the space of codes.
+"""`smalti reproduce video`: action-conditioned rollouts in code space (section 4.4 of the paper).
 
-What the paper shows in pictures is measured: what the actions are worth to the prior, whether a judge sees
-them in what is drawn, and how long a drawn clip stays near what really came.
+The paper shows pictures; here, the figures are how many nats the actions save the prior, how often a classifier
+recognizes the actions in generated clips, and how PSNR to the real frames decays over a rollout.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from smalti.studies.worlds.video_figures import (
     constant,
     decoded,
     drawn,
-    seen_in_drawn,
-    seen_in_real,
+    accuracy_on_generated,
+    accuracy_on_real,
     through_codes,
-    worth,
+    action_gains,
 )
 from smalti.studies.worlds.video_page import write_video_page
 from smalti.tokenizer import Tokenizer, load
@@ -44,27 +44,30 @@ CONTROLS = {
     RECONSTRUCTED: "reconstructed frames",
     JUDGE: "the judge of actions on held-out frames",
 }
-"""Entries that no prior has a part in, in words."""
+"""Descriptions of the entries that use no prior."""
 
 
 def reproduce_video(
     data: str | None, out: Path, budget: str = "cpu", seeds: int = 1, quiet: bool = False
 ) -> list[Record]:
-    """Train both stages and a judge, measure them, write records, a table and a page with clips.
+    """Train both stages and a judge, evaluate them, write records, a table and pages with clips.
 
-    Models that are trained are not trained again, so that the same command goes on after a stop; the judge,
-    and all that is drawn and measured, takes minutes and is made anew.
+    Trained models are reused, so the same command resumes an interrupted reproduction; the judge, rollouts
+    and metrics take minutes and are computed again.
 
     Args:
-        data: walks with actions and a test split, such as `smalti collect doom` writes.
-        out: where runs, records and the page go.
-        budget: "tiny" to see it run, "cpu" for two cores, "paper" for the paper's frames and grids with a
-            GPU's steps (the paper tells neither widths nor steps).
-        seeds: 0 to `seeds` - 1.
-        quiet: show no progress.
+        data: clips with actions and a test split, such as those of `smalti collect doom`.
+        out: directory of runs, records and pages.
+        budget: "tiny" for a smoke test, "cpu" for two cores, "paper" for the paper's frame and grid sizes
+            with a number of steps that suits a GPU (the paper gives neither widths nor steps).
+        seeds: number of seeds, 0 to `seeds` - 1.
+        quiet: hide progress.
+
+    Returns:
+        The records.
 
     Raises:
-        InputError: for a user's mistake.
+        InputError: for a user error.
     """
     study = video_study(budget)
     modality = study.walks.data.build()
@@ -72,7 +75,7 @@ def reproduce_video(
     measured_on = described(source, split, data)
     if any(item is None or item.actions is None for item in _first(source, split)):
         raise InputError(
-            f"expected clips with actions to reproduce {EXPERIMENT} with, received clips without in {data}: "
+            f"expected clips with actions to reproduce {EXPERIMENT}, found clips without actions in {data}: "
             "collect some with smalti collect doom"
         )
     folder = out / f"{EXPERIMENT}-{budget}"
@@ -122,32 +125,32 @@ def _of_entry(run: Path, name: str, judge_steps: int) -> Record:
 
 
 def _check_held_out(store: Store, data: str, stride: int) -> None:
-    """Refuse clips that nothing can be measured on, before anything is trained."""
+    """Refuse clips that are too short to evaluate on, before training."""
     known = set()
     if store.actions is not None:
         known = {clip for clip, _, done in windows(store, LENGTH, stride) if (done >= 0).all()}
     if len(known) < 2:
         raise InputError(
-            f"expected at least two held-out clips with {LENGTH} frames whose actions are known in {data}, "
-            f"received {len(known)}: collect longer walks, or more"
+            f"expected at least two held-out clips with {LENGTH} frames of known actions in {data}, found "
+            f"{len(known)}: collect more or longer episodes"
         )
 
 
 def _first(source: Source, split: str) -> list[Item | None]:
-    """The first item that is trained on, and of those that are measured on."""
+    """Return the first item of the training split and of the evaluation split."""
     return [next(source.items(name), None) for name in (training_split(source), split)]
 
 
 def _measured(
     study: VideoStudy, tokenizer: Tokenizer, held_out: Store, folder: Path, seed: int, quiet: bool
 ) -> dict[str, dict[str, Any]]:
-    """The figures of all parts by name, and a page."""
+    """Compute the metrics of all entries by name, and write the page."""
     prior = tokenizer.trained.learned[LEARNED]
     chosen = Windows.of(held_out, study.stride, tokenizer)
     note("Training the judge of actions on real frames.", quiet)
     store = Store.open(tokenizer.directory / DATA_DIRECTORY)
     judge = train_action_judge(store, study.judge_steps, through_codes(tokenizer), seed=seed)
-    note("Drawing.", quiet)
+    note("Sampling rollouts.", quiet)
     real = chosen.signal(tokenizer)
     reconstructed = decoded(tokenizer, chosen.codes)
     followed = {
@@ -174,8 +177,8 @@ def _measured(
     }
     write_video_page(tokenizer, folder, chosen, under_one, followed["true actions"], horizon, seed)
     return {
-        "actions": worth(prior, chosen),
-        JUDGE: seen_in_real(judge, tokenizer, chosen, real, reconstructed),
-        "rollouts": seen_in_drawn(judge, chosen, under_one),
+        "actions": action_gains(prior, chosen),
+        JUDGE: accuracy_on_real(judge, tokenizer, chosen, real, reconstructed),
+        "rollouts": accuracy_on_generated(judge, chosen, under_one),
         **{f"horizon, {name}": metrics for name, metrics in horizon.items()},
     }

@@ -1,4 +1,4 @@
-"""Metrics of action-conditioned clips, on windows of held-out walks, with a judge of actions."""
+"""Metrics of action-conditioned rollouts on windows of held-out clips."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from smalti.studies.worlds.judges import ActionJudge, Reconstruct, frame_nats, w
 from smalti.tokenizer import Tokenizer
 
 LENGTH = GIVEN + DRAWN
-"""Frames of a window: those that are given, and those that are drawn or predicted."""
+"""Frames per window: given frames, then generated frames."""
 SHORTEST = 3
-"""Steps of a stretch under one action, at least, from which the judge is to tell it."""
+"""Minimum number of steps with one action from which the judge classifies that action."""
 AT_ONCE = 64
-"""Windows that are decoded together."""
+"""Number of windows decoded per batch."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Held-out stretches: their pixels, actions, codes, and the clip of each."""
+    """Windows of held-out clips: pixel levels, actions, codes and the index of the clip."""
 
     levels: UInt8[Tensor, "b c f h w"]
     actions: Int64[Tensor, "b f"]
@@ -37,18 +37,23 @@ class Windows:
 
     @classmethod
     def of(cls, store: Store, stride: int, tokenizer: Tokenizer) -> Windows:
-        """Those of a store, so many frames apart, whose actions are all known.
+        """Cut and encode the windows of a store whose actions are all known.
+
+        Args:
+            store: store of held-out clips with actions.
+            stride: frames between the starts of consecutive windows.
+            tokenizer: encodes the windows.
 
         Raises:
-            InputError: for an action that the run does not know.
+            InputError: for an action that is not among the run's actions.
         """
         unknown = sorted(set(store.action_names) - set(tokenizer.actions))
         if unknown:
             raise InputError(
                 f"expected held-out clips with the actions {', '.join(tokenizer.actions)}, received "
-                f"{unknown[0]!r}: train on walks that have it, or leave those clips out"
+                f"{unknown[0]!r}: train on clips with this action, or remove the held-out clips that have it"
             )
-        # Each split numbers its actions by itself.
+        # Each split has its own action ids.
         ids = np.array([tokenizer.actions.index(name) for name in store.action_names], np.int64)
         cut = [
             (clip, pixels, ids[done])
@@ -61,19 +66,19 @@ class Windows:
         return cls(levels, actions, codes, np.array([clip for clip, _, _ in cut]))
 
     def stderr(self, values: Float[Tensor, " b"]) -> float:
-        """Standard error, over clips, of the mean over windows: those of a clip are not independent."""
+        """Standard error of the mean over clips, since windows of one clip are not independent."""
         means = [values[torch.from_numpy(self.clips == clip)].mean() for clip in np.unique(self.clips)]
         return float(torch.stack(means).std() / len(means) ** 0.5)
 
     def signal(self, tokenizer: Tokenizer) -> Float[Tensor, "b c f h w"]:
-        """The pixels, in the model's range."""
+        """Return the frames in the model's range."""
         return tokenizer.modality.to_model(self.levels)
 
 
-def worth(prior: LearnedPrior, chosen: Windows) -> dict[str, int | float]:
-    """Nats of a frame after the given ones, with true, shuffled and no actions.
+def action_gains(prior: LearnedPrior, chosen: Windows) -> dict[str, int | float]:
+    """Compute nats per generated frame with true, shuffled and no actions.
 
-    Shuffled are those of a window of the next clip.
+    Shuffled actions are those of a window of the next clip.
     """
     other = of_another_clip(chosen.clips)
     shuffled = chosen.actions[other]
@@ -99,9 +104,9 @@ def worth(prior: LearnedPrior, chosen: Windows) -> dict[str, int | float]:
 
 
 def of_another_clip(clips: Int64[np.ndarray, " b"]) -> Int64[Tensor, " b"]:
-    """For each window one of the next clip, after the last of which comes the first: the one of its number.
+    """Return for each window the index of the window with the same number in the next clip.
 
-    Where the next clip has fewer windows, they are counted round.
+    The last clip is followed by the first; if the next clip has fewer windows, numbers wrap around.
     """
     of_clip = {clip: np.flatnonzero(clips == clip) for clip in np.unique(clips)}
     names = list(of_clip)
@@ -113,14 +118,14 @@ def of_another_clip(clips: Int64[np.ndarray, " b"]) -> Int64[Tensor, " b"]:
     return torch.tensor(others)
 
 
-def seen_in_real(
+def accuracy_on_real(
     judge: ActionJudge,
     tokenizer: Tokenizer,
     chosen: Windows,
     real: Float[Tensor, "b c f h w"],
     reconstructed: Float[Tensor, "b c f h w"],
 ) -> dict[str, Any]:
-    """Accuracy of the judge on the action between two held-out frames, and on stretches of one action."""
+    """Compute the judge's accuracy on held-out frames: per pair of frames, and per stretch of one action."""
     actions = chosen.actions[:, :-1]
 
     def rates(clips: Tensor) -> dict[str, float]:
@@ -149,7 +154,7 @@ def seen_in_real(
 
 
 def stretches(actions: Int64[Tensor, "b f"]) -> list[tuple[int, int, int]]:
-    """Window, begin and end of each stretch of `SHORTEST` steps or more under one action."""
+    """Return window, begin and end of each stretch of at least `SHORTEST` steps with one action."""
     found = []
     for window, row in enumerate(actions.tolist()):
         begin = 0
@@ -161,11 +166,19 @@ def stretches(actions: Int64[Tensor, "b f"]) -> list[tuple[int, int, int]]:
     return found
 
 
-def seen_in_drawn(
+def accuracy_on_generated(
     judge: ActionJudge, chosen: Windows, constant: dict[str, Float[Tensor, "b c f h w"]]
 ) -> dict[str, Any]:
-    """In how many clips drawn under one action the judge sees that action, over all their frames; and in how
-    many pairs of frames."""
+    """Compute how often the judge recognizes the action of clips generated under one constant action.
+
+    Args:
+        judge: the classifier of actions.
+        chosen: the windows that the clips continue.
+        constant: generated clips by action.
+
+    Returns:
+        Accuracy per clip, from the sum of log-probabilities over its frames, and per pair of frames.
+    """
     of_clip, of_pair, right = {}, {}, []
     for number, (name, clips) in enumerate(constant.items()):
         seen = judge.log_probs(clips[:, :, GIVEN - 1 :])
@@ -182,7 +195,7 @@ def seen_in_drawn(
 
 
 def constant(actions: Int64[Tensor, "b f"], number: int) -> Int64[Tensor, "b f"]:
-    """One action from the last given frame on, after what really was done before."""
+    """Replace the actions from the last given frame on by one constant action."""
     replaced = actions.clone()
     replaced[:, GIVEN - 1 :] = number
     return replaced
@@ -195,7 +208,7 @@ def drawn(
     actions: Int64[Tensor, "b f"] | None,
     seed: int,
 ) -> Float[Tensor, "b c f h w"]:
-    """Each window's given frames, and what is drawn after them under some actions; in pixels."""
+    """Sample the continuation of each window's given frames under some actions, and decode the clips."""
     device = tokenizer.device
     codes = prior.sample(
         len(chosen.codes),
@@ -208,7 +221,7 @@ def drawn(
 
 
 def through_codes(tokenizer: Tokenizer) -> Reconstruct:
-    """Return a function that reconstructs frames independently of each other, on the host."""
+    """Return a function that reconstructs frames independently of each other, on the CPU."""
 
     @torch.no_grad()
     def reconstructed(frames: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
@@ -219,7 +232,7 @@ def through_codes(tokenizer: Tokenizer) -> Reconstruct:
 
 
 def decoded(tokenizer: Tokenizer, codes: Int64[Tensor, "b g f *grid"]) -> Float[Tensor, "b c f h w"]:
-    """Clips of codes as levels in the model's range: nothing is measured that a picture cannot show."""
+    """Decode clips to integer levels in the model's range, so that metrics apply to displayable pixels."""
     modality = tokenizer.modality
     parts = [modality.to_stored(tokenizer.decode_signals(part)) for part in codes.split(AT_ONCE)]
     return modality.to_model(torch.cat(parts))

@@ -1,4 +1,4 @@
-"""A page of clips under actions: what really came, what is drawn, and how long it holds."""
+"""HTML page of rollouts: real clips, generated clips under different actions, and quality by frame."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from smalti.studies.worlds.video_figures import LENGTH, Windows
 from smalti.tokenizer import Tokenizer
 
 SHOWN = 3
-"""Windows on the page."""
+"""Number of windows on the page."""
 GIF_MS = 120
-"""That a frame is shown on the page: slower than it was walked, so that it can be followed."""
+"""Duration of a frame in animated GIFs, slower than real time for readability."""
 
 
 def write_video_page(
@@ -33,15 +33,25 @@ def write_video_page(
     horizon: dict[str, dict[str, Any]],
     seed: int,
 ) -> None:
-    """Strips and clips: what really came, what is drawn under each action, and clips out of nothing."""
+    """Write the page with strips and animated clips, and its figures.
+
+    Args:
+        tokenizer: the run.
+        folder: folder of `index.html` and `figures`.
+        chosen: held-out windows.
+        constant: generated clips by constant action.
+        followed: clips generated under the true actions.
+        horizon: metrics by frame of each entry.
+        seed: seed of the unconditional samples.
+    """
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     at = torch.linspace(0, len(chosen.levels) - 1, SHOWN + 2).round().long()[1:-1].tolist()
     real = chosen.signal(tokenizer)
     shown = []
     for index, number in enumerate(at):
-        rows = {"what really came": real[number], "drawn, the same actions": followed[number]}
-        rows |= {f"drawn, {name}": clips[number] for name, clips in constant.items()}
+        rows = {"real": real[number], "generated, true actions": followed[number]}
+        rows |= {f"generated, {name}": clips[number] for name, clips in constant.items()}
         strip = figures / f"rollout{index}.png"
         levels = [tokenizer.modality.to_stored(clip.unsqueeze(0))[0] for clip in rows.values()]
         picture_grid([as_levels(clip.transpose(0, 1)) for clip in levels], LENGTH, scale=1).save(strip)
@@ -51,7 +61,7 @@ def write_video_page(
                 "clips": [(name, _animated(clip)) for name, clip in zip(rows, levels, strict=True)],
             }
         )
-    names = {"psnr": "PSNR to what really came, dB", "sharpness": "sharpness, real frames = 1"}
+    names = {"psnr": "PSNR to real frames, dB", "sharpness": "sharpness, real frames = 1"}
     curves = {
         title: {name: metrics[key] for name, metrics in horizon.items()} for key, title in names.items()
     }
@@ -73,7 +83,7 @@ def write_video_page(
 
 
 def _animated(levels: UInt8[Tensor, "c f h w"], scale: int = 2) -> str:
-    """A clip as an animated GIF for a page, enlarged."""
+    """Return an enlarged animated GIF of a clip as a data URL."""
     pixels = levels.permute(1, 2, 3, 0).numpy().repeat(scale, 1).repeat(scale, 2)
     first, *others = (Image.fromarray(frame.squeeze()) for frame in pixels)
     buffer = io.BytesIO()
