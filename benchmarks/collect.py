@@ -1,7 +1,8 @@
-"""Take what `smalti reproduce` wrote into `results/`: `python benchmarks/collect.py OUT`.
+"""Merge the records of `smalti reproduce` into `results/`: `python benchmarks/collect.py OUT`.
 
-Speech goes to `speech.jsonl`, worlds to `video.jsonl`, all else to `likelihood.jsonl`. A record replaces one
-of the same experiment, budget, data, model, prior and seed. `make results` then makes the tables.
+Speech studies go to `speech.jsonl`, studies of worlds to `video.jsonl`, all others to `likelihood.jsonl`. A
+record replaces one of the same experiment, budget, data, model, prior and seed. `make results` then updates
+the tables.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from names import with_present_names
 
 from smalti.studies.records import Record, read_records, write_records
 
@@ -19,7 +21,8 @@ VIDEO = ("lab", "video")
 
 
 def key(record: Record) -> tuple[str, ...]:
-    """Return the key that identifies the experiment of a record."""
+    """Return the key that identifies a record."""
+    record = with_present_names(record)
     if record["experiment"] in SPEECH + VIDEO:
         names = ("experiment", "budget", "dataset", "model", "prior", "seed")
         return tuple(str(record[name]) for name in names)
@@ -28,12 +31,12 @@ def key(record: Record) -> tuple[str, ...]:
 
 
 def main(
-    out: Annotated[Path, typer.Argument(help="The --out of smalti reproduce.")],
+    out: Annotated[Path, typer.Argument(help="Output directory (--out) of smalti reproduce.")],
     dataset: Annotated[
-        str | None, typer.Option(help="Name of the data in records of speech and video.")
+        str | None, typer.Option(help="Name of the data set in records of speech and video.")
     ] = None,
 ) -> None:
-    """Merge the records; those of the tiny budget are none."""
+    """Merge the records, except those of the tiny budget."""
     new = [r for path in sorted(out.glob("*/records.jsonl")) for r in read_records(path)]
     new = [record for record in new if record["budget"] != "tiny"]
     for area, chosen in (

@@ -1,10 +1,10 @@
-"""`smalti encode` of a folder of JPEG files beside the bare network on decoded tensors.
+"""`smalti encode` on a folder of JPEG files, compared with the network alone on decoded tensors.
 
-The command is timed whole: its start, reading and decoding, the network, the search, and writing the table.
-What it is held against is the bare network, signals to codes, in this process, over tensors that are in
-memory: a quarter as many, its time taken four times; and the encoder alone, without the search for codes.
-All keep freed memory and have the same number of threads of torch; the command decodes on further threads,
-one for each core. The files are made here. Run as `python benchmarks/folder.py`; about five minutes.
+The whole command is timed: start, reading and decoding, network, code search, and writing the table. It is
+compared with the encoder and code search in this process on tensors in memory (a quarter of the items, times
+four), and with the encoder without the search. All keep freed memory and use the same number of torch
+threads; the command decodes on additional threads, one per core. The files are generated. Run as
+`python benchmarks/folder.py`; takes about five minutes.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from smalti.core.allocator import keep_freed_memory
 SIDE, BATCH, COARSE = 64, 64, 8
 PART = 4
 SHARE = 0.8
-"""Of the bare network's rate, asked for."""
+"""Target rate of the command, as a fraction of the network's."""
 
 
 def make_pictures(directory: Path, num: int) -> None:
-    """Smooth colour noise, JPEG of quality 90."""
+    """Write pictures of smooth colour noise as JPEG of quality 90."""
     rng = np.random.default_rng(0)
     for index in range(num):
         coarse = rng.integers(0, 256, (SIDE // COARSE, SIDE // COARSE, 3), dtype=np.uint8)
@@ -42,15 +42,15 @@ def make_pictures(directory: Path, num: int) -> None:
 
 
 def run(*arguments: str, threads: int) -> Time:
-    """One command of ours, whole."""
+    """Time one smalti command, from start to exit."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     return timed_command([sys.executable, "-m", "smalti", *arguments, "--quiet"], environment)
 
 
 def main(
-    repeats: Annotated[int, typer.Option(help="Timed runs of each, in turn.")] = 7,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
-    num: Annotated[int, typer.Option(help="Pictures.")] = 10_000,
+    repeats: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
+    num: Annotated[int, typer.Option(help="Number of pictures.")] = 10_000,
 ) -> None:
     """Train the recipe `image` for two steps, and encode the folder with it."""
     torch.set_num_threads(threads)
@@ -66,8 +66,8 @@ def main(
         signals = torch.rand(BATCH, 3, SIDE, SIDE) * 2 - 1
 
         bare: dict[str, Callable[[torch.Tensor], object]] = {
-            "the bare network, signals to codes, on tensors in memory": tokenizer.autoencoder.encode,
-            "the bare encoder on tensors in memory": tokenizer.autoencoder.encoder,
+            "encoder and code search, tensors in memory": tokenizer.autoencoder.encode,
+            "encoder alone, tensors in memory": tokenizer.autoencoder.encoder,
         }
 
         @torch.no_grad()
@@ -87,7 +87,7 @@ def main(
     for number, (peer, part) in enumerate(zip(bare, others, strict=True)):
         record(
             "folder",
-            work=f"smalti encode of {num} JPEG files of {SIDE}x{SIDE}, recipe image, start to finish",
+            work=f"smalti encode of {num} JPEG files of {SIDE}x{SIDE}, recipe image, whole command",
             peer=peer,
             threads=threads,
             ours=own,

@@ -1,8 +1,8 @@
-"""Peak memory of a code search, each in a process of its own, above what the process had before.
+"""Peak memory of code searches above the baseline of the process, each in its own process.
 
-The package's is measured where the machine has the memory. Large blocks are given back to the system at once
-(MALLOC_MMAP_THRESHOLD_), so that the peak is what was in use. Run as
-`.venv-peers/bin/python benchmarks/memory.py`; about two minutes.
+The peer package is measured only if the machine has enough memory. Large blocks are returned to the system
+immediately (MALLOC_MMAP_THRESHOLD_), so that the peak counts memory in use. Run as
+`.venv-peers/bin/python benchmarks/memory.py`; takes about two minutes.
 """
 
 from __future__ import annotations
@@ -26,35 +26,36 @@ from smalti.quantizers.nearest import chunked, nearest_codes
 DIM, NUM_CODES = 8, 16_384
 TOKENS = (16_384, 65_536)
 BYTES_EACH = 16
-"""Bytes that the package allocates per token and code: scores, and two one-hot forms."""
+"""Bytes that the peer package allocates per token and code: scores, and two one-hot tensors."""
 LIMIT_MIB = 100
+PLAIN = "smalti, plain torch form"
 
 
 def measure(name: str, num: int) -> None:
-    """Print the peak of one search, in MiB."""
+    """Print the peak memory of one search, in MiB."""
     torch.set_num_threads(1)
     tokens, codebook = torch.randn(num, DIM), torch.randn(NUM_CODES, DIM)
-    searches = {"ours": nearest_codes, "ours, in plain torch": chunked}
+    searches = {"ours": nearest_codes, PLAIN: chunked}
     if name == PEER:
         peer = peer_of(codebook).eval()
         searches[PEER] = lambda tokens, _: peer(tokens[None])[1]
     with torch.no_grad():
-        # What is compiled or imported once is not counted.
+        # A first call excludes one-time compilation and imports.
         searches[name](tokens[:256], codebook)
-        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+        Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak
         before = resident_kib("VmRSS")
         searches[name](tokens, codebook)
     print((resident_kib("VmHWM") - before) / 1024)
 
 
 def resident_kib(kind: str) -> int:
-    """Resident memory now (VmRSS) or at its peak (VmHWM)."""
+    """Return the current (VmRSS) or peak (VmHWM) resident memory."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(kind)).split()[1])
 
 
 def measured(name: str, num: int) -> Time:
-    """`measure` in a process of its own: MiB, recorded where others have seconds."""
+    """Run `measure` in its own process; the result is in MiB, in the field for seconds."""
     command = [sys.executable, __file__, "--measure", name, "--num", str(num)]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
@@ -62,22 +63,22 @@ def measured(name: str, num: int) -> Time:
 
 
 def main(
-    threads: Annotated[int, typer.Option(help="Taken for the record; a search here has one.")] = 1,
+    threads: Annotated[int, typer.Option(help="Value in the record; searches here have one thread.")] = 1,
     measure_one: Annotated[str | None, typer.Option("--measure", hidden=True)] = None,
     num: Annotated[int, typer.Option(hidden=True)] = 0,
 ) -> None:
-    """Compare at a quarter of the tokens and at all of them."""
+    """Compare at both numbers of tokens."""
     if measure_one is not None:
         measure(measure_one, num)
         return
     for count in TOKENS:
         ours = measured("ours", count)
-        others = {"ours, in plain torch": measured("ours, in plain torch", count)}
+        others = {PLAIN: measured(PLAIN, count)}
         needed = BYTES_EACH * count * NUM_CODES
         if importlib.util.find_spec("vector_quantize_pytorch") is None:
-            print(f"{PEER} is not installed: run `make peers` to compare with it.")
+            print(f"{PEER} is not installed: run `make peers` to include it.")
         elif psutil.virtual_memory().available < 1.25 * needed:
-            print(f"{PEER} is not measured at {count} tokens: it would take {needed / 2**30:.1f} GiB.")
+            print(f"{PEER} is skipped at {count} tokens: it needs {needed / 2**30:.1f} GiB.")
         else:
             others[PEER] = measured(PEER, count)
         for peer, theirs in others.items():

@@ -1,8 +1,8 @@
-"""A training step of each prior, beside the time that its products alone would take.
+"""Training step of each prior, compared with lower bounds from its matrix products.
 
-That is the time at the rate at which this machine multiplies large matrices, or multiplies and adds in
-registers, measured in turn in the same process: the ratio is the share of that peak. Run as
-`python benchmarks/priors.py`; about half a minute.
+The bounds are the times of the step's products at the machine's rate of large matrix products and of
+multiply-adds in registers, measured in alternation in the same process; the ratio is the fraction of that
+rate. Run as `python benchmarks/priors.py`; takes about half a minute.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NUM_CODES, BATCH, GRID = 512, 32, (8, 8)
 
 
 def compare(name: str, network: nn.Module, title: str, repeats: int, threads: int) -> None:
-    """Time a step of one network, and record it."""
+    """Time a training step of one network, and record it."""
     codes = torch.randint(NUM_CODES, (BATCH, 1, *GRID))
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
 
@@ -53,13 +53,13 @@ def compare(name: str, network: nn.Module, title: str, repeats: int, threads: in
 
 
 def main(
-    repeats: Annotated[int, typer.Option(help="Timed runs of each, in turn.")] = 7,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    repeats: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
 ) -> None:
     """Measure the gated PixelCNN and the transformer."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    keep_freed_memory()  # as a training does
+    keep_freed_memory()  # as `smalti train` does
     pixelcnn, transformer = GatedPixelCNNConfig(layers=15, channels=64), TransformerConfig()
     compare(
         "prior-pixelcnn",

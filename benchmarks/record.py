@@ -1,4 +1,4 @@
-"""Speed records: one JSON line for each comparison, appended to `benchmarks/results/AREA.jsonl`."""
+"""Speed records: one JSON line per comparison, appended to `benchmarks/results/AREA.jsonl`."""
 
 from __future__ import annotations
 
@@ -25,19 +25,18 @@ def record(
     packages: tuple[str, ...] = (),
     **more: object,
 ) -> dict[str, object]:
-    """Append a comparison to the records of `area`, print it as a line, and return it.
+    """Append a comparison to the records of `area`, print it, and return it.
 
     Args:
         area: name of the file of records.
-        work: what was done, with all sizes.
-        peer: what ours is compared with.
-        threads: threads that both were given.
-        ours: what ours takes, in `unit`.
-        theirs: what the peer takes, in `unit`.
-        unit: of something of which less is better, so that a ratio theirs / ours above 1 says that ours is
-            better.
-        packages: packages whose versions belong to the comparison, beside torch and smalti.
-        more: further fields.
+        work: description of the work, with all sizes.
+        peer: name of the alternative.
+        threads: number of threads of both.
+        ours: time of smalti, in `unit`.
+        theirs: time of the alternative, in `unit`.
+        unit: unit of a quantity where less is better, so that a ratio theirs / ours above 1 favours smalti.
+        packages: packages whose versions to record, in addition to torch and smalti.
+        more: additional fields.
     """
     line = {
         "work": work,
@@ -59,5 +58,5 @@ def record(
     path.parent.mkdir(exist_ok=True)
     with path.open("a") as records:
         records.write(json.dumps(line) + "\n")
-    print(f"{work}: ours {ours.wall:.4g} {unit}, {peer} {theirs.wall:.4g} {unit}, ratio {line['ratio']:.3g}")
+    print(f"{work}: smalti {ours.wall:.4g} {unit}, {peer} {theirs.wall:.4g} {unit}, ratio {line['ratio']:.3g}")
     return line

@@ -1,8 +1,8 @@
-"""Append what `evaluate` last measured of a run to `results/AREA.jsonl`: one record for each prior.
+"""Append the latest evaluation of a run to `results/AREA.jsonl`, one record per prior.
 
     python benchmarks/results_of_run.py RUN --experiment fashion-mnist --dataset Fashion-MNIST --note "..."
 
-Nothing is typed in by hand: figures come from the run's evaluation.json, seconds and steps from its metrics.
+Figures are read from the run's evaluation.json, seconds and steps from its metrics.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ LEARNED = ("learned", "learned+class")
 
 
 def main(
-    run: Annotated[Path, typer.Argument(help="A run that was evaluated.")],
+    run: Annotated[Path, typer.Argument(help="An evaluated run.")],
     experiment: Annotated[str, typer.Option(help="Name of the experiment.")],
-    dataset: Annotated[str, typer.Option(help="Name of the data.")],
-    area: Annotated[str, typer.Option(help="File of the records.")] = "images",
+    dataset: Annotated[str, typer.Option(help="Name of the data set.")],
+    area: Annotated[str, typer.Option(help="Name of the file of records.")] = "images",
     at_commit: Annotated[
-        str | None, typer.Option("--commit", help="Commit that trained it; default: this one.")
+        str | None, typer.Option("--commit", help="Commit that trained the run. Default: the current one.")
     ] = None,
-    note: Annotated[str, typer.Option(help="What else must be known.")] = "",
+    note: Annotated[str, typer.Option(help="Additional remarks.")] = "",
 ) -> None:
     """Write the records."""
     autoencoder, prior = RunDirectory(run), RunDirectory(run / "prior")
@@ -59,7 +59,7 @@ def main(
 
 
 def steps(run: RunDirectory) -> int:
-    """Steps that were trained."""
+    """Return the number of training steps of a run."""
     return max(line["step"] for line in run.metrics())
 
 

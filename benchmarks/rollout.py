@@ -1,9 +1,9 @@
-"""Cached rollouts of clips against a full forward for every symbol.
+"""Cached rollouts of clips, compared with a full forward pass for every code.
 
-Ours draws ten frames after six given ones, for 16 clips at once. The peer draws the first two of these
-frames: its time is the median time of a full forward over the frames up to the one that is drawn, times the
-symbols of a frame. Both are timed in turn in one process. Run as `python benchmarks/rollout.py`; about three
-minutes.
+smalti generates ten frames after six given ones, for 16 clips at once. The alternative generates the first
+two of these frames: its time is the median time of a full forward pass over the frames so far, times the
+number of codes per frame. Both are timed in alternation in one process. Run as
+`python benchmarks/rollout.py`; takes about three minutes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NUM_CODES, NUM_ACTIONS = 512, 3
 
 @torch.no_grad()
 def compare(grid: tuple[int, int], num_codebooks: int, num: int, repeats: int, threads: int) -> None:
-    """Time both on one size of frames, and record it."""
+    """Time both for one frame size, and record it."""
     config = get_recipe("walks").prior.network
     assert isinstance(config, FramePixelCNNConfig)
     network = config.build(NUM_CODES, num_codebooks, num_actions=NUM_ACTIONS).eval()
@@ -46,9 +46,9 @@ def compare(grid: tuple[int, int], num_codebooks: int, num: int, repeats: int, t
     symbols = num_codebooks * rows * columns
     record(
         "rollout",
-        work=f"{num} rollouts of {DRAWN} frames of {rows}x{columns}, {num_codebooks} codebooks of "
-        f"{NUM_CODES}, after {GIVEN} given ones, network of the recipe walks",
-        peer=f"naive full forward, {NAIVE} frames of the same {num}",
+        work=f"{num} rollouts of {DRAWN} frames of {rows}x{columns}, {num_codebooks} "
+        f"codebook{'s' * (num_codebooks > 1)} of {NUM_CODES}, {GIVEN} given frames, prior of the recipe walks",
+        peer=f"full forward per code, extrapolated from {NAIVE} frames",
         threads=threads,
         ours=own,
         theirs=Time(*(sum(clock) for clock in zip(*forwards, strict=True))).times(symbols),
@@ -59,11 +59,11 @@ def compare(grid: tuple[int, int], num_codebooks: int, num: int, repeats: int, t
 
 
 def main(
-    repeats: Annotated[int, typer.Option(help="Timed runs of each, in turn.")] = 7,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
-    num: Annotated[int, typer.Option(help="Clips drawn at once.")] = 16,
+    repeats: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
+    num: Annotated[int, typer.Option(help="Clips generated at once.")] = 16,
 ) -> None:
-    """Compare on frames of 8x8 codes, the recipe's, and of 21x21, the paper's."""
+    """Compare on frames of 8x8 codes (the recipe) and of 21x21 codes (the paper)."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     for grid, num_codebooks in (((8, 8), 2), ((21, 21), 1)):

@@ -1,7 +1,8 @@
-"""Cached sampling of code grids against a full forward for every symbol, on the same network.
+"""Cached sampling of code grids, compared with a full forward pass of the same network for every code.
 
-The peer's time is the median time of one full forward over the whole grid, times the number of symbols. Both
-are timed in turn in one process. Run as `python benchmarks/sampling.py`; about five minutes.
+The time of the alternative is the median time of one full forward pass over the whole grid, times the number
+of codes. Both are timed in alternation in one process. Run as `python benchmarks/sampling.py`; takes about
+five minutes.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ class Case:
 
     Attributes:
         title: the network, with its sizes.
-        build: makes it.
-        num: grids drawn at once.
-        grid: their size.
-        target: how many times faster than full forwards is asked for.
+        build: builds the network.
+        num: number of grids sampled at once.
+        grid: size of the grids.
+        target: target speed-up over full forward passes.
     """
 
     title: str
@@ -63,7 +64,7 @@ CASES = {
 
 @torch.no_grad()
 def compare(name: str, repeats: int, threads: int) -> None:
-    """Time both on one case, and record it."""
+    """Time both for one case, and record it."""
     case = CASES[name]
     network = case.build().eval()
     codes = torch.randint(NUM_CODES, (case.num, 1, *case.grid))
@@ -74,7 +75,7 @@ def compare(name: str, repeats: int, threads: int) -> None:
     record(
         "sampling",
         work=f"sample {case.num} grid{'s' * (case.num > 1)} of {rows}x{columns}, K={NUM_CODES}, {case.title}",
-        peer="naive full forward",
+        peer="full forward per symbol",
         threads=threads,
         ours=ours,
         theirs=forward.times(rows * columns),
@@ -85,11 +86,11 @@ def compare(name: str, repeats: int, threads: int) -> None:
 
 
 def main(
-    repeats: Annotated[int, typer.Option(help="Timed runs of each, in turn.")] = 7,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
-    only: Annotated[list[str] | None, typer.Option(help="Names of cases; all if none is given.")] = None,
+    repeats: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
+    only: Annotated[list[str] | None, typer.Option(help="Names of cases. Default: all.")] = None,
 ) -> None:
-    """Compare on grids of 8x8 and of 32x32, a PixelCNN and a transformer."""
+    """Compare on grids of 8x8 and 32x32 codes, with a PixelCNN and a transformer."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     for name in only or CASES:

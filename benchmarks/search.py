@@ -1,15 +1,15 @@
-"""Code search and quantizer steps beside the package `vector-quantize-pytorch`, interleaved in one process.
+"""Code search and quantizer steps, compared with the package `vector-quantize-pytorch` in one process.
 
-Also beside the plain form (chunked scores, then argmin), and beside the time that the product alone would
-take at the rate at which this machine multiplies large matrices, and multiplies and adds in registers: there
-the ratio is the share of that peak. Each record of a search also says on how many of the checked tokens it
+Searches are also compared with a plain form (chunked scores, then argmin), and with lower bounds: the time
+of the matrix product at the machine's rate of large products and of multiply-adds in registers, where the
+ratio is the fraction of that rate. Each record of a search states on how many of the checked tokens it
 differs from a float64 search.
 
-The package's time is that of its module's forward, as it has no search by itself: in evaluation mode that is
-the search and a look-up. In training mode, both do forward, backward and moving averages; the package with
-the rotation trick, its default, and straight-through.
+The package has no separate search, so its time is that of its module's forward: in evaluation mode, search
+and look-up. In training mode, both do forward, backward and moving averages; the package with the rotation
+trick (its default) and with the straight-through estimator.
 
-Run as `.venv-peers/bin/python benchmarks/search.py`; about two minutes.
+Run as `.venv-peers/bin/python benchmarks/search.py`; takes about two minutes.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ SHAPES = {
     "search-256d": (16_384, 256, 8_192, 7, 0.7),
     "search-8d": (8_192, 8, 16_384, 40, None),
 }
-"""Tokens, dimensions, codes; asked are so many times the package's speed, and such a share of the peak."""
+"""Tokens, dimensions, codes; target speed-up over the package, target fraction of the attainable rate."""
 CHECKED = 1_024
-"""Tokens that are held against float64."""
+"""Number of tokens compared with the float64 search."""
 
 Search = Callable[[Tensor, Tensor], Tensor]
 
 
 def plain(tokens: Tensor, codebook: Tensor) -> Tensor:
-    """|e|^2 - 2 x.e in chunks of 256 tokens, and one argmin."""
+    """Search by |e|^2 - 2 x.e in chunks of 256 tokens, and argmin."""
     bias, weight = codebook.square().sum(1), -2 * codebook.t()
     return torch.cat([torch.addmm(bias, chunk, weight).argmin(1) for chunk in tokens.split(256)])
 
 
 def exact(tokens: Tensor, codebook: Tensor) -> Tensor:
-    """The oracle: differences in float64."""
+    """Search by squared differences in float64, as the oracle."""
     chunks = tokens.double().split(8)
     return torch.cat([(chunk[:, None] - codebook.double()).square().sum(2).argmin(1) for chunk in chunks])
 
 
 def peer_of(codebook: Tensor, **settings: object) -> Any:
-    """The package's module with these codes."""
+    """Build the package's module with these codes."""
     num_codes, dim = codebook.shape
     peer = Peer(dim=dim, codebook_size=num_codes, **settings)
     peer._codebook.embed.data.copy_(codebook[None])
@@ -67,7 +67,7 @@ def peer_of(codebook: Tensor, **settings: object) -> Any:
 
 
 def compare(name: str, repeats: int, threads: int) -> None:
-    """Time all searches on one shape, and record it."""
+    """Time all searches on one shape, and record the comparisons."""
     num, dim, num_codes, wanted, share = SHAPES[name]
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(num, dim, generator=generator)
@@ -110,13 +110,13 @@ def compare(name: str, repeats: int, threads: int) -> None:
 
 
 def compare_steps(repeats: int, threads: int) -> None:
-    """Time forward, backward and moving averages of a quantizer at 65,536 x 64-d, K = 512, and record it."""
+    """Time forward, backward and moving averages of a quantizer (65,536 tokens of 64-d, K = 512)."""
     if Peer is None:
         return
     num, dim, num_codes, wanted, _ = SHAPES["search-64d"]
     side, batch = 32, num // 32**2
     latents = torch.randn(batch, dim, side, side, generator=torch.Generator().manual_seed(0))
-    # As an encoder gives them: the channels of a place beside each other.
+    # Channels last, the layout of smalti's encoders.
     latents = latents.contiguous(memory_format=torch.channels_last)
     tokens = latents.movedim(1, -1).flatten(1, 2)
     assert tokens.is_contiguous()
@@ -124,7 +124,7 @@ def compare_steps(repeats: int, threads: int) -> None:
     codebook = torch.randn(num_codes, dim, generator=torch.Generator().manual_seed(1))
     peers = {
         f"{PEER}, rotation trick": peer_of(codebook),
-        f"{PEER}, straight through": peer_of(codebook, rotation_trick=False),
+        f"{PEER}, straight-through": peer_of(codebook, rotation_trick=False),
     }
 
     def ours() -> None:
@@ -137,7 +137,7 @@ def compare_steps(repeats: int, threads: int) -> None:
         quantized, _, loss = peer(x)
         (quantized.sum() + loss).backward()
 
-    work = f"quantizer step (forward, backward, averages), {num} tokens of {dim}-d, K={num_codes}"
+    work = f"quantizer step (forward, backward, moving averages), {num} tokens of {dim}-d, K={num_codes}"
     evaluated, peer_evaluated = copy.deepcopy(quantizer).eval(), peer_of(codebook).eval()
     with torch.no_grad():
         quantizer_time, peer_time = interleaved(
@@ -145,7 +145,7 @@ def compare_steps(repeats: int, threads: int) -> None:
         )
     record(
         "search",
-        work=f"quantizer in evaluation mode, whole, {num} tokens of {dim}-d, K={num_codes}",
+        work=f"quantizer forward in evaluation mode, {num} tokens of {dim}-d, K={num_codes}",
         peer=PEER,
         threads=threads,
         ours=quantizer_time.times(1e3),
@@ -173,14 +173,14 @@ def compare_steps(repeats: int, threads: int) -> None:
 
 
 def main(
-    repeats: Annotated[int, typer.Option(help="Timed runs of each, in turn.")] = 7,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    repeats: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
 ) -> None:
-    """Compare on three shapes: the usual one, a wide one, and many narrow codes; and a step on the first."""
+    """Compare searches on three shapes (typical, wide, many narrow codes), and steps on the first."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     if Peer is None:
-        print(f"{PEER} is not installed: run `make peers` to compare with it.")
+        print(f"{PEER} is not installed: run `make peers` to include it.")
     for name in SHAPES:
         with torch.no_grad():
             compare(name, repeats, threads)

@@ -1,6 +1,6 @@
-"""Processor time of `smalti --help`, beside that of `import torch` alone.
+"""Processor time of `smalti --help`, compared with `import torch` alone.
 
-Run as `python benchmarks/start.py`; about half a minute.
+Run as `python benchmarks/start.py`; takes about half a minute.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ COMMANDS = ([sys.executable, "-m", "smalti", "--help"], [sys.executable, "-c", "
 
 
 def main(
-    repeats: Annotated[int, typer.Option(help="Timed runs of each, in turn.")] = 9,
-    threads: Annotated[int, typer.Option(help="Taken for the record; a start has one.")] = 1,
+    repeats: Annotated[int, typer.Option(help="Timed rounds.")] = 9,
+    threads: Annotated[int, typer.Option(help="Value in the record; a start has one thread.")] = 1,
 ) -> None:
     """Compare the two."""
     rounds = [[timed_command(command) for command in COMMANDS] for _ in range(repeats + 1)][1:]
-    # Processor time is what was asked for, so it stands where the other benchmarks have wall time.
+    # The target is in processor time, so it takes the place of wall time in the record.
     ours, theirs = (Time(time.processor or 0, None) for time in medians(rounds))
     record(
         "start",

@@ -1,15 +1,15 @@
-"""A training step of a VQ-VAE: ours beside the same network with the quantizer of the package `pythae`.
+"""Training step of a VQ-VAE, compared with the same network and the quantizer of the package `pythae`.
 
 64 pictures of 32x32, 128 channels, two residual blocks of 32, K = 512, D = 64, moving averages, squared
-error, fused Adam. The peers' network is written straight down in PyTorch, with the same weights; two of them
-have a plain quantizer in place of the package's, as it is and compiled. Each has a process of its own, and
-they take turns: ours keeps freed memory, as a training of ours does, and that holds for a whole process (one
-of the package's keeps it as well). The last comparisons are with the time that the network's products alone
-would take at this machine's best rates.
+error, fused Adam. The alternatives use the same network in plain PyTorch with the same weights: with the
+package's quantizer, and with a plain quantizer, uncompiled and compiled. Each has its own process, and they
+alternate. smalti keeps freed memory, as `smalti train` does, which is a setting of the whole process; one
+variant of the package keeps it as well. The last comparisons are with lower bounds: the time of the network's
+products at the machine's best rates.
 
-Before that, ours and the package's learn letters from equal weights and codes; their losses must agree.
+First, smalti and the package train on letters from equal weights and codes; their losses must agree.
 
-Run as `.venv-peers/bin/python benchmarks/step.py`; about two minutes.
+Run as `.venv-peers/bin/python benchmarks/step.py`; takes about two minutes.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ BATCH, SIDE, CHANNELS, RESIDUAL, NUM_CODES, DIM = 64, 32, 128, 32, 512, 64
 LEARNING_RATE, DECAY, EPSILON, COMMITMENT = 3e-4, 0.99, 1e-5, 0.25
 TARGET = 1.4
 CURVE_STEPS, CURVE_END, CURVE_TOLERANCE = 100, 20, 0.02
-"""Steps of the learning curves, and by how much, relatively, the mean loss of the last may differ."""
+"""Steps of the learning curves, final steps to average over, and tolerated relative difference."""
 
 Loss = Callable[[Tensor], Tensor]
 
 
 class Ours(nn.Module):
-    """This package's encoder, quantizer and decoder."""
+    """smalti's encoder, quantizer and decoder."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,11 @@ class PlainBlock(nn.Module):
 
 
 class Plain(nn.Module):
-    """The same network straight down, around a quantizer of `(B, h, w, D)` that gives its like and a loss."""
+    """The same network in plain PyTorch.
+
+    Args:
+        quantizer: maps latents `(B, h, w, D)` to quantized latents of the same shape and a loss.
+    """
 
     def __init__(self, quantizer: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
         super().__init__()
@@ -113,7 +117,7 @@ class Plain(nn.Module):
 
 
 class PlainQuantizer(nn.Module):
-    """Moving averages, straight down: all distances, argmin, look-up."""
+    """EMA quantizer in plain PyTorch: all distances, argmin, look-up."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +140,7 @@ class PlainQuantizer(nn.Module):
 
 
 class PeerQuantizer(nn.Module):
-    """The package's."""
+    """EMA quantizer of the package `pythae`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,14 +158,14 @@ class PeerQuantizer(nn.Module):
 
 
 def pictures() -> Tensor:
-    """Letters in [0, 1], `(N, 3, 32, 32)`."""
+    """Return pictures of letters in [0, 1], `(N, 3, 32, 32)`."""
     source = LettersSource(num_train=1_000, num_test=0, image_size=SIDE)
     stored = torch.stack([torch.from_numpy(item.content) for item in source.items("train")])
     return stored.movedim(3, 1).float() / 255
 
 
 def stepping(model: nn.Module, loss: Loss | None = None) -> Work:
-    """Whole steps on a batch, as a work."""
+    """Return a work that does one training step on a batch."""
     x = pictures()[:BATCH]
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
     of_batch = model if loss is None else loss
@@ -198,7 +202,7 @@ def plain_compiled() -> Work:
 
 
 def forward_and_backward_flop() -> int:
-    """Of the network's convolutions, without the quantizer."""
+    """Count the operations of the network's convolutions, without the quantizer."""
     model, x = Ours(), torch.zeros(BATCH, 3, SIDE, SIDE)
     with FlopCounterMode(display=False) as counter:
         mse_loss(model.decoder(model.encoder(x)), x).backward()
@@ -206,7 +210,7 @@ def forward_and_backward_flop() -> int:
 
 
 def curves() -> dict[str, list[float]]:
-    """Losses of ours and of the package's, from the same weights, codes and averages, on the same batches."""
+    """Return the losses of smalti and the package with equal weights, codes, averages and batches."""
     peer = PeerQuantizer()
     same = Ours()
     codebook = same.quantizer.codebook
@@ -215,7 +219,7 @@ def curves() -> dict[str, list[float]]:
     codebook.sums.copy_(peer.inner.ema_embed[None])
     codebook.counts.zero_()
     codebook.step = 1
-    # Neither begins from data, nor revives codes: the package does not.
+    # Disable data-dependent initialisation and revival, which the package lacks.
     codebook.config = codebook.config.model_copy(update={"revive_after": 0.0})
     data = pictures()
     losses: dict[str, list[float]] = {}
@@ -234,16 +238,16 @@ def curves() -> dict[str, list[float]]:
 
 
 def main(
-    repeats: Annotated[int, typer.Option(help="Timed runs of each, in turn.")] = 11,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    repeats: Annotated[int, typer.Option(help="Timed rounds.")] = 11,
+    threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
 ) -> None:
-    """Compare a step of each."""
+    """Compare training steps."""
     torch.set_num_threads(threads)
-    makers = {"plain PyTorch, written straight down": plain, "plain PyTorch, compiled": plain_compiled}
+    makers = {"plain PyTorch": plain, "plain PyTorch, compiled": plain_compiled}
     more: dict[str, object] = {}
-    name = "the same network with pythae's quantizer of moving averages"
+    name = "same network with pythae's EMA quantizer"
     if Peer is None:
-        print("pythae is not installed: run `make peers` to compare with it.")
+        print("pythae is not installed: run `make peers` to include it.")
     else:
         makers = {name: theirs, f"{name}, freed memory kept": theirs_that_keep, **makers}
         losses = curves()

@@ -1,6 +1,6 @@
-"""Write the tables of the README and the docs from the records: `python benchmarks/tables.py [--check]`.
+"""Generate the tables of the README and the docs from the records: `python benchmarks/tables.py [--check]`.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
+A document marks the place of a table by `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from names import with_present_names
 
 from smalti.studies.likelihood.recipes import BUDGETS, PAPER, PARTS, SCALES
 from smalti.studies.records import (
@@ -34,22 +36,13 @@ DOCUMENTS = (
 MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-CODEBOOKS = {"faithful codebook": "gradient codebook", "robust codebook": "ema codebook"}
-"""Names of codebooks in records of version 0.1, and their present names."""
-
-
 def records_of(path: Path) -> list[Record]:
-    """The records of a file, with the present names of codebooks."""
-    records = read_records(path)
-    for record in records:
-        for old, new in CODEBOOKS.items():
-            if isinstance(record.get("model"), str):
-                record["model"] = record["model"].replace(old, new)
-    return records
+    """Read the records of a file, with present names."""
+    return [with_present_names(record) for record in read_records(path)]
 
 
 def images() -> str:
-    """Bits/dim and reconstruction for each model and prior."""
+    """Table of bits/dim and reconstruction metrics by model and prior."""
     rows = [
         [
             f"{r['dataset']} {r['split']} (n = {r['metrics']['num']:,})",
@@ -79,15 +72,15 @@ def images() -> str:
 
 
 def speed() -> str:
-    """Comparisons for which a ratio or a limit was set, on one thread, and whether it is reached."""
+    """Table of the single-threaded comparisons that have a target, with the outcome."""
     chosen = [r for r in newest_comparisons() if r["threads"] == 1 and limit(r)]
     rows = [[*row_of_speed(r)[:1], *row_of_speed(r)[2:], limit(r)] for r in chosen]
-    return markdown(["work", "beside", "ours", "theirs", "ratio", "asked"], rows)
+    return markdown(["work", "compared with", "smalti", "alternative", "ratio", "target"], rows)
 
 
 def speed_in_full() -> str:
-    """All comparisons."""
-    header = ["work", "threads", "beside", "ours", "theirs", "ratio", "processor time, ratio"]
+    """Table of all comparisons."""
+    header = ["work", "threads", "compared with", "smalti", "alternative", "ratio", "CPU time ratio"]
     rows = [
         [
             *row_of_speed(r),
@@ -99,7 +92,7 @@ def speed_in_full() -> str:
 
 
 def newest_comparisons() -> list[Record]:
-    """The newest of each kind, by work."""
+    """Return the newest record of each comparison, ordered by work."""
     newest = {
         (r["work"], r["threads"], r["peer"]): r
         for path in sorted((ROOT / "benchmarks" / "results").glob("*.jsonl"))
@@ -110,7 +103,7 @@ def newest_comparisons() -> list[Record]:
 
 
 def row_of_speed(r: Record) -> list[str]:
-    """Work, threads, peer, ours, theirs, ratio."""
+    """Return the cells work, threads, peer, time of smalti, time of the alternative, ratio."""
     ratio = f"{three_digits(r['ratio'])}x"
     return [r["work"], str(r["threads"]), r["peer"], pace(r, "ours"), pace(r, "theirs"), ratio]
 
@@ -129,7 +122,7 @@ def limit(r: Record) -> str:
 
 
 def pace(record: Record, whose: str) -> str:
-    """Samples a second where the record gives them, else the time."""
+    """Format samples per second if the record has them, else the time."""
     rate = record.get(f"{whose}_samples_per_second")
     if rate is not None:
         return f"{three_digits(rate)} samples/s"
@@ -137,34 +130,34 @@ def pace(record: Record, whose: str) -> str:
 
 
 def three_digits(figure: float) -> str:
-    """Three significant digits, the thousands apart."""
+    """Format with three significant digits and thousands separators."""
     return f"{float(f'{figure:.3g}'):,g}"
 
 
 def bounds(experiment: str) -> str:
-    """Bits/dim of every model of a study, and the paper's figures where it has any, under their caption."""
+    """Caption and table of bits/dim for every model of a study, with the paper's figures if any."""
     chosen = [r for r in likelihood(experiment) if "swaps" not in r["metrics"]]
     if not chosen:
-        return "Not measured yet.\n"
+        return "No results yet.\n"
     paper = PAPER if experiment == "cifar10-table" else {}
     return f"{caption(chosen)}\n\n{markdown(*bounds_table(chosen, paper))}"
 
 
 def swaps() -> str:
-    """The likelihood's approximation against sums over ever more codes."""
+    """Table of the likelihood approximation, compared with sums over more and more codes."""
     chosen = [r for name in STUDIES for r in likelihood(name) if "swaps" in r["metrics"]]
     return markdown(*swaps_table(chosen))
 
 
 def likelihood(experiment: str) -> list[Record]:
-    """The records of one study, at the largest budget that there is."""
+    """Return the records of one likelihood study at its largest budget."""
     chosen = by(records_of(ROOT / "results" / "likelihood.jsonl"), "experiment").get(experiment, [])
     largest = max((BUDGETS.index(record["budget"]) for record in chosen), default=0)
     return [record for record in chosen if record["budget"] == BUDGETS[largest]]
 
 
 def phonemes() -> str:
-    """Phoneme accuracy of units and of their controls, over seeds."""
+    """Table of phoneme accuracy of units and controls, averaged over seeds."""
     chosen = [r for r in speech("phonemes") if "phoneme_accuracy" in r["metrics"]]
     rows = []
     for (dataset, model), group in by(chosen, "dataset", "model").items():
@@ -182,18 +175,18 @@ def phonemes() -> str:
                 abx_of(metrics),
             ]
         )
-    header = ["data", "codes", "phones", "with silence", "majority", "shuffled", "bigram map", "nats", "ABX"]
-    return markdown(header, rows)
+    header = ["data", "codes", "phoneme accuracy", "with silence", "majority", "shuffled"]
+    return markdown([*header, "bigram map", "MI, nats", "ABX error"], rows)
 
 
 def abx_of(metrics: list[dict[str, float]]) -> str:
-    """ABX error of the code vectors, where it was measured."""
+    """Format the ABX error of the code vectors, or "-" if it was not measured."""
     known = [m["abx code vectors, angular"] for m in metrics if "abx code vectors, angular" in m]
     return f"{sum(known) / len(known):.1f} %" if known else "-"
 
 
 def speech_bits() -> str:
-    """Bits a dimension and nats a code of speech, for each prior, over seeds."""
+    """Table of bits/dim and nats per code of speech by prior, averaged over seeds."""
     names = ("speech", "conversion", "phonemes")
     chosen = [r for name in names for r in speech(name) if "bits_per_dim" in r["metrics"]]
     rows = []
@@ -218,14 +211,14 @@ def speech_bits() -> str:
         "prior",
         "bits/dim",
         "rate + distortion",
-        "nats a code",
+        "nats/code",
         "codes used",
     ]
     return markdown(header, rows)
 
 
 def code_use() -> str:
-    """Distortion of the waveform decoder with true, shuffled and no codes, one row per seed."""
+    """Table of the waveform decoder's distortion with true, shuffled and no codes, one row per seed."""
     chosen = [r for r in speech("speech") if "distortion_true" in r["metrics"] and r["prior"] == "uniform"]
     rows = [
         [r["dataset"], str(r["seed"]), f"{r['steps']:,}"]
@@ -236,7 +229,7 @@ def code_use() -> str:
 
 
 def conversion() -> str:
-    """Judges' scores of recordings, reconstructions and conversions."""
+    """Table of the judges' scores of recordings, reconstructions and conversions."""
     names = {"speech": "waveform", "conversion": "log-mel"}
     chosen = [r for name in names for r in speech(name) if "target_speaker_rate" in r["metrics"]]
     rows = []
@@ -255,12 +248,12 @@ def conversion() -> str:
                 f"{mean(metrics, 'mel_distance'):.2f}",
             ]
         )
-    header = ["data", "signal", "sounds", "seeds x n", "wanted speaker", "source speaker", "digit"]
+    header = ["data", "signal", "audio", "seeds x n", "target speaker", "source speaker", "digit correct"]
     return markdown([*header, "digit kept", "mel distance"], rows)
 
 
 def share_of(metrics: list[dict[str, float]], name: str) -> str:
-    """A share over seeds, with its standard error where there are several; - where it was not measured."""
+    """Format a mean share over seeds, with its standard error if there are several; "-" if not measured."""
     if any(name not in m for m in metrics):
         return "-"
     error = standard_error([m[name] for m in metrics])
@@ -268,7 +261,7 @@ def share_of(metrics: list[dict[str, float]], name: str) -> str:
 
 
 def lab_frames() -> str:
-    """Frames of a world: reconstruction, codes, and the bounds of each prior."""
+    """Table of the first stage on frames: reconstruction, codebook usage and the bound of each prior."""
     rows = [
         [
             r["dataset"],
@@ -284,12 +277,12 @@ def lab_frames() -> str:
         for r in worlds("lab")
         if r["model"].endswith("frames")
     ]
-    header = ["data", "n", "prior", "nats a code", "bits/dim", "PSNR", "SSIM", "codes used", "steps / time"]
+    header = ["data", "n", "prior", "nats/code", "bits/dim", "PSNR", "SSIM", "codes used", "steps / time"]
     return markdown(header, rows)
 
 
 def lab_second() -> str:
-    """Results with three codes per grid, and of the continuous control."""
+    """Table of the second stage with three codes per grid, and its controls."""
     rows = []
     for r in worlds("lab"):
         m = r["metrics"]
@@ -305,24 +298,24 @@ def lab_second() -> str:
         elif r["model"].endswith("frames") and r["prior"] == "learned":
             cells = ["-", "-", f"{m['rate_nats']:.1f}", "-", "-", "-"]
             rows.append([r["dataset"], "control: PixelCNN of the same size", *cells, trained])
-    header = ["data", "model", "nats a grid", "other's codes", "no codes", "gain, bits", "perplexities"]
+    header = ["data", "model", "nats/grid", "shuffled codes", "no codes", "gain, bits", "perplexities"]
     return markdown([*header, "KL, nats", "steps / time"], rows)
 
 
 def video_actions() -> str:
-    """Bits that actions save a prior, and the judge's accuracy on actions in its samples."""
+    """Table of the nats that actions save the prior, and of the judge's accuracy on its samples."""
     rows = []
     for (dataset, seed), group in by(worlds("video"), "dataset", "seed").items():
         entries = {record.get("entry"): record for record in group}
-        worth, judged, drawn = (entries[name]["metrics"] for name in ("actions", "judge", "rollouts"))
+        gains, judged, drawn = (entries[name]["metrics"] for name in ("actions", "judge", "rollouts"))
         record = entries["rollouts"]
         rows.append(
             [
                 dataset,
                 str(seed),
-                f"{worth['num']:,}",
-                *(f"{worth[f'nats_{kind}']:.1f}" for kind in ("true", "shuffled", "none")),
-                f"{worth['gain_over_shuffled']:.1f} ± {worth['gain_over_shuffled_stderr']:.1f}",
+                f"{gains['num']:,}",
+                *(f"{gains[f'nats_{kind}']:.1f}" for kind in ("true", "shuffled", "none")),
+                f"{gains['gain_over_shuffled']:.1f} ± {gains['gain_over_shuffled_stderr']:.1f}",
                 *(f"{m['pair_accuracy']:.0%}" for m in (judged, drawn)),
                 f"{judged['action_accuracy']:.0%}",
                 f"{drawn['action_accuracy']:.0%} ± {drawn['action_accuracy_stderr']:.0%}",
@@ -334,13 +327,14 @@ def video_actions() -> str:
                 f"{record['steps']:,} / {record['seconds'] / 60:.0f} min",
             ]
         )
-    header = ["data", "seed", "windows", "nats a frame", "others' actions", "no actions", "gain"]
-    seen = ["pairs: real", "drawn", "stretches: real", "clips drawn", "of each action", "steps / time"]
-    return markdown([*header, *seen], rows)
+    header = ["data", "seed", "windows", "nats/frame", "shuffled actions", "no actions", "gain"]
+    pairs = ["pair accuracy, real", "pair accuracy, generated"]
+    clips = ["action accuracy, real", "action accuracy, generated", "by action", "steps / time"]
+    return markdown([*header, *pairs, *clips], rows)
 
 
 def video_horizon() -> str:
-    """PSNR and sharpness of drawn frames, by how far they are from the last given one."""
+    """Table of PSNR and sharpness of generated frames by their distance from the last given frame."""
     frames = (1, 2, 3, 5, 7, 10)
     rows = [
         [
@@ -355,28 +349,28 @@ def video_horizon() -> str:
 
 
 def worlds(experiment: str) -> list[Record]:
-    """The records of one experiment with worlds, at the largest budget that there is."""
+    """Return the records of one study of worlds at its largest budget."""
     return largest(by(records_of(ROOT / "results" / "video.jsonl"), "experiment").get(experiment, []))
 
 
 def speech(experiment: str) -> list[Record]:
-    """The records of one experiment with speech, at the largest budget that there is."""
+    """Return the records of one speech study at its largest budget."""
     return largest(by(records_of(ROOT / "results" / "speech.jsonl"), "experiment").get(experiment, []))
 
 
 def largest(records: list[Record]) -> list[Record]:
-    """Those of the largest budget that there is."""
+    """Return the records of the largest budget."""
     budget = max((BUDGETS.index(record["budget"]) for record in records), default=0)
     return [record for record in records if record["budget"] == BUDGETS[budget]]
 
 
 def mean(metrics: list[dict[str, float]], name: str) -> float:
-    """The mean over seeds."""
+    """Return the mean of a metric over seeds."""
     return sum(m[name] for m in metrics) / len(metrics)
 
 
 def error_over_seeds(metrics: list[dict[str, float]], name: str, form: str = ".1%") -> str:
-    """The standard error over seeds, and their number."""
+    """Format the standard error over seeds, and the number of seeds."""
     error = standard_error([m[name] for m in metrics])
     return "(1 seed)" if error is None else f"± {error:{form}} ({len(metrics)} seeds)"
 
@@ -400,12 +394,12 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def filled(text: str) -> str:
-    """A document with its tables made anew."""
+    """Return a document with its tables regenerated."""
     return MARK.sub(lambda mark: mark[1] + TABLES[mark[2]]() + mark[3], text)
 
 
 def main() -> None:
-    """Write all tables, or with --check say which are out of date."""
+    """Write all tables; with --check, exit with an error if any is out of date."""
     stale = []
     for name in DOCUMENTS:
         path = ROOT / name

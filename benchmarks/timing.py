@@ -23,25 +23,25 @@ PEAK_SIDE = 2048
 
 
 class Time(NamedTuple):
-    """Seconds of one call, or of one symbol."""
+    """Seconds per call, or per symbol: wall time and processor time."""
 
     wall: float
     processor: float | None
 
     def times(self, factor: float, threads: int = 1) -> Time:
-        """Of so many, shared out to threads."""
+        """Scale by a number of calls; divide wall time by the number of threads that share them."""
         return Time(self.wall * factor / threads, None if self.processor is None else self.processor * factor)
 
 
 def timed(work: Work) -> Time:
-    """One call, on all threads of this process."""
+    """Time one call; processor time includes all threads of this process."""
     wall, processor = time.perf_counter(), time.process_time()
     work()
     return Time(time.perf_counter() - wall, time.process_time() - processor)
 
 
 def timed_command(command: Sequence[str], environment: dict[str, str] | None = None) -> Time:
-    """One command, from its start to its end."""
+    """Time one command, from start to exit."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -49,12 +49,12 @@ def timed_command(command: Sequence[str], environment: dict[str, str] | None = N
 
 
 def interleaved(works: Sequence[Work], repeats: int) -> list[Time]:
-    """The median times of each, in turn in this process, after one call that does not count."""
+    """Time each work in alternation in this process, after one warm-up round; return medians."""
     return medians([[timed(work) for work in works] for _ in range(repeats + 1)][1:])
 
 
 def medians(rounds: list[list[Time]]) -> list[Time]:
-    """Of each work over the rounds."""
+    """Return the median times of each work over the rounds."""
     return [
         Time(
             statistics.median(time.wall for time in times),
@@ -67,13 +67,13 @@ def medians(rounds: list[list[Time]]) -> list[Time]:
 def in_processes(
     makers: Sequence[Callable[[], Work]], repeats: int, threads: int, warm_up: int = 2
 ) -> list[Time]:
-    """As `interleaved`, each work in a process of its own, where what it sets for its process is its own.
+    """Like `interleaved`, with each work in its own process, for works that change process-wide settings.
 
     Args:
-        makers: functions of a module, each of which makes what is timed.
-        repeats: rounds.
-        threads: of torch, in each process; one process works at a time.
-        warm_up: calls that do not count.
+        makers: module-level functions that return the works.
+        repeats: number of timed rounds.
+        threads: torch threads per process; one process works at a time.
+        warm_up: number of untimed calls.
     """
     context = multiprocessing.get_context("spawn")
     workers: list[tuple[Connection, multiprocessing.process.BaseProcess]] = []
@@ -81,8 +81,8 @@ def in_processes(
         ours, theirs = context.Pipe()
         worker = context.Process(target=_serve, args=(maker, theirs, threads, warm_up), daemon=True)
         worker.start()
-        theirs.close()  # so that a worker that fails is heard of
-        ours.recv()  # it is ready
+        theirs.close()  # so that `recv` raises if the worker fails
+        ours.recv()  # wait until the worker is ready
         workers.append((ours, worker))
     rounds: list[list[Time]] = []
     for _ in range(repeats):
@@ -108,7 +108,7 @@ def _serve(maker: Callable[[], Work], connection: Connection, threads: int, warm
 
 
 def peak() -> Work:
-    """A product of matrices, the fastest thing that this machine does: `PEAK_FLOP` operations."""
+    """Return a work that multiplies large matrices: `PEAK_FLOP` operations."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(PEAK_SIDE, PEAK_SIDE, generator=generator) for _ in range(2))
     out = torch.empty(PEAK_SIDE, PEAK_SIDE)
@@ -119,9 +119,9 @@ PEAK_FLOP = 2 * PEAK_SIDE**3
 
 
 def register_peak() -> Work:
-    """Multiply-adds of values in registers and the nearest cache, `REGISTER_FLOP` operations on one thread.
+    """Return a work of multiply-adds on registers and the L1 cache: `REGISTER_FLOP` operations, one thread.
 
-    Nothing that is made of products in float32 can be faster.
+    Its rate bounds that of any float32 matrix product.
     """
     out, x = np.zeros((TILE_ROWS, TILE_COLUMNS), np.float32), np.zeros((TILE_ROWS, TILE_INPUTS), np.float32)
     weight = np.zeros((TILE_INPUTS, TILE_COLUMNS), np.float32)
@@ -148,8 +148,8 @@ def _tiles(out: Any, x: Any, weight: Any) -> None:
 
 
 LARGE, REGISTERS = (
-    "its products at the rate of large matrices",
-    "its products at the rate of multiply-adds in registers",
+    "bound: rate of large matrix products",
+    "bound: rate of multiply-adds in registers",
 )
 
 
@@ -159,12 +159,12 @@ def bound_works() -> list[Work]:
 
 
 def bounds(times: Sequence[Time], flop: float, threads: int) -> dict[str, Time]:
-    """Lower bounds on the time of matrix products with a given number of operations, by limiting resource.
+    """Return lower bounds on the time of matrix products, by limiting resource.
 
     Args:
-        times: of `bound_works`; the second one's work has one thread only.
-        flop: operations.
-        threads: that the products have.
+        times: times of `bound_works`; the second work has a single thread.
+        flop: number of operations of the products.
+        threads: number of threads of the products.
     """
     large, registers = times
     return {

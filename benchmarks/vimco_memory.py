@@ -1,8 +1,8 @@
-"""Peak memory of a VIMCO step against the number of its samples: `python benchmarks/vimco_memory.py`.
+"""Peak memory of a VIMCO step by the number of samples: `python benchmarks/vimco_memory.py`.
 
-Each number of samples has a process of its own. The weights are random, so that all draws carry weight: the
-worst case. Compared with a step that decodes all samples in one graph. Large blocks are given back to the
-system at once (MALLOC_MMAP_THRESHOLD_), so that the peak is what was in use.
+Each measurement has its own process. Weights are random, so that all samples carry weight (the worst case).
+The alternative decodes all samples in one graph. Large blocks are returned to the system immediately
+(MALLOC_MMAP_THRESHOLD_), so that the peak counts memory in use.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WIDTH = {"channels": 64, "residual_channels": 32, "residual_blocks": 2}
 
 
 def step(samples: int, at_once: int) -> None:
-    """Two steps; prints the peak of the resident memory above what the process had before, in MiB."""
+    """Run two steps, and print the peak resident memory above the baseline of the process, in MiB."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     config = VIMCOConfig(
@@ -47,7 +47,7 @@ def step(samples: int, at_once: int) -> None:
 
 
 def measured(samples: int, at_once: int) -> int:
-    """`step` in a process of its own."""
+    """Run `step` in its own process."""
     command = [sys.executable, __file__, str(samples), str(at_once)]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     return int(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
@@ -57,7 +57,7 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         step(int(sys.argv[1]), int(sys.argv[2]))
     else:
-        print(f"batch {BATCH}, 28x28, MiB above the process before the step")
+        print(f"batch {BATCH}, 28x28, peak memory above the baseline of the process")
         for samples in SAMPLES:
             whole = measured(samples, BATCH * samples)
-            print(f"{samples:4} samples: {measured(samples, 64):5} MiB; decoded all at once {whole:5} MiB")
+            print(f"{samples:4} samples: {measured(samples, 64):5} MiB; decoded in one graph {whole:5} MiB")

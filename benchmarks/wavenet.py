@@ -1,11 +1,11 @@
-"""Sampling from a WaveNet: ours beside the package `wavenet_vocoder`, a plain cached step and full forwards.
+"""Sampling from a WaveNet, compared with the package `wavenet_vocoder`, plain cached steps and full forwards.
 
 The network has 30 layers (3 stacks of 10), 64 residual, 64 gated (128 before the gate) and 64 skip channels,
-kernel 2 and 256 symbols, without conditions. All hold the same weights, and before anything is timed the
-peer's logits must be ours. They are timed in turn in one process; what is slow draws fewer symbols (a full
-forward over all that the network sees counts as one), and its time is scaled to as many as ours draws.
+kernel 2 and 256 symbols, without conditions. All have the same weights, and the package's logits must equal
+smalti's before timing. They are timed in alternation in one process. Slow alternatives generate fewer symbols
+(a full forward pass over the receptive field counts as one symbol), and their time is scaled up.
 
-Run as `.venv-peers/bin/python benchmarks/wavenet.py`, about four minutes; `make peers` makes it.
+Run as `.venv-peers/bin/python benchmarks/wavenet.py` after `make peers`; takes about four minutes.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ CONFIG = WaveNetConfig(
 NUM_CODES = 256
 LAYERS = CONFIG.layers * CONFIG.stacks
 TARGETS = {1: 55, 4: 100}
-"""Target speed-up over the unmodified package, by the number of lines."""
+"""Target speed-up over the unmodified package, by number of sequences."""
 TOLERANCE = 1e-5
-"""Maximum difference between the peer's logits and ours."""
+"""Maximum difference between the package's logits and smalti's."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Contender:
     """A way of sampling.
 
     Attributes:
-        name: what it is called in the records.
-        draw: what is timed.
-        drawn: symbols that a call draws, on all lines together.
-        packages: whose versions belong to it.
-        more: further fields of its records.
-        target: how many times its rate is asked for.
+        name: its name in the records.
+        draw: the timed call.
+        drawn: number of symbols per call, over all sequences.
+        packages: packages whose versions to record.
+        more: additional fields of its records.
+        target: target speed-up of smalti over it.
     """
 
     name: str
@@ -64,13 +64,13 @@ class Contender:
 
 
 def peer_of(network: WaveNet, fast: bool = False) -> Any:
-    """The peer's network with the weights of ours.
+    """Build the package's network with the weights of a smalti network.
 
-    One operation per layer that ours lacks, a scaling of the skips, is disabled (`legacy`).
+    An operation per layer that smalti lacks, a scaling of the skips, is disabled (`legacy`).
 
     Args:
-        network: ours.
-        fast: fold the weight norm into the weights (`make_generation_fast_`), which its user must ask for.
+        network: smalti's network.
+        fast: fold the weight norm into the weights (`make_generation_fast_`), an opt-in of the package.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch has a newer weight norm
@@ -86,7 +86,7 @@ def peer_of(network: WaveNet, fast: bool = False) -> Any:
         ).eval()
     assign(peer.first_conv, network.embedding.weight.t(), torch.zeros(CONFIG.channels))
     for depth, (layer, theirs) in enumerate(zip(network.layers, peer.conv_layers, strict=True)):
-        # Each of its layers multiplies the stream by sqrt(1/2): layer l reads 2^(-l/2) of what ours reads.
+        # The package multiplies the residual stream by sqrt(1/2) in each layer: layer l sees it times 2^(-l/2).
         scale = math.sqrt(0.5) ** depth
         residual, skip = layer.out.weight.split(layer.split)
         residual_bias, skip_bias = layer.out.bias.split(layer.split)
@@ -108,16 +108,16 @@ def assign(conv: Any, weight: Tensor, bias: Tensor) -> None:
 
 
 def forced(peer: Any, codes: Tensor, softmax: bool) -> Tensor:
-    """Outputs `(B, K, T)` of the peer's cached step, teacher-forced on lines `(B, 1, T)`."""
+    """Return outputs `(B, K, T)` of the package's cached step, teacher-forced on sequences `(B, 1, T)`."""
     given = one_hot(codes.squeeze(1), NUM_CODES).float()
-    before = torch.cat([torch.zeros_like(given[:, :1]), given[:, :-1]], 1)  # before the first: zeros, as ours
+    before = torch.cat([torch.zeros_like(given[:, :1]), given[:, :-1]], 1)  # smalti also starts from zeros
     return peer.incremental_forward(test_inputs=before, T=codes.shape[2], softmax=softmax, quantize=False)
 
 
 def difference(network: WaveNet, peer: Any) -> float:
-    """The largest difference of the peer's stepped logits from those of our forward and our compiled loop.
+    """Return the largest difference of the package's stepped logits from smalti's forward and compiled loop.
 
-    It is taken along a line that is drawn by the loop and longer than what the network sees.
+    It is computed along a sequence sampled by the loop, longer than the receptive field.
     """
     assert peer.receptive_field == network.reach, (peer.receptive_field, network.reach)
     length = network.reach + 10
@@ -127,14 +127,14 @@ def difference(network: WaveNet, peer: Any) -> float:
     forward = network(codes).squeeze(1).transpose(1, 2)
     last = torch.from_numpy(kernel.logits)
     largest = max(float((theirs - forward).abs().max()), float((theirs[..., -1] - last).abs().max()))
-    assert largest < TOLERANCE, f"expected the peer's logits to be ours, received a difference of {largest}"
+    assert largest < TOLERANCE, f"expected equal logits, received a difference of {largest}"
     return largest
 
 
 def peers(network: WaveNet, lines: tuple[int, ...], length: int) -> dict[int, list[Contender]]:
-    """The package, in the ways in which it can draw, for each number of lines; nothing where it is absent."""
+    """Return the package's ways of sampling by number of sequences; none if it is not installed."""
     if Peer is None:
-        print("wavenet_vocoder is not installed: run `make peers` to compare with it.")
+        print("wavenet_vocoder is not installed: run `make peers` to include it.")
         return {count: [] for count in lines}
     peer, fast = peer_of(network), peer_of(network, fast=True)
     differ = {"logits_differ": max(difference(network, peer), difference(network, fast))}
@@ -147,17 +147,17 @@ def peers(network: WaveNet, lines: tuple[int, ...], length: int) -> dict[int, li
     def one(name: str, peer: Any, target: int | None = None) -> Contender:
         return contender(name, lambda: peer.incremental_forward(T=length), target=target)
 
-    # It can draw one line only. On more it can but follow symbols that are given: that is faster than a
-    # version of it that could draw, so ours is held against that, too.
+    # The package samples one sequence at a time. On several it supports only teacher forcing, which is faster
+    # than sampling would be, so it is included as a bound.
     def together(count: int) -> Contender:
         codes = torch.randint(NUM_CODES, (count, 1, length))
-        name = f"{count} lines at once, weight norm folded, not drawing"
+        name = f"{count} sequences at once, weight norm folded, teacher-forced"
         return contender(name, lambda: forced(fast, codes, softmax=True), count * length)
 
     return {
-        count: [one("as it is", peer, TARGETS[count]), one("weight norm folded", fast)]
+        count: [one("unmodified", peer, TARGETS[count]), one("weight norm folded", fast)]
         if count == 1
-        else [one("line after line", peer, TARGETS[count]), together(count)]
+        else [one("one sequence at a time", peer, TARGETS[count]), together(count)]
         for count in lines
     }
 
@@ -170,18 +170,18 @@ def compare(
     slow: int,
     repeats: int,
 ) -> None:
-    """Time ours and all others on a number of lines, and record it."""
+    """Time smalti and all alternatives on a number of sequences, and record the comparisons."""
     codes = torch.randint(NUM_CODES, (lines, 1, network.reach))
     ours = Contender("ours", lambda: sample(network, lines, (samples,)), lines * samples)
     others = [
         *others,
-        # Whoever brings a draw of their own gets the plain loop.
+        # A custom draw function selects the plain loop.
         Contender(
             "plain cached step",
             lambda: sample(network, lines, (slow,), draw=lambda logits, _: draw_codes(logits)),
             lines * slow,
         ),
-        Contender("naive full forward", lambda: network(codes), lines),
+        Contender("full forward per symbol", lambda: network(codes), lines),
     ]
     contenders = [ours, *others]
     times = interleaved([contender.draw for contender in contenders], repeats)
@@ -190,7 +190,7 @@ def compare(
     for other, time in zip(others, theirs, strict=True):
         record(
             "wavenet",
-            work=f"sample {lines} line{'s' * (lines > 1)} of {samples} symbols, K={NUM_CODES}, WaveNet, "
+            work=f"sample {lines} sequence{'s' * (lines > 1)} of {samples} symbols, K={NUM_CODES}, WaveNet, "
             f"{LAYERS} layers, {CONFIG.channels}/{2 * CONFIG.gate_channels}/{CONFIG.skip_channels} channels, "
             f"kernel {CONFIG.kernel_size}",
             peer=other.name,
@@ -210,14 +210,14 @@ def compare(
 
 @torch.no_grad()
 def main(
-    repeats: Annotated[int, typer.Option(help="Timed runs of each, in turn.")] = 7,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    repeats: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
     samples: Annotated[
-        int, typer.Option(min=WORTH_COMPILING, help="Symbols of a line, drawn by ours.")
+        int, typer.Option(min=WORTH_COMPILING, help="Symbols per sequence for smalti.")
     ] = 16_000,
-    slow: Annotated[int, typer.Option(help="Symbols of a line, drawn by what is slow.")] = 1_000,
+    slow: Annotated[int, typer.Option(help="Symbols per sequence for slow alternatives.")] = 1_000,
 ) -> None:
-    """Compare on one line and on four."""
+    """Compare on one sequence and on four."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     network = CONFIG.build(NUM_CODES).eval()

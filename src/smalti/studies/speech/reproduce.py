@@ -207,7 +207,7 @@ def _speech_records(study: SpeechStudy, seed: int, data: str, run: Path, quiet: 
             temporary.write_text(json.dumps(saved))
     words = {
         "originals": "control: real recordings",
-        "levels": "control: real recordings through the levels of the signal, not the codes",
+        "levels": "control: real recordings in the model's signal representation, without codes",
     }
     for kind, metrics in saved["metrics"].items():
         records.append({**base, "model": words.get(kind, f"{base['model']}: {kind}"), "metrics": metrics})
