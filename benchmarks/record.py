@@ -58,5 +58,6 @@ def record(
     path.parent.mkdir(exist_ok=True)
     with path.open("a") as records:
         records.write(json.dumps(line) + "\n")
-    print(f"{work}: smalti {ours.wall:.4g} {unit}, {peer} {theirs.wall:.4g} {unit}, ratio {line['ratio']:.3g}")
+    times = f"smalti {ours.wall:.4g} {unit}, {peer} {theirs.wall:.4g} {unit}"
+    print(f"{work}: {times}, ratio {line['ratio']:.3g}")
     return line

@@ -47,7 +47,8 @@ def compare(grid: tuple[int, int], num_codebooks: int, num: int, repeats: int, t
     record(
         "rollout",
         work=f"{num} rollouts of {DRAWN} frames of {rows}x{columns}, {num_codebooks} "
-        f"codebook{'s' * (num_codebooks > 1)} of {NUM_CODES}, {GIVEN} given frames, prior of the recipe walks",
+        f"codebook{'s' * (num_codebooks > 1)} of {NUM_CODES}, {GIVEN} given frames, "
+        "prior of the recipe walks",
         peer=f"full forward per code, extrapolated from {NAIVE} frames",
         threads=threads,
         ours=own,

@@ -86,7 +86,7 @@ def peer_of(network: WaveNet, fast: bool = False) -> Any:
         ).eval()
     assign(peer.first_conv, network.embedding.weight.t(), torch.zeros(CONFIG.channels))
     for depth, (layer, theirs) in enumerate(zip(network.layers, peer.conv_layers, strict=True)):
-        # The package multiplies the residual stream by sqrt(1/2) in each layer: layer l sees it times 2^(-l/2).
+        # The package scales the residual stream by sqrt(1/2) in each layer: layer l has a factor 2^(-l/2).
         scale = math.sqrt(0.5) ** depth
         residual, skip = layer.out.weight.split(layer.split)
         residual_bias, skip_bias = layer.out.bias.split(layer.split)

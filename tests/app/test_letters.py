@@ -162,9 +162,7 @@ def test_a_character_that_no_font_has(character):
 
 @pytest.mark.parametrize("arguments", [{"num_train": -1}, {"num_train": 0, "num_test": 0}, {"seed": -1}])
 def test_numbers_out_of_range(arguments):
-    with pytest.raises(
-        InputError, match=r"expected a number of letters above 0 and a seed of at least 0"
-    ):
+    with pytest.raises(InputError, match=r"expected a number of letters above 0 and a seed of at least 0"):
         LettersSource(**arguments)
 
 
@@ -185,9 +183,7 @@ def test_smallest_picture():
 
 def test_missing_font(monkeypatch, tmp_path):
     monkeypatch.setattr(matplotlib, "get_data_path", lambda: str(tmp_path))
-    with pytest.raises(
-        InputError, match=r"matplotlib's font .*DejaVuSans\.ttf cannot be read.*reinstall"
-    ):
+    with pytest.raises(InputError, match=r"matplotlib's font .*DejaVuSans\.ttf cannot be read.*reinstall"):
         LettersSource()
 
 

@@ -266,9 +266,7 @@ def _font(name: str, size: float) -> ImageFont.FreeTypeFont:
         data = io.BytesIO(path.read_bytes())
         return ImageFont.truetype(data, size, layout_engine=ImageFont.Layout.BASIC)
     except OSError as error:
-        raise InputError(
-            f"matplotlib's font {path} cannot be read: reinstall matplotlib"
-        ) from error
+        raise InputError(f"matplotlib's font {path} cannot be read: reinstall matplotlib") from error
 
 
 def _mask(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:

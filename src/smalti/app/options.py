@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-DATA_HELP = "A folder, a tar or Parquet file, idx or CIFAR files, owner/name on the Hub, or letters (demo data)."
+DATA_HELP = "Folder, tar or Parquet file, idx or CIFAR files, owner/name on the Hub, or letters (demo data)."
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or owner/name on the Hub.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
 Data = Annotated[str, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)]

@@ -139,7 +139,7 @@ def _set(
     seed: int,
     report: Counter,
 ) -> None:
-    """Set the projection to principal components of the layer's output on speech; fit the codebook by k-means."""
+    """Set the projection to principal components of the layer's output on speech; k-means gives the codes."""
     encoder.cpu().eval()
     features, speech = [], []
     for done, batch in enumerate(items.sequential(), 1):

@@ -51,7 +51,7 @@ def reproduce(
     ],
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="SOURCE", help=DATA_HELP + " Default: the full data set, from the Hub."),
+        typer.Option("--data", metavar="SOURCE", help=DATA_HELP + " Default: the data set on the Hub."),
     ] = None,
     out: Out = Path("reproduced"),
     part: Annotated[

@@ -101,7 +101,10 @@ HEADER = "utt\tstart\tend\tphone\tspeaker\n"
         (f"{HEADER}a\t0\t1\tAA\ts\na\t1\tsoon\tT\ts\n", "line 3: expected a number of seconds .* 'soon'"),
         (f"{HEADER}a\t0\tnan\tAA\ts\n", "line 2: expected a number of seconds.* column end"),
         (f"{HEADER}a\t-1\t2\tAA\ts\n", "line 2: expected a number of seconds.* column start"),
-        ("utt\tstart_frame\tend_frame\tphone\na\t0\t2.5\tT\n", "line 2: expected a whole number of 10 ms frames"),
+        (
+            "utt\tstart_frame\tend_frame\tphone\na\t0\t2.5\tT\n",
+            "line 2: expected a whole number of 10 ms frames",
+        ),
         (f"{HEADER}a\t2\t1\tAA\ts\n", "line 2: expected an end .* 2 s, received 1 s"),
         (f"{HEADER}a\t2\t2\tAA\ts\n", "line 2: expected an end "),
         (

@@ -124,9 +124,7 @@ def test_voices_of_speakers_differ_and_the_variants_of_test_are_held_out():
 
 def test_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    with pytest.raises(
-        InputError, match=r"run pip install espeakng-loader$"
-    ):
+    with pytest.raises(InputError, match=r"run pip install espeakng-loader$"):
         SyntheticSpeechSource()
 
 
@@ -141,9 +139,7 @@ def test_missing_package(monkeypatch):
     ],
 )
 def test_numbers_out_of_range(arguments):
-    with pytest.raises(
-        InputError, match=r"expected 1 to 120 speakers, 1 to 200 utterances"
-    ):
+    with pytest.raises(InputError, match=r"expected 1 to 120 speakers, 1 to 200 utterances"):
         SyntheticSpeechSource(**arguments)
 
 
@@ -310,7 +306,5 @@ def test_unknown_split(source, ask):
 
 
 def test_what_espeak_cannot_do(loader):
-    with pytest.raises(
-        InputError, match=r"en-xx, exit status 1 \(unknown voice\)"
-    ):
+    with pytest.raises(InputError, match=r"en-xx, exit status 1 \(unknown voice\)"):
         espeak._synthesize(espeak._Voice("en-xx", 50, 170), ["Hello."])

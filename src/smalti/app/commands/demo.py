@@ -113,7 +113,7 @@ def _write(page: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> None:
             for name, row in report["bits_per_dim"].items()
         ],
         usage=figures / "usage_evaluation.png",
-        usage_text=f"{use['usage']:.0%} of the {autoencoder.num_codes} codes are used on the held-out letters "
+        usage_text=f"The held-out letters use {use['usage']:.0%} of the {autoencoder.num_codes} codes "
         f"(perplexity {use['perplexity']:.0f}).",
         autoencoder_seconds=f"{RunDirectory(run).seconds:.0f}",
         prior_seconds=f"{RunDirectory(run / PRIOR_DIRECTORY).seconds:.0f}",

@@ -248,7 +248,7 @@ def _start(model: LatentVariableModel, start: Path | None) -> str | None:
         load_weights(model, begun_with.read_model(), start)
     except InputError:
         raise InputError(
-            f"expected initial weights of the same model, {start} has weights of a model with other settings: "
+            f"expected initial weights of the same model, received those of {start} with other settings: "
             "remove --from, or use the settings in its config.json"
         ) from None
     return begun_with.fingerprint()

@@ -83,7 +83,9 @@ def convert_all(
         temperature = study.temperature
         speakers = [u.speaker for u in chosen]
         same = _decode_as(tokenizer, chosen, speakers, seed, temperature, lambda n: count(n, total))
-        other = _decode_as(tokenizer, chosen, targets, seed, temperature, lambda n: count(len(chosen) + n, total))
+        other = _decode_as(
+            tokenizer, chosen, targets, seed, temperature, lambda n: count(len(chosen) + n, total)
+        )
     names = tokenizer.classes
     shown = [
         (
@@ -146,7 +148,9 @@ def _read_utterances(study: SpeechStudy, tokenizer: Tokenizer, data: str, split:
     return spoken
 
 
-def _train_judges(study: SpeechStudy, tokenizer: Tokenizer, training: Sequence[Utterance], seed: int) -> Judges:
+def _train_judges(
+    study: SpeechStudy, tokenizer: Tokenizer, training: Sequence[Utterance], seed: int
+) -> Judges:
     rate_hz = rate_of(tokenizer)
     waveforms = [u.waveform for u in training]
 
@@ -217,7 +221,7 @@ def _scores(
 def _content_kept(
     judges: Judges, spoken: Sequence[Utterance], same: Sequence[np.ndarray], other: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """Among utterances whose content is recognized after reconstruction, the share after conversion."""
+    """Among utterances whose content is recognised after reconstruction, the share after conversion."""
     if judges.content is None:
         return {}
     content = np.array([u.content for u in spoken])

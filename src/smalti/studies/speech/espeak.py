@@ -88,7 +88,7 @@ WORDS = {
 
 
 class TimedPhone(NamedTuple):
-    """A phone from `start` to `end` (exclusive), seconds from the start of the utterance."""
+    """A phone from `start` to `end` (exclusive), in seconds."""
 
     utterance: str
     speaker: str

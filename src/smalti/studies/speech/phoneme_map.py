@@ -1,8 +1,8 @@
 """Phoneme content of codes: the paper's many-to-one map from codes to phones, with controls.
 
-van den Oord et al. 2017, section 4.3: each code is mapped to its most frequent phone, f(k) = argmax_p C[k, p],
-where C counts co-occurrences in the training windows. The accuracy is the share of held-out windows whose code
-maps to their phone. No classifier is trained.
+van den Oord et al. 2017, section 4.3: each code is mapped to its most frequent phone,
+f(k) = argmax_p C[k, p], where C counts co-occurrences in the training windows. The accuracy is the share of
+held-out windows whose code maps to their phone. No classifier is trained.
 """
 
 from __future__ import annotations
@@ -237,7 +237,10 @@ def mutual_information(counts: Int64[np.ndarray, "k p"]) -> float:
 
 
 def adjusted_rand(counts: Int64[np.ndarray, "k p"]) -> float:
-    """Compute the adjusted Rand index of two partitions from their contingency table (Hubert & Arabie 1985)."""
+    """Compute the adjusted Rand index from the contingency table of two partitions.
+
+    Source: Hubert & Arabie 1985, "Comparing partitions".
+    """
 
     def pairs(sizes: np.ndarray) -> float:
         return float((sizes * (sizes - 1.0) / 2).sum())

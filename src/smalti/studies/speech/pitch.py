@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64
 from smalti.core.errors import InputError
 
 THRESHOLD = 0.2
-"""A frame is voiced if the normalised difference (equation 8), roughly the aperiodic share of its power, falls
+"""A frame is voiced if the normalised difference (equation 8), roughly the aperiodic share of its power, is
 below this threshold. On read speech (CMU AN4), 0.2 marks 73 % of the frames of vowels, nasals and liquids and
 2 % of those of voiceless consonants as voiced; 0.1 marks 60 % and 1 %."""
 

@@ -1,6 +1,6 @@
 """`smalti reproduce speech`, `conversion` and `phonemes`: section 4.3 of the paper, with measurements.
 
-The paper lets the reader listen; here, classifiers trained on real recordings recognize speaker and content.
+The paper lets the reader listen; here, classifiers trained on real recordings recognise speaker and content.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def reproduce_speech(
     """
     study = speech_study(name, budget)
     if data is None:
-        raise InputError(f"expected a source of speech to reproduce {name}, received none: add --data SOURCE")
+        raise InputError(f"expected speech to reproduce {name}, received none: add --data SOURCE")
     if name == "phonemes" and alignments is None:
-        raise InputError("expected phone alignments to reproduce phonemes, received none: add --alignments TSV")
+        raise InputError(f"expected phone alignments for {name}, received none: add --alignments TSV")
     split = _measured_split(study, data)
     folder = out / f"{study.name}-{budget}"
     records: list[Record] = []

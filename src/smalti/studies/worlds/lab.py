@@ -96,7 +96,12 @@ def _of_seed(
         "note": QUESTION,
     }
     records = [{**shared, **row} for run in (frames, second, control) for row in bounds(run)]
-    reliance = {**shared, **about(second, None), "prior": None, "metrics": _reliance_on_codes(second, codes, split)}
+    reliance = {
+        **shared,
+        **about(second, None),
+        "prior": None,
+        "metrics": _reliance_on_codes(second, codes, split),
+    }
     return [*records, reliance]
 
 

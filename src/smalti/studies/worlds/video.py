@@ -1,7 +1,7 @@
 """`smalti reproduce video`: action-conditioned rollouts in code space (section 4.4 of the paper).
 
-The paper shows pictures; here, the figures are how many nats the actions save the prior, how often a classifier
-recognizes the actions in generated clips, and how PSNR to the real frames decays over a rollout.
+The paper shows pictures; here, the figures are how many nats the actions save the prior, how often a
+classifier recognises the actions in generated clips, and how PSNR to the real frames decays over a rollout.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ def stretches(actions: Int64[Tensor, "b f"]) -> list[tuple[int, int, int]]:
 def accuracy_on_generated(
     judge: ActionJudge, chosen: Windows, constant: dict[str, Float[Tensor, "b c f h w"]]
 ) -> dict[str, Any]:
-    """Compute how often the judge recognizes the action of clips generated under one constant action.
+    """Compute how often the judge recognises the action of clips generated under one constant action.
 
     Args:
         judge: the classifier of actions.
