@@ -83,8 +83,9 @@ def phonemes(
     seconds = tokenizer.modality.seconds(tokenizer.autoencoder.stride)
     if seconds is None or tokenizer.autoencoder.num_codebooks != 1:
         raise InputError(
-            f"expected a run over audio with one codebook, received {run} over {tokenizer.modality.plural_name} "
-            f"with {tokenizer.autoencoder.num_codebooks}: train one, for example with `smalti train units`"
+            f"expected a run over audio with one codebook, received {run} over "
+            f"{tokenizer.modality.plural_name} with {tokenizer.autoencoder.num_codebooks}: train one, for "
+            "example with `smalti train units`"
         )
     table = Alignments.read(alignments)
     source = open_data(data, tokenizer.modality)

@@ -24,13 +24,13 @@ from smalti.studies.worlds.runs import about, bounds, evaluate_once, measured_sp
 from smalti.studies.worlds.video_figures import (
     LENGTH,
     Windows,
+    accuracy_on_generated,
+    accuracy_on_real,
+    action_gains,
     constant,
     decoded,
     drawn,
-    accuracy_on_generated,
-    accuracy_on_real,
     through_codes,
-    action_gains,
 )
 from smalti.studies.worlds.video_page import write_video_page
 from smalti.tokenizer import Tokenizer, load
