@@ -72,8 +72,8 @@ def rollout(
     modality = tokenizer.modality
     if not isinstance(modality, VideoModality) or tokenizer.autoencoder.stride != 1:
         raise InputError(
-            f"expected a run over clips with one code grid per frame, received {run} over {modality.plural_name}: "
-            "train one with smalti train walks"
+            f"expected a run over clips with one code grid per frame, received {run} over "
+            f"{modality.plural_name}: train one with smalti train walks"
         )
     chosen = _item(clip, modality, split, item)
     try:
