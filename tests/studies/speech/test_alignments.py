@@ -98,7 +98,7 @@ HEADER = "utt\tstart\tend\tphone\tspeaker\n"
         ("utt\tstart\tend\tstart_frame\tend_frame\tphone\n", "line 1: expected either the columns"),
         ("utt\tstart\tend\tphone\tphone\n", "line 1: expected each column once"),
         (f"{HEADER}a\t0\t1\n", "line 2: expected 5 tab-separated values, received 3"),
-        (f"{HEADER}a\t0\t1\tAA\ts\na\t1\tsoon\tT\ts\n", "line 3: expected a number of seconds .* 'soon'"),
+        (f"{HEADER}a\t0\t1\tAA\ts\na\t1\tsoon\tT\ts\n", "line 3: expected a number of seconds.* 'soon'"),
         (f"{HEADER}a\t0\tnan\tAA\ts\n", "line 2: expected a number of seconds.* column end"),
         (f"{HEADER}a\t-1\t2\tAA\ts\n", "line 2: expected a number of seconds.* column start"),
         (

@@ -165,7 +165,7 @@ class SyntheticSpeechSource(Source):
         self._of(split)
         notes = ["all synthetic voices share one pronunciation model: report real speech as well"]
         if split == "test":
-            notes.append("speakers, voice variants and sentences of the test split are not in train")
+            notes.append("speakers, voice variants and sentences of test are held out from train")
         return notes
 
     def alignments(self, split: str) -> list[TimedPhone]:
