@@ -38,8 +38,9 @@ def convert(
     tokenizer = load(run)
     if tokenizer.modality.sample_rate_hz is None or not tokenizer.classes:
         raise InputError(
-            f"expected a run over audio with speakers, received {run} over {tokenizer.modality.plural_name} with "
-            f"{len(tokenizer.classes)} classes: train on data with speakers, given by folders or data.pattern"
+            f"expected a run over audio with speakers, received {run} over {tokenizer.modality.plural_name} "
+            f"with {len(tokenizer.classes)} classes: train on data with speakers, given by folders or "
+            "data.pattern"
         )
     tokenizer.label(speaker)
     if out.suffix.lower() not in WRITTEN:
