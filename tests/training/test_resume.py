@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -29,10 +30,22 @@ def start(run: Path, steps: int, model: str = "vqvae") -> subprocess.Popen[bytes
     return subprocess.Popen([sys.executable, WORKER, run, str(steps), model], env=ENVIRONMENT)
 
 
-def finish_on_two_ranks(run: Path, steps: int, model: str, schedule: str = "cosine") -> None:
+def two_ranks(run: Path, steps: int, model: str) -> list[str]:
     launch = ["torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
-    words = [sys.executable, "-m", *launch, str(WORKER), str(run), str(steps), model, schedule]
-    subprocess.run(words, check=True, env=ENVIRONMENT, timeout=300)
+    return [sys.executable, "-m", *launch, str(WORKER), str(run), str(steps), model]
+
+
+def finish_on_two_ranks(run: Path, steps: int, model: str) -> None:
+    subprocess.run(two_ranks(run, steps, model), check=True, env=ENVIRONMENT, timeout=300)
+
+
+def kill_workers(run: Path) -> None:
+    """Kill the ranks of a launcher that is gone: each has a session of its own."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if str(run).encode() in words:
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def metrics(run: Path) -> list[dict[str, float]]:
@@ -130,12 +143,21 @@ def test_two_ranks_agree_with_one(tmp_path: Path, model: str) -> None:
             assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
 
 
-def test_two_ranks_of_two_phases_resume_bit_for_bit(tmp_path: Path) -> None:
-    """A run on two ranks, stopped at its last checkpoint and gone on with, is that of an undisturbed one."""
+def test_two_ranks_of_two_phases_are_killed_and_resume_bit_for_bit(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    finish_on_two_ranks(whole, 30, "adversarial", schedule="constant")
-    for steps in (17, 30):
-        finish_on_two_ranks(broken, steps, "adversarial", schedule="constant")
+    steps = 300
+    finish_on_two_ranks(whole, steps, "adversarial")
+    process = subprocess.Popen(
+        two_ranks(broken, steps, "adversarial"), env=ENVIRONMENT, start_new_session=True
+    )
+    wait_for_training(broken, process, before="")
+    assert process.poll() is None, "the run ended before it could be killed: take more steps"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kill_workers(broken)
+    assert newest_state(broken) < newest_state(whole), "the run was complete before it was killed"
+    finish_on_two_ranks(broken, steps, "adversarial")
     expected, received = load_file(whole / "model.safetensors"), load_file(broken / "model.safetensors")
     for name, tensor in expected.items():
         assert torch.equal(tensor, received[name]), name
+    assert steps_logged(broken) == steps_logged(whole)

@@ -1,12 +1,11 @@
 """A small training run as a program of its own, so that tests can kill it or start it on several ranks.
 
-python worker.py RUN STEPS [vqvae | adversarial] [cosine | constant]
+python worker.py RUN STEPS [vqvae | adversarial]
 """
 
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +46,7 @@ def vqvae() -> Trainable:
 MODELS = {"vqvae": vqvae, "adversarial": Adversarial}
 
 
-def main(run: str, steps: int, name: str = "vqvae", schedule: Any = "cosine") -> None:
+def main(run: str, steps: int, name: str = "vqvae") -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = MODELS[name]()
@@ -55,8 +54,8 @@ def main(run: str, steps: int, name: str = "vqvae", schedule: Any = "cosine") ->
         steps=steps,
         batch_size=32,
         learning_rate=1e-3,
+        schedule="cosine",
         warmup_steps=5,
-        schedule=schedule,
         weight_ema=0.9,
         log_every=5,
         checkpoint_every=7,

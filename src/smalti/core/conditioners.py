@@ -54,9 +54,9 @@ class Conditioner(nn.Module, ABC):
 class ConditionerConfig(Configuration):
     """Settings of a conditioner; each subclass has a `kind: Literal[...]`."""
 
+    @abstractmethod
     def build(self, channels: int) -> Conditioner:
         """Build the untrained conditioner for activations with this number of channels."""
-        raise NotImplementedError
 
 
 CONDITIONERS = Registry("conditioner", ConditionerConfig, "smalti.conditioners")

@@ -200,8 +200,10 @@ class Conditions(Mapping[str, ConditionValue]):
         return None if value is None else value.data
 
     def to(self, device: torch.device | str) -> Conditions:
-        """Copy the conditions to a device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        """Copy the conditions to a device; the copy to the CPU is complete when this returns."""
+        # A non-blocking copy from a GPU to the CPU may be read before it has been written.
+        non_blocking = torch.device(device).type != "cpu"
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def part(self, items: Items) -> Conditions:
         """Select the conditions of some items, in the given order."""

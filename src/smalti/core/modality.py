@@ -124,13 +124,13 @@ class Modality(ABC):
 class ModalityConfig(Configuration):
     """Settings of a modality."""
 
+    @abstractmethod
     def build(self) -> Modality:
         """Build the modality.
 
         Raises:
             InputError: if the settings contradict each other.
         """
-        raise NotImplementedError
 
     def measured(self, items: Iterable[np.ndarray]) -> ModalityConfig:
         """Return the settings with values measured on the training items, such as mean and scale.

@@ -192,6 +192,7 @@ class Autoencoder(LatentVariableModel):
 class ModelConfig(Configuration):
     """Settings of a model."""
 
+    @abstractmethod
     def build(self, signal: SignalSpec, num_classes: int = 0) -> LatentVariableModel:
         """Build the untrained model.
 
@@ -202,7 +203,6 @@ class ModelConfig(Configuration):
         Raises:
             InputError: if the parts do not fit each other or the signal.
         """
-        raise NotImplementedError
 
 
 MODELS = Registry("model", ModelConfig, "smalti.models")

@@ -51,6 +51,7 @@ class Encoder(nn.Module, ABC):
 class EncoderConfig(Configuration):
     """Settings of an encoder."""
 
+    @abstractmethod
     def build(self, signal: SignalSpec, dim: int) -> Encoder:
         """Build the untrained encoder.
 
@@ -61,7 +62,6 @@ class EncoderConfig(Configuration):
         Raises:
             InputError: if it cannot encode such a signal.
         """
-        raise NotImplementedError
 
 
 class Decoder(nn.Module, ABC):
@@ -124,9 +124,9 @@ class Quantizer(Pretrained, ABC):
 class QuantizerConfig(Configuration):
     """Settings of a quantizer."""
 
+    @abstractmethod
     def build(self) -> Quantizer:
         """Build the untrained quantizer."""
-        raise NotImplementedError
 
 
 class Likelihood(ABC):
@@ -189,14 +189,15 @@ class LikelihoodFamily(nn.Module, ABC):
 class LikelihoodConfig(Configuration):
     """Settings of a likelihood family."""
 
+    @abstractmethod
     def build(self, signal: SignalSpec) -> LikelihoodFamily:
         """Build the family for signals with these channels and this domain."""
-        raise NotImplementedError
 
 
 class DecoderConfig(Configuration):
     """Settings of a decoder."""
 
+    @abstractmethod
     def build(
         self,
         signal: SignalSpec,
@@ -220,7 +221,6 @@ class DecoderConfig(Configuration):
         Raises:
             InputError: if the parts do not fit each other or the signal.
         """
-        raise NotImplementedError
 
 
 ENCODERS = Registry("encoder", EncoderConfig, "smalti.encoders")

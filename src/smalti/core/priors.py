@@ -95,6 +95,7 @@ class AutoregressiveNetwork(nn.Module, ABC):
 class NetworkConfig(Configuration):
     """Settings of an autoregressive network over codes; each subclass has a `kind: Literal[...]`."""
 
+    @abstractmethod
     def build(
         self, num_codes: int, num_codebooks: int = 1, num_classes: int = 0, num_actions: int = 0
     ) -> AutoregressiveNetwork:
@@ -109,7 +110,6 @@ class NetworkConfig(Configuration):
         Raises:
             InputError: if it cannot predict such codes.
         """
-        raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
         """Return the keyword arguments of the network's constructor: all settings except the kind."""

@@ -43,6 +43,7 @@ class Codebook(nn.Module, ABC):
 class CodebookConfig(Configuration):
     """Settings of a codebook."""
 
+    @abstractmethod
     def build(self, num_codebooks: int, num_codes: int, code_dim: int) -> Codebook:
         """Build the untrained codebook.
 
@@ -51,7 +52,6 @@ class CodebookConfig(Configuration):
             num_codes: K, codes in each codebook.
             code_dim: D, dimension of a code.
         """
-        raise NotImplementedError
 
 
 CODEBOOKS = Registry("codebook", CodebookConfig, "smalti.quantizers.codebooks")
