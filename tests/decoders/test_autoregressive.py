@@ -9,14 +9,17 @@ from smalti.autoregressive.transformer import Transformer
 from smalti.autoregressive.wavenet import WaveNetConfig
 from smalti.conditioners.embedding import Embedding
 from smalti.core.conditions import Conditions, PerItem
+from smalti.core.errors import InputError
+from smalti.core.parts import LikelihoodFamily
 from smalti.core.signals import SignalSpec
 from smalti.decoders.autoregressive import (
     AutoregressiveFamily,
     AutoregressiveLikelihood,
+    PixelCNNDecoderConfig,
     WaveNetDecoderConfig,
 )
 from smalti.encoders.conv import ConvEncoderConfig
-from smalti.likelihoods.categorical import CategoricalConfig
+from smalti.likelihoods.categorical import Categorical, CategoricalConfig
 from smalti.likelihoods.levels import from_levels, to_levels
 from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
 from tests.models.tiny import exaggerate
@@ -62,6 +65,45 @@ def locals_of(made: AutoregressiveFamily, num: int, frames: int, seed: int = 1) 
 def every_signal(levels: int, length: int = 3) -> torch.Tensor:
     every = torch.tensor(list(itertools.product(range(levels), repeat=length)))
     return from_levels(every, levels).unsqueeze(1)
+
+
+class Softmax(LikelihoodFamily):
+    """A softmax family of a user's own."""
+
+    gives_logits = True
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__()
+        self.channels, self.levels, self.num_parameters = channels, levels, channels * levels
+
+    def forward(self, parameters, conditions=None):
+        return Categorical(parameters.unflatten(1, (self.channels, self.levels)))
+
+
+@torch.no_grad()
+def test_a_softmax_of_ones_own_is_the_networks_output_and_sampled_by_its_loop(monkeypatch):
+    spec = SignalSpec(1, (6,), 4)
+    encoder = ConvEncoderConfig(strides=(3,), channels=4).build(spec, DIM)
+    local, drawn = torch.randn(2, 6, 2, generator=torch.Generator().manual_seed(1)), []
+    for likelihood in (Softmax(1, 4), CategoricalConfig().build(spec)):
+        torch.manual_seed(0)
+        _, made = config().build(spec, DIM, encoder, likelihood)
+        draws = []
+        monkeypatch.setattr(likelihood, "forward", lambda *given, _draws=draws: _draws.append(given))
+        drawn.append(made.eval()(local).sample(torch.Generator().manual_seed(2)))
+        assert made.network.outputs is None
+        assert draws == []
+    assert torch.equal(*drawn)
+
+
+def test_a_pixelcnn_decoder_takes_a_softmax_of_ones_own():
+    spec = SignalSpec(2, (4, 4), 5)
+    encoder = ConvEncoderConfig(strides=(2,), channels=4).build(spec, DIM)
+    _, made = PixelCNNDecoderConfig.tiny().build(spec, DIM, encoder, Softmax(2, 5))
+    x = from_levels(torch.randint(5, (3, 2, 4, 4)), 5)
+    assert made(torch.randn(3, 8, 2, 2)).log_prob(x).shape == x.shape
+    with pytest.raises(InputError, match="LogisticMixtureFamily"):
+        PixelCNNDecoderConfig.tiny().build(spec, DIM, encoder, LogisticMixtureConfig().build(spec))
 
 
 class TestLikelihood:

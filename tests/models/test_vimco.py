@@ -619,6 +619,15 @@ class TestParts:
     def test_the_title_names_the_number_of_samples(self):
         assert vimco().title == "VIMCO, 4 samples"
 
+    @pytest.mark.parametrize(
+        "name", ["num_codebooks", "num_codes", "code_dim", "num_samples", "decode_at_once"]
+    )
+    def test_numbers_out_of_range(self, name):
+        model = vimco()
+        sizes = {"num_codebooks": 2, "num_codes": 5, "code_dim": 4, name: 0}
+        with pytest.raises(InputError, match=name):
+            VIMCO(model.encoder, model.decoder, model.family, LARGER, **sizes)
+
     def test_a_class_conditional_decoder_is_refused(self):
         """Its labels would be charged for and never passed."""
         model = vimco()

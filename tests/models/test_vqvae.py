@@ -194,6 +194,13 @@ class TestParts:
         assert model.decode(codes).shape == x.shape
         assert model.likelihood(codes).sample().shape == x.shape
 
+    @pytest.mark.parametrize("settings", [{"jitter": 2.0}, {"code_dropout": 1.0}, {"jitter": -0.1}])
+    def test_shares_out_of_range(self, settings):
+        model = vqvae((8,))
+        parts = (model.encoder, model.quantizer, model.decoder, model.family, model.signal)
+        with pytest.raises(InputError, match=str(*settings.values())):
+            VQVAE(*parts, **settings)
+
     @pytest.mark.parametrize("size", [(8, 8), (4, 8, 4)])
     def test_jitter_is_for_lines(self, size):
         with pytest.raises(InputError, match=rf"jitter of 0.1, received {len(size)} axes"):

@@ -14,7 +14,7 @@ from smalti.core.phases import Phase
 from smalti.core.results import Loss
 from smalti.nn.collectives import randn_over_ranks
 
-EVERY, START, SCALE = 2, 5, 0.5
+EVERY, START, SCALE, BETAS = 2, 5, 0.5, (0.3, 0.7)
 """Of the discriminator's phase."""
 
 
@@ -45,6 +45,7 @@ class Adversarial(Trainable):
                 every=EVERY,
                 start=START,
                 learning_rate_scale=SCALE,
+                betas=BETAS,
             ),
         )
 

@@ -21,7 +21,7 @@ from smalti.core.results import Loss
 from smalti.training.checkpoints import RunDirectory
 from smalti.training.engine import Engine
 from smalti.training.loop import TrainingConfig, fit
-from tests.training.adversarial import EVERY, SCALE, START, Adversarial
+from tests.training.adversarial import BETAS, EVERY, SCALE, START, Adversarial
 
 SIZE, STEPS = 6, 14
 CONFIG = TrainingConfig(
@@ -55,7 +55,8 @@ def by_hand(made: Adversarial) -> Adversarial:
     """The same steps in plain PyTorch; gradients are asked for by name, so that no other can matter."""
     made = copy.deepcopy(made)
     parts = {"generator": list(made.generator.parameters()), "d": list(made.discriminator.parameters())}
-    adam = {name: torch.optim.Adam(of, lr=1) for name, of in parts.items()}
+    betas = {"generator": (0.9, 0.999), "d": BETAS}
+    adam = {name: torch.optim.Adam(of, lr=1, betas=betas[name]) for name, of in parts.items()}
     losses = {"generator": made.loss, "d": made.discriminator_loss}
     for step in range(STEPS):
         made.trained_steps = step
@@ -130,6 +131,20 @@ def test_a_checkpoint_holds_the_optimizer_of_each_phase(tmp_path: Path) -> None:
             if slot == "step":
                 count = len(range(START, STEPS, EVERY)) if phase == "discriminator" else state.step
                 assert state.tensors[f"optimizer.{phase}.0.step"] == count
+
+
+@pytest.mark.parametrize("weight_ema", [0.0, 0.6])
+def test_validation_knows_the_number_of_completed_steps(tmp_path: Path, weight_ema: float) -> None:
+    """Also on the averaged copy, so that a loss which changes during training is validated as it is now."""
+    seen: list[int] = []
+
+    def validate(made: Trainable) -> dict[str, float]:
+        seen.append(made.trained_steps)
+        return {}
+
+    config = CONFIG.model_copy(update={"steps": 6, "validate_every": 2, "weight_ema": weight_ema})
+    fit(model(), batches, config, RunDirectory(tmp_path), Engine("fp32"), validate)
+    assert seen == [2, 4, 6]
 
 
 @pytest.mark.parametrize("step", [3, 5, 6, 11])

@@ -26,9 +26,9 @@ class Trainable(nn.Module, ABC):
     """A module that the training loop can train: it maps a batch to one loss, or to one loss per phase.
 
     Attributes:
-        trained_steps: optimizer steps completed so far. The loop sets it before each step, also in a resumed
-            run, for losses that change during training. A loss that reads it should not be compiled with
-            `torch.compile`, which would recompile it at each new value.
+        trained_steps: optimizer steps completed so far. The loop sets it before and after each step, also in
+            a resumed run and on averaged weights, for losses that change during training. A loss that reads
+            it should not be compiled with `torch.compile`, which would recompile it at each new value.
     """
 
     trained_steps: int = 0

@@ -176,6 +176,9 @@ class LikelihoodFamily(nn.Module, ABC):
     """Number of classes that it is conditioned on; 0 for an unconditional family."""
     is_density: bool = False
     """True if `log_prob` is a log-density of continuous values rather than a log-probability of levels."""
+    gives_logits: bool = False
+    """True for a softmax whose parameters `(B, C*L, *size)` are the logits of each element's levels; an
+    autoregressive network outputs these directly, and draws from them as from codes."""
     is_per_element: bool = True
     """True if the decoder sets all parameters of each element's distribution, so that none is shared."""
 

@@ -29,6 +29,7 @@ class Phase:
         every: the phase runs every `every` steps, counted from `start`.
         start: first step of the phase (steps count from 0).
         learning_rate_scale: factor on the learning rate of the training config.
+        betas: Adam's decay rates of the averages of the gradient and of its square, each in [0, 1).
 
     Raises:
         InputError: if a setting is out of range.
@@ -40,6 +41,7 @@ class Phase:
     every: int = 1
     start: int = 0
     learning_rate_scale: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
 
     def __post_init__(self) -> None:
         if not self.name.replace("_", "").replace("-", "").isalnum():
@@ -54,6 +56,11 @@ class Phase:
             raise InputError(
                 "expected every >= 1, start >= 0 and learning_rate_scale > 0, received "
                 f"{self.every}, {self.start} and {self.learning_rate_scale}: correct the phase {self.name}"
+            )
+
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(
+                f"expected betas in [0, 1), received {self.betas}: correct the phase {self.name}"
             )
 
     def is_due(self, step: int) -> bool:

@@ -24,7 +24,6 @@ from smalti.core.errors import InputError
 from smalti.core.parts import DECODERS, Decoder, DecoderConfig, Encoder, Likelihood, LikelihoodFamily
 from smalti.core.priors import AutoregressiveNetwork
 from smalti.core.signals import SignalSpec
-from smalti.likelihoods.categorical import CategoricalFamily
 from smalti.likelihoods.levels import from_levels, to_levels
 from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, upsample
 
@@ -117,7 +116,7 @@ class AutoregressiveLikelihood(Likelihood):
             self._conditions,
             temperature,
             generator=generator,
-            draw=None if isinstance(self._family, CategoricalFamily) else draw,
+            draw=None if self._family.gives_logits else draw,
         )
         return from_levels(levels, self._levels)
 
@@ -247,8 +246,8 @@ class WaveNetDecoderConfig(_LocalDecoderConfig):
             signal.levels,
             num_classes=num_classes,
             local_channels=self.channels,
-            # By type: a mixture may happen to have as many parameters as there are levels.
-            outputs=None if isinstance(likelihood, CategoricalFamily) else likelihood.num_parameters,
+            # Not by number: a mixture may happen to have as many parameters as there are levels.
+            outputs=None if likelihood.gives_logits else likelihood.num_parameters,
         )
         frame = self.frame(encoder)
         family = AutoregressiveFamily(network, likelihood, self.channels, frame, signal.levels)
@@ -284,10 +283,10 @@ class PixelCNNDecoderConfig(_LocalDecoderConfig):
                 f"expected grids of two axes for a PixelCNN decoder, received {signal.ndim}: use "
                 "decoder.kind=conv"
             )
-        if not isinstance(likelihood, CategoricalFamily):
+        if not likelihood.gives_logits:
             raise InputError(
-                f"expected a likelihood of codes, received a {type(likelihood).__name__}: use "
-                "likelihood.kind=categorical"
+                f"expected a likelihood of codes, a softmax, received a {type(likelihood).__name__}: use "
+                "likelihood.kind=categorical, or set gives_logits in a softmax of your own"
             )
         local = self.local(dim, signal.ndim)
         network = self.network.build(

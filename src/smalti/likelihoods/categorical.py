@@ -100,6 +100,7 @@ class CategoricalFamily(LikelihoodFamily):
     """
 
     kind = "categorical"
+    gives_logits = True
 
     def __init__(self, channels: int = 3, levels: int = 256) -> None:
         super().__init__()

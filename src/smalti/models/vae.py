@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.core.conditions import Batch, Conditions
+from smalti.core.errors import InputError
 from smalti.core.models import MODELS, LatentVariableModel
 from smalti.core.parts import Likelihood, LikelihoodFamily
 from smalti.core.results import BoundTerms, LatentPrior, Loss
@@ -53,7 +54,7 @@ class VAE(LatentVariableModel):
         latent_dim: D.
 
     Raises:
-        InputError: if the encoder's strides do not divide the signal's size.
+        InputError: if the encoder's strides do not divide the signal's size, or latent_dim is out of range.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class VAE(LatentVariableModel):
         latent_dim: int = 64,
     ) -> None:
         super().__init__()
+        if latent_dim < 1:
+            raise InputError(f"expected latent_dim >= 1, received {latent_dim}: pass the latents' channels")
         configs = configs_of(encoder=encoder, decoder=decoder, likelihood=likelihood)
         self.config = None if configs is None else VAEConfig(**configs, latent_dim=latent_dim)
         """Settings of the model, or None if a part is a third-party module."""

@@ -58,8 +58,8 @@ class VIMCO(Autoencoder):
         decode_at_once: signals per decoder batch; memory of decoding grows with this, not with S.
 
     Raises:
-        InputError: if the encoder's strides do not divide the signal's size, or the decoder or the likelihood
-            is conditioned on labels: a VIMCO passes them no conditions.
+        InputError: if the encoder's strides do not divide the signal's size, a number is out of range, or the
+            decoder or the likelihood is conditioned on labels: a VIMCO passes them no conditions.
     """
 
     def __init__(
@@ -76,6 +76,13 @@ class VIMCO(Autoencoder):
         decode_at_once: int = 256,
     ) -> None:
         super().__init__()
+        sizes = (num_codebooks, num_codes - 1, code_dim, num_samples - 1, decode_at_once)
+        if min(sizes) < 1:
+            raise InputError(
+                "expected num_codebooks, code_dim and decode_at_once of at least 1, num_codes and "
+                f"num_samples of at least 2, received {num_codebooks}, {code_dim}, {decode_at_once}, "
+                f"{num_codes} and {num_samples}: correct the smaller ones"
+            )
         num_classes = max(getattr(decoder, "num_classes", 0), likelihood.num_classes)
         if num_classes:
             raise InputError(

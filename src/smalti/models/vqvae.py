@@ -68,20 +68,21 @@ class VQVAE(Autoencoder):
         code_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        configs = configs_of(encoder=encoder, quantizer=quantizer, decoder=decoder, likelihood=likelihood)
-        if configs is not None:
-            configs |= {"jitter": jitter, "code_dropout": code_dropout}
-        self.config = None if configs is None else VQVAEConfig(**configs)
-        """Settings of the model, or None if a part is a third-party module."""
         if not (0 <= jitter <= 1 and 0 <= code_dropout < 1):
             raise InputError(
-                f"expected jitter in [0, 1] and code_dropout in [0, 1), received {jitter} and {code_dropout}"
+                f"expected jitter in [0, 1] and code_dropout in [0, 1), received {jitter} and "
+                f"{code_dropout}: pass shares in these ranges"
             )
         if getattr(getattr(quantizer, "layout", None), "channel_last", False):
             raise InputError(
                 "expected a quantizer of latents (B, D, *grid), received one with channel_last=True: "
                 "build it without"
             )
+        configs = configs_of(encoder=encoder, quantizer=quantizer, decoder=decoder, likelihood=likelihood)
+        if configs is not None:
+            configs |= {"jitter": jitter, "code_dropout": code_dropout}
+        self.config = None if configs is None else VQVAEConfig(**configs)
+        """Settings of the model, or None if a part is a third-party module."""
         self.signal = signal
         self.quantizer = quantizer
         self.encoder = as_encoder(encoder, signal, quantizer.dim)

@@ -167,8 +167,9 @@ def fit(
                 latest[phase.name] = {prefix + name: value for name, value in values.items()}
             if averaged is not model:
                 _average(averaged, model, config.weight_ema_at(step))
-
             done = step + 1
+            # Also on the averaged copy, which validation evaluates.
+            model.trained_steps = averaged.trained_steps = done
             if done % config.log_every == 0 or done == config.steps:
                 watchdog.check()
                 values = _means(latest, engine) | {"learning_rate": rate}
@@ -226,7 +227,7 @@ def _phases(model: Trainable) -> tuple[Phase, ...]:
 
 def _adam(phase: Phase, config: TrainingConfig) -> torch.optim.Optimizer:
     rate = config.learning_rate * phase.learning_rate_scale
-    return torch.optim.Adam(phase.parameters, lr=rate, fused=True)
+    return torch.optim.Adam(phase.parameters, lr=rate, betas=phase.betas, fused=True)
 
 
 def _others(model: Trainable, phase: Phase) -> list[nn.Parameter]:

@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,11 @@ import torch
 from PIL import Image
 
 from smalti.core.errors import InputError
+from smalti.core.signals import SignalSpec
+from smalti.data.store import Store
 from smalti.modalities.image.modality import ImageModality
+from smalti.models.vae import VAEConfig
+from smalti.models.vimco import VIMCOConfig
 from smalti.quantizers.vq import VectorQuantizer
 from smalti.studies.likelihood.recipes import BUDGETS, CODEBOOKS, PARTS, SCALES, study
 from smalti.studies.records import read_records
@@ -89,6 +94,18 @@ def test_records_are_what_was_measured(table):
             metrics = r["metrics"]
             assert metrics["rate"] + metrics["distortion"] == pytest.approx(metrics["bits_per_dim"])
             assert 0 < metrics["bits_per_dim"] < 20
+
+
+@pytest.mark.parametrize("config", [VAEConfig, VIMCOConfig])
+def test_swaps_are_for_models_with_a_codebook_whatever_their_name(config, tmp_path, monkeypatch):
+    from smalti.studies.likelihood import reproduce
+
+    model = config.tiny().build(SignalSpec(3, (8, 8)))
+    monkeypatch.setattr(reproduce.TrainedModel, "load", lambda run: SimpleNamespace(model=model, priors={}))
+    chosen = study("cifar10", "table", "tiny")
+    entry = chosen.entries[0].model_copy(update={"name": "vqvae, but not one"})
+    unused = object.__new__(Store)
+    assert list(reproduce._swaps(chosen, entry, tmp_path, unused)) == []
 
 
 def test_swaps_only_lower_the_bound(table):

@@ -111,7 +111,7 @@ def reproduce(
         store = prepare(Path(scratch) / "data", open_data(data, modality), split, modality, quiet=True)
         _picture([run for _, seed, run in finished if seed == 0], store, folder)
         for entry, seed, run in finished:
-            if chosen.swaps and seed == 0 and entry.name.startswith("vqvae"):
+            if chosen.swaps and seed == 0:
                 records += _swaps(chosen, entry, run, store)
     records = [{**record, "budget": budget, "measured_on": described_data} for record in records]
     write_records(folder / "records.jsonl", records)
@@ -230,9 +230,13 @@ def _record(chosen: Study, entry: str, seed: int, run: Path, prior: str | None) 
 
 
 def _swaps(chosen: Study, entry: Entry, run: Path, store: Store) -> Iterator[Record]:
-    """Measure the likelihood approximation once, and return its records."""
+    """Measure the likelihood approximation once, and return its records; none for a model without codes to
+    swap."""
     trained = TrainedModel.load(run)
-    assert isinstance(trained.model, VQVAE)
+    model = trained.model
+    quantizer = model.quantizer if isinstance(model, VQVAE) else None
+    if not isinstance(model, VQVAE) or not isinstance(quantizer, VectorQuantizer):
+        return
     priors = [prior for prior in trained.priors.values() if not isinstance(prior, LabelPrior)]
     report = json.loads((run / RESULTS).read_text())
     about = {
@@ -244,9 +248,7 @@ def _swaps(chosen: Study, entry: Entry, run: Path, store: Store) -> Iterator[Rec
     }
     saved = json.loads((run / SWAPS).read_text()) if (run / SWAPS).is_file() else {}
     if saved.get("about") != about:
-        model, items = trained.model, _items(trained, store, chosen.swapped_items)
-        quantizer = model.quantizer
-        assert isinstance(quantizer, VectorQuantizer)
+        items = _items(trained, store, chosen.swapped_items)
         measured = with_swaps(
             model, priors, items, lambda x: next_nearest(model.encoder(x), quantizer, chosen.swaps)
         )
