@@ -86,6 +86,23 @@ def test_a_condition_counts_unless_training_hides_it(kind, make):
     torch.testing.assert_close(conditioner(x, conditioner.prepare(value, BATCH, GRID)), given)
 
 
+@pytest.mark.parametrize("kind", VALUES)
+@pytest.mark.parametrize("is_given", [True, False])
+def test_every_parameter_has_a_gradient_with_and_without_the_condition(kind, is_given):
+    conditioner = build(kind)
+    conditioner(
+        activations(), conditioner.prepare(VALUES[kind][0]() if is_given else None, BATCH, GRID)
+    ).sum().backward()
+    assert [name for name, each in conditioner.named_parameters() if each.grad is None] == []
+
+
+def test_an_absent_condition_ignores_weights_that_are_not_finite():
+    conditioner = UpsampledField(CHANNELS, dim=2).double()
+    torch.nn.init.constant_(conditioner.linear.weight, torch.inf)
+    x = activations()
+    torch.testing.assert_close(conditioner(x, conditioner.prepare(None, BATCH, GRID)), x)
+
+
 @torch.no_grad()
 def test_an_embedding_of_frames_is_added_to_all_of_each_frame():
     conditioner, x = build("embedding"), activations()

@@ -6,6 +6,7 @@ import torch
 from smalti.autoregressive.wavenet import WaveNetConfig
 from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
+from smalti.core.parts import Decoder
 from smalti.core.signals import SignalSpec
 from smalti.decoders.autoregressive import AutoregressiveFamily, LocalDecoder, WaveNetDecoderConfig
 from smalti.decoders.conv import ConvDecoder, ConvDecoderConfig
@@ -144,6 +145,37 @@ def test_modules_of_anybody_make_a_model():
 def test_parts_that_do_not_fit_each_other_are_refused(parts, received):
     with pytest.raises(InputError, match=received):
         VQVAE(*parts)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "received"),
+    [
+        (ConvDecoder(8, 1, channels=4), r"\(1, 1, 8, 8\)"),
+        (ConvDecoder(8, 3, channels=4, strides=(2,)), r"\(1, 3, 4, 4\)"),
+        (ConvDecoder(5, 3, channels=4), "failed"),
+    ],
+)
+def test_own_decoders_that_do_not_fit_are_refused(decoder, received):
+    encoder, quantizer, _, *others = own_parts()
+    with pytest.raises(InputError, match=received):
+        VQVAE(encoder, quantizer, decoder, *others)
+
+
+def test_an_autoregressive_family_takes_parameters_of_its_frames():
+    encoder, local, family = build_networks(config(decoder=upsampling(2)), WAVEFORM, 8, 8)
+    quantizer = VectorQuantizer(dim=8, num_codes=4)
+    assert VQVAE(encoder, quantizer, local, family, WAVEFORM).family.frame == 2
+    with pytest.raises(InputError, match=r"\(1, 8, 64\)"):
+        VQVAE(encoder, quantizer, LocalDecoder(8, channels=8, upsample_strides=(4,)), family, WAVEFORM)
+
+
+def test_a_decoder_that_requires_a_condition_is_not_measured():
+    class Required(Decoder):
+        def forward(self, latents, conditions=None):
+            raise InputError("expected a label, received none: pass one")
+
+    encoder, quantizer, _, *others = own_parts()
+    assert isinstance(VQVAE(encoder, quantizer, Required(), *others).decoder, Required)
 
 
 def test_measuring_a_foreign_encoder_leaves_frozen_parts_frozen():

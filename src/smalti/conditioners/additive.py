@@ -9,7 +9,7 @@ from typing import NoReturn, final
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from smalti.core.conditioners import Conditioner
 from smalti.core.conditions import ConditionValue
@@ -42,6 +42,16 @@ def along_grid(bias: Float[Tensor, "b f c"], grid: Sequence[int]) -> Float[Tenso
             "the first axis of the grid is long"
         )
     return bias.transpose(1, 2).repeat_interleave(math.prod(grid[1:]), 2)
+
+
+def gradient_path(module: nn.Module) -> Float[Tensor, ""]:
+    """Return a zero that depends on every parameter of a module.
+
+    A conditioner adds it where a batch lacks the condition: data-parallel training expects a gradient of
+    every parameter on every rank at every step.
+    """
+    # Sums of empty slices: weights that are not finite do not make them NaN, unlike products with 0.
+    return torch.stack([parameter.flatten()[:0].sum() for parameter in module.parameters()]).sum()
 
 
 def hidden_items(batch_size: int, share: float, hide: bool, device: torch.device) -> Bool[Tensor, " b"]:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from smalti.conditioners.additive import check_items, hidden_items, refuse
+from smalti.conditioners.additive import check_items, gradient_path, hidden_items, refuse
 from smalti.core.conditioners import CONDITIONERS, Conditioner, ConditionerConfig
 from smalti.core.conditions import ConditionValue, TokenSequence
 from smalti.core.errors import InputError
@@ -103,7 +103,9 @@ class CrossAttention(Conditioner):
         """
         elements = self.absent.expand(batch_size, -1, -1)
         mask = torch.ones(batch_size, 1, dtype=torch.bool, device=elements.device)
-        if value is not None:
+        if value is None:
+            elements = elements if self.embed is None else elements + gradient_path(self.embed)
+        else:
             sequence, present = self._elements(value, batch_size)
             hidden = hidden_items(batch_size, self.config.dropout, hide, mask.device)
             elements = torch.cat([elements, sequence], 1)

@@ -10,7 +10,13 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from smalti.conditioners.additive import AdditiveConditioner, check_items, hidden_items, refuse
+from smalti.conditioners.additive import (
+    AdditiveConditioner,
+    check_items,
+    gradient_path,
+    hidden_items,
+    refuse,
+)
 from smalti.core.conditioners import CONDITIONERS, ConditionerConfig
 from smalti.core.conditions import ConditionValue, DenseField
 
@@ -60,7 +66,7 @@ class UpsampledField(AdditiveConditioner):
         """
         weight = self.linear.weight
         if value is None:
-            return weight.new_zeros(batch_size, len(weight), 1)
+            return weight.new_zeros(batch_size, len(weight), 1) + gradient_path(self.linear)
         coarse = value.data.shape[2:]
         if (
             not isinstance(value, DenseField)

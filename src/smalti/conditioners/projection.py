@@ -10,7 +10,14 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from smalti.conditioners.additive import AdditiveConditioner, along_grid, check_items, hidden_items, refuse
+from smalti.conditioners.additive import (
+    AdditiveConditioner,
+    along_grid,
+    check_items,
+    gradient_path,
+    hidden_items,
+    refuse,
+)
 from smalti.core.conditioners import CONDITIONERS, ConditionerConfig
 from smalti.core.conditions import ConditionValue, PerFrame, PerItem
 
@@ -61,7 +68,7 @@ class Projection(AdditiveConditioner):
             InputError: if the value does not hold vectors of this width.
         """
         if value is None:
-            return self.absent.expand(batch_size, -1).unsqueeze(2)
+            return (self.absent + gradient_path(self.linear)).expand(batch_size, -1).unsqueeze(2)
         right_kind = isinstance(value, PerItem | PerFrame) and not value.is_ids
         if not right_kind or value.data.shape[-1] != self.config.dim:
             refuse(f"vectors of width {self.config.dim} of the item or of each frame", value)

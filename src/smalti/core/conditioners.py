@@ -28,6 +28,9 @@ class Conditioner(nn.Module, ABC):
     ) -> Any:
         """Compute everything that does not depend on the activations, once for all positions and layers.
 
+        The result depends on every parameter that it uses for a given value, also if there is no value:
+        data-parallel training expects a gradient of every parameter at every step.
+
         Args:
             value: value of the condition; None if the batch does not have it.
             batch_size: B.

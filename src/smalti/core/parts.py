@@ -172,6 +172,8 @@ class LikelihoodFamily(nn.Module, ABC):
     """Name in tables: the `kind` of its config."""
     num_parameters: int
     """Number of channels that the decoder must output."""
+    frame: int = 1
+    """Elements of the signal for each position of the decoder's output, along an axis."""
     num_classes: int = 0
     """Number of classes that it is conditioned on; 0 for an unconditional family."""
     is_density: bool = False

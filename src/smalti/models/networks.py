@@ -161,7 +161,7 @@ def check_fit(
     """Refuse parts whose shapes or domains differ: broadcasting would turn them into false likelihoods.
 
     Args:
-        decoder: its output is measured with latents of zeros if it is somebody else's module.
+        decoder: its output is measured with latents of zeros, unless it refuses them without a condition.
         likelihood: of the signal.
         signal: of the data.
         dim: channels of the latents.
@@ -188,14 +188,19 @@ def check_fit(
             f"expected a likelihood of {signal.channels} channels, received one of {channels}: give "
             "both the same"
         )
-    if isinstance(decoder, ForeignDecoder):
-        made = _probe(decoder.module, torch.zeros(1, dim, *grid))
-        expected = (1, likelihood.num_parameters, *signal.size)
-        if made != expected:
-            raise InputError(
-                f"expected a decoder that maps {(1, dim, *grid)} to {expected}, the parameters of the "
-                f"likelihood, received an output of shape {made}: change its last layer or its strides"
-            )
+    module = decoder.module if isinstance(decoder, ForeignDecoder) else decoder
+    try:
+        made = _probe(module, torch.zeros(1, dim, *grid))
+    except InputError as error:
+        if isinstance(error.__cause__, InputError):
+            return  # a decoder that requires a condition cannot be measured without one
+        raise
+    expected = (1, likelihood.num_parameters, *(side // likelihood.frame for side in signal.size))
+    if made != expected:
+        raise InputError(
+            f"expected a decoder that maps {(1, dim, *grid)} to {expected}, the parameters of the "
+            f"likelihood, received an output of shape {made}: change its last layer or its strides"
+        )
 
 
 def as_decoder(module: nn.Module) -> Decoder:
