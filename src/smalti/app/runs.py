@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import torch
 
 from smalti.app.console import by_phase, note
@@ -17,9 +20,9 @@ from smalti.recipe import Pretraining, PriorRecipe, Recipe, parse
 from smalti.training.checkpoints import RunDirectory
 from smalti.training.loop import TrainingConfig
 
+R = TypeVar("R", Recipe, PriorRecipe, Pretraining)
+
 DATA_DIRECTORY = "data"
-MEASURED = ("data.mean", "data.scale")
-"""Settings that training computes from its data unless they are given."""
 MAY_CHANGE = ("training.steps", "training.log_every", "training.validate_every", "training.checkpoint_every")
 CURVES = {
     "loss": "loss",
@@ -36,7 +39,7 @@ CURVES = {
 }
 
 
-def check_target(run: RunDirectory, recipe: Recipe | PriorRecipe | Pretraining) -> None:
+def check_target(run: RunDirectory, recipe: R) -> None:
     """Raise `InputError` if the directory holds another run, or files other than a run."""
     if not run.exists:
         taken = [path.name for path in run.path.iterdir()] if run.path.is_dir() else []
@@ -47,13 +50,10 @@ def check_target(run: RunDirectory, recipe: Recipe | PriorRecipe | Pretraining) 
                 "and no config.json; choose another --out"
             )
         return
-    config = run.read_config("recipe")
-    with plugin_hint(config):
-        stored = parse(type(recipe), config["recipe"], str(run.config_path))
-    changed = differences(stored, recipe)
+    stored = _stored(run, type(recipe))
+    changed = differences(stored, _with_measured(recipe, stored))
     # An autoencoder does not depend on its prior, which has a separate run.
     refused = [key for key in changed if key not in MAY_CHANGE and not key.startswith("prior.")]
-    refused = [key for key in refused if key not in MEASURED or changed[key][1]]
     if refused:
         key = refused[0]
         before, now = changed[key]
@@ -61,6 +61,39 @@ def check_target(run: RunDirectory, recipe: Recipe | PriorRecipe | Pretraining) 
             f"{run.path} holds a run with {key}={before}, received {now}: "
             "choose another --out, or use the same settings to resume it"
         )
+
+
+def resumed(run: RunDirectory, recipe: Recipe) -> Recipe:
+    """Return the recipe with what an earlier start of the run measured; unchanged for a new run."""
+    return _with_measured(recipe, _stored(run, Recipe)) if run.exists else recipe
+
+
+def measured(recipe: Recipe, items: Iterable[np.ndarray]) -> Recipe:
+    """Return the recipe with the statistics (mean and scale) of the training items.
+
+    Raises:
+        InputError: if the modality changes settings that it does not name: the run could not be resumed.
+    """
+    data = recipe.data.measured(items)
+    names = {key.split(".")[0] for key in differences(recipe.data, data)} - {*data.measured_fields}
+    if names:
+        raise InputError(
+            f"expected {type(data).__name__}.measured to change only its measured_fields, "
+            f"{data.measured_fields}, received other values of {', '.join(sorted(names))}: name them there"
+        )
+    return recipe.model_copy(update={"data": data})
+
+
+def _stored(run: RunDirectory, kind: type[R]) -> R:
+    config = run.read_config("recipe")
+    with plugin_hint(config):
+        return parse(kind, config["recipe"], str(run.config_path))
+
+
+def _with_measured(recipe: R, stored: R) -> R:
+    if not (isinstance(recipe, Recipe) and isinstance(stored, Recipe)):
+        return recipe  # only an autoencoder measures its data
+    return recipe.model_copy(update={"data": recipe.data.resumed(stored.data)})
 
 
 def model_of(source: Source) -> str | None:

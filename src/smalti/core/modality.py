@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -17,6 +17,9 @@ from smalti.core.signals import SignalSpec
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+M = TypeVar("M", bound="ModalityConfig")
 
 
 class Modality(ABC):
@@ -124,6 +127,9 @@ class Modality(ABC):
 class ModalityConfig(Configuration):
     """Settings of a modality."""
 
+    measured_fields: ClassVar[tuple[str, ...]] = ()
+    """Names of the settings that `measured` fills; each is "not given" while it has its default."""
+
     @abstractmethod
     def build(self) -> Modality:
         """Build the modality.
@@ -135,11 +141,30 @@ class ModalityConfig(Configuration):
     def measured(self, items: Iterable[np.ndarray]) -> ModalityConfig:
         """Return the settings with values measured on the training items, such as mean and scale.
 
+        Only the settings named in `measured_fields` change, and only those that are not given.
+
         Args:
             items: stored items, `(C, *size)`.
         """
         del items
         return self
+
+    def resumed(self: M, stored: ModalityConfig) -> M:
+        """Return the settings with the measured ones that are not given taken from the run to resume.
+
+        Args:
+            stored: settings of that run.
+        """
+        if type(stored) is not type(self):
+            return self
+        fields = type(self).model_fields
+        return self.model_copy(
+            update={
+                name: getattr(stored, name)
+                for name in self.measured_fields
+                if getattr(self, name) == fields[name].get_default(call_default_factory=True)
+            }
+        )
 
 
 MODALITIES = Registry("modality", ModalityConfig, "smalti.modalities")

@@ -25,7 +25,9 @@ from smalti.app.runs import (
     check_target,
     draw_learning_curves,
     log_summary,
+    measured,
     model_of,
+    resumed,
 )
 from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
@@ -95,14 +97,17 @@ def train_recipe(
     recipe: Recipe, data: str, out: Path, quiet: bool = False, start: Path | None = None
 ) -> RunDirectory:
     """Train a complete recipe object; see `train`."""
-    run, modality = RunDirectory(out), recipe.data.build()
+    run = RunDirectory(out)
+    recipe = resumed(run, recipe)
+    modality = recipe.data.build()
     _check_settings(run, recipe, data, modality, start)
     source = open_data(data, modality)
     check_model(run, model_of(source))
     engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
     quiet = quiet or not engine.is_main
     store = _prepared(run, source, modality, engine, quiet)
-    recipe = _measured(recipe, store)
+    training, _ = split_indices(store.count, recipe.validation_fraction)
+    recipe = measured(recipe, (store.item(index) for index in training.tolist()))
     modality = recipe.data.build()
     # Rebuilt with the number of labels (speakers), which a decoder may be conditioned on.
     model = _seeded_model(recipe, modality, len(store.classes))
@@ -152,13 +157,6 @@ def _prepared(run: RunDirectory, source: Source, modality: Modality, engine: Eng
         prepare(directory, source, training_split(source), modality, keep=run.exists, quiet=quiet)
     engine.wait()
     return Store.open(directory)
-
-
-def _measured(recipe: Recipe, store: Store) -> Recipe:
-    """Return the recipe with the data statistics (mean and scale) of the training items."""
-    training, _ = split_indices(store.count, recipe.validation_fraction)
-    data = recipe.data.measured(store.item(index) for index in training.tolist())
-    return recipe.model_copy(update={"data": data})
 
 
 def _description(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import numpy as np
 import torch
@@ -59,6 +59,8 @@ class ArrayConfig(ModalityConfig):
         mean, scale: mean and standard deviation of each channel, for standardising continuous data; if (),
             `train` measures them on the training split.
     """
+
+    measured_fields: ClassVar[tuple[str, ...]] = ("mean", "scale")
 
     kind: Literal["array"] = "array"
     channels: PositiveInt = 1
