@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -285,9 +286,11 @@ def test_weights_that_were_changed_in_memory_are_saved(
     assert tokenizer.fingerprint != before
     assert not torch.equal(tokenizer.encode(pixels), codes)
     for name in ("first", "second"):
-        tokenizer.save_pretrained(tmp_path / name)
+        with pytest.warns(UserWarning, match="unigram, learned"):
+            tokenizer.save_pretrained(tmp_path / name)
     assert contents(tmp_path / "first") == contents(tmp_path / "second")
-    again = load(tmp_path / "first", "cpu")
+    with pytest.warns(UserWarning, match="unigram, learned"):
+        again = load(tmp_path / "first", "cpu")
     assert again.learned is not None
     for one, other in (
         (tokenizer.autoencoder, again.autoencoder),
@@ -297,14 +300,31 @@ def test_weights_that_were_changed_in_memory_are_saved(
         assert list(stored) == list(one.state_dict())
         assert all(torch.equal(tensor, stored[name]) for name, tensor in one.state_dict().items())
     assert again.fingerprint == tokenizer.fingerprint
+    assert again.trained.trained_on == {"unigram": before, "learned": before}
     assert torch.equal(again.encode(pixels), tokenizer.encode(pixels))
     assert torch.equal(again.sample(2, seed=3), tokenizer.sample(2, seed=3))
     # Without a prior it replaces the first, whose prior would not fit any more.
     alone = load(run, "cpu")
     alone.trained.learned.clear()
-    alone.save_pretrained(tmp_path / "first")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        alone.save_pretrained(tmp_path / "first")
     assert not (tmp_path / "first" / "prior").exists()
     assert load(tmp_path / "first").fingerprint == before
+
+
+def test_edited_priors_alone_belong_to_the_model(run: Path, tmp_path: Path) -> None:
+    tokenizer = load(run, "cpu")
+    assert tokenizer.learned is not None
+    with torch.no_grad():
+        next(tokenizer.learned.parameters()).zero_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tokenizer.save_pretrained(tmp_path / "saved")
+        again = load(tmp_path / "saved", "cpu")
+    assert again.learned is not None
+    assert not next(again.learned.parameters()).any()
+    assert again.trained.foreign_priors == []
 
 
 def test_a_run_is_not_overwritten(run: Path) -> None:

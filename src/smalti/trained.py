@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,7 @@ PRIOR_DIRECTORY = "prior"
 UNIGRAM_FILE = "unigram.json"
 KEPT_KEYS = ("smalti", "plugins", "codes_of", "start", "commit")
 """Keys of a run's config.json that a saved model keeps. The location of the training data stays private."""
+TRAINED_ON = "trained_on"
 LEARNED = "learned"
 """Name of the prior in `PRIOR_DIRECTORY`; a prior called NAME is in `PRIOR_DIRECTORY-NAME`."""
 
@@ -50,6 +52,7 @@ class TrainedModel:
         learned: the learned priors, by name.
         prior_recipes: recipes of the learned priors, by name.
         about: values of the run's config.json that a saved model keeps, see `KEPT_KEYS`.
+        trained_on: fingerprint of the model whose codes each prior was trained on, by the prior's name.
     """
 
     directory: Path
@@ -62,6 +65,7 @@ class TrainedModel:
     actions: tuple[str, ...] = ()
     columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
+    trained_on: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(
@@ -94,16 +98,18 @@ class TrainedModel:
         load_weights(model, run.read_model(), directory)
         model.to(target).eval()
         fingerprint = fingerprint_of(model)
-        unigram, learned, prior_recipes = None, {}, {}
+        unigram, learned, prior_recipes, trained_on = None, {}, {}, {}
         if isinstance(model, Autoencoder):
-            unigram = _load_unigram(directory / UNIGRAM_FILE, model, fingerprint)
+            counted = _load_unigram(directory / UNIGRAM_FILE, model, fingerprint)
+            if counted is not None:
+                unigram, trained_on[UnigramPrior.name] = counted
             for path in prior_directories(directory) if load_priors else []:
                 loaded = _load_prior(path, model, len(classes), len(actions), fingerprint)
                 if loaded is not None:
-                    prior, prior_recipe = loaded
+                    prior, prior_recipe, trained_on[prior.name] = loaded
                     learned[prior.name] = prior.to(target).eval()
                     prior_recipes[prior.name] = prior_recipe
-        return cls(
+        trained = cls(
             directory,
             recipe,
             model,
@@ -114,7 +120,10 @@ class TrainedModel:
             actions,
             columns,
             {key: config[key] for key in KEPT_KEYS if key in config},
+            trained_on,
         )
+        trained._warn_of_foreign_priors(fingerprint)
+        return trained
 
     @property
     def fingerprint(self) -> str:
@@ -168,16 +177,34 @@ class TrainedModel:
                 priors.append(LabelledPrior(learned))
         return {prior.name: prior for prior in priors}
 
+    @property
+    def foreign_priors(self) -> list[str]:
+        """Names of the priors that were trained on codes of other weights than the model has now."""
+        return self._foreign_priors(self.fingerprint)
+
+    def _foreign_priors(self, current: str) -> list[str]:
+        return [name for name in self.priors if self.trained_on.get(name, current) != current]
+
+    def _warn_of_foreign_priors(self, current: str) -> None:
+        if names := self._foreign_priors(current):
+            warnings.warn(
+                f"the weights of the model were changed after its priors were trained on its codes "
+                f"({', '.join(names)}): train them again unless the codes are the same",
+                stacklevel=3,
+            )
+
     def save(self, directory: Path) -> None:
         """Write the model and its priors as they are in memory, in the format that `load` reads.
 
-        Files of an earlier save that no longer belong to the model are removed.
+        Files of an earlier save that no longer belong to the model are removed. A warning names the priors
+        that were trained on other weights; they are saved nevertheless, and named again when they are loaded.
 
         Raises:
             InputError: if the directory holds a training run.
         """
         check_no_run(directory)
         current = self.fingerprint
+        self._warn_of_foreign_priors(current)
         names = {
             "classes": list(self.classes),
             **({"actions": list(self.actions)} if self.actions else {}),
@@ -187,14 +214,21 @@ class TrainedModel:
         _write(directory, {"kind": "autoencoder", **self.about, "recipe": recipe, **names}, self.model)
         (directory / UNIGRAM_FILE).unlink(missing_ok=True)
         if self.unigram is not None:
-            write_unigram(directory / UNIGRAM_FILE, self.unigram, current)
+            write_unigram(
+                directory / UNIGRAM_FILE, self.unigram, current, self.trained_on.get(self.unigram.name)
+            )
         for path in prior_directories(directory):
             if path.is_dir() and {file.name for file in path.iterdir()} <= {CONFIG_FILE, WEIGHTS_FILE}:
                 shutil.rmtree(path)
         for name, prior in self.learned.items():
             recipe = self.prior_recipes[name].model_dump(mode="json")
-            config = {"kind": "prior", "recipe": recipe, "autoencoder": current}
+            config = {"kind": "prior", "recipe": recipe, **_models(current, self.trained_on.get(name))}
             _write(prior_directory(directory, name), config, prior)
+
+
+def _models(current: str, trained_on: str | None, key: str = "autoencoder") -> dict[str, str]:
+    """Fingerprints of a prior's model and, if it differs, of the model that it was trained on."""
+    return {key: current, **({} if trained_on in (None, current) else {TRAINED_ON: trained_on})}
 
 
 def _write(directory: Path, config: dict[str, Any], module: torch.nn.Module) -> None:
@@ -254,13 +288,14 @@ def _names_by_column(given: object, run: RunDirectory) -> dict[str, tuple[str, .
     return {str(name): _names(ids, "columns", run) for name, ids in given.items()}
 
 
-def write_unigram(path: Path, prior: UnigramPrior, fingerprint: str) -> None:
-    """Write the code counts and the fingerprint of their model."""
+def write_unigram(path: Path, prior: UnigramPrior, fingerprint: str, trained_on: str | None = None) -> None:
+    """Write the code counts, the fingerprint of the model, and that of the codes' model if it differs."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps({"model": fingerprint, "counts": prior.counts.tolist()}))
+        stored = {**_models(fingerprint, trained_on, "model"), "counts": prior.counts.tolist()}
+        temporary.write_text(json.dumps(stored))
 
 
-def _load_unigram(path: Path, autoencoder: Autoencoder, fingerprint: str) -> UnigramPrior | None:
+def _load_unigram(path: Path, autoencoder: Autoencoder, fingerprint: str) -> tuple[UnigramPrior, str] | None:
     if not path.is_file():
         return None
     prior = UnigramPrior(autoencoder.num_codes, autoencoder.num_codebooks, autoencoder.grid)
@@ -276,12 +311,12 @@ def _load_unigram(path: Path, autoencoder: Autoencoder, fingerprint: str) -> Uni
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is broken ({error}): remove it and run `smalti train` again") from None
     prior.counts.copy_(counts)
-    return prior
+    return prior, str(stored.get(TRAINED_ON, fingerprint))
 
 
 def _load_prior(
     directory: Path, autoencoder: Autoencoder, num_classes: int, num_actions: int, fingerprint: str
-) -> tuple[LearnedPrior, PriorRecipe] | None:
+) -> tuple[LearnedPrior, PriorRecipe, str] | None:
     run = RunDirectory(directory)
     if not run.model_path.is_file():
         return None
@@ -297,4 +332,4 @@ def _load_prior(
     name = directory.name.removeprefix(PRIOR_DIRECTORY).removeprefix("-") or LEARNED
     prior = new_prior(recipe, autoencoder, num_classes, name, num_actions)
     load_weights(prior, run.read_model(), directory)
-    return prior, recipe
+    return prior, recipe, str(config.get(TRAINED_ON, fingerprint))

@@ -71,6 +71,8 @@ def inspect(run: str) -> str:
         f"likelihood  {model.family.kind}",
         f"priors      {', '.join(trained.priors) or 'built into the model'}",
     ]
+    if trained.foreign_priors:
+        lines[-1] += f" (trained on codes of other weights: {', '.join(trained.foreign_priors)})"
     directory = RunDirectory(trained.directory)
     records = directory.metrics()
     if records:
