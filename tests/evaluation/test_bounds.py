@@ -7,13 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from smalti.core.conditions import Batch, Conditions
+from smalti.conditioners.cross_attention import CrossAttention
+from smalti.conditioners.embedding import Embedding
+from smalti.core.conditions import Batch, Conditions, PerItem, TokenSequence
 from smalti.core.models import Autoencoder
 from smalti.core.parts import Likelihood
 from smalti.core.priors import DensityPrior
 from smalti.core.results import Bound, Loss, Measured
 from smalti.core.signals import SignalSpec
+from smalti.decoders.conv import ConvDecoder
 from smalti.evaluation.bounds import Density, PriorDensity, measure
+from smalti.evaluation.evaluate import evaluate
+from smalti.models.vqvae import VQVAE, VQVAEConfig
+from smalti.priors.uniform import UniformPrior
 
 NO_CONDITIONS = Conditions()
 
@@ -248,3 +254,61 @@ def test_without_bounds_there_are_no_rows():
     assert density.compute() == {}
     density.update(measure(GivenAutoencoder(), Batch(X)))
     assert density.compute() == {}
+
+
+class TestConditionsOfTheDecoder:
+    """A condition that the decoder is given is paid for, or the bound names it."""
+
+    CONDITIONS = Conditions(
+        label=torch.tensor([0, -1, 2]),
+        text=TokenSequence(torch.tensor([[0, 1], [2, 3], [4, 5]])),
+        unread=PerItem(torch.randn(3, 2)),
+    )
+
+    def measured(self, **conditioners) -> Measured:
+        torch.manual_seed(0)
+        config = VQVAEConfig.tiny()
+        spec = SignalSpec(1, (8, 8))
+        made = config.build(spec)
+        decoder = ConvDecoder(
+            made.quantizer.dim, made.family.num_parameters, channels=8, conditioners=conditioners
+        )
+        model = VQVAE(made.encoder, made.quantizer, decoder, made.family, spec).eval()
+        x = torch.zeros(3, 1, 8, 8)
+        priors = [UniformPrior(model.num_codes, model.num_codebooks, model.grid)]
+        return measure(model, Batch(x, self.CONDITIONS), priors)
+
+    def test_label_ids_are_paid_for(self):
+        plain = self.measured().bounds["uniform"]
+        bound = self.measured(label=Embedding(8, 10)).bounds["uniform"]
+        torch.testing.assert_close(bound.rate - plain.rate, math.log(10) * torch.tensor([1.0, 0.0, 1.0]))
+        assert (plain.given, bound.given) == ((), ())
+
+    def test_other_conditions_are_named(self):
+        text = CrossAttention(8, num_ids=6, dim=4, heads=2)
+        plain = self.measured().bounds["uniform"]
+        bound = self.measured(text=text).bounds["uniform"]
+        assert torch.equal(bound.rate, plain.rate)
+        assert bound.given == ("text",)
+
+    def test_a_report_says_so_in_row_and_protocol(self, monkeypatch):
+        monkeypatch.setattr(GivenAutoencoder, "condition_names", ("text",), raising=False)
+        batch = Batch(X, Conditions(text=PerItem(torch.randn(3, 2))))
+        given = evaluate(GivenAutoencoder(), [GivenPrior()], [batch])
+        assert given.density["plain"]["given"] == ["text"]
+        assert "p(x | text)" in given.protocol["bits_per_dim"]
+        without = evaluate(GivenAutoencoder(), [GivenPrior()], [Batch(X)])
+        assert "given" not in without.density["plain"]
+        assert "p(x) / dims" in without.protocol["bits_per_dim"]
+
+    def test_an_undeclared_condition_does_not_reach_the_decoder(self, monkeypatch):
+        def reads(self, codes, conditions=None):
+            assert "text" not in conditions
+            return GivenLikelihood(codes)
+
+        monkeypatch.setattr(GivenAutoencoder, "likelihood", reads)
+        measure(GivenAutoencoder(), Batch(X, Conditions(text=PerItem(torch.randn(3, 2)))), [GivenPrior()])
+
+    def test_ids_that_nobody_has_are_not_given(self):
+        assert not PerItem(torch.tensor([-1, -1])).is_given
+        assert PerItem(torch.tensor([-1, 0])).is_given

@@ -52,6 +52,7 @@ class Embedding(AdditiveConditioner):
     def __init__(self, channels: int, num_ids: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.config = EmbeddingConfig(num_ids=num_ids, dropout=dropout)
+        self.num_ids = num_ids
         self.table = nn.Embedding(num_ids + 1, channels)
         nn.init.normal_(self.table.weight, std=INITIAL_STD)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, cast, final
+from typing import Annotated, Any, TypeGuard, cast, final
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ class Conditioner(nn.Module, ABC):
     Each position is conditioned independently of the others, so an autoregressive network stays causal, and
     its cached step can apply the conditioner to a single position.
     """
+
+    num_ids: int = 0
+    """Number of ids that it distinguishes if it can read one id per item; the cost of a label is its ln."""
 
     @abstractmethod
     def prepare(
@@ -141,11 +144,22 @@ def check_data_conditions(module: nn.Module, available: Collection[str]) -> None
 def readable_conditions(module: nn.Module) -> frozenset[str]:
     """Names of all conditions that a model, or a network over codes, can be given."""
     known = set(condition_names(module))
-    # Labels are read by nested parts (a decoder, a likelihood), the others only by a network itself.
-    if any(getattr(part, "num_classes", 0) for part in module.modules()):
-        known.add("label")
-    sizes = {"action": "num_actions", "local": "local_channels"}
-    return frozenset(known | {name for name, size in sizes.items() if getattr(module, size, 0)})
+    # Labels and actions reach nested parts (a decoder, a likelihood, its network); a local condition of a
+    # nested network is computed from latents.
+    for name, size in {"label": "num_classes", "action": "num_actions"}.items():
+        if any(getattr(part, size, 0) for part in module.modules()):
+            known.add(name)
+    return frozenset(known | {"local"} if getattr(module, "local_channels", 0) else known)
+
+
+def num_label_ids(module: nn.Module) -> int:
+    """Number of labels that the conditioners inside a module distinguish; 0 if none reads label ids."""
+    found = [part.by_name["label"] for part in module.modules() if _reads_labels(part)]
+    return max((cast("Conditioner", each).num_ids for each in found), default=0)
+
+
+def _reads_labels(part: nn.Module) -> TypeGuard[Conditioners]:
+    return isinstance(part, Conditioners) and "label" in part.by_name
 
 
 def check_given_conditions(given: Collection[str], *modules: nn.Module) -> None:

@@ -59,6 +59,11 @@ class ConditionValue(ABC):
         """True if the values are ids rather than vectors."""
         return self.data.dtype == torch.int64
 
+    @property
+    def is_given(self) -> bool:
+        """True if any item has a value: vectors, or an id that is not -1."""
+        return not self.is_ids or bool((self.data >= 0).any())
+
     def each(self: V, change: Callable[[Tensor], Tensor]) -> V:
         """Return a value of the same kind with `change` applied to every tensor."""
         # Iterates over the fields of the subclass, so that no tensor of it is left unchanged.

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from smalti.core.conditioners import num_label_ids
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.config import Configuration
 from smalti.core.parts import Decoder, Encoder, Likelihood, LikelihoodFamily
@@ -78,7 +79,8 @@ class LatentVariableModel(Trainable, Pretrained):
     @property
     def num_label_classes(self) -> int:
         """Number of classes that p(x | z, label) is conditioned on; 0 if it is unconditional."""
-        return max(self.decoder.num_classes, self.family.num_classes)
+        parts = (self.decoder, self.family)
+        return max(*(part.num_classes for part in parts), *(num_label_ids(part) for part in parts))
 
     @property
     def stride(self) -> int:

@@ -74,7 +74,11 @@ class Decoder(nn.Module, ABC):
     def forward(
         self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b p *size"]:
-        """Compute the parameters of the likelihood."""
+        """Compute the parameters of the likelihood.
+
+        A decoder that reads conditions, other than labels and by conditioners, lists their names in an
+        attribute `condition_names`. Bounds on ln p(x) name them, and are measured without any others.
+        """
 
 
 class Quantizer(Pretrained, ABC):

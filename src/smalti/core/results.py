@@ -79,17 +79,20 @@ class BoundTerms:
 
 @dataclass(frozen=True)
 class Bound:
-    """An upper bound on -ln p(x) for each item, as rate plus distortion, nats.
+    """An upper bound on -ln p(x), or -ln p(x | given), for each item, as rate plus distortion, nats.
 
     Attributes:
         rate: ln q(z|x) - ln p(z), or -ln p(z) for a deterministic encoder, plus the cost of labels.
         distortion: -ln p(x|z).
         labels: part of the rate that encodes the labels which the decoder is conditioned on.
+        given: names of conditions that the decoder is given and the rate does not include: with any, the
+            bound is on -ln p(x | given).
     """
 
     rate: Float[Tensor, " b"]
     distortion: Float[Tensor, " b"]
     labels: float | Float[Tensor, " b"] = 0.0
+    given: tuple[str, ...] = ()
 
     @property
     def log_prob(self) -> Float[Tensor, " b"]:

@@ -6,18 +6,23 @@ For draws z_s of the posterior q(z|x), with rate_s = ln q(z_s|x) - ln p(z_s) and
     importance-weighted:  -ln p(x) <= -ln 1/S sum_s exp -(rate_s + distortion_s)   (Burda et al. 2016)
 
 both in expectation over the draws. A deterministic encoder is the case of one draw with q(z|x) = 1.
+
+A decoder that is given labels pays for them in the rate. Other conditions that it is given (text, actions, a
+field) cost nothing here, so that the bound is one on -ln p(x | conditions), and names them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NotRequired, Protocol, TypeAlias, TypedDict, cast, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from smalti.core.conditioners import readable_conditions
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.models import LatentVariableModel
 from smalti.core.priors import DensityPrior
@@ -52,8 +57,8 @@ def measure(
 
     Args:
         model: in evaluation mode.
-        batch: signals and their conditions. The decoder gets all conditions; of the priors, only a
-            `LabelPrior` gets labels.
+        batch: signals and their conditions. The model gets the conditions that it declares to read (see
+            `readable_conditions`); of the priors, only a `LabelPrior` gets labels.
         priors: over the model's codes; a model with continuous latents has its own prior.
         draws: number of posterior draws per item, where the posterior is a distribution.
         generator: of the draws.
@@ -62,19 +67,26 @@ def measure(
         Bounds by name: `NAME` is the average over draws, and `NAME, S draws` the importance-weighted bound
         if the posterior gave more than one draw.
     """
-    terms = model.bound_terms(batch, draws, generator)
+    read = readable_conditions(model)
+    # An undeclared condition would be neither paid for nor named. Only encoders read voice statistics.
+    conditions = batch.conditions.only(*read, "voice")
+    terms = model.bound_terms(replace(batch, conditions=conditions), draws, generator)
+    given = sorted(name for name in read & set(conditions) if conditions[name].is_given)
     labels = label_cost(model.num_label_classes, batch.conditions.tensor("label"))
+    unpaid = tuple(name for name in given if name != "label" or not model.num_label_classes)
     bounds: dict[str, Bound] = {}
     if terms.latent_prior is not None:
         own = terms.latent_prior
-        average = Bound(own.kl + labels, terms.distortions.mean(0), labels)
-        bounds |= _named(own.name, average, own.rates + labels, terms.distortions, labels)
+        average = Bound(own.kl + labels, terms.distortions.mean(0), labels, unpaid)
+        bounds |= _named(own.name, average, own.rates + labels, terms.distortions)
     if terms.draws is not None:
         for prior in priors:
-            cost = 0.0 if isinstance(prior, LabelPrior) else labels
-            rates = _rates(terms, terms.draws, prior, batch.conditions) + cost
+            pays = isinstance(prior, LabelPrior)
+            cost = 0.0 if pays else labels
+            rates = _rates(terms, terms.draws, prior, batch.conditions.only("label")) + cost
             average = average_bound(rates, terms.distortions, cost)
-            bounds |= _named(prior.name, average, rates, terms.distortions, cost)
+            average = replace(average, given=tuple(n for n in unpaid if n != "label" or not pays))
+            bounds |= _named(prior.name, average, rates, terms.distortions)
     return Measured(bounds, terms.reconstruction, terms.codes)
 
 
@@ -123,12 +135,13 @@ def _rates(
 
 
 def _named(
-    name: str, average: Bound, rates: Float[Tensor, "s b"], distortions: Float[Tensor, "s b"], labels: Cost
+    name: str, average: Bound, rates: Float[Tensor, "s b"], distortions: Float[Tensor, "s b"]
 ) -> dict[str, Bound]:
     """Name the average bound, and the importance-weighted bound if there is more than one draw."""
     bounds = {name: average}
     if len(rates) > 1:
-        bounds[f"{name}, {len(rates)} draws"] = importance_weighted_bound(rates, distortions, labels)
+        weighted = importance_weighted_bound(rates, distortions, average.labels)
+        bounds[f"{name}, {len(rates)} draws"] = replace(weighted, given=average.given)
     return bounds
 
 
@@ -143,11 +156,15 @@ class PriorDensity(TypedDict):
     """Standard error over items; None for a single item."""
     nats_per_code: NotRequired[float]
     """For models with codes."""
+    given: NotRequired[list[str]]
+    """Conditions that the decoder was given and the rate does not include: the row bounds p(x | given)."""
 
 
 @final
 class Density:
     """Accumulates bounds over a split: -log2 p(x) <= rate + distortion, in bits per dimension.
+
+    Rows of a decoder that is given conditions which the rate does not include bound -log2 p(x | given).
 
     Args:
         signal: defines the number of dimensions of an item.
@@ -160,6 +177,7 @@ class Density:
         self._dims: list[Tensor] = []
         self._codes = 0
         self._code_nats: dict[str, float] = {}
+        self._given: dict[str, set[str]] = {}
 
     @torch.no_grad()
     def update(
@@ -189,6 +207,7 @@ class Density:
             self._code_nats[name] = self._code_nats.get(name, 0.0) + float(
                 (bound.rate - bound.labels).double().sum()
             )
+            self._given.setdefault(name, set()).update(bound.given)
             self._distortions.setdefault(name, []).append(bound.distortion.double().cpu())
 
     def compute(self) -> dict[str, PriorDensity]:
@@ -207,7 +226,7 @@ class Density:
             error = total - total.mean() * dims / mean_dims
             num = len(total)
             stderr = math.sqrt(error.square().sum().item() / (num - 1) / num) if num > 1 else None
-            row = {
+            row: dict[str, object] = {
                 f"{domain.unit}_per_dim": total.mean().item(),
                 "rate": rate.mean().item(),
                 "distortion": distortion.mean().item(),
@@ -215,5 +234,7 @@ class Density:
             }
             if self._codes:
                 row["nats_per_code"] = self._code_nats[name] / self._codes
+            if self._given[name]:
+                row["given"] = sorted(self._given[name])
             results[name] = cast("PriorDensity", row)
         return results

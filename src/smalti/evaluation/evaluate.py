@@ -100,16 +100,26 @@ def evaluate(
     domain = model.signal.domain
     log = "ln" if model.signal.is_continuous else "log2"
     scored = "a density of the standardised data" if model.signal.is_continuous else "exact levels"
+    rows = density.compute()
+    given = {f"p(x | {', '.join(row['given'])})" for row in rows.values() if "given" in row}
     protocol = {
-        f"{domain.unit}_per_dim": f"upper bound on -{log} p(x) / dims: rate {log} q(z|x) / p(z) + distortion "
-        f"-{log} p(x|z), {scored}; at the item's own codes where the encoder is deterministic, else "
-        f"the average over {draws} draws of the posterior; 'N draws': the importance-weighted bound; stderr "
-        "over items",
+        f"{domain.unit}_per_dim": f"upper bound on -{log} {' or '.join(sorted(given)) or 'p(x)'} / dims: "
+        f"rate {log} q(z|x) / p(z) + distortion -{log} p(x|z), {scored}; at the item's own codes where the "
+        f"encoder is deterministic, else the average over {draws} draws of the posterior; 'N draws': the "
+        "importance-weighted bound; stderr over items",
         "dims": f"{model.signal.dims} = channels x {'x'.join(str(n) for n in model.signal.size)}"
         + (
             f"; of items of other lengths as many as they have; all {domain.unit} over all dims"
             if is_ragged
             else ""
+        ),
+        **(
+            {
+                "given": "the decoder is given conditions whose cost no rate includes: rows marked 'prior | "
+                "names' bound p(x | names), not p(x)"
+            }
+            if given
+            else {}
         ),
         **(reconstruction.protocol() if reconstructed else {}),
         **(CodebookUse.protocol() if use else {}),
@@ -126,7 +136,7 @@ def evaluate(
     return Evaluation(
         num,
         domain.unit,
-        density.compute(),
+        rows,
         reconstructed,
         (use.compute() if use else {}) | reliance,
         use.counts if use else None,

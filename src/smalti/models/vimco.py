@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from smalti.core.conditioners import condition_names
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
 from smalti.core.models import MODELS, Autoencoder
@@ -59,7 +60,7 @@ class VIMCO(Autoencoder):
 
     Raises:
         InputError: if the encoder's strides do not divide the signal's size, a number is out of range, or the
-            decoder or the likelihood is conditioned on labels: a VIMCO passes them no conditions.
+            decoder or the likelihood is conditioned on anything: a VIMCO passes them no conditions.
     """
 
     def __init__(
@@ -84,10 +85,11 @@ class VIMCO(Autoencoder):
                 f"{num_codes} and {num_samples}: correct the smaller ones"
             )
         num_classes = max(getattr(decoder, "num_classes", 0), likelihood.num_classes)
-        if num_classes:
+        read = condition_names(decoder) | condition_names(likelihood)
+        if num_classes or read:
             raise InputError(
-                f"expected a decoder without conditions for VIMCO, received one conditioned on {num_classes} "
-                "classes: build it without classes, or use a VQVAE"
+                "expected a decoder without conditions for VIMCO, received one conditioned on "
+                f"{', '.join(sorted(read)) or f'{num_classes} classes'}: build it without, or use a VQVAE"
             )
         configs = configs_of(encoder=encoder, decoder=decoder, likelihood=likelihood)
         self.config = (

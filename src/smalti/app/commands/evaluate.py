@@ -98,7 +98,7 @@ def show(report: dict[str, Any]) -> None:
         table.add_column(column, justify="left" if column == "prior" else "right")
     for name, row in report[f"{unit}_per_dim"].items():
         table.add_row(
-            name,
+            f"{name} | {', '.join(row['given'])}" if "given" in row else name,
             *(
                 _figure(row.get(key))
                 for key in (f"{unit}_per_dim", "rate", "distortion", "stderr", "nats_per_code")
