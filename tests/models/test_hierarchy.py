@@ -9,7 +9,10 @@ from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
 from smalti.core.signals import SignalSpec
 from smalti.evaluation.codebook import CodebookUse, counts_by_codebook
+from smalti.likelihoods.gaussian import GaussianFamily
+from smalti.likelihoods.normal import NormalFamily
 from smalti.models.hierarchy import Hierarchy, HierarchyConfig
+from smalti.quantizers.vq import VectorQuantizer
 
 SPEC = SignalSpec(3, (16, 24))
 THREE = HierarchyConfig.tiny().model_copy(update={"factors": (2, 2)})
@@ -96,3 +99,56 @@ def test_settings_of_time_are_refused(settings):
     encoder = THREE.encoder.model_copy(update=settings)
     with pytest.raises(InputError, match="per_frame or time_strides"):
         THREE.model_copy(update={"encoder": encoder}).build(SignalSpec(3, (8, 16, 16)))
+
+
+def parts(config: HierarchyConfig = THREE, **changes) -> dict:
+    """Keyword arguments of a hierarchy of registered parts."""
+    model = build(config)
+    given = {
+        "encoders": model.encoders,
+        "projections": list(model.projections),
+        "quantizers": list(model.quantizers),
+        "decoders": model.decoders,
+        "likelihood": model.family,
+        "signal": SPEC,
+        "factors": config.factors,
+    }
+    return {**given, **changes}
+
+
+def test_a_hierarchy_of_registered_parts_can_be_saved(tmp_path):
+    before = torch.random.get_rng_state()
+    model = Hierarchy(**parts())
+    torch.random.set_rng_state(before)
+    model.eval().save_pretrained(tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    again = Hierarchy.from_pretrained(tmp_path)
+    signal = torch.rand(2, 3, *SPEC.size) * 2 - 1
+    assert torch.equal(again.encode(signal), model.encode(signal))
+
+
+def test_a_hierarchy_that_no_config_builds_cannot_be_saved(tmp_path):
+    given = parts()
+    given["projections"][0] = torch.nn.Sequential(given["projections"][0], torch.nn.Identity())
+    with pytest.raises(InputError, match="registered config"):
+        Hierarchy(**given).save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "received"),
+    [
+        ({"likelihood": NormalFamily(3)}, "density"),
+        ({"likelihood": GaussianFamily(3, 16)}, "received one of 16"),
+        ({"likelihood": GaussianFamily(3)}, "received an output of shape"),
+        ({"factors": (2,)}, r"\[3, 3, 3, 3\]"),
+        ({"factors": (2, 4)}, r"\(2, 4\)"),
+        (
+            {"quantizers": [VectorQuantizer(dim=4, num_codes=k, num_codebooks=2) for k in (4, 4, 8)]},
+            r"\(2, 8\)",
+        ),
+        ({"quantizers": [VectorQuantizer(dim=4, num_codes=4, channel_last=True)] * 3}, "channel_last=True"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(changes, received):
+    with pytest.raises(InputError, match=received):
+        Hierarchy(**parts(**changes))

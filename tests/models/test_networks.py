@@ -17,7 +17,7 @@ from smalti.likelihoods.gaussian import GaussianConfig, GaussianFamily
 from smalti.likelihoods.logistic_mixture import LogisticMixtureFamily
 from smalti.likelihoods.normal import NormalFamily
 from smalti.models.networks import NetworksConfig, build_networks, tiny_networks
-from smalti.models.vqvae import VQVAE
+from smalti.models.vqvae import VQVAE, VQVAEConfig
 from smalti.quantizers.vq import VectorQuantizer
 
 WAVEFORM = SignalSpec(1, (64,), levels=16)
@@ -25,7 +25,7 @@ WAVENET = WaveNetDecoderConfig.tiny()
 
 
 def config(**parts) -> NetworksConfig:
-    return NetworksConfig(**{**tiny_networks(), **parts})
+    return VQVAEConfig(**{**tiny_networks(), **parts})
 
 
 def upsampling(*strides: int) -> WaveNetDecoderConfig:
@@ -51,7 +51,7 @@ def test_parts_of_these_kinds_that_fit(parts, kinds):
     built = config(**parts)
     encoder, decoder, family = build_networks(built, WAVEFORM, encoded=5, decoded=3)
     assert (type(encoder), type(decoder), type(family)) == kinds
-    assert NetworksConfig.model_validate_json(built.model_dump_json()) == built
+    assert VQVAEConfig.model_validate_json(built.model_dump_json()) == built
     latents = encoder(torch.zeros(2, 1, 64))
     assert latents.shape == (2, 5, *encoder.grid((64,)))
     likelihood = family(decoder(torch.zeros(2, 3, *encoder.grid((64,)))))

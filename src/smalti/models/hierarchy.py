@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal, cast, final
+from typing import Annotated, Any, Literal, cast, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -29,6 +29,7 @@ from smalti.decoders.conv import ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoderConfig
 from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
 from smalti.models.distortion import mean_distortion, per_observed_dim
+from smalti.models.networks import check_fit, configs_of
 from smalti.nn.blocks import CONVOLUTIONS
 from smalti.nn.levels import Levels
 from smalti.nn.symbols import check_codes
@@ -60,7 +61,7 @@ class Hierarchy(Autoencoder):
         factors: ratio of each level's resolution to the one above it, from the second coarsest on.
 
     Raises:
-        InputError: if the strides do not divide the signal's size.
+        InputError: if the strides do not divide the signal's size, or the parts do not fit.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Hierarchy(Autoencoder):
         factors: Sequence[int] = (2,),
     ) -> None:
         super().__init__()
+        _check_levels(encoders, projections, quantizers, decoders, factors)
         self.signal = signal
         grid = tuple(signal.size)
         for encoder in encoders:
@@ -88,6 +90,24 @@ class Hierarchy(Autoencoder):
         self.num_codes = quantizers[0].num_codes
         self.levels = self.code_layout = Levels(quantizers[0].num_codebooks, tuple(factors), signal.ndim)
         self.num_codebooks = sum(self.levels.sizes)
+        finest = self.levels.grids(grid)[-1]
+        expected = encoders[0].grid(signal.size)
+        if finest != expected:
+            raise InputError(
+                f"expected factors between levels that make the finest grid {expected}, received "
+                f"{tuple(factors)}, which make {finest}: pass the strides of the coarser encoders"
+            )
+        check_fit(self.decoder, likelihood, signal, self._num_latent_channels(grid), finest)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of every `Autoencoder`; the config of injected parts is found at this call.
+
+        Raises:
+            InputError: if the parts are not those that a `HierarchyConfig` builds.
+        """
+        if self.config is None:
+            self.config = HierarchyConfig.of(self)
+        return super().settings()
 
     @property
     def encoders(self) -> list[Encoder]:
@@ -152,12 +172,22 @@ class Hierarchy(Autoencoder):
             InputError: if a code is out of range, or the number of codebooks is wrong.
         """
         check_codes(codes, self.num_codebooks, self.num_codes)
+        return self._decoded(self._latents(codes), conditions)
+
+    def _latents(self, codes: Int64[Tensor, "b g *grid"]) -> Float[Tensor, "b d *finest"]:
+        """Latents of the finest level, concatenated with the maps from above."""
         by_level = self.levels.unpack(codes)[::-1]
         known = None
         for level in reversed(range(1, len(by_level))):
             latents = self.quantizers[level].decode(by_level[level])
             known = self.decoders[level](_concatenated(latents, known))
-        return self._decoded(_concatenated(self.quantizers[0].decode(by_level[0]), known), conditions)
+        return _concatenated(self.quantizers[0].decode(by_level[0]), known)
+
+    @torch.no_grad()
+    def _num_latent_channels(self, grid: Sequence[int]) -> int:
+        """Number of input channels of the signal's decoder, measured with codes that are all 0."""
+        codes = torch.zeros(1, self.num_codebooks, *grid, dtype=torch.int64)
+        return self._latents(codes.to(next(self.quantizers[0].parameters(), codes).device)).shape[1]
 
     def _quantized(
         self, signal: Float[Tensor, "b c *size"]
@@ -180,6 +210,45 @@ class Hierarchy(Autoencoder):
 
     def _decoded(self, latents: Float[Tensor, "b d *finest"], conditions: Conditions | None) -> Likelihood:
         return self.family(self.decoder(latents, conditions), conditions)
+
+
+def _check_levels(
+    encoders: Sequence[Encoder],
+    projections: Sequence[nn.Module],
+    quantizers: Sequence[Quantizer],
+    decoders: Sequence[Decoder],
+    factors: Sequence[int],
+) -> None:
+    """Check that every level has its parts, and that the codes of all levels fit one tensor.
+
+    Raises:
+        InputError: if a part is missing, or the quantizers differ in codes or have the channels last.
+    """
+    counts = [len(parts) for parts in (encoders, projections, quantizers, decoders)]
+    if counts != [len(factors) + 1] * 4:
+        raise InputError(
+            f"expected {len(factors) + 1} encoders, projections, quantizers and decoders for "
+            f"{len(factors)} factors, received {counts}: pass one of each for every level"
+        )
+    sizes = [(each.num_codebooks, each.num_codes) for each in quantizers]
+    if len(set(sizes)) > 1:
+        raise InputError(
+            f"expected quantizers of equal num_codebooks and num_codes, received {sizes}: build all levels "
+            "with the same sizes"
+        )
+    if any(getattr(each.layout, "channel_last", False) for each in quantizers):
+        raise InputError(
+            "expected quantizers of latents (B, D, *grid), received one with channel_last=True: build it "
+            "without"
+        )
+
+
+def _described(modules: Sequence[nn.Module]) -> list[Any]:
+    """Type, config and shapes of each module: equal for modules that can load each other's weights."""
+    return [
+        (type(each), getattr(each, "config", None), {k: v.shape for k, v in each.state_dict().items()})
+        for each in modules
+    ]
 
 
 def _concatenated(maps: Tensor, known: Tensor | None) -> Tensor:
@@ -216,6 +285,23 @@ class HierarchyConfig(ModelConfig):
             quantizer=VectorQuantizerConfig.tiny(),
             likelihood=LogisticMixtureConfig(components=2),
         )
+
+    @classmethod
+    def of(cls, model: Hierarchy) -> HierarchyConfig | None:
+        """Return the config that builds a model of equal parts; None if there is none."""
+        parts = {"encoder": model.encoder, "decoder": model.decoder, "quantizer": model.quantizers[0]}
+        configs = configs_of(**parts, likelihood=model.family)
+        if configs is None:
+            return None
+        encoder, decoder = configs["encoder"], configs["decoder"]
+        if not isinstance(encoder, ConvEncoderConfig) or not isinstance(decoder, ConvDecoderConfig):
+            return None
+        # Each decoder reverses the strides of its own level.
+        decoder = decoder.model_copy(update={"strides": None, "time_strides": None, "per_frame": None})
+        config = cls(**{**configs, "decoder": decoder, "factors": model.levels.factors})
+        with torch.random.fork_rng(devices=[]):  # the twin's initial weights are not the caller's draws
+            twin = config.build(model.signal, model.num_label_classes)
+        return config if _described(list(twin.children())) == _described(list(model.children())) else None
 
     def build(self, signal: SignalSpec, num_classes: int = 0) -> Hierarchy:
         """Build the untrained model."""
