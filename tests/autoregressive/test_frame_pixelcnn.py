@@ -13,7 +13,7 @@ from smalti.autoregressive.frame_pixelcnn import (
     with_noise,
 )
 from smalti.autoregressive.sampling import sample, sample_naive
-from smalti.core.conditions import Conditions
+from smalti.core.conditions import Conditions, PerItem
 from smalti.core.errors import InputError
 
 NUM_CODES, NUM_ACTIONS = 5, 3
@@ -175,3 +175,18 @@ def test_it_learns_what_actions_do():
     assert nats(actions, codes) < 0.2
     assert nats(actions.roll(1, 0), codes) > math.log(3)
     assert nats(torch.full_like(actions, -1), codes) == pytest.approx(math.log(3), abs=0.2)
+
+
+@torch.no_grad()
+def test_every_condition_of_an_item_reaches_the_inner_networks(monkeypatch):
+    network = FramePixelCNNConfig.tiny().build(4, 1).eval()
+    seen = []
+    for inner in [network.frame]:
+        whole, start = inner.forward, inner.start
+        monkeypatch.setattr(inner, "forward", lambda x, c, _f=whole: (seen.append(set(c)), _f(x, c))[1])
+        monkeypatch.setattr(inner, "start", lambda n, g, c, _f=start: (seen.append(set(c)), _f(n, g, c))[1])
+    given = Conditions(mood=PerItem(torch.tensor([1, 2])))
+    network(torch.zeros(2, 1, *(2, 3, 3), dtype=torch.int64), given)
+    sample(network, 2, (2, 3, 3), given)
+    assert seen
+    assert all("mood" in names for names in seen)

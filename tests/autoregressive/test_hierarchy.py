@@ -72,3 +72,18 @@ def test_a_beginning_is_refused():
 def test_other_grids_are_refused(grid):
     with pytest.raises(InputError, match="a grid of rows and columns"):
         build().start(1, grid)
+
+
+@torch.no_grad()
+def test_every_condition_of_an_item_reaches_the_inner_networks(monkeypatch):
+    network = HierarchicalPixelCNNConfig.tiny().build(4, 5).eval()
+    seen = []
+    for inner in network.networks:
+        whole, start = inner.forward, inner.start
+        monkeypatch.setattr(inner, "forward", lambda x, c, _f=whole: (seen.append(set(c)), _f(x, c))[1])
+        monkeypatch.setattr(inner, "start", lambda n, g, c, _f=start: (seen.append(set(c)), _f(n, g, c))[1])
+    given = Conditions(mood=PerItem(torch.tensor([1, 2])))
+    network(torch.zeros(2, 5, *(2, 2), dtype=torch.int64), given)
+    sample(network, 2, (2, 2), given)
+    assert seen
+    assert all("mood" in names for names in seen)

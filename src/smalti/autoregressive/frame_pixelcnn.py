@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig, PixelCNNState
-from smalti.core.conditions import Conditions
+from smalti.core.conditions import Conditions, PerItem, TokenSequence
 from smalti.core.errors import InputError
 from smalti.core.priors import NETWORKS, AutoregressiveNetwork, NetworkConfig
 from smalti.nn.collectives import rand_over_ranks, randint_over_ranks
@@ -172,8 +172,8 @@ class FramePixelCNN(AutoregressiveNetwork):
             later, _ = self._remembered(seen[:, :, :-1], actions[:, :-1], past)
             known = torch.cat([known, later], 2)
         local = known.transpose(1, 2).flatten(0, 1)
-        labels = (conditions or Conditions()).only("label").repeat(frames)
-        logits = self.frame(codes.transpose(1, 2).flatten(0, 1), Conditions(**labels, local=local))
+        of_frames = _of_each_frame(conditions or Conditions()).repeat(frames)
+        logits = self.frame(codes.transpose(1, 2).flatten(0, 1), Conditions(**of_frames, local=local))
         return logits.unflatten(0, (batch_size, frames)).transpose(1, 2)
 
     @torch.no_grad()
@@ -191,7 +191,7 @@ class FramePixelCNN(AutoregressiveNetwork):
         label_indices(conditions, batch_size, self.num_classes, actions.device)
         return FrameState(
             (frames, rows, columns),
-            Conditions(**conditions.only("label"), action=actions),
+            Conditions(**_of_each_frame(conditions), action=actions),
             self.memory.start(batch_size, (rows, columns)),
             self._nothing(batch_size, (rows, columns)),
             torch.zeros(
@@ -228,7 +228,7 @@ class FramePixelCNN(AutoregressiveNetwork):
         if state.frames == state.grid[0]:
             raise InputError(f"expected no step after the last symbol of a clip {state.grid}: call start")
         if state.frame is None:
-            conditions = Conditions(**state.conditions.only("label"), local=state.known)
+            conditions = Conditions(**_of_each_frame(state.conditions), local=state.known)
             state.frame = self.frame.start(len(state.codes), state.grid[1:], conditions)
             previous = None
         state.symbols += 1
@@ -277,6 +277,12 @@ class FramePixelCNN(AutoregressiveNetwork):
             )
         actions = actions.to(device)
         return actions.where(actions >= 0, self.num_actions)
+
+
+def _of_each_frame(conditions: Conditions) -> Conditions:
+    """Conditions of a whole clip, which are the same for the network of each of its frames."""
+    whole = [name for name, value in conditions.items() if isinstance(value, PerItem | TokenSequence)]
+    return conditions.only(*whole)
 
 
 def hide_actions(actions: Int64[Tensor, "b f"], share: float, num_actions: int) -> Int64[Tensor, "b f"]:

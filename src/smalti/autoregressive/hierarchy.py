@@ -190,13 +190,13 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
         """
         _check_grid(codes.shape[2:])
         check_codes(codes, self.num_codebooks, self.num_codes)
-        labels = (conditions or Conditions()).only("label")
+        given = Conditions(**{**(conditions or {}), "local": None})
         levels = self.layout.unpack(codes)
         logits, known = [], None
         for level, network in enumerate(self.networks):
             if level:
                 known = self.level_conditioners[level - 1](levels[level - 1], known)
-            logits.append(network(levels[level], Conditions(**labels, local=known)))
+            logits.append(network(levels[level], Conditions(**{**given, "local": known})))
         return self.layout.pack(logits)
 
     @torch.no_grad()
@@ -210,9 +210,9 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
         """
         _check_grid(grid)
         grids = self.layout.grids(grid)
-        labels = (conditions or Conditions()).only("label")
-        inner = self.networks[0].start(batch_size, grids[0], labels)
-        return HierarchyState(grids, labels, 0, 0, inner, self._empty(batch_size, grids[0]), None)
+        given = Conditions(**{**(conditions or {}), "local": None})
+        inner = self.networks[0].start(batch_size, grids[0], given)
+        return HierarchyState(grids, given, 0, 0, inner, self._empty(batch_size, grids[0]), None)
 
     @torch.no_grad()
     def step(self, previous: Int64[Tensor, " b"] | None, state: HierarchyState) -> Float[Tensor, "b k"]:
