@@ -27,6 +27,7 @@ from pydantic_core import core_schema
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.plugins import load_plugins
+from smalti.core.reentry import importing
 
 C = TypeVar("C", bound=Configuration)
 D = TypeVar("D", bound=Configuration)
@@ -83,7 +84,7 @@ class Registry(Generic[C]):
     def kinds(self) -> dict[str, type[C]]:
         """Return all registered config classes, sorted by kind."""
         self._complete()
-        return dict(sorted(self._kinds.items()))
+        return dict(sorted(dict(self._kinds).items()))  # copied, since another thread may register
 
     def get(self, kind: str) -> type[C]:
         """Return the config class of a kind.
@@ -106,6 +107,7 @@ class Registry(Generic[C]):
             pydantic.ValidationError: if a setting is invalid for the kind.
         """
         if isinstance(values, self.base):
+            self._check_registered(values)
             return values
         if not isinstance(values, dict) or not isinstance(values.get("kind"), str):
             raise InputError(
@@ -113,6 +115,16 @@ class Registry(Generic[C]):
                 f"{', '.join(self.kinds())}"
             )
         return self.get(values["kind"]).model_validate(values)
+
+    def _check_registered(self, config: C) -> None:
+        # A class is registered when it is defined, so its own instances need no import.
+        kind = getattr(config, "kind", None)
+        if self._kinds.get(str(kind)) is not type(config):
+            raise InputError(
+                f"expected a registered config of a {self.family}, received a {type(config).__name__} with "
+                f"the kind {kind!r}, which could be trained but not be loaded again: register its class, and "
+                "create the config after that"
+            )
 
     def _complete(self) -> None:
         self._import_own()
@@ -122,14 +134,13 @@ class Registry(Generic[C]):
         """Register the parts of this package first, so that no plugin can take their kinds."""
         if self._has_own:
             return
-        self._has_own = True  # the modules register themselves while they are imported
-        try:
-            package = importlib.import_module(self.package)
-            for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
-                importlib.import_module(module.name)
-        except BaseException:
-            self._has_own = False
-            raise
+        with importing(self.package) as is_first:
+            if is_first:
+                package = importlib.import_module(self.package)
+                for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
+                    importlib.import_module(module.name)
+                # Only now: until all are registered, other threads have to import them too.
+                self._has_own = True
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
         def dump(config: Any, info: Any) -> dict[str, Any]:

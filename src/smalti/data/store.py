@@ -90,10 +90,6 @@ class Store:
         begin = self.begins[index]
         return np.moveaxis(self.signals[begin : begin + self.lengths[index]], 0, 1)
 
-    def length_of(self, index: int) -> int | None:
-        """Length of a ragged item (time), or None if all items have one size."""
-        return None if self.lengths is None else int(self.lengths[index])
-
     def actions_of(self, index: int) -> Actions | None:
         """Actions of a clip by name, or None if no item has any."""
         if self.actions is None or self.lengths is None:

@@ -144,13 +144,8 @@ class ConvEncoderConfig(EncoderConfig):
         """Build the encoder of such signals.
 
         Raises:
-            InputError: if time_strides or per_frame is set and the signal is not a clip.
+            InputError: if time_strides or per_frame is set and the signal does not have three axes.
         """
-        if (self.time_strides or self.per_frame) and not signal.is_clip:
-            raise InputError(
-                f"expected clips (three axes) for time_strides or per_frame, received signals of "
-                f"{signal.ndim}: leave both out"
-            )
         return ConvEncoder(signal.channels, dim, signal.ndim, **self.model_dump(exclude={"kind"}))
 
 
