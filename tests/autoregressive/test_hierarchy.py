@@ -6,6 +6,7 @@ import torch
 from smalti.autoregressive.hierarchy import HierarchicalPixelCNN, HierarchicalPixelCNNConfig
 from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.autoregressive.sampling import sample, sample_naive
+from smalti.core.conditions import Conditions, PerItem
 from smalti.core.errors import InputError
 
 LEVEL = GatedPixelCNNConfig.tiny()
