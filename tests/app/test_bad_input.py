@@ -141,7 +141,7 @@ def test_unknown_recipe(tmp_path: Path, mistake: Mistake) -> None:
     for words in (["train", "imagenet", "--out", tmp_path / "new"], ["recipes", "imagenet"]):
         sentence = mistake(*words)
         assert "'imagenet'" in sentence
-        assert "image, hierarchy, letters, fashion-mnist, cifar10" in sentence
+        assert "image, hierarchy, letters, mnist, fashion-mnist, cifar10" in sentence
 
 
 @pytest.mark.parametrize(

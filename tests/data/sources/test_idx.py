@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smalti.app.recipes import RECIPES, get_recipe
 from smalti.core.errors import InputError
-from smalti.data.sources.idx import IdxSource
+from smalti.data.sources.idx import FASHION_MNIST, NAMES_BY_FIRST_LABELS, IdxSource
 
 IMAGES = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
 LABELS = np.array([3, 1, 4, 1, 9], np.uint8)
@@ -63,6 +64,21 @@ def test_more_images_than_are_read_at_once(tmp_path, monkeypatch):
     write(tmp_path, "train-images-idx3-ubyte.gz", idx(IMAGES))
     contents = [item.content for item in IdxSource(tmp_path).items("train")]
     np.testing.assert_array_equal(np.stack(contents), IMAGES)
+
+
+@pytest.mark.parametrize("first", NAMES_BY_FIRST_LABELS)
+def test_fashion_mnist_is_recognised_by_its_labels(tmp_path: Path, first: bytes) -> None:
+    labels = np.array([*first, 1, 0], np.uint8)
+    write(tmp_path, "train-images-idx3-ubyte", idx(np.zeros((len(labels), 2, 2), np.uint8)))
+    write(tmp_path, "train-labels-idx1-ubyte", idx(labels))
+    named = [item.label for item in IdxSource(tmp_path).items("train")]
+    assert named == [FASHION_MNIST[label] for label in labels]
+    write(tmp_path, "train-labels-idx1-ubyte", idx(labels[::-1]))
+    assert [item.label for item in IdxSource(tmp_path).items("train")] == [*map(str, labels[::-1])]
+
+
+def test_no_recipe_renames_the_classes_of_the_data() -> None:
+    assert [name for name in RECIPES if get_recipe(name).class_names] == []
 
 
 def test_no_labels_is_noted(tmp_path):
@@ -221,7 +237,7 @@ def test_real_fashion_mnist():
     assert (source.count("train"), source.count("test")) == (60_000, 10_000)
     items = list(source.items("test"))
     assert items[0].content.shape == (28, 28)
-    assert items[0].label == "9"
+    assert items[0].label == "Ankle boot"
     labels, counts = np.unique([item.label for item in items], return_counts=True)
-    assert labels.tolist() == list("0123456789")
+    assert labels.tolist() == sorted(FASHION_MNIST)
     assert set(counts.tolist()) == {1000}

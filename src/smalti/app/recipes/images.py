@@ -20,19 +20,6 @@ from smalti.quantizers.vq import VectorQuantizerConfig
 from smalti.recipe import PriorRecipe, Recipe
 from smalti.training.loop import TrainingConfig
 
-FASHION_MNIST_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
-
 
 def image() -> Recipe:
     """Your images, 64x64 RGB, to 16x16 codes out of 512.
@@ -102,19 +89,40 @@ def letters() -> Recipe:
     )
 
 
+def mnist() -> Recipe:
+    """MNIST, or your own data like it, 28x28 greyscale, to 7x7 codes out of 512.
+
+    The data may be idx files (`train-images-idx3-ubyte.gz`, ...), or folders of pictures, one per class;
+    pictures of another size are resized. 5 % of the training items are held out for validation.
+
+    Command: smalti train mnist --data FOLDER --out runs/mnist
+    Cost: about 30 minutes on 2 CPU cores (12,000 steps); training.steps=2000 gives a preview.
+    Expect: at least 95 % of the codes used on 60,000 pictures; use fewer codes (num_codes=128) for a few
+    thousand.
+    """
+    return _grey28("mnist", validation_fraction=0.05)
+
+
 def fashion_mnist() -> Recipe:
     """Fashion-MNIST, 28x28 greyscale, to 7x7 codes out of 512.
+
+    For other data of this kind, use the recipe mnist. The class names come from the data: idx files of
+    Fashion-MNIST are recognised.
 
     Command: smalti train fashion-mnist --data FOLDER_OF_IDX_FILES --out runs/fashion
     Cost: see results/images.jsonl.
     Expect: at least 95 % of the codes used; see results/images.jsonl.
     """
+    return _grey28("fashion-mnist", validation_fraction=0.0)
+
+
+def _grey28(name: str, validation_fraction: float) -> Recipe:
+    """A recipe for greyscale pictures of the size of MNIST."""
     width: dict[str, Any] = {"channels": 64, "residual_channels": 32, "residual_blocks": 2}
     return Recipe(
-        name="fashion-mnist",
+        name=name,
         data=ImageConfig(channels=1, size=(28, 28)),
-        validation_fraction=0.0,
-        class_names={str(label): name for label, name in enumerate(FASHION_MNIST_CLASSES)},
+        validation_fraction=validation_fraction,
         model=VQVAEConfig(
             encoder=ConvEncoderConfig(**width, strides=(2, 2)),
             decoder=ConvDecoderConfig(**width),

@@ -8,7 +8,7 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -17,7 +17,7 @@ import numpy as np
 
 from smalti.core.errors import InputError
 from smalti.data.sources.base import Item, Source
-from smalti.data.sources.conventions import ordered_splits, require_split
+from smalti.data.sources.conventions import class_name, ordered_splits, require_split
 
 FILE_NAME = re.compile(
     r"(?P<prefix>.*?)(?P<split>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(?P<gz>\.gz)?"
@@ -29,10 +29,32 @@ IMAGES_AT_ONCE = 1024
 MOST_DEFLATED = 1032
 """Largest compression ratio of gzip: a header that states more data is refused."""
 
+FASHION_MNIST = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+NAMES_BY_FIRST_LABELS = {
+    bytes((9, 0, 0, 3, 0, 2, 7, 2, 5, 5, 0, 9, 5, 5, 7, 9, 1, 0, 6, 4, 3, 1, 4, 8)): FASHION_MNIST,
+    bytes((9, 2, 1, 1, 6, 1, 4, 6, 5, 7, 4, 5, 7, 3, 4, 1, 2, 4, 8, 0, 2, 5, 7, 9)): FASHION_MNIST,
+}
+"""Class names of published data sets, by the first labels of their training and test files. The files hold no
+names, and their own names are those of MNIST."""
+
 
 @final
 class IdxSource(Source):
     """A folder with idx files of images and, optionally, of labels.
+
+    Labels are numbers, except those of Fashion-MNIST, which is recognised by its labels.
 
     An idx file is two zero bytes, the type (8: unsigned byte), the number of dimensions, each dimension as a
     big-endian int32, and the elements. http://yann.lecun.com/exdb/mnist/
@@ -75,10 +97,11 @@ class IdxSource(Source):
 
     def items(self, split: str) -> Iterator[Item]:
         require_split(split, self.splits, self.description)
-        labels = list(self._labels[split].elements()) if split in self._labels else None
+        labels = [int(label) for label in self._labels[split].elements()] if split in self._labels else None
+        names = None if labels is None else names_of(labels)
         images = self._images[split]
         for index, image in enumerate(images.elements()):
-            label = None if labels is None else str(labels[index])
+            label = None if labels is None else class_name(labels[index], names)
             # The EMNIST files store each image transposed (Cohen et al. 2017 wrote them from MATLAB).
             content = np.ascontiguousarray(image.T) if images.file.name.startswith("emnist-") else image
             yield Item(f"{split}/{index:05d}", content, label)
@@ -87,6 +110,14 @@ class IdxSource(Source):
         require_split(split, self.splits, self.description)
         images = self._images[split].file
         return [] if split in self._labels else [f"{images.name} has no labels file beside it"]
+
+
+def names_of(labels: Sequence[int]) -> tuple[str, ...] | None:
+    """Return the class names of the published data set whose labels begin like these, or None."""
+    for first, names in NAMES_BY_FIRST_LABELS.items():
+        if bytes(labels[: len(first)]) == first:
+            return names
+    return None
 
 
 @dataclass(frozen=True)
