@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.core.config import Configuration
-from smalti.core.errors import InputError
+from smalti.core.errors import InputError, UnknownKind
 from smalti.core.modality import AnyModality
 from smalti.core.models import AnyModel
 from smalti.core.priors import AnyNetwork
@@ -82,18 +82,35 @@ def parse(model: type[C], values: Any, where: str) -> C:
         where: file of the values, for messages.
 
     Raises:
-        InputError: if the values do not fit the config class.
+        UnknownKind: if they name a kind of part that is not registered.
+        InputError: if they do not fit the model otherwise.
     """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        message = sentence(error, values)
-        raise InputError(f"{where} does not describe a model of this version: {message}") from None
+        raise refusal(error, values, f"{where} does not describe a model of this version: ") from None
 
 
-def sentence(error: ValidationError, values: Any) -> str:
-    """Convert the first error of a pydantic validation to a message with its key and the received value."""
+def refusal(error: ValidationError, values: Any, prefix: str = "") -> InputError:
+    """A validation error in one sentence.
+
+    Args:
+        error: the first of its errors is reported.
+        values: what was validated.
+        prefix: of the sentence.
+
+    Returns:
+        An `UnknownKind` if a kind of part that is not registered is the cause.
+    """
     first = error.errors()[0]
+    message = prefix + _sentence(first, values)
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, UnknownKind):
+        return UnknownKind(message, cause.family, cause.kind)
+    return InputError(message)
+
+
+def _sentence(first: Any, values: Any) -> str:
     where = ".".join(keys_of(first["loc"], values))
     message = first["msg"].removeprefix("Value error, ")
     message = f"{where}: {message[0].lower()}{message[1:]}"

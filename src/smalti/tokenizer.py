@@ -16,9 +16,11 @@ from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.hub import locate, upload
 from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE
+from smalti.core.priors import Prior
 from smalti.data.sources.base import Source
 from smalti.data.store import Store
 from smalti.encoding import BATCH, EncodedItem, encode_items, encode_signals
+from smalti.nn.symbols import check_code_type
 from smalti.priors.autoregressive import LearnedPrior
 from smalti.priors.draws import draw_in_batches, seeded_generator
 from smalti.trained import LEARNED, PRIOR_DIRECTORY, UNIGRAM_FILE, TrainedModel
@@ -27,8 +29,8 @@ FILES = (CONFIG_FILE, WEIGHTS_FILE)
 PATTERNS = (*FILES, UNIGRAM_FILE, *(f"{PRIOR_DIRECTORY}*/{file}" for file in FILES))
 """Files that `load` downloads from a repository on the Hub."""
 
-Codes = Int64[Tensor, "b g *grid"] | list[Tensor]
-"""A tensor for items of equal size, or a list of `(1, G, n, ...)` tensors for items of different lengths."""
+Codes = Int64[Tensor, "b g *grid"] | list[Tensor] | tuple[Tensor, ...]
+"""A tensor for items of equal size, or `(1, G, n, ...)` tensors for items of different lengths."""
 
 
 def load(path_or_hub_name: str | Path, device: str | torch.device | None = None) -> Tokenizer:
@@ -161,7 +163,7 @@ class Tokenizer:
         """Decode codes to images and clips (uint8) or audio (amplitudes in [-1, 1]).
 
         Args:
-            codes: as returned by `encode`, a tensor or a list of tensors.
+            codes: as returned by `encode`, a tensor, or a list or tuple of tensors.
             batch_size: items per batch; the draws of a seed depend on it.
             class_name: class (speaker) for a class-conditional decoder.
             seed: of the draws of an autoregressive decoder; None uses a new random seed.
@@ -169,13 +171,13 @@ class Tokenizer:
             conditions: further conditions that the decoder reads, of each item.
 
         Returns:
-            A tensor for a tensor, a list for a list.
+            A tensor for a tensor, otherwise a list.
 
         Raises:
             InputError: if codes are out of range or have the wrong shape, the class is unknown, the
                 decoder is not class-conditional, or it does not read a condition.
         """
-        if isinstance(codes, list):
+        if isinstance(codes, list | tuple):
             given = [conditions and conditions.part([index]) for index in range(len(codes))]
             settings = (batch_size, class_name, seed, temperature)
             return [self.decode(one, *settings, own) for one, own in zip(codes, given, strict=True)]
@@ -193,6 +195,7 @@ class Tokenizer:
         conditions: Conditions | None = None,
     ) -> Float[Tensor, "b c *size"]:
         """Decode codes to signals in the model's range; see `decode`."""
+        check_code_type(codes)
         fits = codes.ndim == 1 + len(self.code_shape) and all(
             expected in (None, side)
             for expected, side in zip(self.stored_code_shape, codes.shape[1:], strict=True)
@@ -252,12 +255,12 @@ class Tokenizer:
         top_p: float | None = None,
         seed: int | None = None,
         batch_size: int = BATCH,
-        prior: str = LEARNED,
+        prior: str | Prior = LEARNED,
         progress: Callable[[int, int], None] | None = None,
         length: int | None = None,
         conditions: Conditions | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
-        """Sample code grids from the learned prior.
+        """Sample code grids from the learned prior, or from one of your own.
 
         Args:
             num: number of grids.
@@ -265,8 +268,8 @@ class Tokenizer:
             temperature, top_k, top_p: of each draw.
             seed: None uses a new random seed.
             batch_size: grids per batch; the draws of a seed depend on it.
-            prior: name of the learned prior.
-            progress: called with (symbols drawn, total symbols).
+            prior: name of the learned prior, or any `Prior` over the codes of this model.
+            progress: called with (symbols drawn, total symbols), by learned priors.
             length: codes along the first (time) axis, for items that differ in length; None for the length of
                 the prior's training grid.
             conditions: further conditions that the prior reads, of each grid.
@@ -275,24 +278,25 @@ class Tokenizer:
             InputError: if there is no learned prior or no such class, the prior does not read a condition,
                 or a setting is out of range.
         """
-        learned = self._learned(prior)
+        chosen = self._learned(prior) if isinstance(prior, str) else prior
         if num < 1:
             raise InputError(f"expected num of at least 1, received {num}: request one sample or more")
-        if length is not None and not self.modality.is_ragged:
+        if length is not None and not (self.modality.is_ragged and isinstance(chosen, LearnedPrior)):
             raise InputError(
-                f"expected no length for {self.modality.plural_name} of one size, received {length}: "
-                "leave it out"
+                f"expected no length for {self.modality.plural_name} of one size or a prior of your own, "
+                f"received {length}: leave it out"
             )
-        grid = learned.grid if length is None else (length, *learned.grid[1:])
         label = -1 if class_name is None else self.label(class_name)
-
         given = conditions or Conditions()
-        if learned.network.num_classes:
-            given = with_label(given, label, num)
+        takes_label = chosen.network.num_classes if isinstance(chosen, LearnedPrior) else class_name
+        given = with_label(given, label, num) if takes_label else given
 
-        def draw(items: slice, **settings: Any) -> Tensor:
+        def draw(items: slice, generator: torch.Generator, progress: Any) -> Tensor:
             own, size = given.part(items).to(self.device), items.stop - items.start
-            return learned.sample(size, own, temperature, top_k, top_p, grid=grid, **settings)
+            if not isinstance(chosen, LearnedPrior):
+                return chosen.sample(size, own, temperature, top_k, top_p, generator)
+            grid = chosen.grid if length is None else (length, *chosen.grid[1:])
+            return chosen.sample(size, own, temperature, top_k, top_p, generator, progress, grid)
 
         return draw_in_batches(draw, num, batch_size, seed, progress)
 

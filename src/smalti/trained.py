@@ -16,7 +16,7 @@ from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
-from smalti.core.plugins import plugin_hint
+from smalti.core.plugins import listed_plugins, loaded_plugins, plugin_hint
 from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE, check_no_run
 from smalti.core.priors import DensityPrior
 from smalti.core.weights import fingerprint as fingerprint_of
@@ -90,7 +90,7 @@ class TrainedModel:
             )
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         config = run.read_config("recipe", "classes")
-        with plugin_hint(config):
+        with plugin_hint(config, directory):
             recipe = parse(Recipe, config["recipe"], str(run.config_path))
         classes, actions = (_names(config.get(key, []), key, run) for key in ("classes", "actions"))
         columns = _names_by_column(config.get("columns", {}), run)
@@ -220,9 +220,12 @@ class TrainedModel:
         for path in prior_directories(directory):
             if path.is_dir() and {file.name for file in path.iterdir()} <= {CONFIG_FILE, WEIGHTS_FILE}:
                 shutil.rmtree(path)
+        known = list(dict.fromkeys([*listed_plugins(self.about), *loaded_plugins()]))
+        plugins = {"plugins": known} if known else {}
         for name, prior in self.learned.items():
             recipe = self.prior_recipes[name].model_dump(mode="json")
-            config = {"kind": "prior", "recipe": recipe, **_models(current, self.trained_on.get(name))}
+            models = _models(current, self.trained_on.get(name))
+            config = {"kind": "prior", **plugins, "recipe": recipe, **models}
             _write(prior_directory(directory, name), config, prior)
 
 
@@ -327,7 +330,7 @@ def _load_prior(
             f"({config['autoencoder']}, now {fingerprint}): "
             f"remove {directory} and run `smalti train-prior` again"
         )
-    with plugin_hint(config):
+    with plugin_hint(config, directory):
         recipe = parse(PriorRecipe, config["recipe"], str(run.config_path))
     name = directory.name.removeprefix(PRIOR_DIRECTORY).removeprefix("-") or LEARNED
     prior = new_prior(recipe, autoencoder, num_classes, name, num_actions)

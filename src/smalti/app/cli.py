@@ -60,7 +60,7 @@ def train(
     """
     from smalti.app.commands.train import train as run
 
-    run(recipe, data, out, overrides or [], quiet, start, plugin or [])
+    run(recipe, data, out, overrides or [], quiet, start)
 
 
 @app.command("train-prior")
@@ -69,6 +69,7 @@ def train_prior(
     name: Annotated[
         str, typer.Option("--name", metavar="NAME", help="Name of an additional prior.")
     ] = "learned",
+    plugin: Plugin = None,
     overrides: Overrides = None,
     quiet: Quiet = False,
 ) -> None:
@@ -94,6 +95,7 @@ def encode(
         ),
     ],
     split: Split = None,
+    plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
     """Encode pictures, sounds or clips as a Parquet table with one row per item, or as compact files.
@@ -115,6 +117,7 @@ def decode(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed for decoders that sample.")] = 0,
     temperature: DecoderTemperature = 1.0,
+    plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
     """Decode codes into pictures, sounds or clips.
@@ -131,6 +134,7 @@ def reconstruct(
     run: Run,
     files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Pictures, sounds or clips.")],
     out: Out,
+    plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
     """Encode and decode files, and write a comparison with the originals.
@@ -161,6 +165,7 @@ def sample(
             "--length", min=1, help="Length of each sound or clip in codes. Default: the training length."
         ),
     ] = None,
+    plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
     """Generate pictures, sounds or clips with the learned prior.
@@ -198,6 +203,7 @@ def rollout(
     top_p: TopP = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Equal seeds give equal clips.")] = 0,
     prior: PriorName = "learned",
+    plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
     """Continue a clip under given actions; write MP4, GIF and a strip of all frames.
@@ -234,6 +240,7 @@ def convert(
     out: Annotated[Path, typer.Option("--out", metavar="OUT", help="The WAV or FLAC file to write.")],
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed for decoders that sample.")] = 0,
     temperature: DecoderTemperature = 1.0,
+    plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
     """Convert a recording to the voice of another speaker of the training data.
@@ -254,6 +261,7 @@ def evaluate(
     draws: Annotated[
         int, typer.Option("--draws", min=1, help="Samples from each posterior (VAE and VIMCO).")
     ] = 50,
+    plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure bits/dim for each prior, PSNR, SSIM and codebook usage, and print their definitions.
@@ -284,7 +292,7 @@ def recipes(
 
 
 @app.command()
-def inspect(run: Run) -> None:
+def inspect(run: Run, plugin: Plugin = None) -> None:
     """Show a run: its settings, progress and latest metrics.
 
     Example: `smalti inspect runs/mine`

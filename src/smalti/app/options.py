@@ -7,6 +7,17 @@ from typing import Annotated
 
 import typer
 
+
+def _load(names: list[str] | None) -> list[str] | None:
+    if names:
+        # Imported here so that `smalti --help` stays fast.
+        from smalti.core.plugins import load_plugin
+
+        for name in names:
+            load_plugin(name)
+    return names
+
+
 DATA_HELP = "Folder, tar or Parquet file, idx or CIFAR files, owner/name on the Hub, or letters (demo data)."
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or owner/name on the Hub.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
@@ -21,9 +32,12 @@ Plugin = Annotated[
     typer.Option(
         "--plugin",
         metavar="MODULE",
-        help="Python module that registers your own parts; for other commands, set SMALTI_PLUGINS.",
+        help="Python module that registers your own parts; SMALTI_PLUGINS=MODULE does the same.",
+        callback=_load,
     ),
 ]
+"""Of every command that opens a run. The module is imported while the command line is parsed, before the
+command runs; the command itself does not use the value."""
 DecoderTemperature = Annotated[
     float,
     typer.Option("--temperature", min=0, help="Sampling temperature of the decoder; below 1, less noise."),

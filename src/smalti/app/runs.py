@@ -86,7 +86,7 @@ def measured(recipe: Recipe, items: Iterable[np.ndarray]) -> Recipe:
 
 def _stored(run: RunDirectory, kind: type[R]) -> R:
     config = run.read_config("recipe")
-    with plugin_hint(config):
+    with plugin_hint(config, run.path):
         return parse(kind, config["recipe"], str(run.config_path))
 
 

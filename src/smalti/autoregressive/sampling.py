@@ -13,6 +13,7 @@ from torch import Tensor
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.priors import AutoregressiveNetwork, SamplingKernel
+from smalti.nn.symbols import check_code_type, check_codes
 
 Progress = Callable[[int, int], None]
 """Callback with the number of symbols drawn and the total number."""
@@ -236,6 +237,7 @@ def _check(num: int, grid: Sequence[int], temperature: float, top_k: int | None,
 
 
 def _check_given(given: Tensor, num: int, network: AutoregressiveNetwork, grid: Sequence[int]) -> None:
+    check_code_type(given)
     if network.order(grid) is not None:
         raise InputError("expected no given codes, this network draws level by level: leave them out")
     expected = (num, network.num_codebooks, *grid[1:])
@@ -249,3 +251,4 @@ def _check_given(given: Tensor, num: int, network: AutoregressiveNetwork, grid: 
             f"expected given codes shorter than the grid {tuple(grid)}, received length {given.shape[2]}: "
             "request a longer grid"
         )
+    check_codes(given, network.num_codebooks, network.num_codes)

@@ -189,7 +189,9 @@ class Transformer(AutoregressiveNetwork):
         mlp_ratio: hidden width of each MLP, in multiples of `channels`.
         dropout: dropout of the embedded symbols and of the output of each branch.
         label_dropout: share of the labels that training hides.
-        conditioners: modules for activations of `channels`, by the name of the condition that each reads.
+        conditioners: modules for activations of `channels`, by the name of the condition that each reads. The
+            config does not describe them, so `save_pretrained` refuses a prior with such a network: save its
+            `state_dict()`.
     """
 
     config: TransformerConfig

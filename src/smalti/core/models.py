@@ -63,12 +63,32 @@ class LatentVariableModel(Trainable, Pretrained):
     """Settings of the model; None if one of its parts has no registered config."""
 
     def settings(self) -> dict[str, Any]:
-        """Return the model's config, the signal spec and the number of classes as plain JSON values."""
+        """The model's config, the signal and the number of label classes, as plain JSON values.
+
+        Raises:
+            InputError: if no config describes one of its parts.
+        """
+        if self.config is None:
+            raise InputError(
+                f"expected parts with a registered config, received {self._undescribed()}: save the "
+                "state_dict() yourself, or register a config of that class and keep it as its `config`"
+            )
         return {
             "model": settings_of(self),
             "signal": self.signal.to_json(),
             "num_classes": self.num_label_classes,
         }
+
+    def _undescribed(self) -> str:
+        """Names of the parts that no config describes."""
+        found = []
+        for name, part in self.named_children():
+            if len(getattr(part, "conditioners", ())):
+                found.append(f"a {name} with injected conditioners")
+            elif not isinstance(getattr(part, "config", None), Configuration):
+                foreign = getattr(part, "module", part)
+                found.append(f"the {name} {type(foreign).__name__}")
+        return " and ".join(found)
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> LatentVariableModel:

@@ -1,8 +1,8 @@
 """Plugins: modules of other packages that register parts when they are imported.
 
-Plugins come from the entry-point group `smalti.parts` of installed packages, from the environment variable
-`SMALTI_PLUGINS` (module names, separated by commas), or from `smalti train --plugin MODULE`. The plugins that
-a run's config.json lists are never imported; they only appear in messages.
+They come from the entry-point group `smalti.parts` of installed packages, from the environment variable
+`SMALTI_PLUGINS` (names of modules, separated by commas), or from the option `--plugin MODULE`. Only the user
+names a module to import: the plugins that a run's config.json lists are information for messages.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
-from smalti.core.errors import InputError
+from smalti.core.errors import InputError, UnknownKind
 
 ENTRY_POINTS = "smalti.parts"
 VARIABLE = "SMALTI_PLUGINS"
@@ -40,26 +41,39 @@ def load_plugin(name: str) -> None:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise InputError(f"the plugin {name!r} cannot be loaded: {error}") from error
+            raise _broken(name, error) from error
         raise InputError(
             f"expected a Python module as a plugin, found no {name!r}: install it, or run the command in the "
             "folder that contains it"
         ) from None
-    except Exception as error:  # a plugin may raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"the plugin {name!r} cannot be loaded: {reason}") from error
+    except Exception as error:  # whatever a stranger's module raises
+        raise _broken(name, error) from error
     _LOADED[name] = None
 
 
 def load_plugins() -> None:
-    """Import the plugins of installed packages and of `SMALTI_PLUGINS`, each once."""
+    """Import the plugins of installed packages and of `SMALTI_PLUGINS`, once each.
+
+    Raises:
+        InputError: if one of them cannot be imported.
+    """
     for point in entry_points(group=ENTRY_POINTS):
-        if point.value not in _POINTS:
-            _POINTS.add(point.value)
+        if point.value in _POINTS:
+            continue
+        _POINTS.add(point.value)  # the plugin asks the registry for parts while it is imported
+        try:
             point.load()
+        except Exception as error:
+            _POINTS.discard(point.value)
+            raise _broken(point.value, error) from error
     for name in os.environ.get(VARIABLE, "").split(","):
         if name.strip():
             load_plugin(name.strip())
+
+
+def _broken(name: str, error: Exception) -> InputError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return InputError(f"the plugin {name!r} cannot be loaded: {reason}")
 
 
 def loaded_plugins() -> tuple[str, ...]:
@@ -67,24 +81,34 @@ def loaded_plugins() -> tuple[str, ...]:
     return tuple(_LOADED)
 
 
+def listed_plugins(config: dict[str, Any]) -> list[str]:
+    """Names of the plugins that a run's config.json lists; anything else there is left out."""
+    listed = config.get("plugins", [])
+    names = listed if isinstance(listed, list) else []
+    return [name for name in names if isinstance(name, str) and name.replace(".", "_").isidentifier()]
+
+
 @contextmanager
-def plugin_hint(config: dict[str, Any]) -> Iterator[None]:
-    """Extend an `InputError` by the plugins that a run was trained with and that are not loaded.
+def plugin_hint(config: dict[str, Any], run: Path) -> Iterator[None]:
+    """Replace an `UnknownKind` by how to load the plugins that a run was trained with and that are missing.
 
     Args:
-        config: content of the run's config.json.
+        config: the run's config.json; {} for a run that does not exist yet.
+        run: its directory, for the message.
 
     Raises:
-        InputError: if the block raises one.
+        UnknownKind: with this hint, or unchanged if no plugin is missing.
     """
     try:
         yield
-    except InputError as error:
-        listed = config.get("plugins", [])
-        missing = [str(name) for name in listed if name not in _LOADED] if isinstance(listed, list) else []
+    except UnknownKind as error:
+        missing = [name for name in listed_plugins(config) if name not in _LOADED]
         if not missing:
             raise
-        raise InputError(
-            f"{error}; it was trained with the plugin {', '.join(missing)}, which is not loaded: set "
-            f"{VARIABLE}={','.join(missing)} and run the command where Python finds it"
+        options = " ".join(f"--plugin {name}" for name in missing)
+        raise UnknownKind(
+            f"{run} needs the {error.family} {error.kind!r}, which is not registered: pass {options}, or set "
+            f"{VARIABLE}={','.join(missing)} (in Python, import {', '.join(missing)} first)",
+            error.family,
+            error.kind,
         ) from None

@@ -25,7 +25,7 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import core_schema
 
 from smalti.core.config import Configuration
-from smalti.core.errors import InputError
+from smalti.core.errors import InputError, UnknownKind
 from smalti.core.plugins import load_plugins
 from smalti.core.reentry import importing
 
@@ -90,20 +90,26 @@ class Registry(Generic[C]):
         """Return the config class of a kind.
 
         Raises:
-            InputError: if the kind is unknown; the message suggests the closest name.
+            UnknownKind: if the kind is unknown; the message suggests the closest name.
         """
         kinds = self.kinds()
         if kind in kinds:
             return kinds[kind]
         near = difflib.get_close_matches(kind, kinds, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(kinds)}"
-        raise InputError(f"expected a kind of {self.family}, received {kind!r}: {hint}")
+        others = f"there are {', '.join(kinds)}; load a part of your own with --plugin MODULE"
+        hint = f"did you mean {near[0]}?" if near else others
+        raise UnknownKind(
+            f"expected a kind of {self.family}, received {kind!r}: {hint}",
+            self.family,
+            kind,
+        )
 
     def parse(self, values: Any) -> C:
         """Create a config from a mapping with a `kind`; return a config unchanged.
 
         Raises:
-            InputError: if the kind is unknown, or the value is neither a mapping nor a config of this family.
+            UnknownKind: if the kind is unknown.
+            InputError: if the value is neither a mapping nor a config of this family.
             pydantic.ValidationError: if a setting is invalid for the kind.
         """
         if isinstance(values, self.base):

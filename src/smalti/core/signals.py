@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +22,27 @@ DEFAULT_AXES: dict[int, tuple[str, ...]] = {
 """Default axis names by number of axes: audio, images, clips."""
 
 
+def _is_count(number: object) -> bool:
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool) and number >= 1
+
+
+def _numbers(name: str, values: Iterable[float]) -> tuple[float, ...]:
+    """The values as finite floats.
+
+    Raises:
+        InputError: for anything else.
+    """
+    try:
+        numbers = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        numbers = (math.nan,)
+    if not all(math.isfinite(number) for number in numbers):
+        raise InputError(
+            f"expected a finite {name} for each channel, received {values!r}: pass a tuple of numbers"
+        )
+    return numbers
+
+
 @dataclass(frozen=True)
 class Levels:
     """Integer levels 0 .. count - 1; level k is 2k / (count - 1) - 1 in a model's range [-1, 1].
@@ -34,6 +55,17 @@ class Levels:
     """
 
     count: int = 256
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            InputError: for fewer than two levels.
+        """
+        if not _is_count(self.count) or self.count < 2:
+            raise InputError(
+                f"expected at least 2 levels, received {self.count!r}: pass the number of values that a "
+                "channel can have, 256 for 8-bit data"
+            )
 
     @property
     def dtype(self) -> np.dtype:
@@ -65,6 +97,25 @@ class Continuous:
 
     mean: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            InputError: if there is not one scale for each mean, or a value is not a finite number, or a scale
+                is not positive.
+        """
+        for name in ("mean", "scale"):
+            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+        if len(self.mean) != len(self.scale):
+            raise InputError(
+                f"expected a mean and a scale for each channel, received {len(self.mean)} and "
+                f"{len(self.scale)}: pass equally many, or neither"
+            )
+        if any(scale <= 0 for scale in self.scale):
+            raise InputError(
+                f"expected scales above 0, received {self.scale}: pass the standard deviation of each "
+                "channel, 1 for a channel that is constant"
+            )
 
     @property
     def dtype(self) -> np.dtype:
@@ -124,16 +175,33 @@ class SignalSpec:
             axes: see above; None selects the names in `DEFAULT_AXES`.
 
         Raises:
-            ValueError: if both levels and a domain are given, or the names do not match the axes.
+            InputError: for channels or sides below 1, both levels and a domain, a domain of another number of
+                channels, or not one name for each axis.
         """
         if levels is not None and domain is not None:
-            raise ValueError(f"expected levels or a domain, received both: {levels} and {domain}")
-        names = DEFAULT_AXES.get(len(size), ()) if axes is None else tuple(axes)
-        if len(names) != len(size) or len(set(names)) != len(names):
-            raise ValueError(f"expected a name for each of {len(size)} axes, received {names}: pass axes")
+            raise InputError(
+                f"expected levels or a domain, received both, {levels} and {domain}: leave one of them out"
+            )
+        sides = tuple(size) if isinstance(size, Iterable) else ()
+        if not sides or not all(_is_count(number) for number in (channels, *sides)):
+            raise InputError(
+                f"expected a number of channels and the length of each axis, all integers of at least 1, "
+                f"received {channels!r} and {size!r}: pass for example SignalSpec(3, (32, 32))"
+            )
+        if isinstance(domain, Continuous) and len(domain.mean) not in (0, channels):
+            raise InputError(
+                f"expected a mean and a scale for each of {channels} channels, received {len(domain.mean)}: "
+                "pass one of each for every channel, or neither"
+            )
+        names = DEFAULT_AXES.get(len(sides), ()) if axes is None else tuple(axes)
+        if len(names) != len(sides) or len(set(names)) != len(names):
+            raise InputError(
+                f"expected a name for each of {len(sides)} axes, received {names}: pass axes, such as "
+                '("depth", "height", "width")'
+            )
         fields = {
-            "channels": channels,
-            "size": tuple(size),
+            "channels": int(channels),
+            "size": tuple(int(side) for side in sides),
             "domain": domain or Levels(256 if levels is None else levels),
             "axes": names,
             "sample_rate_hz": sample_rate_hz,

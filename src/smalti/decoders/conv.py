@@ -52,7 +52,8 @@ class ConvDecoder(Decoder):
         time_strides: upsampling factors over the frames of clips, where they differ from `strides`.
         per_frame: whether each frame of a clip is decoded separately, as an image.
         conditioners: modules for the `channels` maps of the first convolution, on the latents' grid, by the
-            name of the condition that each reads.
+            name of the condition that each reads. The config does not describe them, so `save_pretrained`
+            refuses a model with such a decoder: save its `state_dict()`.
     """
 
     def __init__(

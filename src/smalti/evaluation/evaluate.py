@@ -64,7 +64,8 @@ def evaluate(
 
     Args:
         model: the model.
-        priors: over its codes, if it has any. Priors without a density are omitted from the bounds.
+        priors: over its codes, if it has any. Priors without a density are omitted from the bounds, and
+            `protocol` says so.
         batches: the split, each item once.
         draws: number of posterior draws per item, for models with a stochastic posterior.
         seed: of the draws.
@@ -124,6 +125,11 @@ def evaluate(
         **(reconstruction.protocol() if reconstructed else {}),
         **(CodebookUse.protocol() if use else {}),
         **(CodeUse.protocol() if reliance else {}),
+        **{
+            f"prior {prior.name}": "has no density, so neither a rate nor a total is reported for it"
+            for prior in priors
+            if not isinstance(prior, DensityPrior)
+        },
         **(
             {
                 "labels": f"the decoder is conditioned on one of {model.num_label_classes} labels if known, "

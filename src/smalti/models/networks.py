@@ -82,7 +82,9 @@ class ForeignEncoder(Encoder):
         self.module = module
         latents = _shape(module, signal)
         grid = latents[2:]
-        if len(grid) != signal.ndim or any(side % n for side, n in zip(signal.size, grid, strict=True)):
+        if len(grid) != signal.ndim or any(
+            n < 1 or side % n for side, n in zip(signal.size, grid, strict=True)
+        ):
             raise InputError(
                 f"expected an encoder that maps (B, {signal.channels}, {_by(signal.size)}) to (B, D, *grid) "
                 f"with {signal.ndim} axes that divide the size, received an output of shape {latents}: "
@@ -97,11 +99,25 @@ class ForeignEncoder(Encoder):
     def forward(
         self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b d *grid"]:
-        """Output of the wrapped module."""
-        return self.module(signal)
+        """Output of the wrapped module.
+
+        Raises:
+            InputError: for a size that its downsampling factors do not divide.
+        """
+        grid = self.grid(signal.shape[2:])
+        latents = self.module(signal)
+        if tuple(latents.shape[2:]) != grid:
+            raise InputError(
+                f"expected latents on a grid of {_by(grid)} for signals of {_by(signal.shape[2:])}, received "
+                f"{tuple(latents.shape)}: use signals of the size that the model was built for"
+            )
+        return latents
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        if any(side % factor for side, factor in zip(size, self._factors, strict=True)):
+        fits = len(size) == len(self._factors) and not any(
+            side % factor for side, factor in zip(size, self._factors, strict=True)
+        )
+        if not fits:
             raise InputError(
                 f"expected a size whose sides are multiples of {_by(self._factors)}, received {_by(size)}: "
                 "use signals of a matching size"

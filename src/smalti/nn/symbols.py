@@ -24,12 +24,49 @@ def check_counts(num_codes: int, num_codebooks: int, num_classes: int) -> None:
         )
 
 
-def check_codes(codes: Int64[Tensor, "b g *grid"], num_codebooks: int, num_codes: int) -> None:
-    """Check that codes have the right number of codebooks and, outside compiled graphs, valid values.
+def check_tensor(given: object, noun: str) -> None:
+    """Refuse anything but a tensor.
+
+    Args:
+        given: what a user passed.
+        noun: its name in the message, in the plural.
 
     Raises:
-        InputError: if the number of codebooks differs, or a code is out of range.
+        InputError: for another type.
     """
+    if not isinstance(given, Tensor):
+        raise InputError(
+            f"expected {noun} as a tensor, received a {type(given).__name__}: convert them with "
+            "torch.as_tensor"
+        )
+
+
+def check_code_type(codes: Tensor) -> None:
+    """Refuse codes that are no int64 tensor `(B, G, *grid)`, or `(B, *grid, G)`.
+
+    Raises:
+        InputError: for another type, or fewer axes.
+    """
+    check_tensor(codes, "codes")
+    if codes.dtype != torch.int64 or codes.ndim < 2:
+        raise InputError(
+            f"expected codes as an int64 tensor (B, G, *grid), received {codes.dtype} of shape "
+            f"{tuple(codes.shape)}: pass what `encode` returned, or convert integers with .long()"
+        )
+
+
+def check_codes(codes: Tensor, num_codebooks: int, num_codes: int) -> None:
+    """Check the type of codes, the number of codebooks and, outside compiled graphs, the values.
+
+    Args:
+        codes: int64 `(B, G, *grid)`.
+        num_codebooks: G.
+        num_codes: codes K of each codebook.
+
+    Raises:
+        InputError: if the type or the number of codebooks is wrong, or a code is out of range.
+    """
+    check_code_type(codes)
     if codes.shape[1] != num_codebooks:
         raise InputError(
             f"expected codes with {num_codebooks} codebooks, received codes of shape {tuple(codes.shape)}: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,16 +12,23 @@ from torch import Tensor
 
 from smalti.core.conditioners import check_given_conditions
 from smalti.core.conditions import Conditions
+from smalti.core.pretrained import Pretrained
 from smalti.core.priors import DensityPrior
 from smalti.priors.uniform import NO_CONDITIONS
 
 
 @final
-class UnigramPrior(DensityPrior):
+class UnigramPrior(DensityPrior, Pretrained):
     """Each code with its frequency in the training split, independent of position; one table per codebook.
 
     Frequencies are smoothed by `smoothing` pseudo-counts per code, so that a code never seen has a finite
     rate.
+
+    Args:
+        num_codes: codes K of each codebook.
+        num_codebooks: codes G at each position.
+        grid: size of the code grid.
+        smoothing: pseudo-counts per code.
     """
 
     name = "unigram"
@@ -33,6 +40,21 @@ class UnigramPrior(DensityPrior):
         super().__init__()
         self.grid, self.smoothing = tuple(grid), smoothing
         self.register_buffer("counts", torch.zeros(num_codebooks, num_codes, dtype=torch.int64))
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments of the constructor; the counts are the weights."""
+        num_codebooks, num_codes = self.counts.shape
+        return {
+            "num_codes": num_codes,
+            "num_codebooks": num_codebooks,
+            "grid": list(self.grid),
+            "smoothing": self.smoothing,
+        }
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> UnigramPrior:
+        """Build the prior, without counts."""
+        return cls(**settings)
 
     @torch.no_grad()
     def count(self, codes: Int64[Tensor, "b g *grid"]) -> None:

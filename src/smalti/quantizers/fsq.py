@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, final
 
 import torch
@@ -61,7 +61,7 @@ class FSQ(Quantizer):
             `(B, 1, *grid)`.
 
     Raises:
-        InputError: if the number of codes exceeds int64.
+        InputError: if levels are not a sequence, or the number of codes exceeds int64.
         pydantic.ValidationError: for levels out of range.
     """
 
@@ -71,7 +71,13 @@ class FSQ(Quantizer):
 
     def __init__(self, levels: Sequence[int] = (8, 5, 5, 5), channel_last: bool = False) -> None:
         super().__init__()
-        self.config = FSQConfig(levels=tuple(levels))
+        if not isinstance(levels, Iterable) or isinstance(levels, str):
+            raise InputError(
+                f"expected the number of levels of each channel, received {levels!r}: pass a list or tuple, "
+                "such as (8, 5, 5, 5)"
+            )
+        levels = tuple(levels)
+        self.config = FSQConfig(levels=levels)
         self.num_codebooks, self.num_codes, self.dim = 1, math.prod(levels), len(levels)
         if self.num_codes > 2**63:
             raise InputError(

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from smalti.core.errors import InputError
+from smalti.nn.symbols import check_code_type, check_tensor
 
 
 @final
@@ -34,8 +35,9 @@ class Layout:
         """Rearrange latents into float32 tokens of each codebook: the channels are split into G equal parts.
 
         Raises:
-            InputError: for latents with the wrong number of channels.
+            InputError: for anything but a tensor, or latents with the wrong number of channels.
         """
+        check_tensor(latents, "latents")
         axis = -1 if self.channel_last else 1
         if latents.ndim < 2 or latents.shape[axis] != self.dim:
             shape = f"(B, *grid, {self.dim})" if self.channel_last else f"(B, {self.dim}, *grid)"
@@ -60,5 +62,10 @@ class Layout:
         return indices.unflatten(1, places).movedim(0, -1 if self.channel_last else 1).contiguous()
 
     def channels_first(self, codes: Tensor) -> Int64[Tensor, "b g *grid"]:
-        """Move the codebook axis of codes after the batch axis."""
+        """Move the codebook axis of codes after the batch axis.
+
+        Raises:
+            InputError: for anything but a tensor of int64 codes with a batch axis and one of codebooks.
+        """
+        check_code_type(codes)
         return codes.movedim(-1, 1) if self.channel_last else codes

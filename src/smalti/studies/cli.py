@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from smalti.app.options import DATA_HELP, Data, Out, Quiet, Run, Split
+from smalti.app.options import DATA_HELP, Data, Out, Plugin, Quiet, Run, Split
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -26,6 +26,7 @@ def phonemes(
     ],
     split: Split = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure the phoneme content of speech codes, on speakers not used to fit the code-to-phone map.

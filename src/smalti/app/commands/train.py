@@ -33,7 +33,7 @@ from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
-from smalti.core.plugins import load_plugin, loaded_plugins
+from smalti.core.plugins import loaded_plugins, plugin_hint
 from smalti.core.weights import load_weights
 from smalti.data.crops import CropLoader
 from smalti.data.loader import Loader, split_indices
@@ -67,7 +67,6 @@ def train(
     assignments: Sequence[str] = (),
     quiet: bool = False,
     start: Path | None = None,
-    plugins: Sequence[str] = (),
 ) -> RunDirectory:
     """Train a model from a recipe, or resume an interrupted run.
 
@@ -78,14 +77,13 @@ def train(
         assignments: `key=value` texts.
         quiet: hide progress.
         start: another run, whose weights initialize this one.
-        plugins: modules to import first; they register parts that the recipe may use.
 
     Raises:
         InputError: for a user error.
     """
-    for name in plugins:
-        load_plugin(name)
-    recipe = override(get_recipe(recipe_name), assignments, leave_out=("prior",))
+    run = RunDirectory(out)
+    with plugin_hint(run.read_config() if run.exists else {}, out):
+        recipe = override(get_recipe(recipe_name), assignments, leave_out=("prior",))
     if data is None:
         if recipe_name != "letters":
             raise InputError(f"the recipe {recipe_name} needs data: add --data SOURCE (for example a folder)")

@@ -15,7 +15,7 @@ from smalti.app.provenance import commit, device
 from smalti.app.recipes.overrides import override
 from smalti.app.runs import DATA_DIRECTORY, check_target, draw_learning_curves, log_summary
 from smalti.core.errors import InputError
-from smalti.core.plugins import loaded_plugins
+from smalti.core.plugins import loaded_plugins, plugin_hint
 from smalti.data.crops import CropLoader
 from smalti.data.loader import Loader, split_indices
 from smalti.data.store import Store, smallest_dtype
@@ -53,7 +53,10 @@ def train_prior(
         InputError: for a user error.
     """
     stored = TrainedModel.load(run_path, "cpu", load_priors=False).recipe.prior
-    return train_prior_recipe(run_path, override(stored, assignments), quiet, name)
+    run = RunDirectory(prior_directory(run_path, name))
+    with plugin_hint(run.read_config() if run.exists else {}, run.path):
+        recipe = override(stored, assignments)
+    return train_prior_recipe(run_path, recipe, quiet, name)
 
 
 def train_prior_recipe(

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from smalti.core.errors import InputError
-from smalti.recipe import C, sentence
+from smalti.recipe import C, refusal
 
 
 def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = ()) -> C:
@@ -28,6 +28,7 @@ def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = (
     Raises:
         InputError: for a string that is not an assignment, a key that does not exist or is ambiguous, or a
             value of the wrong type.
+        UnknownKind: for a kind of part that is not registered.
     """
     values = config.model_dump(mode="json")
     for assignment in assignments:
@@ -114,7 +115,7 @@ def _assigned(
             errors.append(error)
     # Errors of smalti's own validators are the most specific; otherwise report the first candidate's.
     chosen = next((error for error in errors if error.errors()[0]["type"] == "value_error"), errors[0])
-    raise InputError(sentence(chosen, values)) from None
+    raise refusal(chosen, values) from None
 
 
 def _kept(
