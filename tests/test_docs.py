@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,7 +18,10 @@ from pathlib import Path
 
 import pytest
 
+import smalti
 from smalti.app.cli import main
+from smalti.core import plugins
+from smalti.core.registry import Registry
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
@@ -29,8 +35,11 @@ DOCUMENTS = (
     "docs/architecture.md",
     "docs/experiments.md",
     "CONTRIBUTING.md",
+    "docs/parts.md",  # last: it installs a package with parts and commands
 )
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NAMED = re.compile(r"# (\w+\.py)\n")
+"""A block of Python that begins with the name of a file is that file; other blocks and commands import it."""
 # A command is run as it is written, with these settings after it: the same path, in seconds.
 SMALL = (
     "model.encoder.channels=8 model.decoder.channels=8 model.encoder.residual_channels=4 "
@@ -38,6 +47,12 @@ SMALL = (
 )
 SMALL_SOUNDS = "training.batch_size=2 training.validate_every=0 training.steps=3"
 SHRINK = {
+    (
+        "smalti",
+        "train",
+        "image",
+        "--plugin",
+    ): "model.decoder.channels=8 training.batch_size=8 training.validate_every=0 training.steps=3",
     (
         "smalti",
         "train",
@@ -89,6 +104,7 @@ SHRINK = {
 }
 # What sets up the environment that the tests already run in is looked at, not run.
 SET_UP = ("pip",)
+NO_VARIABLES: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -119,6 +135,9 @@ def needs_vizdoom(words: list[str]) -> bool:
 
 def run_command(line: str, directory: Path) -> None:
     words = shlex.split(line, comments=True)
+    variables = {}
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        name, _, variables[name] = words.pop(0).partition("=")
     if not words or words[0] in SET_UP or (needs_vizdoom(words) and find_spec("vizdoom") is None):
         return
     if words[0] == "make":
@@ -134,8 +153,13 @@ def run_command(line: str, directory: Path) -> None:
     if "network.kind=transformer" in words:
         small.remove("network.head_channels=8")  # it has none
     words += small
-    run = {"smalti": run_here, "torchrun": run_on_ranks}[words[0]]
-    status, printed = run(words[1:], directory)
+    if words[0] == "torchrun":
+        status, printed = run_apart(["torch.distributed.run", "--standalone", *words[1:]], directory)
+    elif variables or {"--plugin", "runs/patches"} & set(words):
+        # Parts and commands of the document must not stay in this process.
+        status, printed = run_apart(words, directory, variables)
+    else:
+        status, printed = run_here(words[1:], directory)
     assert status == 0, f"{line}\n{printed}"
 
 
@@ -153,26 +177,71 @@ def run_here(words: list[str], directory: Path) -> tuple[int, str]:
     return 0, printed.getvalue()
 
 
-def run_on_ranks(words: list[str], directory: Path) -> tuple[int, str]:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words]
+def run_apart(
+    words: list[str], directory: Path, variables: Mapping[str, str] = NO_VARIABLES
+) -> tuple[int, str]:
+    """Run a module in a process of its own."""
+    quiet = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, cwd=directory, capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-m", *words],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **quiet, **variables},
+        check=False,
     )
     return done.returncode, done.stdout + done.stderr
 
 
+def install(project: str, directory: Path) -> None:
+    """Give a directory the entry points of a pyproject.toml, as `pip install` would."""
+    described = tomllib.loads(project)["project"]
+    installed = directory / f"{described['name']}-{described['version']}.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text(f"Name: {described['name']}\nVersion: {described['version']}\n")
+    lines: list[str] = []
+    for group, points in described["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
+    (installed / "entry_points.txt").write_text("\n".join(lines))
+
+
+def run_block(block: Block, directory: Path) -> None:
+    named = NAMED.match(block.text)
+    if block.language == "bash":
+        for line in block.text.splitlines():
+            run_command(line, directory)
+    elif block.language == "toml":
+        install(block.text, directory)
+    elif named:
+        (directory / named[1]).write_text(block.text)
+    else:
+        exec(compile(block.text, block.document, "exec"), {"__name__": "block"})
+
+
+@pytest.fixture
+def own_parts(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Modules beside the documents can be imported, and the parts that they register are gone afterwards."""
+    for name in smalti.__all__:
+        registry = getattr(smalti, name)
+        if isinstance(registry, Registry):
+            monkeypatch.setattr(registry, "_kinds", dict(registry.kinds()))
+    monkeypatch.setattr(plugins, "_LOADED", {})
+    monkeypatch.setattr(plugins, "_POINTS", set(plugins._POINTS))
+    monkeypatch.syspath_prepend(scratch)
+    yield
+    for name, module in list(sys.modules.items()):
+        if Path(getattr(module, "__file__", None) or "").parent == scratch:
+            del sys.modules[name]
+
+
+@pytest.mark.usefixtures("own_parts")
 def test_every_block_runs(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(scratch)
-    counts = {"bash": 0, "python": 0}
+    counts = {"bash": 0, "python": 0, "toml": 0}
     for block in blocks():
         assert block.language in counts, f"{block.document} has a block of {block.language}: no test runs it"
         counts[block.language] += 1
-        if block.language == "bash":
-            for line in block.text.splitlines():
-                run_command(line, scratch)
-        else:
-            exec(compile(block.text, block.document, "exec"), {"__name__": "block"})
+        run_block(block, scratch)
     assert counts["bash"] >= 4
     assert counts["python"] >= 2
 
@@ -243,9 +312,52 @@ def test_examples_of_parts_run(name: str, tmp_path: Path) -> None:
     assert "codes" in ran.stdout or "grids" in ran.stdout
 
 
-def test_examples_use_public_names_only() -> None:
-    for name in ("own_quantizer", "own_loop", "own_codes", "foreign_encoder"):
-        assert "from smalti" not in (ROOT / "examples" / f"{name}.py").read_text()
+def private_names(source: str) -> list[str]:
+    """What a program uses of smalti that is not public: imports of its modules, and attributes of the package."""
+    tree = ast.parse(source)
+    found: list[str] = []
+    aliases: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("smalti."):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [name for name in names if name.removeprefix("smalti.") not in smalti.__all__]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name.startswith("smalti.")]
+            aliases |= {alias.asname or alias.name for alias in node.names if alias.name == "smalti"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
+            # Of a chain such as smalti.quantizers.fsq.FSQ, this is the first attribute.
+            found += [f"smalti.{node.attr}"] if node.attr not in smalti.__all__ else []
+    return found
+
+
+@pytest.mark.parametrize("name", ["own_quantizer", "own_loop", "own_codes", "foreign_encoder"])
+def test_examples_use_public_names_only(name: str) -> None:
+    source = (ROOT / "examples" / f"{name}.py").read_text()
+    assert "import smalti" in source
+    assert private_names(source) == []
+
+
+def test_documents_use_public_names_only() -> None:
+    sources = [block.text for block in blocks() if block.language == "python"]
+    assert any("smalti." in source for source in sources)
+    assert [name for source in sources for name in private_names(source)] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import smalti\nsmalti.FSQ(levels=(3,)).config.levels", []),
+        ("import smalti\nsmalti.quantizers.fsq.FSQ()", ["smalti.quantizers"]),
+        ("import smalti as s\ndef f():\n    return s.load_trained", ["smalti.load_trained"]),
+        ("import smalti.nn.levels", ["smalti.nn.levels"]),
+        ("from smalti.quantizers.fsq import FSQ", ["smalti.quantizers.fsq.FSQ"]),
+        ("from smalti import FSQ, core", ["smalti.core"]),
+        ("import torch\ntorch.nn.levels", []),
+    ],
+)
+def test_a_private_name_is_found(source: str, found: list[str]) -> None:
+    assert private_names(source) == found
 
 
 def test_a_quantizer_of_ones_own_is_used_by_name(tmp_path: Path) -> None:
