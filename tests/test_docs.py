@@ -313,7 +313,7 @@ def test_examples_of_parts_run(name: str, tmp_path: Path) -> None:
 
 
 def private_names(source: str) -> list[str]:
-    """What a program uses of smalti that is not public: imports of its modules, and attributes of the package."""
+    """Imports of modules of smalti, and attributes of the package, that are not public."""
     tree = ast.parse(source)
     found: list[str] = []
     aliases: set[str] = set()

@@ -12,6 +12,7 @@ from smalti.models.programs import programs
 from smalti.quantizers.codebooks import ema
 from tests.conformance import models
 from tests.conformance import test_quantizers as quantizers
+from tests.conformance.classes import concrete
 
 PARTITIONED = "aot_eager_decomp_partition"
 """Traced, made functional, and cut into forward and backward as for code generation, which is left out."""
@@ -90,10 +91,16 @@ class Encode(torch.nn.Module):
         return self.quantizer.encode(latents)
 
 
+def test_every_class_with_codes_is_exported():
+    built = {type(case.build(models.SPEC)) for case in models.CASES.values()}
+    assert {kind for kind in built if issubclass(kind, Autoencoder)} == concrete(Autoencoder)
+
+
 @models.everywhere(Autoencoder)
 @torch.no_grad()
 def test_both_halves_as_exported_programs(case, spec, tmp_path):
     model = models.trained(case, spec)
+    assert type(model) is case.kind
     for part, program in zip(("encode", "decode"), programs(model), strict=True):
         torch.export.save(program, tmp_path / f"{part}.pt2")
     encode, decode = (torch.export.load(tmp_path / f"{part}.pt2").module() for part in ("encode", "decode"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +12,21 @@ import torch
 from smalti.core.conditions import Batch
 from smalti.core.models import Autoencoder, LatentVariableModel
 from smalti.core.signals import SignalSpec
-from smalti.encoders.conv import ConvEncoderConfig
+from smalti.decoders.conv import ConvDecoder
+from smalti.encoders.conv import ConvEncoder, ConvEncoderConfig
 from smalti.likelihoods.categorical import CategoricalConfig
 from smalti.likelihoods.gaussian import GaussianConfig
 from smalti.likelihoods.levels import from_levels
+from smalti.likelihoods.logistic_mixture import LogisticMixtureFamily
 from smalti.models.hierarchy import Hierarchy, HierarchyConfig
 from smalti.models.vae import VAE, VAEConfig
 from smalti.models.vimco import VIMCO, VIMCOConfig
 from smalti.models.vqvae import VQVAE, VQVAEConfig
 from smalti.priors.uniform import UniformPrior
 from smalti.quantizers.codebooks.gradient import GradientCodebookConfig
+from smalti.quantizers.fsq import FSQConfig
+from smalti.quantizers.residual import ResidualVQConfig
+from smalti.quantizers.vq import VectorQuantizer
 
 
 @dataclass(frozen=True)
@@ -29,39 +35,60 @@ class Case:
 
     Attributes:
         kind: its class.
-        config: its settings.
+        build: makes the untrained model of signals of a spec.
         is_deterministic: whether its posterior has one code for each signal, so that it draws nothing.
     """
 
     kind: type[Any]
-    config: Any
+    build: Callable[[SignalSpec], LatentVariableModel]
     is_deterministic: bool = False
-
-    def build(self, spec: SignalSpec) -> LatentVariableModel:
-        """Untrained."""
-        return self.config.build(spec)
 
 
 GRADIENT = VQVAEConfig.tiny().quantizer.model_copy(update={"codebook": GradientCodebookConfig()})
 LIKELIHOODS = {"": {}, "-categorical": CategoricalConfig(), "-gaussian": GaussianConfig()}
-KINDS = {
-    "vqvae": Case(VQVAE, VQVAEConfig.tiny(), is_deterministic=True),
-    "hierarchy": Case(Hierarchy, HierarchyConfig.tiny(), is_deterministic=True),
-    "vae": Case(VAE, VAEConfig.tiny()),
-    "vimco": Case(VIMCO, VIMCOConfig.tiny()),
+KINDS: dict[str, tuple[type[Any], Any]] = {
+    "vqvae": (VQVAE, VQVAEConfig.tiny()),
+    "hierarchy": (Hierarchy, HierarchyConfig.tiny()),
+    "vae": (VAE, VAEConfig.tiny()),
+    "vimco": (VIMCO, VIMCOConfig.tiny()),
 }
+DRAW_NOTHING = (VQVAE, Hierarchy)
+
+
+def changed(config: Any, **settings: Any) -> Callable[[SignalSpec], LatentVariableModel]:
+    """The `build` of a config with other settings."""
+    return config.model_copy(update=settings).build
+
+
+def of_parts(spec: SignalSpec) -> VQVAE:
+    """A model of parts that no config has built."""
+    sizes = {"channels": 8, "residual_channels": 4, "residual_blocks": 1}
+    likelihood = LogisticMixtureFamily(channels=spec.channels, levels=spec.levels, components=2)
+    return VQVAE(
+        encoder=ConvEncoder(spec.channels, 8, spec.ndim, **sizes),
+        quantizer=VectorQuantizer(dim=8, num_codes=16, num_codebooks=2),
+        decoder=ConvDecoder(8, likelihood.num_parameters, spec.ndim, **sizes),
+        likelihood=likelihood,
+        signal=spec,
+    )
+
+
 CASES: dict[str, Case] = {
     f"{name}{suffix}": Case(
-        case.kind,
-        case.config.model_copy(update={"likelihood": likelihood} if likelihood else {}),
-        case.is_deterministic,
+        kind, changed(config, **({"likelihood": likelihood} if likelihood else {})), kind in DRAW_NOTHING
     )
-    for name, case in KINDS.items()
+    for name, (kind, config) in KINDS.items()
     for suffix, likelihood in LIKELIHOODS.items()
 }
-CASES["vqvae-gradient"] = Case(
-    VQVAE, VQVAEConfig.tiny().model_copy(update={"quantizer": GRADIENT}), is_deterministic=True
-)
+CASES |= {
+    f"vqvae-{name}": Case(VQVAE, changed(VQVAEConfig.tiny(), quantizer=quantizer), is_deterministic=True)
+    for name, quantizer in {
+        "gradient": GRADIENT,
+        "fsq": FSQConfig(levels=(4, 3, 5)),
+        "residual": ResidualVQConfig(dim=6, num_codes=16, num_quantizers=3),
+    }.items()
+}
+CASES["vqvae-of-parts"] = Case(VQVAE, of_parts, is_deterministic=True)
 
 
 def cases(of: type[LatentVariableModel], is_deterministic: bool | None = None) -> pytest.MarkDecorator:
@@ -91,7 +118,7 @@ def everywhere(of: type[LatentVariableModel], is_deterministic: bool | None = No
     }
     for name, settings in OF_TIME.items():
         encoder = ConvEncoderConfig.tiny().model_copy(update=settings)
-        case = Case(VQVAE, VQVAEConfig.tiny().model_copy(update={"encoder": encoder}), is_deterministic=True)
+        case = Case(VQVAE, changed(VQVAEConfig.tiny(), encoder=encoder), is_deterministic=True)
         if is_deterministic is not False:
             chosen[f"vqvae-{name}"] = (case, CLIP)
     return pytest.mark.parametrize(("case", "spec"), chosen.values(), ids=chosen)

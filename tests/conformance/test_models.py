@@ -11,6 +11,7 @@ from smalti.evaluation.bounds import measure
 from smalti.priors.unigram import UnigramPrior
 from tests.conformance.classes import concrete
 from tests.conformance.models import CASES, SPEC, cases, everywhere, seeded_loss, signals, trained, uniform
+from tests.runs import digests
 
 EVERY = cases(LatentVariableModel)
 STOCHASTIC = cases(LatentVariableModel, is_deterministic=False)
@@ -31,6 +32,11 @@ def assert_same(measured, other) -> None:
 
 def test_every_model_is_in_the_table():
     assert concrete(LatentVariableModel) == {case.kind for case in CASES.values()}
+
+
+@EVERY
+def test_a_case_builds_the_class_that_it_names(case):
+    assert type(case.build(SPEC)) is case.kind
 
 
 def test_every_model_has_a_title_of_its_own():
@@ -143,6 +149,29 @@ def test_a_loaded_state_gives_the_same(case):
     assert torch.equal(seeded_loss(saved, x), seeded_loss(loaded, x))
     assert torch.equal(saved.reconstruct(x), loaded.reconstruct(x))
     assert_same(measured_of(saved, x, draws=2), measured_of(loaded, x, draws=2))
+
+
+@EVERY
+@torch.no_grad()
+def test_a_saved_model_comes_back_as_it_was_in_memory(case, tmp_path):
+    model = trained(case)
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.mul_(1.5).add_(0.01 * len(name))  # weights that neither a constructor nor training gave
+    for place in ("one", "two"):
+        model.save_pretrained(tmp_path / place)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    loaded = case.kind.from_pretrained(tmp_path / "one")
+    assert type(loaded) is case.kind
+    assert not loaded.training
+    assert (loaded.config, loaded.signal) == (model.config, model.signal)
+    saved = model.state_dict()
+    assert loaded.state_dict().keys() == saved.keys()
+    assert all(torch.equal(value, saved[name]) for name, value in loaded.state_dict().items())
+    x = signals(SPEC)
+    assert torch.equal(loaded.reconstruct(x), model.reconstruct(x))
+    loaded.save_pretrained(tmp_path / "three")
+    assert digests(tmp_path / "three") == digests(tmp_path / "one")
 
 
 @EVERY

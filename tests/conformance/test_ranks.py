@@ -68,7 +68,7 @@ def of_signals(case: Case, spec: SignalSpec = SPEC, shares: bool = True) -> Trai
 
 def vqvae(spec: SignalSpec = SPEC, shares: bool = True, **settings: Any) -> Trained:
     config = VQVAEConfig.tiny().model_copy(update=settings)
-    return of_signals(Case(MODELS["vqvae"].kind, config), spec, shares)
+    return of_signals(Case(MODELS["vqvae"].kind, config.build), spec, shares)
 
 
 def prior() -> Trained:
