@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
 from smalti.core import plugins
-from smalti.core.errors import InputError
+from smalti.core.errors import InputError, UnknownKind
 from smalti.core.parts import QUANTIZERS
-from tests.runs import TINY, command
+from smalti.recipe import Recipe, parse
 
 MODULE = """
 from typing import Literal
@@ -82,34 +82,45 @@ def test_an_import_that_fails_inside_a_plugin_names_the_plugin_and_the_module(fo
 
 
 def test_the_hint_names_plugins_that_are_not_loaded(folder: Path) -> None:
-    with (
-        pytest.raises(InputError, match=r"SMALTI_PLUGINS=my_parts\b"),
-        plugins.plugin_hint({"plugins": ["my_parts"]}),
-    ):
-        raise InputError("unknown kind")
+    unknown = UnknownKind("unknown", "quantizer", "doubled")
+    run, config = Path("runs/mine"), {"plugins": ["my_parts", "my.others", "x; rm", 3]}
+    with pytest.raises(UnknownKind) as caught, plugins.plugin_hint(config, run):
+        raise unknown
+    assert "--plugin my_parts --plugin my.others," in str(caught.value)
+    assert "SMALTI_PLUGINS=my_parts,my.others " in str(caught.value)
+    assert str(run) in str(caught.value)
+    assert (caught.value.family, caught.value.kind) == ("quantizer", "doubled")
     plugins.load_plugin("my_parts")
     for config in ({"plugins": ["my_parts"]}, {}, {"plugins": "my_parts"}):
-        with pytest.raises(InputError) as caught, plugins.plugin_hint(config):
-            raise InputError("unknown kind")
-        assert str(caught.value) == "unknown kind"
+        with pytest.raises(UnknownKind) as caught, plugins.plugin_hint(config, run):
+            raise unknown
+        assert caught.value is unknown
 
 
-def test_a_run_remembers_its_plugins_and_never_imports_them(
-    folder: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+def test_other_errors_get_no_hint(folder: Path) -> None:
+    with pytest.raises(InputError) as caught, plugins.plugin_hint({"plugins": ["my_parts"]}, Path("run")):
+        raise InputError("broken")
+    assert str(caught.value) == "broken"
+
+
+def test_an_unknown_kind_of_a_stored_recipe_keeps_its_type_and_place() -> None:
+    with pytest.raises(UnknownKind, match=r"model.quantizer.*doubled") as caught:
+        parse(Recipe, {"name": "image", "model": {"kind": "vqvae", "quantizer": {"kind": "doubled"}}}, "here")
+    assert (caught.value.family, caught.value.kind) == ("quantizer", "doubled")
+    quantizer = {"kind": "vq", "codebook": {"kind": "x"}}
+    with pytest.raises(UnknownKind) as caught:
+        parse(Recipe, {"name": "image", "model": {"kind": "vqvae", "quantizer": quantizer}}, "here")
+    assert (caught.value.family, caught.value.kind) == ("codebook", "x")
+
+
+def test_an_installed_package_whose_parts_cannot_be_imported_is_named_each_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = folder / "run"
-    words = ("--data", pictures, "--out", run, "--plugin", "my_parts", *TINY, "--quiet")
-    result = command("train", "image", *words)
-    assert result.status == 0, result.err
-    config = json.loads((run / "config.json").read_text())
-    assert config["plugins"] == ["my_parts"]
-    # As another process would see it, with a part that only the plugin has.
-    monkeypatch.setattr(plugins, "_LOADED", {})
-    monkeypatch.setattr(QUANTIZERS, "_kinds", {k: v for k, v in QUANTIZERS.kinds().items() if k != "doubled"})
-    monkeypatch.delitem(sys.modules, "my_parts")
-    config["recipe"]["model"]["quantizer"] = {"kind": "doubled"}
-    (run / "config.json").write_text(json.dumps(config))
-    result = command("inspect", run)
-    assert result.status == 2
-    assert "SMALTI_PLUGINS=my_parts" in result.err
-    assert "my_parts" not in sys.modules
+    (folder / "broken_parts.py").write_text("import no_such_dependency\n")
+    monkeypatch.syspath_prepend(folder)
+    point = EntryPoint("theirs", "broken_parts", plugins.ENTRY_POINTS)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"broken_parts.*no_such_dependency"):
+            plugins.load_plugins()
+

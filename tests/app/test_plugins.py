@@ -1,0 +1,111 @@
+"""Commands over a run with an own quantizer: with its plugin they work, without it they name it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import typer
+
+import smalti as package
+from smalti.app.cli import add_commands, app
+from smalti.core import plugins
+from smalti.core.errors import UnknownKind
+from smalti.core.parts import QUANTIZERS
+from tests.runs import TINY, TINY_PRIOR, Result
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own_quantizer.py"
+NAME = "own_quantizer"
+SETTINGS = [*TINY, "model.quantizer.kind=sign", "bits=4"]
+
+Smalti = Callable[..., Result]
+
+
+@pytest.fixture
+def forget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Work in a folder with the example; calling this makes the process as if it had never loaded it."""
+    (tmp_path / EXAMPLE.name).write_text(EXAMPLE.read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    kinds = {kind: config for kind, config in QUANTIZERS.kinds().items() if kind != "sign"}
+
+    def call() -> None:
+        monkeypatch.setattr(plugins, "_LOADED", {})
+        monkeypatch.setattr(QUANTIZERS, "_kinds", dict(kinds))
+        sys.modules.pop(NAME, None)
+
+    call()
+    yield call
+    sys.modules.pop(NAME, None)
+
+
+def assert_names_the_plugin(result: Result) -> None:
+    assert result.status == 2
+    assert len(result.err.splitlines()) == 1
+    assert "'sign'" in result.err
+    assert f"--plugin {NAME}" in result.err
+    assert f"SMALTI_PLUGINS={NAME}" in result.err
+    assert NAME not in sys.modules
+
+
+def test_every_command_that_opens_a_run_takes_a_plugin() -> None:
+    add_commands(app)
+    group = cast("Any", typer.main.get_command(app))
+    takes = {name: {each.name for each in command.params} for name, command in group.commands.items()}
+    assert {name for name, parameters in takes.items() if "plugin" in parameters} == {
+        name for name, parameters in takes.items() if "run" in parameters or name == "train"
+    }
+
+
+def test_a_run_with_an_own_quantizer_from_training_to_samples(
+    forget: Callable[[], None], pictures: Path, smalti: Smalti, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = ["train", "image", "--data", pictures, "--out", "run", *SETTINGS, "--quiet"]
+    result = smalti(*train)
+    assert result.status == 2
+    assert "--plugin MODULE" in result.err
+    assert smalti(*train, "--plugin", NAME) == Result(0, "", "")
+    assert json.loads(Path("run/config.json").read_text())["plugins"] == [NAME]
+    picture = next(pictures.rglob("*.png"))
+    for words in (
+        train,  # to resume it
+        ["train-prior", "run", *TINY_PRIOR, "--quiet"],
+        ["encode", "run", "--data", pictures, "--out", "codes.parquet", "--quiet"],
+        ["decode", "run", "codes.parquet", "--out", "decoded", "--quiet"],
+        ["evaluate", "run", "--data", pictures, "--json"],
+        ["sample", "run", "--num", 2, "--out", "samples", "--quiet"],
+        ["reconstruct", "run", picture, "--out", "again", "--quiet"],
+        ["inspect", "run"],
+    ):
+        forget()
+        assert_names_the_plugin(smalti(*words))
+        result = smalti(*words, "--plugin", NAME)
+        assert result.status == 0, (words, result.err)
+        assert NAME in sys.modules
+    assert "out of 16" in result.out  # 2^4 signs
+    assert json.loads(Path("run/prior/config.json").read_text())["plugins"] == [NAME]
+    assert len(list(Path("decoded").rglob("*.png"))) == 40
+    assert len(list(Path("samples").glob("0*.png"))) == 2
+    forget()
+    monkeypatch.setenv(plugins.VARIABLE, NAME)
+    assert smalti("inspect", "run").status == 0
+
+
+def test_a_saved_model_names_its_plugin_too(
+    forget: Callable[[], None], pictures: Path, smalti: Smalti
+) -> None:
+    words = ["train", "image", "--data", pictures, "--out", "run", *SETTINGS, "training.steps=1", "--quiet"]
+    assert smalti(*words, "--plugin", NAME).status == 0
+    package.load("run").save_pretrained("saved")
+    forget()
+    for place in ("run", "saved"):
+        with pytest.raises(UnknownKind, match=f"import {NAME} first") as caught:
+            package.load(place)
+        assert (caught.value.family, caught.value.kind) == ("quantizer", "sign")
+    importlib.import_module(NAME)
+    assert package.load("saved").autoencoder.num_codes == 16
