@@ -1,6 +1,8 @@
 """The names that `import smalti` offers: complete, described to type checkers, and cheap."""
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +41,15 @@ def test_every_registered_config_is_public(name):
     for config in getattr(smalti, name).kinds().values():
         if config.__module__.startswith("smalti."):
             assert getattr(smalti, config.__name__) is config
+
+
+@pytest.mark.parametrize("name", REGISTRIES)
+def test_every_class_that_a_registered_config_builds_is_public(name):
+    for config in getattr(smalti, name).kinds().values():
+        if config.__module__.startswith("smalti."):
+            built = set(re.findall(r"\w+", inspect.signature(config.build).return_annotation)) - {"tuple"}
+            assert built
+            assert built <= set(smalti.__all__), config
 
 
 def test_importing_it_does_not_import_torch():
