@@ -29,7 +29,7 @@ _MODULES = {
     "core.conditioners": "CONDITIONERS Conditioner ConditionerConfig",
     "core.conditions": "Batch Conditions DenseField PerFrame PerItem TokenSequence",
     "core.config": "Configuration",
-    "core.errors": "InputError",
+    "core.errors": "InputError UnknownKind",
     "core.modality": "MODALITIES Modality ModalityConfig",
     "core.models": "Autoencoder LatentVariableModel MODELS ModelConfig Trainable",
     "core.parts": (

@@ -29,6 +29,7 @@ from smalti.core.conditions import PerItem as PerItem
 from smalti.core.conditions import TokenSequence as TokenSequence
 from smalti.core.config import Configuration as Configuration
 from smalti.core.errors import InputError as InputError
+from smalti.core.errors import UnknownKind as UnknownKind
 from smalti.core.modality import MODALITIES as MODALITIES
 from smalti.core.modality import Modality as Modality
 from smalti.core.modality import ModalityConfig as ModalityConfig

@@ -52,5 +52,5 @@ def test_a_copy_keeps_all_that_is_not_changed():
     "wrong", [{"axes": ("time",)}, {"axes": ("width", "width")}, {"levels": 4, "domain": Levels(4)}]
 )
 def test_contradictions_are_refused(wrong):
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(InputError, match="expected"):
         SignalSpec(1, (2, 2), **wrong)
