@@ -123,4 +123,3 @@ def test_an_installed_package_whose_parts_cannot_be_imported_is_named_each_time(
     for _ in range(2):
         with pytest.raises(InputError, match=r"broken_parts.*no_such_dependency"):
             plugins.load_plugins()
-

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from smalti.core.conditioners import num_label_ids
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.config import Configuration
+from smalti.core.errors import InputError
 from smalti.core.parts import Decoder, Encoder, Likelihood, LikelihoodFamily
 from smalti.core.phases import Phase
 from smalti.core.pretrained import Pretrained, settings_of
