@@ -23,7 +23,7 @@ DEFAULT_AXES: dict[int, tuple[str, ...]] = {
 
 
 def _is_count(number: object) -> bool:
-    return isinstance(number, (int, np.integer)) and not isinstance(number, bool) and number >= 1
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool) and int(number) >= 1
 
 
 def _numbers(name: str, values: Iterable[float]) -> tuple[float, ...]:
