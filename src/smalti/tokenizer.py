@@ -270,8 +270,7 @@ class Tokenizer:
             batch_size: grids per batch; the draws of a seed depend on it.
             prior: name of the learned prior, or any `Prior` over the codes of this model.
             progress: called with (symbols drawn, total symbols), by learned priors.
-            length: codes along the first (time) axis, for items that differ in length; None for the length of
-                the prior's training grid.
+            length: codes along the time axis, for items that differ in length; None for the training length.
             conditions: further conditions that the prior reads, of each grid.
 
         Raises:
@@ -381,9 +380,10 @@ class Tokenizer:
 
         Prior and decoder each get the conditions that they read; one of them must read each.
         """
-        given, network = conditions or Conditions(), self._learned(settings.get("prior", LEARNED)).network
-        check_given_conditions(given, network, self.autoencoder)
-        of_prior = given.only(*readable_conditions(network))
+        given, prior = conditions or Conditions(), settings.get("prior", LEARNED)
+        reader = self._learned(prior).network if isinstance(prior, str) else getattr(prior, "network", prior)
+        check_given_conditions(given, reader, self.autoencoder)
+        of_prior = given.only(*readable_conditions(reader))
         of_decoder = given.only(*readable_conditions(self.autoencoder))
         codes = self.sample_codes(num, class_name, conditions=of_prior, **settings)
         decoder_class = class_name if self.autoencoder.num_label_classes else None
