@@ -88,9 +88,9 @@ MISTAKES = {
     "foreign.loss(smalti.Batch(torch.zeros(1, 3, 16, 15)))": "16x15",
     "foreign.encode(torch.zeros(3, 16, 16))": "received 16",
     "model(nn.Conv2d(3, 4, 3, 2), nn.Identity())": "(1, 4, 7, 7)",
-    "model(nn.Conv2d(3, 4, 4, 4), smalti.ConvDecoder(4, 3, strides=(2,)))": "8x8",
-    "model(smalti.ConvEncoder(3, 4, strides=(2, 2, 2)), smalti.ConvDecoder(4, 3))": "8x8",
-    "model(nn.Conv2d(3, 4, 4, 4), smalti.ConvDecoder(4, 3, ndim=1))": "grid of 2",
+    "model(nn.Conv2d(3, 4, 4, 4), smalti.ConvDecoder(4, 3, strides=(2,)))": "(1, 3, 8, 8)",
+    "model(smalti.ConvEncoder(3, 4, strides=(2, 2, 2)), smalti.ConvDecoder(4, 3))": "(1, 3, 8, 8)",
+    "model(nn.Conv2d(3, 4, 4, 4), smalti.ConvDecoder(4, 3, ndim=1))": "ConvDecoder given failed",
 }
 EQUALITIES = (
     "smalti.SignalSpec(3, [8, 8]) == smalti.SignalSpec(3, (8, 8))",
