@@ -19,6 +19,7 @@ from smalti.core.errors import InputError
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import SPLIT_NAMES, ordered_splits, require_split
 from smalti.data.sources.listing import Listing, class_depth, ignored, normal_endings
+from smalti.data.sources.walk import is_hidden
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 
@@ -206,7 +207,7 @@ def _scan(path: Path, listing: Listing) -> tuple[dict[str, int], list[str], list
     for number, (member, _) in enumerate(read_members(path)):
         parts = [part for part in member.name.split("/") if part not in ("", ".")]
         name = "/".join(parts)
-        if member.isdir() or any(part.startswith(".") for part in parts):
+        if member.isdir() or any(map(is_hidden, parts)):
             continue
         if not listing.wants(name):
             listing.others.append(name)

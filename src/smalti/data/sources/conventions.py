@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from smalti.core.errors import InputError
+from smalti.data.sources.walk import kind_of
 
 SPLIT_NAMES = {
     "train": "train",
@@ -83,7 +84,9 @@ def signal_content(cell: object, folder: Path) -> Path | bytes:
     if isinstance(cell, dict) and cell.get("bytes") is not None:
         return cell["bytes"]
     if isinstance(cell, dict) and cell.get("path") and _leads_inside(cell["path"], folder):
-        return folder / cell["path"]
+        path = folder / cell["path"]
+        # A pipe or a device may never end.
+        return b"" if kind_of(path) == "special" else path
     return b""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import final
@@ -11,6 +10,7 @@ from smalti.core.errors import InputError
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import ordered_splits, require_split
 from smalti.data.sources.listing import Listing, class_depth, normal_endings
+from smalti.data.sources.walk import is_run, kind_of, walk
 
 FRAMES_ENDING = ".frames"
 """Extension of the name of a folder whose images are the frames of one clip."""
@@ -22,27 +22,35 @@ class FolderSource(Source):
 
     If all top-level folders have split names (train, val, test, ...), they are the splits; otherwise there is
     one split, "all". If every file of a split lies in a subfolder, and there are at least two of them, the
-    subfolders are the classes. Hidden files and folders are left out; links are followed, except loops. If
-    ".frames" is among the extensions, a folder with that extension is one item.
+    subfolders are the classes. Hidden files, files of the operating system, and folders that hold a run of
+    smalti are left out; links are followed, except loops. If ".frames" is among the extensions, a folder with
+    that extension is one item.
 
     Args:
         path: a folder, or one file.
         extensions: extensions of the wanted files, such as ".png", in any case.
 
     Raises:
-        InputError: if the path does not exist, or holds no wanted file.
+        InputError: if the path does not exist, is a run, or holds no wanted file.
     """
 
     def __init__(self, path: Path, extensions: Sequence[str]):
         listing = Listing(normal_endings(extensions))
-        if path.is_dir() and not _is_clip(path.name, listing):
+        kind = kind_of(path)
+        if kind == "folder" and not _is_clip(path.name, listing):
+            if is_run(path):
+                raise InputError(
+                    f"expected a folder of data, got {path}, which holds a run of smalti or the data of one: "
+                    "pass the folder that the run was trained on"
+                )
             self._root = path
             self._scan(listing)
-        elif path.exists():
+        elif kind in ("file", "folder"):
             self._root = path.parent
             self._single(path, listing)
         else:
-            raise InputError(f"expected a folder or a file, got {path}, which does not exist: check the path")
+            what = "is a pipe, a socket or a device" if kind == "special" else "does not exist"
+            raise InputError(f"expected a folder or a file, got {path}, which {what}: check the path")
         self._files, self._notes = listing.by_split()
         self.splits = ordered_splits(self._files)
         sizes = ", ".join(f"{name} {len(self._files[name]):,}" for name in self.splits)
@@ -65,32 +73,13 @@ class FolderSource(Source):
         return list(self._notes[split])
 
     def _scan(self, listing: Listing) -> None:
-        self._walk(self._root, "", frozenset(), listing)
+        found = walk(self._root, lambda name: _is_clip(name, listing))
+        # A broken link is kept, and is then reported as an unreadable item.
+        for name in (*found.files, *found.broken):
+            (listing.wanted if listing.wants(name) else listing.others).append(name)
+        listing.closed, listing.runs, listing.special = found.closed, found.runs, found.special
         if not listing.wanted:
             raise listing.none_wanted(f"below {self._root}")
-
-    def _walk(self, folder: Path, prefix: str, above: frozenset[tuple[int, int]], listing: Listing) -> None:
-        """List a folder; `above` identifies its parents, so that a loop of links ends."""
-        try:
-            status = folder.stat()
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError:
-            listing.closed.append(prefix.rstrip("/") or ".")
-            return
-        identity = (status.st_dev, status.st_ino)
-        if identity in above:
-            return
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            is_clip = _is_clip(entry.name, listing)
-            if entry.is_dir() and not is_clip:
-                self._walk(Path(entry.path), f"{prefix}{entry.name}/", above | {identity}, listing)
-            elif listing.wants(entry.name) and (is_clip or entry.is_file() or entry.is_symlink()):
-                # A broken link is kept, and is then reported as an unreadable item.
-                listing.wanted.append(prefix + entry.name)
-            else:
-                listing.others.append(prefix + entry.name)
 
     def _single(self, path: Path, listing: Listing) -> None:
         if not listing.wants(path.name):

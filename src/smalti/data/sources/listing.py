@@ -20,12 +20,16 @@ class Listing:
         wanted: files with these extensions.
         others: files with other extensions.
         closed: folders that could not be opened.
+        runs: folders that hold a run of smalti.
+        special: pipes, sockets and devices.
     """
 
     endings: tuple[str, ...]
     wanted: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
+    special: list[str] = field(default_factory=list)
 
     def wants(self, name: str) -> bool:
         """Return True if a file name has one of the wanted extensions, in any case."""
@@ -38,6 +42,8 @@ class Listing:
             received = f"only {', '.join(f'{n:,} of {ending}' for ending, n in found.most_common(5))}"
         elif self.closed:
             received = f"no files, and folders that cannot be opened, such as {self.closed[0]}"
+        elif self.runs:
+            received = f"no files but those of runs of smalti, such as {self.runs[0]}"
         else:
             received = "no files"
         return InputError(
@@ -78,6 +84,8 @@ class Listing:
             *ignored(outside, "file", "of a known extension, but outside the folders of the splits,"),
             *ignored(others.get(None, []), "file", "outside the folders of the splits"),
             *ignored(closed.get(None, []), "folder", "that cannot be opened"),
+            *ignored(sorted(self.runs), "folder", "with a run of smalti"),
+            *ignored(sorted(self.special), "entry", "that is a pipe, a socket or a device"),
         ]
         return {split: files[split] for split in splits}, notes
 

@@ -24,6 +24,7 @@ from smalti.data.sources.conventions import (
     require_split,
     signal_content,
 )
+from smalti.data.sources.walk import walk
 
 ROWS_AT_ONCE = 64
 BUFFER_BYTES = 1 << 20
@@ -125,10 +126,8 @@ class ParquetSource(Source):
 
 
 def _visible_files(folder: Path) -> list[Path]:
-    """Return the files below a folder, sorted by relative path, without hidden ones."""
-    files = (file for file in folder.rglob("*") if file.is_file())
-    names = {file.relative_to(folder).as_posix(): file for file in files}
-    return [names[name] for name in sorted(names) if not re.search(r"(^|/)\.", name)]
+    """Return the files below a folder, sorted by relative path; see `walk` for what is left out."""
+    return [folder / name for name in sorted(walk(folder).files)]
 
 
 def parquet_files(folder: Path) -> list[Path]:
