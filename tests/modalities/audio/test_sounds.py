@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from smalti.core.errors import InputError
 from smalti.data.sources.base import UnreadableItem
-from smalti.modalities.audio import sounds
-from smalti.modalities.audio.sounds import EXTENSIONS, read_sound, sound_notes, write_sound
+from smalti.modalities.audio import libsndfile, sounds
+from smalti.modalities.audio.sounds import read_sound, sound_notes, write_sound
 
 RATE = 16000
 PCM = np.random.default_rng(0).integers(-32768, 32768, 4000).astype(np.int16)
@@ -79,7 +79,7 @@ class TestExactly:
         np.testing.assert_array_equal(read_sound(path, RATE), PCM / np.float32(32768))
 
     def test_in_pieces(self, monkeypatch):
-        monkeypatch.setattr(sounds, "VALUES_AT_ONCE", 7)
+        monkeypatch.setattr(libsndfile, "VALUES_AT_ONCE", 7)
         for kind in ("WAV", "FLAC"):
             np.testing.assert_array_equal(read_sound(encoded(kind=kind), RATE), PCM / np.float32(32768))
 
@@ -89,12 +89,6 @@ class TestExactly:
         assert len(samples) == pytest.approx(RATE, abs=1200)
         peak = np.abs(np.fft.rfft(samples)).argmax() * RATE / len(samples)
         assert peak == pytest.approx(440, abs=2)
-
-    def test_every_extension_is_of_a_kind_that_libsndfile_reads(self):
-        kinds = {"ogg", "wav", "flac", "mp3", "aiff", "au", "caf", "w64", "rf64", "nist", "voc"}
-        assert kinds <= {kind.lower() for kind in soundfile.available_formats()}
-        others = {"oga": "ogg", "opus": "ogg", "aif": "aiff", "aifc": "aiff", "snd": "au", "sph": "nist"}
-        assert {others.get(ending[1:], ending[1:]) for ending in EXTENSIONS} == kinds
 
 
 class TestResampling:
@@ -175,12 +169,12 @@ class TestUnreadable:
         for value in (np.nan, np.inf):
             assert "NaN" in reason(encoded(np.array([0.0, value]), subtype="FLOAT"))
 
-    @pytest.mark.parametrize("kind", ["WAV", "FLAC", "AIFF", "AU", "CAF", "MP3"])
+    @pytest.mark.parametrize("kind", ["WAV", "FLAC", "AIFF", "AU", "CAF", "MP3", "W64", "RF64", "OGG"])
     @pytest.mark.parametrize("share", [0.5, 0.8])
     def test_cut_short(self, kind, share):
         data = encoded(np.resize(PCM, 40000), kind)
         text = reason(data[: int(len(data) * share)])
-        assert "truncated" in text or text == "not a sound that libsndfile can read, or damaged at its start"
+        assert "truncated" in text or "damaged" in text
 
     def test_how_much_of_it_is_there(self):
         assert reason(encoded()[:-4000]) == "truncated: it holds 4000 of its 8000 bytes of samples"
@@ -192,14 +186,14 @@ class TestUnreadable:
         data[place : place + 4] = struct.pack("<I", claimed)
         np.testing.assert_array_equal(read_sound(bytes(data), RATE), PCM / np.float32(32768))
 
-    @pytest.mark.parametrize(("nibble", "words"), [(0x0, "does not state its length"), (0xF, "truncated")])
-    def test_flac_of_unknown_or_impossible_length(self, nibble, words):
+    def test_flac_of_unknown_or_impossible_length(self):
         data = bytearray(encoded(kind="FLAC"))
         # The 36 bits of STREAMINFO's "total samples" begin in the low half of byte 21.
-        data[21] = data[21] & 0xF0 | nibble
-        if not nibble:
-            data[22:26] = bytes(4)
-        assert words in reason(bytes(data))
+        data[21] |= 0xF
+        assert "truncated" in reason(bytes(data))
+        data[21] &= 0xF0
+        data[22:26] = bytes(4)
+        np.testing.assert_array_equal(read_sound(bytes(data), RATE), PCM / np.float32(32768))
 
     @pytest.mark.parametrize("rate", [1, 999, 2_000_000])
     def test_sample_rates_that_cannot_be(self, rate):
@@ -279,8 +273,11 @@ class TestWrite:
         assert list(tmp_path.iterdir()) == []
 
 
+SLOW = "soundfile|soxr|matplotlib|^import av|^from av"
+
+
 def test_libraries_that_take_long_to_import_are_imported_when_they_are_needed():
     for file in Path(sounds.__file__).parent.glob("*.py"):
         for statement in ast.parse(file.read_text()).body:
             if isinstance(statement, ast.Import | ast.ImportFrom):
-                assert not re.search("soundfile|soxr|matplotlib", ast.unparse(statement)), file.name
+                assert not re.search(SLOW, ast.unparse(statement)), file.name
