@@ -59,6 +59,21 @@ def codes(trained: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactor
 # The data
 
 
+def test_a_run_goes_on_without_its_source(run: Path, pictures: Path, tmp_path: Path, smalti: Smalti) -> None:
+    gone = tmp_path / "moved"
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"data": str(gone)}))
+    more = ["train", "image", "--data", gone, "--out", run, *TINY, "training.steps=12"]
+    done = smalti(*more)
+    assert done.status == 0, done.err
+    assert "own copy of the data" in done.err
+    again = json.loads((run / "config.json").read_text())
+    assert {key: again[key] for key in ("described", "classes")} == {
+        key: config[key] for key in ("described", "classes")
+    }
+    assert smalti(*more[:4], "--out", tmp_path / "another", *TINY).status == 2
+
+
 @pytest.mark.parametrize("verb", ["train", "encode", "evaluate"])
 def test_data_that_is_not_there_is_empty_or_unreadable(
     verb: str, trained: Path, tmp_path: Path, mistake: Mistake

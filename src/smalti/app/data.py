@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import final
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from smalti.core.models import LatentVariableModel
 from smalti.data.crops import CropLoader
 from smalti.data.ingest import build_store
 from smalti.data.loader import Loader
-from smalti.data.sources import Source, open_source
+from smalti.data.sources import Item, Source, open_source
+from smalti.data.sources.conventions import require_split
 from smalti.data.store import Store
+from smalti.training.checkpoints import RunDirectory
 
 LISTED = 10
 """Maximum number of unreadable files listed on the screen when the full list is in a file."""
@@ -29,6 +32,50 @@ def open_data(text: str, modality: Modality) -> Source:
     if text == "letters":
         return LettersSource()
     return open_source(text, modality.extensions, modality.pattern)
+
+
+@final
+class PreparedSource(Source):
+    """Stands for a source that can no longer be opened, of which a run holds one decoded split.
+
+    Args:
+        store: the decoded split.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._count = store.count + len(store.skipped)
+        self.description = store.source
+        self.splits = (store.split,)
+
+    def count(self, split: str) -> int:
+        require_split(split, self.splits, self.description)
+        return self._count
+
+    def items(self, split: str) -> Iterator[Item]:
+        require_split(split, self.splits, self.description)
+        raise InputError(f"the items of {self.description} are gone: restore the data, or use another source")
+
+
+def open_run_data(text: str, modality: Modality, run: RunDirectory, directory: Path, quiet: bool) -> Source:
+    """Open the source of a run; if that fails, a run that holds its decoded data goes on without it.
+
+    Args:
+        text: source given as `--data`.
+        modality: of the signals.
+        run: a new or an existing run.
+        directory: of the decoded data.
+        quiet: hide the note.
+
+    Raises:
+        InputError: if the source cannot be opened, and the run does not hold its data.
+    """
+    try:
+        return open_data(text, modality)
+    except InputError as error:
+        if not run.exists or not directory.is_dir():
+            raise
+        note(f"The run continues with its own copy of the data: {error}", quiet)
+        return PreparedSource(Store.open(directory))
 
 
 def open_loader(

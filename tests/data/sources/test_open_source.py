@@ -177,3 +177,23 @@ def test_slow_libraries_wait_until_they_are_needed():
     program = "import sys, smalti.data.sources; print(*{'datasets', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_missing_entry_of_a_local_folder_is_no_name_on_the_hub(hub_names, tmp_path, monkeypatch):
+    (tmp_path / "pictures" / "nopes").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("gone")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="did you mean 'pictures/nopes'"):
+        sources.open_source("pictures/nope", EXTENSIONS)
+    with pytest.raises(InputError):
+        sources.open_source("link/data", EXTENSIONS)
+    assert hub_names == []
+
+
+@pytest.mark.parametrize("text", ["itself", "a" * 5000, "x\0y", "~nobody-of-this-name/a", "itself/below"])
+def test_paths_that_the_system_refuses(hub_names, tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "itself").symlink_to("itself")
+    with pytest.raises(InputError):
+        sources.open_source(text, EXTENSIONS)
+    assert hub_names == []

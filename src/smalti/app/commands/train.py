@@ -12,7 +12,7 @@ import torch
 
 from smalti import __version__
 from smalti.app.console import counting, note, watching
-from smalti.app.data import open_data, open_loader, prepare, training_split
+from smalti.app.data import PreparedSource, open_loader, open_run_data, prepare, training_split
 from smalti.app.pretraining import check_parts, pretrain
 from smalti.app.provenance import commit, described, device
 from smalti.app.recipes import get_recipe
@@ -99,8 +99,9 @@ def train_recipe(
     recipe = resumed(run, recipe)
     modality = recipe.data.build()
     _check_settings(run, recipe, data, modality, start)
-    source = open_data(data, modality)
-    check_model(run, model_of(source))
+    source = open_run_data(data, modality, run, run.path / DATA_DIRECTORY, quiet)
+    if not isinstance(source, PreparedSource):
+        check_model(run, model_of(source))
     engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
     quiet = quiet or not engine.is_main
     store = _prepared(run, source, modality, engine, quiet)
@@ -112,7 +113,7 @@ def train_recipe(
     begun_with = _start(model, start)
     check_start(run, begun_with)
     if engine.is_main:
-        run.write_config(_description(recipe, data, source, store, begun_with))
+        run.write_config(_description(recipe, data, _origin(run, source, data), store, begun_with))
     items = _Items.of(store, recipe, engine, modality, model)
     if recipe.pretraining is not None:
         _pretrain(recipe.pretraining, model, items, modality, run, engine, quiet)
@@ -157,11 +158,22 @@ def _prepared(run: RunDirectory, source: Source, modality: Modality, engine: Eng
     return Store.open(directory)
 
 
+def _origin(run: RunDirectory, source: Source, data: str) -> dict[str, Any]:
+    """Return the description of the data, and the model of its codes; without a source, the stored ones."""
+    if isinstance(source, PreparedSource):
+        before = run.read_config()
+        return {key: before[key] for key in ("described", "codes_of") if key in before}
+    of_codes = model_of(source)
+    return {
+        "described": described(source, training_split(source), data),
+        **({"codes_of": of_codes} if of_codes else {}),
+    }
+
+
 def _description(
-    recipe: Recipe, data: str, source: Source, store: Store, begun_with: str | None
+    recipe: Recipe, data: str, origin: dict[str, Any], store: Store, begun_with: str | None
 ) -> dict[str, Any]:
     """Return the content of the run's config.json."""
-    of_codes = model_of(source)
     return {
         "kind": "autoencoder",
         "smalti": __version__,
@@ -171,8 +183,7 @@ def _description(
         **({"actions": list(store.action_names)} if store.action_names else {}),
         **({"columns": columns} if (columns := store.names_by_column) else {}),
         "data": data,
-        "described": described(source, training_split(source), data),
-        **({"codes_of": of_codes} if of_codes else {}),
+        **origin,
         "start": begun_with,
         "commit": commit(),
         "device": device(),

@@ -6,8 +6,12 @@ archives, tile grids, and codes files.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Sequence
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 
 from smalti.core.errors import InputError
@@ -38,7 +42,7 @@ def open_source(text: str, extensions: Sequence[str], pattern: str | None = None
 
     Args:
         text: path of a folder or file, or "owner/name" (or "owner/name:config") of a data set of the Hub. A
-            local path takes precedence.
+            local path takes precedence, and a text whose first part is a local folder is a path.
         extensions: extensions of the files to look for in a folder or a tar file, such as ".png".
         pattern: regular expression over the file paths in a folder, with a group `speaker` or `label`; see
             `SpeechSource`.
@@ -46,16 +50,48 @@ def open_source(text: str, extensions: Sequence[str], pattern: str | None = None
     Raises:
         InputError: if the path or the data set does not exist, or holds nothing usable.
     """
-    path = Path(text).expanduser()
-    if text and path.exists():
+    path = _local(text)
+    if path is not None:
         return _open_path(path, extensions, pattern)
     names_file = text.lower().endswith((".parquet", *TAR_ENDINGS, *map(str.lower, extensions)))
-    if HUB_NAME.fullmatch(text) and not names_file:
+    if HUB_NAME.fullmatch(text) and not names_file and not os.path.lexists(text.partition("/")[0]):
         return HubSource(text)
     raise InputError(
         f"no such folder or file: {text!r}; expected a folder, a file, or a data set of "
-        "the Hugging Face Hub as owner/name, such as ylecun/mnist"
+        f"the Hugging Face Hub as owner/name, such as ylecun/mnist{_guess(text)}"
     )
+
+
+def _local(text: str) -> Path | None:
+    """Return the path that a text names, or None if nothing is there.
+
+    Raises:
+        InputError: if something is there that cannot be opened.
+    """
+    if not text:
+        return None
+    try:
+        path = Path(text).expanduser()
+        if stat.S_ISDIR(path.stat().st_mode):
+            os.scandir(path).close()
+    except (FileNotFoundError, NotADirectoryError, ValueError, RuntimeError):
+        # Also a NUL byte, and the home of an unknown user.
+        return None
+    except OSError as error:
+        raise InputError(
+            f"expected a folder or a file, got {text!r}, which cannot be opened ({error.strerror}): check "
+            "the path and its permissions"
+        ) from error
+    return path
+
+
+def _guess(text: str) -> str:
+    """Return a question with the most similar entry of the nearest folder that exists, or nothing."""
+    path = Path(text)
+    with suppress(OSError, ValueError):
+        near = get_close_matches(path.name, sorted(entry.name for entry in os.scandir(path.parent)), 1, 0.7)
+        return f"; did you mean {str(path.with_name(near[0]))!r}?" if near else ""
+    return ""
 
 
 def _open_path(path: Path, extensions: Sequence[str], pattern: str | None) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -82,7 +83,12 @@ def _load(name: str) -> dict[str, Dataset]:
     import datasets  # the import takes seconds, so it is left until a data set of the Hub is opened
 
     repository, _, configuration = name.partition(":")
+    # The libraries log each attempt; the error below says it once.
+    logs = [logging.getLogger(library) for library in ("datasets", "huggingface_hub")]
+    levels = [log.level for log in logs]
     try:
+        for log in logs:
+            log.setLevel(logging.CRITICAL)
         tables = datasets.load_dataset(repository, configuration or None)
     except Exception as error:
         # Failures come from half a dozen libraries (network, authorisation, configuration, format), each
@@ -94,6 +100,9 @@ def _load(name: str) -> dict[str, Dataset]:
             f"has that name, and the Hub's data set could not be loaded ({reason}); "
             "check the name and the network"
         ) from error
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
     return {str(split): table for split, table in tables.items()}  # pyright: ignore[reportReturnType]
 
 
