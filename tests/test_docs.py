@@ -226,7 +226,6 @@ def own_parts(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         if isinstance(registry, Registry):
             monkeypatch.setattr(registry, "_kinds", dict(registry.kinds()))
     monkeypatch.setattr(plugins, "_LOADED", {})
-    monkeypatch.setattr(plugins, "_POINTS", set(plugins._POINTS))
     monkeypatch.syspath_prepend(scratch)
     yield
     for name, module in list(sys.modules.items()):

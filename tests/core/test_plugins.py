@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
+from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,8 @@ class DoubledConfig(QuantizerConfig):
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A current folder with a module of parts; entry points are read anew, before and after the test."""
     (tmp_path / "my_parts.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -41,7 +43,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delitem(sys.modules, "my_parts", raising=False)
     known = dict(QUANTIZERS.kinds())
     monkeypatch.setattr(QUANTIZERS, "_kinds", known)
-    return tmp_path
+    plugins.installed.cache_clear()
+    yield tmp_path
+    plugins.installed.cache_clear()
+
+
+def install(folder: Path, module: str, group: str = plugins.ENTRY_POINTS) -> None:
+    """Give a folder on the Python path an installed package with one entry point."""
+    described = folder / f"{module}-1.0.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text(f"Name: package-of-{module}\nVersion: 1.0\n")
+    (described / "entry_points.txt").write_text(f"[{group}]\nparts = {module}\n")
+    sys.path.insert(0, str(folder))
 
 
 def test_a_plugin_registers_its_parts(folder: Path) -> None:
@@ -113,13 +126,37 @@ def test_an_unknown_kind_of_a_stored_recipe_keeps_its_type_and_place() -> None:
     assert (caught.value.family, caught.value.kind) == ("codebook", "x")
 
 
-def test_an_installed_package_whose_parts_cannot_be_imported_is_named_each_time(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_parts_of_an_installed_package_need_no_name(folder: Path) -> None:
+    install(folder, "my_parts")
+    assert QUANTIZERS.parse({"kind": "doubled", "num_codes": 5}).build().num_codes == 10
+    assert plugins.loaded_plugins() == ("my_parts",)
+
+
+def test_installed_packages_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    monkeypatch.setattr(plugins, "entry_points", lambda group: reads.append(group) or entry_points(group=group))
+    for _ in range(3):
+        QUANTIZERS.get("vq")
+    assert reads == [plugins.ENTRY_POINTS]
+
+
+def test_an_installed_package_whose_parts_cannot_be_imported_is_named_each_time(folder: Path) -> None:
     (folder / "broken_parts.py").write_text("import no_such_dependency\n")
-    monkeypatch.syspath_prepend(folder)
-    point = EntryPoint("theirs", "broken_parts", plugins.ENTRY_POINTS)
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
+    install(folder, "broken_parts")
     for _ in range(2):
-        with pytest.raises(InputError, match=r"broken_parts.*no_such_dependency"):
-            plugins.load_plugins()
+        with pytest.raises(InputError, match=r"package-of-broken_parts.*no_such_dependency"):
+            QUANTIZERS.get("vq")
+    assert plugins.loaded_plugins() == ()
+
+
+def test_a_plugin_may_look_parts_up_while_it_is_imported(folder: Path) -> None:
+    code = "\nassert 'doubled' in QUANTIZERS.kinds()\n"
+    (folder / "my_parts.py").write_text(MODULE + code)
+    install(folder, "my_parts")
+    assert "doubled" in QUANTIZERS.kinds()
+    # One that fails after it looked parts up is not taken for loaded.
+    (folder / "late_parts.py").write_text(MODULE.replace("doubled", "late") + "QUANTIZERS.kinds()\n1 / 0\n")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"late_parts.*division"):
+            plugins.load_plugin("late_parts")
+    assert plugins.loaded_plugins() == ("my_parts",)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +26,7 @@ from smalti.app.options import (
     TopK,
     TopP,
 )
+from smalti.core.plugins import VARIABLE, broken_package, installed, load_plugins
 
 app = typer.Typer(
     name="smalti",
@@ -336,20 +336,24 @@ def add_commands(to: typer.Typer) -> None:
 
     The entry point is a function that takes the `typer.Typer` application. It should import what it needs
     inside its commands, so that `smalti --help` stays fast.
+
+    Raises:
+        InputError: if one of them cannot be loaded.
     """
-    for point in entry_points(group="smalti.commands"):
+    for point in installed("smalti.commands"):
         if point.value not in _ADDED:
+            try:
+                point.load()(to)
+            except Exception as error:  # whatever a stranger's module raises
+                raise broken_package(point, error) from error
             _ADDED.add(point.value)
-            point.load()(to)
 
 
 def main() -> None:
     """Run the command line; exit with status 2 and one sentence for a user error, 130 after Ctrl-C."""
     try:
         add_commands(app)
-        if os.environ.get("SMALTI_PLUGINS"):
-            from smalti.core.plugins import load_plugins
-
+        if os.environ.get(VARIABLE):
             load_plugins()
         app()
     except Exception as error:

@@ -12,17 +12,25 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
 from smalti.core.errors import InputError, UnknownKind
+from smalti.core.reentry import importing
 
 ENTRY_POINTS = "smalti.parts"
 VARIABLE = "SMALTI_PLUGINS"
 
 _LOADED: dict[str, None] = {}
-_POINTS: set[str] = set()
+"""Names of the modules whose import succeeded, in loading order."""
+
+
+@cache
+def installed(group: str) -> tuple[EntryPoint, ...]:
+    """Entry points of installed packages, read once per process: reading them takes milliseconds."""
+    return tuple(entry_points(group=group))
 
 
 def load_plugin(name: str) -> None:
@@ -38,17 +46,16 @@ def load_plugin(name: str) -> None:
         # Finds modules in the current folder, as `python -m` does, without hiding installed ones.
         sys.path.append(here)
     try:
-        importlib.import_module(name)
+        _import(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise _broken(name, error) from error
+            raise _broken(f"the plugin {name!r}", error) from error
         raise InputError(
             f"expected a Python module as a plugin, found no {name!r}: install it, or run the command in the "
             "folder that contains it"
         ) from None
     except Exception as error:  # whatever a stranger's module raises
-        raise _broken(name, error) from error
-    _LOADED[name] = None
+        raise _broken(f"the plugin {name!r}", error) from error
 
 
 def load_plugins() -> None:
@@ -57,27 +64,38 @@ def load_plugins() -> None:
     Raises:
         InputError: if one of them cannot be imported.
     """
-    for point in entry_points(group=ENTRY_POINTS):
-        if point.value in _POINTS:
-            continue
-        _POINTS.add(point.value)  # the plugin asks the registry for parts while it is imported
-        try:
-            point.load()
-        except Exception as error:
-            _POINTS.discard(point.value)
-            raise _broken(point.value, error) from error
+    for point in installed(ENTRY_POINTS):
+        if point.module not in _LOADED:
+            try:
+                _import(point.module)
+            except Exception as error:
+                raise broken_package(point, error) from error
     for name in os.environ.get(VARIABLE, "").split(","):
         if name.strip():
             load_plugin(name.strip())
 
 
-def _broken(name: str, error: Exception) -> InputError:
+def _import(name: str) -> None:
+    with importing(f"plugin {name}") as is_first:
+        if is_first:
+            importlib.import_module(name)
+            _LOADED[name] = None
+
+
+def broken_package(point: EntryPoint, error: Exception) -> InputError:
+    """The error for an installed package whose entry point cannot be loaded."""
+    package = f" of the installed package {point.dist.name}" if point.dist else ""
+    broken = _broken(f"the plugin {point.value!r}{package}", error)
+    return InputError(f"{broken}; repair the package, or uninstall it")
+
+
+def _broken(what: str, error: Exception) -> InputError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return InputError(f"the plugin {name!r} cannot be loaded: {reason}")
+    return InputError(f"{what} cannot be loaded: {reason}")
 
 
 def loaded_plugins() -> tuple[str, ...]:
-    """Return the names of the plugins that the user named, in loading order."""
+    """Names of the plugin modules of the user and of installed packages, in loading order."""
     return tuple(_LOADED)
 
 
