@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from smalti.app.commands.train import train
 from tests.runs import TINY, TINY_PRIOR, TRAINING, WIDTHS
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+EXAMPLES = Path(__file__).parents[2] / "examples"
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "smalti"],
     "accelerate launch": [
@@ -32,9 +34,11 @@ LAUNCHERS = {
 }
 
 
-def launch(launcher: str, *words: object) -> None:
+def launch(launcher: str, *words: object, folder: Path | None = None) -> None:
     command = [sys.executable, "-m", *LAUNCHERS[launcher], *map(str, words)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, env=ENVIRONMENT, cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -60,6 +64,16 @@ def test_train_a_model_that_draws(kind: str, pictures: Path, tmp_path: Path) -> 
     train("image", str(pictures), tmp_path / "one", settings, quiet=True)
     launch("torchrun", *words, "--out", tmp_path / "two", *settings)
     assert_same_weights(tmp_path / "one", tmp_path / "two")
+
+
+def test_every_rank_loads_the_plugin(pictures: Path, tmp_path: Path) -> None:
+    settings = [*TINY, "training.steps=2", "model.quantizer.kind=sign", "bits=4"]
+    words = ["train", "image", "--data", pictures, "--out", tmp_path / "two", "--quiet", *settings]
+    launch("torchrun", *words, "--plugin", "own_quantizer", folder=EXAMPLES)
+    config = json.loads((tmp_path / "two" / "config.json").read_text())
+    assert config["plugins"] == ["own_quantizer"]
+    assert config["recipe"]["model"]["quantizer"] == {"kind": "sign", "bits": 4}
+    assert (tmp_path / "two" / "model.safetensors").is_file()
 
 
 def test_train_prior_hides_the_same_labels(run: Path) -> None:
