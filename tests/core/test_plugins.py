@@ -134,7 +134,9 @@ def test_the_parts_of_an_installed_package_need_no_name(folder: Path) -> None:
 
 def test_installed_packages_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
-    monkeypatch.setattr(plugins, "entry_points", lambda group: reads.append(group) or entry_points(group=group))
+    monkeypatch.setattr(
+        plugins, "entry_points", lambda group: reads.append(group) or entry_points(group=group)
+    )
     for _ in range(3):
         QUANTIZERS.get("vq")
     assert reads == [plugins.ENTRY_POINTS]
