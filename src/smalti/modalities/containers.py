@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
 
 from smalti.data.sources.base import UnreadableItem
 
@@ -14,6 +15,7 @@ STREAMED_BYTES = 0x7FFF0000
 
 SEGMENT = b"\x18\x53\x80\x67"
 """EBML identifier of the segment of a Matroska or WebM file, which holds all of its content."""
+ASF = b"\x30\x26\xb2\x75"
 ASF_PROPERTIES = b"\xa1\xdc\xab\x8c\x47\xa9\xcf\x11\x8e\xe4\x00\xc0\x0c\x20\x53\x65"
 """Identifier of the object of a WMA or WMV file that states the file's size."""
 HEAD_BYTES = 1 << 16
@@ -30,6 +32,30 @@ def check_extent(file: io.BufferedIOBase) -> None:
     file.seek(0)
     if stated is not None and held < stated - SLOPPY_BYTES:
         raise UnreadableItem(f"truncated: it holds {held} of its {stated} bytes")
+
+
+def check_single(file: io.BufferedIOBase) -> None:
+    """Check that no second file was appended to an MP4, Matroska, WebM, AVI, WMV or GIF file.
+
+    Raises:
+        UnreadableItem: if the file holds several, of which a decoder would read only the first.
+    """
+    file.seek(0)
+    head = file.read(HEAD_BYTES)
+    if head[4:8] == b"ftyp":
+        is_joined = sum(name == b"ftyp" for name, _ in _boxes(file)) > 1
+    elif head[:6] in (b"GIF87a", b"GIF89a"):
+        file.seek(0)
+        is_joined = re.search(rb";GIF8[79]a", file.read()) is not None
+    else:
+        stated = stated_bytes(file) if head[:4] in (b"\x1aE\xdf\xa3", b"RIFF", ASF) else None
+        file.seek(stated or 0)
+        following = file.read(12) if stated else b""
+        # The parts of a long AVI file are of the type AVIX.
+        is_joined = following[:4] == head[:4] and (head[:4] != b"RIFF" or following[8:] == head[8:12])
+    file.seek(0)
+    if is_joined:
+        raise UnreadableItem("it holds several files joined end to end: split it")
 
 
 def stated_bytes(file: io.BufferedIOBase) -> int | None:
@@ -56,7 +82,7 @@ def stated_bytes(file: io.BufferedIOBase) -> int | None:
         return int.from_bytes(head[16:24], "little")
     if head[:4] == b"RF64" and head[12:16] == b"ds64":
         return int.from_bytes(head[20:28], "little") + 8
-    if head[:4] == b"\x30\x26\xb2\x75":
+    if head[:4] == ASF:
         place = head.find(ASF_PROPERTIES)
         return int.from_bytes(head[place + 40 : place + 48], "little") or None if place >= 0 else None
     return None
@@ -64,6 +90,12 @@ def stated_bytes(file: io.BufferedIOBase) -> int | None:
 
 def _of_boxes(file: io.BufferedIOBase) -> int | None:
     """Return where the last box of an MP4 or QuickTime file ends; None if it is the rest of the file."""
+    ends = [end for _, end in _boxes(file)]
+    return ends[-1] if ends else None
+
+
+def _boxes(file: io.BufferedIOBase) -> Iterator[tuple[bytes, int | None]]:
+    """Yield the name and the end of each box at the top level; the end is None if it is that of the file."""
     end, at = file.seek(0, io.SEEK_END), 0
     while at + 8 <= end:
         file.seek(at)
@@ -73,9 +105,10 @@ def _of_boxes(file: io.BufferedIOBase) -> int | None:
             size = int.from_bytes(header[8:], "big")
         # Zero means up to the end of the file; other small sizes are bytes after the last box.
         if size < 8:
-            return None
+            yield header[4:8], None
+            return
         at += size
-    return at
+        yield header[4:8], at
 
 
 def _of_chunks(file: io.BufferedIOBase) -> int | None:

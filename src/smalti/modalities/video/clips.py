@@ -21,15 +21,17 @@ from smalti.core.errors import InputError
 from smalti.core.extras import needs_extra
 from smalti.data.sources.base import Content, UnreadableItem
 from smalti.data.sources.folder import FRAMES_ENDING
+from smalti.modalities.containers import check_extent, check_single
 from smalti.modalities.image import pictures
 
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
+    from av.video.codeccontext import VideoCodecContext
     from av.video.stream import VideoStream
 
-EXTENSIONS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", FRAMES_ENDING)
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif"
+EXTENSIONS = (".mp4", ".m4v", ".mov", ".3gp", ".webm", ".mkv", ".avi", ".wmv", ".gif", FRAMES_ENDING)
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,gif"
 """Formats that FFmpeg may open; others, such as playlists, could make it open further files."""
 WRITTEN = (".mp4", ".gif")
 """Extensions of the files that can be written."""
@@ -41,8 +43,14 @@ ENCODERS = {
 
 SHORTEST = 2
 """Minimum number of frames of a clip."""
-CUT = 0.9
-"""A file with less than this share of the frames, or of the duration, stated in its header is truncated."""
+MISSING_SHARE, MISSING_FRAMES = 0.02, 2
+"""Tolerated share and number of the frames that a header states: headers round."""
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Decoders that read the transparency of WebM files; FFmpeg's own decoders ignore it."""
+WIDEST_PIXEL = 8
+"""Largest plausible ratio of the sides of a pixel."""
+HDR_TRANSFER = 16
+"""Code of the PQ transfer function (SMPTE ST 2084), in which a picture on another display looks dull."""
 GIF_RATE_HZ = 50
 """Highest frame rate of a GIF that players and FFmpeg accept."""
 LONGEST_GAP_S = 600
@@ -55,7 +63,8 @@ Fitted = Callable[[Any], UInt8[np.ndarray, "c h w"]]
 
 
 def read_clip(content: Content, frame_rate_hz: float | None, fitted: Fitted) -> UInt8[np.ndarray, "c f h w"]:
-    """Read the frames of one clip. Rotation metadata is applied, and sound is ignored.
+    """Read the frames of one clip. Rotation, mirroring and the shape of pixels are applied as the file
+    states them, and sound is ignored.
 
     Only the resized frames are held in memory. Safe to call from several threads.
 
@@ -125,6 +134,8 @@ def _from_file(content: Path | bytes, frame_rate_hz: float | None, fitted: Fitte
             raise UnreadableItem("the file is empty")
         file.seek(0)
         try:
+            check_extent(file)
+            check_single(file)
             with av.open(file, "r", options={"format_whitelist": FORMATS}) as container:
                 return _decoded(container, frame_rate_hz, fitted)
         except UnreadableItem:
@@ -143,6 +154,9 @@ def _decoded(container: InputContainer, frame_rate_hz: float | None, fitted: Fit
     if stream is None:
         raise UnreadableItem("it has no video stream, or is damaged")
     stream.thread_type = "AUTO"
+    width = Fraction(stream.sample_aspect_ratio or 1)
+    if not 1 / WIDEST_PIXEL <= width <= WIDEST_PIXEL:
+        raise UnreadableItem(f"damaged: its pixels are stated to be {float(width):g} times as wide as high")
     shown = _Shown(container, stream)
     rate_hz = None if frame_rate_hz is None else Fraction(frame_rate_hz).limit_denominator(1_000_000)
     wanted = (frame for _, _, frame in shown) if rate_hz is None else at_rate(shown, rate_hz)
@@ -150,7 +164,7 @@ def _decoded(container: InputContainer, frame_rate_hz: float | None, fitted: Fit
     last: VideoFrame | None = None
     for frame in wanted:
         # A frame that is sampled several times is resized once.
-        frames.append(frames[-1] if frame is last else fitted(_pixels(frame)))
+        frames.append(frames[-1] if frame is last else fitted(_pixels(frame, width)))
         last = frame
     shown.check_whole()
     return frames
@@ -166,7 +180,7 @@ class _Shown:
     def __iter__(self) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
         period = 1 / Fraction(self._stream.average_rate or UNKNOWN_RATE_HZ)
         first: Fraction | None = None
-        for frame in self._container.decode(self._stream):
+        for frame in self._frames():
             begin = self._end
             if frame.pts is not None and frame.time_base is not None:
                 at = frame.pts * frame.time_base
@@ -177,24 +191,52 @@ class _Shown:
             self._end = begin + lasts
             yield begin, lasts, frame
 
+    def _frames(self) -> Iterator[VideoFrame]:
+        """Decode the stream, with its transparency."""
+        name = ALPHA_DECODERS.get(self._stream.codec_context.codec.canonical_name)
+        if name is None or self._stream.metadata.get("alpha_mode") != "1":
+            yield from self._container.decode(self._stream)
+            return
+        import av.codec
+
+        if name not in av.codec.codecs_available:
+            raise UnreadableItem(f"it is transparent, which needs a build of FFmpeg with {name}: convert it")
+        decoder = cast("VideoCodecContext", av.CodecContext.create(name, "r"))
+        for packet in self._container.demux(self._stream):
+            # The packet without bytes at the end makes the decoder return what it holds.
+            yield from decoder.decode(packet if packet.size else None)
+
     def check_whole(self) -> None:
-        """Check that the stream did not end long before the frames or the duration stated in its header.
+        """Check that the stream did not end before the frames or the duration stated in its header.
 
         Raises:
             UnreadableItem: if it is truncated.
         """
-        stated = self._stream.frames
+        stated, seconds = self._stream.frames, self._stated_seconds()
+        period = 1 / Fraction(self._stream.average_rate or UNKNOWN_RATE_HZ)
+        is_timely = self._end >= seconds * (1 - MISSING_SHARE) - MISSING_FRAMES * period
         # A file that was cut without re-encoding counts frames that are never shown; its duration is right.
-        lasts = (self._stream.duration or 0) * (self._stream.time_base or 0)
-        if self._count < CUT * stated and not (lasts and self._end >= CUT * lasts):
+        if self._count < stated * (1 - MISSING_SHARE) - MISSING_FRAMES and not (seconds and is_timely):
             raise UnreadableItem(f"damaged or truncated: {self._count} of its {stated} frames can be read")
+        if not stated and not is_timely:
+            raise UnreadableItem(
+                f"damaged or truncated: {float(self._end):.1f} of its {seconds:.1f} seconds can be read"
+            )
+
+    def _stated_seconds(self) -> float:
+        """Return the duration that the file states for the stream, in seconds; 0 if it does not."""
+        stream = self._stream
+        time_base = stream.time_base or 0
+        if stream.duration:
+            return float(stream.duration * time_base)
+        # Matroska states when each stream ends.
+        parts = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+        if parts:
+            end = int(parts[1]) * 3600 + int(parts[2]) * 60 + float(parts[3])
+            return max(0.0, end - float((stream.start_time or 0) * time_base))
         # With several streams, the duration of the container may be that of another one.
-        if not stated and self._container.duration and len(self._container.streams) == 1:
-            seconds = self._container.duration / 1_000_000
-            if self._end < CUT * seconds:
-                raise UnreadableItem(
-                    f"damaged or truncated: {float(self._end):.1f} of its {seconds:.1f} seconds can be read"
-                )
+        is_alone = len(self._container.streams) == 1
+        return (self._container.duration or 0) / 1_000_000 if is_alone else 0.0
 
 
 def at_rate(shown: Iterable[tuple[Fraction, Fraction, Any]], rate_hz: Fraction) -> Iterator[Any]:
@@ -229,13 +271,41 @@ def _check_gap(seconds: Fraction) -> None:
         raise UnreadableItem(f"damaged: by its time stamps, a frame lasts {float(seconds):.0f} seconds")
 
 
-def _pixels(frame: VideoFrame) -> UInt8[np.ndarray, "h w c"]:
-    """Convert a frame to upright RGB pixels, or RGBA if it may be transparent."""
+def _pixels(frame: VideoFrame, pixel_width: Fraction) -> UInt8[np.ndarray, "h w c"]:
+    """Convert a frame to upright RGB pixels that are square, or RGBA if it may be transparent.
+
+    Args:
+        frame: a decoded frame.
+        pixel_width: width of a pixel by its height. The shorter side is enlarged, so that no detail is lost.
+    """
+    if frame.is_corrupt:
+        raise UnreadableItem("damaged: a frame cannot be decoded")
+    if frame.color_trc == HDR_TRANSFER:
+        raise UnreadableItem("its colours are HDR (PQ): convert it to SDR")
     kind = frame.format
     has_alpha = kind.has_palette or any(component.is_alpha for component in kind.components)
     pixels = frame.to_ndarray(format="rgba" if has_alpha else "rgb24")
-    # The rotation of the metadata and that of np.rot90 are both counterclockwise.
-    return np.rot90(pixels, round(frame.rotation / 90))
+    if pixel_width != 1:
+        height, width = pixels.shape[:2]
+        wide, high = max(pixel_width, Fraction(1)), max(1 / pixel_width, Fraction(1))
+        image = pictures.to_picture(pixels)
+        pixels = np.asarray(
+            image.resize((round(width * wide), round(height * high)), Image.Resampling.LANCZOS)
+        )
+    return _upright(pixels, frame)
+
+
+def _upright(pixels: np.ndarray, frame: VideoFrame) -> np.ndarray:
+    """Rotate and mirror pixels by the display matrix of the frame, to the nearest quarter turn."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None or len(bytes(matrix)) < 36:
+        return pixels
+    # The pixel (x, y) is shown at (a x + c y, b x + d y).
+    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(matrix), np.int32)[:5])
+    to_x, to_y = (a, d) if abs(a) >= abs(b) else (c, b)
+    if abs(a) < abs(b):
+        pixels = pixels.swapaxes(0, 1)
+    return pixels[:: -1 if to_y < 0 else 1, :: -1 if to_x < 0 else 1]
 
 
 def _checked(pixels: np.ndarray) -> np.ndarray:
