@@ -12,7 +12,7 @@ from smalti.data.sources import open_source
 from smalti.data.sources.table import TableSource
 from smalti.data.store import Store
 from smalti.data.store_layout import Decoded
-from smalti.modalities.image.pictures import EXTENSIONS as PICTURES
+from smalti.modalities.image.formats import EXTENSIONS as PICTURES
 from smalti.modalities.video.clips import EXTENSIONS
 from tests import videos
 

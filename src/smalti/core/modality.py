@@ -128,7 +128,8 @@ class ModalityConfig(Configuration):
     """Settings of a modality."""
 
     measured_fields: ClassVar[tuple[str, ...]] = ()
-    """Names of the settings that `measured` fills; each is "not given" while it has its default."""
+    """Names of the settings that `surveyed` and `measured` fill; each is "not given" while it has its
+    default."""
 
     @abstractmethod
     def build(self) -> Modality:
@@ -148,6 +149,18 @@ class ModalityConfig(Configuration):
         """
         del items
         return self
+
+    def surveyed(self: M, contents: Iterable[Any]) -> tuple[M, list[str]]:
+        """Return the settings with choices that depend on the training files, and notes for the user on them.
+
+        It is called before any file is decoded, for a new run only. Only the settings named in
+        `measured_fields` change, and only those that are not given.
+
+        Args:
+            contents: files, their bytes, or arrays, as `decode` takes them.
+        """
+        del contents
+        return self, []
 
     def resumed(self: M, stored: ModalityConfig) -> M:
         """Return the settings with the measured ones that are not given taken from the run to resume.

@@ -9,7 +9,7 @@ from smalti.core.errors import InputError
 from smalti.data.sources import open_source
 from smalti.data.sources.episodes import EpisodesSource
 from smalti.data.sources.parquet import ParquetSource
-from smalti.modalities.image.pictures import EXTENSIONS as PICTURES
+from smalti.modalities.image.formats import EXTENSIONS as PICTURES
 from smalti.modalities.video.clips import EXTENSIONS
 from smalti.modalities.video.modality import VideoConfig, VideoModality
 from tests import videos

@@ -69,6 +69,7 @@ class TestConfig:
             "crop": "centre",
             "filter": "box",
             "background": "black",
+            "pixel_range": "auto",
             "range": [-1.0, 1.0],
             "levels": 256,
         }
@@ -174,7 +175,7 @@ class TestCheck:
             (None, "received NoneType"),
             (b"text", "cannot be read as an image: not an image.*check the file"),
             ("nowhere.png", "nowhere.png cannot be read as an image: No such file"),
-            (Image.new("F", (4, 4)), "floating point"),
+            (Image.new("F", (4, 4), 1.5), "floating point"),
             (Image.new("RGB", (0, 4)), "no pixels"),
         ],
         ids=lambda value: value if isinstance(value, str) else type(value).__name__,

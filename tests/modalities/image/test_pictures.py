@@ -15,7 +15,8 @@ from PIL import Image, ImageOps
 
 from smalti.data.sources.base import UnreadableItem
 from smalti.modalities.image import pictures
-from smalti.modalities.image.pictures import EXTENSIONS, read_picture
+from smalti.modalities.image.formats import EXTENSIONS
+from smalti.modalities.image.pictures import read_picture
 
 HEIGHT, WIDTH = 6, 9
 RNG = np.random.default_rng(0)
@@ -324,8 +325,8 @@ class TestUnreadable:
         data = encoded(Image.fromarray(pixels), file_format)
         assert self.reason(data[: len(data) // 2])
 
-    def test_floating_point(self):
-        assert "floating point" in self.reason(encoded(Image.new("F", (4, 4)), "TIFF"))
+    def test_floating_point_beyond_1(self):
+        assert "floating point" in self.reason(encoded(Image.new("F", (4, 4), 1.5), "TIFF"))
 
     def test_decompression_bomb(self, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)

@@ -104,6 +104,9 @@ def train_recipe(
         check_model(run, model_of(source))
     engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
     quiet = quiet or not engine.is_main
+    if not run.exists:
+        recipe = _surveyed(recipe, source, quiet)
+        modality = recipe.data.build()
     store = _prepared(run, source, modality, engine, quiet)
     training, _ = split_indices(store.count, recipe.validation_fraction)
     recipe = measured(recipe, (store.item(index) for index in training.tolist()))
@@ -147,6 +150,14 @@ def _check_settings(
 def _seeded_model(recipe: Recipe, modality: Modality, num_classes: int) -> LatentVariableModel:
     torch.manual_seed(recipe.training.seed)
     return recipe.model.build(modality.spec, num_classes)
+
+
+def _surveyed(recipe: Recipe, source: Source, quiet: bool) -> Recipe:
+    """Return the recipe with the choices that depend on the training files, such as the range of pixels."""
+    data, notes = recipe.data.surveyed(item.content for item in source.items(training_split(source)))
+    for text in notes:
+        note(text, quiet)
+    return recipe.model_copy(update={"data": data})
 
 
 def _prepared(run: RunDirectory, source: Source, modality: Modality, engine: Engine, quiet: bool) -> Store:

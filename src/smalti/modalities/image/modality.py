@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -16,7 +17,9 @@ from smalti.core.errors import InputError
 from smalti.core.modality import MODALITIES, Modality
 from smalti.core.signals import Levels, SignalSpec
 from smalti.data.sources.base import UnreadableItem
-from smalti.modalities.image.pictures import EXTENSIONS, MODES, to_picture
+from smalti.modalities.image.depth import AUTO, survey
+from smalti.modalities.image.formats import EXTENSIONS
+from smalti.modalities.image.pictures import MODES, to_picture
 from smalti.modalities.image.pixels import (
     LEVELS,
     PictureConfig,
@@ -43,6 +46,15 @@ class ImageConfig(PictureConfig):
     def build(self) -> ImageModality:
         """Build the modality."""
         return ImageModality(self)
+
+    def surveyed(self, contents: Iterable[Any]) -> tuple[ImageConfig, list[str]]:
+        """Choose the range of 16-bit pictures, if it is "auto"."""
+        if self.range != AUTO:
+            return self, []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, as when the pictures are decoded
+            chosen, notes = survey(contents)
+        return self.model_copy(update={"range": chosen}), notes
 
 
 @final

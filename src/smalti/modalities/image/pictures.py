@@ -5,12 +5,11 @@ Images that cannot be read raise `UnreadableItem` with the reason.
 
 from __future__ import annotations
 
-import io
 import re
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,8 +18,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from smalti.data.sources.base import UnreadableItem
-
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+from smalti.modalities.image.depth import AUTO, array_levels, read_deep
+from smalti.modalities.image.formats import open_picture
 
 FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
@@ -43,6 +42,16 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNED = (5, 6, 7, 8)
+"""Orientations that exchange width and height."""
+
+MOST_STRETCHED = 4.0
+"""Largest credible ratio of the sides of a pixel; larger ones are mistakes in the metadata."""
+SQUARE_TOLERANCE = 0.01
+"""Deviation of the ratio from 1 that comes from rounding, as of 72 dpi to pixels per metre."""
+LARGE = 1 << 25
+"""Number of pixels from which images are decoded one at a time, to bound the memory."""
+_large = threading.Lock()
 
 
 def read_picture(
@@ -51,11 +60,13 @@ def read_picture(
     size: tuple[int, int],
     filter: str,
     background: str,
+    pixel_range: str = AUTO,
 ) -> UInt8[np.ndarray, "c h w"]:
     """Read one image, scale it to cover the size, and crop it at the centre.
 
-    EXIF orientation is applied, and transparent pixels show the background. An image that already has the
-    size keeps its exact pixels. Only the first frame of an animation is read.
+    EXIF orientation is applied, transparent pixels show the background, and pixels that are not square by the
+    stated resolution are resampled to square ones. Other images that already have the size keep their exact
+    pixels. Only the first frame of an animation is read.
 
     Args:
         content: a file, its bytes, a PIL image, or pixels: uint8 or uint16, `(H, W)` or `(H, W, C)`, 1 to 4
@@ -64,24 +75,29 @@ def read_picture(
         size: height and width of the result.
         filter: one of `FILTERS`, for resizing.
         background: one of `BACKGROUNDS`, the colour behind transparent pixels.
+        pixel_range: the values of pictures of more than 8 bits that become 0..255: "LOW:HIGH", or "full" or
+            "auto" for 0:65535, and 0:1 for floating point.
 
     Raises:
         UnreadableItem: with the reason, if the image cannot be read.
     """
 
-    def fitted(image: Image.Image) -> UInt8[np.ndarray, "c h w"]:
-        return _fit(_upright(image, BACKGROUNDS[background]), channels, size, FILTERS[filter])
+    def fitted(image: Image.Image, data: bytes | None = None) -> UInt8[np.ndarray, "c h w"]:
+        # One image of that size at a time, since every thread would hold several copies of it.
+        with _large if image.width * image.height > LARGE else nullcontext():
+            upright, aspect = _upright(image, data, BACKGROUNDS[background], pixel_range)
+            return _fit(upright, aspect, channels, size, FILTERS[filter])
 
     if isinstance(content, np.ndarray):
-        return fitted(_from_pixels(content))
+        return fitted(_from_pixels(content, pixel_range))
     with _pillow():
         if isinstance(content, Image.Image):
             return fitted(content)
         data = content.read_bytes() if isinstance(content, Path) else content
         if not data:
             raise UnreadableItem("the file is empty")
-        with Image.open(io.BytesIO(data)) as image:
-            return fitted(image)
+        with open_picture(data) as image:
+            return fitted(image, data)
 
 
 def to_picture(pixels: np.ndarray) -> Image.Image:
@@ -91,64 +107,100 @@ def to_picture(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def _upright(image: Image.Image, background: int) -> Image.Image:
-    """Convert an image to mode L or RGB, applying transparency and EXIF orientation."""
-    image.load()
+def _upright(
+    image: Image.Image, data: bytes | None, background: int, pixel_range: str
+) -> tuple[Image.Image, float]:
+    """Convert an image to mode L or RGB, applying transparency and EXIF orientation.
+
+    Returns:
+        The image, and the width of its pixels divided by their height.
+    """
     if 0 in image.size:
         raise UnreadableItem("the image has no pixels")
-    # Read the orientation after loading: Pillow rotates TIFF files itself while loading.
-    orientation = _orientation(image)
-    if image.mode == "F":
-        raise UnreadableItem("floating point pixels have no defined range: save the image with 8 or 16 bits")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        image = _from_16_bits(image, background)
-    elif image.has_transparency_data:
-        opaque = Image.new("RGBA", image.size, (background,) * 3 + (255,))
-        image = Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
-    elif image.mode not in ("L", "RGB"):
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+    aspect = _aspect(image)
+    # Pillow rotates TIFF files while loading; for a PNG file, asking for the orientation would load it.
+    before = _orientation(image) if image.format == "TIFF" else 1
+    deep = read_deep(image, data)
+    if deep is None:
+        image.load()
+        orientation = _orientation(image)
+        image = _opaque(image, background)
+    else:
+        orientation = _orientation(deep.image)
+        levels = Image.fromarray(deep.levels(pixel_range), "CMYK" if deep.image.mode == "CMYK" else None)
+        image = levels.convert("RGB") if levels.mode == "CMYK" else levels
+        if deep.alpha is not None:
+            behind = Image.new(image.mode, image.size, (background,) * len(image.getbands()))
+            image = Image.composite(image, behind, Image.fromarray(deep.alpha))
+    is_turned = before in _TURNED or orientation in _TURNED
+    upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+    return upright, 1 / aspect if is_turned else aspect
+
+
+def _opaque(image: Image.Image, background: int) -> Image.Image:
+    """Convert a loaded image of 8 bits to mode L or RGB, showing the background at transparent pixels."""
+    if image.has_transparency_data:
+        behind = Image.new("RGBA", image.size, (background,) * 3 + (255,))
+        return Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB")
+    if image.mode in ("L", "RGB"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
 def _fit(
-    image: Image.Image, channels: int, size: tuple[int, int], resampling: Image.Resampling
+    image: Image.Image, aspect: float, channels: int, size: tuple[int, int], resampling: Image.Resampling
 ) -> UInt8[np.ndarray, "c h w"]:
-    """Scale an upright image to cover the size, and crop it at the centre."""
+    """Scale an upright image to cover the size, and crop it at the centre.
+
+    Args:
+        image: of mode L or RGB.
+        aspect: width of its pixels divided by their height.
+        channels: 1 or 3.
+        size: height and width of the result.
+        resampling: filter.
+    """
     height, width = size
     if image.mode != MODES[channels]:
         image = image.convert(MODES[channels])
-    if image.size != (width, height):
+    if aspect != 1:
+        # The largest central part that has the shape of the result when it is shown.
+        shape = width / height / aspect
+        part = (min(image.width, image.height * shape), min(image.height, image.width / shape))
+        left, top = (image.width - part[0]) / 2, (image.height - part[1]) / 2
+        box = (left, top, min(left + part[0], image.width), min(top + part[1], image.height))
+        image = image.resize((width, height), resampling, box=box)
+    elif image.size != (width, height):
         image = ImageOps.fit(image, (width, height), method=resampling)
     pixels = np.asarray(image).reshape(height, width, channels)
     return np.array(pixels.transpose(2, 0, 1), order="C")
 
 
-def _from_pixels(pixels: np.ndarray) -> Image.Image:
+def _from_pixels(pixels: np.ndarray, pixel_range: str) -> Image.Image:
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 2, 3, 4)):
         raise UnreadableItem(f"expected pixels (H, W) or (H, W, 1 to 4), received the shape {pixels.shape}")
     if 0 in pixels.shape:
         raise UnreadableItem("the image has no pixels")
     if pixels.dtype.kind != "u" or pixels.dtype.itemsize > 2:
         raise UnreadableItem(f"expected pixels of type uint8 or uint16, received {pixels.dtype}")
-    return to_picture(pixels if pixels.dtype == np.uint8 else _to_8_bits(pixels))
+    return to_picture(pixels if pixels.dtype == np.uint8 else array_levels(pixels, pixel_range))
 
 
-def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """Convert 0..65535 to the nearest of 0..255: 65535 = 257 * 255, and the odd divisor has no ties."""
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+def _aspect(image: Image.Image) -> float:
+    """Return the width of a pixel divided by its height, by the stated resolution; 1 if it is implausible.
 
-
-def _from_16_bits(image: Image.Image, background: int) -> Image.Image:
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > 65535:
-        raise UnreadableItem(
-            f"pixels from {values.min()} to {values.max()} are not 16-bit: save it with 8 or 16 bits"
-        )
-    pixels = _to_8_bits(values)
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        pixels[values == transparent] = background
-    return Image.fromarray(pixels)
+    Other formats than these use the fields of the resolution for other things.
+    """
+    if image.format not in ("PNG", "JPEG", "MPO", "TIFF", "BMP"):
+        return 1.0
+    info = image.info
+    stated: Any = info.get("aspect") or info.get("dpi") or info.get("resolution") or info.get("jfif_density")
+    try:
+        across, down = (float(value) for value in stated)
+        aspect = down / across
+    except (TypeError, ValueError, ZeroDivisionError):
+        return 1.0
+    is_plausible = across > 0 and 1 / MOST_STRETCHED <= aspect <= MOST_STRETCHED
+    return aspect if is_plausible and abs(aspect - 1) > SQUARE_TOLERANCE else 1.0
 
 
 def _orientation(image: Image.Image) -> int:

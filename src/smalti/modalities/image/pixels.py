@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from smalti.core.errors import InputError
 from smalti.core.modality import ModalityConfig
+from smalti.modalities.image.depth import AUTO, parse_range
 from smalti.modalities.image.pictures import read_picture, to_picture
 
 LEVELS = 256
@@ -53,12 +54,18 @@ class PictureConfig(ModalityConfig):
             and must be resolved before a modality is built.
         filter: resampling filter for resizing.
         background: colour behind transparent pixels.
+        range: values of pictures of more than 8 bits that become 0 to 255: "full" (0:65535, and 0:1 of
+            floating point), "LOW:HIGH" such as "0:4095" (others are clipped), or "auto": `train` chooses 8,
+            10, 12, 14 or 16 bits by the largest value of the training data.
     """
+
+    measured_fields: ClassVar[tuple[str, ...]] = ("range",)
 
     channels: Literal[1, 3] = 3
     size: Annotated[tuple[PositiveInt, PositiveInt] | None, BeforeValidator(_height_and_width)] = (64, 64)
     filter: Literal["lanczos", "bicubic", "bilinear", "box", "nearest"] = "lanczos"
     background: Literal["white", "black"] = "white"
+    range: Annotated[str, BeforeValidator(parse_range)] = AUTO
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -77,7 +84,7 @@ class PictureConfig(ModalityConfig):
         Raises:
             UnreadableItem: with the reason, if the image cannot be read.
         """
-        return read_picture(content, self.channels, self.sides, self.filter, self.background)
+        return read_picture(content, self.channels, self.sides, self.filter, self.background, self.range)
 
     def reading(self) -> dict[str, Any]:
         """Return the settings of `read` and the model's range, for a modality's protocol."""
@@ -87,6 +94,7 @@ class PictureConfig(ModalityConfig):
             "crop": "centre",
             "filter": self.filter,
             "background": self.background,
+            "pixel_range": self.range,
             "range": [-1.0, 1.0],
             "levels": LEVELS,
         }

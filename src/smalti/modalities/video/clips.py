@@ -22,7 +22,7 @@ from smalti.core.extras import needs_extra
 from smalti.data.sources.base import Content, UnreadableItem
 from smalti.data.sources.folder import FRAMES_ENDING
 from smalti.modalities.containers import check_extent, check_single
-from smalti.modalities.image import pictures
+from smalti.modalities.image import formats, pictures
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -334,7 +334,7 @@ def _numbered(folder: Path) -> list[Path]:
         files = [
             file
             for file in folder.iterdir()
-            if file.suffix.lower() in pictures.EXTENSIONS and not file.name.startswith(".")
+            if file.suffix.lower() in formats.EXTENSIONS and not file.name.startswith(".")
         ]
     except OSError as error:
         raise UnreadableItem(error.strerror or str(error)) from error
