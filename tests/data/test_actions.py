@@ -115,7 +115,7 @@ def test_only_clips_have_actions_in_a_table(tmp_path):
     assert (one.label, one.actions) == ("a", None)
     assert not TableSource.accepts(_with_header(tmp_path / "other", "file_name,actions"), PICTURES)
     assert TableSource.accepts(_with_header(tmp_path / "other", "file_name,actions"), EXTENSIONS)
-    with pytest.raises(InputError, match=r"the row of one.png in .*metadata.csv: expected actions such as"):
+    with pytest.raises(InputError, match=r"line 2 of .*metadata.csv: expected actions such as"):
         open_source(str(tmp_path), (*EXTENSIONS, ".png"))
 
 

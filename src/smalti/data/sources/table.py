@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-from collections import Counter
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import final
 
 from smalti.core.errors import InputError
@@ -19,17 +19,31 @@ from smalti.data.sources.conventions import (
     require_split,
     signal_content,
 )
+from smalti.data.sources.delimited import Line, read_lines
 from smalti.data.sources.folder import FRAMES_ENDING, FolderSource
 from smalti.data.sources.listing import ignored, normal_endings
 from smalti.data.sources.splits import Entry, by_split, sizes_of, split_name
+from smalti.data.sources.walk import is_hidden, kind_of
 
 TABLE_NAMES = ("metadata.csv", "metadata.tsv", "utts.tsv")
 """File names of the table of a folder."""
 
-FILE_COLUMNS = ("file_name", "file", "path", "utt", "utterance", "id")
+FILE_COLUMNS = (
+    "file_name",
+    "filename",
+    "file",
+    "path",
+    "utt",
+    "utterance",
+    "id",
+    "wav",
+    "audio",
+    "image",
+    "video",
+)
 """Columns with the file name, in order of preference."""
 
-SPEAKER_COLUMNS = ("speaker", "speaker_id", *LABEL_COLUMNS)
+SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id", *LABEL_COLUMNS)
 """Columns with the speaker or else the class, in order of preference."""
 
 SPLIT_COLUMN = "split"
@@ -37,16 +51,29 @@ SPLIT_COLUMN = "split"
 ACTIONS_COLUMN = "actions"
 """Column with the actions at the frames of a clip, in the format of `parse_actions`."""
 
+COMMON_VOICE = {"train": "train", "dev": "validation", "test": "test"}
+"""Tables of Common Voice, without their extension, and their splits; clips outside them are not used."""
+
+CLIPS = "clips"
+"""Folder of the recordings of Common Voice."""
+
+SAMPLED_ROWS = 100
+"""Number of rows from which the column of files is recognised."""
+
+WORD = re.compile(r"[^\W\d][\w -]{0,39}")
+"""Name of a column in a first line that is taken for a header."""
+
 
 @final
 class TableSource(Source):
     """Files listed in a table, one per row, optionally with speaker or class, split and actions.
 
-    The first line names the columns, in upper or lower case. The file is in `file_name`, `file`, `path`,
-    `utt`, `utterance` or `id`: a path relative to the table, or a file name with or without extension,
-    anywhere below the table's folder. The label is in `speaker`, `speaker_id`, `label` or `class`. The
-    column `actions` has the action at each frame of a clip ("forward*3 left"). A row whose file is missing is
-    an unreadable item.
+    Commas, tabs, vertical bars or semicolons separate the columns. The first line names them, in upper or
+    lower case. The file is in a column of `FILE_COLUMNS`, or without a header in the column whose fields name
+    files: a path relative to the table, or a file name with or without extension, anywhere below the table's
+    folder. The label is in a column of `SPEAKER_COLUMNS`. The column `actions` has the action at each frame
+    of a clip ("forward*3 left"). A row whose file is missing is an unreadable item. The tables of Common
+    Voice beside its folder `clips` are splits.
 
     Args:
         path: a .csv or .tsv file, or a folder with one table named as in `TABLE_NAMES`.
@@ -57,14 +84,19 @@ class TableSource(Source):
     """
 
     def __init__(self, path: Path, extensions: Sequence[str]) -> None:
-        table = path if path.is_file() else _table_in(path, extensions)
-        if table is None:
+        tables = _tables_in(path, extensions)
+        if not tables:
             raise InputError(
                 f"expected a .csv or .tsv file, or a folder with one table called "
                 f"{' or '.join(TABLE_NAMES)}, got {path}: name the table"
             )
-        rows = _rows(table, has_actions=FRAMES_ENDING in extensions)
-        files = _Files(table.parent, extensions)
+        folder = next(iter(tables)).parent
+        files = _Files(folder, extensions)
+        rows: list[Row] = []
+        for table, of_table in tables.items():
+            has_actions = FRAMES_ENDING in extensions
+            for name, label, split, actions in _rows(table, files, has_actions):
+                rows.append((name, label, of_table or split, actions))
         entries: list[Entry] = []
         outside: list[str] = []
         ambiguous: list[str] = []
@@ -75,8 +107,9 @@ class TableSource(Source):
             else:
                 (ambiguous if named else outside).append(name)
         if not any(isinstance(item.content, Path) and item.content.is_file() for _, item in entries):
+            names = ", ".join(table.name for table in tables)
             raise InputError(
-                f"expected files below {table.parent} that {table.name} names, found none of {len(rows):,}, "
+                f"expected files below {folder} that {names} names, found none of {len(rows):,}, "
                 f"such as {rows[0][0]}: put the table into the folder of its files"
             )
         self._items, unsplit = by_split(entries)
@@ -86,14 +119,15 @@ class TableSource(Source):
             *ignored(ambiguous, "row", "whose name several files have"),
             *ignored(unsplit, "row", "without a split"),
         ]
-        self.description = f"table {table} ({sizes_of(self._items, self.splits)})"
+        where = path if len(tables) > 1 else next(iter(tables))
+        self.description = f"table {where} ({sizes_of(self._items, self.splits)})"
 
     @staticmethod
     def accepts(path: Path, extensions: Sequence[str]) -> bool:
         """Return True for a .csv or .tsv file, or a folder with one table named as in `TABLE_NAMES`."""
         if path.is_file():
-            return path.suffix.lower() in DELIMITERS
-        return path.is_dir() and _table_in(path, extensions) is not None
+            return path.suffix.lower() in TABLE_ENDINGS
+        return path.is_dir() and bool(_tables_in(path, extensions))
 
     def count(self, split: str) -> int:
         require_split(split, self.splits, self.description)
@@ -108,93 +142,114 @@ class TableSource(Source):
         return list(self._notes) if split == self.splits[0] else []
 
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+TABLE_ENDINGS = (".csv", ".tsv")
 
 Row = tuple[str, str | None, str | None, tuple[str | None, ...] | None]
 """Name of the file, label, split, actions."""
 
 
-def _table_in(folder: Path, extensions: Sequence[str]) -> Path | None:
-    """The table of a folder, if there is exactly one and it has speakers, classes, splits or actions."""
-    tables = [folder / name for name in TABLE_NAMES if (folder / name).is_file()]
-    if len(tables) != 1:
-        return None
-    header, _ = _lines(tables[0])
-    # A table of captions alone has nothing that is used here.
-    useful = (*SPEAKER_COLUMNS, SPLIT_COLUMN, *((ACTIONS_COLUMN,) if FRAMES_ENDING in extensions else ()))
-    return None if _first(useful, header) is None else tables[0]
+def _tables_in(path: Path, extensions: Sequence[str]) -> dict[Path, str | None]:
+    """The tables of a path, with the split that the name of a table states.
+
+    A folder has one table called as in `TABLE_NAMES` with speakers, classes, splits or actions, or the
+    tables of Common Voice beside its folder of clips.
+    """
+    if path.is_file():
+        return {path: None} if path.suffix.lower() in TABLE_ENDINGS else {}
+    tables = [path / name for name in TABLE_NAMES if (path / name).is_file()]
+    if len(tables) == 1:
+        first = read_lines(tables[0], FILE_COLUMNS)[:1]
+        header = [name.lower() for line in first for name in line.fields]
+        # A table of captions alone has nothing that is used here.
+        useful = (*SPEAKER_COLUMNS, SPLIT_COLUMN, *((ACTIONS_COLUMN,) if FRAMES_ENDING in extensions else ()))
+        return {} if _first(useful, header) is None else {tables[0]: None}
+    if not (path / CLIPS).is_dir():
+        return {}
+    splits = {path / f"{name}.tsv": split for name, split in COMMON_VOICE.items()}
+    found = {table: split for table, split in splits.items() if _is_common_voice(table)}
+    validated = path / "validated.tsv"
+    return found or ({validated: None} if _is_common_voice(validated) else {})
 
 
-def _rows(table: Path, has_actions: bool) -> list[Row]:
+def _is_common_voice(table: Path) -> bool:
+    try:
+        with table.open("rb") as file:
+            return {b"client_id", b"path"} <= set(file.readline(1 << 16).strip().split(b"\t"))
+    except OSError:
+        return False
+
+
+def _rows(table: Path, files: _Files, has_actions: bool) -> list[Row]:
     """Rows of a table, in order; actions are read only if `has_actions`."""
-    header, lines = _lines(table)
-    file, label = _first(FILE_COLUMNS, header), _first(SPEAKER_COLUMNS, header)
-    split = _first((SPLIT_COLUMN,), header)
+    lines = read_lines(table, FILE_COLUMNS)
+    header, file, lines = _columns(table, lines, files)
+    label, split = _first(SPEAKER_COLUMNS, header), _first((SPLIT_COLUMN,), header)
     actions = _first((ACTIONS_COLUMN,), header) if has_actions else None
-    if file is None:
-        raise InputError(
-            f"expected a column {', '.join(FILE_COLUMNS)} in {table}, got the columns {', '.join(header)}: "
-            "write the columns' names into the first line"
-        )
-    rows = [
+    numbers: dict[str, int] = {}
+    for number, fields in lines:
+        name = fields[file]
+        if not name:
+            raise InputError(
+                f"expected the name of a file in each row of {table}, but line {number} has none in the "
+                f"column {_title(header, file)}: complete or remove it"
+            )
+        if name in numbers:
+            raise InputError(
+                f"expected one row for each file in {table}, but lines {numbers[name]} and {number} have "
+                f"{name!r} in the column {_title(header, file)}: keep one of them"
+            )
+        numbers[name] = number
+    return [
         (
             fields[file],
             None if label is None else class_name(fields[label] or None),
             None if split is None else split_name(fields[split]),
-            _actions(fields[actions], fields[file], table) if actions is not None else None,
+            _actions(fields[actions], number, table) if actions is not None else None,
         )
-        for fields in lines
+        for number, fields in lines
     ]
-    name, times = Counter(name for name, *_ in rows).most_common(1)[0]
-    if times > 1:
-        raise InputError(
-            f"expected one row for each file in {table}, but {times} rows have {name!r} in the column "
-            f"{header[file]}: keep one of them"
-        )
-    if not all(name for name, *_ in rows):
-        raise InputError(
-            f"expected the name of a file in each row of {table}, but one has none in the column "
-            f"{header[file]}: complete or remove it"
-        )
-    return rows
 
 
-def _actions(text: str, name: str, table: Path) -> tuple[str | None, ...] | None:
+def _columns(table: Path, lines: list[Line], files: _Files) -> tuple[list[str], int, list[Line]]:
+    """Names of the columns in lower case, position of the files' column, and the rows.
+
+    Without a known name in the first line, the files' column is the one whose fields name files. The first
+    line is then still a header if it names none, and all its fields are short words, each different.
+    """
+    if not lines:
+        raise InputError(f"expected a line of column names and rows in {table}, which is empty")
+    header = [field.lower() for field in lines[0].fields]
+    file = _first(FILE_COLUMNS, header)
+    if file is None:
+        sample = lines[1 : 1 + SAMPLED_ROWS] or lines
+        hits = [sum(files.holds(fields[column]) for _, fields in sample) for column in range(len(header))]
+        file = hits.index(max(hits))
+        if 2 * hits[file] < len(sample):
+            raise InputError(
+                f"expected a column {', '.join(FILE_COLUMNS)} in {table}, or one that names files below "
+                f"{table.parent}, got {', '.join(lines[0].fields)} in line {lines[0].number}: write the "
+                "columns' names into the first line"
+            )
+        is_header = len(set(header)) == len(header) and all(map(WORD.fullmatch, header))
+        if not is_header or files.holds(lines[0].fields[file]):
+            return [], file, lines
+    if len(lines) < 2:
+        raise InputError(f"expected a line of column names and rows in {table}, got only the names")
+    return header, file, lines[1:]
+
+
+def _title(header: Sequence[str], column: int) -> str:
+    return header[column] if header else str(column + 1)
+
+
+def _actions(text: str, number: int, table: Path) -> tuple[str | None, ...] | None:
     """Actions of a row, or None if it has none."""
     if not text:
         return None
     try:
         return parse_actions(text)
     except InputError as error:
-        raise InputError(f"the row of {name} in {table}: {error}") from None
-
-
-def _lines(table: Path) -> tuple[list[str], list[list[str]]]:
-    """Names of the columns in lower case, and the fields of each row."""
-    delimiter = DELIMITERS.get(table.suffix.lower())
-    if delimiter is None:
-        raise InputError(f"expected a table that ends in .csv or .tsv, got {table}: convert or rename it")
-    # Quotation marks in tab-separated tables are part of the text.
-    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as text:
-            reader = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True)
-            numbered = [(reader.line_num, [field.strip() for field in row]) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"expected a table in UTF-8, but {table} cannot be read ({error}): save it as UTF-8 text with "
-            f"{'commas' if delimiter == ',' else 'tabs'} between the columns"
-        ) from error
-    if len(numbered) < 2:
-        raise InputError(f"expected a line of column names and rows in {table}, got {len(numbered)} lines")
-    header = [field.lower() for field in numbered[0][1]]
-    for number, row in numbered[1:]:
-        if len(row) != len(header):
-            raise InputError(
-                f"expected {len(header)} fields in each line of {table}, as in its first, got {len(row)} in "
-                f"line {number}: correct that line"
-            )
-    return header, [row for _, row in numbered[1:]]
+        raise InputError(f"line {number} of {table}: {error}") from None
 
 
 def _first(wanted: Sequence[str], header: Sequence[str]) -> int | None:
@@ -217,24 +272,48 @@ class _Files:
     def named(self, name: str) -> list[Path]:
         """Find the file of a row, by its path or else by its name.
 
+        Separators, drives and case of Windows, and either form of accented letters, are understood.
+
         Returns:
             One path, even if the file is missing; several, if several files have this name; none, if the path
             leads out of the folder.
         """
+        portable = name.replace("\\", "/")
+        spellings = {name: None, portable: None}
+        spellings |= {unicodedata.normalize(form, portable): None for form in ("NFC", "NFD")}
+        direct = [path for path in map(self._direct, spellings) if path is not None]
+        exact = next((path for path in direct if kind_of(path) == "file"), None)
+        if exact is not None:
+            return [exact]
+        if PureWindowsPath(name).drive:
+            portable = PureWindowsPath(name).name
+        key = unicodedata.normalize("NFC", portable)
+        return self._by_name.get(key) or self._by_lower.get(key.lower()) or direct[:1]
+
+    def holds(self, name: str) -> bool:
+        """Return True if a field names files that exist."""
+        return bool(name) and any(kind_of(path) in ("file", "folder") for path in self.named(name))
+
+    def _direct(self, name: str) -> Path | None:
         content = signal_content({"path": name}, self._folder)
-        direct = [content] if isinstance(content, Path) else []
-        if direct and direct[0].is_file():
-            return direct
-        return self._by_name.get(name) or direct
+        return content if isinstance(content, Path) else None
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
         """Files below the folder by name and by stem; listed only if a path in a row does not exist."""
         named: dict[str, list[Path]] = {}
         for file in sorted(self._listed() | self._beside()):
-            name = PurePosixPath(file)
-            for key in {name.name, name.stem, str(name.with_suffix(""))}:
+            name = PurePosixPath(unicodedata.normalize("NFC", file))
+            for key in {name.name, name.stem, str(name.with_suffix("")), str(name)}:
                 named.setdefault(key, []).append(self._folder / file)
+        return named
+
+    @cached_property
+    def _by_lower(self) -> dict[str, list[Path]]:
+        """`_by_name` with the names in lower case."""
+        named: dict[str, list[Path]] = {}
+        for key, files in self._by_name.items():
+            named.setdefault(key.lower(), []).extend(files)
         return named
 
     def _listed(self) -> set[str]:
@@ -247,4 +326,8 @@ class _Files:
     def _beside(self) -> set[str]:
         """Files beside the table, which a source of folders train and test leaves out."""
         endings = normal_endings(self._extensions)
-        return {file.name for file in self._folder.iterdir() if file.suffix.lower() in endings}
+        return {
+            file.name
+            for file in self._folder.iterdir()
+            if file.suffix.lower() in endings and not is_hidden(file.name) and kind_of(file) == "file"
+        }
