@@ -64,10 +64,9 @@ def _text(table: Path) -> str:
     try:
         if table.stat().st_size > MOST_BYTES:
             raise InputError(f"expected a table of at most {MOST_BYTES:,} bytes, got {table}: split it")
-        raw = table.read_bytes()
-        return raw.decode("utf-8-sig")
+        return table.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        number = raw.count(b"\n", 0, error.start) + 1
+        number = error.object.count(b"\n", 0, error.start) + 1
         raise InputError(
             f"expected a table in UTF-8, but line {number} of {table} is not: save it as UTF-8 text"
         ) from error

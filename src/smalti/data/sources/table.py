@@ -166,7 +166,9 @@ def _tables_in(path: Path, extensions: Sequence[str]) -> dict[Path, str | None]:
     if not (path / CLIPS).is_dir():
         return {}
     splits = {path / f"{name}.tsv": split for name, split in COMMON_VOICE.items()}
-    found = {table: split for table, split in splits.items() if _is_common_voice(table)}
+    found: dict[Path, str | None] = {
+        table: split for table, split in splits.items() if _is_common_voice(table)
+    }
     validated = path / "validated.tsv"
     return found or ({validated: None} if _is_common_voice(validated) else {})
 
