@@ -5,15 +5,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 GRAPHS = Path(__file__).with_name("graphs.py")
 ROOT = GRAPHS.parents[2]
 
 
-def test_graphs():
-    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider", str(GRAPHS)]
+# The sizes of its other cases add nothing that the graphs of pictures do not have, but minutes.
+EXPORTED = "exported and (needs_no or 2d or time_strides or per_frame or vqvae-1d or vqvae-3d)"
+
+
+@pytest.mark.parametrize(
+    "selected",
+    ["not exported", EXPORTED, pytest.param("exported", marks=pytest.mark.slow)],
+    ids=["compiled", "exported", "every export"],
+)
+def test_graphs(selected: str):
+    options = ["-q", "-o", "addopts=", "-p", "no:cacheprovider", "-k", selected]
+    command = [sys.executable, "-m", "pytest", *options, str(GRAPHS)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     ran = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500, check=False
     )
     assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-2000:]
     assert " passed" in ran.stdout
