@@ -20,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from smalti.data.sources.base import UnreadableItem
 from smalti.modalities.image.depth import AUTO, array_levels, read_deep
 from smalti.modalities.image.formats import open_picture
+from smalti.modalities.image.libtiff import silence_libtiff
 
 FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
@@ -233,7 +234,8 @@ _quiet_within: list[Any] | None = None
 
 @contextmanager
 def _pillow() -> Iterator[None]:
-    """Suppress warnings of Pillow, and convert every exception to `UnreadableItem`."""
+    """Suppress warnings of Pillow and libtiff, and convert every exception to `UnreadableItem`."""
+    silence_libtiff()
     try:
         with _quiet():
             yield

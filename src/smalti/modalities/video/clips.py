@@ -47,6 +47,8 @@ MISSING_SHARE, MISSING_FRAMES = 0.02, 2
 """Tolerated share and number of the frames that a header states: headers round."""
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Decoders that read the transparency of WebM files; FFmpeg's own decoders ignore it."""
+MOST_PIXELS = 1 << 26
+"""Largest frame that is read, twice that of 8K: a damaged header may state one that exhausts memory."""
 WIDEST_PIXEL = 8
 """Largest plausible ratio of the sides of a pixel."""
 HDR_TRANSFER = 16
@@ -154,6 +156,8 @@ def _decoded(container: InputContainer, frame_rate_hz: float | None, fitted: Fit
     if stream is None:
         raise UnreadableItem("it has no video stream, or is damaged")
     stream.thread_type = "AUTO"
+    if stream.codec_context.width * stream.codec_context.height > MOST_PIXELS:
+        raise UnreadableItem(f"its frames have more than {MOST_PIXELS} pixels: damaged, or too large to read")
     width = Fraction(stream.sample_aspect_ratio or 1)
     if not 1 / WIDEST_PIXEL <= width <= WIDEST_PIXEL:
         raise UnreadableItem(f"damaged: its pixels are stated to be {float(width):g} times as wide as high")
