@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from smalti.app.data import report_skipped
+from smalti.app.names import OutputNames
 from smalti.core.errors import InputError
 from smalti.data.codes import CodesInfo
 from smalti.data.ingest import readable
@@ -65,10 +66,8 @@ def free_targets(out: Path, names: Iterable[str], ending: str) -> list[Path]:
     Raises:
         InputError: when one of the files exists.
     """
-    taken: dict[str, None] = {}
-    for name in names:
-        taken[free_name(name, taken, ".png" if name == COMPARISON else ending)] = None
-    targets = [out / name for name in taken]
+    output = OutputNames()
+    targets = [out / output.choose(name, ".png" if name == COMPARISON else ending) for name in names]
     for target in targets:
         if target.exists():
             raise InputError(f"{target} exists already: choose another --out")
@@ -79,14 +78,3 @@ def save_signal(tokenizer: Tokenizer, signal: Tensor, target: Path) -> None:
     """Write one signal in the model's range to a file; create missing parent folders."""
     target.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.modality.save(signal, target)
-
-
-def free_name(name: str, taken: Collection[str], ending: str) -> str:
-    """Return an unused file name: a.jpg and a.png are both kept, as a.png and a.png.png.
-
-    A name with an absolute path or `..` stays inside the output folder.
-    """
-    parts = [part for part in PurePosixPath(name.replace("\0", "_")).parts if part not in ("/", "//", "..")]
-    path = PurePosixPath(*(parts or ["unnamed"]))
-    numbered = (f"{path}{number}{ending}" for number in ("", *range(2, len(taken) + 3)))
-    return next(free for free in (str(path.with_suffix(ending)), *numbered) if free not in taken)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from smalti.core.errors import InputError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST})
+
+MOST_NAME_BYTES = 255
+"""Longest name of a file that file systems allow; the temporary name of a longer one is a digest."""
 
 
 @contextmanager
@@ -67,7 +71,10 @@ def is_disk_full(error: BaseException) -> bool:
 @contextmanager
 def _workspace(path: Path) -> Iterator[Path]:
     """Yield an empty directory that no other process writes to; remove it with its contents at the end."""
-    workspace = path.with_name(f".{path.name}.partial")
+    name = f".{path.name}.partial"
+    if len(os.fsencode(name)) > MOST_NAME_BYTES:
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.partial"
+    workspace = path.with_name(name)
     try:
         lock = _locked(workspace)
     except OSError as error:
@@ -142,6 +149,10 @@ def _raise_input_error(error: BaseException, path: Path) -> None:
         raise InputError(
             f"the disk is full: {path} could not be written, and existing files are unchanged; "
             "free some space and run the same command again"
+        ) from error
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        raise InputError(
+            f"{path} cannot be written, since its name is too long: choose a shorter one"
         ) from error
     if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
         raise InputError(

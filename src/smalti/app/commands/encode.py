@@ -9,7 +9,8 @@ import torch
 
 from smalti.app.console import counting, note
 from smalti.app.data import open_data, pick_split, report_skipped
-from smalti.app.files import codes_info, free_name
+from smalti.app.files import codes_info
+from smalti.app.names import OutputNames
 from smalti.app.runs import check_model, model_of
 from smalti.core.allocator import keep_freed_memory
 from smalti.core.errors import InputError
@@ -75,7 +76,7 @@ def _write_packed(
             f"expected one item for the single file {out}, received {total}: set --out to a directory, or to "
             f"a {TABLE} file for a table of all codes"
         )
-    taken: dict[str, None] = {}
+    output, num = OutputNames(), 0
     bits, seconds, size = 0, 0.0, 0
     fingerprint = tokenizer.fingerprint
     for item in encoded:
@@ -83,16 +84,14 @@ def _write_packed(
         if out.suffix == ENDING:
             target = out
         else:
-            free = free_name(item.name, taken, ENDING)
-            taken[free] = None
-            target = out / free
+            target = out / output.choose(item.name, ENDING)
         if target.exists():
             raise InputError(f"{target} exists already: choose another --out")
         target.parent.mkdir(parents=True, exist_ok=True)
         size += write_packed(target, item.codes.numpy(), info)
         bits += bits_of(info)
         seconds += info.units.seconds if info.units else 0
-    num = len(taken) or 1
+        num += 1
     if not bits:
         raise InputError(f"expected codes to write to {out}, received none: check --data")
     rate = f", {bits / seconds:.1f} bit/s" if seconds else f", {bits / num:.0f} bits each"
