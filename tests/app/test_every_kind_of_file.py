@@ -106,7 +106,7 @@ def test_training_reads_195_and_names_5(mixed_run: tuple[Path, str]) -> None:
     path, printed = mixed_run
     assert_names_the_broken(printed)
     assert "185 items" in printed  # 10 of 195 are held out
-    assert "1 file whose extension is none of" in printed
+    assert "1 file was left out (1 .txt), such as notes.txt" in printed
     index = json.loads((path / "data" / "index.json").read_text())
     assert index["count"] == 195
     assert {entry["name"] for entry in index["skipped"]} == set(BROKEN)

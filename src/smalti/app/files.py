@@ -66,8 +66,14 @@ def free_targets(out: Path, names: Iterable[str], ending: str) -> list[Path]:
     Raises:
         InputError: when one of the files exists.
     """
+    names = list(names)
     output = OutputNames()
-    targets = [out / output.choose(name, ".png" if name == COMPARISON else ending) for name in names]
+    chosen: dict[str, list[str]] = {}
+    # Files that already have the ending keep their names: a.avif beside a.png becomes a.avif.png.
+    for name in sorted(names, key=lambda name: name != COMPARISON and not name.lower().endswith(ending)):
+        target = output.choose(name, ".png" if name == COMPARISON else ending)
+        chosen.setdefault(name, []).append(target)
+    targets = [out / chosen[name].pop(0) for name in names]
     for target in targets:
         if target.exists():
             raise InputError(f"{target} exists already: choose another --out")

@@ -202,7 +202,8 @@ def split_indices(
         raise InputError(f"expected a validation fraction from 0 to below 1, received {fraction}: try 0.1")
     if fraction > 0 and count < 2:
         raise InputError(
-            f"expected at least 2 items to hold some out, received {count}: add data or pass fraction 0"
+            f"expected at least 2 items to hold some out, received {count}: add data, or set "
+            "validation_fraction=0 to hold out none"
         )
     held_out = min(max(round(count * fraction), 1), count - 1) if fraction > 0 else 0
     order = np.random.default_rng(seed).permutation(count).astype(np.int64)

@@ -117,7 +117,7 @@ def test_what_is_left_out(tmp_path):
     source = TarSource(write(tmp_path / "a.tar", *names, links=links), EXTENSIONS)
     assert listed(source, "all") == [("a.png", None)]
     assert source.notes("all") == [
-        "3 files whose extension is none of .jpg, .png were ignored, the first of them link.txt",
+        "3 files were left out (2 .txt, 1 .csv), such as link.txt",
         "1 link in the archive was ignored: link.png",
     ]
 

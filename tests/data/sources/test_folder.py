@@ -97,9 +97,7 @@ def test_ignored_files_are_counted_and_hidden_ones_are_not(tmp_path):
     fill(tmp_path, "a.png", "notes.txt", "z.csv", "sub/.DS_Store", ".git/x.png", "._a.png", "sub/data.json")
     source = FolderSource(tmp_path, EXTENSIONS)
     assert listed(source, "all") == [("a.png", None)]
-    assert source.notes("all") == [
-        "3 files whose extension is none of .jpg, .png were ignored, the first of them notes.txt"
-    ]
+    assert source.notes("all") == ["3 files were left out (1 .csv, 1 .json, 1 .txt), such as notes.txt"]
 
 
 def test_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):

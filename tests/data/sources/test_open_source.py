@@ -71,7 +71,7 @@ def test_parquet_beside_pictures_is_a_folder(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     source = open_source(str(tmp_path), EXTENSIONS)
     assert isinstance(source, FolderSource)
-    assert source.notes("all") == ["1 file whose extension is none of .jpg, .png was ignored: index.parquet"]
+    assert source.notes("all") == ["1 file was left out (1 .parquet), such as index.parquet"]
 
 
 def test_idx_folder(tmp_path):

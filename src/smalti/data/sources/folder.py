@@ -9,7 +9,7 @@ from typing import final
 from smalti.core.errors import InputError
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import ordered_splits, require_split
-from smalti.data.sources.listing import Listing, class_depth, normal_endings
+from smalti.data.sources.listing import Listing, class_depth, normal_endings, some
 from smalti.data.sources.walk import is_run, kind_of, walk
 
 FRAMES_ENDING = ".frames"
@@ -84,7 +84,7 @@ class FolderSource(Source):
     def _single(self, path: Path, listing: Listing) -> None:
         if not listing.wants(path.name):
             raise InputError(
-                f"expected a folder, or a file that ends in one of {', '.join(listing.endings)}, got {path}: "
+                f"expected a folder, or a file that ends in one of {some(listing.endings)}, got {path}: "
                 "unpack an archive, or convert a file of another format"
             )
         listing.wanted.append(path.name)

@@ -47,7 +47,7 @@ class Listing:
         else:
             received = "no files"
         return InputError(
-            f"expected files that end in one of {', '.join(self.endings)} {place}, found {received}: "
+            f"expected files that end in one of {some(self.endings)} {place}, found {received}: "
             "pass the folder that holds the data, or convert the files"
         )
 
@@ -71,10 +71,9 @@ class Listing:
         others = _group(self.others, split_of)
         closed = _group(self.closed, lambda folder: split_of(f"{folder}/"))
         splits = ordered_splits(name for name in files if name is not None)
-        unlike = f"whose extension is none of {', '.join(self.endings)}"
         notes: dict[str, list[str]] = {
             split: [
-                *ignored(others.get(split, []), "file", unlike),
+                *left_out(others.get(split, [])),
                 *ignored(closed.get(split, []), "folder", "that cannot be opened"),
             ]
             for split in splits
@@ -93,6 +92,13 @@ class Listing:
 def normal_endings(extensions: Iterable[str]) -> tuple[str, ...]:
     """Return the extensions in lower case with a leading dot, sorted."""
     return tuple(sorted({f".{text.lower().lstrip('.')}" for text in extensions}))
+
+
+def some(endings: Sequence[str], most: int = 16) -> str:
+    """List endings, the common ones first and not all of a long list."""
+    common = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".avif")
+    listed = sorted(endings, key=lambda ending: ending not in common) if len(endings) > most else endings
+    return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")
 
 
 def class_depth(files: Sequence[str], split: str) -> int | None:
@@ -115,6 +121,19 @@ def ignored(files: Sequence[str], singular: str, what: str) -> list[str]:
     if len(files) == 1:
         return [f"1 {singular} {what} was ignored: {files[0]}"]
     return [f"{len(files):,} {singular}s {what} were ignored, the first of them {files[0]}"]
+
+
+def left_out(files: Sequence[str], most: int = 5) -> list[str]:
+    """Return a note on files whose endings are not read, with their number by ending; [] without files."""
+    if not files:
+        return []
+    endings = Counter(os.path.splitext(name)[1].lower() or "without an ending" for name in files)
+    ranked = sorted(endings.items(), key=lambda one: (-one[1], one[0]))
+    counts = [f"{num:,} {ending}" for ending, num in ranked[:most]]
+    if len(ranked) > most:
+        counts.append(f"{sum(num for _, num in ranked[most:]):,} others")
+    noun = "file was" if len(files) == 1 else "files were"
+    return [f"{len(files):,} {noun} left out ({', '.join(counts)}), such as {files[0]}"]
 
 
 def _group(files: Sequence[str], key: Callable[[str], str | None]) -> dict[str | None, list[str]]:

@@ -6,7 +6,9 @@ because measurements such as PSNR or bits/dim depend on it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -132,7 +134,20 @@ def in_range(batch: Tensor) -> Float32[Tensor, "b c *size"]:
                 f"expected floats in [-1, 1], received values from {low:g} to {high:g}: "
                 f"pass levels 0..255 as uint8, or scale them with x / 127.5 - 1"
             )
+        # Zeros alone are mid-grey in either reading, near enough.
+        if low >= 0 and high > 0:
+            _warn_of_unit_range()
     return batch
+
+
+@cache
+def _warn_of_unit_range() -> None:
+    """Warn, once in a process, that floats without a negative value may have been scaled to [0, 1]."""
+    warnings.warn(
+        "expected floats in [-1, 1], received a batch without negative values: if they are in [0, 1], "
+        "scale them with 2 * x - 1, or pass levels 0..255 as uint8",
+        stacklevel=2,
+    )
 
 
 def as_levels(batch: Tensor) -> UInt8[np.ndarray, "b c *size"]:
