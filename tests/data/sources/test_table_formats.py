@@ -65,6 +65,14 @@ def test_a_list_without_header_whose_first_file_is_missing_loses_no_row(tmp_path
     ]
 
 
+@pytest.mark.parametrize("name", ["speaker-info.txt", "SPEAKERS.TXT"])
+def test_a_table_of_speakers_stands_for_its_folder(tmp_path: Path, name: str) -> None:
+    fill(tmp_path, "wav48/p225/p225_001.wav", "wav48/p226/p226_001.wav")
+    (tmp_path / name).write_text("ID  AGE  GENDER  ACCENTS  REGION\n225  23  F    English    Surrey\n")
+    for path in (tmp_path, tmp_path / name):
+        assert listed(open_source(str(path), WAV)) == [("p225_001.wav", "p225"), ("p226_001.wav", "p226")]
+
+
 def test_common_voice(tmp_path: Path) -> None:
     fill(tmp_path, *(f"clips/cv_{number}.mp3" for number in range(4)))
     header = "client_id\tpath\tsentence\tup_votes\tage\tgender\n"

@@ -36,6 +36,10 @@ ARRAYS_ENDING = ".npy"
 """Extension of a modality whose signals are arrays, which a table holds as nested lists."""
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?")
 
+SPEAKER_TABLES = ("speaker-info.txt", "speakers.txt")
+"""Tables of speakers in VCTK and LibriSpeech, in lower case. They name no files: their folder is read, whose
+paths state the speakers."""
+
 
 def open_source(text: str, extensions: Sequence[str], pattern: str | None = None) -> Source:
     """Open a local path or a data set of the Hugging Face Hub as a source.
@@ -95,6 +99,8 @@ def _guess(text: str) -> str:
 
 
 def _open_path(path: Path, extensions: Sequence[str], pattern: str | None) -> Source:
+    if path.is_file() and path.name.lower() in SPEAKER_TABLES:
+        path = path.parent
     if pattern is not None:
         return SpeechSource(path, extensions, pattern)
     if IdxSource.accepts(path):
