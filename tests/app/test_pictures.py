@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -58,3 +60,23 @@ def test_floats_without_a_negative_value_are_reported_once() -> None:
         modality.check(unit * 2 - 1)
         modality.check((unit * 255).to(torch.uint8))
         modality.check(Image.new("RGB", (8, 8), "white"))
+
+
+def test_evaluate_compares_with_lossless_files(
+    trained: Path, pictures: Path, smalti: Callable[..., Result]
+) -> None:
+    report = json.loads(smalti("evaluate", trained, "--data", pictures, "--json").out)
+    num_bits = 0
+    for file in pictures.rglob("*.png"):
+        buffer = io.BytesIO()
+        with Image.open(file) as image:
+            image.save(buffer, "PNG", optimize=True)
+        num_bits += 8 * len(buffer.getvalue())
+    assert report["lossless_bits_per_dim"]["PNG"] == pytest.approx(num_bits / (40 * 3 * 16 * 16))
+    shown = smalti("evaluate", trained, "--data", pictures)
+    assert "PNG (files)" in shown.out
+    # WebP beats a model of ten steps on smooth pictures.
+    assert (
+        report["lossless_bits_per_dim"]["WebP lossless"] < report["bits_per_dim"]["learned"]["bits_per_dim"]
+    )
+    assert "need fewer bits" in " ".join(shown.out.split())

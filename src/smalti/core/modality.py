@@ -98,6 +98,11 @@ class Modality(ABC):
         """Return warnings about a decoded item, such as "silent throughout"."""
         return []
 
+    def lossless(self, items: Iterable[np.ndarray]) -> dict[str, float]:
+        """Return bits/dim of stored items in common lossless formats, by name; {} if there are none."""
+        del items
+        return {}
+
     def seconds(self, length: int) -> float | None:
         """Duration in seconds of an item of this length; None if items have no duration."""
         return None

@@ -30,6 +30,8 @@ from smalti.trained import TrainedModel, prior_directory
 from smalti.training.checkpoints import RunDirectory
 
 RESULTS = "evaluation.json"
+COMPARED = 200
+"""Maximum number of items that are also written in lossless formats, for comparison."""
 
 
 def evaluate(
@@ -104,7 +106,11 @@ def show(report: dict[str, Any]) -> None:
                 for key in (f"{unit}_per_dim", "rate", "distortion", "stderr", "nats_per_code")
             ),
         )
+    for name, bits in report.get("lossless_bits_per_dim", {}).items():
+        table.add_row(f"{name} (files)", _figure(bits))
     show_table(table)
+    if (sentence := _note_of_lossless(report)) is not None:
+        show_table(escape(sentence))
     other = Table(show_header=False)
     other.add_column("measure")
     other.add_column("value", justify="right")
@@ -147,6 +153,25 @@ def _save(trained: TrainedModel, report: dict[str, Any], result: Evaluation, bat
         note(f"The report is not saved in the run: {error}")
 
 
+def _lossless(trained: TrainedModel, store: Store) -> dict[str, Any]:
+    """Return bits/dim of the same items in common lossless formats, as an entry of the report."""
+    chosen = np.linspace(0, store.count - 1, min(store.count, COMPARED)).round().astype(int)
+    figures = trained.modality.lossless(store.item(index) for index in chosen.tolist())
+    return {"lossless_bits_per_dim": figures} if figures else {}
+
+
+def _note_of_lossless(report: dict[str, Any]) -> str | None:
+    """Return a sentence if the model needs more bits than a lossless format; None if not."""
+    bounds = [row["bits_per_dim"] for row in report.get("bits_per_dim", {}).values()]
+    figures: dict[str, float] = report.get("lossless_bits_per_dim", {})
+    better = [name for name, bits in figures.items() if bounds and bits < min(bounds)]
+    if not better:
+        return None
+    return (
+        f"{' and '.join(better)} need fewer bits for these pictures than this model with any of its priors."
+    )
+
+
 def _labels(trained: TrainedModel, store: Store) -> np.ndarray:
     """Map labels of the data to the model's label ids; -1 for classes unknown to the model."""
     known = [trained.label_ids.get(name, -1) for name in store.classes]
@@ -155,6 +180,12 @@ def _labels(trained: TrainedModel, store: Store) -> np.ndarray:
 
 def _report(trained: TrainedModel, store: Store, result: Evaluation, data: str, draws: int) -> dict[str, Any]:
     report = result.to_json()
+    lossless = _lossless(trained, store)
+    if lossless:
+        report["protocol"]["lossless_bits_per_dim"] = (
+            f"size of the files of the same pixels, headers included; {min(store.count, COMPARED)} evenly "
+            "spaced items"
+        )
     report["protocol"] |= {f"data {name}": str(value) for name, value in store.protocol.items()}
     if any("+class" in name for name in result.density):
         report["protocol"]["+class"] = (
@@ -172,4 +203,5 @@ def _report(trained: TrainedModel, store: Store, result: Evaluation, data: str, 
         "draws": draws,
         "skipped": store.skipped,
         **report,
+        **lossless,
     }

@@ -19,6 +19,7 @@ from smalti.core.signals import Levels, SignalSpec
 from smalti.data.sources.base import UnreadableItem
 from smalti.modalities.image.depth import AUTO, survey
 from smalti.modalities.image.formats import EXTENSIONS
+from smalti.modalities.image.lossless import lossless_bits_per_dim
 from smalti.modalities.image.pictures import MODES, to_picture
 from smalti.modalities.image.pixels import (
     LEVELS,
@@ -132,6 +133,10 @@ class ImageModality(Modality):
             f"expected images as a tensor, an array, a PIL image, a file or a list of these, "
             f"received {type(signal).__name__}"
         )
+
+    def lossless(self, items: Iterable[np.ndarray]) -> dict[str, float]:
+        """Return bits/dim of stored pictures as PNG and as lossless WebP."""
+        return lossless_bits_per_dim(items)
 
     def preview(
         self,
