@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from smalti.core.errors import InputError
@@ -35,6 +37,18 @@ def archive(rng: random.Random) -> bytes:
             member.size = rng.randint(0, 700)
             tar.addfile(member, io.BytesIO(bytes(member.size)))
     return gzip.compress(raw.getvalue(), 1) if rng.random() < 0.5 else raw.getvalue()
+
+
+def columns(rng: random.Random) -> bytes:
+    """Parquet with a column of sounds and one of labels."""
+    num = rng.randint(0, 5)
+    sounds = [{"bytes": bytes(rng.randint(0, 50)), "path": "a.wav"} for _ in range(num)]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    raw = io.BytesIO()
+    pq.write_table(
+        pa.table({"audio": pa.array(sounds, kind), "label": pa.array(range(num), pa.int64())}), raw
+    )
+    return raw.getvalue()
 
 
 def damaged(raw: bytes, rng: random.Random) -> bytes:
@@ -79,7 +93,13 @@ def attack(folder: Path, name: str, make: Callable[[random.Random], bytes], seed
     return opened
 
 
-CASES = [("list.csv", table), ("metadata.tsv", table), ("sounds.tar", archive), ("sounds.tar.gz", archive)]
+CASES = [
+    ("list.csv", table),
+    ("metadata.tsv", table),
+    ("sounds.tar", archive),
+    ("sounds.tar.gz", archive),
+    ("a.parquet", columns),
+]
 
 
 @pytest.mark.parametrize(("name", "make"), CASES)
