@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class _Importing(threading.local):
-    """What the current thread is importing."""
+    """Names that the current thread is importing."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()

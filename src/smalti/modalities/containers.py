@@ -1,4 +1,4 @@
-"""How many bytes a container file states that it has: it is truncated if it holds fewer."""
+"""Stated sizes of container files: a file that holds fewer bytes than its container states is truncated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ASF = b"\x30\x26\xb2\x75"
 ASF_PROPERTIES = b"\xa1\xdc\xab\x8c\x47\xa9\xcf\x11\x8e\xe4\x00\xc0\x0c\x20\x53\x65"
 """Identifier of the object of a WMA or WMV file that states the file's size."""
 HEAD_BYTES = 1 << 16
-"""Where headers are looked for."""
+"""Bytes at the beginning that are searched for headers."""
 
 
 def check_extent(file: io.BufferedIOBase) -> None:

@@ -1,4 +1,4 @@
-"""What every decoder of sounds shares: plausible sample rates, and the mean of the channels."""
+"""Plausible sample rates and the mean of the channels, shared by every decoder of sounds."""
 
 from __future__ import annotations
 

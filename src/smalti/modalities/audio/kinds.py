@@ -113,7 +113,7 @@ def _reader(data: bytes) -> Callable[[bytes], list[Decoded]]:
 
 
 def _is_adts(data: bytes) -> bool:
-    """Whether AAC frames begin the data: sync word, layer 0, and the size of the first frame."""
+    """Return True if the data begins with AAC frames: sync word, layer 0, and the size of the first frame."""
     if len(data) < 7 or data[0] != 0xFF or data[1] & 0xF6 != 0xF0:
         return False
     size = (data[3] & 3) << 11 | data[4] << 3 | data[5] >> 5

@@ -141,7 +141,7 @@ def _stated(data: bytes, at: int, header: _Header) -> int | None:
 
 
 def _continues(data: bytes, at: int, header: _Header) -> bool:
-    """Whether the file ends, or a tag or a frame of the same stream begins, at the end of a frame."""
+    """Return True if a frame ends where the file ends, or where a tag or frame of the same stream begins."""
     if at >= len(data) or _tag_size(data, at):
         return True
     following = _header(data, at)
