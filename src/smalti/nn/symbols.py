@@ -72,8 +72,8 @@ def check_codes(codes: Tensor, num_codebooks: int, num_codes: int) -> None:
             f"expected codes with {num_codebooks} codebooks, received codes of shape {tuple(codes.shape)}: "
             "pass codes made by this model"
         )
-    # While a graph is traced, codes have no values.
-    if torch.compiler.is_compiling() or not codes.numel():
+    # Codes have no values while a graph is traced, or on the meta device.
+    if torch.compiler.is_compiling() or codes.is_meta or not codes.numel():
         return
     low, high = (int(bound) for bound in codes.aminmax())
     if low < 0 or high >= num_codes:

@@ -145,10 +145,8 @@ def test_codes_of_levels_are_those_that_it_says(name: str) -> None:
     coarse, num_codes, fine = map(int, said.groups())
     assert model.levels.grids(model.grid) == [(coarse, coarse), (fine, fine)]
     assert model.num_codes == num_codes
-    assert (
-        f"{['', 'One', 'Two', 'Three', 'Four', 'Five'][model.num_codebooks]} codes per coarse position"
-        in text
-    )
+    names = ("no", "one", "two", "three", "four", "five")
+    assert f"Each coarse position has {names[model.num_codebooks]} codes" in text
     assert isinstance(prior.network, HierarchicalPixelCNN)
     assert prior.network.layout == model.levels
 
@@ -296,5 +294,5 @@ def test_every_kind_of_model_in_a_recipe(
 
 
 def test_unknown_recipe() -> None:
-    with pytest.raises(InputError, match=r"received 'mnist': .*image, hierarchy, letters"):
-        get_recipe("mnist")
+    with pytest.raises(InputError, match=r"received 'lsun': .*image, hierarchy, letters"):
+        get_recipe("lsun")

@@ -130,7 +130,6 @@ KINDS = [
     ("webm", "libvpx", "yuv420p", "libopus"),
     ("webm", "libvpx-vp9", "yuv420p", None),
     ("webm", "libsvtav1", "yuv420p", None),
-    ("matroska", "libx265", "yuv420p", None),
     ("matroska", "ffv1", "yuv444p", "flac"),
     ("matroska", "ffv1", "gbrp10le", None),
     ("matroska", "ffv1", "gray16le", None),
