@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +78,24 @@ def test_a_seed_out_of_range_is_a_mistake(seed: int, trained: Path, tmp_path: Pa
     assert result.status == 2
     assert "--seed" in result.err
     assert not (tmp_path / "out").exists()
+
+
+def test_warnings_of_libraries_are_ignored_on_the_command_line(
+    smalti: Smalti, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warn() -> None:
+        warnings.warn_explicit(
+            "a damaged tag", UserWarning, "TiffImagePlugin.py", 1, module="PIL.TiffImagePlugin"
+        )
+        warnings.warn_explicit("a new default", FutureWarning, "theirs.py", 1, module="theirs")
+        warnings.warn_explicit("a warning of ours", UserWarning, "ours.py", 1, module="smalti.ours")
+
+    monkeypatch.setattr(cli, "app", warn)
+    monkeypatch.setattr(cli, "add_commands", lambda to: None)
+    monkeypatch.setattr(sys, "warnoptions", [])
+    with pytest.warns() as shown:
+        smalti("anything")
+    assert [str(warning.message) for warning in shown] == ["a warning of ours"]
 
 
 def test_help_does_not_wait_for_torch() -> None:

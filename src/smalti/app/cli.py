@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -351,6 +352,7 @@ def add_commands(to: typer.Typer) -> None:
 
 def main() -> None:
     """Run the command line; exit with status 2 and one sentence for a user error, 130 after Ctrl-C."""
+    _ignore_warnings_of_libraries()
     try:
         add_commands(app)
         if os.environ.get(VARIABLE):
@@ -365,6 +367,16 @@ def main() -> None:
         sys.exit(status)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _ignore_warnings_of_libraries() -> None:
+    """Ignore warnings that a user of the command line can do nothing about, unless `python -W` asks for them.
+
+    Pillow warns of damaged pictures, which are listed anyway; others warn of future changes of their own.
+    """
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def _user_error(error: Exception) -> tuple[str, int] | None:

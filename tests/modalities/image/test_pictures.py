@@ -1,7 +1,6 @@
 """Reading pictures: every kind of file, exact where nothing changes, a reason where nothing can be read."""
 
 import io
-import threading
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from smalti.data.sources.base import UnreadableItem
-from smalti.modalities.image import pictures
 from smalti.modalities.image.formats import EXTENSIONS
 from smalti.modalities.image.pictures import read_picture
 
@@ -354,46 +352,3 @@ class TestUnreadable:
         except UnreadableItem:
             return
         assert decoded.shape == (3, HEIGHT, WIDTH)
-
-
-@pytest.fixture
-def png():
-    return encoded(Image.fromarray(RNG.integers(0, 256, (64, 64, 3), np.uint8)), "PNG")
-
-
-class TestWarningFilters:
-    """Decoding silences Pillow by a filter of the process, which must not outlive it."""
-
-    @pytest.fixture(autouse=True)
-    def own_filters(self):
-        with warnings.catch_warnings():
-            yield
-
-    def test_threads_leave_none(self, png):
-        threads = [threading.Thread(target=lambda: [reader()(png) for _ in range(20)]) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert pictures._QUIET not in warnings.filters
-        assert pictures._quiet_depth == 0
-
-    def test_none_is_left_where_someone_copies_the_filters_meanwhile(self):
-        with pictures._quiet():
-            other = warnings.catch_warnings()
-            other.__enter__()
-        assert pictures._QUIET not in warnings.filters
-        other.__exit__(None, None, None)
-        assert pictures._QUIET not in warnings.filters
-
-    def test_none_is_left_where_someone_restores_the_filters_meanwhile(self):
-        with warnings.catch_warnings():
-            quiet = pictures._quiet()
-            quiet.__enter__()
-        quiet.__exit__(None, None, None)
-        assert pictures._QUIET not in warnings.filters
-
-    def test_the_users_own_filter_stays(self, png):
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        reader()(png)
-        assert pictures._QUIET in warnings.filters

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
@@ -52,9 +51,7 @@ class ImageConfig(PictureConfig):
         """Choose the range of 16-bit pictures, if it is "auto"."""
         if self.range != AUTO:
             return self, []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, as when the pictures are decoded
-            chosen, notes = survey(contents)
+        chosen, notes = survey(contents)
         return self.model_copy(update={"range": chosen}), notes
 
 

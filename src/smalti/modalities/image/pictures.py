@@ -5,13 +5,11 @@ Images that cannot be read raise `UnreadableItem` with the reason.
 
 from __future__ import annotations
 
-import re
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -223,51 +221,14 @@ def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-"""The entry that `warnings.filterwarnings` adds to the list of filters."""
-
-_quiet_lock = threading.Lock()
-_quiet_depth = 0
-_quiet_within: list[Any] | None = None
-"""The list of filters that our filter was added to, or None if none was added."""
-
-
 @contextmanager
 def _pillow() -> Iterator[None]:
-    """Suppress warnings of Pillow and libtiff, and convert every exception to `UnreadableItem`."""
+    """Suppress messages of libtiff, and convert every exception to `UnreadableItem`."""
     silence_libtiff()
     try:
-        with _quiet():
-            yield
+        yield
     except UnreadableItem:
         raise
     # Its decoders raise errors of a dozen types for damaged files (struct.error, SyntaxError, ...).
     except Exception as error:
         raise UnreadableItem(_reason(error)) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress Pillow's warnings: unreadable files are listed anyway, and readable ones need none.
-
-    Warning filters are global to the process and several threads decode files, so the first thread to enter
-    adds the filter and the last one to leave removes it. The filter is added to and removed from the existing
-    list instead of replacing the list: another thread may replace the list meanwhile
-    (`warnings.catch_warnings`) and would restore one that contains our filter.
-    """
-    global _quiet_depth, _quiet_within
-    with _quiet_lock:
-        if _quiet_depth == 0:
-            _quiet_within = None if _QUIET in warnings.filters else cast("list[Any]", warnings.filters)
-            if _quiet_within is not None:
-                warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
-        _quiet_depth += 1
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_depth -= 1
-            if _quiet_depth == 0 and _quiet_within is not None:
-                for filters in (_quiet_within, cast("list[Any]", warnings.filters)):
-                    if _QUIET in filters:
-                        filters.remove(_QUIET)
