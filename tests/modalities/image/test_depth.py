@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pydantic import ValidationError
@@ -18,6 +19,7 @@ from smalti.data.sources.base import UnreadableItem
 from smalti.modalities.image.depth import survey
 from smalti.modalities.image.modality import ImageConfig
 from smalti.modalities.image.pictures import read_picture
+from smalti.modalities.video.modality import VideoConfig
 from tests.runs import TINY, Result
 
 LEVELS = np.arange(65536, dtype=np.uint16)
@@ -164,6 +166,23 @@ class TestRange:
             decoded = read(content, 1, (16, 16), pixel_range="0:4095")
             np.testing.assert_array_equal(decoded[..., 0], expected)
 
+    def test_a_depth_reads_its_values_and_refuses_larger_ones(self):
+        values = twelve_bits()
+        for content in (file_of(values), values):
+            np.testing.assert_array_equal(
+                read(content, 1, (16, 16), pixel_range="12bit"),
+                read(content, 1, (16, 16), pixel_range="0:4095"),
+            )
+        values[3, 4] = 4096
+        for content in (file_of(values), values, png(np.stack([values] * 3, axis=-1), 2)):
+            with pytest.raises(UnreadableItem, match="12 bits"):
+                read(content, 1, (16, 16), pixel_range="12bit")
+
+    def test_a_depth_does_not_affect_floats(self):
+        values = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
+        decoded = read(file_of(values), 1, (4, 4), pixel_range="12bit")
+        np.testing.assert_array_equal(decoded[..., 0], np.arange(16).reshape(4, 4) * 17)
+
     def test_signed_and_clipped(self):
         values = np.array([[-2000, -1000], [0, 1000]], np.int32)
         decoded = read(file_of(values), 1, (2, 2), pixel_range="-1000:1000")
@@ -199,14 +218,16 @@ class TestRange:
             np.testing.assert_allclose(decoded, expected, atol=1)
         assert survey([content]) == ("full", [])
 
-    @pytest.mark.parametrize("text", ["0:4095:1", "wide", "5:5", "9:1", "nan:1", "0:1e999", "-:3"])
+    @pytest.mark.parametrize(
+        "text", ["0:4095:1", "wide", "5:5", "9:1", "nan:1", "0:1e999", "-:3", "9bit", "bit"]
+    )
     def test_mistakes(self, text):
         with pytest.raises(ValidationError):
             ImageConfig(range=text)
 
     @pytest.mark.parametrize(
         ("largest", "chosen"),
-        [(200, "0:255"), (1000, "0:1023"), (4095, "0:4095"), (4096, "0:16383"), (16384, "full"), (0, "full")],
+        [(200, "8bit"), (1000, "10bit"), (4095, "12bit"), (4096, "14bit"), (16384, "full"), (0, "full")],
     )
     def test_auto_takes_the_depth_that_holds_the_largest(self, largest, chosen):
         contents = [file_of(np.full((2, 2), level, np.uint16), "PNG") for level in (0, largest)]
@@ -231,8 +252,8 @@ def test_a_run_chooses_once_and_saves_the_range(
     words = ("train", "image", "--data", data, "--out", run, *TINY, "training.steps=1")
     result = smalti(*words)
     assert result.status == 0, result.err
-    assert result.err.count("data.range=0:4095") == 1
-    assert json.loads((run / "config.json").read_text())["recipe"]["data"]["range"] == "0:4095"
+    assert result.err.count("data.range=12bit") == 1
+    assert json.loads((run / "config.json").read_text())["recipe"]["data"]["range"] == "12bit"
     again = smalti(*words)
     assert again.status == 0
     assert "data.range" not in again.err
@@ -240,4 +261,27 @@ def test_a_run_chooses_once_and_saves_the_range(
     dark = tmp_path / "dark.tif"
     dark.write_bytes(file_of(np.full((16, 16), 200, np.uint16)))
     report = json.loads(smalti("evaluate", run, "--data", dark, "--json").out)
-    assert report["protocol"]["data pixel_range"] == "0:4095"
+    assert report["protocol"]["data pixel_range"] == "12bit"
+    # A picture that is brighter than all that the choice was made by is named, and is not clipped.
+    (data / "bright.tif").write_bytes(file_of(np.full((16, 16), 40_000, np.uint16)))
+    encoded = smalti("encode", run, "--data", data, "--out", tmp_path / "codes.parquet")
+    assert encoded.status == 0
+    assert "bright.tif" in encoded.err
+    assert len(pq.read_table(tmp_path / "codes.parquet")) == 8
+
+
+@pytest.mark.parametrize("form", ["folder", "tuple", "array"])
+def test_frames_of_12_bits_are_surveyed_too(form: str, tmp_path: Path) -> None:
+    frames = np.stack([twelve_bits(seed=seed) for seed in range(3)])
+    files = [file_of(frame, "PNG") for frame in frames]
+    folder = tmp_path / "a.frames"
+    folder.mkdir()
+    for number, data in enumerate(files):
+        (folder / f"{number}.png").write_bytes(data)
+    shallow = (file_of(np.zeros((16, 16), np.uint8), "PNG"),) * 2
+    clip = {"folder": folder, "tuple": tuple(files), "array": frames}[form]
+    config, notes = VideoConfig(size=(16, 16), channels=1).surveyed([shallow, tmp_path / "missing.mp4", clip])
+    assert config.range == "12bit"
+    assert len(notes) == 1
+    decoded = config.build().decode(clip)
+    np.testing.assert_array_equal(decoded[0], np.floor(frames * (255 / 4095) + 0.5).astype(np.uint8))

@@ -35,6 +35,7 @@ SHALLOW_ARRAYS = 16
 
 _BOUND = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _RANGE = re.compile(rf"({_BOUND}):({_BOUND})", re.ASCII)
+_DEPTH = re.compile(r"(\d+)bit", re.ASCII)
 _HEAD_BYTES = 32
 _SHALLOW = (b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM")
 """First bytes of JPEG, GIF, WebP and BMP, which have 8 bits per channel."""
@@ -66,10 +67,10 @@ class Deep:
         """Convert the values to levels 0..255.
 
         Args:
-            pixel_range: "auto", "full" or "LOW:HIGH".
+            pixel_range: "auto", "full", "LOW:HIGH", or a depth such as "12bit".
 
         Raises:
-            UnreadableItem: if the range is unknown.
+            UnreadableItem: if the range is unknown, or values exceed the depth.
         """
         low, high = self.stated or _bounds_for(self.values, pixel_range)
         levels = to_levels(self.values, low, high)
@@ -77,7 +78,7 @@ class Deep:
 
 
 def parse_range(text: Any) -> Any:
-    """Normalise "auto", "full" or "LOW:HIGH"; leave other types to pydantic.
+    """Normalise "auto", "full", "LOW:HIGH" or "12bit" (a depth of `BITS`); leave other types to pydantic.
 
     Raises:
         ValueError: for another text, or if LOW is not below HIGH.
@@ -85,10 +86,13 @@ def parse_range(text: Any) -> Any:
     if not isinstance(text, str):
         return text
     text = text.strip().lower()
-    if text not in (AUTO, FULL):
+    if text not in (AUTO, FULL) and _depth(text) not in BITS:
         bounds = explicit(text)
         if bounds is None or not (bounds[0] < bounds[1] and all(map(math.isfinite, bounds))):
-            raise ValueError(f'expected "auto", "full" or "LOW:HIGH" such as "0:4095", got "{text}"')
+            depths = ", ".join(f'"{bits}bit"' for bits in BITS)
+            raise ValueError(
+                f'expected "auto", "full", "LOW:HIGH" such as "0:4095", or a depth ({depths}), got "{text}"'
+            )
     return text
 
 
@@ -158,15 +162,16 @@ def read_deep(image: Image.Image, data: bytes | None) -> Deep | None:
 
 
 def survey(contents: Iterable[Any]) -> tuple[str, list[str]]:
-    """Choose the range of 16-bit pictures for `auto`, from the largest value of all of them.
+    """Choose the range of 16-bit pictures for `auto`, from the largest value of at most `SURVEYED` of them.
 
-    The range is the smallest of 8, 10, 12, 14 and 16 bits that holds it.
+    The range is the smallest of 8, 10, 12, 14 and 16 bits that holds it. Brighter pictures are unreadable
+    later, rather than clipped.
 
     Args:
         contents: files, their bytes, or arrays; other kinds and unreadable files are passed over.
 
     Returns:
-        "full" or "LOW:HIGH", and notes for the user.
+        "full" or a depth such as "12bit", and notes for the user.
     """
     largest = num = num_arrays = 0
     for content in contents:
@@ -184,11 +189,27 @@ def survey(contents: Iterable[Any]) -> tuple[str, list[str]]:
     if bits is None:
         words = "0 to 65535 become 0 to 255 (data.range=full)"
         return FULL, [f"Some pictures have 16 bits: {words}."] if largest else []
-    chosen = f"0:{(1 << bits) - 1}"
+    chosen = f"{bits}bit"
     return chosen, [
         f"The values of 16-bit pictures reach {largest:,}: they are read as {bits} bits "
         f"(data.range={chosen}); data.range=full reads them as 16 bits."
     ]
+
+
+def may_be_deep(content: Path | bytes) -> bool:
+    """Return False if the first bytes of a file show that it has at most 8 bits per channel.
+
+    Raises:
+        OSError, ValueError: if the file cannot be opened.
+    """
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    else:
+        head = content[:_HEAD_BYTES]
+    if head.startswith(_PNG) and len(head) > _PNG_DEPTH:
+        return head[_PNG_DEPTH] == 16
+    return not head.startswith(_SHALLOW)
 
 
 def _bounds_for(values: np.ndarray, pixel_range: str) -> Bounds:
@@ -206,7 +227,21 @@ def _bounds_for(values: np.ndarray, pixel_range: str) -> Bounds:
         return 0.0, 1.0
     if low < WHOLE[0] or high > WHOLE[1]:
         raise UnreadableItem(f"pixels from {low} to {high} are not 16-bit: set data.range=LOW:HIGH")
-    return WHOLE
+    bits = _depth(pixel_range)
+    if bits is None:
+        return WHOLE
+    if high >= 1 << bits:
+        raise UnreadableItem(
+            f"its values reach {high:,}, more than the {bits} bits of data.range={pixel_range}: convert it, "
+            "or train with data.range=full"
+        )
+    return 0, (1 << bits) - 1
+
+
+def _depth(pixel_range: str) -> int | None:
+    """Return the number of bits of a depth such as "12bit"; None for another text."""
+    match = _DEPTH.fullmatch(pixel_range)
+    return int(match[1]) if match else None
 
 
 def _rawmode(image: Image.Image) -> str:
@@ -266,13 +301,9 @@ def _largest(content: Any) -> int | None:
     if isinstance(content, np.ndarray):
         return int(content.max()) if content.dtype == np.uint16 and content.size else None
     try:
-        if isinstance(content, Path):
-            with content.open("rb") as file:
-                if not _may_be_deep(file.read(_HEAD_BYTES)):
-                    return None
-            content = content.read_bytes()
-        if not isinstance(content, bytes) or not _may_be_deep(content[:_HEAD_BYTES]):
+        if not isinstance(content, (Path, bytes)) or not may_be_deep(content):
             return None
+        content = content.read_bytes() if isinstance(content, Path) else content
         with open_picture(content) as image:
             deep = read_deep(image, content)
     # An unreadable file is named where it is decoded.
@@ -282,9 +313,3 @@ def _largest(content: Any) -> int | None:
         return None
     low, high = int(deep.values.min()), int(deep.values.max())
     return high if WHOLE[0] <= low and high <= WHOLE[1] else None
-
-
-def _may_be_deep(head: bytes) -> bool:
-    if head.startswith(_PNG) and len(head) > _PNG_DEPTH:
-        return head[_PNG_DEPTH] == 16
-    return not head.startswith(_SHALLOW)

@@ -16,7 +16,6 @@ from smalti.core.errors import InputError
 from smalti.core.modality import MODALITIES, Modality
 from smalti.core.signals import Levels, SignalSpec
 from smalti.data.sources.base import UnreadableItem
-from smalti.modalities.image.depth import AUTO, survey
 from smalti.modalities.image.formats import EXTENSIONS
 from smalti.modalities.image.lossless import lossless_bits_per_dim
 from smalti.modalities.image.pictures import MODES, to_picture
@@ -46,13 +45,6 @@ class ImageConfig(PictureConfig):
     def build(self) -> ImageModality:
         """Build the modality."""
         return ImageModality(self)
-
-    def surveyed(self, contents: Iterable[Any]) -> tuple[ImageConfig, list[str]]:
-        """Choose the range of 16-bit pictures, if it is "auto"."""
-        if self.range != AUTO:
-            return self, []
-        chosen, notes = survey(contents)
-        return self.model_copy(update={"range": chosen}), notes
 
 
 @final

@@ -74,8 +74,9 @@ def read_picture(
         size: height and width of the result.
         filter: one of `FILTERS`, for resizing.
         background: one of `BACKGROUNDS`, the colour behind transparent pixels.
-        pixel_range: the values of pictures of more than 8 bits that become 0..255: "LOW:HIGH", or "full" or
-            "auto" for 0:65535, and 0:1 for floating point.
+        pixel_range: the values of pictures of more than 8 bits that become 0..255: "LOW:HIGH"; "12bit" for
+            0:4095, and other depths likewise; or "full" or "auto" for 0:65535. Except for "LOW:HIGH",
+            floating point values from 0 to 1 become 0..255.
 
     Raises:
         UnreadableItem: with the reason, if the image cannot be read.

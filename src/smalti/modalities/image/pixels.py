@@ -7,10 +7,10 @@ because measurements such as PSNR or bits/dim depend on it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from smalti.core.errors import InputError
 from smalti.core.modality import ModalityConfig
-from smalti.modalities.image.depth import AUTO, parse_range
+from smalti.modalities.image.depth import AUTO, parse_range, survey
 from smalti.modalities.image.pictures import read_picture, to_picture
 
 LEVELS = 256
@@ -31,6 +31,8 @@ RANGE_TOLERANCE = 1e-4
 PREVIEW_SIDE = 96
 """Small images are enlarged in previews until their longer side has about this many pixels."""
 PREVIEW_GAP = 2
+
+P = TypeVar("P", bound="PictureConfig")
 
 
 def _height_and_width(size: Any) -> Any:
@@ -56,9 +58,10 @@ class PictureConfig(ModalityConfig):
             and must be resolved before a modality is built.
         filter: resampling filter for resizing.
         background: colour behind transparent pixels.
-        range: values of pictures of more than 8 bits that become 0 to 255: "full" (0:65535, and 0:1 of
-            floating point), "LOW:HIGH" such as "0:4095" (others are clipped), or "auto": `train` chooses 8,
-            10, 12, 14 or 16 bits by the largest value of the training data.
+        range: values of pictures of more than 8 bits that become 0 to 255: "full" (0:65535), "LOW:HIGH" such
+            as "0:4095" (others are clipped), a depth such as "12bit" (0:4095; pictures with larger values are
+            unreadable), or "auto": `train` chooses 8, 10, 12, 14 or 16 bits by the largest value of the
+            training data. Values of floating point are in 0:1, except with "LOW:HIGH".
     """
 
     measured_fields: ClassVar[tuple[str, ...]] = ("range",)
@@ -79,6 +82,13 @@ class PictureConfig(ModalityConfig):
         if self.size is None:
             raise InputError("expected a size, received none: set size=64 or size=64x48 (height x width)")
         return self.size
+
+    def surveyed(self: P, contents: Iterable[Any]) -> tuple[P, list[str]]:
+        """Choose the range of 16-bit pictures, if it is "auto"."""
+        if self.range != AUTO:
+            return self, []
+        chosen, notes = survey(contents)
+        return self.model_copy(update={"range": chosen}), notes
 
     def read(self, content: Path | bytes | np.ndarray | Image.Image) -> UInt8[np.ndarray, "c h w"]:
         """Read one image with `read_picture`. An image that already has the size keeps its exact pixels.

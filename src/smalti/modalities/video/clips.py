@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +24,7 @@ from smalti.data.sources.base import Content, UnreadableItem
 from smalti.data.sources.folder import FRAMES_ENDING
 from smalti.modalities.containers import check_extent, check_single
 from smalti.modalities.image import formats, pictures
+from smalti.modalities.image.depth import may_be_deep
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -95,6 +97,28 @@ def read_clip(content: Content, frame_rate_hz: float | None, fitted: Fitted) -> 
         count = f"{len(frames)} frame{'' if len(frames) == 1 else 's'}"
         raise UnreadableItem(f"too short: it has {count}{at}, a clip has at least {SHORTEST}")
     return np.stack(frames, axis=1)
+
+
+def deep_frames(contents: Iterable[Content]) -> Iterator[Path | bytes | np.ndarray]:
+    """Yield the frames of clips that consist of pictures, as files, bytes or pixels.
+
+    Left out are clips whose first frame has at most 8 bits per channel, and video files, which state their
+    depth.
+
+    Args:
+        contents: clips, as `read_clip` takes them.
+    """
+    for content in contents:
+        if isinstance(content, np.ndarray):
+            yield content
+            continue
+        # What cannot be read is reported where it is decoded.
+        with suppress(UnreadableItem, OSError, ValueError):
+            frames = content if isinstance(content, tuple) else ()
+            if isinstance(content, Path) and content.is_dir():
+                frames = _numbered(content)
+            if frames and may_be_deep(frames[0]):
+                yield from frames
 
 
 def write_clip(frames: UInt8[np.ndarray, "f h w c"], path: str | Path, frame_rate_hz: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -27,7 +27,7 @@ from smalti.modalities.image.pixels import (
     to_model,
     to_stored,
 )
-from smalti.modalities.video.clips import EXTENSIONS, UNKNOWN_RATE_HZ, read_clip, write_clip
+from smalti.modalities.video.clips import EXTENSIONS, UNKNOWN_RATE_HZ, deep_frames, read_clip, write_clip
 
 SHOWN = 8
 """Maximum number of clips in a preview; more would be too small to see."""
@@ -56,6 +56,10 @@ class VideoConfig(PictureConfig):
     def build(self) -> VideoModality:
         """Build the modality."""
         return VideoModality(self)
+
+    def surveyed(self, contents: Iterable[Any]) -> tuple[VideoConfig, list[str]]:
+        """Choose the range of 16-bit frames that are pictures, if it is "auto"."""
+        return super().surveyed(deep_frames(contents))
 
 
 @final
