@@ -27,6 +27,7 @@ from smalti.app.options import (
     TopK,
     TopP,
 )
+from smalti.app.threads import choose_threads
 from smalti.core.plugins import VARIABLE, broken_package, installed, load_plugins
 
 app = typer.Typer(
@@ -352,6 +353,7 @@ def add_commands(to: typer.Typer) -> None:
 
 def main() -> None:
     """Run the command line; exit with status 2 and one sentence for a user error, 130 after Ctrl-C."""
+    choose_threads()
     _ignore_warnings_of_libraries()
     try:
         add_commands(app)
