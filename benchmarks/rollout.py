@@ -29,7 +29,7 @@ def compare(grid: tuple[int, int], num_codebooks: int, num: int, repeats: int, t
     """Time both for one frame size, and record it."""
     config = get_recipe("walks").prior.network
     assert isinstance(config, FramePixelCNNConfig)
-    network = config.build(NUM_CODES, num_codebooks, num_actions=NUM_ACTIONS).eval()
+    network = config.build(NUM_CODES, num_codebooks, conditions={"action": NUM_ACTIONS}).eval()
     length = GIVEN + DRAWN
     codes = torch.randint(NUM_CODES, (num, num_codebooks, length, *grid))
     actions = torch.randint(NUM_ACTIONS, (num, length))

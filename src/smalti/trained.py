@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, final
 
 import torch
 
+from smalti.core.conditions import NO_SIZES
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.modality import Modality
@@ -94,7 +96,8 @@ class TrainedModel:
             recipe = parse(Recipe, config["recipe"], str(run.config_path))
         classes, actions = (_names(config.get(key, []), key, run) for key in ("classes", "actions"))
         columns = _names_by_column(config.get("columns", {}), run)
-        model = recipe.model.build(recipe.data.build().spec, len(classes))
+        sizes = _sizes(classes, actions, columns)
+        model = recipe.model.build(recipe.data.build().spec, sizes)
         load_weights(model, run.read_model(), directory)
         model.to(target).eval()
         fingerprint = fingerprint_of(model)
@@ -104,7 +107,7 @@ class TrainedModel:
             if counted is not None:
                 unigram, trained_on[UnigramPrior.name] = counted
             for path in prior_directories(directory) if load_priors else []:
-                loaded = _load_prior(path, model, len(classes), len(actions), fingerprint)
+                loaded = _load_prior(path, model, sizes, fingerprint)
                 if loaded is not None:
                     prior, prior_recipe, trained_on[prior.name] = loaded
                     learned[prior.name] = prior.to(target).eval()
@@ -130,6 +133,11 @@ class TrainedModel:
         """Hash of the model's weights as they are in memory; stored with codes to match them to their
         model."""
         return fingerprint_of(self.model)
+
+    @property
+    def condition_sizes(self) -> dict[str, int]:
+        """Number of ids of each id condition of the training data, by name."""
+        return _sizes(self.classes, self.actions, self.columns)
 
     @cached_property
     def modality(self) -> Modality:
@@ -253,18 +261,24 @@ def prior_directories(run: Path) -> list[Path]:
 def new_prior(
     recipe: PriorRecipe,
     autoencoder: Autoencoder,
-    num_classes: int,
+    conditions: Mapping[str, int] = NO_SIZES,
     name: str = LEARNED,
-    num_actions: int = 0,
 ) -> LearnedPrior:
     """Build an untrained prior over an autoencoder's codes.
+
+    Args:
+        recipe: settings of the prior.
+        autoencoder: model of the codes.
+        conditions: number of ids of each id condition of the data, by name.
+        name: of the prior.
 
     Raises:
         InputError: if the network cannot model the codes or their layout.
     """
     # Actions belong to frames: codes that cover several frames have none.
-    num_actions = num_actions if autoencoder.stride == 1 else 0
-    network = recipe.network.build(autoencoder.num_codes, autoencoder.num_codebooks, num_classes, num_actions)
+    left_out = () if autoencoder.stride == 1 else ("action",)
+    sizes = {each: size for each, size in conditions.items() if each not in left_out}
+    network = recipe.network.build(autoencoder.num_codes, autoencoder.num_codebooks, sizes)
     if network.code_layout not in (None, autoencoder.code_layout):
         codes = autoencoder.code_layout or "one grid"
         raise InputError(
@@ -273,6 +287,14 @@ def new_prior(
         )
     grid = autoencoder.grid if recipe.length is None else (recipe.length, *autoencoder.grid[1:])
     return LearnedPrior(network, grid, name)
+
+
+def _sizes(
+    classes: Sequence[str], actions: Sequence[str], columns: Mapping[str, Sequence[str]]
+) -> dict[str, int]:
+    """Number of ids of each condition that has names, by condition."""
+    named = {"label": classes, "action": actions, **columns}
+    return {name: len(ids) for name, ids in named.items() if ids}
 
 
 def _names(given: object, key: str, run: RunDirectory) -> tuple[str, ...]:
@@ -318,7 +340,7 @@ def _load_unigram(path: Path, autoencoder: Autoencoder, fingerprint: str) -> tup
 
 
 def _load_prior(
-    directory: Path, autoencoder: Autoencoder, num_classes: int, num_actions: int, fingerprint: str
+    directory: Path, autoencoder: Autoencoder, conditions: Mapping[str, int], fingerprint: str
 ) -> tuple[LearnedPrior, PriorRecipe, str] | None:
     run = RunDirectory(directory)
     if not run.model_path.is_file():
@@ -333,6 +355,6 @@ def _load_prior(
     with plugin_hint(config, directory):
         recipe = parse(PriorRecipe, config["recipe"], str(run.config_path))
     name = directory.name.removeprefix(PRIOR_DIRECTORY).removeprefix("-") or LEARNED
-    prior = new_prior(recipe, autoencoder, num_classes, name, num_actions)
+    prior = new_prior(recipe, autoencoder, conditions, name)
     load_weights(prior, run.read_model(), directory)
     return prior, recipe, str(config.get(TRAINED_ON, fingerprint))

@@ -23,7 +23,7 @@ GRID = (5, 2, 3)
 def build(num_codebooks: int = 2, num_actions: int = NUM_ACTIONS, **settings: float) -> FramePixelCNN:
     torch.manual_seed(0)
     config = FramePixelCNNConfig.tiny().model_copy(update=settings)
-    network = config.build(NUM_CODES, num_codebooks, num_actions=num_actions).double().eval()
+    network = config.build(NUM_CODES, num_codebooks, {"action": num_actions}).double().eval()
     torch.nn.init.normal_(network.nothing)
     return network
 
@@ -149,7 +149,7 @@ def test_noise_replaces_the_share_of_codes_that_it_says():
 def test_it_learns_what_actions_do():
     """Frames of one code that goes up by the action: with the true actions nothing is left to guess."""
     torch.manual_seed(0)
-    network = FramePixelCNNConfig.tiny().build(NUM_CODES, num_actions=NUM_ACTIONS)
+    network = FramePixelCNNConfig.tiny().build(NUM_CODES, conditions={"action": NUM_ACTIONS})
     optimizer = torch.optim.Adam(network.parameters(), 1e-2)
 
     def walks(num: int) -> tuple[torch.Tensor, torch.Tensor]:

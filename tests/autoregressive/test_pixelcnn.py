@@ -12,7 +12,7 @@ from smalti.core.errors import InputError
 def tiny(num_codes: int = 5, num_codebooks: int = 1, num_classes: int = 0, **changes) -> GatedPixelCNN:
     torch.manual_seed(0)
     config = GatedPixelCNNConfig(**{**GatedPixelCNNConfig.tiny().model_dump(), **changes})
-    return config.build(num_codes, num_codebooks, num_classes).double().eval()
+    return config.build(num_codes, num_codebooks, {"label": num_classes}).double().eval()
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_impossible_sizes_are_refused(changes):
         GatedPixelCNNConfig(**changes)
 
 
-@pytest.mark.parametrize("sizes", [(0, 1, 0), (5, 0, 0), (5, 1, -1)])
+@pytest.mark.parametrize("sizes", [(0, 1, {}), (5, 0, {}), (5, 1, {"label": -1})])
 def test_impossible_counts_are_refused(sizes):
     with pytest.raises(InputError, match="received"):
         GatedPixelCNNConfig.tiny().build(*sizes)
@@ -118,7 +118,7 @@ def test_grids_of_other_ranks_are_refused(grid):
 
 def conditioned(num_classes: int = 0, num_codebooks: int = 1) -> GatedPixelCNN:
     torch.manual_seed(0)
-    network = GatedPixelCNNConfig.tiny().build(5, num_codebooks, num_classes, local_channels=3)
+    network = GatedPixelCNNConfig.tiny().build(5, num_codebooks, {"label": num_classes}, local_channels=3)
     return network.double().eval()
 
 

@@ -14,7 +14,7 @@ from smalti.core.errors import InputError
 
 def network(num_codebooks: int = 1, num_classes: int = 0) -> GatedPixelCNN:
     torch.manual_seed(0)
-    return GatedPixelCNNConfig.tiny().build(5, num_codebooks, num_classes).double()
+    return GatedPixelCNNConfig.tiny().build(5, num_codebooks, {"label": num_classes}).double()
 
 
 def oracle(logits: np.ndarray, temperature: float, top_k: int | None, top_p: float | None) -> np.ndarray:

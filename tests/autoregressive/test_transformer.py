@@ -21,7 +21,7 @@ def tiny_config(**changes) -> TransformerConfig:
 
 def tiny(num_codes: int = 5, num_codebooks: int = 1, num_classes: int = 0, **changes) -> Transformer:
     torch.manual_seed(0)
-    return tiny_config(**changes).build(num_codes, num_codebooks, num_classes).double().eval()
+    return tiny_config(**changes).build(num_codes, num_codebooks, {"label": num_classes}).double().eval()
 
 
 def test_defaults():
@@ -45,7 +45,7 @@ def test_heads_must_divide_the_channels():
     assert tiny_config(heads=16).heads == 16
 
 
-@pytest.mark.parametrize("sizes", [(0, 1, 0), (5, 0, 0), (5, 1, -1)])
+@pytest.mark.parametrize("sizes", [(0, 1, {}), (5, 0, {}), (5, 1, {"label": -1})])
 def test_impossible_counts_are_refused(sizes):
     with pytest.raises(InputError, match="received"):
         TransformerConfig.tiny().build(*sizes)

@@ -19,7 +19,7 @@ def tiny(num_codes: int = NUM_CODES, num_codebooks: int = 1, num_classes: int = 
     torch.manual_seed(0)
     given = {name: changes.pop(name) for name in ("local_channels", "outputs") if name in changes}
     config = WaveNetConfig(**{**WaveNetConfig.tiny().model_dump(), **changes})
-    network = config.build(num_codes, num_codebooks, num_classes, **given).double().eval()
+    network = config.build(num_codes, num_codebooks, {"label": num_classes}, **given).double().eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(1.5)
@@ -66,7 +66,7 @@ def test_impossible_sizes_are_refused(changes):
         WaveNetConfig(**changes)
 
 
-@pytest.mark.parametrize("sizes", [(0, 1, 0), (5, 0, 0), (5, 1, -1)])
+@pytest.mark.parametrize("sizes", [(0, 1, {}), (5, 0, {}), (5, 1, {"label": -1})])
 def test_impossible_counts_are_refused(sizes):
     with pytest.raises(InputError, match="received"):
         WaveNetConfig.tiny().build(*sizes)

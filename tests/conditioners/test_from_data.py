@@ -186,7 +186,7 @@ def test_names_that_modules_read():
     assert condition_names(decoder()) == set(KINDS)
     assert readable_conditions(decoder()) == set(KINDS)
     assert condition_names(torch.nn.ModuleList([torch.nn.Linear(1, 1)])) == set()
-    labelled = Transformer(NUM_CODES, num_classes=2, channels=CHANNELS, layers=1, heads=2)
+    labelled = Transformer(NUM_CODES, conditions={"label": 2}, channels=CHANNELS, layers=1, heads=2)
     assert (condition_names(labelled), readable_conditions(labelled)) == (set(), {"label"})
 
 

@@ -29,7 +29,7 @@ NUM_CODES, NUM_CLASSES = 5, 3
 
 @dataclass(frozen=True)
 class Case:
-    """How to build a network as `build(num_codes, num_codebooks, num_classes)`.
+    """How to build a network as `build(num_codes, num_codebooks, conditions)`.
 
     Attributes:
         build: makes the tiny network.
@@ -38,7 +38,7 @@ class Case:
         label_dropout: the share of the labels that a config hides.
     """
 
-    build: Callable[[int, int, int], AutoregressiveNetwork]
+    build: Callable[..., AutoregressiveNetwork]
     grids: tuple[tuple[int, ...], ...]
     settings: tuple[tuple[int, int], ...] = tuple(itertools.product((1, 2, 3), (0, NUM_CLASSES)))
     label_dropout: Callable[[Any], float] = lambda config: config.label_dropout
@@ -110,7 +110,7 @@ def concrete_networks() -> set[type]:
 def build(case: Case, num_codebooks: int, num_classes: int) -> AutoregressiveNetwork:
     """A network in float64, in evaluation mode, whose influences do not fade below what a test can see."""
     torch.manual_seed(0)
-    network = case.build(NUM_CODES, num_codebooks, num_classes).double().eval()
+    network = case.build(NUM_CODES, num_codebooks, {"label": num_classes}).double().eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(1.5)

@@ -81,7 +81,7 @@ def prior() -> Trained:
         return Batch(codes, Conditions(label=labels), lengths=torch.tensor([1, 2, 3, 2, 6, 5, 6, 6]))
 
     config = TransformerConfig.tiny().model_copy(update={"label_dropout": 0.5})
-    return Trained(lambda: LearnedPrior(config.build(5, 2, 3), (6,)), batch)
+    return Trained(lambda: LearnedPrior(config.build(5, 2, {"label": 3}), (6,)), batch)
 
 
 def masked() -> Trained:

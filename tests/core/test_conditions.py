@@ -12,6 +12,7 @@ from smalti.core.conditions import (
     PerFrame,
     PerItem,
     TokenSequence,
+    id_sizes,
 )
 from smalti.core.errors import InputError
 
@@ -124,3 +125,11 @@ def test_conditions_without_a_known_kind_are_refused():
         Conditions(label=PerFrame(torch.zeros(2, 3).long()))
     with pytest.raises(InputError, match="mask"):
         TokenSequence(torch.zeros(2, 3).long(), torch.ones(2, 4).bool())
+
+
+def test_sizes_of_the_conditions_that_a_module_embeds():
+    given = {"label": 3, "action": 0, "mood": 4}
+    assert id_sizes(given, "label", "action") == {"label": 3}
+    assert id_sizes(None, "label") == {}
+    with pytest.raises(InputError):
+        id_sizes({"label": -1}, "mood")

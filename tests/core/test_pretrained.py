@@ -86,7 +86,8 @@ def test_a_part_without_a_config_is_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "format 2"),
+        ({"format": 1}, "format 1.* save the module again"),
+        ({"format": 3}, "format 3.* pip install"),
         ({"settings": {"config": {"kind": "os.system"}, "channel_last": False}}, "os.system"),
         ({"settings": {"config": {"kind": "vq", "num_codes": 0}, "channel_last": False}}, "VectorQuantizer"),
         ({"settings": {}}, "VectorQuantizer"),
@@ -128,9 +129,8 @@ def test_every_network_comes_back_in_its_prior(tmp_path: Path) -> None:
         torch.manual_seed(0)
         tiny = cast("Any", config).tiny()
         # Levels of one codebook and factor 2 make 1 + 4 codes of a coarse place.
-        network = tiny.build(
-            num_codes=7, num_codebooks=5 if kind == "hierarchical_pixelcnn" else 1, num_classes=3
-        )
+        num_codebooks = 5 if kind == "hierarchical_pixelcnn" else 1
+        network = tiny.build(7, num_codebooks, {"label": 3, "action": 2, "mood": 4})
         prior = LearnedPrior(network, (3, 4), "mine").eval()
         with torch.no_grad():
             for tensor in prior.parameters():
@@ -138,7 +138,9 @@ def test_every_network_comes_back_in_its_prior(tmp_path: Path) -> None:
         prior.save_pretrained(tmp_path / kind)
         loaded = LearnedPrior.from_pretrained(tmp_path / kind)
         assert type(loaded.network) is type(network)
-        assert (loaded.grid, loaded.name, loaded.network.num_classes) == ((3, 4), "mine", 3)
+        sizes = {"label": 3, "action": 2} if kind == "frame_pixelcnn" else {"label": 3}
+        assert (loaded.grid, loaded.name) == ((3, 4), "mine")
+        assert loaded.network.condition_sizes == network.condition_sizes == sizes
         assert loaded.network.config == network.config
         for name, tensor in prior.state_dict().items():
             assert torch.equal(tensor, loaded.state_dict()[name])

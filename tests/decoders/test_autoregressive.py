@@ -52,7 +52,7 @@ def family(
     spec = SignalSpec(1, (length,), levels)
     encoder = ConvEncoderConfig(strides=strides, channels=4).build(spec, DIM)
     torch.manual_seed(0)
-    _, made = config(upsample).build(spec, DIM, encoder, factor.build(spec), num_classes)
+    _, made = config(upsample).build(spec, DIM, encoder, factor.build(spec), {"label": num_classes})
     made.eval()
     exaggerate(made.network)
     return made

@@ -38,8 +38,8 @@ def test_it_mirrors_what_the_encoder_does_to_time(settings):
 
 
 def test_per_frame_is_the_network_of_pictures_with_the_same_label():
-    clips = ConvDecoder(5, 7, 3, **SMALL, num_classes=3, per_frame=True).eval()
-    pictures = ConvDecoder(5, 7, 2, **SMALL, num_classes=3).eval()
+    clips = ConvDecoder(5, 7, 3, **SMALL, conditions={"label": 3}, per_frame=True).eval()
+    pictures = ConvDecoder(5, 7, 2, **SMALL, conditions={"label": 3}).eval()
     pictures.load_state_dict(clips.state_dict())
     latents = torch.randn(2, 5, 4, 3, 2)
     expected = torch.stack([pictures(frame, labels(2, 0)) for frame in latents.unbind(2)], 2)
@@ -78,8 +78,8 @@ def labels(*given: int) -> Conditions:
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 @torch.no_grad()
 def test_each_label_and_its_absence_say_something_else(ndim):
-    layer = decoder(ndim, num_classes=3).eval()
-    assert layer.num_classes == 3
+    layer = decoder(ndim, conditions={"label": 3}).eval()
+    assert layer.condition_sizes == {"label": 3}
     latents = torch.randn(1, 5, *[2] * ndim).expand(4, 5, *[2] * ndim)
     labelled = layer(latents, labels(0, 1, -1, 2))
     assert len(labelled.flatten(1).unique(dim=0)) == 4
@@ -89,7 +89,7 @@ def test_each_label_and_its_absence_say_something_else(ndim):
 
 @torch.no_grad()
 def test_labels_go_with_their_items():
-    layer = decoder(num_classes=3).eval()
+    layer = decoder(conditions={"label": 3}).eval()
     latents = torch.randn(3, 5, 2, 3)
     together = layer(latents, labels(2, -1, 0))
     for item, label in enumerate((2, -1, 0)):
@@ -98,7 +98,7 @@ def test_labels_go_with_their_items():
 
 @torch.no_grad()
 def test_training_hides_this_share_of_the_labels():
-    layer = decoder(num_classes=3, label_dropout=0.3).train()
+    layer = decoder(conditions={"label": 3}, label_dropout=0.3).train()
     latents = torch.randn(1, 5, 2, 2).expand(2000, 5, 2, 2)
     torch.manual_seed(0)
     labelled = layer(latents, Conditions(label=torch.ones(2000, dtype=torch.int64))).flatten(1)
@@ -112,9 +112,9 @@ def test_training_hides_this_share_of_the_labels():
 def test_without_use_labels_or_without_classes_labels_are_ignored(use_labels, num_classes):
     config = ConvDecoderConfig(**SMALL, use_labels=use_labels)
     encoder = ConvEncoderConfig.tiny().build(SignalSpec(3, (8, 8)), 5)
-    layer, _ = config.build(SignalSpec(3, (8, 8)), 5, encoder, GaussianFamily(), num_classes)
+    layer, _ = config.build(SignalSpec(3, (8, 8)), 5, encoder, GaussianFamily(), {"label": num_classes})
     latents = torch.randn(1, 5, 2, 2)
-    assert layer.num_classes == 0
+    assert layer.condition_sizes == {}
     assert not any("label" in name for name, _ in layer.named_parameters())
     assert torch.equal(layer(latents, labels(2)), layer(latents))
 
@@ -122,4 +122,4 @@ def test_without_use_labels_or_without_classes_labels_are_ignored(use_labels, nu
 @pytest.mark.parametrize("wrong", [(3,), (-2,), (0, 1)])
 def test_labels_that_do_not_fit_are_refused(wrong):
     with pytest.raises(InputError, match=r"expected .*label"):
-        decoder(num_classes=3)(torch.randn(1, 5, 2, 2), labels(*wrong))
+        decoder(conditions={"label": 3})(torch.randn(1, 5, 2, 2), labels(*wrong))

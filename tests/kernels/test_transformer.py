@@ -26,7 +26,7 @@ def network(num_codebooks: int = 1, num_classes: int = 0, **changes: object) -> 
     """Small, with weights large enough that all of it matters."""
     torch.manual_seed(0)
     config = TransformerConfig.tiny().model_copy(update=changes)
-    made = config.build(NUM_CODES, num_codebooks, num_classes).eval()
+    made = config.build(NUM_CODES, num_codebooks, {"label": num_classes}).eval()
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return made

@@ -24,7 +24,9 @@ def tiny(num_codes: int = NUM_CODES, num_classes: int = 0, local_channels: int =
     torch.manual_seed(0)
     outputs = changes.pop("outputs", None)
     config = WaveNetConfig(**{**WaveNetConfig.tiny().model_dump(), **changes})
-    network = config.build(num_codes, num_classes=num_classes, local_channels=local_channels, outputs=outputs)
+    network = config.build(
+        num_codes, conditions={"label": num_classes}, local_channels=local_channels, outputs=outputs
+    )
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(1.5)

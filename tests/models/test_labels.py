@@ -26,7 +26,7 @@ def model(use_labels: bool) -> VQVAE:
     decoder = ConvDecoderConfig.tiny().model_copy(update={"use_labels": use_labels})
     quantizer = VQVAEConfig.tiny().quantizer.model_copy(update={"num_codebooks": 1})
     config = VQVAEConfig.tiny().model_copy(update={"decoder": decoder, "quantizer": quantizer})
-    made = config.build(SignalSpec(1, (32,)), NUM_CLASSES)
+    made = config.build(SignalSpec(1, (32,)), {"label": NUM_CLASSES})
     made.loss(Batch(tiny.signals(made.signal, 8, seed=5), Conditions(label=torch.zeros(8).long())))
     return made.eval()
 
@@ -37,7 +37,7 @@ def test_a_label_is_paid_for_once(use_labels):
     """By a prior over labels, or for a label-conditional decoder; never twice."""
     made = model(use_labels)
     sizes = (made.num_codes, made.num_codebooks, made.grid)
-    network = WaveNetConfig.tiny().build(*sizes[:2], NUM_CLASSES).eval()
+    network = WaveNetConfig.tiny().build(*sizes[:2], {"label": NUM_CLASSES}).eval()
     tiny.exaggerate(network)
     learned = LearnedPrior(network, made.grid)
     priors = [UniformPrior(*sizes), UnigramPrior(*sizes), learned, LabelledPrior(learned)]

@@ -631,7 +631,7 @@ class TestParts:
     def test_a_class_conditional_decoder_is_refused(self):
         """Its labels would be charged for and never passed."""
         model = vimco()
-        decoder = ConvDecoder(8, 18, strides=(2, 2), num_classes=5)
+        decoder = ConvDecoder(8, 18, strides=(2, 2), conditions={"label": 5})
         with pytest.raises(InputError, match="conditioned on 5 classes"):
             VIMCO(model.encoder, decoder, model.family, LARGER, num_codebooks=2, num_codes=5, code_dim=4)
 

@@ -41,7 +41,7 @@ def build(kind=VQVAE, length: int = LENGTH, num_classes: int = NUM_CLASSES, **pa
         **({"quantizer": GRADIENT} if kind is VQVAE else {}),
         **parts,
     }
-    return config.model_copy(update=given).build(SignalSpec(1, (length,), LEVELS), num_classes)
+    return config.model_copy(update=given).build(SignalSpec(1, (length,), LEVELS), {"label": num_classes})
 
 
 def waves(num: int = 4, length: int = LENGTH, seed: int = 1) -> torch.Tensor:

@@ -23,7 +23,7 @@ NUM_CODES, GRID, NUM_CLASSES = 3, (1, 2), 4
 
 def network(num_codebooks: int, num_classes: int) -> GatedPixelCNN:
     torch.manual_seed(0)
-    made = GatedPixelCNNConfig.tiny().build(NUM_CODES, num_codebooks, num_classes).eval()
+    made = GatedPixelCNNConfig.tiny().build(NUM_CODES, num_codebooks, {"label": num_classes}).eval()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.mul_(2)

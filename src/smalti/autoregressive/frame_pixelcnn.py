@@ -10,7 +10,7 @@ the split into a network over frames and a network within a frame.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig, PixelCNNState
-from smalti.core.conditions import Conditions, PerItem, TokenSequence
+from smalti.core.conditions import Conditions, PerItem, TokenSequence, id_sizes
 from smalti.core.errors import InputError
 from smalti.core.priors import NETWORKS, AutoregressiveNetwork, NetworkConfig
 from smalti.nn.collectives import rand_over_ranks, randint_over_ranks
@@ -60,11 +60,10 @@ class FramePixelCNNConfig(NetworkConfig):
         self,
         num_codes: int,
         num_codebooks: int = 1,
-        num_classes: int = 0,
-        num_actions: int = 0,
+        conditions: Mapping[str, int] | None = None,
     ) -> FramePixelCNN:
         """Build the untrained network; see `FramePixelCNN`."""
-        return FramePixelCNN(num_codes, num_codebooks, num_classes, num_actions, **self.settings())
+        return FramePixelCNN(num_codes, num_codebooks, conditions, **self.settings())
 
 
 @dataclass(slots=True)
@@ -99,9 +98,8 @@ class FramePixelCNN(AutoregressiveNetwork):
     Args:
         num_codes: codes K of each codebook.
         num_codebooks: codes G of each position.
-        num_classes: number of classes; 0 for a network that ignores labels.
-        num_actions: number of actions; 0 for a network that ignores them. An action of -1, or none at all,
-            selects a learned "not given".
+        conditions: number of ids of each id condition of the data, by name; it embeds `label` and `action`.
+            An action of -1, or none at all, selects a learned "not given".
         frame: settings of the network that draws one frame.
         memory_channels: width of the network over earlier frames.
         memory_layers: its layers; n layers see n + 1 frames.
@@ -115,8 +113,7 @@ class FramePixelCNN(AutoregressiveNetwork):
         self,
         num_codes: int = 512,
         num_codebooks: int = 1,
-        num_classes: int = 0,
-        num_actions: int = 0,
+        conditions: Mapping[str, int] | None = None,
         *,
         frame: GatedPixelCNNConfig = DEFAULT_FRAME,
         memory_channels: int = 128,
@@ -132,15 +129,15 @@ class FramePixelCNN(AutoregressiveNetwork):
             action_dropout=action_dropout,
             history_noise=history_noise,
         )
-        check_counts(num_codes, num_codebooks, num_classes)
-        self.num_codes, self.num_codebooks, self.num_classes = num_codes, num_codebooks, num_classes
-        self.num_actions = num_actions
+        check_counts(num_codes, num_codebooks)
+        self.num_codes, self.num_codebooks = num_codes, num_codebooks
+        self.condition_sizes = id_sizes(conditions, "label", "action")
         channels = config.memory_channels
         self.embeddings = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(num_codebooks))
-        self.actions = nn.Embedding(num_actions + 1, channels) if num_actions else None
-        self.memory = FrameMemory(channels, config.memory_layers, is_conditioned=num_actions > 0)
+        self.actions = nn.Embedding(self.num_actions + 1, channels) if self.num_actions else None
+        self.memory = FrameMemory(channels, config.memory_layers, is_conditioned=self.num_actions > 0)
         self.nothing = nn.Parameter(torch.zeros(channels))
-        self.frame = config.frame.build(num_codes, num_codebooks, num_classes, local_channels=channels)
+        self.frame = config.frame.build(num_codes, num_codebooks, conditions, local_channels=channels)
 
     @property
     def reach(self) -> int:

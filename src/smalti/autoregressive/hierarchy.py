@@ -3,7 +3,7 @@ above."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast, final
 
@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
-from smalti.core.conditions import Conditions
+from smalti.core.conditions import Conditions, id_sizes
 from smalti.core.errors import InputError
 from smalti.core.priors import NETWORKS, AutoregressiveNetwork, NetworkConfig
 from smalti.nn.blocks import ResidualBlock
@@ -53,12 +53,10 @@ class HierarchicalPixelCNNConfig(NetworkConfig):
         self,
         num_codes: int,
         num_codebooks: int = 1,
-        num_classes: int = 0,
-        num_actions: int = 0,
+        conditions: Mapping[str, int] | None = None,
     ) -> HierarchicalPixelCNN:
         """Build the untrained network; see `HierarchicalPixelCNN`."""
-        del num_actions
-        return HierarchicalPixelCNN(num_codes, num_codebooks, num_classes, **self.settings())
+        return HierarchicalPixelCNN(num_codes, num_codebooks, conditions, **self.settings())
 
 
 @dataclass(slots=True)
@@ -120,7 +118,7 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
     Args:
         num_codes: codes K of each codebook.
         num_codebooks: codes G of each position of the coarsest grid, of all levels together.
-        num_classes: number of classes; 0 for a network that ignores labels.
+        conditions: number of ids of each id condition of the data, by name; it embeds `label`.
         coarsest: settings of the network of the coarsest level.
         finer: settings of the network of each other level.
         factors: ratio of each level's resolution to the one above it, from the second coarsest on.
@@ -137,7 +135,7 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
         self,
         num_codes: int = 512,
         num_codebooks: int = 5,
-        num_classes: int = 0,
+        conditions: Mapping[str, int] | None = None,
         *,
         coarsest: GatedPixelCNNConfig = DEFAULT_LEVEL,
         finer: GatedPixelCNNConfig = DEFAULT_LEVEL,
@@ -153,8 +151,9 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
             condition_channels=condition_channels,
             condition_blocks=condition_blocks,
         )
-        check_counts(num_codes, num_codebooks, num_classes)
-        self.num_codes, self.num_codebooks, self.num_classes = num_codes, num_codebooks, num_classes
+        check_counts(num_codes, num_codebooks)
+        self.num_codes, self.num_codebooks = num_codes, num_codebooks
+        self.condition_sizes = id_sizes(conditions, "label")
         of_one = sum(Levels(1, config.factors).sizes)
         if num_codebooks % of_one:
             raise InputError(
@@ -165,9 +164,9 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
         own = num_codebooks // of_one
         self.layout = self.code_layout = Levels(own, config.factors)
         networks = [
-            config.coarsest.build(num_codes, own, num_classes),
+            config.coarsest.build(num_codes, own, conditions),
             *(
-                config.finer.build(num_codes, own, num_classes, local_channels=config.condition_channels)
+                config.finer.build(num_codes, own, conditions, local_channels=config.condition_channels)
                 for _ in config.factors
             ),
         ]

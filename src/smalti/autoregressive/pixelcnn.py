@@ -7,7 +7,7 @@ The cached step follows Ramachandran et al. 2017, "Fast Generation for Convoluti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, final
 
@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from smalti.autoregressive.gated_layer import GatedLayer, LayerState, transposed
-from smalti.core.conditions import Conditions
+from smalti.core.conditions import Conditions, id_sizes
 from smalti.core.errors import InputError
 from smalti.core.priors import NETWORKS, AutoregressiveNetwork, NetworkConfig
 from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels, label_indices
@@ -63,13 +63,11 @@ class GatedPixelCNNConfig(NetworkConfig):
         self,
         num_codes: int,
         num_codebooks: int = 1,
-        num_classes: int = 0,
-        num_actions: int = 0,
+        conditions: Mapping[str, int] | None = None,
         local_channels: int = 0,
     ) -> GatedPixelCNN:
         """Build the untrained network; see `GatedPixelCNN`."""
-        del num_actions
-        return GatedPixelCNN(num_codes, num_codebooks, num_classes, local_channels, **self.settings())
+        return GatedPixelCNN(num_codes, num_codebooks, conditions, local_channels, **self.settings())
 
 
 @dataclass(slots=True)
@@ -103,8 +101,8 @@ class GatedPixelCNN(AutoregressiveNetwork):
     Args:
         num_codes: codes K of each codebook.
         num_codebooks: codes G of each position.
-        num_classes: number of classes; 0 for a network that ignores labels. A label of -1, or none at all,
-            selects a learned "not given".
+        conditions: number of ids of each id condition of the data, by name; it embeds `label`. A label of -1,
+            or none at all, selects a learned "not given".
         local_channels: channels P of the local condition `(B, P, r, c)`, whose sides divide the grid's; a
             single position conditions the whole grid. 0 for none.
         channels: maps p of each stack.
@@ -122,7 +120,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
         self,
         num_codes: int = 512,
         num_codebooks: int = 1,
-        num_classes: int = 0,
+        conditions: Mapping[str, int] | None = None,
         local_channels: int = 0,
         *,
         channels: int = 64,
@@ -143,10 +141,10 @@ class GatedPixelCNN(AutoregressiveNetwork):
             dropout=dropout,
             label_dropout=label_dropout,
         )
-        check_counts(num_codes, num_codebooks, num_classes)
+        check_counts(num_codes, num_codebooks)
         self.num_codes = num_codes
         self.num_codebooks = num_codebooks
-        self.num_classes = num_classes
+        self.condition_sizes = id_sizes(conditions, "label")
         channels = config.channels
         self.embeddings = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(num_codebooks))
         stack = nn.ModuleList(
@@ -154,7 +152,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
                 channels,
                 config.kernel_size if i else config.first_kernel_size,
                 first=i == 0,
-                num_classes=num_classes + 1 if num_classes else 0,
+                num_classes=self.num_classes + 1 if self.num_classes else 0,
                 dropout=config.dropout,
             )
             for i in range(config.layers)

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from smalti.core.conditioners import Conditioner, Conditioners
-from smalti.core.conditions import Conditions
+from smalti.core.conditions import Conditions, id_sizes
 from smalti.core.errors import InputError
 from smalti.core.priors import NETWORKS, AutoregressiveNetwork, NetworkConfig, SamplingKernel
 from smalti.kernels.compiled import compiled_module
@@ -76,12 +76,10 @@ class TransformerConfig(NetworkConfig):
         self,
         num_codes: int,
         num_codebooks: int = 1,
-        num_classes: int = 0,
-        num_actions: int = 0,
+        conditions: Mapping[str, int] | None = None,
     ) -> Transformer:
         """Build the untrained network; see `Transformer`."""
-        del num_actions
-        return Transformer(num_codes, num_codebooks, num_classes, **self.settings())
+        return Transformer(num_codes, num_codebooks, conditions, **self.settings())
 
 
 def sinusoids(length: int, channels: int) -> Float[Tensor, "n c"]:
@@ -181,8 +179,8 @@ class Transformer(AutoregressiveNetwork):
     Args:
         num_codes: codes K of each codebook.
         num_codebooks: codes G of each position.
-        num_classes: number of classes; 0 for a network that ignores labels. A label of -1, or none at all,
-            selects a learned "not given".
+        conditions: number of ids of each id condition of the data, by name; it embeds `label`. A label of -1,
+            or none at all, selects a learned "not given".
         channels: width of the residual stream.
         layers: number of layers.
         heads: attention heads; must divide `channels`.
@@ -200,7 +198,7 @@ class Transformer(AutoregressiveNetwork):
         self,
         num_codes: int = 512,
         num_codebooks: int = 1,
-        num_classes: int = 0,
+        conditions: Mapping[str, int] | None = None,
         *,
         channels: int = 256,
         layers: int = 8,
@@ -219,12 +217,12 @@ class Transformer(AutoregressiveNetwork):
             dropout=dropout,
             label_dropout=label_dropout,
         )
-        check_counts(num_codes, num_codebooks, num_classes)
+        check_counts(num_codes, num_codebooks)
         self.num_codes = num_codes
         self.num_codebooks = num_codebooks
-        self.num_classes = num_classes
+        self.condition_sizes = id_sizes(conditions, "label")
         channels = config.channels
-        self.begin = nn.Embedding(num_classes + 1, channels)
+        self.begin = nn.Embedding(self.num_classes + 1, channels)
         self.embeddings = nn.Parameter(torch.empty(num_codebooks, num_codes, channels))
         self.codebooks = nn.Parameter(torch.empty(num_codebooks, channels))
         self.position_scale = nn.Parameter(torch.full((channels,), INITIAL_STD))

@@ -6,7 +6,7 @@ step follows le Paine et al. 2016, "Fast Wavenet Generation Algorithm" (arXiv 16
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, final
 
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
-from smalti.core.conditions import Conditions
+from smalti.core.conditions import Conditions, id_sizes
 from smalti.core.errors import InputError
 from smalti.core.priors import NETWORKS, AutoregressiveNetwork, NetworkConfig, SamplingKernel
 from smalti.kernels.compiled import compiled_module
@@ -67,14 +67,12 @@ class WaveNetConfig(NetworkConfig):
         self,
         num_codes: int,
         num_codebooks: int = 1,
-        num_classes: int = 0,
-        num_actions: int = 0,
+        conditions: Mapping[str, int] | None = None,
         local_channels: int = 0,
         outputs: int | None = None,
     ) -> WaveNet:
         """Build the untrained network; see `WaveNet`."""
-        del num_actions
-        return WaveNet(num_codes, num_codebooks, num_classes, local_channels, outputs, **self.settings())
+        return WaveNet(num_codes, num_codebooks, conditions, local_channels, outputs, **self.settings())
 
 
 @dataclass(slots=True)
@@ -142,8 +140,8 @@ class WaveNet(AutoregressiveNetwork):
         num_codes: symbols K: codes, or levels of a waveform. More than `LARGEST_TABLE` are embedded as
             numbers.
         num_codebooks: must be 1, one symbol per position.
-        num_classes: number of labels (for example speakers); 0 for a network that ignores labels. A label of
-            -1, or none at all, selects a learned "not given".
+        conditions: number of ids of each id condition of the data, by name; it embeds `label`. A label of -1,
+            or none at all, selects a learned "not given".
         local_channels: channels P of the local condition; 0 for none.
         outputs: output values per symbol; None for K logits, otherwise the parameters of another likelihood
             of the next symbol.
@@ -167,7 +165,7 @@ class WaveNet(AutoregressiveNetwork):
         self,
         num_codes: int = 512,
         num_codebooks: int = 1,
-        num_classes: int = 0,
+        conditions: Mapping[str, int] | None = None,
         local_channels: int = 0,
         outputs: int | None = None,
         *,
@@ -193,13 +191,14 @@ class WaveNet(AutoregressiveNetwork):
             dropout=dropout,
             label_dropout=label_dropout,
         )
-        check_counts(num_codes, num_codebooks, num_classes)
+        check_counts(num_codes, num_codebooks)
         if num_codebooks != 1:
             raise InputError(
                 f"expected one codebook, a WaveNet has one symbol per position, received {num_codebooks}: "
                 "use network.kind=transformer"
             )
-        self.num_codes, self.num_codebooks, self.num_classes = num_codes, num_codebooks, num_classes
+        self.num_codes, self.num_codebooks = num_codes, num_codebooks
+        self.condition_sizes = id_sizes(conditions, "label")
         self.local_channels, self.outputs = local_channels, outputs
         self.embedding = (
             nn.Linear(1, config.channels)
@@ -212,7 +211,7 @@ class WaveNet(AutoregressiveNetwork):
         self.layers = cast("Sequence[WaveNetLayer]", stack)
         self.gates = 2 * config.gate_channels
         shifts = len(stack) * self.gates
-        self.condition = nn.Embedding(num_classes + 1, shifts) if num_classes else None
+        self.condition = nn.Embedding(self.num_classes + 1, shifts) if self.num_classes else None
         self.project = nn.Conv1d(local_channels, shifts, 1, bias=False) if local_channels else None
         self.hidden = nn.Linear(config.skip_channels, config.head_channels)
         self.logit = nn.Linear(config.head_channels, num_codes if outputs is None else outputs)

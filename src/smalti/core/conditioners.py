@@ -144,11 +144,10 @@ def check_data_conditions(module: nn.Module, available: Collection[str]) -> None
 def readable_conditions(module: nn.Module) -> frozenset[str]:
     """Names of all conditions that a model, or a network over codes, can be given."""
     known = set(condition_names(module))
-    # Labels and actions reach nested parts (a decoder, a likelihood, its network); a local condition of a
-    # nested network is computed from latents.
-    for name, size in {"label": "num_classes", "action": "num_actions"}.items():
-        if any(getattr(part, size, 0) for part in module.modules()):
-            known.add(name)
+    # Ids reach nested parts (a decoder, a likelihood, its network); a local condition of a nested network is
+    # computed from latents.
+    for part in module.modules():
+        known.update(getattr(part, "condition_sizes", ()))
     return frozenset(known | {"local"} if getattr(module, "local_channels", 0) else known)
 
 

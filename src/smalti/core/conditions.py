@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import Any, TypeVar, final
 
 import torch
@@ -162,6 +163,9 @@ KINDS: Mapping[str, type[ConditionValue]] = {
 }
 """Condition names with a fixed kind; their values may be plain tensors."""
 
+NO_SIZES: Mapping[str, int] = MappingProxyType({})
+"""Numbers of ids of a module that embeds no condition."""
+
 
 @final
 class Conditions(Mapping[str, ConditionValue]):
@@ -250,6 +254,25 @@ def _as_value(name: str, value: ConditionValue | Tensor) -> ConditionValue:
             f"PerFrame, TokenSequence or DenseField (only {', '.join(KINDS)} have a fixed kind)"
         )
     return KINDS[name](value)
+
+
+def id_sizes(conditions: Mapping[str, int] | None, *names: str) -> dict[str, int]:
+    """Select the conditions that a module embeds; those without ids are left out.
+
+    Args:
+        conditions: number of ids of each id condition of the data, by name; None for none.
+        names: of the conditions that the module can embed.
+
+    Raises:
+        InputError: if the numbers are not a mapping of integers of at least 0.
+    """
+    given = {} if conditions is None else conditions
+    if not isinstance(given, Mapping) or any(type(size) is not int or size < 0 for size in given.values()):
+        raise InputError(
+            f"expected the number of ids of each condition, received {conditions!r}: pass a mapping such as "
+            '{"label": 10}'
+        )
+    return {name: given[name] for name in names if given.get(name)}
 
 
 def with_label(conditions: Conditions, label: int, num: int) -> Conditions:

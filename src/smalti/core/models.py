@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -64,7 +65,7 @@ class LatentVariableModel(Trainable, Pretrained):
     """Settings of the model; None if one of its parts has no registered config."""
 
     def settings(self) -> dict[str, Any]:
-        """The model's config, the signal and the number of label classes, as plain JSON values.
+        """The model's config, the signal and the sizes of its id conditions, as plain JSON values.
 
         Raises:
             InputError: if no config describes one of its parts.
@@ -77,7 +78,7 @@ class LatentVariableModel(Trainable, Pretrained):
         return {
             "model": settings_of(self),
             "signal": self.signal.to_json(),
-            "num_classes": self.num_label_classes,
+            "conditions": self.condition_sizes,
         }
 
     def _undescribed(self) -> str:
@@ -95,13 +96,18 @@ class LatentVariableModel(Trainable, Pretrained):
     def from_settings(cls, settings: dict[str, Any]) -> LatentVariableModel:
         """Build the untrained model from the settings that `settings` returns."""
         signal = SignalSpec.from_json(settings["signal"])
-        return MODELS.parse(settings["model"]).build(signal, settings["num_classes"])
+        return MODELS.parse(settings["model"]).build(signal, settings["conditions"])
+
+    @property
+    def condition_sizes(self) -> dict[str, int]:
+        """Number of ids of each condition that the decoder or the likelihood embeds itself, by name."""
+        return dict(Counter(self.decoder.condition_sizes) | Counter(self.family.condition_sizes))
 
     @property
     def num_label_classes(self) -> int:
         """Number of classes that p(x | z, label) is conditioned on; 0 if it is unconditional."""
-        parts = (self.decoder, self.family)
-        return max(*(part.num_classes for part in parts), *(num_label_ids(part) for part in parts))
+        by_conditioners = (num_label_ids(part) for part in (self.decoder, self.family))
+        return max(self.condition_sizes.get("label", 0), *by_conditioners)
 
     @property
     def stride(self) -> int:
@@ -216,12 +222,13 @@ class ModelConfig(Configuration):
     """Settings of a model."""
 
     @abstractmethod
-    def build(self, signal: SignalSpec, num_classes: int = 0) -> LatentVariableModel:
+    def build(self, signal: SignalSpec, conditions: Mapping[str, int] | None = None) -> LatentVariableModel:
         """Build the untrained model.
 
         Args:
             signal: channels, size and domain of the data.
-            num_classes: number of classes that the decoder may be conditioned on.
+            conditions: number of ids of each id condition of the data, by name (`label`, ...). A decoder
+                embeds those that it knows, and ignores the others.
 
         Raises:
             InputError: if the parts do not fit each other or the signal.

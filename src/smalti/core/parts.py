@@ -7,7 +7,7 @@ creates the module for a given signal.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from smalti.core.conditions import Conditions
+from smalti.core.conditions import NO_SIZES, Conditions
 from smalti.core.config import Configuration
 from smalti.core.pretrained import Pretrained, settings_of
 from smalti.core.registry import Registry
@@ -67,8 +67,8 @@ class EncoderConfig(Configuration):
 class Decoder(nn.Module, ABC):
     """A network latents `(B, D, *grid)` -> parameters of a likelihood `(B, P, *size)`."""
 
-    num_classes: int = 0
-    """Number of classes that it is conditioned on; 0 for an unconditional decoder."""
+    condition_sizes: Mapping[str, int] = NO_SIZES
+    """Number of ids of each condition that it embeds itself, by name."""
 
     @abstractmethod
     def forward(
@@ -178,8 +178,8 @@ class LikelihoodFamily(nn.Module, ABC):
     """Number of channels that the decoder must output."""
     frame: int = 1
     """Elements of the signal for each position of the decoder's output, along an axis."""
-    num_classes: int = 0
-    """Number of classes that it is conditioned on; 0 for an unconditional family."""
+    condition_sizes: Mapping[str, int] = NO_SIZES
+    """Number of ids of each condition that it embeds itself, by name."""
     is_density: bool = False
     """True if `log_prob` is a log-density of continuous values rather than a log-probability of levels."""
     gives_logits: bool = False
@@ -213,7 +213,7 @@ class DecoderConfig(Configuration):
         dim: int,
         encoder: Encoder,
         likelihood: LikelihoodFamily,
-        num_classes: int = 0,
+        conditions: Mapping[str, int] | None = None,
     ) -> tuple[Decoder, LikelihoodFamily]:
         """Build the untrained decoder and the likelihood family that its output parametrises.
 
@@ -225,7 +225,8 @@ class DecoderConfig(Configuration):
             dim: number of latent channels.
             encoder: its downsampling is reversed by a decoder without strides of its own.
             likelihood: likelihood family of the signal.
-            num_classes: number of classes that the decoder may be conditioned on.
+            conditions: number of ids of each id condition of the data, by name (`label`, `action`, ...). A
+                decoder embeds those that it knows, and ignores the others.
 
         Raises:
             InputError: if the parts do not fit each other or the signal.

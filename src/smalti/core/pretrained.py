@@ -21,7 +21,7 @@ from smalti.core.hub import locate, upload
 from smalti.core.weights import load_weights, read_tensors, write_tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-FORMAT = 1
+FORMAT = 2
 
 P = TypeVar("P", bound="Pretrained")
 
@@ -165,8 +165,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
             "save_pretrained wrote"
         ) from None
     if version != FORMAT or not isinstance(settings, dict):
-        raise InputError(
-            f"{path} has format {version}, this version of smalti reads {FORMAT}: "
-            "upgrade smalti (pip install -U smalti)"
-        )
+        is_older = isinstance(version, int) and version < FORMAT
+        advice = "save the module again with this version" if is_older else "pip install -U smalti"
+        raise InputError(f"{path} has format {version}, this version of smalti reads {FORMAT}: {advice}")
     return settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from smalti.core.conditions import Conditions
+from smalti.core.conditions import NO_SIZES, Conditions
 from smalti.core.config import Configuration
 from smalti.core.registry import Registry
 
@@ -39,12 +39,20 @@ class AutoregressiveNetwork(nn.Module, ABC):
 
     num_codebooks: int
     num_codes: int
-    num_classes: int
-    """Number of classes that it is conditioned on; 0 for a network that ignores labels."""
-    num_actions: int = 0
-    """Number of actions that it is conditioned on; 0 for a network that ignores actions."""
+    condition_sizes: Mapping[str, int] = NO_SIZES
+    """Number of ids of each condition that it embeds itself, by name."""
     code_layout: object = None
     """The required `Autoencoder.code_layout`; None if any layout is valid."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels that it distinguishes; 0 for a network that ignores labels."""
+        return self.condition_sizes.get("label", 0)
+
+    @property
+    def num_actions(self) -> int:
+        """Number of actions that it distinguishes; 0 for a network that ignores actions."""
+        return self.condition_sizes.get("action", 0)
 
     @abstractmethod
     def forward(
@@ -97,15 +105,15 @@ class NetworkConfig(Configuration):
 
     @abstractmethod
     def build(
-        self, num_codes: int, num_codebooks: int = 1, num_classes: int = 0, num_actions: int = 0
+        self, num_codes: int, num_codebooks: int = 1, conditions: Mapping[str, int] | None = None
     ) -> AutoregressiveNetwork:
         """Build the untrained network.
 
         Args:
             num_codes: number K of codes in each codebook.
             num_codebooks: number G of codes per position.
-            num_classes: number of classes; 0 for a network that ignores labels.
-            num_actions: number of actions; networks that are not for clips ignore it.
+            conditions: number of ids of each id condition of the data, by name (`label`, `action`, ...). A
+                network embeds those that it knows, and ignores the others.
 
         Raises:
             InputError: if it cannot predict such codes.

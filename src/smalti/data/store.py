@@ -119,6 +119,12 @@ class Store:
         return frozenset(self.columns) | {name for name, is_given in given.items() if is_given}
 
     @property
+    def condition_sizes(self) -> dict[str, int]:
+        """Number of ids of each id condition of its batches, by name."""
+        named = {"label": self.classes, "action": self.action_names, **self.names_by_column}
+        return {name: len(ids) for name, ids in named.items() if ids}
+
+    @property
     def names_by_column(self) -> dict[str, tuple[str, ...]]:
         """Names of the ids of each column of ids."""
         return {name: each.spec.names for name, each in self.columns.items() if each.spec.is_ids}

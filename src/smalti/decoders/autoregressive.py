@@ -8,7 +8,7 @@ and `AutoregressiveFamily` maps these to a likelihood.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, final
 
 import torch
@@ -151,7 +151,7 @@ class AutoregressiveFamily(LikelihoodFamily):
     ) -> None:
         super().__init__()
         self.num_parameters, self.frame, self.levels = channels, frame, levels
-        self.num_classes = network.num_classes
+        self.condition_sizes = network.condition_sizes
         self.family, self.network = likelihood, network
         self.kind = f"autoregressive, {likelihood.kind}"
 
@@ -228,7 +228,7 @@ class WaveNetDecoderConfig(_LocalDecoderConfig):
         dim: int,
         encoder: Encoder,
         likelihood: LikelihoodFamily,
-        num_classes: int = 0,
+        conditions: Mapping[str, int] | None = None,
     ) -> tuple[LocalDecoder, AutoregressiveFamily]:
         """Build the decoder, and the likelihood of whole waveforms."""
         if (signal.channels, signal.ndim) != (1, 1):
@@ -244,7 +244,7 @@ class WaveNetDecoderConfig(_LocalDecoderConfig):
         local = self.local(dim, signal.ndim)
         network = self.network.build(
             signal.levels,
-            num_classes=num_classes,
+            conditions=conditions,
             local_channels=self.channels,
             # Not by number: a mixture may happen to have as many parameters as there are levels.
             outputs=None if likelihood.gives_logits else likelihood.num_parameters,
@@ -275,7 +275,7 @@ class PixelCNNDecoderConfig(_LocalDecoderConfig):
         dim: int,
         encoder: Encoder,
         likelihood: LikelihoodFamily,
-        num_classes: int = 0,
+        conditions: Mapping[str, int] | None = None,
     ) -> tuple[LocalDecoder, AutoregressiveFamily]:
         """Build the decoder, and the likelihood of whole grids."""
         if signal.ndim != 2:
@@ -289,9 +289,7 @@ class PixelCNNDecoderConfig(_LocalDecoderConfig):
                 "likelihood.kind=categorical, or set gives_logits in a softmax of your own"
             )
         local = self.local(dim, signal.ndim)
-        network = self.network.build(
-            signal.levels, signal.channels, num_classes, local_channels=self.channels
-        )
+        network = self.network.build(signal.levels, signal.channels, conditions, local_channels=self.channels)
         frame = self.frame(encoder)
         family = AutoregressiveFamily(network, likelihood, self.channels, frame, signal.levels)
         return local, family

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.core.conditioners import Conditioner, Conditioners
-from smalti.core.conditions import Conditions
+from smalti.core.conditions import Conditions, id_sizes
 from smalti.core.parts import DECODERS, Decoder, DecoderConfig, Encoder, LikelihoodFamily
 from smalti.core.signals import SignalSpec
 from smalti.nn.blocks import (
@@ -46,8 +46,8 @@ class ConvDecoder(Decoder):
         strides: upsampling factor of each stage, in order: an encoder's, reversed.
         head_channels: when above 0, the last transposed convolution has this many channels and a 1x1
             convolution maps them to the parameters: four times cheaper for the 256-way softmax.
-        num_classes: number of labels (for example speakers) that the decoder is conditioned on, so that codes
-            need not represent them.
+        conditions: number of ids of each id condition of the data, by name; the decoder embeds `label` (for
+            example the speaker), so that codes need not represent it.
         label_dropout: share of the labels that training hides, so that items without a label can be decoded.
         time_strides: upsampling factors over the frames of clips, where they differ from `strides`.
         per_frame: whether each frame of a clip is decoded separately, as an image.
@@ -68,13 +68,14 @@ class ConvDecoder(Decoder):
         norm: Norm = "none",
         strides: Sequence[int] = (2, 2),
         head_channels: int = 0,
-        num_classes: int = 0,
+        conditions: Mapping[str, int] | None = None,
         label_dropout: float = 0.1,
         time_strides: Sequence[int] = (),
         per_frame: bool = False,
         conditioners: Mapping[str, Conditioner] | None = None,
     ) -> None:
         super().__init__()
+        self.condition_sizes = sizes = id_sizes(conditions, "label")
         self.config = ConvDecoderConfig(
             channels=channels,
             residual_channels=residual_channels,
@@ -84,7 +85,7 @@ class ConvDecoder(Decoder):
             time_strides=() if per_frame else tuple(time_strides),
             per_frame=per_frame,
             head_channels=head_channels,
-            use_labels=num_classes > 0,
+            use_labels="label" in sizes,
             label_dropout=label_dropout,
         )
         self.is_per_frame = per_frame
@@ -92,8 +93,8 @@ class ConvDecoder(Decoder):
             ndim, time_strides = 2, ()
         conv = CONVOLUTIONS[ndim]
         self.first = conv(dim, channels, 3, padding=1)
-        self.num_classes, self.label_dropout = num_classes, label_dropout
-        self.label = nn.Embedding(num_classes + 1, channels) if num_classes else None
+        self.label_dropout = label_dropout
+        self.label = nn.Embedding(sizes["label"] + 1, channels) if sizes else None
         self.conditioners = Conditioners(conditioners)
         activation = ACTIVATIONS[norm]
         layers: list[nn.Module] = [
@@ -118,9 +119,10 @@ class ConvDecoder(Decoder):
         """
         x = each_frame(self._first, latents) if self.is_per_frame else self._first(latents)
         if self.label is not None:
-            labels = label_indices(conditions, len(x), self.num_classes, x.device)
+            num_classes = self.condition_sizes["label"]
+            labels = label_indices(conditions, len(x), num_classes, x.device)
             if self.training:
-                labels = hide_labels(labels, self.label_dropout, self.num_classes)
+                labels = hide_labels(labels, self.label_dropout, num_classes)
             x = x + self.label(labels).view(*x.shape[:2], *(1,) * (x.ndim - 2))
         if len(self.conditioners):
             prepared = self.conditioners.prepare(conditions, x.shape[0], x.shape[2:], hide=self.training)
@@ -163,14 +165,19 @@ class ConvDecoderConfig(DecoderConfig):
         dim: int,
         encoder: Encoder,
         likelihood: LikelihoodFamily,
-        num_classes: int = 0,
+        conditions: Mapping[str, int] | None = None,
     ) -> tuple[ConvDecoder, LikelihoodFamily]:
         """Build the decoder; the likelihood is unchanged."""
-        decoder = self.network(dim, likelihood.num_parameters, signal.ndim, encoder, num_classes)
+        decoder = self.network(dim, likelihood.num_parameters, signal.ndim, encoder, conditions)
         return decoder, likelihood
 
     def network(
-        self, dim: int, out_channels: int, ndim: int, encoder: Encoder, num_classes: int = 0
+        self,
+        dim: int,
+        out_channels: int,
+        ndim: int,
+        encoder: Encoder,
+        conditions: Mapping[str, int] | None = None,
     ) -> ConvDecoder:
         """Build the decoder from `dim` to `out_channels` channels that reverses an encoder's downsampling."""
         time_strides = encoder.time_strides[::-1] if self.time_strides is None else self.time_strides
@@ -184,7 +191,7 @@ class ConvDecoderConfig(DecoderConfig):
             norm=self.norm,
             strides=encoder.strides[::-1] if self.strides is None else self.strides,
             head_channels=self.head_channels,
-            num_classes=num_classes if self.use_labels else 0,
+            conditions=conditions if self.use_labels else None,
             label_dropout=self.label_dropout,
             time_strides=time_strides,
             per_frame=encoder.is_per_frame if self.per_frame is None else self.per_frame,

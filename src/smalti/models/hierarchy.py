@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, cast, final
 
 import torch
@@ -300,10 +300,10 @@ class HierarchyConfig(ModelConfig):
         decoder = decoder.model_copy(update={"strides": None, "time_strides": None, "per_frame": None})
         config = cls(**{**configs, "decoder": decoder, "factors": model.levels.factors})
         with torch.random.fork_rng(devices=[]):  # the twin's initial weights are not the caller's draws
-            twin = config.build(model.signal, model.num_label_classes)
+            twin = config.build(model.signal, model.condition_sizes)
         return config if _described(list(twin.children())) == _described(list(model.children())) else None
 
-    def build(self, signal: SignalSpec, num_classes: int = 0) -> Hierarchy:
+    def build(self, signal: SignalSpec, conditions: Mapping[str, int] | None = None) -> Hierarchy:
         """Build the untrained model."""
         if self.encoder.per_frame or self.encoder.time_strides:
             raise InputError(
@@ -325,7 +325,7 @@ class HierarchyConfig(ModelConfig):
         # Decoders between levels take no label and have no head.
         between = self.decoder.model_copy(update={"use_labels": False, "head_channels": 0})
         decoders: list[Decoder] = [
-            self.decoder.network(dim + known[0], likelihood.num_parameters, ndim, encoders[0], num_classes),
+            self.decoder.network(dim + known[0], likelihood.num_parameters, ndim, encoders[0], conditions),
             *(
                 between.network(dim + above, condition_channels, ndim, encoder)
                 for encoder, above in zip(encoders[1:], known[1:], strict=True)

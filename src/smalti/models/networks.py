@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -45,7 +45,11 @@ def tiny_networks() -> dict[str, Any]:
 
 
 def build_networks(
-    config: NetworksConfig, signal: SignalSpec, encoded: int, decoded: int, num_classes: int = 0
+    config: NetworksConfig,
+    signal: SignalSpec,
+    encoded: int,
+    decoded: int,
+    conditions: Mapping[str, int] | None = None,
 ) -> tuple[Encoder, Decoder, LikelihoodFamily]:
     """Build the networks of a model.
 
@@ -54,14 +58,14 @@ def build_networks(
         signal: channels, size and levels of the data.
         encoded: output channels of the encoder.
         decoded: input channels of the decoder.
-        num_classes: number of labels that the decoder may be conditioned on.
+        conditions: number of ids of each id condition of the data, by name.
 
     Raises:
         InputError: if the parts do not fit each other or the signal.
     """
     encoder = config.encoder.build(signal, encoded)
     likelihood = config.likelihood.build(signal)
-    decoder, likelihood = config.decoder.build(signal, decoded, encoder, likelihood, num_classes)
+    decoder, likelihood = config.decoder.build(signal, decoded, encoder, likelihood, conditions)
     return encoder, decoder, likelihood
 
 

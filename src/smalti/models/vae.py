@@ -6,6 +6,7 @@ Sources: Kingma & Welling 2014 (arXiv 1312.6114); the importance-weighted bound,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, final
 
 import torch
@@ -162,10 +163,10 @@ class VAEConfig(NetworksConfig):
         """The smallest config with every part, for tests."""
         return cls(**tiny_networks(), latent_dim=3)
 
-    def build(self, signal: SignalSpec, num_classes: int = 0) -> VAE:
+    def build(self, signal: SignalSpec, conditions: Mapping[str, int] | None = None) -> VAE:
         """Build the untrained model."""
         dim = self.latent_dim
-        networks = build_networks(self, signal, 2 * dim, decoded=dim, num_classes=num_classes)
+        networks = build_networks(self, signal, 2 * dim, decoded=dim, conditions=conditions)
         model = VAE(*networks, signal, dim)
         model.config = self
         return model

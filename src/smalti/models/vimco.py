@@ -6,6 +6,7 @@ Source: Mnih & Rezende 2016, "Variational Inference for Monte Carlo Objectives" 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal, final
 
 import torch
@@ -14,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from smalti.core.conditioners import condition_names
+from smalti.core.conditioners import readable_conditions
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
 from smalti.core.models import MODELS, Autoencoder
@@ -84,12 +85,11 @@ class VIMCO(Autoencoder):
                 f"num_samples of at least 2, received {num_codebooks}, {code_dim}, {decode_at_once}, "
                 f"{num_codes} and {num_samples}: correct the smaller ones"
             )
-        num_classes = max(getattr(decoder, "num_classes", 0), likelihood.num_classes)
-        read = condition_names(decoder) | condition_names(likelihood)
-        if num_classes or read:
+        read = readable_conditions(decoder) | readable_conditions(likelihood)
+        if read:
             raise InputError(
                 "expected a decoder without conditions for VIMCO, received one conditioned on "
-                f"{', '.join(sorted(read)) or f'{num_classes} classes'}: build it without, or use a VQVAE"
+                f"{', '.join(sorted(read))}: build it without, or use a VQVAE"
             )
         configs = configs_of(encoder=encoder, decoder=decoder, likelihood=likelihood)
         self.config = (
@@ -262,9 +262,9 @@ class VIMCOConfig(NetworksConfig):
             **tiny_networks(), num_codebooks=2, num_codes=5, code_dim=4, num_samples=4, decode_at_once=5
         )
 
-    def build(self, signal: SignalSpec, num_classes: int = 0) -> VIMCO:
+    def build(self, signal: SignalSpec, conditions: Mapping[str, int] | None = None) -> VIMCO:
         """Build the untrained model."""
-        del num_classes
+        del conditions
         networks = build_networks(
             self,
             signal,

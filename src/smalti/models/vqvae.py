@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, final
 
 import torch
@@ -172,11 +172,11 @@ class VQVAEConfig(NetworksConfig):
         """The smallest config with every part, for tests."""
         return cls(**tiny_networks(), quantizer=VectorQuantizerConfig.tiny())
 
-    def build(self, signal: SignalSpec, num_classes: int = 0) -> VQVAE:
+    def build(self, signal: SignalSpec, conditions: Mapping[str, int] | None = None) -> VQVAE:
         """Build the untrained model."""
         quantizer = self.quantizer.build()
         encoder, decoder, likelihood = build_networks(
-            self, signal, encoded=quantizer.dim, decoded=quantizer.dim, num_classes=num_classes
+            self, signal, encoded=quantizer.dim, decoded=quantizer.dim, conditions=conditions
         )
         model = VQVAE(
             encoder,

@@ -11,16 +11,16 @@ from smalti.core.errors import InputError
 from smalti.nn.collectives import rand_over_ranks
 
 
-def check_counts(num_codes: int, num_codebooks: int, num_classes: int) -> None:
+def check_counts(num_codes: int, num_codebooks: int) -> None:
     """Check the sizes of a network over codes.
 
     Raises:
-        InputError: if there is no code or codebook, or the number of classes is negative.
+        InputError: if there is no code or codebook.
     """
-    if num_codes < 1 or num_codebooks < 1 or num_classes < 0:
+    if num_codes < 1 or num_codebooks < 1:
         raise InputError(
-            "expected num_codes and num_codebooks of at least 1 and num_classes of at least 0, received "
-            f"{num_codes}, {num_codebooks} and {num_classes}: pass the sizes of the codes to model"
+            f"expected num_codes and num_codebooks of at least 1, received {num_codes} and {num_codebooks}: "
+            "pass the sizes of the codes to model"
         )
 
 

@@ -52,8 +52,7 @@ class LearnedPrior(DensityPrior, Trainable, Pretrained):
             "network": settings_of(network),
             "num_codes": network.num_codes,
             "num_codebooks": network.num_codebooks,
-            "num_classes": network.num_classes,
-            "num_actions": network.num_actions,
+            "conditions": dict(network.condition_sizes),
             "grid": list(self.grid),
             "name": self.name,
         }
@@ -61,7 +60,7 @@ class LearnedPrior(DensityPrior, Trainable, Pretrained):
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> LearnedPrior:
         """Build the untrained prior."""
-        names = ("num_codes", "num_codebooks", "num_classes", "num_actions")
+        names = ("num_codes", "num_codebooks", "conditions")
         network = NETWORKS.parse(settings["network"]).build(**{name: settings[name] for name in names})
         return cls(network, settings["grid"], settings["name"])
 

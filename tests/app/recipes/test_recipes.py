@@ -89,7 +89,7 @@ def built(name: str) -> tuple[Autoencoder, LearnedPrior]:
     with torch.device("meta"):
         model = recipe.model.build(ImageModality(recipe.data).spec)
         assert isinstance(model, Autoencoder)
-        return model, new_prior(recipe.prior, model, 10)
+        return model, new_prior(recipe.prior, model, {"label": 10})
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -123,7 +123,7 @@ def test_it_shrinks_and_takes_a_step(name: str) -> None:
     model = recipe.model.build(ImageModality(recipe.data).spec)
     assert isinstance(model, Autoencoder)
     signal = torch.rand(2, model.signal.channels, *model.signal.size).mul(255).round().div(127.5).sub(1)
-    prior = new_prior(recipe.prior, model, 0)
+    prior = new_prior(recipe.prior, model)
     for module, data in ((model, signal), (prior, model.encode(signal))):
         loss = module.loss(Batch(data)).total
         loss.backward()
@@ -158,7 +158,7 @@ def test_that_of_levels_shrinks_and_takes_a_step(name: str) -> None:
     recipe = override(get_recipe(name), words)
     model = recipe.model.build(ImageModality(recipe.data).spec)
     assert isinstance(model, Hierarchy)
-    prior = new_prior(recipe.prior, model, 0)
+    prior = new_prior(recipe.prior, model)
     signal = torch.rand(2, 3, 16, 16) * 2 - 1
     for module, data in ((model, signal), (prior, model.encode(signal))):
         loss = module.loss(Batch(data)).total
@@ -184,7 +184,7 @@ def test_codes_of_code_grids_are_those_that_it_says(name: str) -> None:
 def test_codes_of_sounds_are_those_that_it_says(name: str) -> None:
     recipe = get_recipe(name)
     modality = recipe.data.build()
-    model = recipe.model.build(modality.spec, 10)
+    model = recipe.model.build(modality.spec, {"label": 10})
     assert isinstance(model, Autoencoder)
     text = " ".join((inspect.getdoc(RECIPES[name]) or "").split())
     said = re.search(r"(\d+) (?:codes )?per second|(\d+)x", text)
@@ -198,7 +198,7 @@ def test_codes_of_sounds_are_those_that_it_says(name: str) -> None:
     out_of = re.search(r"(\d+) codes(?:,| of| out)", text)
     assert out_of is None or int(out_of[1]) in (model.num_codes, recipe.prior.length)
     assert model.num_label_classes == 10
-    prior = new_prior(recipe.prior, model, 10)
+    prior = new_prior(recipe.prior, model, {"label": 10})
     assert prior.grid == (recipe.prior.length,)
     crop = modality.seconds(modality.spec.size[-1])
     assert crop is not None
@@ -213,11 +213,11 @@ def test_that_of_sounds_shrinks_and_takes_a_step(name: str) -> None:
     kinds = f"{recipe.model.encoder.kind} encoder", f"{recipe.model.decoder.kind} decoder"
     recipe = override(recipe, [*SMALL_SOUNDS, *(s for kind in kinds for s in SMALL_PARTS[kind])])
     modality = recipe.data.build()
-    model = recipe.model.build(modality.spec, 3)
+    model = recipe.model.build(modality.spec, {"label": 3})
     assert isinstance(model, Autoencoder)
     levels = torch.randint(256, (2, modality.spec.channels, *modality.spec.size), dtype=torch.uint8)
     signal, conditions = modality.to_model(levels), Conditions(label=torch.tensor([0, 2]))
-    prior = new_prior(recipe.prior, model, 3)
+    prior = new_prior(recipe.prior, model, {"label": 3})
     for module, data in ((model, signal), (prior, model.encode(signal))):
         loss = module.loss(Batch(data, conditions)).total
         loss.backward()
@@ -233,7 +233,7 @@ def test_codes_of_clips_are_those_that_it_says(name: str) -> None:
     with torch.device("meta"):
         model = recipe.model.build(recipe.data.build().spec)
         assert isinstance(model, Autoencoder)
-        prior = new_prior(recipe.prior, model, 10)
+        prior = new_prior(recipe.prior, model, {"label": 10})
     text = " ".join((inspect.getdoc(RECIPES[name]) or "").split())
     said = re.search(r"each frame to (\d+)x\1 codes out of (\d+)(, from two codebooks)?", text)
     frames = re.search(r"chunks of (\d+) frames", text)
@@ -259,7 +259,7 @@ def test_that_of_clips_shrinks_and_takes_a_step(name: str, more: list[str]) -> N
     assert isinstance(model, Autoencoder)
     assert model.grid == (1 if more else 4, 2, 2)
     signal = modality.to_model(torch.randint(256, (2, 3, *modality.spec.size), dtype=torch.uint8))
-    prior = new_prior(recipe.prior, model, 0)
+    prior = new_prior(recipe.prior, model)
     for module, data in ((model, signal), (prior, model.encode(signal))):
         loss = module.loss(Batch(data)).total
         loss.backward()

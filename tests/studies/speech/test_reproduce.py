@@ -207,9 +207,9 @@ def test_other_data_is_not_mixed_with_a_finished_run(
 @pytest.mark.parametrize("name", ["speech", "conversion", "phonemes"])
 def test_every_study_can_be_built(name: str, budget: str) -> None:
     study = speech_study(name, budget)
-    model = study.recipe.model.build(study.recipe.data.build().spec, 6)
+    model = study.recipe.model.build(study.recipe.data.build().spec, {"label": 6})
     assert isinstance(model, Autoencoder)
-    prior = new_prior(study.recipe.prior, model, 6)
+    prior = new_prior(study.recipe.prior, model, {"label": 6})
     assert prior.grid == (study.recipe.prior.length,)
     assert (study.recipe.pretraining is not None) == (name == "phonemes")
 

@@ -67,7 +67,7 @@ def test_psnr_and_sharpness_by_frame():
 
 def test_nats_of_a_frame_are_those_of_its_codes():
     torch.manual_seed(0)
-    network = FramePixelCNNConfig.tiny().build(5, 2, num_actions=3).eval()
+    network = FramePixelCNNConfig.tiny().build(5, 2, {"action": 3}).eval()
     codes, actions = torch.randint(5, (2, 2, 4, 3, 2)), torch.randint(-1, 3, (2, 4))
     nats = frame_nats(network, codes, actions)
     assert nats.shape == (2, 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +29,7 @@ from smalti.app.runs import (
     model_of,
     resumed,
 )
-from smalti.core.conditions import Batch
+from smalti.core.conditions import NO_SIZES, Batch
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
@@ -111,8 +111,8 @@ def train_recipe(
     training, _ = split_indices(store.count, recipe.validation_fraction)
     recipe = measured(recipe, (store.item(index) for index in training.tolist()))
     modality = recipe.data.build()
-    # Rebuilt with the number of labels (speakers), which a decoder may be conditioned on.
-    model = _seeded_model(recipe, modality, len(store.classes))
+    # Rebuilt with the numbers of ids, such as labels (speakers), that a decoder may be conditioned on.
+    model = _seeded_model(recipe, modality, store.condition_sizes)
     begun_with = _start(model, start)
     check_start(run, begun_with)
     if engine.is_main:
@@ -134,7 +134,7 @@ def _check_settings(
     """Check settings and initial weights before any data is read."""
     check_target(run, recipe)
     check_data(run, data)
-    model = _seeded_model(recipe, modality, 0)
+    model = _seeded_model(recipe, modality, NO_SIZES)
     if isinstance(model, Autoencoder) and model.num_codes > MOST_CODES:
         raise InputError(
             f"expected at most {MOST_CODES:,} codes per codebook, received {model.num_codes:,}: use several "
@@ -144,12 +144,12 @@ def _check_settings(
         check_parts(model)
     if start is not None:
         known = RunDirectory(start).read_config().get("classes", [])
-        _start(recipe.model.build(modality.spec, len(known)), start)
+        _start(recipe.model.build(modality.spec, {"label": len(known)}), start)
 
 
-def _seeded_model(recipe: Recipe, modality: Modality, num_classes: int) -> LatentVariableModel:
+def _seeded_model(recipe: Recipe, modality: Modality, conditions: Mapping[str, int]) -> LatentVariableModel:
     torch.manual_seed(recipe.training.seed)
-    return recipe.model.build(modality.spec, num_classes)
+    return recipe.model.build(modality.spec, conditions)
 
 
 def _surveyed(recipe: Recipe, source: Source, quiet: bool) -> Recipe:

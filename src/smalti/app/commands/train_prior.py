@@ -98,8 +98,7 @@ def train_prior_recipe(
             }
         )
     torch.manual_seed(recipe.training.seed)
-    num_classes, num_actions = len(tokenizer.classes), len(tokenizer.actions)
-    prior = new_prior(recipe, tokenizer.autoencoder, num_classes, name, num_actions)
+    prior = new_prior(recipe, tokenizer.autoencoder, tokenizer.trained.condition_sizes, name)
     training, held_out = split_indices(store.count, tokenizer.recipe.validation_fraction)
     size, seed = recipe.training.batch_size, recipe.training.seed
 
