@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from smalti.app.files import free_targets
+from smalti.app.outputs import output_paths
 from smalti.data.sources.listing import left_out
 from smalti.modalities.image import pixels
 from smalti.modalities.image.modality import ImageConfig
@@ -34,7 +34,7 @@ def test_one_picture_trains_as_the_error_says(tmp_path: Path, smalti: Callable[.
 
 @pytest.mark.parametrize("names", [["a.avif", "a.png"], ["a.png", "a.avif"]])
 def test_each_name_keeps_its_stem(tmp_path: Path, names: list[str]) -> None:
-    targets = free_targets(tmp_path, ["comparison.png", *names, "b.gif"], ".png")
+    targets = output_paths(tmp_path, ["comparison.png", *names, "b.gif"], ".png")
     written = dict(zip(names, (target.name for target in targets[1:3]), strict=True))
     assert written == {"a.avif": "a.avif.png", "a.png": "a.png"}
     assert [targets[0].name, targets[3].name] == ["comparison.png", "b.png"]

@@ -72,7 +72,7 @@ def test_it_writes_clips_a_strip_and_codes(run, data, tmp_path):
         run, "--input", data, "--actions", "left*3 right", "--given", 3, "--num", 2, "--out", tmp_path / "out"
     )
     assert result.status == 0, result.err
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    names = sorted(path.name for path in (tmp_path / "out").glob("[!.]*"))
     assert names == ["00000.gif", "00000.mp4", "00001.gif", "00001.mp4", "codes.parquet", "strip.png"]
     info, batches = read_codes(tmp_path / "out" / "codes.parquet")
     drawn = np.concatenate([codes for _, codes, _ in batches])

@@ -1,52 +1,82 @@
-"""Read input files by path, and choose output names that do not collide."""
+"""Read input files by path."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from smalti.app.data import report_skipped
-from smalti.app.names import OutputNames
+from smalti.app.console import note
+from smalti.app.data import open_data
 from smalti.core.errors import InputError
+from smalti.core.modality import Modality
 from smalti.data.codes import CodesInfo
-from smalti.data.ingest import readable
-from smalti.data.sources import UnreadableItem
+from smalti.data.sources import Item
+from smalti.data.sources.base import Content
 from smalti.tokenizer import Tokenizer
 
-COMPARISON = "comparison.png"
-"""File name of the picture with originals above reconstructions."""
 
+def items_of(modality: Modality, files: Iterable[Path]) -> Iterator[Item]:
+    """Yield the items of files and folders, not decoded yet.
 
-def read_files(tokenizer: Tokenizer, files: Sequence[Path]) -> tuple[list[str], list[Tensor]]:
-    """Read files: names, and signals `(1, C, *size)` in the model's range, of all readable ones.
+    Args:
+        modality: of the items.
+        files: files of the modality, and folders, whose files are read recursively.
 
     Raises:
-        InputError: when a file does not exist, or no file can be read.
+        InputError: when a file does not exist, or a folder holds no file of the modality.
     """
-    names: list[str] = []
-    signals: list[Tensor] = []
-    skipped: list[dict[str, str]] = []
     for file in files:
-        is_item = file.is_dir() and file.suffix.lower() in tokenizer.modality.extensions
-        if not (is_item or file.is_file()):
+        is_item = file.is_dir() and file.suffix.lower() in modality.extensions
+        if is_item or file.is_file():
+            yield Item(file.name, file)
+        elif file.is_dir():
+            source = open_data(str(file), modality)
+            for split in source.splits:
+                for text in source.notes(split):
+                    note(text)
+                yield from source.items(split)
+        else:
             raise InputError(
-                f"expected files of {tokenizer.modality.plural_name}, found none at {file}: check the path"
+                f"expected files or folders of {modality.plural_name}, found nothing at {file}: check the "
+                "path"
             )
-        try:
-            levels = torch.from_numpy(tokenizer.modality.decode(file))
-            signals.append(tokenizer.modality.to_model(levels.unsqueeze(0)))
-            names.append(file.name)
-        except UnreadableItem as error:
-            skipped.append({"name": readable(str(file)), "reason": readable(str(error))})
-    report_skipped(skipped)
-    if not signals:
-        raise InputError(
-            f"expected at least one readable file, none of {len(files)} is: {skipped[0]['reason']}"
-        )
-    return names, signals
+
+
+def signal_of(modality: Modality, content: Content) -> Tensor:
+    """Decode the content of an item to a signal `(1, C, *size)` in the model's range.
+
+    Raises:
+        UnreadableItem: when it is not a signal of the modality.
+    """
+    return modality.to_model(torch.from_numpy(modality.decode(content)).unsqueeze(0))
+
+
+def stamp(items: Sequence[Item]) -> str:
+    """Return a digest that differs if an item is added, removed or changed.
+
+    Files are compared by their path, size and time of modification, other contents by their bytes.
+    """
+    digest = hashlib.sha256()
+    for item in items:
+        parts = item.content if isinstance(item.content, tuple) else (item.content,)
+        digest.update(repr((item.name, [_stamp(part) for part in parts])).encode())
+    return digest.hexdigest()
+
+
+def _stamp(content: Path | bytes | np.ndarray) -> object:
+    if not isinstance(content, Path):
+        content = content.tobytes() if isinstance(content, np.ndarray) else content
+        return hashlib.sha256(content).hexdigest()
+    try:
+        state = content.stat()
+    except OSError:
+        return str(content)
+    return str(content.resolve()), state.st_size, state.st_mtime_ns
 
 
 def codes_info(tokenizer: Tokenizer) -> CodesInfo:
@@ -58,29 +88,3 @@ def codes_info(tokenizer: Tokenizer) -> CodesInfo:
         model=tokenizer.fingerprint,
         classes=tokenizer.classes,
     )
-
-
-def free_targets(out: Path, names: Iterable[str], ending: str) -> list[Path]:
-    """Return a distinct file path below `out` for each name.
-
-    Raises:
-        InputError: when one of the files exists.
-    """
-    names = list(names)
-    output = OutputNames()
-    chosen: dict[str, list[str]] = {}
-    # Files that already have the ending keep their names: a.avif beside a.png becomes a.avif.png.
-    for name in sorted(names, key=lambda name: name != COMPARISON and not name.lower().endswith(ending)):
-        target = output.choose(name, ".png" if name == COMPARISON else ending)
-        chosen.setdefault(name, []).append(target)
-    targets = [out / chosen[name].pop(0) for name in names]
-    for target in targets:
-        if target.exists():
-            raise InputError(f"{target} exists already: choose another --out")
-    return targets
-
-
-def save_signal(tokenizer: Tokenizer, signal: Tensor, target: Path) -> None:
-    """Write one signal in the model's range to a file; create missing parent folders."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer.modality.save(signal, target)

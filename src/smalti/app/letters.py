@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from smalti.core.errors import InputError
+from smalti.core.files import atomic_directory
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import require_split
 
@@ -188,6 +189,8 @@ def write_folder(
 ) -> None:
     """Write letters as PNG files in one folder per class, such as `a/000001.png`.
 
+    The folder appears when all of them are written.
+
     Args:
         directory: a new or empty folder.
         num: number of pictures.
@@ -206,13 +209,14 @@ def write_folder(
         )
     counts = {"num_train": 0, "num_test": 0, f"num_{split}": num}
     source = LettersSource(**counts, seed=seed, characters=characters, image_size=image_size)
-    for index, item in enumerate(source.items(split)):
-        assert item.label is not None
-        folder = directory / _folder_name(item.label, characters)
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.asarray(item.content)).save(
-            folder / f"{index // len(characters) + 1:06d}.png", compress_level=1
-        )
+    with atomic_directory(directory, durable=False) as temporary:
+        for index, item in enumerate(source.items(split)):
+            assert item.label is not None
+            folder = temporary / _folder_name(item.label, characters)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.asarray(item.content)).save(
+                folder / f"{index // len(characters) + 1:06d}.png", compress_level=1
+            )
 
 
 def _folder_name(character: str, characters: str) -> str:

@@ -26,8 +26,12 @@ MOST_NAME_BYTES = 255
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path that replaces `path` when the block succeeds and is removed when it fails.
+
+    Args:
+        path: the file.
+        durable: whether to sync it to disk, so that it also survives a power failure.
 
     Raises:
         InputError: if the disk is full or not writable; an existing file at `path` is left unchanged.
@@ -35,18 +39,21 @@ def atomic_file(path: Path) -> Iterator[Path]:
     with _workspace(path) as workspace:
         temporary = workspace / path.name
         yield temporary
-        _sync(temporary)
+        if durable:
+            _sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        if durable:
+            _sync(path.parent)
 
 
 @contextmanager
-def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def atomic_directory(path: Path, *, replace: bool = False, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary directory that becomes `path` when the block succeeds and is removed when it fails.
 
     Args:
         path: must not exist, unless it is an empty directory or `replace` is set.
         replace: whether to replace an existing directory with all its contents.
+        durable: whether to sync it to disk, so that it also survives a power failure.
 
     Raises:
         InputError: if the disk is full or not writable; an existing directory is left unchanged.
@@ -55,10 +62,11 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         temporary = workspace / path.name
         temporary.mkdir()
         yield temporary
-        for part in (temporary, *temporary.rglob("*")):
+        for part in (temporary, *temporary.rglob("*")) if durable else ():
             _sync(part)
         _move(temporary, path, workspace / f"{path.name}.replaced" if replace else None)
-        _sync(path.parent)
+        if durable:
+            _sync(path.parent)
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -99,7 +107,13 @@ def _workspace(path: Path) -> Iterator[Path]:
 def _locked(directory: Path) -> int:
     """Create a directory if it does not exist, wait for its lock, and return the locked descriptor."""
     while True:
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            # The previous holder may remove the directory while mkdir looks at it.
+            if os.path.lexists(directory) and not directory.is_dir():
+                raise
+            continue
         try:
             descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:

@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, cat
 
+from smalti.core.files import atomic_file
+
 INK, SOFT = "#1f3a5f", "#c8553d"
 
 
@@ -117,5 +119,6 @@ def _finish(axes: Axes, title: str, x_label: str) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    # Atomic, since `reproduce` takes the figures of a run as the sign that it is finished.
+    with atomic_file(path, durable=False) as temporary:
+        figure.savefig(temporary, dpi=130)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from smalti.app.console import counting, note
-from smalti.app.files import read_files
+from smalti.app.files import signal_of
 from smalti.core.errors import InputError
+from smalti.core.files import atomic_file
+from smalti.data.sources import UnreadableItem
 from smalti.modalities.audio.sounds import WRITTEN
 from smalti.tokenizer import load
 
@@ -47,11 +49,16 @@ def convert(
         raise InputError(f"expected --out to end in {' or '.join(WRITTEN)}, received {out}: rename it")
     if out.exists():
         raise InputError(f"{out} exists already: choose another --out")
-    _, signals = read_files(tokenizer, [file])
+    if not file.is_file():
+        raise InputError(f"expected a recording, found no file at {file}: check the path")
+    try:
+        signal = signal_of(tokenizer.modality, file)
+    except UnreadableItem as error:
+        raise InputError(f"{file} cannot be read as a recording: {error}; check the file") from error
     with counting("Converting", quiet) as count:
-        converted = tokenizer.through_codes(signals[0], speaker, seed, temperature)
+        converted = tokenizer.through_codes(signal, speaker, seed, temperature)
         count(1, 1)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer.modality.save(converted, out)
+    with atomic_file(out) as temporary:
+        tokenizer.modality.save(converted, temporary)
     note(f"{file.name} in the voice of {speaker} is in {out}.", quiet)
     return out

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from smalti.app.console import counting, note
-from smalti.app.files import codes_info, free_targets, save_signal
+from smalti.app.files import codes_info
+from smalti.app.outputs import OutputFolder, output_paths
 from smalti.core.errors import InputError
 from smalti.data.codes import CodesInfo, check_codes, read_codes
 from smalti.data.packed import ENDING, read_packed
@@ -28,7 +31,7 @@ def decode(
 ) -> int:
     """Decode a file of codes, or a directory of compact files, and return the number of files written.
 
-    Output files keep the names of the encoded items.
+    Output files keep the names of the encoded items. The same command completes a stopped one.
 
     Args:
         run: a run's directory, or a name on the Hub.
@@ -41,18 +44,29 @@ def decode(
 
     Raises:
         InputError: for codes of another model, out of range or of the wrong shape, or when an output file
-            exists; nothing is written in these cases.
+            of another command exists; nothing is written in these cases.
     """
     tokenizer = load(run)
-    ending = tokenizer.modality.ending
-    # The files are read twice, so that all of them are checked before anything is written.
-    targets = free_targets(out, (one.name for one in _read(codes, tokenizer)), ending)
+    # The codes are read twice, so that all of them are checked before anything is written.
+    names, digest = _surveyed(codes, tokenizer)
+    targets = output_paths(out, names, tokenizer.modality.ending)
+    folder = OutputFolder(
+        out,
+        "decode",
+        model=tokenizer.fingerprint,
+        codes=digest,
+        class_name=class_name,
+        seed=seed,
+        temperature=temperature,
+    )
+    folder.check(targets)
     with counting("Decoding", quiet) as count:
         for done, (target, one) in enumerate(zip(targets, _read(codes, tokenizer), strict=True), 1):
-            signal = tokenizer.decode_signals(
-                one.codes, class_name=class_name, seed=seed, temperature=temperature
-            )
-            save_signal(tokenizer, signal[:, :, : one.length], target)
+            if not target.exists():
+                signal = tokenizer.decode_signals(
+                    one.codes, class_name=class_name, seed=seed, temperature=temperature
+                )[:, :, : one.length]
+                folder.save(target, partial(tokenizer.modality.save, signal))
             count(done, len(targets))
     note(f"{len(targets)} {tokenizer.modality.plural_name} are in {out}.", quiet)
     return len(targets)
@@ -65,6 +79,16 @@ class _Item:
     name: str
     codes: Tensor
     length: int | None
+
+
+def _surveyed(path: Path, tokenizer: Tokenizer) -> tuple[list[str], str]:
+    """Return the names of all items, and a digest of names and codes; check the codes."""
+    names, digest = [], hashlib.sha256()
+    for one in _read(path, tokenizer):
+        names.append(one.name)
+        digest.update(f"{one.name!r} {tuple(one.codes.shape)} {one.length}".encode())
+        digest.update(one.codes.numpy().tobytes())
+    return names, digest.hexdigest()
 
 
 def _read(path: Path, tokenizer: Tokenizer) -> Iterator[_Item]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from smalti.app.console import counting, note
 from smalti.app.data import open_data, pick_split
-from smalti.app.files import codes_info
+from smalti.app.files import codes_info, stamp
+from smalti.app.outputs import OutputFolder
 from smalti.core.errors import InputError
+from smalti.core.weights import fingerprint
 from smalti.data.actions import parse_actions
 from smalti.data.codes import write_codes
 from smalti.data.sources import Item, UnreadableItem
@@ -59,6 +62,8 @@ def rollout(
         temperature, top_k, top_p, seed, prior: sampling settings.
         quiet: hide progress.
 
+    The same command completes a stopped one.
+
     Returns:
         The number of continuations.
 
@@ -91,6 +96,25 @@ def rollout(
     if any(per_frame) and chosen.actions is not None and len(chosen.actions) == length:
         known = (name if name in tokenizer.actions else None for name in chosen.actions)
         before = list(known)[begin : begin + given - 1]
+    learned = tokenizer.trained.learned.get(prior)
+    folder = OutputFolder(
+        out,
+        "rollout",
+        model=tokenizer.fingerprint,
+        prior=None if learned is None else fingerprint(learned),
+        clip=stamp([chosen]),
+        actions=per_frame,
+        num=num,
+        given=given,
+        begin=begin,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+    )
+    names = [f"{index:05d}" for index in range(num)]
+    table, strip = out / "codes.parquet", out / "strip.png"
+    folder.check([table, strip, *(out / f"{name}{ending}" for name in names for ending in (".mp4", ".gif"))])
     (codes,) = tokenizer.encode(levels[:, begin : begin + given])
     with counting("Sampling", quiet) as count:
         drawn = tokenizer.rollout(
@@ -106,19 +130,17 @@ def rollout(
             progress=count,
         )
     clips = modality.to_stored(tokenizer.decode_signals(drawn))
-    out.mkdir(parents=True, exist_ok=True)
-    names = [f"{index:05d}" for index in range(num)]
     for name, pixels in zip(names, clips, strict=True):
-        modality.save(pixels, out / f"{name}.mp4")
-        modality.save(pixels, out / f"{name}.gif")
+        for ending in (".mp4", ".gif"):
+            folder.save(out / f"{name}{ending}", partial(modality.save, pixels))
     real = torch.full_like(clips[0], 255)
     seen = levels[:, begin : begin + clips.shape[2]]
     real[:, : seen.shape[1]] = seen
     strips = [as_levels(one.transpose(0, 1)) for one in (real, *clips)]
-    picture_grid(strips, clips.shape[2]).save(out / "strip.png")
+    folder.save(strip, picture_grid(strips, clips.shape[2]).save)
     labels: list[str | None] = [None] * num
     rows = ([f"{name}.mp4" for name in names], drawn.numpy(), labels)
-    write_codes(out / "codes.parquet", codes_info(tokenizer), [rows])
+    folder.save(table, lambda path: write_codes(path, codes_info(tokenizer), [rows]))
     note(
         f"{num} continuations of {chosen.name} by {len(per_frame)} frames are in {out} as MP4 and GIF; "
         "strip.png shows them below the original clip.",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from smalti.app.console import counting, note
 from smalti.app.files import codes_info
+from smalti.app.outputs import OutputFolder
 from smalti.core.errors import InputError
-from smalti.data.codes import write_codes
+from smalti.core.weights import fingerprint
+from smalti.data.codes import read_codes, write_codes
 from smalti.tokenizer import load
 from smalti.trained import LEARNED
 
@@ -32,38 +36,63 @@ def sample(
 ) -> int:
     """Generate `num` items, write them with an overview picture and their codes, and return `num`.
 
+    The same command completes a stopped one.
+
     Raises:
-        InputError: when the run has no learned prior, the class is unknown, or a setting is out of range.
+        InputError: when the run has no learned prior, the class is unknown, a setting is out of range, or an
+            output file of another command exists.
     """
     if num < 1:
         raise InputError(f"expected --num of at least 1, received {num}")
     tokenizer = load(run)
-    with counting("Sampling", quiet) as count:
-        codes = tokenizer.sample_codes(
-            num,
-            class_name,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            prior=prior,
-            progress=count,
-            length=length,
-        )
+    modality, learned = tokenizer.modality, tokenizer.trained.learned.get(prior)
+    names = [f"{index:05d}{modality.ending}" for index in range(num)]
+    table, overview = out / "codes.parquet", out / "samples.png"
+    folder = OutputFolder(
+        out,
+        "sample",
+        model=tokenizer.fingerprint,
+        prior=None if learned is None else fingerprint(learned),
+        num=num,
+        class_name=class_name,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        length=length,
+    )
+    folder.check([table, overview, *(out / name for name in names)])
+    if table.exists():
+        codes = torch.cat([torch.tensor(batch) for _, batch, _ in read_codes(table)[1]])
+    else:
+        with counting("Sampling", quiet) as count:
+            codes = tokenizer.sample_codes(
+                num,
+                class_name,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                seed=seed,
+                prior=prior,
+                progress=count,
+                length=length,
+            )
+        rows = (names, codes.numpy(), [class_name] * num)
+        folder.save(table, lambda path: write_codes(path, codes_info(tokenizer), [rows]))
+    shown: list[Tensor] = []
     with counting("Decoding", quiet) as count:
-        signals = []
         decoder_class = class_name if tokenizer.autoencoder.num_label_classes else None
         for begin in range(0, num, BATCH):
-            part = codes[begin : begin + BATCH]
-            signals.append(tokenizer.decode_signals(part, class_name=decoder_class, seed=seed + begin))
-            count(begin + len(part), num)
-    drawn = torch.cat(signals)
-    out.mkdir(parents=True, exist_ok=True)
-    ending, items = tokenizer.modality.ending, tokenizer.modality.plural_name
-    names = [f"{index:05d}{ending}" for index in range(num)]
-    for name, signal in zip(names, drawn, strict=True):
-        tokenizer.modality.save(signal, out / name)
-    tokenizer.modality.preview([drawn[:64]]).save(out / "samples.png")
-    write_codes(out / "codes.parquet", codes_info(tokenizer), [(names, codes.numpy(), [class_name] * num)])
+            part = range(begin, min(begin + BATCH, num))
+            if not shown or not all((out / names[index]).exists() for index in part):
+                signals = tokenizer.decode_signals(
+                    codes[part.start : part.stop], class_name=decoder_class, seed=seed + begin
+                )
+                shown = shown or [signals]
+                for index, signal in zip(part, signals, strict=True):
+                    folder.save(out / names[index], partial(modality.save, signal))
+            count(part.stop, num)
+    folder.save(overview, modality.preview([shown[0][:64]]).save)
+    items = modality.plural_name
     note(f"{num} {items} are in {out}, with an overview in samples.png and codes in codes.parquet.", quiet)
     return num

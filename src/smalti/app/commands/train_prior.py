@@ -15,6 +15,7 @@ from smalti.app.provenance import commit, device
 from smalti.app.recipes.overrides import override
 from smalti.app.runs import DATA_DIRECTORY, check_target, draw_learning_curves, log_summary
 from smalti.core.errors import InputError
+from smalti.core.files import atomic_file
 from smalti.core.plugins import loaded_plugins, plugin_hint
 from smalti.data.crops import CropLoader
 from smalti.data.loader import Loader, split_indices
@@ -127,7 +128,8 @@ def train_prior_recipe(
         trained = Tokenizer.from_pretrained(run_path, device=engine.device)
         codes = trained.sample_codes(SHOWN, seed=recipe.training.seed, prior=name)
         drawn = trained.decode_signals(codes)
-        trained.modality.preview([drawn]).save(run.figures_path / "samples.png")
+        with atomic_file(run.figures_path / "samples.png") as temporary:
+            trained.modality.preview([drawn]).save(temporary)
         note(f"The prior is in {run.path}. Next: smalti sample {run_path} --num 16 --out samples", quiet)
     engine.wait()
     return run
