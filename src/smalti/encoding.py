@@ -26,6 +26,7 @@ from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder
+from smalti.core.precision import in_full_precision
 from smalti.data.columns import Columns
 from smalti.data.ingest import decode_ahead, readable, readable_columns
 from smalti.data.padding import padded, whole_length
@@ -134,6 +135,7 @@ def same_shape(items: Iterable[EncodedItem], most: int = BATCH) -> Iterator[list
 
 
 @torch.no_grad()
+@in_full_precision
 def encode_signals(
     model: Autoencoder,
     modality: Modality,
@@ -269,6 +271,7 @@ def _batched(
     counter.add(0)
 
 
+@in_full_precision
 def _codes_of(
     model: Autoencoder,
     modality: Modality,

@@ -15,6 +15,7 @@ from smalti.core.conditions import Conditions, with_label
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.hub import locate, upload
+from smalti.core.precision import full_precision
 from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from smalti.core.priors import Prior
 from smalti.data.sources.base import Source
@@ -22,6 +23,7 @@ from smalti.data.store import Store
 from smalti.encoding import BATCH, EncodedItem, encode_items, encode_signals
 from smalti.nn.symbols import check_code_type
 from smalti.priors.autoregressive import LearnedPrior
+from smalti.priors.continuation import continued
 from smalti.priors.draws import draw_in_batches, seeded_generator
 from smalti.trained import LEARNED, PRIOR_DIRECTORY, UNIGRAM_FILE, TrainedModel
 
@@ -120,7 +122,8 @@ class Tokenizer:
         Raises:
             InputError: if the size or range of a signal does not fit, or the class is unknown.
         """
-        checked = self.modality.check(signals)
+        with full_precision(self.autoencoder):
+            checked = self.modality.check(signals)
         label = -1 if class_name is None else self.label(class_name)
         items = checked if self.modality.is_ragged else checked.split(1)
         codes = encode_signals(self.autoencoder, self.modality, items, [label] * len(items), batch_size)
@@ -182,7 +185,8 @@ class Tokenizer:
             settings = (batch_size, class_name, seed, temperature)
             return [self.decode(one, *settings, own) for one, own in zip(codes, given, strict=True)]
         signals = self.decode_signals(codes, batch_size, class_name, seed, temperature, conditions)
-        return self.modality.render(signals)
+        with full_precision(self.autoencoder):
+            return self.modality.render(signals)
 
     @torch.no_grad()
     def decode_signals(
@@ -290,6 +294,7 @@ class Tokenizer:
         takes_label = chosen.network.num_classes if isinstance(chosen, LearnedPrior) else class_name
         given = with_label(given, label, num) if takes_label else given
 
+        @full_precision(self.autoencoder)
         def draw(items: slice, generator: torch.Generator, progress: Any) -> Tensor:
             own, size = given.part(items).to(self.device), items.stop - items.start
             if not isinstance(chosen, LearnedPrior):
@@ -335,43 +340,21 @@ class Tokenizer:
             InputError: if there is no learned prior, the model has no clips, the codes or actions do not fit,
                 or a setting is out of range.
         """
-        learned = self._learned(prior)
-        frames = given.shape[2] if given.ndim == 5 else 0
-        if not self.autoencoder.signal.is_clip or frames < 1 or len(given) != 1 or not actions or num < 1:
-            raise InputError(
-                "expected codes (1, G, frames, rows, columns) of a clip, at least one action and num of at "
-                f"least 1, received {tuple(given.shape)}, {len(actions)} and {num}: pass codes that encode "
-                "returned for a clip"
-            )
-        if before is not None and len(before) != frames - 1:
-            raise InputError(
-                f"expected {frames - 1} actions before the last of {frames} frames, received {len(before)}: "
-                "pass one action per given frame except the last"
-            )
-        done = [*(before or [None] * (frames - 1)), *actions, None]
-        ids = [-1 if name is None else self._action(name, learned) for name in done]
-        grid, beginning = (len(done), *learned.grid[1:]), given.to(self.device)
-
-        def draw(items: slice, **settings: Any) -> Tensor:
-            size = items.stop - items.start
-            each = torch.tensor([ids] * size, device=self.device)
-            conditions = Conditions(action=each if learned.network.num_actions else None)
-            begun = beginning.repeat(size, 1, 1, 1, 1)
-            return learned.sample(
-                size, conditions, temperature, top_k, top_p, grid=grid, given=begun, **settings
-            )
-
-        return draw_in_batches(draw, num, batch_size, seed, progress)
-
-    def _action(self, name: str, prior: LearnedPrior) -> int:
-        if not prior.network.num_actions or name not in self.actions:
-            known = (
-                ", ".join(self.actions)
-                if prior.network.num_actions
-                else "none: this prior is not action-conditioned"
-            )
-            raise InputError(f"expected an action of this model, received {name!r}: the actions are {known}")
-        return self.actions.index(name)
+        return continued(
+            self._learned(prior),
+            self.autoencoder.signal,
+            self.actions,
+            given.to(self.device),
+            actions,
+            before,
+            num,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+        )
 
     def sample(
         self, num: int, class_name: str | None = None, conditions: Conditions | None = None, **settings: Any

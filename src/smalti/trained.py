@@ -19,6 +19,7 @@ from smalti.core.files import atomic_file
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
 from smalti.core.plugins import listed_plugins, loaded_plugins, plugin_hint
+from smalti.core.precision import default_dtype
 from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE, check_no_run
 from smalti.core.priors import DensityPrior
 from smalti.core.weights import fingerprint as fingerprint_of
@@ -97,7 +98,8 @@ class TrainedModel:
         classes, actions = (_names(config.get(key, []), key, run) for key in ("classes", "actions"))
         columns = _names_by_column(config.get("columns", {}), run)
         sizes = _sizes(classes, actions, columns)
-        model = recipe.model.build(recipe.data.build().spec, sizes)
+        with default_dtype(torch.float32):
+            model = recipe.model.build(recipe.data.build().spec, sizes)
         load_weights(model, run.read_model(), directory)
         model.to(target).eval()
         fingerprint = fingerprint_of(model)
@@ -355,6 +357,7 @@ def _load_prior(
     with plugin_hint(config, directory):
         recipe = parse(PriorRecipe, config["recipe"], str(run.config_path))
     name = directory.name.removeprefix(PRIOR_DIRECTORY).removeprefix("-") or LEARNED
-    prior = new_prior(recipe, autoencoder, conditions, name)
+    with default_dtype(torch.float32):
+        prior = new_prior(recipe, autoencoder, conditions, name)
     load_weights(prior, run.read_model(), directory)
     return prior, recipe, str(config.get(TRAINED_ON, fingerprint))

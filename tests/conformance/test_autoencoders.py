@@ -1,5 +1,6 @@
 """Properties of every model with codes, beside those of `test_models.py`. A new one is a line in `CASES`."""
 
+import contextlib
 import math
 
 import pytest
@@ -98,15 +99,36 @@ def test_the_loss_of_an_item_does_not_depend_on_the_batch(case):
     torch.testing.assert_close(alone.mean(), model.loss(Batch(x)).total)
 
 
+@contextlib.contextmanager
+def settings_of_the_caller():
+    """What a caller may have set for its own networks."""
+    torch.set_default_dtype(torch.float64)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_float32_matmul_precision("highest")
+
+
 @EVERY
-def test_codes_are_the_same_under_autocast_but_for_near_ties(case):
+def test_autocast_and_default_dtype_of_the_caller_change_nothing(case):
     model, x = trained(case), signals(SPEC, 8)
-    codes = model.encode(x)
-    mean = model.decode(codes)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = model.encode(x)
-        decoded = model.decode(codes)
-    assert rounded.dtype == torch.int64
-    assert (rounded == codes).double().mean() > 0.8
-    assert decoded.dtype == torch.float32
-    torch.testing.assert_close(decoded, mean, rtol=0, atol=0.05)
+    priors = uniform(model)
+
+    def made():
+        codes = model.encode(x)
+        results = (codes, model.draw_codes(x, generator()), model.decode(codes), model.reconstruct(x))
+        bound = measure(model, Batch(x), priors, 2, generator()).bounds["uniform"]
+        return (*results, bound.rate, bound.distortion)
+
+    expected = made()
+    with settings_of_the_caller():
+        received = made()
+        assert torch.get_default_dtype() == torch.float64
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.get_float32_matmul_precision() == "medium"
+    for one, other in zip(expected, received, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)

@@ -18,6 +18,7 @@ from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.parts import Decoder, Encoder, Likelihood, LikelihoodFamily
 from smalti.core.phases import Phase
+from smalti.core.precision import in_full_precision
 from smalti.core.pretrained import Pretrained, settings_of
 from smalti.core.registry import Registry
 from smalti.core.results import BoundTerms, Loss
@@ -158,7 +159,7 @@ class Autoencoder(LatentVariableModel):
     def encode(
         self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
     ) -> Int64[Tensor, "b g *grid"]:
-        """Encode signals to their most probable codes."""
+        """Encode signals to their most probable codes, in the precision of the weights."""
 
     @abstractmethod
     def likelihood(
@@ -180,6 +181,7 @@ class Autoencoder(LatentVariableModel):
         """Draw codes from the posterior, to train a prior on; `encode` for a deterministic encoder."""
         return self.encode(signal, conditions)
 
+    @in_full_precision
     def decode(
         self,
         codes: Int64[Tensor, "b g *grid"],
@@ -199,6 +201,7 @@ class Autoencoder(LatentVariableModel):
         """Compute `decode(encode(signal))`."""
         return self.decode(self.encode(signal, conditions), conditions, generator)
 
+    @in_full_precision
     def bound_terms(
         self, batch: Batch, draws: int = 1, generator: torch.Generator | None = None
     ) -> BoundTerms:

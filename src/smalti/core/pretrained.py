@@ -18,6 +18,7 @@ from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.hub import locate, upload
+from smalti.core.precision import default_dtype
 from smalti.core.weights import load_weights, read_tensors, write_tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -79,7 +80,8 @@ class Pretrained(nn.Module, ABC):
         directory = locate(path_or_hub_name, (CONFIG_FILE, WEIGHTS_FILE))
         settings = _read_settings(directory / CONFIG_FILE)
         try:
-            module = cls.from_settings(settings)
+            with default_dtype(torch.float32):
+                module = cls.from_settings(settings)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from smalti.core.modality import Modality
 from smalti.core.models import LatentVariableModel
 from smalti.core.parts import Encoder
+from smalti.core.precision import in_full_precision
 from smalti.data.padding import padded
 from smalti.data.store import Store
 
@@ -116,6 +117,7 @@ def item_statistics(
     return rows
 
 
+@in_full_precision
 def _pool(
     model: LatentVariableModel, modality: Modality, store: Store, members: Sequence[int]
 ) -> Float[Tensor, " v"]:

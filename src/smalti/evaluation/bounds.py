@@ -25,6 +25,7 @@ from torch import Tensor
 from smalti.core.conditioners import readable_conditions
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.models import LatentVariableModel
+from smalti.core.precision import in_full_precision
 from smalti.core.priors import DensityPrior
 from smalti.core.results import Bound, BoundTerms, Measured
 from smalti.core.signals import SignalSpec
@@ -46,6 +47,7 @@ class LabelPrior(Protocol):
 
 
 @torch.no_grad()
+@in_full_precision
 def measure(
     model: LatentVariableModel,
     batch: Batch,

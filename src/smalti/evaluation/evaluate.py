@@ -11,6 +11,7 @@ from torch import Tensor
 
 from smalti.core.conditions import Batch
 from smalti.core.models import Autoencoder, LatentVariableModel
+from smalti.core.precision import full_precision
 from smalti.core.priors import DensityPrior, Prior
 from smalti.evaluation.bounds import Density, PriorDensity, measure
 from smalti.evaluation.code_use import CodeUse, DecodesWithoutCodes
@@ -79,21 +80,22 @@ def evaluate(
     use: CodebookUse | None = None
     code_use = CodeUse(model) if isinstance(model, DecodesWithoutCodes) else None
     num, is_ragged = 0, False
-    for batch in batches:
-        measured = measure(model, batch, densities, draws, generator)
-        lengths = batch.lengths
-        if lengths is None and batch.data.shape[2] != model.signal.size[0]:
-            lengths = torch.full((len(batch.data),), batch.data.shape[2])
-        is_ragged = is_ragged or lengths is not None
-        density.update(measured, lengths, None if batch.mask is None else batch.num_values())
-        if measured.reconstruction is not None:
-            reconstruction.update(batch.data, measured.reconstruction, batch.lengths, batch.mask)
-        if isinstance(model, Autoencoder) and measured.codes is not None:
-            use = use or CodebookUse(model.num_codebooks, model.num_codes)
-            use.update(measured.codes)
-            if code_use is not None:
-                code_use.update(batch, measured.codes)
-        num += len(batch.data)
+    with full_precision(model):
+        for batch in batches:
+            measured = measure(model, batch, densities, draws, generator)
+            lengths = batch.lengths
+            if lengths is None and batch.data.shape[2] != model.signal.size[0]:
+                lengths = torch.full((len(batch.data),), batch.data.shape[2])
+            is_ragged = is_ragged or lengths is not None
+            density.update(measured, lengths, None if batch.mask is None else batch.num_values())
+            if measured.reconstruction is not None:
+                reconstruction.update(batch.data, measured.reconstruction, batch.lengths, batch.mask)
+            if isinstance(model, Autoencoder) and measured.codes is not None:
+                use = use or CodebookUse(model.num_codebooks, model.num_codes)
+                use.update(measured.codes)
+                if code_use is not None:
+                    code_use.update(batch, measured.codes)
+            num += len(batch.data)
     if use is not None and isinstance(model, Autoencoder):
         use.counts = counts_by_codebook(use.counts, model.codebook_ids)
     reconstructed = reconstruction.compute()

@@ -23,6 +23,7 @@ from smalti.core.parts import (
     LikelihoodFamily,
     Quantizer,
 )
+from smalti.core.precision import in_full_precision
 from smalti.core.results import Loss, Quantized
 from smalti.core.signals import SignalSpec
 from smalti.decoders.conv import ConvDecoderConfig
@@ -151,6 +152,7 @@ class Hierarchy(Autoencoder):
         return Loss(total, {f"distortion_{self.signal.domain.unit}_per_dim": logged, **terms})
 
     @torch.no_grad()
+    @in_full_precision
     def encode(
         self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
     ) -> Int64[Tensor, "b g *grid"]:

@@ -18,6 +18,7 @@ from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
 from smalti.core.models import MODELS, LatentVariableModel
 from smalti.core.parts import Likelihood, LikelihoodFamily
+from smalti.core.precision import in_full_precision
 from smalti.core.results import BoundTerms, LatentPrior, Loss
 from smalti.core.signals import SignalSpec
 from smalti.core.units import sum_over_items
@@ -112,6 +113,7 @@ class VAE(LatentVariableModel):
         return Loss(total=distortion + rate, terms=terms)
 
     @torch.no_grad()
+    @in_full_precision
     def reconstruct(
         self,
         signal: Float[Tensor, "b c *size"],
@@ -122,6 +124,7 @@ class VAE(LatentVariableModel):
         return self.likelihood(self.posterior(signal)[0], conditions).mean_or_draw(generator)
 
     @torch.no_grad()
+    @in_full_precision
     def bound_terms(
         self, batch: Batch, draws: int = 1, generator: torch.Generator | None = None
     ) -> BoundTerms:

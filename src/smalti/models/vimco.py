@@ -20,6 +20,7 @@ from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
 from smalti.core.models import MODELS, Autoencoder
 from smalti.core.parts import Likelihood, LikelihoodFamily
+from smalti.core.precision import in_full_precision
 from smalti.core.results import BoundTerms, Loss
 from smalti.core.signals import SignalSpec
 from smalti.core.units import log_mean_exp, sum_over_items
@@ -158,6 +159,7 @@ class VIMCO(Autoencoder):
         return Loss(total=total, terms=terms)
 
     @torch.no_grad()
+    @in_full_precision
     def encode(
         self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
     ) -> Int64[Tensor, "b g *grid"]:
@@ -165,6 +167,7 @@ class VIMCO(Autoencoder):
         return self.log_posterior(signal).argmax(-1)
 
     @torch.no_grad()
+    @in_full_precision
     def draw_codes(
         self,
         signal: Float[Tensor, "b c *size"],
@@ -186,6 +189,7 @@ class VIMCO(Autoencoder):
         return self._likelihood(codes)
 
     @torch.no_grad()
+    @in_full_precision
     def bound_terms(
         self, batch: Batch, draws: int = 1, generator: torch.Generator | None = None
     ) -> BoundTerms:

@@ -14,6 +14,7 @@ from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
 from smalti.core.models import MODELS, Autoencoder
 from smalti.core.parts import AnyQuantizer, Likelihood, LikelihoodFamily, Quantizer
+from smalti.core.precision import in_full_precision
 from smalti.core.results import Loss
 from smalti.core.signals import SignalSpec
 from smalti.models.distortion import mean_distortion, per_observed_dim
@@ -119,6 +120,7 @@ class VQVAE(Autoencoder):
         return Loss(total=distortion + quantized.loss, terms=terms)
 
     @torch.no_grad()
+    @in_full_precision
     def encode(
         self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
     ) -> Int64[Tensor, "b g *grid"]:

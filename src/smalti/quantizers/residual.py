@@ -183,7 +183,7 @@ class ResidualVQ(Quantizer):
         first = self.layout.channels_first(codes)
         check_codes(first, self.num_codebooks, self.num_codes)
         indices = first.movedim(1, 0).flatten(1)
-        z_q = torch.zeros(1, indices.shape[1], self.dim, device=codes.device)
+        z_q = torch.zeros(1, indices.shape[1], self.dim, dtype=torch.float32, device=codes.device)
         # In the order of `forward`, so that both sums have the same rounding.
         for codebook, chosen in zip(self._stages, indices.unsqueeze(1), strict=True):
             z_q = z_q + codebook.look_up(chosen)

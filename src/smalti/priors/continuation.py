@@ -1,0 +1,80 @@
+"""Continuation of a clip's codes under actions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from smalti.core.conditions import Conditions
+from smalti.core.errors import InputError
+from smalti.core.precision import full_precision
+from smalti.core.signals import SignalSpec
+from smalti.priors.autoregressive import LearnedPrior
+from smalti.priors.draws import Progress, draw_in_batches
+
+
+def continued(
+    prior: LearnedPrior,
+    signal: SignalSpec,
+    names: Sequence[str],
+    given: Int64[Tensor, "_ g given *grid"],
+    actions: Sequence[str | None],
+    before: Sequence[str | None] | None,
+    num: int,
+    *,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int | None,
+    batch_size: int,
+    progress: Progress | None,
+) -> Int64[Tensor, "b g all *grid"]:
+    """Draw one code frame per action after given frames; see `Tokenizer.rollout` for the other arguments.
+
+    Args:
+        prior: over the codes of clips.
+        signal: what the codes are of.
+        names: names of the actions, by id.
+        given: on the device of the prior.
+
+    Raises:
+        InputError: if the codes are not of one clip, or the actions do not fit or are unknown.
+    """
+    frames = given.shape[2] if given.ndim == 5 else 0
+    if not signal.is_clip or frames < 1 or len(given) != 1 or not actions or num < 1:
+        raise InputError(
+            "expected codes (1, G, frames, rows, columns) of a clip, at least one action and num of at "
+            f"least 1, received {tuple(given.shape)}, {len(actions)} and {num}: pass codes that encode "
+            "returned for a clip"
+        )
+    if before is not None and len(before) != frames - 1:
+        raise InputError(
+            f"expected {frames - 1} actions before the last of {frames} frames, received {len(before)}: "
+            "pass one action per given frame except the last"
+        )
+    done = [*(before or [None] * (frames - 1)), *actions, None]
+    ids = [-1 if name is None else _action(name, names, prior) for name in done]
+    grid = (len(done), *prior.grid[1:])
+
+    @full_precision(prior)
+    def draw(items: slice, **settings: Any) -> Tensor:
+        size = items.stop - items.start
+        each = torch.tensor([ids] * size, device=given.device)
+        conditions = Conditions(action=each if prior.network.num_actions else None)
+        begun = given.repeat(size, 1, 1, 1, 1)
+        return prior.sample(size, conditions, temperature, top_k, top_p, grid=grid, given=begun, **settings)
+
+    return draw_in_batches(draw, num, batch_size, seed, progress)
+
+
+def _action(name: str, names: Sequence[str], prior: LearnedPrior) -> int:
+    if not prior.network.num_actions or name not in names:
+        known = (
+            ", ".join(names) if prior.network.num_actions else "none: this prior is not action-conditioned"
+        )
+        raise InputError(f"expected an action of this model, received {name!r}: the actions are {known}")
+    return names.index(name)
