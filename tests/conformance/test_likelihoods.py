@@ -1,13 +1,15 @@
-"""Properties of every family of likelihoods. A new one is a line in `CASES`."""
+"""Properties of every family of likelihoods. A new one is a line in `CASES`, or in `DENSITIES`."""
 
 import itertools
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 import torch
 
-from smalti.core.parts import Likelihood, LikelihoodFamily
-from smalti.core.signals import SignalSpec
+from smalti.core.errors import InputError
+from smalti.core.parts import LIKELIHOODS, Likelihood, LikelihoodFamily
+from smalti.core.signals import Continuous, Levels, SignalSpec
 from smalti.decoders.autoregressive import AutoregressiveFamily, AutoregressiveLikelihood
 from smalti.likelihoods.categorical import Categorical, CategoricalFamily
 from smalti.likelihoods.coupled_logistic_mixture import CoupledLogisticMixture, CoupledLogisticMixtureFamily
@@ -29,8 +31,12 @@ CASES: dict[type[LikelihoodFamily], tuple[type[Likelihood], Callable[[SignalSpec
         lambda spec: CoupledLogisticMixtureFamily(spec.channels, spec.levels, components=2),
     ),
 }
-OTHERS = {AutoregressiveFamily: AutoregressiveLikelihood, NormalFamily: Normal}
-"""Without parameters for each element, or a density: see tests/decoders and tests/likelihoods."""
+DENSITIES: dict[type[LikelihoodFamily], tuple[type[Likelihood], Callable[[SignalSpec], LikelihoodFamily]]] = {
+    NormalFamily: (Normal, lambda spec: NormalFamily(spec.channels)),
+}
+"""Families for continuous data."""
+UNREGISTERED = {AutoregressiveFamily: AutoregressiveLikelihood}
+"""Made by decoders rather than by a config: see tests/decoders."""
 EVERY = pytest.mark.parametrize(
     "build", [build for _, build in CASES.values()], ids=[kind.__name__ for kind in CASES]
 )
@@ -46,6 +52,15 @@ SPECS = pytest.mark.parametrize(
     ids=lambda spec: "x".join(map(str, (spec.channels, *spec.size))),
 )
 SMALL = SignalSpec(2, (3,), levels=5)
+REAL = SignalSpec(2, (3,), domain=Continuous())
+DENSITY = pytest.mark.parametrize(
+    "build", [build for _, build in DENSITIES.values()], ids=[kind.__name__ for kind in DENSITIES]
+)
+ANY = pytest.mark.parametrize(
+    ("build", "spec"),
+    [(build, SMALL) for _, build in CASES.values()] + [(build, REAL) for _, build in DENSITIES.values()],
+    ids=[kind.__name__ for kind in (*CASES, *DENSITIES)],
+)
 
 
 def parameters_for(
@@ -57,14 +72,32 @@ def parameters_for(
 
 def signals(spec: SignalSpec, num: int = 3) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
+    if spec.is_continuous:
+        return torch.randn(num, spec.channels, *spec.size, generator=generator)
     return from_levels(
         torch.randint(spec.levels, (num, spec.channels, *spec.size), generator=generator), spec.levels
     )
 
 
-def test_every_family_and_every_likelihood_is_in_the_table():
-    assert concrete(LikelihoodFamily) == {*CASES, *OTHERS}
-    assert concrete(Likelihood) == {likelihood for likelihood, _ in CASES.values()} | {*OTHERS.values()}
+def registered(spec: SignalSpec) -> set[type[LikelihoodFamily]]:
+    """Families of all registered kinds that accept signals of a domain."""
+    families = set()
+    for config in LIKELIHOODS.kinds().values():
+        # Tests of plugins may have registered others.
+        if config.__module__.startswith("smalti."):
+            with suppress(InputError):
+                families.add(type(config().build(spec)))
+    return families
+
+
+def test_every_registered_kind_is_in_the_table_of_each_domain_that_it_accepts():
+    assert registered(SMALL) == set(CASES)
+    assert registered(REAL) == set(DENSITIES)
+    assert concrete(LikelihoodFamily) == {*CASES, *DENSITIES, *UNREGISTERED}
+    assert concrete(Likelihood) == {
+        *(likelihood for likelihood, _ in (*CASES.values(), *DENSITIES.values())),
+        *UNREGISTERED.values(),
+    }
 
 
 @SPECS
@@ -117,11 +150,27 @@ def test_samples_follow_the_probabilities(build):
         torch.testing.assert_close(frequency, probability, rtol=0, atol=0.03)
 
 
-@EVERY
+@DENSITY
 @torch.no_grad()
-def test_a_low_temperature_keeps_to_what_is_probable(build):
-    family = build(SMALL)
-    one = parameters_for(family, SMALL, num=1)
+def test_a_density_integrates_to_one_and_samples_follow_it(build):
+    family = build(REAL)
+    one = parameters_for(family, REAL, num=1)
+    grid = torch.linspace(-60, 60, 24_001)
+    log_density = family(one.expand(len(grid), -1, -1)).log_prob(grid.view(-1, 1, 1).expand(-1, 2, 3))
+    below = torch.cumulative_trapezoid(log_density.double().exp(), dx=120 / 24_000, dim=0)
+    torch.testing.assert_close(below[-1], torch.ones(2, 3).double(), rtol=1e-4, atol=0)
+    drawn = family(one.expand(8000, -1, -1)).sample(torch.Generator().manual_seed(0))
+    for share in (0.1, 0.5, 0.9):
+        threshold = grid[1:][(below < share).sum(0)]
+        frequency = (drawn < threshold).double().mean(0)
+        torch.testing.assert_close(frequency, torch.full_like(frequency, share), rtol=0, atol=0.02)
+
+
+@ANY
+@torch.no_grad()
+def test_a_low_temperature_keeps_to_what_is_probable(build, spec):
+    family = build(spec)
+    one = parameters_for(family, spec, num=1)
     likelihood = family(one.expand(2000, -1, -1))
 
     def draw(temperature: float, seed: int = 0) -> torch.Tensor:
@@ -136,9 +185,9 @@ def test_a_low_temperature_keeps_to_what_is_probable(build):
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e2, 1e4])
-@EVERY
-def test_gradients_are_finite_also_for_a_decoder_gone_wild(build, scale):
-    spec = SignalSpec(3, (4, 6))
+@ANY
+def test_gradients_are_finite_also_for_a_decoder_gone_wild(build, spec, scale):
+    spec = SignalSpec(3, (4, 6), domain=Continuous() if spec.is_continuous else Levels())
     family = build(spec)
     parameters = parameters_for(family, spec, scale=scale).requires_grad_()
     log_prob = family(parameters).log_prob(signals(spec))
@@ -151,6 +200,15 @@ def test_gradients_are_finite_also_for_a_decoder_gone_wild(build, scale):
 @SPECS
 @EVERY
 def test_autocast_changes_nothing(build, spec):
+    changes_nothing_under_autocast(build, spec)
+
+
+@DENSITY
+def test_autocast_changes_nothing_of_a_density(build):
+    changes_nothing_under_autocast(build, REAL)
+
+
+def changes_nothing_under_autocast(build: Callable[[SignalSpec], LikelihoodFamily], spec: SignalSpec) -> None:
     family = build(spec)
     parameters, x = parameters_for(family, spec), signals(spec)
     expected = family(parameters)
@@ -161,22 +219,22 @@ def test_autocast_changes_nothing(build, spec):
     torch.testing.assert_close(mean, expected.mean())
 
 
-@EVERY
-def test_parameters_in_bfloat16_are_taken_in_float32(build):
-    family = build(SMALL)
-    parameters = parameters_for(family, SMALL).bfloat16()
-    log_prob = family(parameters).log_prob(signals(SMALL))
+@ANY
+def test_parameters_in_bfloat16_are_taken_in_float32(build, spec):
+    family = build(spec)
+    parameters = parameters_for(family, spec).bfloat16()
+    log_prob = family(parameters).log_prob(signals(spec))
     assert log_prob.dtype == torch.float32
-    torch.testing.assert_close(log_prob, family(parameters.float()).log_prob(signals(SMALL)))
+    torch.testing.assert_close(log_prob, family(parameters.float()).log_prob(signals(spec)))
 
 
-@EVERY
+@ANY
 @torch.no_grad()
-def test_a_loaded_state_gives_the_same(build):
-    saved, loaded = build(SMALL), build(SMALL)
+def test_a_loaded_state_gives_the_same(build, spec):
+    saved, loaded = build(spec), build(spec)
     for parameter in saved.parameters():
         parameter.add_(0.3)
     loaded.load_state_dict(saved.state_dict())
-    parameters, x = parameters_for(saved, SMALL), signals(SMALL)
+    parameters, x = parameters_for(saved, spec), signals(spec)
     assert torch.equal(saved(parameters).log_prob(x), loaded(parameters).log_prob(x))
     assert torch.equal(saved(parameters).mean(), loaded(parameters).mean())

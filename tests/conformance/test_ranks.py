@@ -12,8 +12,9 @@ from torch import Tensor
 from smalti.autoregressive.transformer import TransformerConfig
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.models import Trainable
-from smalti.core.signals import SignalSpec
+from smalti.core.signals import Continuous, SignalSpec
 from smalti.encoders.context import ContextEncoderConfig
+from smalti.likelihoods.normal import NormalConfig
 from smalti.models.masked import MaskedPrediction, MaskedPredictionConfig
 from smalti.models.vqvae import VQVAEConfig
 from smalti.nn import collectives
@@ -71,6 +72,20 @@ def vqvae(spec: SignalSpec = SPEC, shares: bool = True, **settings: Any) -> Trai
     return of_signals(Case(MODELS["vqvae"].kind, config.build), spec, shares)
 
 
+def with_missing_values() -> Trained:
+    """A VQ-VAE of continuous values, of which the first rank misses more than the second."""
+    spec = SignalSpec(SPEC.channels, SPEC.size, domain=Continuous())
+    whole = vqvae(spec, likelihood=NormalConfig())
+
+    def batch(step: int) -> Batch:
+        x = signals(SPEC, NUM, seed=step)
+        kept = torch.linspace(0.2, 1, NUM).view(-1, *(1,) * (x.ndim - 1))
+        mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(step)) < kept
+        return Batch(x * mask, mask=mask)
+
+    return Trained(whole.build, batch)
+
+
 def prior() -> Trained:
     """A prior over codes of one axis, with classes; the items of the first rank are shorter."""
 
@@ -114,6 +129,7 @@ CASES: dict[str, Trained] = {
     ),
     "vqvae-reviving": vqvae(quantizer=VectorQuantizerConfig(num_codes=40, code_dim=4, codebook=REVIVING)),
     "vqvae-fsq": vqvae(quantizer=FSQConfig(levels=(4, 3)), shares=False),
+    "vqvae-missing": with_missing_values(),
     "prior": prior(),
     "masked": masked(),
 }
@@ -121,9 +137,7 @@ CASES: dict[str, Trained] = {
 
 def share(batch: Batch, rank: int, world: int) -> Batch:
     """The items of a rank."""
-    items = slice(rank * NUM // world, (rank + 1) * NUM // world)
-    lengths = None if batch.lengths is None else batch.lengths[items]
-    return Batch(batch.data[items], batch.conditions.part(items), lengths)
+    return batch.part(torch.arange(rank * NUM // world, (rank + 1) * NUM // world))
 
 
 def normalised(loss: Tensor, batch: Batch) -> Tensor:

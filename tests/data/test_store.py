@@ -13,7 +13,7 @@ import torch
 from smalti.core import files
 from smalti.core.errors import InputError
 from smalti.data import store as store_module
-from smalti.data.store import Store, smallest_dtype
+from smalti.data.store import Store
 from smalti.data.store_layout import FORMAT
 
 
@@ -73,12 +73,6 @@ class TestWriteAndOpen:
 
     def test_makes_parents(self, tmp_path: Path):
         assert Store.write(tmp_path / "a/b/s", arrays(1), (2, 2), "uint8").count == 1
-
-    @pytest.mark.parametrize(
-        ("levels", "dtype"), [(2, "uint8"), (256, "uint8"), (257, "int16"), (32769, "int32")]
-    )
-    def test_smallest_dtype(self, levels, dtype):
-        assert smallest_dtype(levels) == np.dtype(dtype)
 
 
 class TestWriteRefuses:

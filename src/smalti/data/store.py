@@ -266,9 +266,3 @@ class Store:
                 writer.finish(skipped=skipped or [], source=source, split=split, protocol=protocol or {})
             # Opened before it is moved, after which another process may replace it.
             return replace(cls.open(temporary), directory=directory)
-
-
-def smallest_dtype(levels: int) -> np.dtype:
-    """The smallest type for 0..levels - 1 that torch computes with: uint8, int16, int32 or int64."""
-    kinds = (np.uint8, np.int16, np.int32, np.int64)
-    return next(np.dtype(kind) for kind in kinds if levels - 1 <= np.iinfo(kind).max)

@@ -14,7 +14,6 @@ from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.signals import SignalSpec
 from smalti.data.sources.base import UnreadableItem
-from smalti.data.store import smallest_dtype
 from smalti.modalities.audio.modality import AudioConfig, AudioModality
 
 RATE = 4000
@@ -89,7 +88,7 @@ class TestLevels:
     def test_decode_by_hand(self, encoding):
         decoded = modality(encoding).decode(SAMPLES)
         assert decoded.shape == (1, 500)
-        assert decoded.dtype == smallest_dtype(modality(encoding).spec.levels)
+        assert decoded.dtype == modality(encoding).spec.domain.dtype
         np.testing.assert_array_equal(decoded[0], levels_by_hand(SAMPLES, encoding))
 
     @ENCODINGS

@@ -17,9 +17,10 @@ from smalti.app.runs import DATA_DIRECTORY, check_target, draw_learning_curves, 
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.plugins import loaded_plugins, plugin_hint
+from smalti.core.signals import Levels
 from smalti.data.crops import CropLoader
 from smalti.data.loader import Loader, split_indices
-from smalti.data.store import Store, smallest_dtype
+from smalti.data.store import Store
 from smalti.data.store_layout import Decoded
 from smalti.encoding import encode_items
 from smalti.priors.autoregressive import LearnedPrior
@@ -150,7 +151,7 @@ def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path,
     is_per_frame = tokenizer.autoencoder.stride == 1
     kept = [name for name, each in signals.columns.items() if is_per_frame or not each.spec.is_per_frame]
     generator = torch.Generator().manual_seed(tokenizer.recipe.training.seed)
-    dtype = smallest_dtype(tokenizer.autoencoder.num_codes)
+    dtype = Levels(tokenizer.autoencoder.num_codes).dtype
 
     def encoded(report: Callable[[int, int], None]) -> Iterator[Decoded]:
         items = encode_items(
