@@ -59,11 +59,16 @@ def main(run: str, steps: int, name: str = "vqvae") -> None:
         weight_ema=0.9,
         log_every=5,
         checkpoint_every=7,
-        validate_every=0,
+        validate_every=10,
     )
     engine = Engine()
     loader = Loader(pictures(), batch_size=32, device=engine.device, to_model=to_model)
-    fit(model, loader.batch, config, RunDirectory(run), engine)
+
+    def validate(candidate: Trainable) -> dict[str, float]:
+        return {"distance": abs(candidate.trained_steps - steps // 2)}
+
+    # The weights to keep are then others than the last.
+    fit(model, loader.batch, config, RunDirectory(run), engine, validate, score="distance")
     if engine.world > 1:
         rank = Path(run) / f"rank{os.environ['RANK']}.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, rank)

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from smalti.app.console import by_phase, note
+from smalti.app.console import SHORT, by_phase, note
 from smalti.app.recipes.overrides import differences
 from smalti.core.errors import InputError
 from smalti.core.plugins import plugin_hint
@@ -24,6 +24,8 @@ R = TypeVar("R", Recipe, PriorRecipe, Pretraining)
 
 DATA_DIRECTORY = "data"
 MAY_CHANGE = ("training.steps", "training.log_every", "training.validate_every", "training.checkpoint_every")
+OVERFITTED = 0.01
+"""Relative rise of the validation score above its minimum that counts as overfitting, not as noise."""
 CURVES = {
     "loss": "loss",
     "distortion_bits_per_dim": "distortion, bits/dim",
@@ -145,6 +147,35 @@ def log_summary(config: TrainingConfig, count: int, model: torch.nn.Module, quie
         f"({config.steps * config.batch_size / count:.1f} epochs). Ctrl-C saves and stops.",
         quiet,
     )
+
+
+def report_kept(run: RunDirectory, config: TrainingConfig, score: str, quiet: bool) -> None:
+    """Say which weights a finished run keeps, and whether it overfitted, if its last ones are not its best.
+
+    Args:
+        run: a run whose validation lines have `score` and `is_best`.
+        config: its training settings.
+        score: name of the validation score; less is better.
+        quiet: print nothing.
+    """
+    lines = [line for line in run.metrics() if "is_best" in line]
+    step = best_step(run)
+    if step is None or lines[-1]["step"] == step:
+        return
+    lowest, last = (float(line[score]) for line in lines if line["step"] in (step, lines[-1]["step"]))
+    name, at = SHORT[f"validation {score}"], f"{lowest:.4g} {SHORT[f'validation {score}']}"
+    if config.keep == "best":
+        text = f"The weights of step {step} are kept, the best on validation data ({at})"
+    else:
+        text = f"The last weights are kept; step {step} was the best on validation data ({at})"
+    note(f"{text}; {name} then rose to {last:.4g} at step {lines[-1]['step']}.", quiet)
+    if last - lowest > OVERFITTED * abs(lowest):
+        note(f"It overfits from step {step} on: train for fewer steps, or on more data.", quiet)
+
+
+def best_step(run: RunDirectory) -> int | None:
+    """Return the step of the lowest validation score; None without validation data."""
+    return next((line["step"] for line in reversed(run.metrics()) if line.get("is_best")), None)
 
 
 def draw_learning_curves(run: RunDirectory) -> None:

@@ -1,7 +1,7 @@
 """Run directories: JSON and safetensors files, each written atomically.
 
 config.json          the complete configuration; its `format` guards against newer versions
-model.safetensors    the weights to use (averaged, if the run averages weights)
+model.safetensors    the weights to use: best on validation data or last; averaged if the run averages weights
 metrics.jsonl        one line per log or validation step
 figures/             plots
 state/step-N/        everything needed to resume from step N, bit for bit

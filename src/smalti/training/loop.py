@@ -28,6 +28,7 @@ from smalti.core.models import Trainable
 from smalti.core.phases import Phase
 from smalti.core.results import Loss
 from smalti.core.weights import load_weights
+from smalti.training.best import Best
 from smalti.training.checkpoints import RunDirectory, State
 from smalti.training.engine import Engine, Precision
 from smalti.training.watchdog import Watchdog
@@ -46,7 +47,10 @@ class TrainingConfig(Configuration):
         weight_ema: decay of the averaged weights that are saved and evaluated; 0 disables averaging.
         precision: "auto" uses bf16 on GPUs that support it, fp32 elsewhere.
         log_every: steps between log lines.
-        validate_every, checkpoint_every: interval in steps; 0 means only at the end.
+        validate_every, checkpoint_every: interval in steps; 0 means only at the end. None validates every 500
+            steps, or ten times in a shorter run, but at most every 50 steps.
+        keep: "best" saves the weights with the lowest score on validation data, "last" those of the last
+            step. Without validation data the two are the same.
         trackers: any of "tensorboard", "wandb".
         seed: of the weights, the order of the data, and all draws.
     """
@@ -60,10 +64,18 @@ class TrainingConfig(Configuration):
     weight_ema: float = Field(default=0.0, ge=0, lt=1)
     precision: Precision = "auto"
     log_every: int = Field(default=50, ge=1)
-    validate_every: int = Field(default=500, ge=0)
+    validate_every: int | None = Field(default=None, ge=0)
     checkpoint_every: int = Field(default=500, ge=0)
+    keep: Literal["best", "last"] = "best"
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @property
+    def validation_interval(self) -> int:
+        """Steps between validations; 0 means only at the end."""
+        if self.validate_every is None:
+            return min(500, max(50, self.steps // 10))
+        return self.validate_every
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate at a step, counted from 0."""
@@ -98,6 +110,7 @@ def fit(
     engine: Engine,
     validate: Callable[[Any], dict[str, float]] | None = None,
     watch: Watcher = silent,
+    score: str | None = None,
 ) -> None:
     """Train a model from the current state of its run to `config.steps`; write the weights to the run.
 
@@ -113,6 +126,8 @@ def fit(
         engine: devices and ranks.
         validate: returns named values for a model in evaluation mode.
         watch: called after every step, with the values of the logged ones.
+        score: name of the value of `validate` whose minimum decides which weights `config.keep="best"` saves;
+            None saves the last weights. In the metrics, `is_best` marks the lowest score so far.
 
     Raises:
         InputError: if a loss or its gradient is not finite (the last checkpoint is kept), or two phases have
@@ -126,17 +141,18 @@ def fit(
     optimizers = {phase.name: _adam(phase, config) for phase in phases}
     frozen = {phase.name: _others(model, phase) for phase in phases}
     wrapped, prepared = engine.prepare(model, list(optimizers.values()), is_partial=any(frozen.values()))
-    first = _restore(directory, model, averaged, optimizers, engine)
+    best = Best(keeps_weights=config.keep == "best")
+    first = _restore(directory, model, averaged, optimizers, best, engine)
     watchdog = Watchdog(engine.device, directory)
     started = time.perf_counter() - directory.seconds
 
     def save(step: int) -> None:
         watchdog.check()
         if engine.is_main:
-            tensors = _collect(model, averaged, optimizers)
+            tensors = _collect(model, averaged, optimizers) | best.tensors()
             # The state is written last: if the process is killed in between, a resumed run rewrites the
             # weights.
-            directory.write_model(averaged.state_dict())
+            directory.write_model(best.weights or averaged.state_dict())
             directory.write_state(State(step, directory.metrics_bytes, tensors))
 
     # Metrics by phase since the last log line, because a phase need not be due at the step that is logged.
@@ -181,9 +197,10 @@ def fit(
                 watch(done, values)
             else:
                 watch(done, {})
-            if validate and _due(done, config.validate_every, config.steps) and engine.is_main:
+            if validate and _due(done, config.validation_interval, config.steps) and engine.is_main:
                 values = _validated(validate, averaged)
-                directory.append_metrics({"step": done, "split": "validation", **values})
+                mark = {} if score is None else {"is_best": best.offer(done, values[score], averaged)}
+                directory.append_metrics({"step": done, "split": "validation", **values, **mark})
                 engine.track({f"validation/{name}": value for name, value in values.items()}, done)
                 watch(done, {f"validation {name}": value for name, value in values.items()})
             # Ranks must stop together, and synchronise the flag only at logged steps.
@@ -296,6 +313,7 @@ def _restore(
     model: nn.Module,
     averaged: nn.Module,
     optimizers: Mapping[str, torch.optim.Optimizer],
+    best: Best,
     engine: Engine,
 ) -> int:
     """Load the newest checkpoint, if any; return the step to resume from."""
@@ -317,7 +335,8 @@ def _restore(
             index, slot = name.split(".", 1)
             slots.setdefault(int(index), {})[slot] = tensor
         optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    if engine.is_main:
+    if engine.is_main:  # the only rank that validates and saves
+        best.restore(state.tensors)
         directory.truncate_metrics(state.metrics_bytes)
     return state.step
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from smalti.app.commands.evaluate import RESULTS
 from smalti.app.recipes import RECIPES, get_recipe
+from smalti.app.runs import best_step
 from smalti.core.config import Configuration
 from smalti.core.models import Autoencoder
 from smalti.core.signals import SignalSpec
@@ -77,6 +78,9 @@ def inspect(run: str) -> str:
     records = directory.metrics()
     if records:
         lines.append(f"training    step {records[-1]['step']} of {config.training.steps}")
+        kept = best_step(directory) if config.training.keep == "best" else None
+        if kept is not None and kept < records[-1]["step"]:
+            lines[-1] += f", weights of step {kept} (the best on validation data)"
     results = Path(trained.directory) / RESULTS
     if results.is_file():
         lines.append(f"evaluated   {_last_evaluation(results)}")

@@ -27,6 +27,7 @@ from smalti.app.runs import (
     log_summary,
     measured,
     model_of,
+    report_kept,
     resumed,
 )
 from smalti.core.conditions import NO_SIZES, Batch
@@ -232,13 +233,15 @@ def _fit(
         else []
     )
 
+    score = f"{model.signal.domain.unit}_per_dim"
+
     def validate(candidate: LatentVariableModel) -> dict[str, float]:
         result = evaluate(candidate, priors, items.watched(), draws=1)
         bound = cast("dict[str, float]", next(iter(result.density.values())))
-        total, reconstruction = f"{result.unit}_per_dim", result.reconstruction
+        reconstruction = result.reconstruction
         shown = "psnr" if "psnr" in reconstruction else "mse"
         return (
-            {total: bound[total], f"distortion_{total}": bound["distortion"]}
+            {score: bound[score], f"distortion_{score}": bound["distortion"]}
             | {name: value for name, value in reconstruction.items() if name == shown and value is not None}
             | {name: value for name, value in result.codebook.items() if name == "usage"}
         )
@@ -253,7 +256,10 @@ def _fit(
             engine,
             validate if items.held_out else None,
             watch,
+            score,
         )
+    if engine.is_main:
+        report_kept(run, recipe.training, score, quiet)
 
 
 def _start(model: LatentVariableModel, start: Path | None) -> str | None:

@@ -13,7 +13,7 @@ from smalti import __version__
 from smalti.app.console import counting, note, watching
 from smalti.app.provenance import commit, device
 from smalti.app.recipes.overrides import override
-from smalti.app.runs import DATA_DIRECTORY, check_target, draw_learning_curves, log_summary
+from smalti.app.runs import DATA_DIRECTORY, check_target, draw_learning_curves, log_summary, report_kept
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.plugins import loaded_plugins, plugin_hint
@@ -36,6 +36,8 @@ BATCH = 256
 """Items encoded per batch."""
 SHOWN = 32
 """Samples in the picture drawn at the end of training."""
+SCORE = "bits_per_code"
+"""Validation score."""
 RESERVED = ("uniform", "unigram")
 """Names of the priors built into every run."""
 
@@ -115,16 +117,14 @@ def train_prior_recipe(
 
     def validate(candidate: LearnedPrior) -> dict[str, float]:
         assert watched is not None
-        sums = [
-            (candidate.loss(batch).terms["bits_per_code"].item(), len(batch.data))
-            for batch in watched.watch()
-        ]
-        return {"bits_per_code": sum(v * n for v, n in sums) / sum(n for _, n in sums)}
+        sums = [(candidate.loss(batch).terms[SCORE].item(), len(batch.data)) for batch in watched.watch()]
+        return {SCORE: sum(v * n for v, n in sums) / sum(n for _, n in sums)}
 
     log_summary(recipe.training, len(training), prior, quiet)
     with watching("Training the prior", recipe.training.steps, quiet) as watch:
-        fit(prior, loader.batch, recipe.training, run, engine, validate if watched else None, watch)
+        fit(prior, loader.batch, recipe.training, run, engine, validate if watched else None, watch, SCORE)
     if engine.is_main:
+        report_kept(run, recipe.training, SCORE, quiet)
         draw_learning_curves(run)
         trained = Tokenizer.from_pretrained(run_path, device=engine.device)
         codes = trained.sample_codes(SHOWN, seed=recipe.training.seed, prior=name)

@@ -84,7 +84,7 @@ def digits_spectral() -> Recipe:
             quantizer=VectorQuantizerConfig(num_codes=128, code_dim=48),
             likelihood=LogisticMixtureConfig(components=1),
         ),
-        training=short_cosine(steps=1500, batch_size=32, validate_every=250, checkpoint_every=250),
+        training=short_cosine(steps=1500, batch_size=32, checkpoint_every=250),
         prior=_prior_of_digits(),
     )
 
@@ -131,7 +131,7 @@ def units() -> Recipe:
                 steps=600, batch_size=32, weight_ema=0.0, validate_every=0, checkpoint_every=100
             )
         ),
-        training=short_cosine(steps=800, batch_size=16, validate_every=250, checkpoint_every=250),
+        training=short_cosine(steps=800, batch_size=16, checkpoint_every=250),
         prior=PriorRecipe(
             length=64,
             network=WaveNetConfig(

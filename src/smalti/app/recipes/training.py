@@ -12,7 +12,7 @@ def cosine(
     *,
     warmup_steps: int = 100,
     weight_ema: float = 0.999,
-    validate_every: int = 500,
+    validate_every: int | None = None,
     checkpoint_every: int = 500,
 ) -> TrainingConfig:
     """Return a cosine schedule with weight averaging; see `TrainingConfig` for the arguments.
@@ -37,7 +37,7 @@ def short_cosine(
     learning_rate: float = 1e-3,
     *,
     weight_ema: float = 0.99,
-    validate_every: int = 500,
+    validate_every: int | None = None,
     checkpoint_every: int = 500,
 ) -> TrainingConfig:
     """`cosine` for up to a few thousand steps: higher learning rate, shorter warm-up, faster averaging."""
