@@ -169,7 +169,7 @@ def test_inspect(run: Path, pictures: Path, smalti: Smalti) -> None:
     assert smalti("evaluate", run, "--data", pictures, "--quiet").status == 0
     report = json.loads((run / "evaluation.json").read_text())
     uniform = report["bits_per_dim"]["uniform"]["bits_per_dim"]
-    assert f"(all, 40 items): bits/dim uniform {uniform:.3f}" in smalti("inspect", run).out
+    assert f"(all, 40 items, 38 trained on): bits/dim uniform {uniform:.3f}" in smalti("inspect", run).out
 
 
 def test_inspect_a_run_that_was_killed_while_it_logged(run: Path, smalti: Smalti) -> None:

@@ -19,6 +19,7 @@ from smalti.app.runs import check_model, model_of
 from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
+from smalti.data.fingerprints import fingerprints, read_fingerprints
 from smalti.data.store import Store
 from smalti.encoders.pooling import item_statistics
 from smalti.evaluation.bounds import LabelPrior
@@ -95,7 +96,8 @@ def show(report: dict[str, Any]) -> None:
     from rich import print as show_table
 
     unit = "bits" if "bits_per_dim" in report else "nats"
-    table = Table(title=f"{escape(report['data'])}, split {report['split']}: {report['num']} items")
+    seen = f" ({number} trained on)" if (number := report.get("num_trained_on")) else ""
+    table = Table(title=f"{escape(report['data'])}, split {report['split']}: {report['num']} items{seen}")
     for column in ("prior", f"{unit}/dim", "= rate", "+ distortion", "stderr", "nats/code"):
         table.add_column(column, justify="left" if column == "prior" else "right")
     for name, row in report[f"{unit}_per_dim"].items():
@@ -109,8 +111,9 @@ def show(report: dict[str, Any]) -> None:
     for name, bits in report.get("lossless_bits_per_dim", {}).items():
         table.add_row(f"{name} (files)", _figure(bits))
     show_table(table)
-    if (sentence := _note_of_lossless(report)) is not None:
-        show_table(escape(sentence))
+    for sentence in (_note_of_training_data(report), _note_of_lossless(report)):
+        if sentence is not None:
+            show_table(escape(sentence))
     other = Table(show_header=False)
     other.add_column("measure")
     other.add_column("value", justify="right")
@@ -172,6 +175,24 @@ def _note_of_lossless(report: dict[str, Any]) -> str | None:
     )
 
 
+def _num_trained_on(trained: TrainedModel, store: Store) -> int | None:
+    """Return how many of the items the run was trained on; None if the run does not know."""
+    known = read_fingerprints(trained.directory)
+    return None if known is None else int(np.isin(fingerprints(store), known).sum())
+
+
+def _note_of_training_data(report: dict[str, Any]) -> str | None:
+    """Return a sentence if the run was trained on some of the items; None if not, or if it is not known."""
+    seen, num = report.get("num_trained_on"), report["num"]
+    if not seen:
+        return None
+    part = "these items" if seen == num else f"{seen} of these {num} items"
+    return (
+        f"The run was trained on {part}: the figures do not show how good it is on other data. Evaluate "
+        "held-out data."
+    )
+
+
 def _labels(trained: TrainedModel, store: Store) -> np.ndarray:
     """Map labels of the data to the model's label ids; -1 for classes unknown to the model."""
     known = [trained.label_ids.get(name, -1) for name in store.classes]
@@ -201,6 +222,7 @@ def _report(trained: TrainedModel, store: Store, result: Evaluation, data: str, 
             for name in trained.learned
         },
         "draws": draws,
+        "num_trained_on": _num_trained_on(trained, store),
         "skipped": store.skipped,
         **report,
         **lossless,

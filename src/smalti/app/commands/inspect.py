@@ -107,6 +107,7 @@ def _last_evaluation(path: Path) -> str:
         unit = "bits" if "bits_per_dim" in report else "nats"
         rows = report[f"{unit}_per_dim"].items()
         figures = ", ".join(f"{name} {row[f'{unit}_per_dim']:.3f}" for name, row in rows)
-        return f"on {report['data']} ({report['split']}, {report['num']} items): {unit}/dim {figures}"
+        seen = f", {number} trained on" if (number := report.get("num_trained_on")) else ""
+        return f"on {report['data']} ({report['split']}, {report['num']} items{seen}): {unit}/dim {figures}"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{path.name} is damaged: run `smalti evaluate` again"

@@ -37,6 +37,7 @@ from smalti.core.models import Autoencoder, LatentVariableModel
 from smalti.core.plugins import loaded_plugins, plugin_hint
 from smalti.core.weights import load_weights
 from smalti.data.crops import CropLoader
+from smalti.data.fingerprints import fingerprints, read_fingerprints, write_fingerprints
 from smalti.data.loader import Loader, split_indices
 from smalti.data.sources import Source
 from smalti.data.store import Store
@@ -118,6 +119,7 @@ def train_recipe(
     check_start(run, begun_with)
     if engine.is_main:
         run.write_config(_description(recipe, data, _origin(run, source, data), store, begun_with))
+        _remember_items(run, store, training, start, quiet)
     items = _Items.of(store, recipe, engine, modality, model)
     if recipe.pretraining is not None:
         _pretrain(recipe.pretraining, model, items, modality, run, engine, quiet)
@@ -168,6 +170,18 @@ def _prepared(run: RunDirectory, source: Source, modality: Modality, engine: Eng
         prepare(directory, source, training_split(source), modality, keep=run.exists, quiet=quiet)
     engine.wait()
     return Store.open(directory)
+
+
+def _remember_items(
+    run: RunDirectory, store: Store, training: np.ndarray, start: Path | None, quiet: bool
+) -> None:
+    """Save the fingerprints of the training items, and of those that the initial weights were trained on."""
+    if read_fingerprints(run.path) is not None:
+        return
+    with counting("Fingerprints", quiet) as count:
+        own = fingerprints(store, training.tolist(), count)
+    earlier = None if start is None else read_fingerprints(start)
+    write_fingerprints(run.path, own if earlier is None else np.concatenate([own, earlier]))
 
 
 def _origin(run: RunDirectory, source: Source, data: str) -> dict[str, Any]:
