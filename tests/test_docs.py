@@ -103,7 +103,7 @@ SHRINK = {
     ("torchrun", None): f"{SMALL} training.steps=3",
 }
 # What sets up the environment that the tests already run in is looked at, not run.
-SET_UP = ("pip",)
+SET_UP = ("pip", "source")
 NO_VARIABLES: Mapping[str, str] = {}
 
 
