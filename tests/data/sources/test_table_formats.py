@@ -112,6 +112,9 @@ def test_names_of_other_systems(tmp_path: Path, name: str, form: str) -> None:
         (b"file,label\na.wav,x\nb.wav,x,y\n", "line 3"),
         (b"file|label\na.wav|x\n\nb.wav\n", "line 4"),
         (b"file,label\na.wav,x\na.wav,y\n", "lines 2 and 3"),
+        (b"file,label\na.wav,x\nb.wav,y\na,z\n", "lines 2 and 4"),
+        (b"file,label\na.wav,x\n./b/../a.wav,z\n", "lines 2 and 3"),
+        (b"sep=;\nfile;label\na.wav;x;y\n", "line 3"),
         (b"file,label\na.wav,x\n,y\n", "line 3"),
         (b"file,label\na.wav,x\nb.wav,\xff\n", "line 3"),
         (b'file,label\na.wav,x\n"b.wav"c,y\n', "line 2"),
@@ -123,6 +126,29 @@ def test_errors_name_the_line(tmp_path: Path, text: bytes, line: str) -> None:
     (tmp_path / "list.csv").write_bytes(text)
     with pytest.raises(InputError, match=line):
         TableSource(tmp_path / "list.csv", WAV)
+
+
+def test_a_file_in_two_tables_of_splits_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, "clips/a.mp3", "clips/b.mp3")
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.tsv").write_text("client_id\tpath\nx\ta.mp3\n")
+    with pytest.raises(InputError, match=r"line 2 .*line 2"):
+        TableSource(tmp_path, WAV)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'sep=;\nfile;label\na.wav;"x, y"\nb.wav;-1\n',
+        '"sep=,"\r\nfile, label\r\na.wav, "x, y"\r\nb.wav,\r\n',
+        '"file", "label"\n"a.wav", "x, y"\n"b.wav", ""\n',
+        "sep=|\nfile|label\na.wav|x, y\nb.wav|\n",
+    ],
+)
+def test_tables_of_spreadsheets(tmp_path: Path, text: str) -> None:
+    fill(tmp_path, "a.wav", "b.wav")
+    (tmp_path / "list.csv").write_bytes(text.encode())
+    assert listed(TableSource(tmp_path / "list.csv", WAV)) == [("a.wav", "x, y"), ("b.wav", None)]
 
 
 def test_a_table_of_unlimited_size_is_not_read(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from itertools import islice
@@ -20,6 +21,9 @@ PREFERRED = {".tsv": "\t", ".csv": ","}
 
 QUOTED = (",", ";")
 """Separators of tables in which quotation marks enclose text; in others they are part of the text."""
+
+STATED = re.compile(r'"?sep=([,\t|;])"?(?=\r?\n)')
+"""First line by which spreadsheets state the separator; its end is kept, so that lines keep their numbers."""
 
 SAMPLED_LINES = 100
 """Number of lines from which the separator is recognised."""
@@ -38,8 +42,9 @@ class Line(NamedTuple):
 def read_lines(table: Path, known: Collection[str]) -> list[Line]:
     """Read the lines of a table that are not empty, each with the same number of fields.
 
-    The separator is the one at which the first line has one of the known column names; else the one that
-    gives most of the first lines the same number of fields; else the one of the extension.
+    The separator is the one that a first line such as "sep=;" states; else the one at which the first line
+    has one of the known column names; else the one that gives most of the first lines the same number of
+    fields; else the one of the extension.
 
     Args:
         table: the file, UTF-8.
@@ -49,13 +54,17 @@ def read_lines(table: Path, known: Collection[str]) -> list[Line]:
         InputError: if it is not such a table; the message names the line.
     """
     text = _text(table)
-    separator = _separator(text, PREFERRED.get(table.suffix.lower(), ","), known)
+    stated = STATED.match(text)
+    if stated is not None:
+        text, separator = text[stated.end() :], stated[1]
+    else:
+        separator = _separator(text, PREFERRED.get(table.suffix.lower(), ","), known)
     lines = list(_parsed(text, separator, table))
     for number, fields in lines:
         if len(fields) != len(lines[0].fields):
             raise InputError(
-                f"expected {len(lines[0].fields)} fields between {SEPARATORS[separator]} in each line of "
-                f"{table}, as in its first, got {len(fields)} in line {number}: correct that line"
+                f"expected as many fields between {SEPARATORS[separator]} in each line of {table} as in its "
+                f"first ({len(lines[0].fields)}), got {len(fields)} in line {number}: correct that line"
             )
     return lines
 
@@ -77,7 +86,14 @@ def _text(table: Path) -> str:
 def _reader(text: str, separator: str) -> Iterator[list[str]]:
     quoting = csv.QUOTE_MINIMAL if separator in QUOTED else csv.QUOTE_NONE
     # Without newline="", a reader would take a carriage return inside quotation marks for a new line.
-    return csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True)
+    return csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=separator,
+        quoting=quoting,
+        # Otherwise, quotation marks after a comma and a space would be part of the text.
+        skipinitialspace=separator in QUOTED,
+        strict=True,
+    )
 
 
 def _parsed(text: str, separator: str, table: Path) -> Iterator[Line]:

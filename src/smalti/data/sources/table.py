@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import final
+from typing import NamedTuple, final
 
 from smalti.core.errors import InputError
 from smalti.data.actions import parse_actions
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import (
     LABEL_COLUMNS,
-    class_name,
     ordered_splits,
     require_split,
     signal_content,
@@ -95,22 +95,26 @@ class TableSource(Source):
         rows: list[Row] = []
         for table, of_table in tables.items():
             has_actions = FRAMES_ENDING in extensions
-            for name, label, split, actions in _rows(table, files, has_actions):
-                rows.append((name, label, of_table or split, actions))
+            rows += (row._replace(split=of_table or row.split) for row in _rows(table, files, has_actions))
         entries: list[Entry] = []
         outside: list[str] = []
         ambiguous: list[str] = []
-        for name, label, split, actions in rows:
-            named = files.named(name)
+        rows_by_file: dict[str, Row] = {}
+        for row in rows:
+            named = files.named(row.name)
             if len(named) == 1:
-                entries.append((split, Item(name, named[0], label, actions)))
+                file = os.path.abspath(named[0])
+                first = rows_by_file.setdefault(file, row)
+                if first is not row:
+                    raise _listed_twice(file, first, row)
+                entries.append((row.split, Item(row.name, named[0], row.label, row.actions)))
             else:
-                (ambiguous if named else outside).append(name)
+                (ambiguous if named else outside).append(row.name)
         if not any(isinstance(item.content, Path) and item.content.is_file() for _, item in entries):
             names = ", ".join(table.name for table in tables)
             raise InputError(
                 f"expected files below {folder} that {names} names, found none of {len(rows):,}, "
-                f"such as {rows[0][0]}: put the table into the folder of its files"
+                f"such as {rows[0].name}: put the table into the folder of its files"
             )
         self._items, unsplit = by_split(entries)
         self.splits = ordered_splits(self._items)
@@ -144,8 +148,19 @@ class TableSource(Source):
 
 TABLE_ENDINGS = (".csv", ".tsv")
 
-Row = tuple[str, str | None, str | None, tuple[str | None, ...] | None]
-"""Name of the file, label, split, actions."""
+UNLABELLED = ("", "-1")
+"""Labels of items without one; -1 marks those of unlabelled test splits."""
+
+
+class Row(NamedTuple):
+    """Row of a table, and where it is."""
+
+    table: Path
+    number: int
+    name: str
+    label: str | None
+    split: str | None
+    actions: tuple[str | None, ...] | None
 
 
 def _tables_in(path: Path, extensions: Sequence[str]) -> dict[Path, str | None]:
@@ -187,29 +202,35 @@ def _rows(table: Path, files: _Files, has_actions: bool) -> list[Row]:
     header, file, lines = _columns(table, lines, files)
     label, split = _first(SPEAKER_COLUMNS, header), _first((SPLIT_COLUMN,), header)
     actions = _first((ACTIONS_COLUMN,), header) if has_actions else None
-    numbers: dict[str, int] = {}
     for number, fields in lines:
-        name = fields[file]
-        if not name:
+        if not fields[file]:
             raise InputError(
                 f"expected the name of a file in each row of {table}, but line {number} has none in the "
                 f"column {_title(header, file)}: complete or remove it"
             )
-        if name in numbers:
-            raise InputError(
-                f"expected one row for each file in {table}, but lines {numbers[name]} and {number} have "
-                f"{name!r} in the column {_title(header, file)}: keep one of them"
-            )
-        numbers[name] = number
     return [
-        (
+        Row(
+            table,
+            number,
             fields[file],
-            None if label is None else class_name(fields[label] or None),
+            None if label is None or fields[label] in UNLABELLED else fields[label],
             None if split is None else split_name(fields[split]),
             _actions(fields[actions], number, table) if actions is not None else None,
         )
         for number, fields in lines
     ]
+
+
+def _listed_twice(file: str, first: Row, second: Row) -> InputError:
+    if first.table == second.table:
+        where = f"{first.table}, but lines {first.number} and {second.number} name"
+    else:
+        where = (
+            f"all tables, but line {first.number} of {first.table} and line {second.number} of "
+            f"{second.table.name} name"
+        )
+    name = os.path.relpath(file, first.table.parent)
+    return InputError(f"expected one row for each file in {where} {name}: keep one of them")
 
 
 def _columns(table: Path, lines: list[Line], files: _Files) -> tuple[list[str], int, list[Line]]:
