@@ -170,8 +170,9 @@ def _note_of_lossless(report: dict[str, Any]) -> str | None:
     better = [name for name, bits in figures.items() if bounds and bits < min(bounds)]
     if not better:
         return None
+    verb = "needs" if len(better) == 1 else "need"
     return (
-        f"{' and '.join(better)} need fewer bits for these pictures than this model with any of its priors."
+        f"{' and '.join(better)} {verb} fewer bits for these pictures than this model with any of its priors."
     )
 
 
