@@ -12,15 +12,19 @@ from smalti.autoregressive.frame_pixelcnn import (
     hide_actions,
     with_noise,
 )
+from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.autoregressive.sampling import sample, sample_naive
-from smalti.core.conditions import Conditions, PerItem
+from smalti.conditioners.embedding import EmbeddingConfig
+from smalti.conditioners.field import UpsampledFieldConfig
+from smalti.core.conditions import Conditions, DenseField, PerFrame
 from smalti.core.errors import InputError
+from smalti.priors.autoregressive import LearnedPrior
 
 NUM_CODES, NUM_ACTIONS = 5, 3
 GRID = (5, 2, 3)
 
 
-def build(num_codebooks: int = 2, num_actions: int = NUM_ACTIONS, **settings: float) -> FramePixelCNN:
+def build(num_codebooks: int = 2, num_actions: int = NUM_ACTIONS, **settings: object) -> FramePixelCNN:
     torch.manual_seed(0)
     config = FramePixelCNNConfig.tiny().model_copy(update=settings)
     network = config.build(NUM_CODES, num_codebooks, {"action": num_actions}).double().eval()
@@ -177,16 +181,42 @@ def test_it_learns_what_actions_do():
     assert nats(torch.full_like(actions, -1), codes) == pytest.approx(math.log(3), abs=0.2)
 
 
-@torch.no_grad()
-def test_every_condition_of_an_item_reaches_the_inner_networks(monkeypatch):
-    network = FramePixelCNNConfig.tiny().build(4, 1).eval()
-    seen = []
-    for inner in [network.frame]:
-        whole, start = inner.forward, inner.start
-        monkeypatch.setattr(inner, "forward", lambda x, c, _f=whole: (seen.append(set(c)), _f(x, c))[1])
-        monkeypatch.setattr(inner, "start", lambda n, g, c, _f=start: (seen.append(set(c)), _f(n, g, c))[1])
-    given = Conditions(mood=PerItem(torch.tensor([1, 2])))
-    network(torch.zeros(2, 1, *(2, 3, 3), dtype=torch.int64), given)
-    sample(network, 2, (2, 3, 3), given)
-    assert seen
-    assert all("mood" in names for names in seen)
+def test_a_frame_reads_its_own_value_and_its_part_of_a_field():
+    """The logits of a frame change with its own values, and with those of no other frame."""
+    conditioners = {"weather": EmbeddingConfig(num_ids=4), "depth": UpsampledFieldConfig(dim=2)}
+    frame = GatedPixelCNNConfig.tiny().model_copy(update={"conditioners": conditioners})
+    network = build(frame=frame)
+    codes, grid = clips(1, grid=(4, 2, 2)), (4, 2, 2)
+    weather, depth = torch.tensor([[0, 1, 2, 3]]), torch.randn(1, 2, 2, 1, 1)
+
+    @torch.no_grad()
+    def logits(weather: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+        given = Conditions(weather=PerFrame(weather), depth=DenseField(depth), **some_actions(1, 4))
+        return network(codes, given).squeeze(0).transpose(0, 1).flatten(1)
+
+    whole = logits(weather, depth)
+    for frame_number in range(4):
+        other = weather.clone()
+        other[0, frame_number] = (other[0, frame_number] + 1) % 4
+        changed = (logits(other, depth) != whole).any(1)
+        assert changed.tolist() == [number == frame_number for number in range(4)]
+    deeper = depth.clone()
+    deeper[:, :, 1] += 1
+    assert (logits(weather, deeper) != whole).any(1).tolist() == [False, False, True, True]
+    with pytest.raises(InputError, match="weather"):
+        network.start(1, grid, Conditions(weather=PerFrame(weather[:, :3])))
+
+
+@pytest.mark.parametrize("name", ["action", "local"])
+def test_conditions_of_the_memory_have_no_conditioner(name):
+    frame = GatedPixelCNNConfig(conditioners={name: EmbeddingConfig(num_ids=3)})
+    with pytest.raises(InputError, match=name):
+        build(frame=frame)
+
+
+def test_actions_that_are_one_per_code_of_several_frames_do_not_hinder_a_long_clip():
+    """A prior without actions scores clips that have them, whatever their number."""
+    prior = LearnedPrior(build(num_actions=0), (2, 2, 3))
+    codes = clips(2, grid=(4, 2, 3))
+    with torch.no_grad():
+        assert torch.equal(prior.log_prob(codes, some_actions(2, 8)), prior.log_prob(codes))

@@ -20,7 +20,11 @@ from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
 from smalti.autoregressive.sampling import sample, sample_naive
 from smalti.autoregressive.transformer import Transformer, TransformerConfig
 from smalti.autoregressive.wavenet import WaveNet, WaveNetConfig
-from smalti.core.conditions import Conditions
+from smalti.conditioners.cross_attention import CrossAttentionConfig
+from smalti.conditioners.embedding import EmbeddingConfig
+from smalti.conditioners.field import UpsampledFieldConfig
+from smalti.conditioners.projection import ProjectionConfig
+from smalti.core.conditions import Conditions, DenseField, PerFrame, PerItem, TokenSequence
 from smalti.core.errors import InputError
 from smalti.core.priors import AutoregressiveNetwork
 
@@ -36,12 +40,14 @@ class Case:
         grids: sizes to try; the receptive field must cover each.
         settings: the (G, number of classes) that it can be built with.
         label_dropout: the share of the labels that a config hides.
+        conditioned: where its config has conditioners, as dotted keys.
     """
 
     build: Callable[..., AutoregressiveNetwork]
     grids: tuple[tuple[int, ...], ...]
     settings: tuple[tuple[int, int], ...] = tuple(itertools.product((1, 2, 3), (0, NUM_CLASSES)))
     label_dropout: Callable[[Any], float] = lambda config: config.label_dropout
+    conditioned: tuple[str, ...] = ()
 
     @property
     def fewest(self) -> int:
@@ -58,10 +64,12 @@ CASES: dict[type[AutoregressiveNetwork], Case] = {
     GatedPixelCNN: Case(
         build=lambda *sizes: GatedPixelCNNConfig.tiny().build(*sizes),
         grids=((4, 4), (3, 5), (5, 2), (1, 5), (5, 1), (1, 1)),
+        conditioned=("conditioners",),
     ),
     Transformer: Case(
         build=lambda *sizes: TransformerConfig.tiny().build(*sizes),
         grids=((3, 4), (6,), (4, 1), (1, 1), (2, 2, 3)),
+        conditioned=("conditioners",),
     ),
     # With a local condition, and beyond its reach: tests/autoregressive/test_wavenet.py.
     WaveNet: Case(
@@ -74,6 +82,7 @@ CASES: dict[type[AutoregressiveNetwork], Case] = {
         build=lambda *sizes: WIDER.build(*sizes),
         grids=((3, 2, 2), (1, 3, 2), (4, 1, 3), (1, 1, 1)),
         label_dropout=lambda config: config.frame.label_dropout,
+        conditioned=("frame.conditioners",),
     ),
     # Of three levels: tests/autoregressive/test_hierarchy.py.
     HierarchicalPixelCNN: Case(
@@ -81,6 +90,7 @@ CASES: dict[type[AutoregressiveNetwork], Case] = {
         grids=((2, 2), (1, 2), (1, 1)),
         settings=tuple(itertools.product((5, 10), (0, NUM_CLASSES))),
         label_dropout=lambda config: config.finer.label_dropout,
+        conditioned=("coarsest.conditioners", "finer.conditioners"),
     ),
 }
 EVERY = [
@@ -298,3 +308,82 @@ def test_training_hides_labels_at_the_given_rate_and_evaluation_never(case):
         hidden += is_without.double().mean().item()
     assert abs(hidden / 40 - case.label_dropout(network.config)) < 0.025  # 4.2 standard errors of 0.1
     torch.testing.assert_close(network.eval()(codes, conditions), with_label)
+
+
+BY_CONDITION = {
+    "mood": EmbeddingConfig(num_ids=4),
+    "text": CrossAttentionConfig(num_ids=7, dim=6, heads=2),
+    "field": UpsampledFieldConfig(dim=3),
+    "throttle": ProjectionConfig(dim=2),
+}
+CONDITIONED = [pytest.param(case, id=kind.__name__) for kind, case in CASES.items() if case.conditioned]
+
+
+def conditioned(case: Case) -> tuple[AutoregressiveNetwork, torch.Tensor, Conditions]:
+    """A network with every conditioner, codes, and a condition of each kind."""
+    torch.manual_seed(0)
+    plain, grid = case.build(NUM_CODES, case.fewest), case.grids[0]
+    config = plain.config.changed(dict.fromkeys(case.conditioned, BY_CONDITION))
+    network = config.build(NUM_CODES, case.fewest).double().eval()
+    for name, parameter in network.named_parameters():
+        if "by_name" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    # The levels of a hierarchy differ in rows, so it has no value per row.
+    is_of_levels = isinstance(network, HierarchicalPixelCNN)
+    throttle = PerItem(torch.randn(3, 2)) if is_of_levels else PerFrame(torch.randn(3, grid[0], 2))
+    conditions = Conditions(
+        mood=PerItem(torch.tensor([0, 3, 1])),
+        text=TokenSequence.with_lengths(torch.randint(7, (3, 5)), torch.tensor([5, 3, 1])),
+        field=DenseField(torch.randn(3, 3, *(side if side % 2 else side // 2 for side in grid))),
+        throttle=throttle,
+    )
+    return network, random_codes(3, case.fewest, grid), conditions
+
+
+def test_every_config_with_conditioners_is_in_the_table():
+    for case in CASES.values():
+        settings = case.build(NUM_CODES, case.fewest).config.model_dump()
+        inner = {key: value for key, value in settings.items() if isinstance(value, dict)}
+        nested = {f"{key}.conditioners" for key, value in inner.items() if "conditioners" in value}
+        assert {*case.conditioned} == nested | ({"conditioners"} & {*settings})
+
+
+@pytest.mark.parametrize("case", CONDITIONED)
+@torch.no_grad()
+def test_steps_give_the_logits_of_the_whole_under_conditions(case):
+    network, codes, conditions = conditioned(case)
+    grid = codes.shape[2:]
+    whole = in_order(network, network(codes, conditions), len(grid))
+    symbols = in_order(network, codes, len(grid))
+    state, previous = network.start(3, grid, conditions), None
+    for i in range(symbols.shape[1]):
+        torch.testing.assert_close(network.step(previous, state), whole[:, i], rtol=0, atol=1e-9)
+        previous = symbols[:, i]
+
+
+@pytest.mark.parametrize("case", CONDITIONED)
+@torch.no_grad()
+def test_each_condition_reaches_each_item_and_no_other(case):
+    network, codes, conditions = conditioned(case)
+    whole = network(codes, conditions)
+    for name in conditions:
+        without = network(codes, conditions.only(*(other for other in conditions if other != name)))
+        assert ((whole - without).abs().flatten(1).amax(1) > 1e-6).all()
+    for item in range(3):
+        alone = network(codes[[item]], conditions.part([item]))
+        torch.testing.assert_close(alone, whole[[item]], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", CONDITIONED)
+@torch.no_grad()
+def test_no_symbol_sees_itself_or_later_ones_under_conditions(case):
+    network, codes, conditions = conditioned(case)
+    codes, conditions = codes[:1], conditions.part([0])
+    axes = codes.ndim - 2
+    whole = in_order(network, network(codes, conditions), axes)
+    places = in_order(network, torch.arange(codes.numel()).view_as(codes), axes)[0].tolist()
+    for symbol, place in enumerate(places):
+        other = codes.clone()
+        other.view(-1)[place] = (other.view(-1)[place] + 1) % NUM_CODES
+        changed = in_order(network, network(other, conditions), axes)
+        assert torch.equal(changed[:, : symbol + 1], whole[:, : symbol + 1])

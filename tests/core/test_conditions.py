@@ -71,13 +71,40 @@ def test_every_condition_is_repeated_item_by_item():
 
 def test_frames_cut_what_is_one_a_frame_and_keep_the_rest():
     conditions = Conditions(**every_kind())
-    cut = conditions.frames(slice(2, 4))
+    cut = conditions.frames(slice(2, 5), 6)
     assert list(cut) == list(conditions)
     for name, value in conditions.items():
-        whole = name not in ("action", "throttle")
-        expected = value.data if whole else value.data[:, 2:4]
+        expected = value.data[:, 2:5] if name in ("action", "throttle") else value.data
+        # Each of its 3 rows covers two frames.
+        expected = value.data[:, :, [1, 1, 2]] if name == "local" else expected
         assert torch.equal(cut[name].data, expected)
     assert cut["text"] is conditions["text"]
+
+
+def test_conditions_of_clips_are_those_of_their_frames():
+    conditions = Conditions(**{name: value for name, value in every_kind().items() if name != "action"})
+    frames = conditions.by_frame(6)
+    for name, value in conditions.items():
+        for frame in range(6):
+            own = frames[name].each(lambda tensor, frame=frame: tensor[frame::6])
+            expected = value.data[:, frame] if name == "throttle" else value.data
+            expected = value.data[:, :, frame // 2] if name == "local" else expected
+            assert torch.equal(own.data, expected)
+    assert isinstance(frames["throttle"], PerItem)
+    text, whole = frames["text"], conditions["text"]
+    assert isinstance(text, TokenSequence)
+    assert isinstance(whole, TokenSequence)
+    assert text.mask is not None
+    assert whole.mask is not None
+    assert torch.equal(text.mask, whole.mask.repeat_interleave(6, 0))
+
+
+def test_conditions_of_another_number_of_frames_are_refused():
+    for name in ("throttle", "local"):
+        conditions = Conditions(**every_kind()).only(name)
+        for change in (lambda given: given.by_frame(8), lambda given: given.frames(slice(0, 2), 8)):
+            with pytest.raises(InputError, match=name):
+                change(conditions)
 
 
 def test_conditions_by_name():

@@ -13,6 +13,8 @@ from torch import nn
 
 from smalti.autoregressive.transformer import Transformer
 from smalti.conditioners.embedding import Embedding
+from smalti.core.conditioners import Conditioner
+from smalti.core.conditions import Conditions, PerItem
 from smalti.core.errors import InputError
 from smalti.core.parts import QUANTIZERS, Quantizer
 from smalti.core.pretrained import settings_of
@@ -130,6 +132,8 @@ def test_every_network_comes_back_in_its_prior(tmp_path: Path) -> None:
         tiny = cast("Any", config).tiny()
         # Levels of one codebook and factor 2 make 1 + 4 codes of a coarse place.
         num_codebooks = 5 if kind == "hierarchical_pixelcnn" else 1
+        if "conditioners" in type(tiny).model_fields:
+            tiny = tiny.changed({"conditioners": {"mood": {"kind": "embedding", "num_ids": 4}}})
         network = tiny.build(7, num_codebooks, {"label": 3, "action": 2, "mood": 4})
         prior = LearnedPrior(network, (3, 4), "mine").eval()
         with torch.no_grad():
@@ -169,21 +173,52 @@ def test_a_model_of_somebody_elses_modules_is_refused(tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_injected_conditioners_are_named_when_saving_is_refused(tmp_path):
-    signal, likelihood = SignalSpec(3, (8, 8)), GaussianFamily(channels=3)
-    model = VQVAE(
-        ConvEncoder(3, 4, channels=4),
-        VectorQuantizer(dim=4, num_codes=8),
-        ConvDecoder(4, 3, channels=4, conditioners={"season": Embedding(4, num_ids=3)}),
-        likelihood,
-        signal,
-    )
-    with pytest.raises(InputError, match="decoder with injected conditioners"):
-        model.save_pretrained(tmp_path / "model")
-    network = Transformer(4, channels=8, layers=1, heads=1, conditioners={"season": Embedding(8, num_ids=3)})
-    with pytest.raises(InputError, match="injected conditioners"):
+def conditioned(**conditioners: Conditioner) -> VQVAE:
+    """A model whose decoder embeds the label itself, and has these conditioners."""
+    decoder = ConvDecoder(4, 3, channels=4, conditions={"label": 2}, conditioners=conditioners)
+    encoder, quantizer = ConvEncoder(3, 4, channels=4), VectorQuantizer(dim=4, num_codes=8)
+    return VQVAE(encoder, quantizer, decoder, GaussianFamily(channels=3), SignalSpec(3, (8, 8))).eval()
+
+
+@torch.no_grad()
+def test_injected_conditioners_come_back_with_their_model(tmp_path: Path) -> None:
+    model = conditioned(season=Embedding(4, num_ids=3), label=Embedding(4, num_ids=5))
+    given = Conditions(season=PerItem(torch.tensor([1])), label=torch.tensor([1]))
+    model.save_pretrained(tmp_path)
+    loaded = VQVAE.from_pretrained(tmp_path)
+    assert loaded.config == model.config
+    assert (loaded.condition_sizes, loaded.num_label_classes) == ({"label": 2}, 5)
+    codes = torch.randint(8, (1, 1, 2, 2))
+    assert torch.equal(loaded.decode(codes, given), model.decode(codes, given))
+    assert not torch.equal(loaded.decode(codes, given), loaded.decode(codes, given.only("label")))
+
+
+class Own(Conditioner):
+    """A conditioner without a config."""
+
+    def prepare(self, value: Any, batch_size: int, grid: Any, hide: bool = False) -> None:
+        """Nothing."""
+
+    def forward(self, x: torch.Tensor, prepared: None, position: int | None = None) -> torch.Tensor:
+        return x
+
+
+def test_conditioners_without_a_config_are_named_when_saving_is_refused(tmp_path: Path) -> None:
+    later = conditioned()
+    cast("Any", later.decoder).conditioners.by_name["season"] = Embedding(4, num_ids=3)
+    for model in (conditioned(season=Own()), later):
+        with pytest.raises(InputError, match="season"):
+            model.save_pretrained(tmp_path / "model")
+    network = Transformer(4, channels=8, layers=1, heads=1, conditioners={"season": Own()})
+    with pytest.raises(InputError, match="season"):
         LearnedPrior(network, (2, 2)).save_pretrained(tmp_path / "prior")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_condition_name_that_no_submodule_can_have_is_refused() -> None:
+    for name in ("type", "a.b"):
+        with pytest.raises(InputError, match=name):
+            conditioned(**{name: Embedding(4, num_ids=3)})
 
 
 def test_a_unigram_prior_comes_back_with_its_counts(tmp_path):

@@ -20,7 +20,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig, PixelCNNState
-from smalti.core.conditions import Conditions, PerItem, TokenSequence, id_sizes
+from smalti.core.conditioners import condition_names
+from smalti.core.conditions import Conditions, id_sizes
 from smalti.core.errors import InputError
 from smalti.core.priors import NETWORKS, AutoregressiveNetwork, NetworkConfig
 from smalti.nn.collectives import rand_over_ranks, randint_over_ranks
@@ -72,7 +73,8 @@ class FrameState:
 
     Attributes:
         grid: frames, rows and columns.
-        conditions: of the clips.
+        actions: indices of the actions, `(B, frames)`.
+        of_frames: conditions of each frame, `B * frames` items.
         past: state of the memory over the complete frames.
         known: local condition of the current frame, `(B, P, h, w)`.
         codes: codes of the current frame so far, `(B, G, h, w)`.
@@ -82,7 +84,8 @@ class FrameState:
     """
 
     grid: tuple[int, int, int]
-    conditions: Conditions
+    actions: Tensor
+    of_frames: Conditions
     past: Past
     known: Tensor
     codes: Tensor
@@ -95,6 +98,9 @@ class FrameState:
 class FramePixelCNN(AutoregressiveNetwork):
     """A gated PixelCNN over each frame of a clip, conditioned on a memory of the earlier frames.
 
+    The conditioners of `frame` read the conditions of its frame: the frame's own of values per frame, and its
+    part of a field over the clip.
+
     Args:
         num_codes: codes K of each codebook.
         num_codebooks: codes G of each position.
@@ -105,6 +111,10 @@ class FramePixelCNN(AutoregressiveNetwork):
         memory_layers: its layers; n layers see n + 1 frames.
         action_dropout: share of the clips whose actions training hides; see `hide_actions`.
         history_noise: share of the earlier codes that training replaces by uniformly drawn codes.
+
+    Raises:
+        InputError: if `frame` has a conditioner for `action`, which the memory reads, or for `local`, which
+            the memory supplies.
     """
 
     config: FramePixelCNNConfig
@@ -138,6 +148,12 @@ class FramePixelCNN(AutoregressiveNetwork):
         self.memory = FrameMemory(channels, config.memory_layers, is_conditioned=self.num_actions > 0)
         self.nothing = nn.Parameter(torch.zeros(channels))
         self.frame = config.frame.build(num_codes, num_codebooks, conditions, local_channels=channels)
+        self._of_frames = ("label", *sorted(condition_names(self.frame)))
+        if taken := {"action", "local"} & {*self._of_frames}:
+            raise InputError(
+                f"expected conditioners of other conditions than actions and local maps, which the memory "
+                f"handles, received one of {taken.pop()!r}: remove it from frame.conditioners"
+            )
 
     @property
     def reach(self) -> int:
@@ -169,7 +185,7 @@ class FramePixelCNN(AutoregressiveNetwork):
             later, _ = self._remembered(seen[:, :, :-1], actions[:, :-1], past)
             known = torch.cat([known, later], 2)
         local = known.transpose(1, 2).flatten(0, 1)
-        of_frames = _of_each_frame(conditions or Conditions()).repeat(frames)
+        of_frames = self._by_frame(conditions, frames)
         logits = self.frame(codes.transpose(1, 2).flatten(0, 1), Conditions(**of_frames, local=local))
         return logits.unflatten(0, (batch_size, frames)).transpose(1, 2)
 
@@ -182,13 +198,13 @@ class FramePixelCNN(AutoregressiveNetwork):
         """
         _check_grid(grid)
         frames, rows, columns = grid
-        conditions = conditions or Conditions()
         actions = self._actions(conditions, batch_size, frames)
         # Validate now rather than when the first frame begins.
         label_indices(conditions, batch_size, self.num_classes, actions.device)
         return FrameState(
             (frames, rows, columns),
-            Conditions(**_of_each_frame(conditions), action=actions),
+            actions,
+            self._by_frame(conditions, frames),
             self.memory.start(batch_size, (rows, columns)),
             self._nothing(batch_size, (rows, columns)),
             torch.zeros(
@@ -225,7 +241,8 @@ class FramePixelCNN(AutoregressiveNetwork):
         if state.frames == state.grid[0]:
             raise InputError(f"expected no step after the last symbol of a clip {state.grid}: call start")
         if state.frame is None:
-            conditions = Conditions(**_of_each_frame(state.conditions), local=state.known)
+            own = state.of_frames.part(slice(state.frames, None, state.grid[0]))
+            conditions = Conditions(**own, local=state.known)
             state.frame = self.frame.start(len(state.codes), state.grid[1:], conditions)
             previous = None
         state.symbols += 1
@@ -233,8 +250,7 @@ class FramePixelCNN(AutoregressiveNetwork):
 
     def _remember(self, codes: Int64[Tensor, "b g f h w"], state: FrameState) -> None:
         """Add complete frames to the memory; the next symbol is the first of the following frame."""
-        actions = state.conditions["action"].data
-        done = actions[:, state.frames : state.frames + codes.shape[2]]
+        done = state.actions[:, state.frames : state.frames + codes.shape[2]]
         known, state.past = self._remembered(codes, done, state.past)
         state.known = known[:, :, -1]
         state.frames += codes.shape[2]
@@ -250,6 +266,10 @@ class FramePixelCNN(AutoregressiveNetwork):
         if action_vectors is not None:
             embedded = embedded + action_vectors[:, :, None, None]
         return self.memory(embedded.movedim(-1, 1), action_vectors, past)
+
+    def _by_frame(self, conditions: Conditions | None, frames: int) -> Conditions:
+        """What the network of a frame reads, of each frame."""
+        return (conditions or Conditions()).only(*self._of_frames).by_frame(frames)
 
     def _nothing(self, batch_size: int, grid: Sequence[int]) -> Float[Tensor, "b c h w"]:
         """Local condition of a clip's first frame."""
@@ -274,12 +294,6 @@ class FramePixelCNN(AutoregressiveNetwork):
             )
         actions = actions.to(device)
         return actions.where(actions >= 0, self.num_actions)
-
-
-def _of_each_frame(conditions: Conditions) -> Conditions:
-    """Conditions of a whole clip, which are the same for the network of each of its frames."""
-    whole = [name for name, value in conditions.items() if isinstance(value, PerItem | TokenSequence)]
-    return conditions.only(*whole)
 
 
 def hide_actions(actions: Int64[Tensor, "b f"], share: float, num_actions: int) -> Int64[Tensor, "b f"]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, final
+from typing import Any, Literal, cast, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from smalti.autoregressive.gated_layer import GatedLayer, LayerState, transposed
+from smalti.core.conditioners import ConditionedConfig, Conditioner, Conditioners
 from smalti.core.conditions import Conditions, id_sizes
 from smalti.core.errors import InputError
 from smalti.core.priors import NETWORKS, AutoregressiveNetwork, NetworkConfig
@@ -24,8 +25,8 @@ from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels
 
 
 @NETWORKS.register
-class GatedPixelCNNConfig(NetworkConfig):
-    """Settings of a `GatedPixelCNN`.
+class GatedPixelCNNConfig(ConditionedConfig, NetworkConfig):
+    """Settings of a `GatedPixelCNN`; `conditioners` as in `ConditionedConfig`.
 
     Attributes:
         channels: maps p of each stack.
@@ -67,7 +68,8 @@ class GatedPixelCNNConfig(NetworkConfig):
         local_channels: int = 0,
     ) -> GatedPixelCNN:
         """Build the untrained network; see `GatedPixelCNN`."""
-        return GatedPixelCNN(num_codes, num_codebooks, conditions, local_channels, **self.settings())
+        settings = {**self.settings(), "conditioners": self.build_conditioners(self.channels)}
+        return GatedPixelCNN(num_codes, num_codebooks, conditions, local_channels, **settings)
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class PixelCNNState:
         heads: the heads, laid out for one position.
         features: output of the last layer at the current position, `(B, p)`.
         context: `features` plus the embeddings of the codes already drawn at this position.
+        conditions: prepared state of each conditioner, by name.
         symbols: number of symbols for which logits were computed.
     """
 
@@ -88,6 +91,7 @@ class PixelCNNState:
     heads: list[nn.Module]
     features: Tensor
     context: Tensor
+    conditions: dict[str, Any]
     symbols: int = 0
 
 
@@ -97,6 +101,8 @@ class GatedPixelCNN(AutoregressiveNetwork):
 
     With G codebooks, the input of the trunk is the sum of their embeddings. At a position, code g is
     predicted by its own head from the trunk and the embeddings of codes 0 to g - 1 at that position.
+
+    Conditioners are applied to the horizontal stack after every layer, with the same weights.
 
     Args:
         num_codes: codes K of each codebook.
@@ -112,6 +118,8 @@ class GatedPixelCNN(AutoregressiveNetwork):
         head_channels: hidden width of the output heads.
         dropout: dropout of the gated horizontal maps of each layer.
         label_dropout: share of the labels that training hides.
+        conditioners: modules for activations of `channels`, by the name of the condition that each reads.
+            Saving requires that each has a registered config.
     """
 
     config: GatedPixelCNNConfig
@@ -130,8 +138,10 @@ class GatedPixelCNN(AutoregressiveNetwork):
         head_channels: int = 256,
         dropout: float = 0.0,
         label_dropout: float = 0.1,
+        conditioners: Mapping[str, Conditioner] | None = None,
     ) -> None:
         super().__init__()
+        self.conditioners = Conditioners(conditioners)
         self.config = config = GatedPixelCNNConfig(
             channels=channels,
             layers=layers,
@@ -140,6 +150,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
             head_channels=head_channels,
             dropout=dropout,
             label_dropout=label_dropout,
+            conditioners=self.conditioners.configs(),
         )
         check_counts(num_codes, num_codebooks)
         self.num_codes = num_codes
@@ -184,9 +195,8 @@ class GatedPixelCNN(AutoregressiveNetwork):
 
         Raises:
             InputError: if the grid is not one of rows and columns, a code or label is out of range, the
-            number
-                of codebooks is wrong, or the local condition is missing, has the wrong number of channels, or
-                does not divide the grid.
+                number of codebooks is wrong, or a condition is missing, has the wrong number of channels, or
+                does not fit the grid.
         """
         _check_grid(codes.shape[2:])
         check_codes(codes, self.num_codebooks, self.num_codes)
@@ -194,6 +204,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
         labels = label_indices(conditions, len(codes), self.num_classes, codes.device)
         if self.training:
             labels = hide_labels(labels, self.config.label_dropout, self.num_classes)
+        prepared = self.conditioners.prepare(conditions, len(codes), codes.shape[2:], hide=self.training)
         each = codes.unbind(1)
         v = h = (
             torch.stack([embed(c) for embed, c in zip(self.embeddings, each, strict=True)])
@@ -202,6 +213,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
         )
         for layer, shifts in zip(self.layers, local, strict=True):
             v, h = layer(v, h, labels, shifts)
+            h = self.conditioners(h, prepared)
         context = h.movedim(1, -1)
         logits = [self.heads[0](context)]
         for prefix, head, c in zip(self.prefixes, self.heads[1:], each, strict=False):
@@ -229,7 +241,8 @@ class GatedPixelCNN(AutoregressiveNetwork):
             for layer, shifts in zip(self.layers, local, strict=True)
         ]
         heads = [transposed(head) for head in self.heads]
-        return PixelCNNState((rows, columns), layers, heads, features, context=features)
+        prepared = self.conditioners.prepare(conditions, batch_size, grid)
+        return PixelCNNState((rows, columns), layers, heads, features, features, prepared)
 
     @torch.no_grad()
     def step(self, previous: Int64[Tensor, " b"] | None, state: PixelCNNState) -> Float[Tensor, "b k"]:
@@ -288,6 +301,8 @@ class GatedPixelCNN(AutoregressiveNetwork):
         outs = [later.left.slots[column] for later in state.layers[1:]] + [state.features]
         for (layer, layer_state), out in zip(layers, outs, strict=True):
             layer.step(column, layer_state, out)
+            if state.conditions:
+                out.copy_(self.conditioners(out, state.conditions, position))
         state.context = state.features
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int64
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from smalti.core.conditioners import Conditioner, Conditioners
+from smalti.core.conditioners import ConditionedConfig, Conditioner, Conditioners
 from smalti.core.conditions import Conditions, id_sizes
 from smalti.core.errors import InputError
 from smalti.core.priors import NETWORKS, AutoregressiveNetwork, NetworkConfig, SamplingKernel
@@ -37,8 +37,8 @@ MAX_COMPILED_BATCH = 32
 
 
 @NETWORKS.register
-class TransformerConfig(NetworkConfig):
-    """Settings of a `Transformer`.
+class TransformerConfig(ConditionedConfig, NetworkConfig):
+    """Settings of a `Transformer`; `conditioners` as in `ConditionedConfig`.
 
     Attributes:
         channels: width of the residual stream.
@@ -79,7 +79,8 @@ class TransformerConfig(NetworkConfig):
         conditions: Mapping[str, int] | None = None,
     ) -> Transformer:
         """Build the untrained network; see `Transformer`."""
-        return Transformer(num_codes, num_codebooks, conditions, **self.settings())
+        settings = {**self.settings(), "conditioners": self.build_conditioners(self.channels)}
+        return Transformer(num_codes, num_codebooks, conditions, **settings)
 
 
 def sinusoids(length: int, channels: int) -> Float[Tensor, "n c"]:
@@ -187,9 +188,8 @@ class Transformer(AutoregressiveNetwork):
         mlp_ratio: hidden width of each MLP, in multiples of `channels`.
         dropout: dropout of the embedded symbols and of the output of each branch.
         label_dropout: share of the labels that training hides.
-        conditioners: modules for activations of `channels`, by the name of the condition that each reads. The
-            config does not describe them, so `save_pretrained` refuses a prior with such a network: save its
-            `state_dict()`.
+        conditioners: modules for activations of `channels`, by the name of the condition that each reads.
+            Saving requires that each has a registered config.
     """
 
     config: TransformerConfig
@@ -209,6 +209,7 @@ class Transformer(AutoregressiveNetwork):
         conditioners: Mapping[str, Conditioner] | None = None,
     ) -> None:
         super().__init__()
+        self.conditioners = Conditioners(conditioners)
         self.config = config = TransformerConfig(
             channels=channels,
             layers=layers,
@@ -216,6 +217,7 @@ class Transformer(AutoregressiveNetwork):
             mlp_ratio=mlp_ratio,
             dropout=dropout,
             label_dropout=label_dropout,
+            conditioners=self.conditioners.configs(),
         )
         check_counts(num_codes, num_codebooks)
         self.num_codes = num_codes
@@ -228,7 +230,6 @@ class Transformer(AutoregressiveNetwork):
         self.position_scale = nn.Parameter(torch.full((channels,), INITIAL_STD))
         stack = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
         self.layers = cast("Sequence[TransformerLayer]", stack)
-        self.conditioners = Conditioners(conditioners)
         self.norm = nn.LayerNorm(channels)
         self.head_weights = nn.Parameter(torch.empty(num_codebooks, num_codes, channels))
         self.head_biases = nn.Parameter(torch.zeros(num_codebooks, num_codes))

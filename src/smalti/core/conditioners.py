@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, TypeGuard, cast, final
 
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.core.conditions import Conditions, ConditionValue
@@ -68,6 +69,21 @@ class ConditionerConfig(Configuration):
 CONDITIONERS = Registry("conditioner", ConditionerConfig, "smalti.conditioners")
 
 AnyConditioner = Annotated[ConditionerConfig, CONDITIONERS]
+ConditionName = Annotated[str, Field(pattern=r"^[^.=\s]+$")]
+
+
+class ConditionedConfig(Configuration):
+    """Settings of a part with conditioners; the config of such a part inherits from it.
+
+    Attributes:
+        conditioners: settings of the conditioner of each condition, by the condition's name.
+    """
+
+    conditioners: dict[ConditionName, AnyConditioner] = Field(default_factory=dict)
+
+    def build_conditioners(self, channels: int) -> dict[str, Conditioner]:
+        """Build the untrained conditioners for activations with this number of channels."""
+        return {name: config.build(channels) for name, config in self.conditioners.items()}
 
 
 @final
@@ -78,14 +94,29 @@ class Conditioners(nn.Module):
 
     Args:
         conditioners: conditioner of each condition, by the condition's name.
+
+    Raises:
+        InputError: for a name that cannot name a submodule.
     """
 
     def __init__(self, conditioners: Mapping[str, Conditioner] | None = None) -> None:
         super().__init__()
-        self.by_name = nn.ModuleDict(dict(conditioners or {}))
+        self.by_name = nn.ModuleDict()
+        for name, module in (conditioners or {}).items():
+            if hasattr(self.by_name, name) or not name or "." in name:
+                raise InputError(
+                    f"expected a condition name without dots that is no attribute of a torch.nn.ModuleDict, "
+                    f"received {name!r}: rename the condition"
+                )
+            self.by_name[name] = module
 
     def __len__(self) -> int:
         return len(self.by_name)
+
+    def configs(self) -> dict[str, ConditionerConfig]:
+        """Settings of the conditioners that have a config, by condition name."""
+        found = {name: getattr(module, "config", None) for name, module in self.by_name.items()}
+        return {name: config for name, config in found.items() if isinstance(config, ConditionerConfig)}
 
     @property
     def condition_names(self) -> tuple[str, ...]:
@@ -121,6 +152,18 @@ def condition_names(module: nn.Module) -> frozenset[str]:
     A part that reads conditions in another way lists them in an attribute `condition_names`.
     """
     return frozenset(name for part in module.modules() for name in getattr(part, "condition_names", ()))
+
+
+def undescribed_conditioners(module: nn.Module) -> list[str]:
+    """Names of the conditions inside a module whose conditioner its config does not describe."""
+    found = []
+    for part in module.modules():
+        own, config = getattr(part, "conditioners", None), getattr(part, "config", None)
+        if isinstance(own, Conditioners):
+            described = config.conditioners if isinstance(config, ConditionedConfig) else {}
+            built = own.configs()
+            found += [name for name in own.by_name if name not in built or described.get(name) != built[name]]
+    return found
 
 
 def check_data_conditions(module: nn.Module, available: Collection[str]) -> None:

@@ -222,14 +222,38 @@ class Conditions(Mapping[str, ConditionValue]):
         """Repeat the conditions of each item `times` times, the copies of an item next to each other."""
         return self._each(lambda tensor: tensor.repeat_interleave(times, 0))
 
-    def frames(self, frames: slice) -> Conditions:
-        """Select the frames of conditions with one value per frame; keep all other conditions."""
-        return Conditions(
-            **{
-                name: value.each(lambda tensor: tensor[:, frames]) if isinstance(value, PerFrame) else value
-                for name, value in self._values.items()
-            }
-        )
+    def frames(self, frames: slice, num: int) -> Conditions:
+        """Select some of `num` frames from values per frame and fields; keep all other conditions.
+
+        Raises:
+            InputError: if a condition does not fit that number of frames.
+        """
+        selected = dict(self._values)
+        for name, value in self._values.items():
+            if isinstance(value, PerFrame):
+                selected[name] = PerFrame(_along_frames(name, value, num)[:, frames])
+            elif isinstance(value, DenseField):
+                selected[name] = DenseField(_along_frames(name, value, num)[:, frames].movedim(1, 2))
+        return Conditions(**selected)
+
+    def by_frame(self, num: int) -> Conditions:
+        """Make conditions of clips with `num` frames those of `B * num` single frames, clip by clip.
+
+        A value per frame becomes one per item, and a field over the clip one over the frame; all others are
+        repeated.
+
+        Raises:
+            InputError: if a condition does not fit that number of frames, or its name has another fixed kind.
+        """
+        made: dict[str, ConditionValue] = {}
+        for name, value in self._values.items():
+            if isinstance(value, PerFrame):
+                made[name] = PerItem(_along_frames(name, value, num).flatten(0, 1))
+            elif isinstance(value, DenseField):
+                made[name] = DenseField(_along_frames(name, value, num).flatten(0, 1))
+            else:
+                made[name] = value.each(lambda tensor: tensor.repeat_interleave(num, 0))
+        return Conditions(**made)
 
     def only(self, *names: str) -> Conditions:
         """Select the conditions with these names; absent ones are ignored."""
@@ -254,6 +278,18 @@ def _as_value(name: str, value: ConditionValue | Tensor) -> ConditionValue:
             f"PerFrame, TokenSequence or DenseField (only {', '.join(KINDS)} have a fixed kind)"
         )
     return KINDS[name](value)
+
+
+def _along_frames(name: str, value: PerFrame | DenseField, num: int) -> Tensor:
+    """The tensor of a value with its `num` frames as axis 1; a coarse field is repeated over its frames."""
+    data = value.data if isinstance(value, PerFrame) else value.data.movedim(2, 1)
+    given = data.shape[1]
+    if given == 0 or num % given or (isinstance(value, PerFrame) and given != num):
+        raise InputError(
+            f"expected the condition {name!r} of {num} frames, received {tuple(value.data.shape)}: pass one "
+            "value per frame, or a field whose first axis divides them"
+        )
+    return data.repeat_interleave(num // given, 1)
 
 
 def id_sizes(conditions: Mapping[str, int] | None, *names: str) -> dict[str, int]:

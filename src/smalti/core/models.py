@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from smalti.core.conditioners import num_label_ids
+from smalti.core.conditioners import num_label_ids, undescribed_conditioners
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
@@ -71,7 +71,7 @@ class LatentVariableModel(Trainable, Pretrained):
         Raises:
             InputError: if no config describes one of its parts.
         """
-        if self.config is None:
+        if self.config is None or undescribed_conditioners(self):
             raise InputError(
                 f"expected parts with a registered config, received {self._undescribed()}: save the "
                 "state_dict() yourself, or register a config of that class and keep it as its `config`"
@@ -86,8 +86,8 @@ class LatentVariableModel(Trainable, Pretrained):
         """Names of the parts that no config describes."""
         found = []
         for name, part in self.named_children():
-            if len(getattr(part, "conditioners", ())):
-                found.append(f"a {name} with injected conditioners")
+            if conditions := undescribed_conditioners(part):
+                found.append(f"a {name} with a conditioner without one ({', '.join(conditions)})")
             elif not isinstance(getattr(part, "config", None), Configuration):
                 foreign = getattr(part, "module", part)
                 found.append(f"the {name} {type(foreign).__name__}")

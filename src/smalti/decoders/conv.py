@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from smalti.core.conditioners import Conditioner, Conditioners
+from smalti.core.conditioners import ConditionedConfig, Conditioner, Conditioners
 from smalti.core.conditions import Conditions, id_sizes
 from smalti.core.parts import DECODERS, Decoder, DecoderConfig, Encoder, LikelihoodFamily
 from smalti.core.signals import SignalSpec
@@ -52,8 +52,7 @@ class ConvDecoder(Decoder):
         time_strides: upsampling factors over the frames of clips, where they differ from `strides`.
         per_frame: whether each frame of a clip is decoded separately, as an image.
         conditioners: modules for the `channels` maps of the first convolution, on the latents' grid, by the
-            name of the condition that each reads. The config does not describe them, so `save_pretrained`
-            refuses a model with such a decoder: save its `state_dict()`.
+            name of the condition that each reads. Saving requires that each has a registered config.
     """
 
     def __init__(
@@ -76,6 +75,7 @@ class ConvDecoder(Decoder):
     ) -> None:
         super().__init__()
         self.condition_sizes = sizes = id_sizes(conditions, "label")
+        self.conditioners = Conditioners(conditioners)
         self.config = ConvDecoderConfig(
             channels=channels,
             residual_channels=residual_channels,
@@ -87,6 +87,7 @@ class ConvDecoder(Decoder):
             head_channels=head_channels,
             use_labels="label" in sizes,
             label_dropout=label_dropout,
+            conditioners=self.conditioners.configs(),
         )
         self.is_per_frame = per_frame
         if per_frame:
@@ -95,7 +96,6 @@ class ConvDecoder(Decoder):
         self.first = conv(dim, channels, 3, padding=1)
         self.label_dropout = label_dropout
         self.label = nn.Embedding(sizes["label"] + 1, channels) if sizes else None
-        self.conditioners = Conditioners(conditioners)
         activation = ACTIVATIONS[norm]
         layers: list[nn.Module] = [
             BLOCKS[norm](ndim, channels, residual_channels) for _ in range(residual_blocks)
@@ -134,8 +134,8 @@ class ConvDecoder(Decoder):
 
 
 @DECODERS.register
-class ConvDecoderConfig(DecoderConfig):
-    """Settings of a `ConvDecoder`.
+class ConvDecoderConfig(ConditionedConfig, DecoderConfig):
+    """Settings of a `ConvDecoder`; `conditioners` as in `ConditionedConfig`.
 
     Attributes:
         strides, time_strides, per_frame: None for those of the encoder, reversed.
@@ -195,4 +195,5 @@ class ConvDecoderConfig(DecoderConfig):
             label_dropout=self.label_dropout,
             time_strides=time_strides,
             per_frame=encoder.is_per_frame if self.per_frame is None else self.per_frame,
+            conditioners=self.build_conditioners(self.channels),
         )

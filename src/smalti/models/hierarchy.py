@@ -324,8 +324,9 @@ class HierarchyConfig(ModelConfig):
         known = [condition_channels] * len(self.factors) + [0]
         projections = [CONVOLUTIONS[ndim](width + above, dim, 1) for above in known]
         likelihood = self.likelihood.build(signal)
-        # Decoders between levels take no label and have no head.
-        between = self.decoder.model_copy(update={"use_labels": False, "head_channels": 0})
+        # Decoders between levels take no conditions and have no head.
+        without = {"use_labels": False, "conditioners": {}, "head_channels": 0}
+        between = self.decoder.model_copy(update=without)
         decoders: list[Decoder] = [
             self.decoder.network(dim + known[0], likelihood.num_parameters, ndim, encoders[0], conditions),
             *(

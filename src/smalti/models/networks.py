@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from smalti.core.conditioners import undescribed_conditioners
 from smalti.core.conditions import Conditions
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
@@ -147,8 +148,7 @@ class ForeignDecoder(Decoder):
 def configs_of(**parts: nn.Module) -> dict[str, Any] | None:
     """Configs of parts by name, or None if a part has no config (a third-party module)."""
     configs = {name: getattr(part, "config", None) for name, part in parts.items()}
-    # No config describes injected conditioners.
-    if any(len(getattr(part, "conditioners", ())) for part in parts.values()):
+    if any(undescribed_conditioners(part) for part in parts.values()):
         return None
     return None if any(not isinstance(each, Configuration) for each in configs.values()) else configs
 

@@ -11,7 +11,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from smalti.autoregressive.sampling import sample
-from smalti.core.conditioners import check_given_conditions
+from smalti.core.conditioners import (
+    check_given_conditions,
+    readable_conditions,
+    undescribed_conditioners,
+)
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
 from smalti.core.models import Trainable
@@ -43,10 +47,10 @@ class LearnedPrior(DensityPrior, Trainable, Pretrained):
     def settings(self) -> dict[str, Any]:
         """The network's config, sizes and conditions, and the grid."""
         network = self.network
-        if len(getattr(network, "conditioners", ())):
+        if names := undescribed_conditioners(network):
             raise InputError(
-                "expected a network without injected conditioners, which its config does not describe: "
-                "save its state_dict() yourself"
+                f"expected conditioners with a registered config, received one of {names[0]!r} without: save "
+                "the state_dict() yourself, or register a config of that class and keep it as its `config`"
             )
         return {
             "network": settings_of(network),
@@ -91,8 +95,10 @@ class LearnedPrior(DensityPrior, Trainable, Pretrained):
         if codes.ndim > 3 and codes.shape[2] > self.grid[0]:
             parts = codes.split(self.grid[0], 2)
             frames = (slice(i * self.grid[0], (i + 1) * self.grid[0]) for i in range(len(parts)))
-            each = zip(parts, frames, strict=True)
-            return torch.stack([self.log_prob(part, conditions.frames(of)) for part, of in each]).sum(0)
+            # Others may not be one per frame of codes, such as actions of frames that share a code.
+            read = conditions.only(*readable_conditions(self.network))
+            each = [(part, read.frames(of, codes.shape[2])) for part, of in zip(parts, frames, strict=True)]
+            return torch.stack([self.log_prob(part, own) for part, own in each]).sum(0)
         logits = self.network(codes, conditions).float()
         nats = torch.nn.functional.cross_entropy(logits.flatten(0, -2), codes.flatten(), reduction="none")
         return -nats.view(len(codes), -1).sum(1)

@@ -116,6 +116,29 @@ def test_the_member_that_is_there_keeps_its_settings() -> None:
     assert override(few, ["model.likelihood.kind=logistic_mixture"]) == few
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("kind=embedding", "num_ids=4"),
+        ("num_ids=4", "kind=embedding"),
+        ("kind=cross_attention", "kind=embedding", "num_ids=4"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["network.conditioners", "conditioners"])
+def test_a_new_entry_of_a_dictionary_of_parts(words: tuple[str, ...], prefix: str) -> None:
+    changed = override(PriorRecipe(), [f"{prefix}.mood.{word}" for word in words])
+    assert changed.network.model_dump()["conditioners"] == {
+        "mood": {"kind": "embedding", "num_ids": 4, "dropout": 0.1}
+    }
+    assert override(PriorRecipe(), settings(changed)) == changed
+    assert override(changed, ["conditioners.mood.dropout=0"]).network != changed.network
+    assert differences(PriorRecipe(), changed)["network.conditioners.mood.num_ids"] == (None, 4)
+
+
+def test_a_new_entry_of_a_dictionary_of_values() -> None:
+    assert override(IMAGE, ["class_names.3=Dress"]).class_names == {"3": "Dress"}
+
+
 def test_left_out_keys_need_their_full_name() -> None:
     with pytest.raises(InputError, match="ambiguous"):
         override(IMAGE, ["network.kernel_size=3", "learning_rate=1"])
@@ -144,6 +167,10 @@ def test_left_out_keys_need_their_full_name() -> None:
         ("model.kind=vqgan", "did you mean vqvae"),
         ("latent_dim=5", "unknown key 'latent_dim'"),
         ("num_samples=5", "unknown key 'num_samples'"),
+        ("conditioners.mood.kind=embedding", "model.decoder.conditioners.mood.num_ids: field required"),
+        ("decoder.conditioners.mood.num_ids=4", "`kind`"),
+        ("decoder.conditioners.mood.kind=embeding", "did you mean embedding"),
+        ("decoder.mood.kind=embedding", "unknown key"),
     ],
 )
 def test_refusals(assignment: str, message: str) -> None:

@@ -45,7 +45,11 @@ def settings(config: Configuration, prefix: str = "") -> list[str]:
         if isinstance(value, Configuration):
             lines += settings(value, f"{prefix}{name}.")
         elif isinstance(value, dict):
-            lines += [f"{prefix}{name}.{key}={inner}" for key, inner in value.items()]
+            for key, inner in value.items():
+                if isinstance(inner, Configuration):
+                    lines += settings(inner, f"{prefix}{name}.{key}.")
+                else:
+                    lines.append(f"{prefix}{name}.{key}={inner}")
         elif isinstance(value, tuple):
             lines.append(f"{prefix}{name}={','.join(str(part) for part in value)}")
         else:

@@ -18,7 +18,9 @@ from smalti.recipe import C, refusal
 def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = ()) -> C:
     """Return a config with some values replaced by `key=value` strings from a command line.
 
-    A key is a dotted path (`model.quantizer.num_codes`), or its last parts if unambiguous (`num_codes`).
+    A key is a dotted path (`model.quantizer.num_codes`), or its last parts if unambiguous (`num_codes`). The
+    key of a new entry of a dictionary begins with the path of the dictionary, or its last parts
+    (`decoder.conditioners.text.kind`).
 
     Args:
         config: the original config.
@@ -37,18 +39,24 @@ def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = (
             raise InputError(
                 f"expected key=value, received {assignment!r}: write for example training.steps=1000"
             )
+        prefix, _, last = key.rpartition(".")
+        entry = _new_entry(type(config).model_validate(values), key, leave_out)
+        if entry is not None:
+            path, rest = entry
+            prefix = key.removesuffix(f".{rest}") if rest else key
+            given = [_beside(assignments, prefix), *_kinds(assignments, prefix)] if rest else [text]
+            values = _assigned(type(config), values, _at(values, path[:-1]), path[-1], given)
         path = _find(values, key, leave_out)
-        inner = values
-        for part in path[:-1]:
-            inner = inner[part]
+        inner = _at(values, path[:-1])
         current = inner[path[-1]]
-        others: dict[str, Any] = {}
-        if path[-1] == "kind" and text != current:
+        if path[-1] == "kind" and len(path) > 1 and text != current:
             # Another member of a union has different keys and would reject the old ones.
-            others = dict(inner)
-            inner.clear()
-        values = _assigned(type(config), values, inner, path[-1], _readings(text, current))
-        values = _kept(type(config), values, path[:-1], others)
+            given = [{**_beside(assignments, prefix), last: text}, {last: text}]
+            others, part = dict(inner), path[:-1]
+            values = _assigned(type(config), values, _at(values, part[:-1]), part[-1], given)
+            values = _kept(type(config), values, part, others)
+        else:
+            values = _assigned(type(config), values, inner, path[-1], _readings(text, current))
     return type(config).model_validate(values)
 
 
@@ -65,11 +73,66 @@ def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+def _at(values: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    for part in path:
+        values = values[part]
+    return values
+
+
+def _dictionaries(config: BaseModel, prefix: str = "") -> dict[str, dict[str, Any]]:
+    """All settings that are dictionaries, by dotted key."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in type(config).model_fields:
+        key, value = f"{prefix}{name}", getattr(config, name)
+        inner = {key: value}
+        if isinstance(value, dict):
+            found[key] = value
+            inner = {f"{key}.{entry}": each for entry, each in value.items()}
+        for inner_key, each in inner.items():
+            if isinstance(each, BaseModel):
+                found |= _dictionaries(each, f"{inner_key}.")
+    return found
+
+
+def _new_entry(config: BaseModel, key: str, leave_out: Sequence[str]) -> tuple[list[str], str] | None:
+    """Path of the new entry of a dictionary that a key names, and the rest of the key; else None.
+
+    Raises:
+        InputError: if several dictionaries match.
+    """
+    parts, found = key.split("."), []
+    for path, entries in _dictionaries(config).items():
+        is_left_out = path.startswith(tuple(f"{first}." for first in leave_out))
+        for cut in range(1, len(parts)):
+            name, rest = parts[cut], ".".join(parts[cut + 1 :])
+            written = ".".join(parts[:cut])
+            is_end = not is_left_out and path.endswith(f".{written}")
+            if name and name not in entries and (path == written or is_end):
+                found.append((path, [*path.split("."), name], rest, path == written))
+    exact = [each for each in found if each[3]] or found
+    if len(exact) > 1:
+        raise InputError(f"the key {key!r} is ambiguous: begin with one of {', '.join(e[0] for e in exact)}")
+    return exact[0][1:3] if exact else None
+
+
+def _beside(assignments: Sequence[str], prefix: str) -> dict[str, str]:
+    """The settings that assignments give to one part, which its kind may require."""
+    pairs = [each.partition("=") for each in assignments]
+    given = {key.removeprefix(f"{prefix}."): text for key, _, text in pairs if key.startswith(f"{prefix}.")}
+    return {key: text for key, text in given.items() if "." not in key}
+
+
+def _kinds(assignments: Sequence[str], prefix: str) -> list[dict[str, str]]:
+    """The part with its kind alone, whose other settings are assigned one by one."""
+    kind = _beside(assignments, prefix).get("kind")
+    return [] if kind is None else [{"kind": kind}]
 
 
 def _find(values: dict[str, Any], key: str, leave_out: Sequence[str]) -> list[str]:
