@@ -12,6 +12,8 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
+LEDGER = ".smalti.json"
+"""As in `smalti.app.outputs`, which may not be imported before jaxtyping has installed its hook."""
 WIDTHS = [
     f"{part}.{width}" for part in ("encoder", "decoder") for width in ("channels=8", "residual_channels=4")
 ]
@@ -72,9 +74,9 @@ def smooth(rng: np.random.Generator, width: int = 16, height: int = 16) -> Image
 
 
 def digests(directory: Path) -> dict[str, str]:
-    """Every file below a directory, with a digest of its bytes."""
+    """Every file below a directory but ledgers of commands, with a digest of its bytes."""
     return {
         str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(directory.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != LEDGER
     }

@@ -10,15 +10,17 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
+import typer
 
 from smalti.app import cli
 from smalti.app.console import console
 from smalti.core.errors import InputError
 from smalti.training.loop import Interrupted
-from tests.runs import TINY, Result, digests
+from tests.runs import TINY, TINY_PRIOR, Result, digests
 
 Smalti = Callable[..., Result]
 
@@ -236,3 +238,81 @@ def test_a_folder_whose_name_looks_like_markup(
     result = smalti("evaluate", run, "--data", folder, "--quiet")
     assert result.status == 0
     assert "[/old]" in result.out.replace("\n", "").replace(" ", "")
+
+
+def literal(text: str) -> str:
+    """Text of a help page without markup, line breaks and borders."""
+    return "".join(letter for letter in text if letter not in "`│ \n")
+
+
+def commands() -> dict[str, Any]:
+    cli.add_commands(cli.app)
+    return vars(typer.main.get_command(cli.app))["commands"]
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_help_shows_every_character_of_its_texts(
+    name: str, smalti: Smalti, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = literal(smalti(name, "--help").out)
+    command = commands()[name]
+    for parameter in command.params:
+        assert literal(getattr(parameter, "help", None) or "") in shown
+    for paragraph in (command.help or "").split("\n\n"):
+        assert literal(paragraph) in shown
+
+
+@pytest.mark.parametrize("name", ["one.npy", "codes.json", "table.csv"])
+def test_codes_to_a_kind_of_file_that_is_not_written(
+    name: str, trained: Path, pictures: Path, tmp_path: Path, smalti: Smalti
+) -> None:
+    result = smalti("encode", trained, "--data", pictures, "--out", tmp_path / name)
+    assert result.status == 2
+    assert name in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_with_the_name_of_a_file(
+    trained: Path, pictures: Path, tmp_path: Path, smalti: Smalti
+) -> None:
+    out = tmp_path / "samples.png"
+    for words in (
+        ["sample", trained],
+        ["reconstruct", trained, pictures / "cat" / "000.png"],
+        ["train", "image", "--data", pictures, *TINY],
+        ["demo"],
+    ):
+        assert smalti(*words, "--out", out).status == 2
+        assert not out.exists()
+    out.mkdir()  # it is meant
+    assert smalti("sample", trained, "--num", 1, "--out", out, "--quiet").status == 0
+
+
+def test_a_file_in_place_of_a_run(tmp_path: Path, smalti: Smalti) -> None:
+    (tmp_path / "README.md").write_text("# Letters")
+    result = smalti("inspect", tmp_path / "README.md")
+    assert result.status == 2
+    assert "is a file" in result.err
+
+
+def test_advice_names_options_of_the_command(run: Path, smalti: Smalti) -> None:
+    shown = smalti("train-prior", run, *TINY_PRIOR, "network.layers=3")
+    assert shown.status == 2
+    assert "--name" in shown.err
+    assert "--out" not in shown.err
+    named = smalti("train-prior", run, "--name", "second", *TINY_PRIOR)
+    assert f"Next: smalti sample {run} --prior second" in " ".join(named.err.split())
+
+
+def test_quiet_does_not_hide_what_is_left_out(
+    trained: Path, pictures: Path, tmp_path: Path, smalti: Smalti
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    shutil.copy(pictures / "cat" / "000.png", data)
+    (data / "notes.txt").write_text("Dear Anna")
+    for words in (["encode", trained, "--out", tmp_path / "codes"], ["evaluate", trained]):
+        result = smalti(*words, "--data", data, "--quiet")
+        assert result.status == 0
+        assert "1 file was left out (1 .txt)" in " ".join(result.err.split())

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from smalti.app.console import by_phase, console, watching
+from smalti.app.console import Pace, bar, by_phase, console, counting, duration, watching
 from smalti.app.runs import draw_learning_curves
+from smalti.core.errors import InputError
 from smalti.training.checkpoints import RunDirectory
 
 TWO_PHASES = {
@@ -48,6 +49,56 @@ def test_progress_shows_the_loss_of_each_phase(
     assert "7/10" in shown
     assert all(text in shown for text in expected)
     assert ("held out" in shown) == ("validation mse" in values)
+
+
+@pytest.mark.parametrize(
+    ("title", "steps"), [("Training", 250_000), ("Training the prior", 20_000), ("Masked prediction", 100)]
+)
+def test_progress_fits_into_80_columns(title: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "width", 80)
+    values = "loss 123.456 distortion 5.678 bits/code 8.100 codes used 1.000"
+    with console.capture() as captured, bar(title) as progress:
+        progress.show(steps - 1, steps, "100.0 steps/s", values)
+        progress.show(steps, steps, "100.0 steps/s")
+    first, second = captured.get().splitlines()[:2]
+    assert first.startswith(title)
+    assert f"{steps}/{steps} 100.0 steps/s" in first
+    assert max(len(first), len(second)) <= 80
+    assert second.strip() == values
+
+
+def test_an_error_before_the_first_item_leaves_no_bar() -> None:
+    with console.capture() as captured, pytest.raises(InputError), counting("Sampling"):
+        raise InputError("expected a class")
+    assert captured.get() == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds_a_step", "expected"),
+    [(0.25, "about 3 h at 0.25 s a step"), (30.0, "about 14 days at 30 s a step"), (0.001, "")],
+)
+def test_the_first_steps_tell_how_long_it_takes(seconds_a_step: float, expected: str) -> None:
+    now = 0.0
+    pace = Pace(40_000, lambda: now)
+    told = []
+    for step in range(1, 11_000):
+        now += 100.0 if step == 1 else seconds_a_step
+        told.append(pace.forecast(step))
+    assert [text for text in told if text] == ([expected] if expected else [])
+    # Measured for at least five seconds, without the first step.
+    if expected:
+        assert told.index(expected) == max(3, round(5 / seconds_a_step))
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (50.0, 119.0, 120.0, 7_199.0, 7_200.0, 172_800.0)] == [
+        "50 s",
+        "119 s",
+        "2 min",
+        "120 min",
+        "2 h",
+        "2 days",
+    ]
 
 
 def test_each_phase_has_curves_of_its_own(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_one_item_to_one_compact_file(codes: Codes, spoken: SoundRun, smalti: Sm
     assert packed.info.units.seconds == pytest.approx(spoken.lengths["ben/12.ogg"] / RATE_HZ)
 
     assert smalti("decode", spoken.path, out, "--out", tmp_path / "decoded", "--quiet").status == 0
-    (decoded,) = (tmp_path / "decoded").iterdir()
+    (decoded,) = (tmp_path / "decoded").glob("[!.]*")
     assert decoded.name == "12.wav"
     assert len(samples(decoded)) == spoken.lengths["ben/12.ogg"]
 
@@ -155,7 +155,7 @@ def test_decoding_loses_no_file_and_no_sample(
         out = tmp_path / given.stem
         result = smalti("decode", spoken.path, given, "--out", out, "--quiet")
         assert result.status == 0, result.err
-        found = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+        found = {str(path.relative_to(out)) for path in out.rglob("[!.]*") if path.is_file()}
         assert found == {wav_of(name) for name in spoken.lengths}
         for name in spoken.lengths:
             assert len(samples(out / wav_of(name))) == length_of(name), name
@@ -210,7 +210,7 @@ def test_reconstructions_are_as_long_as_what_was_given(
     result = smalti("reconstruct", spoken.path, *files, "--out", tmp_path / "again")
     assert result.status == 0, result.err
     assert "cut.flac: " in result.err
-    found = {file.name for file in (tmp_path / "again").iterdir()}
+    found = {file.name for file in (tmp_path / "again").glob("[!.]*")}
     assert found == {"06.wav", "11.wav", "silent.wav", "comparison.png"}
     for name in names:
         assert len(samples(tmp_path / "again" / Path(wav_of(name)).name)) == spoken.lengths[name]
@@ -221,7 +221,7 @@ def test_samples_of_a_length(spoken: SoundRun, smalti: Smalti, tmp_path: Path) -
         out = tmp_path / name
         result = smalti("sample", spoken.path, "--num", 3, "--out", out, "--quiet", *options)
         assert result.status == 0, result.err
-        assert {path.name for path in out.iterdir()} == {
+        assert {path.name for path in out.glob("[!.]*")} == {
             *(f"0000{index}.wav" for index in range(3)),
             "samples.png",
             "codes.parquet",

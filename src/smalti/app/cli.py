@@ -26,6 +26,7 @@ from smalti.app.options import (
     Temperature,
     TopK,
     TopP,
+    folder,
 )
 from smalti.app.threads import choose_threads
 from smalti.core.plugins import VARIABLE, broken_package, installed, load_plugins
@@ -47,7 +48,7 @@ _ADDED: set[str] = set()
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe; see `smalti recipes`.")],
-    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Directory of the run.")],
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Directory of the run.", callback=folder)],
     data: Annotated[str | None, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)] = None,
     start: Annotated[
         Path | None, typer.Option("--from", metavar="RUN", help="Initialize the weights from this run.")
@@ -188,7 +189,7 @@ def rollout(
     ],
     out: Out,
     actions: Annotated[
-        str | None, typer.Option("--actions", help='Actions to apply, such as "forward*10 left*3".')
+        str | None, typer.Option("--actions", help="Actions to apply, such as `forward*10 left*3`.")
     ] = None,
     frames: Annotated[
         int | None, typer.Option("--frames", help="Frames to generate without --actions.")
@@ -307,11 +308,17 @@ def inspect(run: Run, plugin: Plugin = None) -> None:
 @app.command()
 def demo(
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Directory for the runs and the page.")
+        Path,
+        typer.Option("--out", metavar="DIR", help="Directory for the runs and the page.", callback=folder),
     ] = Path("demo"),
     write_images: Annotated[
         Path | None,
-        typer.Option("--write-images", metavar="DIR", help="Only write the letters to a folder of pictures."),
+        typer.Option(
+            "--write-images",
+            metavar="DIR",
+            help="Only write the letters to a folder of pictures.",
+            callback=folder,
+        ),
     ] = None,
     num: Annotated[int, typer.Option("--num", help="Number of pictures for --write-images.")] = 2600,
     split: Annotated[

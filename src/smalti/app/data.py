@@ -157,7 +157,7 @@ def prepare(
         if keep or same:
             return store
     for text in source.notes(split):
-        note(text, quiet)
+        note(text)  # also if quiet: it says what is left out
     files_by_warning: dict[str, list[str]] = {}
     with counting(f"Reading {split}", quiet) as count:
         store = build_store(
@@ -174,7 +174,11 @@ def prepare(
             items_by_warning=files_by_warning,
         )
     for words, names in files_by_warning.items():
-        note(f"{len(names)} of {modality.plural_name} are {words}, {names[0]} for one; they are kept.", quiet)
+        note(
+            f"{len(names)} of the {store.count} {modality.plural_name} "
+            f"{'is' if len(names) == 1 else 'are'} {words} (and kept), such as {names[0]}.",
+            quiet,
+        )
     report_skipped(store.skipped, skipped_in)
     return store
 

@@ -18,11 +18,43 @@ def _load(names: list[str] | None) -> list[str] | None:
     return names
 
 
+FILES = tuple(
+    f".{name}"
+    for names in (
+        "avif bmp gif jpeg jpg png tif tiff webp",
+        "flac m4a mp3 ogg opus wav",
+        "avi mkv mov mp4 webm",
+        "arrow csv h5 hdf5 json jsonl npy npz parquet pickle pkl smc tsv",
+        "bin gz html pt pth safetensors tar txt zip",
+    )
+    for name in names.split()
+)
+"""Extensions of files: a directory with such a name is a mistake, unless it exists."""
+
+
+def folder(path: Path | None) -> Path | None:
+    """Return the path of an output directory.
+
+    Raises:
+        InputError: if its name is that of a file.
+    """
+    if path is not None and path.suffix.lower() in FILES and not path.is_dir():
+        from smalti.core.errors import InputError
+
+        raise InputError(
+            f"expected a directory, received {path}, the name of a file: leave out {path.suffix}, or create "
+            "the directory first"
+        )
+    return path
+
+
 DATA_HELP = "Folder, tar or Parquet file, idx or CIFAR files, owner/name on the Hub, or letters (demo data)."
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or owner/name on the Hub.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
 Data = Annotated[str, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the results.")]
+Out = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Where to write the results.", callback=folder)
+]
 Split = Annotated[str | None, typer.Option("--split", help="Split of the source to use.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value ...]", help="Recipe settings to change.")

@@ -41,15 +41,21 @@ CURVES = {
 }
 
 
-def check_target(run: RunDirectory, recipe: R) -> None:
-    """Raise `InputError` if the directory holds another run, or files other than a run."""
+def check_target(run: RunDirectory, recipe: R, option: str = "--out") -> None:
+    """Raise `InputError` if the directory holds another run, or files other than a run.
+
+    Args:
+        run: the directory.
+        recipe: of the run to train in it.
+        option: the option that chooses another directory, for the message.
+    """
     if not run.exists:
         taken = [path.name for path in run.path.iterdir()] if run.path.is_dir() else []
         foreign = [name for name in taken if not name.startswith(".") and name != DATA_DIRECTORY]
         if foreign:
             raise InputError(
                 f"expected a new or empty directory, or a run to resume: {run.path} holds {foreign[0]} "
-                "and no config.json; choose another --out"
+                "and no config.json; choose another {option}"
             )
         return
     stored = _stored(run, type(recipe))
@@ -61,7 +67,7 @@ def check_target(run: RunDirectory, recipe: R) -> None:
         before, now = changed[key]
         raise InputError(
             f"{run.path} holds a run with {key}={before}, received {now}: "
-            "choose another --out, or use the same settings to resume it"
+            f"choose another {option}, or use the same settings to resume it"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from smalti.app.options import DATA_HELP, Data, Out, Plugin, Quiet, Run, Split
+from smalti.app.options import DATA_HELP, Data, Out, Plugin, Quiet, Run, Split, folder
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -105,7 +105,9 @@ def reproduce(
 
 def collect(
     what: Annotated[str, typer.Argument(metavar="WHAT", help="doom or speech (synthetic).")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder for the data set.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="New folder for the data set.", callback=folder)
+    ],
     num: Annotated[
         int | None,
         typer.Option("--num", min=1, help="Total frames (default 20,000) or utterances (default 64)."),

@@ -66,6 +66,8 @@ class RunDirectory:
         Raises:
             InputError: if the file is missing or broken, lacks a key, or was written by a newer version.
         """
+        if self.path.is_file():
+            raise InputError(f"expected a run directory, {self.path} is a file: pass the directory of a run")
         if not self.path.is_dir():
             raise InputError(
                 f"expected a run directory, found nothing at {self.path}: check the path, or train a model"

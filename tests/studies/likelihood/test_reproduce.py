@@ -67,7 +67,7 @@ def test_every_model_and_prior_has_its_records(table):
     assert rows == expected
     assert read_records(folder / "records.jsonl") == records
     for record in records:
-        assert (record["split"], record["dataset"], record["budget"]) == ("test", "CIFAR-10", "tiny")
+        assert (record["split"], record["dataset"], record["budget"]) == ("test", "pictures", "tiny")
         assert str(folder.parent.parent) not in json.dumps(record)
         learned = record["prior"].startswith(("learned", "transformer"))
         first, tuned, *of_prior = record["stages"]

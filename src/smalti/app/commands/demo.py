@@ -57,8 +57,8 @@ def demo(out: Path, assignments: Sequence[str] = (), quiet: bool = False) -> Pat
     to_prior = [text.removeprefix("prior.") for text in assignments if text.startswith("prior.")]
     to_autoencoder = [text for text in assignments if not text.startswith("prior.")]
     run = out / "run"
-    train("letters", None, run, to_autoencoder, quiet)
-    train_prior(run, to_prior, quiet)
+    train("letters", None, run, to_autoencoder, quiet, suggest=False)
+    train_prior(run, to_prior, quiet, suggest=False)
     report = evaluate(str(run), "letters", "test", quiet=quiet)
     if not quiet:
         show(report)

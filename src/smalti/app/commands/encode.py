@@ -15,6 +15,7 @@ from smalti.app.console import counting, note
 from smalti.app.data import open_data, pick_split, report_skipped
 from smalti.app.files import codes_info
 from smalti.app.names import OutputNames
+from smalti.app.options import folder
 from smalti.app.outputs import OutputFolder
 from smalti.app.runs import check_model, model_of
 from smalti.core.allocator import keep_freed_memory
@@ -48,6 +49,8 @@ def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool
     Raises:
         InputError: for a user error, or when no item can be read.
     """
+    if out.suffix not in (TABLE, ENDING):
+        folder(out)
     tokenizer = load(run)
     source = open_data(data, tokenizer.modality)
     check_model(RunDirectory(tokenizer.directory), model_of(source))
@@ -56,7 +59,7 @@ def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool
     name = pick_split(source, split, "all", "train")
     skipped: list[dict[str, str]] = []
     for text in source.notes(name):
-        note(text, quiet)
+        note(text)  # also if quiet: it says what is left out
     with counting("Encoding", quiet) as count:
         if out.suffix == TABLE:
             encoded = tokenizer.encode_items(source, name, skipped=skipped, progress=count)

@@ -69,6 +69,7 @@ def train(
     assignments: Sequence[str] = (),
     quiet: bool = False,
     start: Path | None = None,
+    suggest: bool = True,
 ) -> RunDirectory:
     """Train a model from a recipe, or resume an interrupted run.
 
@@ -79,6 +80,7 @@ def train(
         assignments: `key=value` texts.
         quiet: hide progress.
         start: another run, whose weights initialize this one.
+        suggest: print the command that usually comes next.
 
     Raises:
         InputError: for a user error.
@@ -90,11 +92,17 @@ def train(
         if recipe_name != "letters":
             raise InputError(f"the recipe {recipe_name} needs data: add --data SOURCE (for example a folder)")
         data = "letters"
-    return train_recipe(recipe, data, out, quiet, start)
+    return train_recipe(recipe, data, out, quiet, start, suggest=suggest)
 
 
 def train_recipe(
-    recipe: Recipe, data: str, out: Path, quiet: bool = False, start: Path | None = None
+    recipe: Recipe,
+    data: str,
+    out: Path,
+    quiet: bool = False,
+    start: Path | None = None,
+    *,
+    suggest: bool = False,
 ) -> RunDirectory:
     """Train a complete recipe object; see `train`."""
     run = RunDirectory(out)
@@ -126,7 +134,7 @@ def train_recipe(
     items.give_statistics(model, modality, store)
     _fit(model, items, recipe, run, engine, quiet)
     if engine.is_main:
-        _finish(run, items, quiet)
+        _finish(run, items, quiet, suggest)
     engine.wait()
     return run
 
@@ -329,7 +337,7 @@ class _Items:
         return self.held_out.watch()
 
 
-def _finish(run: RunDirectory, items: _Items, quiet: bool) -> None:
+def _finish(run: RunDirectory, items: _Items, quiet: bool, suggest: bool) -> None:
     """Write the figures of a finished run; for a model with codes, count the codes of the training items."""
     trained = TrainedModel.load(run.path, load_priors=False)
     modality = trained.modality
@@ -347,7 +355,7 @@ def _finish(run: RunDirectory, items: _Items, quiet: bool) -> None:
         _count_codes(run, trained, items, quiet)
         codes = trained.model.encode(shown, conditions)[:8].cpu()
         code_maps(codes, trained.model.num_codes, run.figures_path / "codes.png")
-        next_step = f" Next: smalti train-prior {run.path}"
+        next_step = f" Next: smalti train-prior {run.path}" if suggest else ""
     note(f"The run is in {run.path}.{next_step}", quiet)
 
 

@@ -43,7 +43,11 @@ RESERVED = ("uniform", "unigram")
 
 
 def train_prior(
-    run_path: Path, assignments: Sequence[str] = (), quiet: bool = False, name: str = LEARNED
+    run_path: Path,
+    assignments: Sequence[str] = (),
+    quiet: bool = False,
+    name: str = LEARNED,
+    suggest: bool = True,
 ) -> RunDirectory:
     """Train a prior over the codes of a run's training data, or resume an interrupted training.
 
@@ -52,6 +56,7 @@ def train_prior(
         assignments: `key=value` texts.
         quiet: hide progress.
         name: name of the prior, if the run has several.
+        suggest: print the command that usually comes next.
 
     Raises:
         InputError: for a user error.
@@ -60,11 +65,11 @@ def train_prior(
     run = RunDirectory(prior_directory(run_path, name))
     with plugin_hint(run.read_config() if run.exists else {}, run.path):
         recipe = override(stored, assignments)
-    return train_prior_recipe(run_path, recipe, quiet, name)
+    return train_prior_recipe(run_path, recipe, quiet, name, suggest=suggest)
 
 
 def train_prior_recipe(
-    run_path: Path, recipe: PriorRecipe, quiet: bool = False, name: str = LEARNED
+    run_path: Path, recipe: PriorRecipe, quiet: bool = False, name: str = LEARNED, *, suggest: bool = False
 ) -> RunDirectory:
     """Train a prior from a complete recipe object; see `train_prior`."""
     if not re.fullmatch(r"[\w.-]+", name) or name in RESERVED:
@@ -75,7 +80,7 @@ def train_prior_recipe(
     # On the CPU until the engine assigns this rank's device.
     tokenizer = Tokenizer.from_pretrained(run_path, device="cpu", load_priors=False)
     run = RunDirectory(prior_directory(run_path, name))
-    check_target(run, recipe)
+    check_target(run, recipe, "--name")
     engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
     tokenizer.autoencoder.to(engine.device)
     quiet = quiet or not engine.is_main
@@ -131,7 +136,9 @@ def train_prior_recipe(
         drawn = trained.decode_signals(codes)
         with atomic_file(run.figures_path / "samples.png") as temporary:
             trained.modality.preview([drawn]).save(temporary)
-        note(f"The prior is in {run.path}. Next: smalti sample {run_path} --num 16 --out samples", quiet)
+        named = "" if name == LEARNED else f" --prior {name}"
+        next_step = f" Next: smalti sample {run_path}{named} --num 16 --out samples" if suggest else ""
+        note(f"The prior is in {run.path}.{next_step}", quiet)
     engine.wait()
     return run
 

@@ -15,6 +15,7 @@ from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.models import ModelConfig
 from smalti.core.parts import LikelihoodConfig
+from smalti.data.sources.idx import FASHION_MNIST
 from smalti.decoders.conv import ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoderConfig
 from smalti.likelihoods.categorical import CategoricalConfig
@@ -359,6 +360,10 @@ def _tiny(recipe: Recipe) -> Scale:
 
 SCALES: dict[str, Callable[[str], Scale]] = {"fashion-mnist": _fashion_mnist, "cifar10": _cifar10}
 DATASETS = {"fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
+CLASSES = {
+    "fashion-mnist": FASHION_MNIST,
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+}
 HUB_NAMES = {"fashion-mnist": "zalando-datasets/fashion_mnist", "cifar10": "uoft-cs/cifar10"}
 """Default source of each data set."""
 PARTS: dict[str, Callable[[Scale], Entries]] = {

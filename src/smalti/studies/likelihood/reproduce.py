@@ -25,13 +25,14 @@ from smalti.core.files import atomic_file
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder
 from smalti.data.loader import Loader
+from smalti.data.sources import Source
 from smalti.data.store import Store
 from smalti.evaluation.bounds import LabelPrior
 from smalti.models.vqvae import VQVAE
 from smalti.quantizers.vq import VectorQuantizer
 from smalti.recipe import PriorRecipe, Recipe
 from smalti.studies.likelihood.approximation import next_nearest, with_swaps
-from smalti.studies.likelihood.recipes import HUB_NAMES, Entry, Study, study
+from smalti.studies.likelihood.recipes import CLASSES, HUB_NAMES, Entry, Study, study
 from smalti.studies.records import (
     Record,
     bounds_table,
@@ -94,6 +95,9 @@ def reproduce(
     data = data or HUB_NAMES[name]
     modality = chosen.entries[0].recipe.data.build()
     split = _measured_split(data, modality)
+    if not _holds(name, data, open_data(data, modality), split):
+        # The paper's figures are those of its data set.
+        chosen = chosen.model_copy(update={"dataset": Path(data).name, "paper": {}})
     folder = out / f"{chosen.name}-{budget}"
     finished: list[tuple[Entry, int, Path]] = []
     for entry in chosen.entries:
@@ -138,6 +142,18 @@ def _measured_split(data: str, modality: Modality) -> str:
             "pass it as --pretrain, and the original pixels as --data"
         )
     return split
+
+
+def _holds(name: str, data: str, source: Source, split: str) -> bool:
+    """Return True if a source holds the named data set, as its name on the Hub or its classes show."""
+    if data == HUB_NAMES[name]:
+        return True
+    labels = {_letters(item.label or "") for item in source.items(split)}
+    return labels == {_letters(label) for label in CLASSES[name]}
+
+
+def _letters(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def _train(entry: Entry, seed: int, data: str, pretrain: str | None, run: Path, quiet: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from smalti.app.data import open_data, report_skipped
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.data.ingest import decode_ahead, readable
-from smalti.data.sources import Source, UnreadableItem
+from smalti.data.sources import Item, Source, UnreadableItem
 from smalti.modalities.audio.sounds import read_sound
 from smalti.nn.spectral import LogMel
 from smalti.quantizers.vq import VectorQuantizer
@@ -211,9 +211,16 @@ def _utterances(
     def read(content: Any) -> np.ndarray:
         return read_sound(content, CONTROL_RATE_HZ)
 
-    chosen = (item for item in source.items(split) if kept(item.label))
-    for done, (item, sound) in enumerate(decode_ahead(chosen, read), 1):
-        report(done, source.count(split))
+    total, passed = source.count(split), 0
+
+    def chosen() -> Iterator[Item]:
+        nonlocal passed
+        for passed, item in enumerate(source.items(split), 1):  # noqa: B007
+            if kept(item.label):
+                yield item
+
+    for item, sound in decode_ahead(chosen(), read):
+        report(passed, total)
         name = readable(item.name)
         if name not in codes or isinstance(sound, UnreadableItem):
             last = f"{name} cannot be read"
@@ -225,6 +232,7 @@ def _utterances(
                 mels = log_mel(torch.from_numpy(sound)[None, None])[0].t().numpy()
             averaged = _averaged(mels, len(codes[name]), seconds)
             utterances.append(_Utterance(name, item.label and readable(item.label), codes[name], averaged))
+    report(total, total)
     if not utterances:
         raise InputError(
             f"expected readable utterances with an alignment in the split {split} of {source.description}, "
