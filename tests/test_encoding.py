@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from smalti.core.conditions import Conditions
@@ -187,3 +188,17 @@ def test_unreadable_items_are_listed_and_left_out(spoken: SoundRun) -> None:
     assert [item.name for item in items] == list(spoken.lengths)
     assert {entry["name"] for entry in skipped} == {"anna/empty.wav", "ben/cut.flac"}
     assert [item.length for item in items] == list(spoken.lengths.values())
+
+
+def test_arrays_at_another_sample_rate_have_the_codes_of_their_file(spoken: SoundRun, tmp_path: Path) -> None:
+    tokenizer = load(spoken.path, "cpu")
+    wave = sounds.tone(np.random.default_rng(3), 0.2, 44_100, 300).astype(np.float32)
+    file = tmp_path / "tone.wav"
+    soundfile.write(file, wave, 44_100, subtype="FLOAT")
+    (expected,) = tokenizer.encode(file)
+    given = [wave, torch.from_numpy(wave)[None], file]
+    for codes in tokenizer.encode(given, sample_rate=44_100):
+        assert torch.equal(codes, expected)
+    assert tokenizer.encode(wave)[0].shape[2] > expected.shape[2]
+    (decoded,) = tokenizer.reconstruct(wave, sample_rate=44_100)
+    assert decoded.shape == tokenizer.reconstruct(file)[0].shape

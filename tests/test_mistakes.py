@@ -9,7 +9,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -21,6 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 import smalti
+from smalti.modalities.audio import waveforms
 
 nan = float("nan")
 vq, fsq, residual = smalti.VectorQuantizer(4, 8), smalti.FSQ((3, 4)), smalti.ResidualVQ(4, 8, 2)
@@ -35,6 +39,8 @@ def model(encoder, decoder):
 
 foreign = model(nn.Conv2d(3, 4, 4, 4), nn.ConvTranspose2d(4, 3, 4, 4)).eval()
 tokenizer = smalti.load(sys.argv[1], "cpu")
+codes = torch.zeros(2, 1, 4, 4, dtype=torch.int64)
+pixels = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
 caught = {}
 for mistake in json.load(sys.stdin):
     try:
@@ -61,7 +67,60 @@ MISTAKES = {
     "network(torch.zeros(1, 1, 2, 2))": "float32",
     "foreign.decode(torch.zeros(1, 1, 4, 4))": "float32",
     "tokenizer.decode(torch.zeros(1, 1, 4, 4))": "float32",
-    "tokenizer.decode(np.zeros((1, 1, 4, 4), np.int64))": "ndarray",
+    "tokenizer.decode(np.zeros((1, 1, 4, 4)))": "float64",
+    "tokenizer.decode(torch.zeros(1, 1, 4, 4, dtype=torch.bool))": "bool",
+    "tokenizer.decode([[[0, 1], [2]]])": "list",
+    "tokenizer.decode(np.full((1, 1, 4, 4), 2**64 - 1, np.uint64))": str(2**64 - 1),
+    "tokenizer.decode('codes')": "str",
+    "tokenizer.decode(None)": "NoneType",
+    "tokenizer.decode([])": "list",
+    "tokenizer.decode(np.zeros((0, 1, 4, 4), np.int64))": "at least one",
+    "tokenizer.decode(np.zeros((1, 16), np.int64))": "(1, 16)",
+    "tokenizer.decode(codes, batch_size=0)": "received 0",
+    "tokenizer.decode(codes, seed=1.5)": "1.5",
+    "tokenizer.decode(codes, seed=2**70)": str(2**70),
+    "tokenizer.decode(codes, temperature='hot')": "'hot'",
+    "tokenizer.decode(codes, temperature=-1)": "-1",
+    "tokenizer.decode(codes, class_name=['cat'])": "['cat']",
+    "tokenizer.decode(codes, conditions={'label': 1})": "dict",
+    "tokenizer.decode(codes, conditions=smalti.Conditions(label=torch.zeros(3, dtype=torch.int64)))": "3",
+    "tokenizer.encode(pixels, batch_size=0)": "received 0",
+    "tokenizer.encode(pixels, batch_size=2.5)": "2.5",
+    "tokenizer.encode(pixels, class_name=7)": "7",
+    "tokenizer.encode(pixels, sample_rate=16000)": "16000",
+    "tokenizer.encode_items('folder')": "str",
+    "tokenizer.reconstruct(pixels, batch_size=True)": "True",
+    "tokenizer.sample(0)": "received 0",
+    "tokenizer.sample(1.5)": "1.5",
+    "tokenizer.sample('1')": "'1'",
+    "tokenizer.sample_codes(2, batch_size=-1)": "-1",
+    "tokenizer.sample_codes(2, seed='0')": "'0'",
+    "tokenizer.sample_codes(2, temperature=nan)": "nan",
+    "tokenizer.sample_codes(2, top_k=0)": "0",
+    "tokenizer.sample_codes(2, top_k=2.5)": "2.5",
+    "tokenizer.sample_codes(2, top_p='half')": "'half'",
+    "tokenizer.sample_codes(2, prior=network)": "GatedPixelCNN",
+    "tokenizer.sample_codes(2, prior='mine')": "'mine'",
+    "tokenizer.sample_codes(2, length=3)": "3",
+    "tokenizer.sample_codes(2, conditions=7)": "int",
+    "tokenizer.rollout(codes, 'left')": "'left'",
+    "tokenizer.rollout(np.zeros((1, 1, 4)), ['left'])": "float64",
+    "tokenizer.rollout(codes, ['left'], num=1.5)": "1.5",
+    "tokenizer.save_pretrained(7)": "7",
+    "tokenizer.export(None)": "None",
+    "smalti.load(7)": "7",
+    "smalti.load(sys.argv[1], 'nowhere')": "'nowhere'",
+    "smalti.load(sys.argv[1], 'cuda:99')": "'cuda:99'",
+    "vq.save_pretrained(b'x')": "b'x'",
+    "prior.sample(1.5)": "1.5",
+    "prior.sample(2, temperature='hot')": "'hot'",
+    "tokenizer.trained.unigram.sample(1.5)": "1.5",
+    "tokenizer.trained.unigram.sample(1, temperature=-2)": "-2",
+    "tokenizer.priors['uniform'].sample(0)": "received 0",
+    "waveforms.at_rate(np.zeros(9, np.float32), 0, 16000)": "received 0",
+    "waveforms.at_rate(np.zeros(9, np.float32), '16k', 16000)": "'16k'",
+    "waveforms.at_rate(np.zeros(9, np.int16), 8000, 16000)": "int16",
+    "waveforms.at_rate(np.zeros(1, np.float32), 96000, 1000)": "no samples",
     "tokenizer.decode(torch.full((1, 1, 4, 4), 16))": "from 16 to 16",
     "prior.sample(1, given=torch.full((1, 1, 2, 2), 8))": "from 8 to 8",
     "prior.sample(1, given=torch.full((1, 1, 2, 2), -1))": "from -1 to -1",
@@ -136,3 +195,22 @@ def test_a_tokenizer_takes_lists_and_tuples(trained: Path, pictures: Path) -> No
     assert isinstance(decoded, list)
     assert all(torch.equal(*pair) for pair in zip(decoded, tokenizer.decode(list(parts)), strict=True))
     assert torch.equal(torch.cat(decoded), tokenizer.decode(codes))
+
+
+@pytest.mark.parametrize("of", [np.int8, np.uint8, np.int16, ">i4", np.int64, np.uint64, "list", "rows"])
+def test_codes_of_any_integer_type_are_decoded(of: Any, trained: Path) -> None:
+    tokenizer = smalti.load(trained, "cpu")
+    codes = torch.arange(32).view(2, 1, 4, 4) % 16
+    given = codes.tolist() if of == "list" else codes.numpy()
+    if of == "rows":
+        # A column of lists, as in a table of codes.
+        column = pa.array([row.ravel().tolist() for row in codes.numpy()], pa.list_(pa.int32()))
+        given = column.flatten().to_numpy().reshape(2, *tokenizer.code_shape)
+    elif of != "list":
+        given = codes.numpy().astype(of)
+    expected = tokenizer.decode(codes)
+    assert torch.equal(tokenizer.decode(given), expected)
+    if of != "list":
+        parts = tokenizer.decode(list(np.split(given, 2)))
+        assert torch.equal(torch.cat(parts), expected)
+    assert torch.equal(tokenizer.decode(torch.as_tensor(codes, dtype=torch.uint16)), expected)

@@ -190,7 +190,7 @@ def test_many_are_drawn_in_batches_of_one_generator(tokenizer: Tokenizer) -> Non
     assert done == [(i, 48) for i in range(1, 49)]
     assert torch.equal(codes[:2], tokenizer.sample_codes(2, seed=3))
     assert not torch.equal(codes[:2], codes[2:4])
-    with pytest.raises(InputError, match="num of at least 1, received 0"):
+    with pytest.raises(InputError, match=r"num .*, received 0"):
         tokenizer.sample_codes(0)
 
 

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from smalti.core.arguments import as_path, check_count
 from smalti.core.conditioners import check_given_conditions, readable_conditions
-from smalti.core.conditions import Conditions, with_label
+from smalti.core.conditions import Conditions, given_conditions, with_label
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.hub import locate, upload
@@ -20,19 +21,16 @@ from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from smalti.core.priors import Prior
 from smalti.data.sources.base import Source
 from smalti.data.store import Store
+from smalti.decoding import check_shape, decode_codes
 from smalti.encoding import BATCH, EncodedItem, encode_items, encode_signals
-from smalti.nn.symbols import check_code_type
+from smalti.nn.symbols import as_codes
 from smalti.priors.autoregressive import LearnedPrior
-from smalti.priors.continuation import continued
-from smalti.priors.draws import draw_in_batches, seeded_generator
+from smalti.priors.batches import continued, drawn_codes
 from smalti.trained import LEARNED, PRIOR_DIRECTORY, UNIGRAM_FILE, TrainedModel
 
 FILES = (CONFIG_FILE, WEIGHTS_FILE)
 PATTERNS = (*FILES, UNIGRAM_FILE, *(f"{PRIOR_DIRECTORY}*/{file}" for file in FILES))
 """Files that `load` downloads from a repository on the Hub."""
-
-Codes = Int64[Tensor, "b g *grid"] | list[Tensor] | tuple[Tensor, ...]
-"""A tensor for items of equal size, or `(1, G, n, ...)` tensors for items of different lengths."""
 
 
 def load(path_or_hub_name: str | Path, device: str | torch.device | None = None) -> Tokenizer:
@@ -102,17 +100,24 @@ class Tokenizer:
         num_codebooks, first, *others = self.code_shape
         return (num_codebooks, None if self.modality.is_ragged else first, *others)
 
-    def encode(self, signals: Any, batch_size: int = BATCH, class_name: str | None = None) -> Any:
+    def encode(
+        self,
+        signals: Any,
+        batch_size: int = BATCH,
+        class_name: str | None = None,
+        sample_rate: int | None = None,
+    ) -> Any:
         """Encode images, audio or clips to codes.
 
         Args:
             signals: images: uint8 `(B, C, H, W)` or `(C, H, W)`, floats in [-1, 1], a Pillow image, a path,
-                or a list of these. Audio: amplitudes in [-1, 1] at the model's sample rate, `(T,)`, `(1, T)`
-                or `(B, 1, T)`, a path, or a list of these. Clips: as images, `(B, C, F, H, W)` or
+                or a list of these. Audio: amplitudes in [-1, 1], `(T,)`, `(1, T)` or `(B, 1, T)`, a path, or
+                a list of these. Clips: as images, `(B, C, F, H, W)` or
                 `(C, F, H, W)`, a path, or a list of these.
             batch_size: maximum number of items per batch.
             class_name: class (speaker) of all items, for an encoder that pools statistics by speaker; without
                 it, each item is its own source (see `smalti.encoding`).
+            sample_rate: of tensors and arrays of audio, Hz; None for that of the model. Files have their own.
 
         Returns:
             For images, int64 `(B, G, h, w)`. For audio, whose lengths differ, a list with one `(1, G, n)`
@@ -120,14 +125,29 @@ class Tokenizer:
             `(1, G, n, h, w)` tensors, padded with black frames.
 
         Raises:
-            InputError: if the size or range of a signal does not fit, or the class is unknown.
+            InputError: if the size or range of a signal does not fit, the class is unknown, or a setting is
+                out of range.
         """
-        with full_precision(self.autoencoder):
-            checked = self.modality.check(signals)
+        batch_size = check_count("batch_size", batch_size)
+        checked = self._checked(signals, sample_rate)
         label = -1 if class_name is None else self.label(class_name)
         items = checked if self.modality.is_ragged else checked.split(1)
         codes = encode_signals(self.autoencoder, self.modality, items, [label] * len(items), batch_size)
         return codes if self.modality.is_ragged else torch.cat(codes)
+
+    def _checked(self, signals: Any, sample_rate: int | None) -> Any:
+        """Signals of a user in the model's range."""
+        if sample_rate is not None:
+            if self.modality.sample_rate_hz is None:
+                raise InputError(
+                    f"expected no sample_rate for {self.modality.plural_name}, received {sample_rate!r}: "
+                    "leave it out"
+                )
+            from smalti.modalities.audio.waveforms import at_rate
+
+            signals = at_rate(signals, sample_rate, self.modality.sample_rate_hz)
+        with full_precision(self.autoencoder):
+            return self.modality.check(signals)
 
     def encode_items(
         self,
@@ -138,14 +158,23 @@ class Tokenizer:
         skipped: list[dict[str, str]] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[EncodedItem]:
-        """Encode every item of a source or store, in order; see `smalti.encoding.encode_items`."""
+        """Encode every item of a source or store, in order; see `smalti.encoding.encode_items`.
+
+        Raises:
+            InputError: for other data, or if no item of a source can be read.
+        """
+        if not isinstance(data, Source | Store):
+            raise InputError(
+                f"expected a source or a store, received a {type(data).__name__}: open a folder with "
+                "smalti.data.sources.open_source, or pass files to encode"
+            )
         return encode_items(
             self.autoencoder,
             self.modality,
             data,
             split,
             labels=self.trained.label_ids,
-            batch_size=batch_size,
+            batch_size=check_count("batch_size", batch_size),
             skipped=skipped,
             progress=progress,
         )
@@ -156,7 +185,7 @@ class Tokenizer:
 
     def decode(
         self,
-        codes: Codes,
+        codes: Any,
         batch_size: int = BATCH,
         class_name: str | None = None,
         seed: int | None = 0,
@@ -166,7 +195,8 @@ class Tokenizer:
         """Decode codes to images and clips (uint8) or audio (amplitudes in [-1, 1]).
 
         Args:
-            codes: as returned by `encode`, a tensor, or a list or tuple of tensors.
+            codes: `(B, G, *grid)` of any integer type, as a tensor, an array or nested lists, or a list of
+                such tensors or arrays for items of different lengths, as `encode` returns it.
             batch_size: items per batch; the draws of a seed depend on it.
             class_name: class (speaker) for a class-conditional decoder.
             seed: of the draws of an autoregressive decoder; None uses a new random seed.
@@ -174,44 +204,34 @@ class Tokenizer:
             conditions: further conditions that the decoder reads, of each item.
 
         Returns:
-            A tensor for a tensor, otherwise a list.
+            A list for a list of tensors or arrays, otherwise a tensor.
 
         Raises:
             InputError: if codes are out of range or have the wrong shape, the class is unknown, the
-                decoder is not class-conditional, or it does not read a condition.
+                decoder is not class-conditional, it does not read a condition, or a setting is out of range.
         """
-        if isinstance(codes, list | tuple):
-            given = [conditions and conditions.part([index]) for index in range(len(codes))]
+        if isinstance(codes, list | tuple) and any(hasattr(one, "shape") for one in codes):
+            conditions = given_conditions(conditions, len(codes))
+            given = [conditions.part([index]) for index in range(len(codes))]
             settings = (batch_size, class_name, seed, temperature)
             return [self.decode(one, *settings, own) for one, own in zip(codes, given, strict=True)]
         signals = self.decode_signals(codes, batch_size, class_name, seed, temperature, conditions)
         with full_precision(self.autoencoder):
             return self.modality.render(signals)
 
-    @torch.no_grad()
     def decode_signals(
         self,
-        codes: Int64[Tensor, "b g *grid"],
+        codes: Any,
         batch_size: int = BATCH,
         class_name: str | None = None,
         seed: int | None = 0,
         temperature: float = 1.0,
         conditions: Conditions | None = None,
     ) -> Float[Tensor, "b c *size"]:
-        """Decode codes to signals in the model's range; see `decode`."""
-        check_code_type(codes)
-        fits = codes.ndim == 1 + len(self.code_shape) and all(
-            expected in (None, side)
-            for expected, side in zip(self.stored_code_shape, codes.shape[1:], strict=True)
-        )
-        if not fits:
-            sides = ["?" if side is None else str(side) for side in self.stored_code_shape]
-            raise InputError(
-                f"expected codes of shape (B, {', '.join(sides)}), received "
-                f"{tuple(codes.shape)}: pass codes made by this model"
-            )
-        generator = seeded_generator(seed)
-        given = conditions or Conditions()
+        """Decode codes `(B, G, *grid)` to signals in the model's range; see `decode`."""
+        codes = as_codes(codes)
+        check_shape(codes, self.stored_code_shape)
+        given = given_conditions(conditions, len(codes))
         check_given_conditions(given, self.autoencoder)
         label = -1 if class_name is None else self.label(class_name)
         if class_name is not None and not self.autoencoder.num_label_classes:
@@ -221,21 +241,21 @@ class Tokenizer:
             )
         if self.classes:
             given = with_label(given, label, len(codes))
-        parts = []
-        for begin in range(0, len(codes), batch_size):
-            items = slice(begin, begin + batch_size)
-            own = given.part(items).to(self.device)
-            decoded = self.autoencoder.decode(codes[items].to(self.device), own, generator, temperature)
-            parts.append(decoded.cpu())
-        return torch.cat(parts)
+        return decode_codes(self.autoencoder, codes, given, batch_size, seed, temperature)
 
-    def reconstruct(self, signals: Any, batch_size: int = BATCH, class_name: str | None = None) -> Any:
-        """Encode and decode signals; audio and clips keep their own length."""
+    def reconstruct(
+        self,
+        signals: Any,
+        batch_size: int = BATCH,
+        class_name: str | None = None,
+        sample_rate: int | None = None,
+    ) -> Any:
+        """Encode and decode signals; audio and clips keep their own length. See `encode` for arguments."""
         if not self.modality.is_ragged:
-            return self.decode(self.encode(signals, batch_size), batch_size, class_name)
-        return [
-            self.modality.render(self.through_codes(one, class_name)) for one in self.modality.check(signals)
-        ]
+            codes = self.encode(signals, batch_size, sample_rate=sample_rate)
+            return self.decode(codes, batch_size, class_name)
+        checked = self._checked(signals, sample_rate)
+        return [self.modality.render(self.through_codes(one, class_name)) for one in checked]
 
     def through_codes(
         self,
@@ -282,31 +302,29 @@ class Tokenizer:
                 or a setting is out of range.
         """
         chosen = self._learned(prior) if isinstance(prior, str) else prior
-        if num < 1:
-            raise InputError(f"expected num of at least 1, received {num}: request one sample or more")
+        if not isinstance(chosen, Prior):
+            raise InputError(
+                f"expected a Prior or the name of one, received a {type(prior).__name__}: leave it out for "
+                "the learned prior"
+            )
+        num = check_count("num", num)
+        length = None if length is None else check_count("length", length)
         if length is not None and not (self.modality.is_ragged and isinstance(chosen, LearnedPrior)):
             raise InputError(
                 f"expected no length for {self.modality.plural_name} of one size or a prior of your own, "
                 f"received {length}: leave it out"
             )
         label = -1 if class_name is None else self.label(class_name)
-        given = conditions or Conditions()
+        given = given_conditions(conditions, num)
         takes_label = chosen.network.num_classes if isinstance(chosen, LearnedPrior) else class_name
         given = with_label(given, label, num) if takes_label else given
 
-        @full_precision(self.autoencoder)
-        def draw(items: slice, generator: torch.Generator, progress: Any) -> Tensor:
-            own, size = given.part(items).to(self.device), items.stop - items.start
-            if not isinstance(chosen, LearnedPrior):
-                return chosen.sample(size, own, temperature, top_k, top_p, generator)
-            grid = chosen.grid if length is None else (length, *chosen.grid[1:])
-            return chosen.sample(size, own, temperature, top_k, top_p, generator, progress, grid)
-
-        return draw_in_batches(draw, num, batch_size, seed, progress)
+        settings = (temperature, top_k, top_p)
+        return drawn_codes(chosen, num, given.to(self.device), settings, length, batch_size, seed, progress)
 
     def rollout(
         self,
-        given: Int64[Tensor, "_ g given *grid"],
+        given: Any,
         actions: Sequence[str | None],
         before: Sequence[str | None] | None = None,
         num: int = 1,
@@ -328,10 +346,7 @@ class Tokenizer:
             before: actions at the given frames except the last, F - 1 of them; None leaves all unspecified.
             num: number B of continuations.
             temperature, top_k, top_p: of each draw.
-            seed: None uses a new random seed.
-            batch_size: clips per batch; the draws of a seed depend on it.
-            prior: name of the learned prior.
-            progress: called with (symbols drawn, total symbols).
+            seed, batch_size, prior, progress: as in `sample_codes`.
 
         Returns:
             The given frames followed by one frame per action, `(B, G, F + len(actions), *grid)`.
@@ -344,7 +359,7 @@ class Tokenizer:
             self._learned(prior),
             self.autoencoder.signal,
             self.actions,
-            given.to(self.device),
+            as_codes(given).to(self.device),
             actions,
             before,
             num,
@@ -363,7 +378,8 @@ class Tokenizer:
 
         Prior and decoder each get the conditions that they read; one of them must read each.
         """
-        given, prior = conditions or Conditions(), settings.get("prior", LEARNED)
+        num, prior = check_count("num", num), settings.get("prior", LEARNED)
+        given = given_conditions(conditions, num)
         reader = self._learned(prior).network if isinstance(prior, str) else getattr(prior, "network", prior)
         check_given_conditions(given, reader, self.autoencoder)
         of_prior = given.only(*readable_conditions(reader))
@@ -406,7 +422,7 @@ class Tokenizer:
         Raises:
             InputError: if the directory holds a training run, which could not be resumed afterwards.
         """
-        self.trained.save(Path(directory))
+        self.trained.save(as_path(directory))
 
     def export(self, directory: str | Path) -> None:
         """Write `encode.pt2` and `decode.pt2`, `torch.export` programs that run without this package.
@@ -419,7 +435,7 @@ class Tokenizer:
         from smalti.models.programs import programs
 
         for name, program in zip(("encode", "decode"), programs(self.autoencoder), strict=True):
-            with atomic_file(Path(directory) / f"{name}.pt2") as temporary:
+            with atomic_file(as_path(directory) / f"{name}.pt2") as temporary:
                 torch.export.save(program, temporary)
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
+from torch import Tensor
 
+from smalti.core.arguments import as_device
 from smalti.core.conditions import NO_SIZES
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
@@ -22,8 +24,8 @@ from smalti.core.plugins import listed_plugins, loaded_plugins, plugin_hint
 from smalti.core.precision import default_dtype
 from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE, check_no_run
 from smalti.core.priors import DensityPrior
+from smalti.core.weights import CHECKSUM, digest, load_weights, short
 from smalti.core.weights import fingerprint as fingerprint_of
-from smalti.core.weights import load_weights
 from smalti.priors.autoregressive import LabelledPrior, LearnedPrior
 from smalti.priors.uniform import UniformPrior
 from smalti.priors.unigram import UnigramPrior
@@ -91,7 +93,7 @@ class TrainedModel:
                 f"expected an autoencoder run, {directory} holds a {config['kind']}: "
                 "pass its parent directory"
             )
-        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        target = as_device(device)
         config = run.read_config("recipe", "classes")
         with plugin_hint(config, directory):
             recipe = parse(Recipe, config["recipe"], str(run.config_path))
@@ -318,8 +320,13 @@ def _names_by_column(given: object, run: RunDirectory) -> dict[str, tuple[str, .
 def write_unigram(path: Path, prior: UnigramPrior, fingerprint: str, trained_on: str | None = None) -> None:
     """Write the code counts, the fingerprint of the model, and that of the codes' model if it differs."""
     with atomic_file(path) as temporary:
-        stored = {**_models(fingerprint, trained_on, "model"), "counts": prior.counts.tolist()}
+        models = _models(fingerprint, trained_on, "model")
+        stored = {**models, CHECKSUM: _digest(prior.counts), "counts": prior.counts.tolist()}
         temporary.write_text(json.dumps(stored))
+
+
+def _digest(counts: Tensor) -> str:
+    return short(digest({"counts": counts}))
 
 
 def _load_unigram(path: Path, autoencoder: Autoencoder, fingerprint: str) -> tuple[UnigramPrior, str] | None:
@@ -335,6 +342,8 @@ def _load_unigram(path: Path, autoencoder: Autoencoder, fingerprint: str) -> tup
             raise ValueError(
                 f"expected counts of shape {tuple(prior.counts.shape)}, received {tuple(counts.shape)}"
             )
+        if counts.min() < 0 or stored.get(CHECKSUM) not in (None, _digest(counts)):
+            raise ValueError("the counts do not have their checksum")
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is broken ({error}): remove it and run `smalti train` again") from None
     prior.counts.copy_(counts)

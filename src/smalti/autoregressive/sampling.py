@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from smalti.core.arguments import check_count, check_draws
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.priors import AutoregressiveNetwork, SamplingKernel
@@ -217,23 +218,12 @@ def _evaluating(network: AutoregressiveNetwork) -> Iterator[None]:
 
 
 def _check(num: int, grid: Sequence[int], temperature: float, top_k: int | None, top_p: float | None) -> None:
-    if num < 1:
-        raise InputError(f"expected num of at least 1, received {num}: request one sample or more")
+    check_count("num", num)
     if not grid or min(grid) < 1:
         raise InputError(
             f"expected a grid of sizes of at least 1, received {tuple(grid)}: pass one size per axis"
         )
-    if not 0 <= temperature < float("inf"):
-        raise InputError(
-            f"expected a finite temperature of at least 0, received {temperature}: "
-            "use 1 for the learned distribution, 0 for the most probable code"
-        )
-    if top_k is not None and top_k < 1:
-        raise InputError(f"expected top_k of at least 1, received {top_k}: omit it to allow all codes")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise InputError(
-            f"expected top_p above 0 and at most 1, received {top_p}: omit it to allow all codes"
-        )
+    check_draws(temperature, top_k, top_p)
 
 
 def _check_given(given: Tensor, num: int, network: AutoregressiveNetwork, grid: Sequence[int]) -> None:

@@ -292,6 +292,27 @@ def _along_frames(name: str, value: PerFrame | DenseField, num: int) -> Tensor:
     return data.repeat_interleave(num // given, 1)
 
 
+def given_conditions(given: Any, num: int) -> Conditions:
+    """Return the conditions that a user passed for `num` items; None stands for no conditions.
+
+    Raises:
+        InputError: for another type, or another number of items.
+    """
+    if given is None:
+        return Conditions()
+    if not isinstance(given, Conditions):
+        raise InputError(
+            f"expected Conditions, received a {type(given).__name__}: write Conditions(name=value)"
+        )
+    for name, value in given.items():
+        if len(value.data) != num:
+            raise InputError(
+                f"expected the condition {name!r} for {num} items, received it for {len(value.data)}: pass "
+                "one value per item"
+            )
+    return given
+
+
 def id_sizes(conditions: Mapping[str, int] | None, *names: str) -> dict[str, int]:
     """Select the conditions that a module embeds; those without ids are left out.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from smalti.core.arguments import as_path
 from smalti.core.errors import InputError
 
 
@@ -19,7 +20,7 @@ def locate(path_or_hub_name: str | Path, patterns: Sequence[str]) -> Path:
     Raises:
         InputError: if there is neither such a directory nor such a repository.
     """
-    path = Path(path_or_hub_name).expanduser()
+    path = as_path(path_or_hub_name).expanduser()
     text = str(path_or_hub_name)
     # If there is a folder `runs`, `runs/mien` is a typing error and not a repository.
     if path.exists() or path.parent.is_dir() or text.count("/") != 1 or text.startswith((".", "~", "/")):
@@ -30,10 +31,9 @@ def locate(path_or_hub_name: str | Path, patterns: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(text, allow_patterns=list(patterns)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"expected a run, found neither a directory {text} nor a repository of that name on the Hub "
-            f"({reason}): check the path"
+            f"({_first_line(error)}): check the path"
         ) from None
 
 
@@ -52,12 +52,26 @@ def upload(
         message: commit message.
         private: whether to make a newly created repository private.
         token: access token; None uses the stored login.
+
+    Raises:
+        InputError: if the name is invalid, or you may not write to the repository.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     api = HfApi(token=token)
-    address = api.create_repo(repository, private=private, exist_ok=True)
+    try:
+        address = api.create_repo(repository, private=private, exist_ok=True)
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise InputError(
+            f"expected a repository OWNER/NAME that you may write to, received {repository!r} "
+            f"({_first_line(error)}): check the name, or log in with hf auth login"
+        ) from None
     with TemporaryDirectory() as directory:
         save(directory)
         api.upload_folder(repo_id=repository, folder_path=directory, commit_message=message)
     return str(address)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

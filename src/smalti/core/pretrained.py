@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from smalti.core.arguments import as_device, as_path
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
@@ -55,7 +56,7 @@ class Pretrained(nn.Module, ABC):
             InputError: if a part has no registered config, or the directory holds a training run or a saved
                 tokenizer.
         """
-        target = Path(directory)
+        target = as_path(directory)
         content = json.dumps({"format": FORMAT, "kind": "module", "settings": self.settings()}, indent=2)
         check_no_run(target)
         _check_same_kind(target)
@@ -96,7 +97,7 @@ class Pretrained(nn.Module, ABC):
                 "that class"
             )
         load_weights(module, read_tensors(directory / WEIGHTS_FILE), directory)
-        return module.to(device or "cpu").eval()
+        return module.to(as_device(device or "cpu")).eval()
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the files of `save_pretrained` to the Hugging Face Hub; return the URL of the repository.

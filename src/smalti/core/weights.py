@@ -1,4 +1,8 @@
-"""Read, write and fingerprint named tensors as safetensors files."""
+"""Read, write and fingerprint named tensors as safetensors files.
+
+A file states the SHA-256 of its tensors in its metadata, so that a damaged or edited copy is noticed. Files
+without it, such as those of other tools, are read unchecked.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,40 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from smalti.core.errors import InputError
 
+CHECKSUM = "sha256"
+"""Key of a file's metadata: the digest of its tensors, hexadecimal."""
+NARROWER = {
+    torch.float32: (torch.bfloat16, torch.float16),
+    torch.float64: (torch.float32, torch.bfloat16, torch.float16),
+}
+"""Types that stored values may have in place of a module's; each is converted without rounding."""
 
-def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the content of a safetensors file; equal tensors give equal bytes, on any device."""
-    return save(_on_host(tensors))
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the safetensors file of some tensors without metadata; the same on any device."""
+    return hashlib.sha256(save(_on_host(tensors))).hexdigest()
+
+
+def fingerprint(module: torch.nn.Module) -> str:
+    """Identify the weights in memory by the first 16 digits of their `digest`."""
+    return short(digest(module.state_dict()))
+
+
+def short(full: str) -> str:
+    """The part of a digest that stands for it in codes, configs and records."""
+    return full[:16]
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file with the content of `to_bytes`."""
-    save_file(_on_host(tensors), path)
+    """Write a safetensors file with its checksum."""
+    on_host = _on_host(tensors)
+    save_file(on_host, path, {CHECKSUM: digest(on_host)})
     path.chmod(0o644)  # safetensors makes the file readable for its owner only
 
 
@@ -34,23 +57,33 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file.
 
     Raises:
-        InputError: if the file is missing or broken.
+        InputError: if the file is missing or broken, or its tensors do not have the checksum that it states.
     """
     try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+        with safe_open(path, "pt") as file:
+            stated = (file.metadata() or {}).get(CHECKSUM)
+            tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise InputError(
             f"{path} is not a complete safetensors file ({error}): restore it, or train again"
         ) from None
+    if stated is not None and stated != (received := digest(tensors)):
+        raise InputError(
+            f"expected tensors with the checksum {short(stated)} in {path}, received {short(received)}: the "
+            "file is damaged or was edited; restore it, or save edited weights with save_pretrained"
+        )
+    return tensors
 
 
-def fingerprint(module: torch.nn.Module) -> str:
-    """Identify the weights in memory by the first 16 digits of the SHA-256 of their safetensors file."""
-    return hashlib.sha256(to_bytes(module.state_dict())).hexdigest()[:16]
+class ForeignWeights(InputError):
+    """Weights of another module: other names or shapes."""
 
 
 def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
-    """Load weights into a module, and check their names and shapes.
+    """Load weights into a module, and check their names, shapes, types and values.
+
+    Values may be stored as bfloat16 or float16 in place of float32, which halves a file; other types are
+    refused.
 
     Args:
         module: module to load into.
@@ -58,12 +91,29 @@ def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: 
         where: file or directory of the weights, for messages.
 
     Raises:
-        InputError: if the weights do not fit the module.
+        ForeignWeights: if the names or shapes are not those of the module.
+        InputError: if a tensor has another type, or is not finite.
     """
+    for name, own in module.state_dict().items():
+        if name in tensors:
+            _check_values(name, tensors[name], own.dtype, where)
     try:
         module.load_state_dict(dict(tensors))
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise InputError(
+        raise ForeignWeights(
             f"the weights in {where} do not fit the model its config.json describes ({first})"
         ) from None
+
+
+def _check_values(name: str, given: Tensor, dtype: torch.dtype, where: Path) -> None:
+    if given.dtype not in (dtype, *NARROWER.get(dtype, ())):
+        raise InputError(
+            f"expected {name} as {dtype} in {where}, received {given.dtype}: restore the file, or convert "
+            "the weights before saving them"
+        )
+    if given.is_floating_point() and not given.is_meta and not bool(given.isfinite().all()):
+        raise InputError(
+            f"expected finite weights in {where}, received {name} with NaN or infinite values: restore the "
+            "file, or train again"
+        )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -39,6 +42,39 @@ def check_tensor(given: object, noun: str) -> None:
             f"expected {noun} as a tensor, received a {type(given).__name__}: convert them with "
             "torch.as_tensor"
         )
+
+
+def as_codes(given: Any) -> Int64[Tensor, "b g *grid"]:
+    """Convert codes of any integer type, in a tensor, an array or nested lists, to an int64 tensor.
+
+    Raises:
+        InputError: for another type, lists of unequal length, or fewer than two axes.
+    """
+    if not isinstance(given, Tensor):
+        given = torch.from_numpy(_integers(given))
+    elif given.dtype == torch.uint64:
+        given = torch.from_numpy(_integers(given.cpu().numpy()))
+    is_whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+    codes = given.to(torch.int64) if is_whole and not given.is_quantized else given
+    check_code_type(codes)
+    return codes
+
+
+def _integers(given: Any) -> Int64[np.ndarray, ...]:
+    try:
+        array = np.asarray(given)
+    except (ValueError, TypeError, RuntimeError, OverflowError):
+        array = np.empty(0, object)
+    if array.dtype.kind not in "iu":
+        raise InputError(
+            f"expected codes as integers in a tensor, an array or nested lists of equal length, received a "
+            f"{type(given).__name__} of {array.dtype}: pass codes of shape (B, G, *grid)"
+        )
+    if array.size and array.max() > np.iinfo(np.int64).max:
+        raise InputError(
+            f"expected codes below the number of codes, received {array.max()}: pass codes of this model"
+        )
+    return array.astype(np.int64)
 
 
 def check_code_type(codes: Tensor) -> None:

@@ -8,12 +8,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from smalti.core.arguments import check_count, check_seed
+
 Progress = Callable[[int, int], None]
 """Called with (symbols drawn, total symbols)."""
 
 
 def seeded_generator(seed: int | None) -> torch.Generator:
-    """Return a generator of this seed; None uses a new random seed."""
+    """Return a generator of this seed; None uses a new random seed.
+
+    Raises:
+        InputError: for another type, or a seed out of range.
+    """
+    seed = check_seed(seed)
     generator = torch.Generator()
     generator.manual_seed(seed) if seed is not None else generator.seed()
     return generator
@@ -30,7 +37,11 @@ def draw_in_batches(
         batch_size: maximum number of items per call.
         seed: of the generator.
         progress: of the whole.
+
+    Raises:
+        InputError: if `num`, `batch_size` or the seed is not a number in its range.
     """
+    num, batch_size = check_count("num", num), check_count("batch_size", batch_size)
     generator, parts = seeded_generator(seed), []
     batches = math.ceil(num / batch_size)
     for batch in range(batches):

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from smalti.core.arguments import check_count, check_draws
 from smalti.core.conditioners import check_given_conditions
 from smalti.core.conditions import Conditions
 from smalti.core.priors import DensityPrior
@@ -46,9 +47,11 @@ class UniformPrior(DensityPrior):
         """Draw independent uniform codes on the generator's device; the other settings have no effect.
 
         Raises:
-            InputError: for any condition.
+            InputError: for any condition, or settings out of range.
         """
         check_given_conditions(conditions, self)
+        num = check_count("num", num)
+        check_draws(temperature, top_k, top_p)
         shape = (num, self.num_codebooks, *self.grid)
         device = generator.device if generator is not None else None
         return torch.randint(self.num_codes, shape, generator=generator, device=device)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from smalti.core.arguments import check_count, check_draws
 from smalti.core.conditioners import check_given_conditions
 from smalti.core.conditions import Conditions
 from smalti.core.pretrained import Pretrained
@@ -87,9 +88,11 @@ class UnigramPrior(DensityPrior, Pretrained):
         """Draw independent codes by frequency; only the temperature has an effect.
 
         Raises:
-            InputError: for any condition.
+            InputError: for any condition, or settings out of range.
         """
         check_given_conditions(conditions, self)
+        num = check_count("num", num)
+        check_draws(temperature, top_k, top_p)
         # Draw on the generator's device.
         source = generator.device if generator is not None else self.counts.device
         weights = (self.log_table() / max(temperature, 1e-4)).softmax(1).to(source)

@@ -9,7 +9,6 @@ state/step-N/        everything needed to resume from step N, bit for bit
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_directory, atomic_file
-from smalti.core.weights import read_tensors, write_tensors
+from smalti.core.weights import digest, read_tensors, short, write_tensors
 
 FORMAT = 2
 
@@ -113,11 +112,12 @@ class RunDirectory:
         return read_tensors(self.model_path)
 
     def fingerprint(self) -> str:
-        """Identifier of the weights: the start of the SHA-256 of model.safetensors."""
-        if not self.model_path.is_file():
-            self.read_model()
-        with self.model_path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        """Identifier of the weights in model.safetensors; see `smalti.core.weights.fingerprint`.
+
+        Raises:
+            InputError: if it is missing or broken.
+        """
+        return short(digest(self.read_model()))
 
     def write_state(self, state: State) -> None:
         """Write a checkpoint, then remove the older ones."""

@@ -35,7 +35,7 @@ from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
 from smalti.core.plugins import loaded_plugins, plugin_hint
-from smalti.core.weights import load_weights
+from smalti.core.weights import ForeignWeights, digest, load_weights, short
 from smalti.data.crops import CropLoader
 from smalti.data.fingerprints import fingerprints, read_fingerprints, write_fingerprints
 from smalti.data.loader import Loader, split_indices
@@ -290,14 +290,15 @@ def _start(model: LatentVariableModel, start: Path | None) -> str | None:
         return None
     begun_with = RunDirectory(start)
     begun_with.read_config()
+    tensors = begun_with.read_model()
     try:
-        load_weights(model, begun_with.read_model(), start)
-    except InputError:
+        load_weights(model, tensors, start)
+    except ForeignWeights:
         raise InputError(
             f"expected initial weights of the same model, received those of {start} with other settings: "
             "remove --from, or use the settings in its config.json"
         ) from None
-    return begun_with.fingerprint()
+    return short(digest(tensors))
 
 
 @dataclass(frozen=True)

@@ -84,14 +84,22 @@ def write_sound(samples: Shaped[np.ndarray, " t"], path: str | Path, sample_rate
 
 def _finished(samples: np.ndarray, rate_hz: int, target_hz: int) -> Float32[np.ndarray, " t"]:
     """Check that samples are finite, resample them, and clip them to [-1, 1]."""
-    with needs_extra("audio"):
-        import soxr
-
     if not samples.size:
         raise UnreadableItem("the sound has no samples")
     if not np.isfinite(samples).all():
         raise UnreadableItem("it has samples that are NaN or infinite: write it again")
+    return resampled(samples, rate_hz, target_hz)
+
+
+def resampled(samples: np.ndarray, rate_hz: int, target_hz: int) -> Float32[np.ndarray, " t"]:
+    """Resample (soxr, HQ) and clip to [-1, 1].
+
+    Raises:
+        UnreadableItem: if no sample is left.
+    """
     if rate_hz != target_hz:
+        with needs_extra("audio"):
+            import soxr
         samples = soxr.resample(samples, rate_hz, target_hz, quality="HQ")
         if not samples.size:
             raise UnreadableItem(f"too short: it has no samples at {target_hz} Hz")

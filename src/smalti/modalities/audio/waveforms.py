@@ -13,10 +13,11 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
+from smalti.core.arguments import check_count
 from smalti.core.errors import InputError
 from smalti.core.modality import ModalityConfig
 from smalti.data.sources.base import UnreadableItem
-from smalti.modalities.audio.sounds import read_sound
+from smalti.modalities.audio.sounds import read_sound, resampled
 from smalti.nn.spectral import FLOOR
 
 RANGE_TOLERANCE = 1e-4
@@ -107,6 +108,36 @@ def waveforms(
         f"expected sounds as files, float tensors or arrays, or a list of these, "
         f"received {type(sounds).__name__}"
     )
+
+
+def at_rate(sounds: Any, sample_rate_hz: int, target_hz: int) -> Any:
+    """Resample the tensors and arrays among sounds from the user; files state their own rate.
+
+    Args:
+        sounds: as for `waveforms`.
+        sample_rate_hz: sample rate of tensors and arrays.
+        target_hz: the modality's sample rate.
+
+    Returns:
+        The sounds as a list, files unchanged.
+
+    Raises:
+        InputError: for a rate or an array out of range, or a sound without a sample at the new rate.
+    """
+    sample_rate_hz = check_count("sample_rate", sample_rate_hz)
+    match sounds:
+        case Tensor() | np.ndarray():
+            checked = _checked(sounds.detach().cpu() if isinstance(sounds, Tensor) else _tensor(sounds))
+            try:
+                return [
+                    torch.from_numpy(resampled(one.numpy().reshape(-1), sample_rate_hz, target_hz))
+                    for one in checked
+                ]
+            except UnreadableItem as error:
+                raise InputError(f"expected longer sounds, received one that is {error}") from None
+        case list() | tuple():
+            return [part for one in sounds for part in at_rate(one, sample_rate_hz, target_hz)]
+    return [sounds]
 
 
 def separate(row: Any, channels: int) -> list[Shaped[Tensor, "c _"]]:

@@ -1,4 +1,4 @@
-"""Continuation of a clip's codes under actions."""
+"""Draws from priors in batches: whole code grids, and continuations of a clip under actions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,45 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from smalti.core.arguments import check_count
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.precision import full_precision
+from smalti.core.priors import Prior
 from smalti.core.signals import SignalSpec
 from smalti.priors.autoregressive import LearnedPrior
 from smalti.priors.draws import Progress, draw_in_batches
+
+
+def drawn_codes(
+    prior: Prior,
+    num: int,
+    conditions: Conditions,
+    settings: tuple[float, int | None, float | None],
+    length: int | None,
+    batch_size: int,
+    seed: int | None,
+    progress: Progress | None,
+) -> Int64[Tensor, "b g *grid"]:
+    """Draw code grids in batches, on the CPU; see `Tokenizer.sample_codes` for the other arguments.
+
+    Args:
+        prior: a learned prior, or any other.
+        num: number of grids.
+        conditions: of each grid, on the device of the prior.
+        settings: temperature, top_k and top_p.
+        length: codes along the time axis, for a learned prior.
+    """
+
+    @full_precision(prior)
+    def draw(items: slice, generator: torch.Generator, progress: Progress | None) -> Tensor:
+        own, size = conditions.part(items), items.stop - items.start
+        if not isinstance(prior, LearnedPrior):
+            return prior.sample(size, own, *settings, generator)
+        grid = prior.grid if length is None else (length, *prior.grid[1:])
+        return prior.sample(size, own, *settings, generator, progress, grid)
+
+    return draw_in_batches(draw, num, batch_size, seed, progress)
 
 
 def continued(
@@ -44,12 +77,17 @@ def continued(
     Raises:
         InputError: if the codes are not of one clip, or the actions do not fit or are unknown.
     """
+    for name, value in (("actions", actions), ("before", before or ())):
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise InputError(
+                f"expected {name} as a list of names, received {value!r}: pass one name or None per frame"
+            )
+    num = check_count("num", num)
     frames = given.shape[2] if given.ndim == 5 else 0
-    if not signal.is_clip or frames < 1 or len(given) != 1 or not actions or num < 1:
+    if not signal.is_clip or frames < 1 or len(given) != 1 or not actions:
         raise InputError(
-            "expected codes (1, G, frames, rows, columns) of a clip, at least one action and num of at "
-            f"least 1, received {tuple(given.shape)}, {len(actions)} and {num}: pass codes that encode "
-            "returned for a clip"
+            "expected codes (1, G, frames, rows, columns) of a clip and at least one action, received "
+            f"{tuple(given.shape)} and {len(actions)}: pass codes that encode returned for a clip"
         )
     if before is not None and len(before) != frames - 1:
         raise InputError(

@@ -1,0 +1,71 @@
+"""Decoding of codes to signals in the range of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from smalti.core.arguments import check_count, check_draws
+from smalti.core.conditions import Conditions
+from smalti.core.errors import InputError
+from smalti.core.models import Autoencoder
+from smalti.core.precision import in_full_precision
+from smalti.priors.draws import seeded_generator
+
+
+@torch.no_grad()
+@in_full_precision
+def decode_codes(
+    model: Autoencoder,
+    codes: Int64[Tensor, "b g *grid"],
+    conditions: Conditions,
+    batch_size: int,
+    seed: int | None = 0,
+    temperature: float = 1.0,
+) -> Float[Tensor, "b c *size"]:
+    """Decode codes in batches to signals in the model's range, on the CPU.
+
+    Args:
+        model: in evaluation mode.
+        codes: of at least one item.
+        conditions: of each item.
+        batch_size: maximum number of items per batch; the draws of a seed depend on it.
+        seed: of the draws of an autoregressive decoder; None uses a new random seed.
+        temperature: of those draws.
+
+    Raises:
+        InputError: if codes or a setting are out of range.
+    """
+    check_draws(temperature)
+    generator, batch_size = seeded_generator(seed), check_count("batch_size", batch_size)
+    device, parts = next(model.parameters()).device, []
+    for begin in range(0, len(codes), batch_size):
+        items = slice(begin, begin + batch_size)
+        own = conditions.part(items).to(device)
+        parts.append(model.decode(codes[items].to(device), own, generator, temperature).cpu())
+    return torch.cat(parts)
+
+
+def check_shape(codes: Int64[Tensor, "b g *grid"], item: Sequence[int | None]) -> None:
+    """Check the shape of codes of at least one item.
+
+    Args:
+        codes: of the items.
+        item: shape `(G, *grid)` of an item; None for a side of any length.
+
+    Raises:
+        InputError: if the shape differs, or there is no item.
+    """
+    fits = codes.ndim == 1 + len(item) and all(
+        side > 0 if expected is None else side == expected
+        for expected, side in zip(item, codes.shape[1:], strict=True)
+    )
+    if not fits or not len(codes):
+        sides = ["?" if side is None else str(side) for side in item]
+        raise InputError(
+            f"expected codes of shape (B, {', '.join(sides)}), received "
+            f"{tuple(codes.shape)}: pass codes of at least one item, made by this model"
+        )
