@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import math
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -14,10 +20,20 @@ from torch import Tensor
 from smalti.app.console import counting, note
 from smalti.app.files import codes_info
 from smalti.app.outputs import OutputFolder, output_paths
+from smalti.core.conditioners import check_given_conditions
+from smalti.core.conditions import Conditions, with_label
 from smalti.core.errors import InputError
+from smalti.core.modality import Modality
 from smalti.data.codes import CodesInfo, check_codes, read_codes
 from smalti.data.packed import ENDING, read_packed
 from smalti.tokenizer import Tokenizer, load
+
+BATCH = 64
+"""Most items decoded at once."""
+BATCH_VALUES = 1 << 22
+"""Most values of the signals decoded at once, which bounds the memory for large items."""
+WAITING = 4
+"""Files per thread that may wait to be written while a batch is decoded."""
 
 
 def decode(
@@ -60,16 +76,56 @@ def decode(
         temperature=temperature,
     )
     folder.check(targets)
-    with counting("Decoding", quiet) as count:
-        for done, (target, one) in enumerate(zip(targets, _read(codes, tokenizer), strict=True), 1):
-            if not target.exists():
-                signal = tokenizer.decode_signals(
-                    one.codes, class_name=class_name, seed=seed, temperature=temperature
-                )[:, :, : one.length]
-                folder.save(target, partial(tokenizer.modality.save, signal))
-            count(done, len(targets))
+    if not all(target.exists() for target in targets):
+        folder.begin()
+    workers = tokenizer.modality.readers or min(16, os.cpu_count() or 1)
+    remaining, pending = iter(targets), deque[Future[None]]()
+    with counting("Decoding", quiet) as count, _pool(workers) as pool:
+        done = 0
+
+        def finish(most: int) -> None:
+            """Wait until at most so many files are still being written."""
+            nonlocal done
+            while len(pending) > most:
+                pending.popleft().result()
+                done += 1
+                count(done, len(targets))
+
+        for batch in _batches(_read(codes, tokenizer), tokenizer):
+            own = list(islice(remaining, len(batch)))
+            signals = None
+            # Decoded whole if one of its files is missing, so that a repeated command writes the same files.
+            if not all(target.exists() for target in own):
+                signals = tokenizer.decode_signals(
+                    torch.cat([one.codes for one in batch]),
+                    class_name=class_name,
+                    seed=seed,
+                    temperature=temperature,
+                )
+            # The files of one batch are written while the next one is decoded.
+            finish(WAITING * workers)
+            for index, (target, one) in enumerate(zip(own, batch, strict=True)):
+                signal = None if signals is None else signals[index : index + 1, :, : one.length]
+                pending.append(pool.submit(_save, folder, target, tokenizer.modality, signal))
+        finish(0)
     note(f"{len(targets)} {tokenizer.modality.plural_name} are in {out}.", quiet)
     return len(targets)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads that drop what they have not begun when the block fails."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="save")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _save(folder: OutputFolder, target: Path, modality: Modality, signal: Tensor | None) -> None:
+    """Write a signal `(1, C, *size)`; None if its file exists."""
+    if signal is not None:
+        folder.save(target, partial(modality.save, signal))
 
 
 @dataclass(frozen=True)
@@ -79,6 +135,34 @@ class _Item:
     name: str
     codes: Tensor
     length: int | None
+
+
+def _batches(items: Iterable[_Item], tokenizer: Tokenizer) -> Iterator[list[_Item]]:
+    """Group consecutive items with codes of one shape, of at most `BATCH_VALUES` values of their signals.
+
+    A decoder that draws gets its items one by one, since each is drawn with the same seed.
+    """
+    model, is_drawn = tokenizer.autoencoder, _draws(tokenizer)
+    batch: list[_Item] = []
+    for item in items:
+        values = model.signal.dims * math.prod(item.codes.shape[2:]) / math.prod(model.grid)
+        most = 1 if is_drawn else min(BATCH, BATCH_VALUES // values)
+        if batch and (len(batch) >= most or item.codes.shape != batch[0].codes.shape):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+@torch.no_grad()
+def _draws(tokenizer: Tokenizer) -> bool:
+    """Whether the decoder draws signals instead of computing their mean."""
+    model = tokenizer.autoencoder
+    check_given_conditions(Conditions(), model)
+    codes = torch.zeros(1, model.num_codebooks, *model.grid, dtype=torch.int64, device=tokenizer.device)
+    label = with_label(Conditions(), -1, 1) if tokenizer.classes else Conditions()
+    return not model.likelihood(codes, label.to(tokenizer.device)).has_mean
 
 
 def _surveyed(path: Path, tokenizer: Tokenizer) -> tuple[list[str], str]:
