@@ -16,11 +16,13 @@ from smalti.studies.speech.phoneme_map import (
     PhonemeMap,
     Windows,
     adjusted_rand,
+    cautions,
     cooccurrences,
     kmeans_codes,
     mutual_information,
     phoneme_figures,
     protocol,
+    stderr_over_groups,
 )
 
 K, P, SILENCE = 5, 4, 0
@@ -249,3 +251,44 @@ class TestKMeans:
             kmeans_codes(np.zeros((3, 2)), np.zeros((1, 2)), 4)
         codes, _ = kmeans_codes(np.zeros((3, 2)), np.zeros((1, 2)), 3)
         assert codes.tolist() == [0, 0, 0]
+
+
+def test_the_standard_error_is_that_of_the_share_over_utterances():
+    """The oracle draws data sets of the same kind, and takes the deviation of their shares."""
+    rng = np.random.default_rng(0)
+    num_groups, size = 40, 25
+    groups = np.repeat(np.arange(num_groups), size)
+
+    def draw() -> np.ndarray:
+        shares = rng.beta(2, 2, num_groups)  # utterances differ, so their windows are not independent
+        return rng.random(num_groups * size) < shares[groups]
+
+    estimates = [stderr_over_groups(draw(), groups) for _ in range(200)]
+    true = np.std([draw().mean() for _ in range(2000)])
+    assert np.mean(estimates) == pytest.approx(true, rel=0.05)
+    assert true > 1.5 * 0.5 / math.sqrt(num_groups * size)
+
+
+def test_the_standard_error_of_equal_groups_and_of_one_group():
+    right, groups = np.array([True, True, False, False]), array([3, 3, 7, 7])
+    # Group means 1 and 0: their deviation over the root of two groups.
+    assert stderr_over_groups(right, groups) == pytest.approx(np.std([1, 0], ddof=1) / math.sqrt(2))
+    assert stderr_over_groups(right, array([3, 3, 3, 3])) == pytest.approx(math.sqrt(0.25 / 4))
+
+
+@pytest.mark.parametrize(
+    ("num", "stderr", "fitted", "numbers"),
+    [
+        (117, 0.05, 5_000, [["117", "5.0", "1,000"]]),
+        (2_000, 0.04, 5_000, [["2,000", "4.0", "8,000"]]),
+        (2_000, 0.01, 1_279, [["128", "1,279", "1,280"]]),
+        (117, 0.0, 300, [["117"], ["300"]]),
+        (1_000, 0.02, 1_280, []),
+    ],
+)
+def test_few_windows_are_cautioned_against(num, stderr, fitted, numbers):
+    figures = {"num_windows": num, "phoneme_accuracy_stderr": stderr, "num_train_windows": fitted}
+    sentences = cautions(figures, num_codes=128)
+    assert len(sentences) == len(numbers)
+    for sentence, each in zip(sentences, numbers, strict=True):
+        assert all(number in sentence for number in each)

@@ -126,7 +126,12 @@ def test_the_tables_hold_the_figures(units: PhoneRun, report: dict[str, Any], sm
     words = ("--data", units.data, "--alignments", units.alignments, "--quiet")
     result = smalti("phonemes", units.path, *words)
     assert result.status == 0, result.err
-    assert f"{report['metrics']['phoneme_accuracy']:.1%}" in result.out
+    metrics = report["metrics"]
+    for name in ("phoneme_accuracy", "phoneme_accuracy_stderr"):
+        assert f"{metrics[name]:.1%}" in result.out
+    assert report["cautions"]
+    for sentence in report["cautions"]:
+        assert sentence in " ".join(result.out.split())
     assert f"{report['controls']['log-mel k-means']['phoneme_accuracy']:.1%}" in result.out
     assert "16 codes, 25 per second" in result.out
 

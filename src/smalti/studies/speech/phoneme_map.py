@@ -7,7 +7,8 @@ held-out windows whose code maps to their phone. No classifier is trained.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,11 @@ from smalti.quantizers.nearest import nearest_codes
 
 UNLABELLED = -1
 """Phone id of a window without a label. It is never scored, but its code may be context of another window."""
+
+LARGE_STDERR = 0.02
+LEAST_WINDOWS = 1_000
+LEAST_WINDOWS_PER_CODE = 10
+"""Above this standard error, or below these numbers of windows, the accuracy is unreliable."""
 
 CONTEXTS = {"bigram": (-1, 0), "trigram": (-1, 0, 1)}
 """Name of a map with context -> offsets of its codes from the window."""
@@ -189,6 +195,8 @@ def protocol() -> dict[str, str]:
         "the lowest id, unseen codes to the most frequent phone overall); share of held-out windows whose "
         "code maps to the phone at their centre; silence and unlabelled windows are left out of both sets, "
         "and with the suffix '_with_silence' only unlabelled ones",
+        "phoneme_accuracy_stderr": "standard error of phoneme_accuracy over utterances, since windows of an "
+        "utterance are not independent; over windows, and thus too small, if there is only one utterance",
         "majority": "share of held-out windows with the most frequent phone of the training windows",
         "shuffled": "phoneme_accuracy with the codes permuted within the training and within the held-out "
         "windows: the chance level of a map with this number of codes",
@@ -212,6 +220,30 @@ def protocol() -> dict[str, str]:
     }
 
 
+def cautions(figures: Mapping[str, int | float], num_codes: int) -> list[str]:
+    """Return a sentence for each reason why the accuracy of `phoneme_figures` is unreliable.
+
+    Args:
+        figures: result of `phoneme_figures`.
+        num_codes: K.
+    """
+    found = []
+    num, stderr = int(figures["num_windows"]), figures["phoneme_accuracy_stderr"]
+    if num < LEAST_WINDOWS or stderr > LARGE_STDERR:
+        needed = max(LEAST_WINDOWS, math.ceil(num * (stderr / LARGE_STDERR) ** 2))
+        found.append(
+            f"The accuracy is unreliable: {num:,} windows give a standard error of {100 * stderr:.1f} "
+            f"percentage points; score at least {needed:,}."
+        )
+    fitted, least = int(figures["num_train_windows"]), LEAST_WINDOWS_PER_CODE * num_codes
+    if fitted < least:
+        found.append(
+            f"The map is unreliable: {num_codes} codes are mapped by {fitted:,} training windows; fit it to "
+            f"at least {least:,}."
+        )
+    return found
+
+
 def cooccurrences(
     codes: Int64[np.ndarray, " n"], phones: Int64[np.ndarray, " n"], num_codes: int, num_phones: int
 ) -> Int64[np.ndarray, "k p"]:
@@ -226,6 +258,22 @@ def cooccurrences(
     return np.bincount(codes * num_phones + phones, minlength=num_codes * num_phones).reshape(
         num_codes, num_phones
     )
+
+
+def stderr_over_groups(right: Bool[np.ndarray, " n"], groups: Int64[np.ndarray, " n"]) -> float:
+    """Standard error of the mean of `right`, for items that are independent only across groups.
+
+    That of a ratio of sums over G groups (Cochran 1977, "Sampling Techniques"): with the share p and group
+    sums r_g of n_g items, sqrt(G / (G - 1) sum_g (r_g - p n_g)^2) / n. The items of a single group are taken
+    for independent.
+    """
+    share = float(np.mean(right))
+    _, own = np.unique(groups, return_inverse=True)
+    num_groups = int(own.max()) + 1
+    if num_groups == 1:
+        return math.sqrt(share * (1 - share) / len(right))
+    residuals = np.bincount(own, weights=right - share)
+    return math.sqrt(num_groups / (num_groups - 1) * float(np.square(residuals).sum())) / len(right)
 
 
 def mutual_information(counts: Int64[np.ndarray, "k p"]) -> float:
@@ -300,6 +348,9 @@ def _figures(
     entropy = mutual_information(np.diag(counts.sum(0)))
     return {
         "phoneme_accuracy": of_code.accuracy(codes, phones),
+        "phoneme_accuracy_stderr": stderr_over_groups(
+            of_code.phones(codes) == phones, held_out.utterances[scored]
+        ),
         "majority": of_code.majority(phones),
         "shuffled": shuffled_map.accuracy(shuffled, phones),
         **with_context,

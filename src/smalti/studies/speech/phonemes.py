@@ -28,6 +28,7 @@ from smalti.studies.speech.figures import code_phone_matrix
 from smalti.studies.speech.phoneme_map import (
     UNLABELLED,
     Windows,
+    cautions,
     cooccurrences,
     kmeans_codes,
     phoneme_figures,
@@ -139,6 +140,7 @@ def phonemes(
         },
         "shared_speakers": len(shared),
     }
+    report["cautions"] = cautions(report["metrics"], num_codes)
     if with_controls:
         report["controls"]["log-mel k-means"] = figures(_clustered(utterances, num_codes, seed))
         report["abx"] = _abx(tokenizer, utterances["held_out"], table, seconds, seed)
@@ -152,7 +154,12 @@ def show(report: dict[str, Any]) -> None:
 
     title = f"{report['num_codes']} codes, {report['codes_per_second']:g} per second"
     table = Table(title=f"{title}: {report['metrics']['num_windows']:,} held-out windows without silence")
-    columns = {"phoneme_accuracy": "phones", "majority": "majority", "shuffled": "shuffled codes"}
+    columns = {
+        "phoneme_accuracy": "phones",
+        "phoneme_accuracy_stderr": "±",
+        "majority": "majority",
+        "shuffled": "shuffled codes",
+    }
     columns |= {"bigram": "bigram map", "phone_purity": "purity", "mutual_information": "nats"}
     table.add_column("codes")
     for name in columns.values():
@@ -164,6 +171,8 @@ def show(report: dict[str, Any]) -> None:
             percent = [f"{cell:.1%}" for cell in cells[:-1]]
             table.add_row(name + words, *percent, f"{cells[-1]:.3f}")
     show_table(table)
+    for sentence in report["cautions"]:
+        show_table(sentence)
     for name, measured in report.get("abx", {}).items():
         show_table(
             f"ABX across speakers, {name}: {measured['error']:.1f} % ({measured['num_triples']:,} triples)"
