@@ -77,7 +77,7 @@ _MODULES = {
     "quantizers.nearest": "nearest_codes",
     "quantizers.residual": "ResidualVQ ResidualVQConfig",
     "quantizers.vq": "VectorQuantizer VectorQuantizerConfig",
-    "recipe": "PriorRecipe Recipe",
+    "recipe": "PriorRecipe Recipe register_recipe",
     "tokenizer": "Tokenizer load",
     "training.checkpoints": "RunDirectory",
     "training.engine": "Engine",

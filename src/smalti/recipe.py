@@ -1,8 +1,16 @@
-"""Recipes: complete experiment configurations, from the data to the prior."""
+"""Recipes: complete experiment configurations, from the data to the prior.
+
+Functions of plugins that build recipes register themselves by name:
+
+    @register_recipe("tiles")
+    def tiles() -> Recipe:
+        \"\"\"Tiles of 16x16, in a minute on two cores.\"\"\"
+        return Recipe(name="tiles", ...)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
@@ -12,6 +20,7 @@ from smalti.core.config import Configuration
 from smalti.core.errors import InputError, UnknownKind
 from smalti.core.modality import AnyModality
 from smalti.core.models import AnyModel
+from smalti.core.plugins import load_plugins
 from smalti.core.priors import AnyNetwork
 from smalti.modalities.image.modality import ImageConfig
 from smalti.models.masked import MaskedPredictionConfig
@@ -68,6 +77,39 @@ class Recipe(Configuration):
     training: TrainingConfig = TrainingConfig()
     pretraining: Pretraining | None = None
     prior: PriorRecipe = PriorRecipe()
+
+
+RecipeFunction = Callable[[], Recipe]
+_REGISTERED: dict[str, RecipeFunction] = {}
+
+
+def register_recipe(name: str) -> Callable[[RecipeFunction], RecipeFunction]:
+    """Function decorator that registers a recipe of a plugin under its name on the command line.
+
+    The function's docstring describes the recipe in `smalti recipes`, its first line in the list.
+
+    Raises:
+        ValueError: if another function has the name.
+    """
+
+    def register(build: RecipeFunction) -> RecipeFunction:
+        other = _REGISTERED.get(name, build)
+        # A function registers itself again when its module is reloaded.
+        if (other.__module__, other.__qualname__) != (build.__module__, build.__qualname__):
+            raise ValueError(
+                f"expected a new name of a recipe, received {name!r}, which belongs to "
+                f"{other.__module__}.{other.__qualname__}: choose another name"
+            )
+        _REGISTERED[name] = build
+        return build
+
+    return register
+
+
+def registered_recipes() -> dict[str, RecipeFunction]:
+    """Recipes of plugins, by name."""
+    load_plugins()
+    return dict(_REGISTERED)
 
 
 C = TypeVar("C", bound=Configuration)

@@ -284,6 +284,7 @@ def evaluate(
 @app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Show every setting of this recipe.")] = None,
+    plugin: Plugin = None,
 ) -> None:
     """List the recipes, or every setting of one.
 

@@ -64,7 +64,7 @@ Plugin = Annotated[
     typer.Option(
         "--plugin",
         metavar="MODULE",
-        help="Python module that registers your own parts; SMALTI_PLUGINS=MODULE does the same.",
+        help="Python module that registers your own parts or recipes; SMALTI_PLUGINS=MODULE does the same.",
         callback=_load,
     ),
 ]

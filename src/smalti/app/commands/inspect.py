@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 from smalti.app.commands.evaluate import RESULTS
-from smalti.app.recipes import RECIPES, get_recipe
+from smalti.app.recipes import all_recipes, get_recipe
 from smalti.app.runs import best_step
 from smalti.core.config import Configuration
 from smalti.core.models import Autoencoder
@@ -19,11 +19,12 @@ from smalti.training.checkpoints import RunDirectory
 
 def list_recipes() -> str:
     """List every recipe with the first line of its description."""
-    width = max(len(name) for name in RECIPES)
-    lines = [
-        f"{name:<{width}}  {(python_inspect.getdoc(build) or '').splitlines()[0]}"
-        for name, build in RECIPES.items()
-    ]
+    recipes = all_recipes()
+    width = max(len(name) for name in recipes)
+    lines = []
+    for name, build in recipes.items():
+        first, *_ = (python_inspect.getdoc(build) or "").splitlines() or [""]
+        lines.append(f"{name:<{width}}  {first}".rstrip())
     return "\n".join([*lines, "", "Show all settings of a recipe: smalti recipes NAME"])
 
 
@@ -34,7 +35,7 @@ def show_recipe(name: str) -> str:
         InputError: when there is no such recipe.
     """
     recipe = get_recipe(name)
-    return "\n".join([python_inspect.getdoc(RECIPES[name]) or "", "", *settings(recipe)])
+    return "\n".join([python_inspect.getdoc(all_recipes()[name]) or "", "", *settings(recipe)])
 
 
 def settings(config: Configuration, prefix: str = "") -> list[str]:

@@ -74,7 +74,7 @@ def train(
     """Train a model from a recipe, or resume an interrupted run.
 
     Args:
-        recipe_name: a name in `RECIPES`.
+        recipe_name: name of a recipe.
         data: a source; may be None for recipes that generate their data.
         out: the run's directory.
         assignments: `key=value` texts.

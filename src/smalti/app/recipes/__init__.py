@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from smalti.app.recipes import arrays, images, speech, video, worlds
 from smalti.app.recipes.overrides import differences, override
 from smalti.core.errors import InputError
-from smalti.recipe import Pretraining, PriorRecipe, Recipe, parse
+from smalti.recipe import Pretraining, PriorRecipe, Recipe, RecipeFunction, parse, registered_recipes
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
+RECIPES: dict[str, RecipeFunction] = {
     "image": images.image,
     "hierarchy": images.hierarchy,
     "letters": images.letters,
@@ -30,12 +28,14 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "walks": worlds.walks,
     "second-stage": worlds.second_stage,
 }
+"""Recipes of this package, by name; `all_recipes` adds those of plugins."""
 
 __all__ = [
     "RECIPES",
     "Pretraining",
     "PriorRecipe",
     "Recipe",
+    "all_recipes",
     "differences",
     "get_recipe",
     "override",
@@ -43,12 +43,37 @@ __all__ = [
 ]
 
 
+def all_recipes() -> dict[str, RecipeFunction]:
+    """Return the recipes of this package and of plugins, by name.
+
+    Raises:
+        InputError: if a plugin takes the name of a recipe of this package.
+    """
+    others = registered_recipes()
+    if taken := sorted(RECIPES.keys() & others):
+        raise InputError(
+            f"expected plugins with recipes of new names, received {taken[0]!r} from "
+            f"{others[taken[0]].__module__}: rename the recipe there"
+        )
+    return RECIPES | others
+
+
 def get_recipe(name: str) -> Recipe:
     """Build the recipe with this name.
 
     Raises:
-        InputError: if there is no such recipe.
+        InputError: if there is no such recipe, or a plugin's function does not return one.
     """
-    if name not in RECIPES:
-        raise InputError(f"expected a recipe name, received {name!r}: use one of {', '.join(RECIPES)}")
-    return RECIPES[name]()
+    known = all_recipes()
+    if name not in known:
+        raise InputError(
+            f"expected a recipe name, received {name!r}: use one of {', '.join(known)}, or load a recipe of "
+            "your own with --plugin MODULE"
+        )
+    recipe = known[name]()
+    if not isinstance(recipe, Recipe):
+        raise InputError(
+            f"expected a function that returns a Recipe under the name {name!r}, received a "
+            f"{type(recipe).__name__}: correct {known[name].__module__}"
+        )
+    return recipe
