@@ -116,13 +116,19 @@ def test_the_page_shows_every_class_and_every_prior(demo: tuple[Path, str]) -> N
         "learning curves of the prior",
     ):
         assert figure in page.alts
-    assert [row[0] for row in page.rows] == ["prior", "uniform", "unigram", "learned", "learned+class"]
-    for row in page.rows[1:]:
+    priors = ["uniform", "unigram", "learned", "learned+class"]
+    assert [row[0] for row in page.rows] == ["prior", *priors, "PNG (files)", "WebP lossless (files)"]
+    for row in page.rows[5:]:
+        assert 0 < float(row[1]) < 8
+    for row in page.rows[1:5]:
         bits, rate, distortion, stderr = map(float, row[1:])
         assert rate + distortion == pytest.approx(bits, abs=2e-3)
         assert stderr > 0
     assert text.count('<tr class="best">') == 1
     assert "52 held-out letters" in text
+    # 2 % of the 104 letters are held out for validation.
+    assert "trained on 102 pictures" in text
+    assert "fewer bits" in text
 
 
 def test_the_demo_leaves_a_run(demo: tuple[Path, str], smalti: Callable[..., Result]) -> None:

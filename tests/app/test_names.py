@@ -58,6 +58,12 @@ def test_long_names_are_written(tmp_path: Path, name: str, ending: str) -> None:
         assert target.read_bytes() == b"content"
 
 
+def test_a_deep_name_keeps_its_last_part_and_one_extension() -> None:
+    (name,) = chosen("a/" * 3000 + "b.jpg")
+    assert name.startswith("b-")
+    assert name.count(".") == 1
+
+
 def test_long_names_that_begin_alike_differ_in_any_order() -> None:
     one, two = "x" * 240 + "1.wav", "x" * 240 + "2.wav"
     assert chosen(one, two) == chosen(two, one)[::-1]

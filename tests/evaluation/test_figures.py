@@ -37,6 +37,15 @@ def test_learning_curves_draw_the_metrics_that_there_are(tmp_path, present):
     assert pixels(path).shape[1] == pytest.approx(present * pixels(alone).shape[1], rel=0.01)
 
 
+def test_many_learning_curves_are_wrapped(tmp_path):
+    names = {f"m{index}": f"metric {index}" for index in range(5)}
+    lines = [{"split": "train", "step": step, **dict.fromkeys(names, step)} for step in (1, 2)]
+    for count in (3, 5):
+        learning_curves(lines, dict([*names.items()][:count]), tmp_path / f"{count}.png")
+    height, width, _ = pixels(tmp_path / "3.png").shape
+    assert pixels(tmp_path / "5.png").shape[:2] == (2 * height, width)
+
+
 def test_learning_curves_of_nothing(tmp_path):
     learning_curves([], {"loss": "loss"}, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 0
@@ -47,6 +56,18 @@ def test_usage_histogram(tmp_path, counts):
     usage_histogram(torch.tensor(counts), tmp_path / "usage.png")
     usage_histogram(torch.ones_like(torch.tensor(counts)), tmp_path / "even.png")
     assert not np.array_equal(pixels(tmp_path / "usage.png"), pixels(tmp_path / "even.png"))
+
+
+def test_bars_of_usage_are_equally_wide(tmp_path):
+    usage_histogram(torch.tensor([[1, 6, 4, 2]]), tmp_path / "usage.png")
+    red, green, blue = np.moveaxis(pixels(tmp_path / "usage.png").astype(int), 2, 0)
+    is_bar = (blue - red > 20) & (green > red)
+    widths = is_bar.sum(1)
+    steps = [
+        int(np.median(widths[widths > 0][abs(widths[widths > 0] - one) < 12]))
+        for one in widths.max() * np.arange(1, 5) / 4
+    ]
+    np.testing.assert_allclose(steps, widths.max() * np.arange(1, 5) / 4, rtol=0.03)
 
 
 @pytest.mark.parametrize("grid", [(9,), (4, 6), (5, 4, 6)], ids=str)

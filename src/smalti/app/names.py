@@ -87,7 +87,8 @@ def _shortened(part: str, whole: str, always: bool = False) -> str:
     suffix = PurePosixPath(part).suffix
     suffix = suffix if len(suffix.encode()) <= 16 else ""
     room = MOST_NAME_BYTES - len(suffix.encode()) - len(digest) - 1
-    return f"{part.encode()[:room].decode('utf-8', 'ignore')}-{digest}{suffix}"
+    stem = part.removesuffix(suffix).encode()[:room].decode("utf-8", "ignore")
+    return f"{stem}-{digest}{suffix}"
 
 
 def _key(path: str) -> str:

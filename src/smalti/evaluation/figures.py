@@ -15,10 +15,12 @@ from torch import Tensor, cat
 from smalti.core.files import atomic_file
 
 INK, SOFT = "#1f3a5f", "#c8553d"
+PANELS = 3
+"""Panels side by side in learning curves; with more, the text is too small on a page."""
 
 
 def learning_curves(metrics: Sequence[dict[str, Any]], names: dict[str, str], path: Path) -> None:
-    """Plot metrics over steps, one panel each, with curves for training and validation.
+    """Plot metrics over steps, `PANELS` panels side by side, with curves for training and validation.
 
     Args:
         metrics: the lines of metrics.jsonl.
@@ -26,9 +28,10 @@ def learning_curves(metrics: Sequence[dict[str, Any]], names: dict[str, str], pa
         path: of the PNG.
     """
     present = [name for name in names if any(name in line for line in metrics)]
-    figure = Figure(figsize=(3.6 * max(1, len(present)), 2.6), layout="constrained")
+    columns, rows = min(PANELS, max(1, len(present))), max(1, -(-len(present) // PANELS))
+    figure = Figure(figsize=(3.6 * columns, 2.6 * rows), layout="constrained")
     for index, name in enumerate(present):
-        axes = figure.add_subplot(1, len(present), index + 1)
+        axes = figure.add_subplot(rows, columns, index + 1)
         for split, colour in (("train", INK), ("validation", SOFT)):
             lines = [line for line in metrics if line.get("split") == split and name in line]
             if lines:
@@ -52,9 +55,7 @@ def usage_histogram(counts: Int64[Tensor, "g k"], path: Path) -> None:
     axes = figure.add_subplot()
     for row in counts.numpy():
         share = np.sort(row)[::-1] / max(1, row.sum())
-        axes.fill_between(
-            np.arange(len(share)), share * 100, step="mid", color=INK, alpha=0.5 / len(counts) + 0.2
-        )
+        axes.stairs(share * 100, fill=True, color=INK, alpha=0.5 / len(counts) + 0.2)
     axes.axhline(100 / counts.shape[1], color=SOFT, linewidth=1, linestyle="--", label="even use")
     axes.legend(frameon=False, fontsize=8)
     _finish(axes, f"{int((counts > 0).sum())} of {counts.numel()} codes used", "codes, most frequent first")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,14 @@ import numpy as np
 import torch
 
 from smalti import __version__
-from smalti.app.commands.evaluate import evaluate, show
+from smalti.app.commands.evaluate import evaluate, note_of_lossless, show
 from smalti.app.commands.train import train
 from smalti.app.commands.train_prior import train_prior
 from smalti.app.console import note
 from smalti.app.letters import LettersSource, write_folder
 from smalti.app.pages.page import inline, write_page
+from smalti.app.provenance import device
+from smalti.data.loader import split_indices
 from smalti.evaluation.figures import code_maps
 from smalti.modalities.image.modality import ImageModality
 from smalti.tokenizer import Tokenizer, load
@@ -84,14 +85,15 @@ def _write(page: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> None:
     spec = autoencoder.signal
     code_bits = round(positions * math.log2(autoencoder.num_codes))
     raw_bits = round(spec.dims * math.log2(spec.levels))
+    training, held_out = split_indices(source.count("train"), tokenizer.recipe.validation_fraction)
     best = min(report["bits_per_dim"], key=lambda name: report["bits_per_dim"][name]["bits_per_dim"])
     reconstruction, use = report["reconstruction"], report["codebook"]
     write_page(
         page,
         "demo.html.j2",
         version=__version__,
-        num_train=f"{source.count('train'):,}",
-        held_out=f"{tokenizer.recipe.validation_fraction:.0%}",
+        num_train=f"{len(training):,}",
+        num_validation=f"{len(held_out):,}",
         num_test=f"{report['num']:,}",
         num_codes=autoencoder.num_codes,
         num_codebooks=autoencoder.num_codebooks,
@@ -112,6 +114,8 @@ def _write(page: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> None:
             {"name": name, "best": name == best, **{key: _figure(value) for key, value in row.items()}}
             for name, row in report["bits_per_dim"].items()
         ],
+        files=[(name, _figure(bits)) for name, bits in report["lossless_bits_per_dim"].items()],
+        note=note_of_lossless(report),
         usage=figures / "usage_evaluation.png",
         usage_text=f"The held-out letters use {use['usage']:.0%} of the {autoencoder.num_codes} codes "
         f"(perplexity {use['perplexity']:.0f}).",
@@ -119,10 +123,8 @@ def _write(page: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> None:
         prior_seconds=f"{RunDirectory(run / PRIOR_DIRECTORY).seconds:.0f}",
         autoencoder_curves=figures / "learning_curves.png",
         prior_curves=run / PRIOR_DIRECTORY / "figures" / "learning_curves.png",
-        device=f"{torch.get_num_threads()} threads of a {platform.machine()} processor"
-        if tokenizer.device.type == "cpu"
-        else torch.cuda.get_device_name(),
-        protocol="; ".join(f"{name}: {text}" for name, text in report["protocol"].items()),
+        device=device(),
+        protocol=report["protocol"],
     )
 
 

@@ -111,7 +111,7 @@ def show(report: dict[str, Any]) -> None:
     for name, bits in report.get("lossless_bits_per_dim", {}).items():
         table.add_row(f"{name} (files)", _figure(bits))
     show_table(table)
-    for sentence in (_note_of_training_data(report), _note_of_lossless(report)):
+    for sentence in (_note_of_training_data(report), note_of_lossless(report)):
         if sentence is not None:
             show_table(escape(sentence))
     other = Table(show_header=False)
@@ -163,7 +163,7 @@ def _lossless(trained: TrainedModel, store: Store) -> dict[str, Any]:
     return {"lossless_bits_per_dim": figures} if figures else {}
 
 
-def _note_of_lossless(report: dict[str, Any]) -> str | None:
+def note_of_lossless(report: dict[str, Any]) -> str | None:
     """Return a sentence if the model needs more bits than a lossless format; None if not."""
     bounds = [row["bits_per_dim"] for row in report.get("bits_per_dim", {}).values()]
     figures: dict[str, float] = report.get("lossless_bits_per_dim", {})
