@@ -53,6 +53,7 @@ SHRINK = {
         "image",
         "--plugin",
     ): "model.decoder.channels=8 training.batch_size=8 training.validate_every=0 training.steps=3",
+    ("smalti", "train", "tiles"): "training.steps=3",
     (
         "smalti",
         "train",
