@@ -158,3 +158,12 @@ def test_a_folder_that_is_taken(tmp_path: Path, mistake: Callable[..., str]) -> 
 def test_a_setting_that_does_not_exist(tmp_path: Path, mistake: Callable[..., str]) -> None:
     assert "did you mean training.steps" in mistake("demo", "--out", tmp_path / "demo", "training.stpes=5")
     assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize(("split", "command"), [("train", "smalti train"), ("test", "smalti evaluate")])
+def test_held_out_pictures_are_not_proposed_for_training(
+    split: str, command: str, tmp_path: Path, smalti: Callable[..., Result]
+) -> None:
+    shown = smalti("demo", "--write-images", tmp_path / "out", "--num", 3, "--split", split)
+    assert shown.status == 0
+    assert command in shown.err

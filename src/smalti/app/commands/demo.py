@@ -38,10 +38,9 @@ def write_pictures(directory: Path, num: int, split: str = "train", quiet: bool 
         InputError: when the directory is not empty, or `num` is below 1.
     """
     write_folder(directory, num, split=split)
-    note(
-        f"{num} pictures are in {directory}. Next: smalti train image --data {directory} --out runs/mine",
-        quiet,
-    )
+    train, evaluate = (f"{command} --data {directory}" for command in ("train image", "evaluate runs/mine"))
+    command = f"{train} --out runs/mine" if split == "train" else evaluate
+    note(f"{num} pictures are in {directory}. Next: smalti {command}", quiet)
 
 
 def demo(out: Path, assignments: Sequence[str] = (), quiet: bool = False) -> Path:
