@@ -1,7 +1,9 @@
 """Reading pictures: every kind of file, exact where nothing changes, a reason where nothing can be read."""
 
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -177,6 +179,27 @@ class TestTransparency:
         data = encoded(image, "PNG", transparency=7 if mode == "L" else (7, 7, 7))
         np.testing.assert_array_equal(reader(size=(1, 2))(data), [[[90, 255]]] * 3)
 
+    @pytest.mark.parametrize("depth", [1, 2, 4])
+    @pytest.mark.parametrize("grey", [0, 1])
+    def test_one_transparent_grey_of_few_bits(self, depth, grey):
+        def chunk(name: bytes, content: bytes) -> bytes:
+            checksum = zlib.crc32(name + content)
+            return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
+
+        greys = np.arange(8) % 2**depth
+        row = int("".join(f"{value:0{depth}b}" for value in greys), 2).to_bytes(depth, "big")
+        data = (
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 1, depth, 0, 0, 0, 0))
+            + chunk(b"tRNS", struct.pack(">H", grey))
+            + chunk(b"IDAT", zlib.compress(b"\0" + row))
+            + chunk(b"IEND", b"")
+        )
+        for background, level in (("white", 255), ("black", 0)):
+            expected = np.where(greys == grey, level, greys * 255 // (2**depth - 1))
+            decoded = reader(channels=1, size=(1, 8), background=background)(data)
+            np.testing.assert_array_equal(decoded[0, 0], expected)
+
     def test_gif(self):
         image = Image.new("P", (2, 1))
         image.putpalette([5, 6, 7, 8, 9, 10])
@@ -330,11 +353,10 @@ class TestUnreadable:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
         assert "decompression bomb" in self.reason(encoded(Image.fromarray(RGB), "PNG"))
 
-    def test_large_is_read_without_a_warning(self, monkeypatch):
+    def test_a_size_that_pillow_only_warns_of_is_read(self, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", RGB.size // 3 - 1)
         data = encoded(Image.fromarray(RGB), "PNG")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
+        with pytest.warns(Image.DecompressionBombWarning):
             np.testing.assert_array_equal(reader()(data), RGB.transpose(2, 0, 1))
 
     @pytest.mark.parametrize("content", [b"P5 0 0 255\n", b"P5 0 3 255\n", b"GIF89a" + bytes(20)])

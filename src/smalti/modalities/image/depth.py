@@ -135,7 +135,7 @@ def read_deep(image: Image.Image, data: bytes | None) -> Deep | None:
     Raises:
         UnreadableItem: for a layout in which the low bytes cannot be read.
     """
-    rawmode = _rawmode(image)
+    rawmode = raw_mode(image)
     if data is not None and image.format == "TIFF":
         depths = image.tag_v2.get(258, ())  # pyright: ignore[reportAttributeAccessIssue]
         # Pillow would take every byte of such a plane for a pixel.
@@ -244,7 +244,7 @@ def _depth(pixel_range: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _rawmode(image: Image.Image) -> str:
+def raw_mode(image: Image.Image) -> str:
     """Return Pillow's name for the layout of a file's pixels; "" if the image is in memory."""
     tiles = getattr(image, "tile", None)
     if not tiles:

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from smalti.data.sources.base import UnreadableItem
-from smalti.modalities.image.depth import AUTO, array_levels, read_deep
+from smalti.modalities.image.depth import AUTO, array_levels, raw_mode, read_deep
 from smalti.modalities.image.formats import open_picture
 from smalti.modalities.image.libtiff import silence_libtiff
 
@@ -44,6 +44,8 @@ _UPRIGHT = {
 _TURNED = (5, 6, 7, 8)
 """Orientations that exchange width and height."""
 
+GREY_SCALES = {"L;2": 85, "L;4": 17}
+"""Factor from a stored grey of 2 or 4 bits to 0..255, by Pillow's name of the layout."""
 MOST_STRETCHED = 4.0
 """Largest credible ratio of the sides of a pixel; larger ones are mistakes in the metadata."""
 SQUARE_TOLERANCE = 0.01
@@ -122,6 +124,7 @@ def _upright(
     before = _orientation(image) if image.format == "TIFF" else 1
     deep = read_deep(image, data)
     if deep is None:
+        _scale_transparent_grey(image)
         image.load()
         orientation = _orientation(image)
         image = _opaque(image, background)
@@ -135,6 +138,13 @@ def _upright(
     is_turned = before in _TURNED or orientation in _TURNED
     upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
     return upright, 1 / aspect if is_turned else aspect
+
+
+def _scale_transparent_grey(image: Image.Image) -> None:
+    """Scale the transparent grey of a PNG of 2 or 4 bits like its pixels, which Pillow does not."""
+    grey, scale = image.info.get("transparency"), GREY_SCALES.get(raw_mode(image))
+    if image.format == "PNG" and scale is not None and isinstance(grey, int):
+        image.info["transparency"] = grey * scale
 
 
 def _opaque(image: Image.Image, background: int) -> Image.Image:
