@@ -15,16 +15,17 @@ import torch
 from torch import Tensor
 
 from smalti.core.arguments import as_device
+from smalti.core.building import build_stored
 from smalti.core.conditions import NO_SIZES
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
+from smalti.core.metadata import parse_json
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
 from smalti.core.plugins import listed_plugins, loaded_plugins, plugin_hint
-from smalti.core.precision import default_dtype
 from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE, check_no_run
 from smalti.core.priors import DensityPrior
-from smalti.core.weights import CHECKSUM, digest, load_weights, short
+from smalti.core.weights import CHECKSUM, digest, short
 from smalti.core.weights import fingerprint as fingerprint_of
 from smalti.priors.autoregressive import LabelledPrior, LearnedPrior
 from smalti.priors.uniform import UniformPrior
@@ -37,6 +38,8 @@ UNIGRAM_FILE = "unigram.json"
 KEPT_KEYS = ("smalti", "plugins", "codes_of", "start", "commit")
 """Keys of a run's config.json that a saved model keeps. The location of the training data stays private."""
 TRAINED_ON = "trained_on"
+MOST_CODES = 1 << 22
+"""Maximum number of codes per codebook: counts and learned priors need one row per code."""
 LEARNED = "learned"
 """Name of the prior in `PRIOR_DIRECTORY`; a prior called NAME is in `PRIOR_DIRECTORY-NAME`."""
 
@@ -100,9 +103,9 @@ class TrainedModel:
         classes, actions = (_names(config.get(key, []), key, run) for key in ("classes", "actions"))
         columns = _names_by_column(config.get("columns", {}), run)
         sizes = _sizes(classes, actions, columns)
-        with default_dtype(torch.float32):
-            model = recipe.model.build(recipe.data.build().spec, sizes)
-        load_weights(model, run.read_model(), directory)
+        spec = recipe.data.build().spec
+        model = build_stored(lambda: recipe.model.build(spec, sizes), run.read_model(), directory)
+        check_num_codes(model)
         model.to(target).eval()
         fingerprint = fingerprint_of(model)
         unigram, learned, prior_recipes, trained_on = None, {}, {}, {}
@@ -262,6 +265,19 @@ def prior_directories(run: Path) -> list[Path]:
     return [run / PRIOR_DIRECTORY, *sorted(run.glob(f"{PRIOR_DIRECTORY}-*"))]
 
 
+def check_num_codes(model: LatentVariableModel) -> None:
+    """Check the number of codes of a model before counts of them are allocated.
+
+    Raises:
+        InputError: if there are more than `MOST_CODES`.
+    """
+    if isinstance(model, Autoencoder) and model.num_codes > MOST_CODES:
+        raise InputError(
+            f"expected at most {MOST_CODES:,} codes per codebook, received {model.num_codes:,}: use several "
+            "smaller codebooks, since counts and priors are tables over all codes"
+        )
+
+
 def new_prior(
     recipe: PriorRecipe,
     autoencoder: Autoencoder,
@@ -332,20 +348,19 @@ def _digest(counts: Tensor) -> str:
 def _load_unigram(path: Path, autoencoder: Autoencoder, fingerprint: str) -> tuple[UnigramPrior, str] | None:
     if not path.is_file():
         return None
-    prior = UnigramPrior(autoencoder.num_codes, autoencoder.num_codebooks, autoencoder.grid)
+    expected = (autoencoder.num_codebooks, autoencoder.num_codes)
     try:
-        stored = json.loads(path.read_text())
+        stored = parse_json(path.read_bytes())
         counts = torch.tensor(stored["counts"], dtype=torch.int64)
         if stored["model"] != fingerprint:
             return None  # counts of an earlier checkpoint; `train` counts again when it ends
-        if counts.shape != prior.counts.shape:
-            raise ValueError(
-                f"expected counts of shape {tuple(prior.counts.shape)}, received {tuple(counts.shape)}"
-            )
+        if counts.shape != expected:
+            raise ValueError(f"expected counts of shape {expected}, received {tuple(counts.shape)}")
         if counts.min() < 0 or stored.get(CHECKSUM) not in (None, _digest(counts)):
             raise ValueError("the counts do not have their checksum")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, OverflowError, OSError) as error:
         raise InputError(f"{path} is broken ({error}): remove it and run `smalti train` again") from None
+    prior = UnigramPrior(autoencoder.num_codes, autoencoder.num_codebooks, autoencoder.grid)
     prior.counts.copy_(counts)
     return prior, str(stored.get(TRAINED_ON, fingerprint))
 
@@ -366,7 +381,6 @@ def _load_prior(
     with plugin_hint(config, directory):
         recipe = parse(PriorRecipe, config["recipe"], str(run.config_path))
     name = directory.name.removeprefix(PRIOR_DIRECTORY).removeprefix("-") or LEARNED
-    with default_dtype(torch.float32):
-        prior = new_prior(recipe, autoencoder, conditions, name)
-    load_weights(prior, run.read_model(), directory)
+    tensors = run.read_model()
+    prior = build_stored(lambda: new_prior(recipe, autoencoder, conditions, name), tensors, directory)
     return prior, recipe, str(config.get(TRAINED_ON, fingerprint))

@@ -74,6 +74,8 @@ def open_run_data(text: str, modality: Modality, run: RunDirectory, directory: P
     except InputError as error:
         if not run.exists or not directory.is_dir():
             raise
+        if not run.is_begun and Store.open(directory).protocol != modality.protocol():
+            raise
         note(f"The run continues with its own copy of the data: {error}", quiet)
         return PreparedSource(Store.open(directory))
 

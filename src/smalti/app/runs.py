@@ -55,8 +55,11 @@ def check_target(run: RunDirectory, recipe: R, option: str = "--out") -> None:
         if foreign:
             raise InputError(
                 f"expected a new or empty directory, or a run to resume: {run.path} holds {foreign[0]} "
-                "and no config.json; choose another {option}"
+                f"and no config.json; choose another {option}"
             )
+        return
+    if not run.is_begun:
+        run.read_config()  # nothing was trained: the settings may be corrected, in a directory of this tool
         return
     stored = _stored(run, type(recipe))
     changed = differences(stored, _with_measured(recipe, stored))
@@ -73,7 +76,7 @@ def check_target(run: RunDirectory, recipe: R, option: str = "--out") -> None:
 
 def resumed(run: RunDirectory, recipe: Recipe) -> Recipe:
     """Return the recipe with what an earlier start of the run measured; unchanged for a new run."""
-    return _with_measured(recipe, _stored(run, Recipe)) if run.exists else recipe
+    return _with_measured(recipe, _stored(run, Recipe)) if run.is_begun else recipe
 
 
 def measured(recipe: Recipe, items: Iterable[np.ndarray]) -> Recipe:
@@ -116,7 +119,7 @@ def check_model(run: RunDirectory, model: str | None) -> None:
         run: a new or an existing run.
         model: result of `model_of` for the data.
     """
-    before = run.read_config().get("codes_of") if run.exists else None
+    before = run.read_config().get("codes_of") if run.is_begun else None
     if before is not None and before != model:
         received = "other data" if model is None else f"codes of {model[:12]}"
         raise InputError(
@@ -127,7 +130,7 @@ def check_model(run: RunDirectory, model: str | None) -> None:
 
 def check_data(run: RunDirectory, data: str) -> None:
     """Raise `InputError` if a run would be resumed on other data."""
-    before = run.read_config("data")["data"] if run.exists else data
+    before = run.read_config("data")["data"] if run.is_begun else data
     if before != data and Path(before).resolve() != Path(data).resolve():
         raise InputError(
             f"{run.path} holds a run on the data {before}, received {data}: "
@@ -137,7 +140,7 @@ def check_data(run: RunDirectory, data: str) -> None:
 
 def check_start(run: RunDirectory, start: str | None) -> None:
     """Raise `InputError` if a run would be resumed with other initial weights."""
-    before = run.read_config().get("start") if run.exists else start
+    before = run.read_config().get("start") if run.is_begun else start
     if before != start:
         raise InputError(
             f"{run.path} holds a run that began from {before or 'nothing'}, received --from "

@@ -39,7 +39,7 @@ class HierarchicalPixelCNNConfig(NetworkConfig):
     kind: Literal["hierarchical_pixelcnn"] = "hierarchical_pixelcnn"
     coarsest: GatedPixelCNNConfig = DEFAULT_LEVEL
     finer: GatedPixelCNNConfig = DEFAULT_LEVEL
-    factors: tuple[Annotated[int, Field(ge=2)], ...] = Field(default=(2,), min_length=1)
+    factors: tuple[Annotated[int, Field(ge=2)], ...] = Field(default=(2,), min_length=1, max_length=32)
     condition_channels: int = Field(default=128, ge=1)
     condition_blocks: int = Field(default=4, ge=0)
 

@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from smalti.core.arguments import as_device, as_path
+from smalti.core.building import build_stored
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.hub import locate, upload
-from smalti.core.precision import default_dtype
-from smalti.core.weights import load_weights, read_tensors, write_tensors
+from smalti.core.metadata import parse_json
+from smalti.core.weights import read_tensors, write_tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT = 2
@@ -81,8 +82,8 @@ class Pretrained(nn.Module, ABC):
         directory = locate(path_or_hub_name, (CONFIG_FILE, WEIGHTS_FILE))
         settings = _read_settings(directory / CONFIG_FILE)
         try:
-            with default_dtype(torch.float32):
-                module = cls.from_settings(settings)
+            tensors = read_tensors(directory / WEIGHTS_FILE)
+            module = build_stored(lambda: cls.from_settings(settings), tensors, directory)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
@@ -96,7 +97,6 @@ class Pretrained(nn.Module, ABC):
                 f"expected a {cls.__name__} in {directory}, received a {type(module).__name__}: load it with "
                 "that class"
             )
-        load_weights(module, read_tensors(directory / WEIGHTS_FILE), directory)
         return module.to(as_device(device or "cpu")).eval()
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
@@ -131,7 +131,8 @@ def check_no_run(directory: Path) -> None:
     Raises:
         InputError: if the directory holds a training run.
     """
-    if (directory / "state").is_dir() or (directory / "metrics.jsonl").is_file():
+    marks = [directory / "state", directory / "metrics.jsonl", directory / "data" / "index.json"]
+    if any(mark.exists() for mark in marks) or any(directory.glob("*/state")):
         raise InputError(
             f"expected a directory for a saved model, {directory} holds a training run, which could not be "
             "resumed afterwards: choose another directory"
@@ -146,7 +147,7 @@ def _check_same_kind(directory: Path) -> None:
     """
     path = directory / CONFIG_FILE
     try:
-        kind = json.loads(path.read_text()).get("kind") if path.is_file() else "module"
+        kind = parse_json(path.read_bytes()).get("kind") if path.is_file() else "module"
     except (ValueError, AttributeError):
         kind = None
     if kind != "module":
@@ -160,7 +161,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"expected a saved module, found no {path}: check the path")
     try:
-        stored = json.loads(path.read_text())
+        stored = parse_json(path.read_bytes())
         version, settings = stored["format"], stored["settings"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -24,6 +24,7 @@ from pydantic import Field, PositiveInt, ValidationError, field_validator
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
+from smalti.core.metadata import parse_json
 
 FORMAT = 1
 """Version of the layout, incremented when an older smalti could no longer read the files."""
@@ -227,7 +228,7 @@ def _check_range(what: str, codes: Int64[np.ndarray, "b g *grid"], num_codes: in
 
 def _parse_info(path: Path, content: bytes) -> CodesInfo:
     try:
-        fields = json.loads(content)
+        fields = parse_json(content)
         newer = fields.pop("format")
         if isinstance(newer, int) and newer > FORMAT:
             raise InputError(

@@ -182,7 +182,7 @@ class _LocalDecoderConfig(DecoderConfig):
     channels: int = Field(default=64, ge=1)
     residual_channels: int = Field(default=32, ge=1)
     residual_blocks: int = Field(default=1, ge=0)
-    upsample: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    upsample: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(), max_length=32)
 
     def local(self, dim: int, ndim: int) -> LocalDecoder:
         """Build the part that maps latents to the local condition."""

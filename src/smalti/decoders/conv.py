@@ -147,8 +147,8 @@ class ConvDecoderConfig(ConditionedConfig, DecoderConfig):
     residual_channels: int = Field(default=32, ge=1)
     residual_blocks: int = Field(default=2, ge=0)
     norm: Norm = "none"
-    strides: tuple[Stride, ...] | None = None
-    time_strides: tuple[Stride, ...] | None = None
+    strides: tuple[Stride, ...] | None = Field(default=None, max_length=32)
+    time_strides: tuple[Stride, ...] | None = Field(default=None, max_length=32)
     per_frame: bool | None = None
     head_channels: int = Field(default=0, ge=0)
     use_labels: bool = False

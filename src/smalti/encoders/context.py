@@ -40,7 +40,7 @@ class ContextEncoderConfig(EncoderConfig):
 
     kind: Literal["context"] = "context"
     channels: int = Field(default=192, ge=1)
-    strides: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(2, 2), min_length=1)
+    strides: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(2, 2), min_length=1, max_length=32)
     dilations: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 1, 2, 2, 3, 3), min_length=1)
     layer: int = Field(default=6, ge=1)
     smoothing: float = Field(default=0.25, ge=0, le=0.5)

@@ -120,8 +120,8 @@ class ConvEncoderConfig(EncoderConfig):
     residual_channels: int = Field(default=32, ge=1)
     residual_blocks: int = Field(default=2, ge=0)
     norm: Norm = "none"
-    strides: tuple[Stride, ...] = Field(default=(2, 2), min_length=1)
-    time_strides: tuple[Stride, ...] = ()
+    strides: tuple[Stride, ...] = Field(default=(2, 2), min_length=1, max_length=32)
+    time_strides: tuple[Stride, ...] = Field(default=(), max_length=32)
     per_frame: bool = False
 
     @model_validator(mode="after")

@@ -273,7 +273,7 @@ class HierarchyConfig(ModelConfig):
 
     kind: Literal["hierarchy"] = "hierarchy"
     encoder: ConvEncoderConfig = ConvEncoderConfig()
-    factors: tuple[Factor, ...] = Field(default=(2,), min_length=1)
+    factors: tuple[Factor, ...] = Field(default=(2,), min_length=1, max_length=32)
     decoder: ConvDecoderConfig = ConvDecoderConfig()
     quantizer: AnyQuantizer = VectorQuantizerConfig()
     likelihood: AnyLikelihood = LogisticMixtureConfig()

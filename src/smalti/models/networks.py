@@ -246,6 +246,8 @@ def _probe(module: nn.Module, zeros: Tensor) -> tuple[int, ...]:
     try:
         out = module(zeros.to(first))
     except (RuntimeError, TypeError, ValueError) as error:
+        if first.is_meta:
+            raise  # a module may depend on values, which it has only once it is built elsewhere
         raise InputError(
             f"expected a module that takes a tensor of shape {tuple(zeros.shape)}, the "
             f"{type(module).__name__} given failed ({' '.join(str(error).split())[:200]}): correct it, or "

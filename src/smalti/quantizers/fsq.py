@@ -33,7 +33,9 @@ class FSQConfig(QuantizerConfig):
     """
 
     kind: Literal["fsq"] = "fsq"
-    levels: tuple[Annotated[int, Field(ge=2, le=1000)], ...] = Field(default=(8, 5, 5, 5), min_length=1)
+    levels: tuple[Annotated[int, Field(ge=2, le=1000)], ...] = Field(
+        default=(8, 5, 5, 5), min_length=1, max_length=32
+    )
 
     def build(self) -> FSQ:
         """Build the quantizer, for latents with channels first."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_directory, atomic_file
+from smalti.core.metadata import parse_json
 from smalti.core.weights import digest, read_tensors, short, write_tensors
 
 FORMAT = 2
@@ -54,6 +55,12 @@ class RunDirectory:
         """True if a run was started in this directory."""
         return self.config_path.is_file()
 
+    @property
+    def is_begun(self) -> bool:
+        """True if weights or a checkpoint exist, also of a stage inside the run: its settings are fixed."""
+        states = (*self._states.glob("step-*"), *self.path.glob(f"*/{self._states.name}/step-*"))
+        return self.model_path.is_file() or bool(states)
+
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.json, including the format version."""
         with atomic_file(self.config_path) as temporary:
@@ -76,7 +83,7 @@ class RunDirectory:
                 f"expected a run directory, but {self.path} has no config.json: pass one that `train` wrote"
             )
         try:
-            config = json.loads(self.config_path.read_text())
+            config = parse_json(self.config_path.read_bytes())
             version = config["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
@@ -142,7 +149,7 @@ class RunDirectory:
         if not complete:
             return None
         try:
-            where = json.loads((complete[-1] / "state.json").read_text())
+            where = parse_json((complete[-1] / "state.json").read_bytes())
             version = where["format"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _broken(complete[-1], error) from None

@@ -30,6 +30,7 @@ from smalti.app.runs import (
     report_kept,
     resumed,
 )
+from smalti.app.sizes import check_memory, signal_values
 from smalti.core.conditions import NO_SIZES, Batch
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
@@ -49,7 +50,7 @@ from smalti.evaluation.figures import code_maps, usage_histogram
 from smalti.priors.uniform import UniformPrior
 from smalti.priors.unigram import UnigramPrior
 from smalti.recipe import Pretraining, Recipe
-from smalti.trained import UNIGRAM_FILE, TrainedModel, write_unigram
+from smalti.trained import UNIGRAM_FILE, TrainedModel, check_num_codes, write_unigram
 from smalti.training.checkpoints import RunDirectory
 from smalti.training.engine import Engine
 from smalti.training.loop import fit
@@ -57,9 +58,6 @@ from smalti.training.loop import fit
 SHOWN_ITEMS = 16
 WATCHED_ITEMS = 512
 """Maximum number of held-out items evaluated during training; `evaluate` uses all of them."""
-
-MOST_CODES = 1 << 22
-"""Maximum number of codes per codebook: counts and learned priors need one row per code."""
 
 
 def train(
@@ -114,7 +112,7 @@ def train_recipe(
         check_model(run, model_of(source))
     engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
     quiet = quiet or not engine.is_main
-    if not run.exists:
+    if not run.is_begun:
         recipe = _surveyed(recipe, source, quiet)
         modality = recipe.data.build()
     store = _prepared(run, source, modality, engine, quiet)
@@ -145,12 +143,9 @@ def _check_settings(
     """Check settings and initial weights before any data is read."""
     check_target(run, recipe)
     check_data(run, data)
+    check_memory(lambda: recipe.model.build(modality.spec), recipe.training, signal_values(modality.spec))
     model = _seeded_model(recipe, modality, NO_SIZES)
-    if isinstance(model, Autoencoder) and model.num_codes > MOST_CODES:
-        raise InputError(
-            f"expected at most {MOST_CODES:,} codes per codebook, received {model.num_codes:,}: use several "
-            "smaller codebooks, since counts and priors are tables over all codes"
-        )
+    check_num_codes(model)
     if recipe.pretraining is not None:
         check_parts(model)
     if start is not None:
@@ -175,7 +170,7 @@ def _prepared(run: RunDirectory, source: Source, modality: Modality, engine: Eng
     """Open the training split, decoded into the run's store by one rank."""
     directory = run.path / DATA_DIRECTORY
     if engine.is_main:
-        prepare(directory, source, training_split(source), modality, keep=run.exists, quiet=quiet)
+        prepare(directory, source, training_split(source), modality, keep=run.is_begun, quiet=quiet)
     engine.wait()
     return Store.open(directory)
 

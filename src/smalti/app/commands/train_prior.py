@@ -14,6 +14,7 @@ from smalti.app.console import counting, note, watching
 from smalti.app.provenance import commit, device
 from smalti.app.recipes.overrides import override
 from smalti.app.runs import DATA_DIRECTORY, check_target, draw_learning_curves, log_summary, report_kept
+from smalti.app.sizes import check_memory, logit_values
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.plugins import loaded_plugins, plugin_hint
@@ -81,6 +82,8 @@ def train_prior_recipe(
     tokenizer = Tokenizer.from_pretrained(run_path, device="cpu", load_priors=False)
     run = RunDirectory(prior_directory(run_path, name))
     check_target(run, recipe, "--name")
+    autoencoder = tokenizer.autoencoder
+    check_memory(lambda: new_prior(recipe, autoencoder), recipe.training, logit_values(autoencoder))
     engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
     tokenizer.autoencoder.to(engine.device)
     quiet = quiet or not engine.is_main
@@ -89,12 +92,14 @@ def train_prior_recipe(
         _encode_training_data(tokenizer, run_path, directory, quiet)
     engine.wait()
     store = Store.open(directory)
+    if run.is_begun and run.read_config("autoencoder")["autoencoder"] != tokenizer.fingerprint:
+        raise InputError(
+            f"the prior in {run.path} was trained for other weights of the autoencoder: "
+            f"remove {run.path} to train it again"
+        )
+    torch.manual_seed(recipe.training.seed)
+    prior = new_prior(recipe, tokenizer.autoencoder, tokenizer.trained.condition_sizes, name)
     if engine.is_main:
-        if run.exists and run.read_config("autoencoder")["autoencoder"] != tokenizer.fingerprint:
-            raise InputError(
-                f"the prior in {run.path} was trained for other weights of the autoencoder: "
-                f"remove {run.path} to train it again"
-            )
         run.write_config(
             {
                 "kind": "prior",
@@ -106,8 +111,6 @@ def train_prior_recipe(
                 "device": device(),
             }
         )
-    torch.manual_seed(recipe.training.seed)
-    prior = new_prior(recipe, tokenizer.autoencoder, tokenizer.trained.condition_sizes, name)
     training, held_out = split_indices(store.count, tokenizer.recipe.validation_fraction)
     size, seed = recipe.training.batch_size, recipe.training.seed
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from smalti.core.errors import InputError
@@ -51,9 +51,9 @@ class LogMelConfig(SoundConfig):
     """
 
     kind: Literal["log_mel"] = "log_mel"
-    num_mels: PositiveInt = 80
-    hop: PositiveInt = 160
-    window: PositiveInt = 400
+    num_mels: int = Field(default=80, ge=1, le=1024)
+    hop: int = Field(default=160, ge=1, le=1 << 16)
+    window: int = Field(default=400, ge=1, le=1 << 16)
     length: PositiveInt = 128
     normalise: Literal["none", "utterance"] = "utterance"
 
