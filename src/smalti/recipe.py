@@ -22,6 +22,7 @@ from smalti.core.modality import AnyModality
 from smalti.core.models import AnyModel
 from smalti.core.plugins import load_plugins
 from smalti.core.priors import AnyNetwork
+from smalti.core.validation import sentence_of
 from smalti.modalities.image.modality import ImageConfig
 from smalti.models.masked import MaskedPredictionConfig
 from smalti.models.vqvae import VQVAEConfig
@@ -145,18 +146,11 @@ def refusal(error: ValidationError, values: Any, prefix: str = "") -> InputError
         An `UnknownKind` if a kind of part that is not registered is the cause.
     """
     first = error.errors()[0]
-    message = prefix + _sentence(first, values)
+    message = prefix + sentence_of(first, ".".join(keys_of(first["loc"], values)))
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, UnknownKind):
         return UnknownKind(message, cause.family, cause.kind)
     return InputError(message)
-
-
-def _sentence(first: Any, values: Any) -> str:
-    where = ".".join(keys_of(first["loc"], values))
-    message = first["msg"].removeprefix("Value error, ")
-    message = f"{where}: {message[0].lower()}{message[1:]}"
-    return message if "received" in message else f"{message}, received {first['input']!r}"
 
 
 def keys_of(location: Sequence[int | str], values: Any) -> list[str]:

@@ -19,6 +19,7 @@ from smalti.core.hub import locate, upload
 from smalti.core.precision import full_precision
 from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from smalti.core.priors import Prior
+from smalti.core.suggestions import suggestion
 from smalti.data.sources.base import Source
 from smalti.data.store import Store
 from smalti.decoding import check_shape, decode_codes
@@ -398,7 +399,7 @@ class Tokenizer:
                 f"run `smalti train-prior {self.directory}` first"
             )
         raise InputError(
-            f"expected a learned prior of this run, received {name!r}: use one of {', '.join(known)}"
+            f"expected a learned prior of this run, received {name!r}: {suggestion(name, known)}"
         )
 
     def label(self, class_name: str) -> int:
@@ -408,12 +409,8 @@ class Tokenizer:
             InputError: if the class does not exist.
         """
         if class_name not in self.classes:
-            known = (
-                ", ".join(self.classes) if self.classes else "none: this model was trained without classes"
-            )
-            raise InputError(
-                f"expected a class of this model, received {class_name!r}: the classes are {known}"
-            )
+            hint = suggestion(str(class_name), self.classes, "the classes are")
+            raise InputError(f"expected a class of this model, received {class_name!r}: {hint}")
         return self.classes.index(class_name)
 
     def save_pretrained(self, directory: str | Path) -> None:

@@ -26,7 +26,7 @@ Smalti = Callable[..., Result]
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def fail() -> None:
+    def fail(**_: object) -> None:
         raise error
 
     monkeypatch.setattr(cli, "app", fail)
@@ -67,11 +67,29 @@ def test_defects_of_ours_keep_their_traceback(
         smalti("anything")
 
 
-def test_unknown_verbs_and_missing_options_are_mistakes_too(smalti: Smalti) -> None:
-    for words in (["trian"], ["train", "image"], ["sample", "run", "--out", "x", "--num", "many"]):
-        result = smalti(*words)
-        assert result.status == 2
-        assert "Traceback" not in result.err
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["trian"], ["'trian'", "did you mean train?"]),
+        (["zzz"], ["'zzz'", "train-prior"]),
+        (["train", "image"], ["--out RUN", "smalti train"]),
+        (["inspect"], ["expected RUN"]),
+        (["train", "image", "--out", "x", "--size", "32"], ["--size", "size=32"]),
+        (["train", "image", "--out", "x", "--num-codes=9"], ["--num-codes", "num_codes=9"]),
+        (["train", "image", "--out", "x", "--dta", "y"], ["did you mean --data?"]),
+        (["sample", "run", "--out", "x", "--colour"], ["--colour", "--temperature"]),
+        (["sample", "run", "--out", "x", "--num", "many"], ["--num", "whole number", "'many'"]),
+        (["sample", "run", "--out", "x", "--seed", "-1"], ["--seed", "at least 0", "-1"]),
+        (["inspect", "run", "more"], ["more", "smalti inspect --help"]),
+        (["recipes", "imgae"], ["'imgae'", "did you mean image?"]),
+        (["reproduce", "fashion-mnits"], ["did you mean fashion-mnist?"]),
+    ],
+)
+def test_mistakes_in_the_command_line(
+    words: list[str], parts: list[str], mistake: Callable[..., str]
+) -> None:
+    sentence = mistake(*words)
+    assert all(part in sentence for part in parts), sentence
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
@@ -85,7 +103,7 @@ def test_a_seed_out_of_range_is_a_mistake(seed: int, trained: Path, tmp_path: Pa
 def test_warnings_of_libraries_are_ignored_on_the_command_line(
     smalti: Smalti, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def warn() -> None:
+    def warn(**_: object) -> None:
         warnings.warn_explicit(
             "a damaged tag", UserWarning, "TiffImagePlugin.py", 1, module="PIL.TiffImagePlugin"
         )

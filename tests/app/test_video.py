@@ -213,7 +213,7 @@ def test_samples_play(run: ClipRun, smalti: Smalti, tmp_path: Path, options, cod
         (("encoder.per_frame=false", "encoder.time_strides=1,2"), "as many time_strides as strides, 3"),
         (("encoder.per_frame=false", "frames=5"), "set data.frames=8 data.size=64x64"),
         (("decoder.kind=wavenet",), "decoder.kind=conv"),
-        (("frame_rate_hz=0",), "data.frame_rate_hz: input should be greater than or equal to 0.01"),
+        (("frame_rate_hz=0",), "data.frame_rate_hz: expected a number of at least 0.01"),
     ],
 )
 def test_settings_that_do_not_fit_get_a_sentence(

@@ -29,6 +29,7 @@ from smalti.app.options import (
     folder,
 )
 from smalti.app.threads import choose_threads
+from smalti.app.usage import usage_sentence
 from smalti.core.plugins import VARIABLE, broken_package, installed, load_plugins
 
 app = typer.Typer(
@@ -367,7 +368,10 @@ def main() -> None:
         add_commands(app)
         if os.environ.get(VARIABLE):
             load_plugins()
-        app()
+        # Not standalone: errors of the command line are reported like all others.
+        status = app(prog_name="smalti", standalone_mode=False)
+        if isinstance(status, int) and status:
+            sys.exit(status)
     except Exception as error:
         report = _user_error(error)
         if report is None:
@@ -398,6 +402,10 @@ def _user_error(error: Exception) -> tuple[str, int] | None:
 
     if isinstance(error, InputError):
         return str(error), 2
+    if (sentence := usage_sentence(error, sys.argv[1:])) is not None:
+        return sentence, 2
+    if type(error).__name__ == "Abort":  # Ctrl-C or the end of the input at a question
+        return "stopped", 130
     if isinstance(error, Interrupted):
         return str(error), 130
     if is_disk_full(error):

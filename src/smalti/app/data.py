@@ -15,6 +15,7 @@ from smalti.core.conditioners import check_data_conditions
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.models import LatentVariableModel
+from smalti.core.suggestions import suggestion
 from smalti.data.crops import CropLoader
 from smalti.data.ingest import build_store
 from smalti.data.loader import Loader
@@ -213,7 +214,7 @@ def pick_split(source: Source, wanted: str | None, *preferred: str) -> str:
     if wanted not in source.splits:
         raise InputError(
             f"expected a split of {source.description}, received {wanted!r}: "
-            f"there are {', '.join(source.splits)}"
+            f"{suggestion(wanted, source.splits)}"
         )
     return wanted
 

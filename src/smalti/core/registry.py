@@ -16,7 +16,6 @@ The parts of this package are imported at the first look-up in their family; oth
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from typing import Any, Generic, TypeVar, cast, final
@@ -28,6 +27,7 @@ from smalti.core.config import Configuration
 from smalti.core.errors import InputError, UnknownKind
 from smalti.core.plugins import load_plugins
 from smalti.core.reentry import importing
+from smalti.core.suggestions import suggestion
 
 C = TypeVar("C", bound=Configuration)
 D = TypeVar("D", bound=Configuration)
@@ -95,9 +95,9 @@ class Registry(Generic[C]):
         kinds = self.kinds()
         if kind in kinds:
             return kinds[kind]
-        near = difflib.get_close_matches(kind, kinds, n=1)
-        others = f"there are {', '.join(kinds)}; load a part of your own with --plugin MODULE"
-        hint = f"did you mean {near[0]}?" if near else others
+        hint = suggestion(kind, kinds)
+        if not hint.endswith("?"):
+            hint += "; load a part of your own with --plugin MODULE"
         raise UnknownKind(
             f"expected a kind of {self.family}, received {kind!r}: {hint}",
             self.family,

@@ -15,6 +15,7 @@ from smalti.core.errors import InputError
 from smalti.core.precision import full_precision
 from smalti.core.priors import Prior
 from smalti.core.signals import SignalSpec
+from smalti.core.suggestions import suggestion
 from smalti.priors.autoregressive import LearnedPrior
 from smalti.priors.draws import Progress, draw_in_batches
 
@@ -111,8 +112,7 @@ def continued(
 
 def _action(name: str, names: Sequence[str], prior: LearnedPrior) -> int:
     if not prior.network.num_actions or name not in names:
-        known = (
-            ", ".join(names) if prior.network.num_actions else "none: this prior is not action-conditioned"
-        )
-        raise InputError(f"expected an action of this model, received {name!r}: the actions are {known}")
+        is_read = bool(prior.network.num_actions)
+        hint = suggestion(name, names, "the actions are") if is_read else "this prior does not read actions"
+        raise InputError(f"expected an action of this model, received {name!r}: {hint}")
     return names.index(name)

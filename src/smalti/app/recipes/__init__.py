@@ -5,6 +5,7 @@ from __future__ import annotations
 from smalti.app.recipes import arrays, images, speech, video, worlds
 from smalti.app.recipes.overrides import differences, override
 from smalti.core.errors import InputError
+from smalti.core.suggestions import suggestion
 from smalti.recipe import Pretraining, PriorRecipe, Recipe, RecipeFunction, parse, registered_recipes
 
 RECIPES: dict[str, RecipeFunction] = {
@@ -66,10 +67,10 @@ def get_recipe(name: str) -> Recipe:
     """
     known = all_recipes()
     if name not in known:
-        raise InputError(
-            f"expected a recipe name, received {name!r}: use one of {', '.join(known)}, or load a recipe of "
-            "your own with --plugin MODULE"
-        )
+        hint = suggestion(name, known)
+        if not hint.endswith("?"):
+            hint += "; load a recipe of your own with --plugin MODULE"
+        raise InputError(f"expected a recipe name, received {name!r}: {hint}")
     recipe = known[name]()
     if not isinstance(recipe, Recipe):
         raise InputError(

@@ -15,6 +15,7 @@ from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.models import ModelConfig
 from smalti.core.parts import LikelihoodConfig
+from smalti.core.suggestions import suggestion
 from smalti.data.sources.idx import FASHION_MNIST
 from smalti.decoders.conv import ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoderConfig
@@ -120,6 +121,8 @@ LIKELIHOODS: dict[str, LikelihoodConfig] = {
     "categorical": CategoricalConfig(),
     "gaussian": GaussianConfig(),
 }
+OTHER_STUDIES = ("speech", "conversion", "phonemes", "lab", "video")
+"""Names that `smalti reproduce` knows besides data sets."""
 BETAS = (0.1, 0.25, 0.5, 1.0, 2.0)
 
 
@@ -131,9 +134,10 @@ def study(data: str, part: str, budget: str) -> Study:
     """
     named = (("data set", data, SCALES), ("part", part, PARTS), ("budget", budget, BUDGETS))
     for what, given, known in named:
+        others = OTHER_STUDIES if what == "data set" else ()
         if given not in known:
             raise InputError(
-                f"expected a {what} to reproduce, received {given!r}: there are {', '.join(known)}"
+                f"expected a {what} to reproduce, received {given!r}: {suggestion(given, [*known, *others])}"
             )
     scale = SCALES[data](budget)
     entries, question = PARTS[part](scale)

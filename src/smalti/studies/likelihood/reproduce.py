@@ -24,6 +24,7 @@ from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder
+from smalti.core.suggestions import suggestion
 from smalti.data.loader import Loader
 from smalti.data.sources import Source
 from smalti.data.store import Store
@@ -89,9 +90,7 @@ def reproduce(
     chosen = study(name, part, budget)
     names = [entry.name for entry in chosen.entries]
     if only is not None and only not in names:
-        raise InputError(
-            f"expected a model of {chosen.name}, received {only!r}: there are {', '.join(names)}"
-        )
+        raise InputError(f"expected a model of {chosen.name}, received {only!r}: {suggestion(only, names)}")
     data = data or HUB_NAMES[name]
     modality = chosen.entries[0].recipe.data.build()
     split = _measured_split(data, modality)

@@ -10,6 +10,7 @@ from smalti.app.recipes import speech
 from smalti.autoregressive.wavenet import WaveNetConfig
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
+from smalti.core.suggestions import suggestion
 from smalti.recipe import Recipe
 from smalti.training.loop import TrainingConfig
 
@@ -50,7 +51,7 @@ def speech_study(name: str, budget: str) -> SpeechStudy:
         InputError: when there is no such study or budget.
     """
     if budget not in BUDGETS:
-        raise InputError(f"expected a budget, received {budget!r}: there are {', '.join(BUDGETS)}")
+        raise InputError(f"expected a budget, received {budget!r}: {suggestion(budget, BUDGETS)}")
     if name == "phonemes":
         study = SpeechStudy(
             name="phonemes",
@@ -73,7 +74,7 @@ def speech_study(name: str, budget: str) -> SpeechStudy:
             content_pattern=DIGIT,
         )
     else:
-        raise InputError(f"expected one of {', '.join(STUDIES)}, received {name!r}: name one of them")
+        raise InputError(f"expected a study of speech, received {name!r}: {suggestion(name, STUDIES)}")
     return _tiny(study) if budget == "tiny" else study
 
 

@@ -22,6 +22,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from smalti.core.errors import InputError
+from smalti.core.suggestions import suggestion
 
 if TYPE_CHECKING:
     import vizdoom
@@ -83,7 +84,7 @@ class Doom:
     def __init__(self, scenario: str, size: int = 84, length: int = 100, seed: int = 0) -> None:
         known = scenarios()
         if scenario not in known:
-            raise InputError(f"expected a scenario, received {scenario!r}: there are {', '.join(known)}")
+            raise InputError(f"expected a scenario, received {scenario!r}: {suggestion(scenario, known)}")
         if not 1 <= size <= RESOLUTIONS[-1][1]:
             raise InputError(f"expected a size from 1 to {RESOLUTIONS[-1][1]}, received {size}")
         self.scenario, self.size, self.length, self.seed = scenario, size, length, seed

@@ -7,6 +7,7 @@ from typing import Any
 from smalti.app.recipes import worlds
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
+from smalti.core.suggestions import suggestion
 from smalti.models.vae import VAEConfig
 from smalti.recipe import PriorRecipe, Recipe
 from smalti.training.loop import TrainingConfig
@@ -77,7 +78,7 @@ def video_study(budget: str) -> VideoStudy:
 
 def _check_budget(budget: str) -> None:
     if budget not in BUDGETS:
-        raise InputError(f"expected a budget, received {budget!r}: there are {', '.join(BUDGETS)}")
+        raise InputError(f"expected a budget, received {budget!r}: {suggestion(budget, BUDGETS)}")
 
 
 def lab_study(budget: str) -> LabStudy:
