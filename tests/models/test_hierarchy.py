@@ -1,17 +1,21 @@
 """Hierarchies; what every model has to do is in tests/conformance."""
 
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 import torch
 
-from smalti.core.conditions import Batch
+from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
+from smalti.core.parts import ENCODERS, Encoder, EncoderConfig
 from smalti.core.signals import SignalSpec
 from smalti.evaluation.codebook import CodebookUse, counts_by_codebook
 from smalti.likelihoods.gaussian import GaussianFamily
 from smalti.likelihoods.normal import NormalFamily
 from smalti.models.hierarchy import Hierarchy, HierarchyConfig
+from smalti.nn.blocks import CONVOLUTIONS
 from smalti.quantizers.vq import VectorQuantizer
 
 SPEC = SignalSpec(3, (16, 24))
@@ -132,6 +136,65 @@ def test_a_hierarchy_that_no_config_builds_cannot_be_saved(tmp_path):
     given["projections"][0] = torch.nn.Sequential(given["projections"][0], torch.nn.Identity())
     with pytest.raises(InputError, match="registered config"):
         Hierarchy(**given).save_pretrained(tmp_path)
+
+
+class Patches(Encoder):
+    """An encoder of separate patches."""
+
+    def __init__(self, channels: int, dim: int, ndim: int, strides: tuple[int, ...]) -> None:
+        super().__init__()
+        self.config, self.strides = PatchesConfig(strides=strides), strides
+        self.layer = CONVOLUTIONS[ndim](channels, dim, strides[0], strides[0])
+
+    def forward(self, signal: torch.Tensor, conditions: Conditions | None = None) -> torch.Tensor:
+        return self.layer(signal)
+
+    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
+        return tuple(side // self.strides[0] for side in size)
+
+
+class PatchesConfig(EncoderConfig):
+    kind: Literal["patches"] = "patches"
+    strides: tuple[int, ...] = (4,)
+
+    def build(self, signal: SignalSpec, dim: int) -> Patches:
+        return Patches(signal.channels, dim, signal.ndim, self.strides)
+
+
+@pytest.fixture
+def patches(monkeypatch: pytest.MonkeyPatch) -> HierarchyConfig:
+    """A hierarchy whose encoders are not of this package, and have no `channels`."""
+    monkeypatch.setattr(ENCODERS, "_kinds", dict(ENCODERS.kinds()))
+    ENCODERS.register(PatchesConfig)
+    settings = {"encoder": {"kind": "patches"}, "factors": (2,), "features": 6, "maps": 5}
+    return HierarchyConfig.model_validate({**THREE.model_dump(), **settings})
+
+
+def test_a_hierarchy_of_other_registered_encoders(patches, tmp_path):
+    model = build(patches)
+    assert model.grid == (2, 3)
+    assert [encoder.strides for encoder in model.encoders] == [(4,), (2,)]
+    assert model.num_channels == (6, 5)
+    for place, made in (("built", model), ("injected", Hierarchy(**parts(patches)).eval())):
+        made.save_pretrained(tmp_path / place)
+        again = Hierarchy.from_pretrained(tmp_path / place)
+        signal = torch.rand(2, 3, *SPEC.size) * 2 - 1
+        assert torch.equal(again.encode(signal), made.encode(signal))
+
+
+@pytest.mark.parametrize(
+    ("changes", "received"),
+    [
+        ({"features": None}, "features"),
+        ({"encoder": {"kind": "log_mel"}, "features": 4}, "log-mel"),
+        ({"encoder": {"kind": "code_grid"}}, "CodeGridEncoderConfig"),
+        ({"decoder": {"kind": "pixelcnn"}, "likelihood": {"kind": "categorical"}}, "PixelCNNDecoderConfig"),
+    ],
+)
+def test_parts_that_make_no_levels_are_refused(patches, changes, received):
+    config = HierarchyConfig.model_validate({**patches.model_dump(), **changes})
+    with pytest.raises(InputError, match=received):
+        config.build(SignalSpec(3, (336, 336)))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from smalti.core.conditions import NO_SIZES, Conditions
 from smalti.core.config import Configuration
+from smalti.core.errors import InputError
 from smalti.core.pretrained import Pretrained, settings_of
 from smalti.core.registry import Registry
 from smalti.core.results import Quantized
@@ -62,6 +63,19 @@ class EncoderConfig(Configuration):
         Raises:
             InputError: if it cannot encode such a signal.
         """
+
+    def with_strides(self, strides: Sequence[int]) -> EncoderConfig:
+        """Return these settings with other strides, for another level of a hierarchy.
+
+        Raises:
+            InputError: if the config has no field `strides`.
+        """
+        if "strides" not in type(self).model_fields:
+            raise InputError(
+                f"expected an encoder with strides for a hierarchy, received a {type(self).__name__}: use "
+                "encoder.kind=conv, or add a field `strides` to the config"
+            )
+        return self.changed({"strides": tuple(strides)})
 
 
 class Decoder(nn.Module, ABC):
@@ -231,6 +245,14 @@ class DecoderConfig(Configuration):
         Raises:
             InputError: if the parts do not fit each other or the signal.
         """
+
+    def for_any_encoder(self) -> DecoderConfig:
+        """Return these settings without those that follow from the encoder; by default there are none."""
+        return self
+
+    def between_levels(self) -> DecoderConfig:
+        """Return the settings of the decoders between the levels of a hierarchy, which read no conditions."""
+        return self
 
 
 ENCODERS = Registry("encoder", EncoderConfig, "smalti.encoders")

@@ -168,23 +168,11 @@ class ConvDecoderConfig(ConditionedConfig, DecoderConfig):
         conditions: Mapping[str, int] | None = None,
     ) -> tuple[ConvDecoder, LikelihoodFamily]:
         """Build the decoder; the likelihood is unchanged."""
-        decoder = self.network(dim, likelihood.num_parameters, signal.ndim, encoder, conditions)
-        return decoder, likelihood
-
-    def network(
-        self,
-        dim: int,
-        out_channels: int,
-        ndim: int,
-        encoder: Encoder,
-        conditions: Mapping[str, int] | None = None,
-    ) -> ConvDecoder:
-        """Build the decoder from `dim` to `out_channels` channels that reverses an encoder's downsampling."""
         time_strides = encoder.time_strides[::-1] if self.time_strides is None else self.time_strides
-        return ConvDecoder(
+        decoder = ConvDecoder(
             dim,
-            out_channels,
-            ndim,
+            likelihood.num_parameters,
+            signal.ndim,
             channels=self.channels,
             residual_channels=self.residual_channels,
             residual_blocks=self.residual_blocks,
@@ -197,3 +185,12 @@ class ConvDecoderConfig(ConditionedConfig, DecoderConfig):
             per_frame=encoder.is_per_frame if self.per_frame is None else self.per_frame,
             conditioners=self.build_conditioners(self.channels),
         )
+        return decoder, likelihood
+
+    def for_any_encoder(self) -> ConvDecoderConfig:
+        """Return the settings of a decoder that reverses the downsampling of its encoder."""
+        return self.changed({"strides": None, "time_strides": None, "per_frame": None})
+
+    def between_levels(self) -> ConvDecoderConfig:
+        """Return the settings without conditions and without a head."""
+        return self.changed({"use_labels": False, "conditioners": {}, "head_channels": 0})

@@ -12,9 +12,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.core.conditions import Batch, Conditions
+from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.models import MODELS, Autoencoder, ModelConfig
 from smalti.core.parts import (
+    AnyDecoder,
+    AnyEncoder,
     AnyLikelihood,
     AnyQuantizer,
     Decoder,
@@ -30,7 +33,7 @@ from smalti.decoders.conv import ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoderConfig
 from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
 from smalti.models.distortion import mean_distortion, per_observed_dim
-from smalti.models.networks import check_fit, configs_of
+from smalti.models.networks import check_fit, configs_of, output_shape
 from smalti.nn.blocks import CONVOLUTIONS
 from smalti.nn.levels import Levels
 from smalti.nn.symbols import check_codes
@@ -134,6 +137,13 @@ class Hierarchy(Autoencoder):
     def grid(self) -> tuple[int, ...]:
         """Size of the coarsest grid."""
         return self._grid
+
+    @property
+    def num_channels(self) -> tuple[int, int]:
+        """Numbers of channels of the finest features, and of the maps from the levels above."""
+        zeros = torch.zeros(1, self.signal.channels, *self.signal.size)
+        maps = self._num_latent_channels(self.grid) - self.quantizers[0].dim
+        return output_shape(self.encoder, zeros)[1], maps
 
     def loss(self, batch: Batch) -> Loss:
         """Distortion plus the loss of every level (0 is the finest); logs the distortion in bits/dim."""
@@ -264,19 +274,23 @@ class HierarchyConfig(ModelConfig):
 
     Attributes:
         encoder: of the finest level, which takes the signal. Each further level has an encoder of the same
-            widths over the features of the level below it.
+            settings, except for its strides, over the features of the level below it.
         factors: ratio of each level's resolution to the one above it, from the second coarsest on.
-        decoder: widths of the decoder of each level.
+        decoder: of each level.
         quantizer: of each level, each with its own codebook.
         likelihood: of the signal.
+        features: channels of the features of each level; None for the encoder's `channels`.
+        maps: channels of the maps that condition a level on those above; None for the decoder's `channels`.
     """
 
     kind: Literal["hierarchy"] = "hierarchy"
-    encoder: ConvEncoderConfig = ConvEncoderConfig()
+    encoder: AnyEncoder = ConvEncoderConfig()
     factors: tuple[Factor, ...] = Field(default=(2,), min_length=1, max_length=32)
-    decoder: ConvDecoderConfig = ConvDecoderConfig()
+    decoder: AnyDecoder = ConvDecoderConfig()
     quantizer: AnyQuantizer = VectorQuantizerConfig()
     likelihood: AnyLikelihood = LogisticMixtureConfig()
+    features: int | None = Field(default=None, ge=1)
+    maps: int | None = Field(default=None, ge=1)
 
     @classmethod
     def tiny(cls) -> HierarchyConfig:
@@ -295,45 +309,79 @@ class HierarchyConfig(ModelConfig):
         configs = configs_of(**parts, likelihood=model.family)
         if configs is None:
             return None
-        encoder, decoder = configs["encoder"], configs["decoder"]
-        if not isinstance(encoder, ConvEncoderConfig) or not isinstance(decoder, ConvDecoderConfig):
-            return None
         # Each decoder reverses the strides of its own level.
-        decoder = decoder.model_copy(update={"strides": None, "time_strides": None, "per_frame": None})
-        config = cls(**{**configs, "decoder": decoder, "factors": model.levels.factors})
+        configs["decoder"] = configs["decoder"].for_any_encoder()
+        features, maps = model.num_channels
         with torch.random.fork_rng(devices=[]):  # the twin's initial weights are not the caller's draws
-            twin = config.build(model.signal, model.condition_sizes)
+            try:
+                config = cls(**configs, factors=model.levels.factors, features=features, maps=maps)
+                twin = config.build(model.signal, model.condition_sizes)
+            except ValueError:
+                return None
         return config if _described(list(twin.children())) == _described(list(model.children())) else None
 
     def build(self, signal: SignalSpec, conditions: Mapping[str, int] | None = None) -> Hierarchy:
         """Build the untrained model."""
-        if self.encoder.per_frame or self.encoder.time_strides:
+        features = self._width("features", self.encoder)
+        encoders = [self.encoder.build(signal, features)]
+        if encoders[0].is_per_frame or encoders[0].time_strides:
             raise InputError(
                 "expected a hierarchy whose encoders treat all axes alike, received per_frame or "
                 "time_strides: leave both out"
             )
-        width, ndim = self.encoder.channels, signal.ndim
-        encoders: list[Encoder] = []
-        for strides in (self.encoder.strides, *((factor,) for factor in self.factors[::-1])):
-            config = self.encoder.model_copy(update={"strides": strides})
-            seen = SignalSpec(width, signal.size) if encoders else signal
-            encoders.append(config.build(seen, width))
+        for factor in self.factors[::-1]:
+            coarser = self.encoder.with_strides((factor,))
+            encoders.append(coarser.build(SignalSpec(features, signal.size), features))
         quantizers = [self.quantizer.build() for _ in encoders]
-        dim, condition_channels = quantizers[0].dim, self.decoder.channels
+        dim, maps = quantizers[0].dim, self._width("maps", self.decoder)
         # The coarsest level has no level above it.
-        known = [condition_channels] * len(self.factors) + [0]
-        projections = [CONVOLUTIONS[ndim](width + above, dim, 1) for above in known]
+        known = [maps] * len(self.factors) + [0]
+        convolution = CONVOLUTIONS[signal.ndim]
+        projections = [convolution(features + above, dim, 1) for above in known]
         likelihood = self.likelihood.build(signal)
-        # Decoders between levels take no conditions and have no head.
-        without = {"use_labels": False, "conditioners": {}, "head_channels": 0}
-        between = self.decoder.model_copy(update=without)
-        decoders: list[Decoder] = [
-            self.decoder.network(dim + known[0], likelihood.num_parameters, ndim, encoders[0], conditions),
-            *(
-                between.network(dim + above, condition_channels, ndim, encoder)
-                for encoder, above in zip(encoders[1:], known[1:], strict=True)
-            ),
-        ]
+        decoders = []
+        for level, (encoder, above) in enumerate(zip(encoders, known, strict=True)):
+            config = self.decoder.between_levels() if level else self.decoder
+            output, sizes = (_Maps(maps), None) if level else (likelihood, conditions)
+            decoder, family = config.build(signal, dim + above, encoder, output, sizes)
+            if family is not output:
+                raise InputError(
+                    "expected a decoder that outputs the parameters of a given likelihood, received a "
+                    f"{type(self.decoder).__name__}, which is autoregressive: use decoder.kind=conv"
+                )
+            decoders.append(decoder)
         model = Hierarchy(encoders, projections, quantizers, decoders, likelihood, signal, self.factors)
         model.config = self
         return model
+
+    def _width(self, name: str, part: Configuration) -> int:
+        """Number of channels between levels: a setting, or the `channels` of a part.
+
+        Raises:
+            InputError: if there is neither.
+        """
+        width = getattr(self, name) or getattr(part, "channels", None)
+        if not isinstance(width, int):
+            raise InputError(
+                f"expected model.{name}, since a {type(part).__name__} has no channels, received none: set it"
+            )
+        return width
+
+
+@final
+class _Maps(LikelihoodFamily):
+    """The output of a decoder between levels, in place of a likelihood.
+
+    Args:
+        channels: number of maps.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.num_parameters = channels
+
+    def forward(
+        self, parameters: Float[Tensor, "b p *size"], conditions: Conditions | None = None
+    ) -> Likelihood:
+        """Maps parametrise no likelihood."""
+        raise NotImplementedError

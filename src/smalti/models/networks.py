@@ -210,7 +210,7 @@ def check_fit(
         )
     module = decoder.module if isinstance(decoder, ForeignDecoder) else decoder
     try:
-        made = _probe(module, torch.zeros(1, dim, *grid))
+        made = output_shape(module, torch.zeros(1, dim, *grid))
     except InputError as error:
         if isinstance(error.__cause__, InputError):
             return  # a decoder that requires a condition cannot be measured without one
@@ -230,11 +230,11 @@ def as_decoder(module: nn.Module) -> Decoder:
 
 @torch.no_grad()
 def _shape(module: nn.Module, signal: SignalSpec) -> tuple[int, ...]:
-    return _probe(module, torch.zeros(1, signal.channels, *signal.size))
+    return output_shape(module, torch.zeros(1, signal.channels, *signal.size))
 
 
 @torch.no_grad()
-def _probe(module: nn.Module, zeros: Tensor) -> tuple[int, ...]:
+def output_shape(module: nn.Module, zeros: Tensor) -> tuple[int, ...]:
     """Shape of a module's output for zeros.
 
     Raises:
