@@ -119,6 +119,7 @@ def test_what_is_left_out(tmp_path):
     assert source.notes("all") == [
         "3 files were left out (2 .txt, 1 .csv), such as link.txt",
         "1 link in the archive was ignored: link.png",
+        "1 file whose path leads out of its folder was ignored: ../up.png",
     ]
 
 

@@ -67,6 +67,38 @@ def test_split_folders_are_normalised_ordered_and_labelled_each_on_its_own(tmp_p
     assert listed(source, "test") == [("Test/x.png", None)]
 
 
+def test_a_split_with_one_class_of_another_split_is_labelled(tmp_path):
+    fill(tmp_path, "train/cat/1.png", "train/dog/2.png", "val/cat/3.png", "test/photos/4.png")
+    source = FolderSource(tmp_path, EXTENSIONS)
+    assert listed(source, "validation") == [("val/cat/3.png", "cat")]
+    assert listed(source, "test") == [("test/photos/4.png", None)]
+
+
+def test_one_folder_in_each_split_is_no_class(tmp_path):
+    source = FolderSource(fill(tmp_path, "train/images/1.png", "test/photos/2.png"), EXTENSIONS)
+    assert listed(source, "train") == [("train/images/1.png", None)]
+    assert listed(source, "test") == [("test/photos/2.png", None)]
+
+
+@pytest.mark.parametrize(
+    ("folder", "split"), [("", "all"), ("train/", "train")], ids=["without splits", "with splits"]
+)
+def test_a_few_files_beside_classes_are_reported(tmp_path, folder, split):
+    files = [f"{folder}{name}/{number}.png" for name in ("cat", "dog") for number in range(5)]
+    source = FolderSource(fill(tmp_path, *files, f"{folder}loose.png"), EXTENSIONS)
+    assert {label for _, label in listed(source, split)} == {None}
+    (note,) = source.notes(split)
+    assert "loose.png" in note
+
+
+def test_folders_of_splits_beside_another_folder_are_reported(tmp_path):
+    source = FolderSource(fill(tmp_path, "train/1.png", "Test/1.png", "extra/1.png"), EXTENSIONS)
+    assert source.splits == ("all",)
+    (note,) = source.notes("all")
+    assert "Test, train" in note
+    assert "extra" in note
+
+
 def test_two_folders_of_the_same_split_are_merged(tmp_path):
     source = FolderSource(fill(tmp_path, "val/a.png", "valid/b.png"), EXTENSIONS)
     assert [name for name, _ in listed(source, "validation")] == ["val/a.png", "valid/b.png"]

@@ -136,6 +136,16 @@ def test_a_file_in_two_tables_of_splits_is_refused(tmp_path: Path) -> None:
         TableSource(tmp_path, WAV)
 
 
+@pytest.mark.parametrize("names", [("a.frames", "b"), ("clips/a.frames", "B.frames")])
+def test_folders_of_frames(tmp_path: Path, names: tuple[str, str]) -> None:
+    fill(tmp_path, "clips/a.frames/1.png", "clips/b.frames/1.png")
+    rows = "".join(f"{name},up*2\n" for name in names)
+    (tmp_path / "metadata.csv").write_text(f"file_name,actions\n{rows}")
+    items = [*open_source(str(tmp_path), (".mp4", ".frames")).items("all")]
+    assert [item.content for item in items] == [tmp_path / "clips/a.frames", tmp_path / "clips/b.frames"]
+    assert [item.actions for item in items] == [("up", "up")] * 2
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -1,6 +1,7 @@
 """Damaged TIFF files print nothing: their reason is reported with their name."""
 
 import io
+import logging
 
 import numpy as np
 import pytest
@@ -18,4 +19,13 @@ def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     content[500:540] = b"\xff" * 40
     with pytest.raises(UnreadableItem):
         read_picture(bytes(content), 3, (64, 64), "lanczos", "white")
+    assert capfd.readouterr().err == ""
+
+
+def test_messages_that_pillow_logs_are_not_printed(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Python prints messages that no handler receives; pytest has added its own.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    logging.getLogger("PIL.TiffImagePlugin").error("More samples per pixel than can be decoded")
     assert capfd.readouterr().err == ""

@@ -18,7 +18,7 @@ from typing import final
 from smalti.core.errors import InputError
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import SPLIT_NAMES, ordered_splits, require_split
-from smalti.data.sources.listing import Listing, class_depth, ignored, normal_endings
+from smalti.data.sources.listing import Listing, class_depths, ignored, normal_endings
 from smalti.data.sources.walk import is_hidden
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
@@ -68,16 +68,18 @@ class TarSource(Source):
     def __init__(self, path: Path, extensions: Sequence[str]):
         self._path = path
         listing = Listing(normal_endings(extensions))
-        self._numbers, links, large = _scan(path, listing)
+        self._numbers, links, large, outside = _scan(path, listing)
         if not listing.wanted:
             raise listing.none_wanted(f"in {path}")
         self._top = _common_folders(listing.wanted)
         listing.wanted = [name.removeprefix(self._top) for name in listing.wanted]
         listing.others = [name.removeprefix(self._top) for name in listing.others]
         self._files, self._notes = listing.by_split()
+        self._class_depths = class_depths(self._files)
         self.splits = ordered_splits(self._files)
         self._notes[self.splits[0]] += ignored(links, "link", "in the archive")
         self._notes[self.splits[0]] += ignored(large, "file", f"of more than {MOST_BYTES >> 20} MiB")
+        self._notes[self.splits[0]] += ignored(outside, "file", "whose path leads out of its folder")
         sizes = ", ".join(f"{name} {len(self._files[name]):,}" for name in self.splits)
         self.description = f"archive {path} ({sizes})"
 
@@ -93,7 +95,7 @@ class TarSource(Source):
     def items(self, split: str) -> Iterator[Item]:
         require_split(split, self.splits, self.description)
         files = self._files[split]
-        depth = class_depth(files, split)
+        depth = self._class_depths[split]
         names = {self._numbers[self._top + file]: file for file in files}
         last = max(names)
         with closing(read_members(self._path)) as members:
@@ -194,22 +196,25 @@ def _broken(path: Path, error: Exception) -> InputError:
     )
 
 
-def _scan(path: Path, listing: Listing) -> tuple[dict[str, int], list[str], list[str]]:
+def _scan(path: Path, listing: Listing) -> tuple[dict[str, int], list[str], list[str], list[str]]:
     """Add the members of an archive to a listing.
 
     Returns:
-        The member number of each wanted file, the wanted names that are links, and those of files that are
-        too large.
+        The member number of each wanted file, the wanted names that are links, those of files that are too
+        large, and those with "..".
     """
     numbers: dict[str, int] = {}
     links: list[str] = []
     large: list[str] = []
+    outside: list[str] = []
     for number, (member, _) in enumerate(read_members(path)):
         parts = [part for part in member.name.split("/") if part not in ("", ".")]
         name = "/".join(parts)
-        if member.isdir() or any(map(is_hidden, parts)):
+        if member.isdir() or any(is_hidden(part) for part in parts if part != ".."):
             continue
-        if not listing.wants(name):
+        if ".." in parts:
+            outside += [name] if listing.wants(name) else []
+        elif not listing.wants(name):
             listing.others.append(name)
         elif not is_plain_file(member):
             links.append(name)
@@ -218,7 +223,7 @@ def _scan(path: Path, listing: Listing) -> tuple[dict[str, int], list[str], list
         else:
             numbers[name] = number
     listing.wanted = list(numbers)
-    return numbers, links, large
+    return numbers, links, large, outside
 
 
 def _common_folders(files: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import final
 from smalti.core.errors import InputError
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import ordered_splits, require_split
-from smalti.data.sources.listing import Listing, class_depth, normal_endings, some
+from smalti.data.sources.listing import Listing, class_depths, normal_endings, some
 from smalti.data.sources.walk import is_run, kind_of, walk
 
 FRAMES_ENDING = ".frames"
@@ -21,10 +21,10 @@ class FolderSource(Source):
     """The files below a folder that have one of the given extensions, or a single such file.
 
     If all top-level folders have split names (train, val, test, ...), they are the splits; otherwise there is
-    one split, "all". If every file of a split lies in a subfolder, and there are at least two of them, the
-    subfolders are the classes. Hidden files, files of the operating system, and folders that hold a run of
-    smalti are left out; links are followed, except loops. If ".frames" is among the extensions, a folder with
-    that extension is one item.
+    one split, "all". If every file of a split lies in a subfolder, and there are at least two of them, or one
+    that is a class of another split, the subfolders are the classes. Hidden files, files of the operating
+    system, and folders that hold a run of smalti are left out; links are followed, except loops. If ".frames"
+    is among the extensions, a folder with that extension is one item.
 
     Args:
         path: a folder, or one file.
@@ -52,6 +52,7 @@ class FolderSource(Source):
             what = "is a pipe, a socket or a device" if kind == "special" else "does not exist"
             raise InputError(f"expected a folder or a file, got {path}, which {what}: check the path")
         self._files, self._notes = listing.by_split()
+        self._class_depths = class_depths(self._files)
         self.splits = ordered_splits(self._files)
         sizes = ", ".join(f"{name} {len(self._files[name]):,}" for name in self.splits)
         self.description = f"{'folder' if path.is_dir() else 'file'} {path} ({sizes})"
@@ -63,7 +64,7 @@ class FolderSource(Source):
     def items(self, split: str) -> Iterator[Item]:
         require_split(split, self.splits, self.description)
         files = self._files[split]
-        depth = class_depth(files, split)
+        depth = self._class_depths[split]
         for file in files:
             label = None if depth is None else PurePosixPath(file).parts[depth]
             yield Item(file, self._root / file, label)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from smalti.core.errors import InputError
 from smalti.data.sources.conventions import SPLIT_NAMES, ordered_splits
+
+FEW_SHARE = 0.1
+"""Largest share of files beside folders that is probably a mistake."""
 
 
 @dataclass
@@ -75,6 +78,7 @@ class Listing:
             split: [
                 *left_out(others.get(split, [])),
                 *ignored(closed.get(split, []), "folder", "that cannot be opened"),
+                *_beside_classes(files[split], split),
             ]
             for split in splits
         }
@@ -83,6 +87,7 @@ class Listing:
             *ignored(outside, "file", "of a known extension, but outside the folders of the splits,"),
             *ignored(others.get(None, []), "file", "outside the folders of the splits"),
             *ignored(closed.get(None, []), "folder", "that cannot be opened"),
+            *_not_splits(tops, has_splits),
             *ignored(sorted(self.runs), "folder", "with a run of smalti"),
             *ignored(sorted(self.special), "entry", "that is a pipe, a socket or a device"),
         ]
@@ -101,17 +106,48 @@ def some(endings: Sequence[str], most: int = 16) -> str:
     return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")
 
 
-def class_depth(files: Sequence[str], split: str) -> int | None:
-    """Return the index of the path component that is the class, or None if folders are not classes.
+def class_depths(files: Mapping[str, Sequence[str]]) -> dict[str, int | None]:
+    """Return for each split the index of the path component that is the class, or None without classes.
 
-    Paths are SPLIT/CLASS/..., or CLASS/... without splits. Folders are classes if every file lies in one and
-    there are at least two.
+    Paths are SPLIT/CLASS/..., or CLASS/... without splits. Folders are classes if every file of the split
+    lies in one, and there are at least two, or only one that is a class of another split.
+
+    Args:
+        files: paths by split.
     """
-    depth = 0 if split == "all" else 1
-    parts = [file.split("/") for file in files]
-    if all(len(names) > depth + 1 for names in parts) and len({names[depth] for names in parts}) > 1:
-        return depth
-    return None
+    folders: dict[str, set[str]] = {}
+    for split, names in files.items():
+        depth = _depth(split)
+        if all(name.count("/") > depth for name in names):
+            folders[split] = {name.split("/")[depth] for name in names}
+    classes = {name for several in folders.values() if len(several) > 1 for name in several}
+    return {split: _depth(split) if folders.get(split, {""}) <= classes else None for split in files}
+
+
+def _not_splits(tops: Collection[str], has_splits: bool) -> list[str]:
+    """Return a note if folders have names of splits but are none, because of other folders; [] otherwise."""
+    named = sorted(top for top in tops if top.lower() in SPLIT_NAMES)
+    if has_splits or len({SPLIT_NAMES[top.lower()] for top in named}) < 2:
+        return []
+    other = min(set(tops).difference(named))
+    return [
+        f"The folders {', '.join(named)} are not splits, since there are others beside them, such as {other}"
+    ]
+
+
+def _depth(split: str) -> int:
+    return 0 if split == "all" else 1
+
+
+def _beside_classes(files: Sequence[str], split: str) -> list[str]:
+    """Return a note if a few files outside the subfolders keep these from being classes; [] otherwise."""
+    depth = _depth(split)
+    outside = [file for file in files if file.count("/") <= depth]
+    folders = {file.split("/")[depth] for file in files if file.count("/") > depth}
+    if not outside or len(outside) > FEW_SHARE * len(files) or len(folders) < 2:
+        return []
+    lie = "1 file lies" if len(outside) == 1 else f"{len(outside):,} files lie"
+    return [f"The {len(folders):,} folders are not classes, since {lie} beside them, such as {outside[0]}"]
 
 
 def ignored(files: Sequence[str], singular: str, what: str) -> list[str]:

@@ -110,7 +110,8 @@ class TableSource(Source):
                 entries.append((row.split, Item(row.name, named[0], row.label, row.actions)))
             else:
                 (ambiguous if named else outside).append(row.name)
-        if not any(isinstance(item.content, Path) and item.content.is_file() for _, item in entries):
+        # A folder of frames is one file.
+        if not any(isinstance(item.content, Path) and item.content.exists() for _, item in entries):
             names = ", ".join(table.name for table in tables)
             raise InputError(
                 f"expected files below {folder} that {names} names, found none of {len(rows):,}, "
@@ -305,13 +306,17 @@ class _Files:
         spellings = {name: None, portable: None}
         spellings |= {unicodedata.normalize(form, portable): None for form in ("NFC", "NFD")}
         direct = [path for path in map(self._direct, spellings) if path is not None]
-        exact = next((path for path in direct if kind_of(path) == "file"), None)
+        exact = next((path for path in direct if self._is_item(path)), None)
         if exact is not None:
             return [exact]
         if PureWindowsPath(name).drive:
             portable = PureWindowsPath(name).name
         key = unicodedata.normalize("NFC", portable)
         return self._by_name.get(key) or self._by_lower.get(key.lower()) or direct[:1]
+
+    def _is_item(self, path: Path) -> bool:
+        kind = kind_of(path)
+        return kind == "file" or (kind == "folder" and path.name.lower().endswith(FRAMES_ENDING))
 
     def holds(self, name: str) -> bool:
         """Return True if a field names files that exist."""

@@ -5,6 +5,7 @@ Images that cannot be read raise `UnreadableItem` with the reason.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -53,6 +54,9 @@ SQUARE_TOLERANCE = 0.01
 LARGE = 1 << 25
 """Number of pixels from which images are decoded one at a time, to bound the memory."""
 _large = threading.Lock()
+
+# Without any handler, Python prints Pillow's messages on damaged files to standard error.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def read_picture(
