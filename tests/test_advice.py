@@ -10,7 +10,7 @@ from typing import Any
 
 import typer.main
 
-from smalti.app.cli import app
+from smalti.app.cli import add_commands, app
 from smalti.app.recipes import RECIPES, get_recipe
 from smalti.core.config import Configuration
 
@@ -50,6 +50,7 @@ def texts(node: ast.AST) -> Iterator[str]:
 
 
 def options_and_commands() -> tuple[set[str], set[str]]:
+    add_commands(app)
     group: Any = typer.main.get_command(app)
     commands = dict(group.commands)
     options = {name for each in commands.values() for one in each.params for name in one.opts}
