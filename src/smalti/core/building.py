@@ -63,7 +63,7 @@ def build_stored(build: Callable[[], M], tensors: Mapping[str, Tensor], where: P
     try:
         with default_dtype(torch.float32):
             module = build()
-    except (RuntimeError, OverflowError, MemoryError) as error:
+    except (RuntimeError, TypeError, AttributeError, IndexError, ArithmeticError, MemoryError) as error:
         raise InputError(
             f"the model that {where} describes cannot be built ({' '.join(str(error).split())[:200]}): "
             "restore config.json, or train again"
@@ -105,7 +105,7 @@ def plan(build: Callable[[], M], most_modules: int = MOST_MODULES) -> M | None:
         OverflowError,
         AssertionError,
     ) as error:
-        if "overflow" in str(error) or isinstance(error, OverflowError):
+        if "overflow" in str(error).lower() or isinstance(error, OverflowError):
             raise TooLarge(
                 "expected sizes that fit into memory, received sizes whose product exceeds 64 bits: make the "
                 "model or its signals smaller"

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+MOST_CHARACTERS = 1500
+"""Maximum length of a message; values from a file or a user are longer."""
+
 
 class InputError(ValueError):
     """Invalid input. The message is one sentence: what was expected, what was received, what to do.
 
-    The command line prints the message without a traceback and exits with status 2.
+    The command line prints the message without a traceback and exits with status 2. Line breaks and control
+    characters, which values from files may contain, are escaped, and long messages are shortened.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_one_line(message))
 
 
 class UnknownKind(InputError):
@@ -22,3 +29,12 @@ class UnknownKind(InputError):
     def __init__(self, message: str, family: str, kind: str) -> None:
         super().__init__(message)
         self.family, self.kind = family, kind
+
+
+def _one_line(message: str) -> str:
+    if len(message) > MOST_CHARACTERS:
+        kept = MOST_CHARACTERS // 2
+        message = f"{message[:kept]} ... {message[-kept:]}"
+    if message.isprintable():
+        return message
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in message)

@@ -251,5 +251,16 @@ def _parquet_errors(path: Path) -> Iterator[None]:
         raise InputError(f"expected a file of codes, {path} does not exist: make one with smalti encode")
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except InputError:
+        raise
+    # Of damaged or odd tables: names that are no Unicode, two columns of one name, sizes beyond 64 bits, ...
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:
         raise InputError(f"{path} is not a Parquet file, or is damaged: encode the data again") from error

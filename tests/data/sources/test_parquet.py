@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from smalti.core.errors import InputError
-from smalti.data.sources import parquet
+from smalti.data.sources import open_source, parquet
 from smalti.data.sources.parquet import ParquetSource
 
 SIGNAL = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -249,3 +249,39 @@ def test_unknown_split(tmp_path, ask):
     source = ParquetSource(write(tmp_path / "t.parquet", {"image": [b"a"]}))
     with pytest.raises(InputError, match=r"expected one of the splits all of Parquet .*, got 'train'"):
         list(getattr(source, ask)("train"))
+
+
+def not_unicode(*values: bytes) -> pa.Array:
+    """Strings of a column whose bytes are no UTF-8."""
+    return pa.array(values).view(pa.string())
+
+
+@pytest.mark.parametrize("name", ["image", "label", "episode"])
+def test_two_columns_of_one_name_are_refused(name: str, tmp_path: Path) -> None:
+    columns = {"image": pa.array([b"a", b"b"]), "label": pa.array([0, 1]), "episode": pa.array([0, 0])}
+    twice = [*columns.items(), (name, columns[name])]
+    pq.write_table(
+        pa.table([column for _, column in twice], names=[each for each, _ in twice]),
+        tmp_path / "train.parquet",
+    )
+    with pytest.raises(InputError, match=name):
+        list(open_source(str(tmp_path), (".png",)).items("train"))
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [b"[" * 100_000, b"\xff\xfe", b'{"info": {"features": {"label": {"names": ["\\ud800", "b"]}}}}', b"null"],
+    ids=["deep", "bytes", "surrogate", "null"],
+)
+def test_odd_metadata_leave_class_names_out(metadata: bytes, tmp_path: Path) -> None:
+    table = pa.table({"image": [b"a", b"b"], "label": [0, 1]})
+    pq.write_table(table.replace_schema_metadata({b"huggingface": metadata}), tmp_path / "train.parquet")
+    items = open_source(str(tmp_path), (".png",)).items("train")
+    assert [item.label for item in items] == ["0", "1"]
+
+
+def test_labels_that_are_no_unicode_are_refused(tmp_path: Path) -> None:
+    table = pa.table({"image": pa.array([b"a", b"b"]), "label": not_unicode(b"\xff", b"\xfe")})
+    pq.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(InputError, match="train"):
+        list(open_source(str(tmp_path), (".png",)).items("train"))

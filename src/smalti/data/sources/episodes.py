@@ -22,6 +22,7 @@ from smalti.data.sources.parquet import (
     class_names,
     files_by_split,
     parquet_files,
+    read_footer,
     signal_column,
 )
 
@@ -53,7 +54,7 @@ class EpisodesSource(Source):
         files = parquet_files(path) if path.is_dir() else [path]
         self._files = files_by_split(files, self._root)
         self.splits = ordered_splits(self._files)
-        schema = pq.read_schema(files[0])
+        schema, _ = read_footer(files[0])
         self._signal = signal_column(schema, files[0])
         self._action = ACTION_COLUMN if ACTION_COLUMN in schema.names else None
         self._vector = _vector_column(schema, files[0])
@@ -98,7 +99,9 @@ class EpisodesSource(Source):
             with pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as table:
                 for batch in table.iter_batches(ROWS_AT_ONCE, columns=columns):
                     yield from batch.to_pylist()
-        except (pa.ArrowException, OSError) as error:
+        except InputError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise InputError(
                 f"expected intact Parquet in {file}, it cannot be read: fetch it again"
             ) from error
@@ -106,7 +109,7 @@ class EpisodesSource(Source):
     def _episodes(self, file: Path) -> int:
         """Number of episodes in a file."""
         wanted = {self._signal, self._action or self._signal, self._vector or self._signal}
-        schema = pq.read_schema(file)
+        schema, _ = read_footer(file)
         missing = sorted(wanted.difference(schema.names))
         if missing:
             raise InputError(
@@ -148,9 +151,9 @@ def _vectors(frames: list[dict[str, Any]], file: Path) -> np.ndarray:
 def _has_episodes(file: Path) -> bool:
     try:
         schema = pq.read_schema(file)
-    except (pa.ArrowException, OSError):
-        return False
-    if EPISODE_COLUMN not in schema.names:
+        if schema.names.count(EPISODE_COLUMN) != 1:
+            return False
+    except (pa.ArrowException, OSError, ValueError):
         return False
     kind = schema.field(EPISODE_COLUMN).type
     return pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)

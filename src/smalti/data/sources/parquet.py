@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smalti.core.errors import InputError
+from smalti.core.metadata import parse_json
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import (
     LABEL_COLUMNS,
@@ -54,7 +54,7 @@ class ParquetSource(Source):
             raise InputError(f"expected a folder with .parquet files, found none in {path}")
         self._files = files_by_split(files, self._root)
         self.splits = ordered_splits(self._files)
-        self._schema = _read_footer(files[0])[0]
+        self._schema = read_footer(files[0])[0]
         self._of_arrays = of_arrays
         self._signal = signal_column(self._schema, files[0], of_arrays)
         self._label = _label_column(self._schema)
@@ -92,7 +92,7 @@ class ParquetSource(Source):
 
     def _rows(self, file: Path) -> int:
         """Return the number of rows of a file after checking its columns against the first file."""
-        schema, rows = _read_footer(file)
+        schema, rows = read_footer(file)
         for name in filter(None, (self._signal, self._label)):
             expected = self._schema.field(name).type
             received = schema.field(name).type if name in schema.names else "no such column"
@@ -119,7 +119,9 @@ class ParquetSource(Source):
                         content = as_array(cell) if self._of_arrays else signal_content(cell, file.parent)
                         yield Item(f"{prefix}#{row}", content, class_name(label, self._names))
                         row += 1
-        except (pa.ArrowException, OSError) as error:
+        except InputError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise InputError(
                 f"expected intact Parquet in {file}, but it cannot be read after row {row}: download it again"
             ) from error
@@ -164,15 +166,26 @@ def files_by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
     return {split: list(group) for split, group in splits.items() if split} or {"all": unnamed}
 
 
-def _read_footer(file: Path) -> tuple[pa.Schema, int]:
-    """Read the schema and the number of rows."""
+def read_footer(file: Path) -> tuple[pa.Schema, int]:
+    """Read the schema and the number of rows.
+
+    Raises:
+        InputError: if the file is not Parquet or is damaged, or two of its columns have one name.
+    """
     try:
         with pq.ParquetFile(file) as table:
-            return table.schema_arrow, table.metadata.num_rows
-    except (pa.ArrowException, OSError) as error:
+            schema, rows = table.schema_arrow, table.metadata.num_rows
+            names = list(schema.names)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(
             f"expected a Parquet file, got {file}, which is damaged or of another format: download it again"
         ) from error
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise InputError(
+            f"expected columns of different names in {file}, received two columns {repeated!r}: rename one"
+        )
+    return schema, rows
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -242,7 +255,7 @@ def _label_column(schema: pa.Schema) -> str | None:
 def class_names(schema: pa.Schema, label: str | None) -> list[str] | None:
     """Return the class names that the Hugging Face feature `ClassLabel` stores in the schema, or None."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
         names = features[label]["names"]
     except (KeyError, TypeError, ValueError):
         # Metadata is optional: without it, class names are numbers.
