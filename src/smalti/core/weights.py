@@ -28,7 +28,7 @@ NARROWER = {
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of the safetensors file of some tensors without metadata; the same on any device."""
-    return hashlib.sha256(save(_on_host(tensors))).hexdigest()
+    return _hash(_on_host(tensors))
 
 
 def fingerprint(module: torch.nn.Module) -> str:
@@ -44,8 +44,12 @@ def short(full: str) -> str:
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write a safetensors file with its checksum."""
     on_host = _on_host(tensors)
-    save_file(on_host, path, {CHECKSUM: digest(on_host)})
+    save_file(on_host, path, {CHECKSUM: _hash(on_host)})
     path.chmod(0o644)  # safetensors makes the file readable for its owner only
+
+
+def _hash(on_host: dict[str, Tensor]) -> str:
+    return hashlib.sha256(save(on_host)).hexdigest()
 
 
 def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -67,7 +71,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(
             f"{path} is not a complete safetensors file ({error}): restore it, or train again"
         ) from None
-    if stated is not None and stated != (received := digest(tensors)):
+    if stated is not None and stated != (received := _hash(tensors)):
         raise InputError(
             f"expected tensors with the checksum {short(stated)} in {path}, received {short(received)}: the "
             "file is damaged or was edited; restore it, or save edited weights with save_pretrained"

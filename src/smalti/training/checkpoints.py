@@ -121,6 +121,8 @@ class RunDirectory:
     def fingerprint(self) -> str:
         """Identifier of the weights in model.safetensors; see `smalti.core.weights.fingerprint`.
 
+        That of a file in half precision is not that of the model, which computes in float32.
+
         Raises:
             InputError: if it is missing or broken.
         """
