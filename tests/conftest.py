@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.runs import TINY, TINY_PRIOR, Result, smooth
+from tests.runs import TINY, TINY_PRIOR, Result, digests, smooth
 
 SOURCE = Path(__file__).parents[1] / "src" / "smalti"
 COMPILED = ("kernels/products.py", "kernels/sampling.py")
@@ -69,7 +69,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Iterator[Path]:
     """A finished run on `pictures`, with its prior. It is shared: a test that changes a run takes `run`."""
     from smalti.app.commands.train import train
     from smalti.app.commands.train_prior import train_prior
@@ -77,7 +77,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     path = tmp_path_factory.mktemp("runs") / "trained"
     train("image", str(pictures), path, TINY, quiet=True)
     train_prior(path, TINY_PRIOR, quiet=True)
-    return path
+    before = digests(path)
+    yield path
+    assert digests(path) == before, "a test changed the run that all share: it should take the fixture `run`"
 
 
 @pytest.fixture

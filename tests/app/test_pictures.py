@@ -63,9 +63,9 @@ def test_floats_without_a_negative_value_are_reported_once() -> None:
 
 
 def test_evaluate_compares_with_lossless_files(
-    trained: Path, pictures: Path, smalti: Callable[..., Result]
+    run: Path, pictures: Path, smalti: Callable[..., Result]
 ) -> None:
-    report = json.loads(smalti("evaluate", trained, "--data", pictures, "--json").out)
+    report = json.loads(smalti("evaluate", run, "--data", pictures, "--json").out)
     num_bits = 0
     for file in pictures.rglob("*.png"):
         buffer = io.BytesIO()
@@ -73,7 +73,7 @@ def test_evaluate_compares_with_lossless_files(
             image.save(buffer, "PNG", optimize=True)
         num_bits += 8 * len(buffer.getvalue())
     assert report["lossless_bits_per_dim"]["PNG"] == pytest.approx(num_bits / (40 * 3 * 16 * 16))
-    shown = smalti("evaluate", trained, "--data", pictures)
+    shown = smalti("evaluate", run, "--data", pictures)
     assert "PNG (files)" in shown.out
     # WebP beats a model of ten steps on smooth pictures.
     assert (

@@ -29,8 +29,8 @@ LISTED = 10
 
 
 def open_data(text: str, modality: Modality) -> Source:
-    """Open the source given as `--data` for a modality; "letters" is the demo's generated data."""
-    if text == "letters":
+    """Open the source given as `--data`; "letters" is the demo's generated data, unless a folder has that name."""
+    if text == "letters" and not Path(text).exists():
         return LettersSource()
     return open_source(text, modality.extensions, modality.pattern)
 
