@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from smalti.app.commands.train import train
+from tests import forked
 from tests.runs import TINY, TINY_PRIOR, TRAINING, WIDTHS
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "smalti"],
@@ -34,12 +34,8 @@ LAUNCHERS = {
 }
 
 
-def launch(launcher: str, *words: object, folder: Path | None = None) -> None:
-    command = [sys.executable, "-m", *LAUNCHERS[launcher], *map(str, words)]
-    done = subprocess.run(
-        command, env=ENVIRONMENT, cwd=folder, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
+def on_two_ranks(*words: object, folder: Path | None = None) -> None:
+    forked.run("-m", "smalti", *words, folder=folder, num_ranks=2)
 
 
 def assert_same_weights(first: Path, second: Path) -> None:
@@ -51,7 +47,16 @@ def assert_same_weights(first: Path, second: Path) -> None:
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_train(launcher: str, trained: Path, pictures: Path, tmp_path: Path) -> None:
-    launch(launcher, "train", "image", "--data", pictures, "--out", tmp_path / "two", "--quiet", *TINY)
+    words = ["train", "image", "--data", pictures, "--out", tmp_path / "two", "--quiet", *TINY]
+    done = subprocess.run(
+        [sys.executable, "-m", *LAUNCHERS[launcher], *map(str, words)],
+        env={**os.environ, **forked.ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
     assert_same_weights(trained, tmp_path / "two")
 
 
@@ -62,14 +67,14 @@ def test_train_a_model_that_draws(kind: str, pictures: Path, tmp_path: Path) -> 
     settings += {"vae": ["latent_dim=3"], "vimco": ["num_codes=16", "num_samples=3"]}[kind]
     words = ["train", "image", "--data", pictures, "--quiet"]
     train("image", str(pictures), tmp_path / "one", settings, quiet=True)
-    launch("torchrun", *words, "--out", tmp_path / "two", *settings)
+    on_two_ranks(*words, "--out", tmp_path / "two", *settings)
     assert_same_weights(tmp_path / "one", tmp_path / "two")
 
 
 def test_every_rank_loads_the_plugin(pictures: Path, tmp_path: Path) -> None:
     settings = [*TINY, "training.steps=2", "model.quantizer.kind=sign", "bits=4"]
     words = ["train", "image", "--data", pictures, "--out", tmp_path / "two", "--quiet", *settings]
-    launch("torchrun", *words, "--plugin", "own_quantizer", folder=EXAMPLES)
+    on_two_ranks(*words, "--plugin", "own_quantizer", folder=EXAMPLES)
     config = json.loads((tmp_path / "two" / "config.json").read_text())
     assert config["plugins"] == ["own_quantizer"]
     assert config["recipe"]["model"]["quantizer"] == {"kind": "sign", "bits": 4}
@@ -78,5 +83,5 @@ def test_every_rank_loads_the_plugin(pictures: Path, tmp_path: Path) -> None:
 
 def test_train_prior_hides_the_same_labels(run: Path) -> None:
     shutil.move(run / "prior", run.parent / "one")
-    launch("torchrun", "train-prior", run, "--quiet", *TINY_PRIOR)
+    on_two_ranks("train-prior", run, "--quiet", *TINY_PRIOR)
     assert_same_weights(run.parent / "one", run / "prior")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -17,36 +15,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests import forked
+from tests.forked import Program
 from tests.runs import TINY
 
 WORKER = Path(__file__).with_name("worker.py")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def finish(run: Path, steps: int, model: str = "vqvae") -> None:
-    subprocess.run([sys.executable, WORKER, run, str(steps), model], check=True, env=ENVIRONMENT, timeout=300)
+def finish(run: Path, steps: int, model: str = "vqvae", num_ranks: int = 1) -> None:
+    forked.run(WORKER, run, steps, model, num_ranks=num_ranks)
 
 
-def start(run: Path, steps: int, model: str = "vqvae") -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, WORKER, run, str(steps), model], env=ENVIRONMENT)
-
-
-def two_ranks(run: Path, steps: int, model: str) -> list[str]:
-    launch = ["torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
-    return [sys.executable, "-m", *launch, str(WORKER), str(run), str(steps), model]
-
-
-def finish_on_two_ranks(run: Path, steps: int, model: str) -> None:
-    subprocess.run(two_ranks(run, steps, model), check=True, env=ENVIRONMENT, timeout=300)
-
-
-def kill_workers(run: Path) -> None:
-    """Kill the ranks of a launcher that is gone: each has a session of its own."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-            if str(run).encode() in words:
-                os.kill(int(entry.name), signal.SIGKILL)
+def start(run: Path, steps: int, model: str = "vqvae", num_ranks: int = 1) -> Program:
+    return forked.start(WORKER, run, steps, model, num_ranks=num_ranks)
 
 
 def metrics(run: Path) -> list[dict[str, float]]:
@@ -69,9 +50,8 @@ def kill_and_resume(directory: Path, steps: int, kills: int, seed: int, model: s
         process = start(broken, steps, model)
         wait_for_training(broken, process, before)
         time.sleep(rng.uniform(0, 0.3))
-        assert process.poll() is None, "the run ended before it could be killed: take more steps"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.is_running(), "the run ended before it could be killed: take more steps"
+        process.kill()
         hits += 1
     finish(broken, steps, model)
     assert_same_tensors(whole, broken)
@@ -97,10 +77,10 @@ def newest_state(run: Path) -> str:
     return max((path.name for path in (run / "state").glob("step-*")), default="")
 
 
-def wait_for_training(run: Path, process: subprocess.Popen[bytes], before: str) -> None:
+def wait_for_training(run: Path, process: Program, before: str) -> None:
     """Until the process has written a checkpoint of its own (or ended)."""
     deadline = time.monotonic() + 120
-    while newest_state(run) <= before and process.poll() is None and time.monotonic() < deadline:
+    while newest_state(run) <= before and process.is_running() and time.monotonic() < deadline:
         time.sleep(0.005)
 
 
@@ -115,9 +95,13 @@ def test_ten_kills_of_the_command_at_any_moment(tmp_path: Path, pictures: Path) 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     settings = [*TINY, "training.steps=3000", "training.checkpoint_every=20"]
 
+    environment = {**os.environ, **forked.ENVIRONMENT}
+
     def command(run: Path) -> subprocess.Popen[bytes]:
         words = ["train", "image", "--data", str(pictures), "--out", str(run), "--quiet", *settings]
-        return subprocess.Popen([sys.executable, "-m", "smalti", *words], env=ENVIRONMENT)
+        return subprocess.Popen(
+            [sys.executable, "-m", "smalti", *words], env={**os.environ, **forked.ENVIRONMENT}
+        )
 
     begun = time.monotonic()
     assert command(whole).wait() == 0
@@ -137,7 +121,7 @@ def test_ten_kills_of_the_command_at_any_moment(tmp_path: Path, pictures: Path) 
 def test_two_ranks_agree_with_one(tmp_path: Path, model: str) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     finish(one, 50, model)
-    finish_on_two_ranks(two, 50, model)
+    finish(two, 50, model, num_ranks=2)
     first, second = load_file(two / "rank0.safetensors"), load_file(two / "rank1.safetensors")
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), f"ranks differ in {name}"
@@ -158,16 +142,12 @@ def test_two_ranks_agree_with_one(tmp_path: Path, model: str) -> None:
 def test_two_ranks_of_two_phases_are_killed_and_resume_bit_for_bit(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     steps = 300
-    finish_on_two_ranks(whole, steps, "adversarial")
-    process = subprocess.Popen(
-        two_ranks(broken, steps, "adversarial"), env=ENVIRONMENT, start_new_session=True
-    )
+    finish(whole, steps, "adversarial", num_ranks=2)
+    process = start(broken, steps, "adversarial", num_ranks=2)
     wait_for_training(broken, process, before="")
-    assert process.poll() is None, "the run ended before it could be killed: take more steps"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    kill_workers(broken)
+    assert process.is_running(), "the run ended before it could be killed: take more steps"
+    process.kill()
     assert newest_state(broken) < newest_state(whole), "the run was complete before it was killed"
-    finish_on_two_ranks(broken, steps, "adversarial")
+    finish(broken, steps, "adversarial", num_ranks=2)
     assert_same_tensors(whole, broken)
     assert steps_logged(broken) == steps_logged(whole)
