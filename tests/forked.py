@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-CONTEXT = multiprocessing.get_context("forkserver")
+METHOD = "forkserver"
+CONTEXT = multiprocessing.get_context(METHOD)
 CONTEXT.set_forkserver_preload(
     [
         "smalti.app.commands.train",

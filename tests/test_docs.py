@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import io
-import os
 import re
 import shlex
 import subprocess
@@ -22,6 +21,7 @@ import smalti
 from smalti.app.cli import main
 from smalti.core import plugins
 from smalti.core.registry import Registry
+from tests import forked
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
@@ -155,12 +155,14 @@ def run_command(line: str, directory: Path) -> None:
         small.remove("network.head_channels=8")  # it has none
     words += small
     if words[0] == "torchrun":
-        status, printed = run_apart(["torch.distributed.run", "--standalone", *words[1:]], directory)
-    elif variables or {"--plugin", "runs/patches"} & set(words):
+        assert words[1:4] == ["--nproc_per_node", "2", "-m"], "how should a test run it?"
+        forked.run(*words[3:], folder=directory, num_ranks=2)
+        return
+    if variables or {"--plugin", "runs/patches"} & set(words):
         # Parts and commands of the document must not stay in this process.
-        status, printed = run_apart(words, directory, variables)
-    else:
-        status, printed = run_here(words[1:], directory)
+        forked.run("-m", *words, folder=directory, variables=variables)
+        return
+    status, printed = run_here(words[1:], directory)
     assert status == 0, f"{line}\n{printed}"
 
 
@@ -176,22 +178,6 @@ def run_here(words: list[str], directory: Path) -> tuple[int, str]:
         except SystemExit as ended:
             return int(ended.code or 0), printed.getvalue()
     return 0, printed.getvalue()
-
-
-def run_apart(
-    words: list[str], directory: Path, variables: Mapping[str, str] = NO_VARIABLES
-) -> tuple[int, str]:
-    """Run a module in a process of its own."""
-    quiet = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **quiet, **variables},
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
 
 
 def install(project: str, directory: Path) -> None:
@@ -294,22 +280,14 @@ def test_examples_run(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ["tokenize_folder.py", "pictures", "runs/example", *settings],
         ["overview.py", "runs/mine", "overview.png"],
     ):
-        subprocess.run(
-            [sys.executable, str(ROOT / "examples" / command[0]), *command[1:]], cwd=scratch, check=True
-        )
+        forked.run(ROOT / "examples" / command[0], *command[1:], folder=scratch)
     assert (scratch / "overview.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("name", ["own_loop", "own_codes", "foreign_encoder"])
 def test_examples_of_parts_run(name: str, tmp_path: Path) -> None:
-    ran = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / f"{name}.py")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "codes" in ran.stdout or "grids" in ran.stdout
+    printed = forked.run(ROOT / "examples" / f"{name}.py", folder=tmp_path)
+    assert "codes" in printed or "grids" in printed
 
 
 def private_names(source: str) -> list[str]:
@@ -363,13 +341,12 @@ def test_a_private_name_is_found(source: str, found: list[str]) -> None:
 def test_a_quantizer_of_ones_own_is_used_by_name(tmp_path: Path) -> None:
     (tmp_path / "own_quantizer.py").write_text((ROOT / "examples" / "own_quantizer.py").read_text())
     run_command("smalti demo --write-images pictures --num 60", tmp_path)
-    environment = {**os.environ, "SMALTI_PLUGINS": "own_quantizer"}
     for command in (
         "train image --data pictures --out runs/sign size=16 model.quantizer.kind=sign bits=6 "
         f"{SMALL} training.steps=3",
         "encode runs/sign --data pictures --out sign.parquet",
         "decode runs/sign sign.parquet --out from_signs",
     ):
-        words = [sys.executable, "-m", "smalti", *command.split()]
-        subprocess.run(words, cwd=tmp_path, env=environment, check=True)
+        variables = {"SMALTI_PLUGINS": "own_quantizer"}
+        forked.run("-m", "smalti", *command.split(), folder=tmp_path, variables=variables)
     assert len(list((tmp_path / "from_signs").rglob("*.png"))) == 60

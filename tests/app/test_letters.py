@@ -12,9 +12,11 @@ import pytest
 from PIL import Image, ImageFont
 
 from smalti.app import letters
+from smalti.app.data import open_data
 from smalti.app.letters import TEST_FONTS, TRAIN_FONTS, LettersSource, write_folder
 from smalti.core.errors import InputError
 from smalti.data.sources.folder import FolderSource
+from smalti.modalities.image.modality import ImageConfig
 
 
 @pytest.fixture(scope="module")
@@ -242,3 +244,11 @@ def test_nothing_is_written_into_a_folder_in_use(tmp_path):
 def test_writing_an_unknown_split(tmp_path):
     with pytest.raises(InputError, match=r"expected one of the splits train, test of the letters, got 'all'"):
         write_folder(tmp_path, 1, split="all")
+
+
+def test_a_folder_of_that_name_is_read_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modality = ImageConfig(size=(32, 32)).build()
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(open_data("letters", modality), LettersSource)
+    write_folder(tmp_path / "letters", 3)
+    assert open_data("letters", modality).count("train") == 3

@@ -99,9 +99,7 @@ def test_ten_kills_of_the_command_at_any_moment(tmp_path: Path, pictures: Path) 
 
     def command(run: Path) -> subprocess.Popen[bytes]:
         words = ["train", "image", "--data", str(pictures), "--out", str(run), "--quiet", *settings]
-        return subprocess.Popen(
-            [sys.executable, "-m", "smalti", *words], env={**os.environ, **forked.ENVIRONMENT}
-        )
+        return subprocess.Popen([sys.executable, "-m", "smalti", *words], env=environment)
 
     begun = time.monotonic()
     assert command(whole).wait() == 0

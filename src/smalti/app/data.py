@@ -29,7 +29,7 @@ LISTED = 10
 
 
 def open_data(text: str, modality: Modality) -> Source:
-    """Open the source given as `--data`; "letters" is the demo's generated data, unless a folder has that name."""
+    """Open the source given as `--data`; "letters" is the demo's generated data, unless it is a folder."""
     if text == "letters" and not Path(text).exists():
         return LettersSource()
     return open_source(text, modality.extensions, modality.pattern)
