@@ -251,4 +251,4 @@ def test_a_folder_of_that_name_is_read_instead(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     assert isinstance(open_data("letters", modality), LettersSource)
     write_folder(tmp_path / "letters", 3)
-    assert open_data("letters", modality).count("train") == 3
+    assert open_data("letters", modality).count("all") == 3
