@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import typer
 
 from smalti.app import cli
 from smalti.app.console import console
+from smalti.app.recipes import RECIPES
 from smalti.core.errors import InputError
 from smalti.training.loop import Interrupted
 from tests.runs import TINY, TINY_PRIOR, Result, digests
@@ -167,9 +169,26 @@ def test_recipes(smalti: Smalti) -> None:
         "cifar10-coupled",
         "imagenet128",
     ]
+    assert smalti("recipes").out.count("\n") == len(RECIPES) + 2
     shown = smalti("recipes", "fashion-mnist").out
     assert "Expect: at least 95 %" in shown
     assert "model.quantizer.num_codes=512" in shown
+
+
+def test_recipes_are_listed_without_torch() -> None:
+    code = (
+        "import sys, smalti.app.commands.recipes as r; r.installed = lambda group: ();"
+        "print(r.list_recipes()); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()[:-2]
+    built = {name: (build.__doc__ or "").splitlines()[0] for name, build in RECIPES.items()}
+    assert {line.split()[0]: line.split(maxsplit=1)[1] for line in lines} == built
+
+
+def test_version(smalti: Smalti) -> None:
+    assert smalti("--version") == Result(0, f"smalti {version('smalti')}\n", "")
 
 
 def test_inspect(run: Path, pictures: Path, smalti: Smalti) -> None:
@@ -204,7 +223,10 @@ def test_evaluate_as_tables_and_as_json_say_the_same(
     run: Path, pictures: Path, smalti: Smalti, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    tables = smalti("evaluate", run, "--data", pictures, "--quiet")
+    tables = smalti("evaluate", run, "--data", pictures, "--quiet", "--protocol")
+    short = smalti("evaluate", run, "--data", pictures, "--quiet")
+    assert "data range" not in short.out
+    assert len(short.out.splitlines()) < len(tables.out.splitlines())
     report = json.loads(smalti("evaluate", run, "--data", pictures, "--json").out)
     assert list(report["bits_per_dim"]) == ["uniform", "unigram", "learned", "learned+class"]
     for row in report["bits_per_dim"].values():

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from smalti import __version__
 from smalti.app.options import (
     DATA_HELP,
     Data,
@@ -19,6 +20,7 @@ from smalti.app.options import (
     Overrides,
     Plugin,
     PriorName,
+    Protocol,
     Quiet,
     Run,
     RunPath,
@@ -44,6 +46,23 @@ app = typer.Typer(
 
 _ADDED: set[str] = set()
 """Entry points whose commands are already added, since `main` may be called more than once."""
+
+
+def _print_version(is_wanted: bool) -> bool:
+    if is_wanted:
+        print(f"smalti {__version__}")
+        raise typer.Exit
+    return is_wanted
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+]
+
+
+@app.callback()
+def common(version: Version = False) -> None:
+    """Train a discrete tokenizer on your own images, audio or video; encode, decode and generate."""
 
 
 @app.command()
@@ -265,10 +284,11 @@ def evaluate(
     draws: Annotated[
         int, typer.Option("--draws", min=1, help="Samples from each posterior (VAE and VIMCO).")
     ] = 50,
+    protocol: Protocol = False,
     plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure bits/dim for each prior, PSNR, SSIM and codebook usage, and print their definitions.
+    """Measure bits/dim for each prior, PSNR, SSIM and codebook usage.
 
     Example: `smalti evaluate runs/mine --data held_out_photos --json`
     """
@@ -279,7 +299,7 @@ def evaluate(
     if as_json:
         print(json.dumps(report, indent=2))
     else:
-        show(report)
+        show(report, protocol)
 
 
 @app.command()
@@ -287,11 +307,11 @@ def recipes(
     name: Annotated[str | None, typer.Argument(help="Show every setting of this recipe.")] = None,
     plugin: Plugin = None,
 ) -> None:
-    """List the recipes, or every setting of one.
+    """List the recipes, or every setting of one with its meaning.
 
     Example: `smalti recipes image`
     """
-    from smalti.app.commands.inspect import list_recipes, show_recipe
+    from smalti.app.commands.recipes import list_recipes, show_recipe
 
     print(show_recipe(name) if name else list_recipes())
 

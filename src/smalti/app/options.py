@@ -84,4 +84,7 @@ TopP = Annotated[
 PriorName = Annotated[
     str, typer.Option("--prior", metavar="NAME", help="Learned prior to use, if the run has several.")
 ]
+Protocol = Annotated[
+    bool, typer.Option("--protocol", help="Print the definitions of the figures; --json has them too.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Hide progress.")]

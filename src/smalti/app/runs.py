@@ -168,7 +168,7 @@ def report_kept(run: RunDirectory, config: TrainingConfig, score: str, quiet: bo
         quiet: print nothing.
     """
     lines = [line for line in run.metrics() if "is_best" in line]
-    step = best_step(run)
+    step = run.best_step
     if step is None or lines[-1]["step"] == step:
         return
     lowest, last = (float(line[score]) for line in lines if line["step"] in (step, lines[-1]["step"]))
@@ -180,11 +180,6 @@ def report_kept(run: RunDirectory, config: TrainingConfig, score: str, quiet: bo
     note(f"{text}; {name} then rose to {last:.4g} at step {lines[-1]['step']}.", quiet)
     if last - lowest > OVERFITTED * abs(lowest):
         note(f"It overfits from step {step} on: train for fewer steps, or on more data.", quiet)
-
-
-def best_step(run: RunDirectory) -> int | None:
-    """Return the step of the lowest validation score; None without validation data."""
-    return next((line["step"] for line in reversed(run.metrics()) if line.get("is_best")), None)
 
 
 def draw_learning_curves(run: RunDirectory) -> None:

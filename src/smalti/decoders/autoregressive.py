@@ -212,7 +212,11 @@ class _LocalDecoderConfig(DecoderConfig):
 
 @DECODERS.register
 class WaveNetDecoderConfig(_LocalDecoderConfig):
-    """Settings of an autoregressive decoder of waveforms; `network` is the WaveNet over the samples."""
+    """Settings of an autoregressive decoder of waveforms.
+
+    Attributes:
+        network: the WaveNet over the samples.
+    """
 
     kind: Literal["wavenet"] = "wavenet"
     network: WaveNetConfig = WaveNetConfig()
@@ -256,7 +260,11 @@ class WaveNetDecoderConfig(_LocalDecoderConfig):
 
 @DECODERS.register
 class PixelCNNDecoderConfig(_LocalDecoderConfig):
-    """Settings of an autoregressive decoder of code grids; `network` is the gated PixelCNN over the codes."""
+    """Settings of an autoregressive decoder of code grids.
+
+    Attributes:
+        network: the gated PixelCNN over the codes.
+    """
 
     kind: Literal["pixelcnn"] = "pixelcnn"
     channels: int = Field(default=128, ge=1)

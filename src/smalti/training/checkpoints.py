@@ -3,6 +3,7 @@
 config.json          the complete configuration; its `format` guards against newer versions
 model.safetensors    the weights to use: best on validation data or last; averaged if the run averages weights
 metrics.jsonl        one line per log or validation step
+evaluation.json      the report of the last evaluation
 figures/             plots
 state/step-N/        everything needed to resume from step N, bit for bit
 """
@@ -23,6 +24,8 @@ from smalti.core.metadata import parse_json
 from smalti.core.weights import digest, read_tensors, short, write_tensors
 
 FORMAT = 2
+RESULTS = "evaluation.json"
+"""Name of the report of the last evaluation."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,11 @@ class RunDirectory:
             return []
         lines = self.metrics_path.read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    @property
+    def best_step(self) -> int | None:
+        """Step of the lowest validation score; None without validation data."""
+        return next((line["step"] for line in reversed(self.metrics()) if line.get("is_best")), None)
 
     @property
     def seconds(self) -> float:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smalti.app.commands.inspect import settings
 from smalti.app.recipes import RECIPES, get_recipe
 from smalti.app.recipes.overrides import differences, override
+from smalti.app.settings import settings
 from smalti.autoregressive.transformer import TransformerConfig
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError

@@ -28,9 +28,8 @@ from smalti.evaluation.evaluate import evaluate as measure
 from smalti.evaluation.figures import usage_histogram
 from smalti.tokenizer import load_trained
 from smalti.trained import TrainedModel, prior_directory
-from smalti.training.checkpoints import RunDirectory
+from smalti.training.checkpoints import RESULTS, RunDirectory
 
-RESULTS = "evaluation.json"
 COMPARED = 200
 """Maximum number of items that are also written in lossless formats, for comparison."""
 
@@ -91,8 +90,8 @@ def evaluate(
     return report
 
 
-def show(report: dict[str, Any]) -> None:
-    """Print a report as tables, followed by its protocol."""
+def show(report: dict[str, Any], protocol: bool = False) -> None:
+    """Print a report as tables, followed by its protocol if wanted."""
     from rich import print as show_table
 
     unit = "bits" if "bits_per_dim" in report else "nats"
@@ -120,8 +119,10 @@ def show(report: dict[str, Any]) -> None:
     for name, value in {**report["reconstruction"], **report["codebook"]}.items():
         other.add_row(name, _figure(value))
     show_table(other)
-    for name, text in report["protocol"].items():
+    for name, text in report["protocol"].items() if protocol else ():
         show_table(f"[dim]{escape(name)}: {escape(text)}[/dim]")
+    if not protocol:
+        show_table("[dim]Definitions of the figures: add --protocol.[/dim]")
 
 
 def _figure(value: float | None) -> str:

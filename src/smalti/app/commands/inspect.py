@@ -1,61 +1,15 @@
-"""`smalti recipes` and `smalti inspect`: text summaries of recipes and runs."""
+"""`smalti inspect`: a text summary of a run."""
 
 from __future__ import annotations
 
-import inspect as python_inspect
 import json
 import math
 from pathlib import Path
 
-from smalti.app.commands.evaluate import RESULTS
-from smalti.app.recipes import all_recipes, get_recipe
-from smalti.app.runs import best_step
-from smalti.core.config import Configuration
 from smalti.core.models import Autoencoder
 from smalti.core.signals import SignalSpec
 from smalti.tokenizer import load_trained
-from smalti.training.checkpoints import RunDirectory
-
-
-def list_recipes() -> str:
-    """List every recipe with the first line of its description."""
-    recipes = all_recipes()
-    width = max(len(name) for name in recipes)
-    lines = []
-    for name, build in recipes.items():
-        first, *_ = (python_inspect.getdoc(build) or "").splitlines() or [""]
-        lines.append(f"{name:<{width}}  {first}".rstrip())
-    return "\n".join([*lines, "", "Show all settings of a recipe: smalti recipes NAME"])
-
-
-def show_recipe(name: str) -> str:
-    """Return a recipe's description and every setting that `key=value` can change.
-
-    Raises:
-        InputError: when there is no such recipe.
-    """
-    recipe = get_recipe(name)
-    return "\n".join([python_inspect.getdoc(all_recipes()[name]) or "", "", *settings(recipe)])
-
-
-def settings(config: Configuration, prefix: str = "") -> list[str]:
-    """Return `key=value` for every setting of a config."""
-    lines = []
-    for name in type(config).model_fields:
-        value = getattr(config, name)
-        if isinstance(value, Configuration):
-            lines += settings(value, f"{prefix}{name}.")
-        elif isinstance(value, dict):
-            for key, inner in value.items():
-                if isinstance(inner, Configuration):
-                    lines += settings(inner, f"{prefix}{name}.{key}.")
-                else:
-                    lines.append(f"{prefix}{name}.{key}={inner}")
-        elif isinstance(value, tuple):
-            lines.append(f"{prefix}{name}={','.join(str(part) for part in value)}")
-        else:
-            lines.append(f"{prefix}{name}={value}")
-    return lines
+from smalti.training.checkpoints import RESULTS, RunDirectory
 
 
 def inspect(run: str) -> str:
@@ -83,7 +37,7 @@ def inspect(run: str) -> str:
     records = directory.metrics()
     if records:
         lines.append(f"training    step {records[-1]['step']} of {config.training.steps}")
-        kept = best_step(directory) if config.training.keep == "best" else None
+        kept = directory.best_step if config.training.keep == "best" else None
         if kept is not None and kept < records[-1]["step"]:
             lines[-1] += f", weights of step {kept} (the best on validation data)"
     results = Path(trained.directory) / RESULTS

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from smalti.app.commands.evaluate import RESULTS, evaluate
+from smalti.app.commands.evaluate import evaluate
 from smalti.app.commands.train import SHOWN_ITEMS, evenly_spaced, train_recipe
 from smalti.app.commands.train_prior import train_prior_recipe
 from smalti.app.console import note
@@ -46,7 +46,7 @@ from smalti.studies.records import (
     write_records,
 )
 from smalti.trained import TrainedModel, prior_directory
-from smalti.training.checkpoints import RunDirectory
+from smalti.training.checkpoints import RESULTS, RunDirectory
 from smalti.training.loop import TrainingConfig
 
 FIRST = "first"

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from smalti.app.commands.evaluate import RESULTS, evaluate
+from smalti.app.commands.evaluate import evaluate
 from smalti.app.commands.train import train_recipe
 from smalti.app.commands.train_prior import train_prior_recipe
 from smalti.app.console import note
@@ -26,7 +26,7 @@ from smalti.studies.speech.phonemes import phonemes
 from smalti.studies.speech.recipes import PAPER_PHONEMES, SpeechStudy, speech_study
 from smalti.tokenizer import load
 from smalti.trained import prior_directory
-from smalti.training.checkpoints import RunDirectory
+from smalti.training.checkpoints import RESULTS, RunDirectory
 
 CONVERSION = "conversion.json"
 

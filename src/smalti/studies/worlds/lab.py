@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from smalti.app.commands.encode import encode
-from smalti.app.commands.evaluate import RESULTS
 from smalti.app.console import note
 from smalti.app.pages.page import write_page
 from smalti.app.provenance import described
@@ -27,7 +26,7 @@ from smalti.studies.records import Record, publish
 from smalti.studies.worlds.recipes import LabStudy, lab_study
 from smalti.studies.worlds.runs import about, bounds, evaluate_once, measured_split, modality_of, train_once
 from smalti.tokenizer import Tokenizer, load
-from smalti.training.checkpoints import RunDirectory
+from smalti.training.checkpoints import RESULTS, RunDirectory
 
 EXPERIMENT = "lab"
 QUESTION = "Does a decoder that can model frames without latents use three codes per frame?"

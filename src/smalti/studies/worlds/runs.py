@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 
-from smalti.app.commands.evaluate import RESULTS, evaluate
+from smalti.app.commands.evaluate import evaluate
 from smalti.app.commands.train import train_recipe
 from smalti.app.commands.train_prior import train_prior_recipe
 from smalti.app.data import open_data, pick_split
@@ -17,7 +17,7 @@ from smalti.data.sources import Source
 from smalti.recipe import Recipe
 from smalti.studies.records import Record, last_step, stage
 from smalti.trained import prior_directory
-from smalti.training.checkpoints import RunDirectory
+from smalti.training.checkpoints import RESULTS, RunDirectory
 
 DRAWS = 10
 """Posterior samples per item, for models with a stochastic posterior."""
