@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from smalti.data.sources.base import UnreadableItem
+from smalti.modalities.image import depth
 from smalti.modalities.image.depth import survey
 from smalti.modalities.image.modality import ImageConfig
 from smalti.modalities.image.pictures import read_picture
@@ -234,6 +235,20 @@ class TestRange:
         assert survey(contents)[0] == chosen
         assert survey([np.full((2, 2, 3), largest, np.uint16)])[0] == chosen
         assert survey([png(np.full((2, 2, 3), largest, np.uint16), 2)])[0] == chosen
+
+    def test_auto_looks_at_few_of_many_pictures_but_at_all_parts_of_them(self, monkeypatch):
+        monkeypatch.setattr(depth, "SURVEYED", 5)
+        monkeypatch.setattr(depth, "SPARSE", 10)
+        looked_at = []
+
+        def values(number: int) -> np.ndarray:
+            looked_at.append(number)
+            return np.full((1, 1), 4095 if number > 900 else 100, np.uint16)
+
+        monkeypatch.setattr(depth, "_largest", lambda number: int(values(number).max()))
+        assert survey(range(1000))[0] == "12bit"
+        assert looked_at[:10] == [*range(10)]
+        assert len(looked_at) < 80
 
     def test_pictures_of_8_bits_say_nothing(self, tmp_path: Path):
         path = tmp_path / "a.tif"

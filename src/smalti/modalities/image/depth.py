@@ -29,7 +29,9 @@ BITS = (8, 10, 12, 14)
 Bounds = tuple[int, int] | tuple[float, float]
 
 SURVEYED = 2_000
-"""Maximum number of deep pictures whose values `survey` reads."""
+"""Number of deep pictures after which `survey` looks only at some of the others, ever fewer of them."""
+SPARSE = 1_000
+"""Then, one in N / SPARSE pictures is looked at around picture N, so that their number grows like ln N."""
 SHALLOW_ARRAYS = 16
 """Number of uint8 arrays after which `survey` takes a source for one of uint8 arrays."""
 
@@ -162,10 +164,10 @@ def read_deep(image: Image.Image, data: bytes | None) -> Deep | None:
 
 
 def survey(contents: Iterable[Any]) -> tuple[str, list[str]]:
-    """Choose the range of 16-bit pictures for `auto`, from the largest value of at most `SURVEYED` of them.
+    """Choose the range of 16-bit pictures for `auto`, from the first ones and a sample of the others.
 
-    The range is the smallest of 8, 10, 12, 14 and 16 bits that holds it. Brighter pictures are unreadable
-    later, rather than clipped.
+    The range is the smallest of 8, 10, 12, 14 and 16 bits that holds their largest value. Brighter
+    pictures are unreadable later, rather than clipped.
 
     Args:
         contents: files, their bytes, or arrays; other kinds and unreadable files are passed over.
@@ -173,8 +175,10 @@ def survey(contents: Iterable[Any]) -> tuple[str, list[str]]:
     Returns:
         "full" or a depth such as "12bit", and notes for the user.
     """
-    largest = num = num_arrays = 0
-    for content in contents:
+    largest = num = num_arrays = following = 0
+    for number, content in enumerate(contents):
+        if number < following:
+            continue
         if isinstance(content, np.ndarray) and content.dtype == np.uint8:
             num_arrays += 1
             if num_arrays == SHALLOW_ARRAYS and not num:
@@ -183,8 +187,10 @@ def survey(contents: Iterable[Any]) -> tuple[str, list[str]]:
         if top is None:
             continue
         largest, num = max(largest, top), num + 1
-        if largest >= 1 << BITS[-1] or num == SURVEYED:
+        if largest >= 1 << BITS[-1]:
             break
+        if num >= SURVEYED:
+            following = number + max(1, number // SPARSE)
     bits = next((bits for bits in BITS if 0 < largest < 1 << bits), None)
     if bits is None:
         words = "0 to 65535 become 0 to 255 (data.range=full)"
