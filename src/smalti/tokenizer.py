@@ -317,7 +317,7 @@ class Tokenizer:
             )
         label = -1 if class_name is None else self.label(class_name)
         given = given_conditions(conditions, num)
-        takes_label = chosen.network.num_classes if isinstance(chosen, LearnedPrior) else class_name
+        takes_label = chosen.num_labels if isinstance(chosen, LearnedPrior) else class_name
         given = with_label(given, label, num) if takes_label else given
 
         settings = (temperature, top_k, top_p)

@@ -188,7 +188,7 @@ class TrainedModel:
             priors.append(self.unigram)
         for learned in self.learned.values():
             priors.append(learned)
-            if learned.network.num_classes:
+            if learned.num_labels:
                 priors.append(LabelledPrior(learned))
         return {prior.name: prior for prior in priors}
 

@@ -88,3 +88,10 @@ def test_every_condition_of_an_item_reaches_the_inner_networks(monkeypatch):
     sample(network, 2, (2, 2), given)
     assert seen
     assert all("mood" in names for names in seen)
+
+
+def test_the_condition_that_levels_supply_has_no_conditioner():
+    level = {"conditioners": {"local": {"kind": "upsampled_field", "dim": 2}}}
+    for key in ("coarsest", "finer"):
+        with pytest.raises(InputError, match="'local'"):
+            HierarchicalPixelCNNConfig.model_validate({key: level}).build(4, 5)

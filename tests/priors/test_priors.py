@@ -8,13 +8,17 @@ import pytest
 import torch
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
-from smalti.autoregressive.transformer import TransformerConfig
+from smalti.autoregressive.transformer import Transformer, TransformerConfig
 from smalti.autoregressive.wavenet import WaveNetConfig
+from smalti.conditioners.embedding import Embedding
+from smalti.core.conditioners import Conditioner
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
 from smalti.core.priors import DensityPrior
+from smalti.core.signals import SignalSpec
 from smalti.evaluation.bounds import LabelPrior
 from smalti.priors.autoregressive import LabelledPrior, LearnedPrior
+from smalti.priors.batches import continued
 from smalti.priors.uniform import UniformPrior
 from smalti.priors.unigram import UnigramPrior
 
@@ -271,3 +275,45 @@ def test_samples_are_codes_and_follow_the_generator(make, num_codebooks):
     assert one.max() < NUM_CODES
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+def conditioned(**conditioners: Conditioner) -> LearnedPrior:
+    """A prior over clips that embeds no condition itself, and whose conditioners are strong."""
+    torch.manual_seed(0)
+    made = Transformer(NUM_CODES, channels=8, layers=1, heads=2, conditioners=conditioners)
+    torch.nn.init.normal_(made.head_weights)
+    for parameter in made.conditioners.parameters():
+        torch.nn.init.normal_(parameter, std=30)
+    return LearnedPrior(made, (3, 2, 2)).eval()
+
+
+@torch.no_grad()
+def test_a_label_that_only_a_conditioner_reads():
+    prior = conditioned(label=Embedding(8, num_ids=5))
+    assert prior.num_labels == 5
+    labels = Conditions(label=torch.tensor([4, -1]))
+    codes = prior.sample(2, labels, generator=torch.Generator().manual_seed(0))
+    cost = math.log(5) * torch.tensor([1.0, 0.0])
+    torch.testing.assert_close(
+        LabelledPrior(prior).log_joint(codes, labels), prior.log_prob(codes, labels) - cost
+    )
+
+
+def test_a_rollout_follows_actions_that_only_a_conditioner_reads():
+    embedding = Embedding(8, num_ids=2)
+    prior = conditioned(action=embedding)
+    with torch.no_grad():
+        # Opposite activations have opposite logits, so no code is the most probable under both.
+        embedding.table.weight[1] = -embedding.table.weight[0]
+    clip = SignalSpec(3, (3, 4, 4))
+    given = torch.zeros(1, 1, 1, 2, 2, dtype=torch.int64)
+
+    def rolled(action: str) -> torch.Tensor:
+        settings = {"temperature": 1.0, "top_k": None, "top_p": None, "seed": 0, "batch_size": 4}
+        names = ("left", "right")
+        return continued(prior, clip, names, given, [action] * 2, None, 8, progress=None, **settings)
+
+    assert rolled("left").shape == (8, 1, 3, 2, 2)
+    assert not torch.equal(rolled("left"), rolled("right"))
+    with pytest.raises(InputError, match="up"):
+        rolled("up")

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNN, GatedPixelCNNConfig
+from smalti.core.conditioners import condition_names
 from smalti.core.conditions import Conditions, id_sizes
 from smalti.core.errors import InputError
 from smalti.core.priors import NETWORKS, AutoregressiveNetwork, NetworkConfig
@@ -126,7 +127,7 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
         condition_blocks: residual blocks that compute these maps.
 
     Raises:
-        InputError: if the levels do not make this number of codes.
+        InputError: if the levels do not make this number of codes, or one has a conditioner for `local`.
     """
 
     config: HierarchicalPixelCNNConfig
@@ -171,6 +172,11 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
             ),
         ]
         self.networks = cast("list[GatedPixelCNN]", nn.ModuleList(networks))
+        if any("local" in condition_names(network) for network in networks):
+            raise InputError(
+                "expected conditioners of other conditions than 'local', the maps from the levels above, "
+                "received one for it: remove it from network.coarsest and network.finer"
+            )
         conditioners = [_LevelConditioner(config, num_codes, own) for _ in config.factors]
         self.level_conditioners = cast("list[_LevelConditioner]", nn.ModuleList(conditioners))
 

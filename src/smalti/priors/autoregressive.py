@@ -13,6 +13,7 @@ from torch import Tensor
 from smalti.autoregressive.sampling import sample
 from smalti.core.conditioners import (
     check_given_conditions,
+    num_label_ids,
     readable_conditions,
     undescribed_conditioners,
 )
@@ -67,6 +68,11 @@ class LearnedPrior(DensityPrior, Trainable, Pretrained):
         names = ("num_codes", "num_codebooks", "conditions")
         network = NETWORKS.parse(settings["network"]).build(**{name: settings[name] for name in names})
         return cls(network, settings["grid"], settings["name"])
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels that the network or its conditioners distinguish; 0 if it reads none."""
+        return max(self.network.num_classes, num_label_ids(self.network))
 
     def loss(self, batch: Batch) -> Loss:
         """Mean cross-entropy per code in nats; `batch.data` holds codes `(B, G, *grid)`."""
@@ -129,7 +135,7 @@ class LearnedPrior(DensityPrior, Trainable, Pretrained):
         Raises:
             InputError: for a condition that the network does not read, or settings out of range.
         """
-        if "label" in conditions and not self.network.num_classes:
+        if "label" in conditions and "label" not in readable_conditions(self.network):
             raise InputError(
                 "expected no class for a prior without classes, received labels: leave --class out"
             )
@@ -178,7 +184,7 @@ class LabelledPrior(DensityPrior):
         labels = conditions.tensor("label")
         if labels is None:
             return log_prob
-        return log_prob - math.log(self.prior.network.num_classes) * (labels >= 0)
+        return log_prob - math.log(self.prior.num_labels) * (labels >= 0)
 
     def sample(
         self,

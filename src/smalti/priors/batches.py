@@ -10,6 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from smalti.core.arguments import check_count
+from smalti.core.conditioners import readable_conditions
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.precision import full_precision
@@ -96,23 +97,23 @@ def continued(
             "pass one action per given frame except the last"
         )
     done = [*(before or [None] * (frames - 1)), *actions, None]
-    ids = [-1 if name is None else _action(name, names, prior) for name in done]
+    reads_actions = "action" in readable_conditions(prior.network)
+    ids = [-1 if name is None else _action(name, names, reads_actions) for name in done]
     grid = (len(done), *prior.grid[1:])
 
     @full_precision(prior)
     def draw(items: slice, **settings: Any) -> Tensor:
         size = items.stop - items.start
         each = torch.tensor([ids] * size, device=given.device)
-        conditions = Conditions(action=each if prior.network.num_actions else None)
+        conditions = Conditions(action=each if reads_actions else None)
         begun = given.repeat(size, 1, 1, 1, 1)
         return prior.sample(size, conditions, temperature, top_k, top_p, grid=grid, given=begun, **settings)
 
     return draw_in_batches(draw, num, batch_size, seed, progress)
 
 
-def _action(name: str, names: Sequence[str], prior: LearnedPrior) -> int:
-    if not prior.network.num_actions or name not in names:
-        is_read = bool(prior.network.num_actions)
+def _action(name: str, names: Sequence[str], is_read: bool) -> int:
+    if not is_read or name not in names:
         hint = suggestion(name, names, "the actions are") if is_read else "this prior does not read actions"
         raise InputError(f"expected an action of this model, received {name!r}: {hint}")
     return names.index(name)
