@@ -38,7 +38,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 @pytest.mark.parametrize(
     ("error", "status", "sentence"),
     [
-        (InputError("expected a,\nreceived b"), 2, "smalti: expected a, received b\n"),
+        (InputError("expected a,\nreceived b"), 2, "smalti: expected a,\\nreceived b\n"),
         (Interrupted("stopped and saved"), 130, "smalti: stopped and saved\n"),
         (KeyboardInterrupt(), 130, ""),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "smalti: the disk is full: "),

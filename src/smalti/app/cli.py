@@ -390,8 +390,7 @@ def main() -> None:
             load_plugins()
         # Not standalone: errors of the command line are reported like all others.
         status = app(prog_name="smalti", standalone_mode=False)
-        if isinstance(status, int) and status:
-            sys.exit(status)
+        sys.exit(status if isinstance(status, int) else 0)
     except Exception as error:
         report = _user_error(error)
         if report is None:
