@@ -10,9 +10,8 @@ from typing import Any, final
 from smalti.app.names import OutputNames
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
+from smalti.data.sources.walk import LEDGER
 
-LEDGER = ".smalti.json"
-"""File in an output folder that lists the commands that have written into it."""
 COMPARISON = "comparison.png"
 """File name of the picture with originals above reconstructions."""
 

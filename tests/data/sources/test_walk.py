@@ -10,6 +10,7 @@ import pytest
 
 from smalti.core.errors import InputError
 from smalti.data.sources import Source, open_source
+from smalti.data.sources.walk import LEDGER
 
 EXTENSIONS = (".png",)
 
@@ -48,6 +49,21 @@ def test_a_run_inside_the_data_is_neither_data_nor_a_class(tmp_path: Path) -> No
 def test_a_store_that_a_killed_run_left_is_no_data(tmp_path: Path) -> None:
     fill(tmp_path, "a.png", "run/data/index.json", "run/data/signals.bin", "run/data/b.png")
     assert names(open_source(str(tmp_path), EXTENSIONS)) == ["a.png"]
+
+
+def test_output_of_commands_below_the_data_is_no_data(tmp_path: Path) -> None:
+    fill(tmp_path, "cat/a.png", "dog/b.png", f"decoded/{LEDGER}", "decoded/a.png", "decoded/sub/b.png")
+    source = open_source(str(tmp_path), EXTENSIONS)
+    assert names(source) == ["cat/a.png", "dog/b.png"]
+    assert ["decoded" in note for note in source.notes("all")] == [True]
+    # Named by the user, it is data.
+    assert names(open_source(str(tmp_path / "decoded"), EXTENSIONS)) == ["a.png", "sub/b.png"]
+
+
+def test_nothing_but_output_of_commands(tmp_path: Path) -> None:
+    fill(tmp_path, f"decoded/{LEDGER}", "decoded/a.png")
+    with pytest.raises(InputError, match="decoded"):
+        open_source(str(tmp_path), EXTENSIONS)
 
 
 def test_another_config_file_makes_no_run(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ class FolderSource(Source):
     If all top-level folders have split names (train, val, test, ...), they are the splits; otherwise there is
     one split, "all". If every file of a split lies in a subfolder, and there are at least two of them, or one
     that is a class of another split, the subfolders are the classes. Hidden files, files of the operating
-    system, and folders that hold a run of smalti are left out; links are followed, except loops. If ".frames"
-    is among the extensions, a folder with that extension is one item.
+    system, and folders below it that hold a run or the output of smalti are left out; links are followed,
+    except loops. If ".frames" is among the extensions, a folder with that extension is one item.
 
     Args:
         path: a folder, or one file.
@@ -78,7 +78,8 @@ class FolderSource(Source):
         # A broken link is kept, and is then reported as an unreadable item.
         for name in (*found.files, *found.broken):
             (listing.wanted if listing.wants(name) else listing.others).append(name)
-        listing.closed, listing.runs, listing.special = found.closed, found.runs, found.special
+        listing.closed, listing.special = found.closed, found.special
+        listing.runs, listing.outputs = found.runs, found.outputs
         if not listing.wanted:
             raise listing.none_wanted(f"below {self._root}")
 

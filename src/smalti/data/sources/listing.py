@@ -24,6 +24,7 @@ class Listing:
         others: files with other extensions.
         closed: folders that could not be opened.
         runs: folders that hold a run of smalti.
+        outputs: folders that commands of smalti have written into.
         special: pipes, sockets and devices.
     """
 
@@ -32,6 +33,7 @@ class Listing:
     others: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
     special: list[str] = field(default_factory=list)
 
     def wants(self, name: str) -> bool:
@@ -45,8 +47,8 @@ class Listing:
             received = f"only {', '.join(f'{n:,} of {ending}' for ending, n in found.most_common(5))}"
         elif self.closed:
             received = f"no files, and folders that cannot be opened, such as {self.closed[0]}"
-        elif self.runs:
-            received = f"no files but those of runs of smalti, such as {self.runs[0]}"
+        elif self.runs or self.outputs:
+            received = f"no files but those that smalti wrote, such as in {[*self.runs, *self.outputs][0]}"
         else:
             received = "no files"
         return InputError(
@@ -89,6 +91,7 @@ class Listing:
             *ignored(closed.get(None, []), "folder", "that cannot be opened"),
             *_not_splits(tops, has_splits),
             *ignored(sorted(self.runs), "folder", "with a run of smalti"),
+            *ignored(sorted(self.outputs), "folder", "into which smalti has written files"),
             *ignored(sorted(self.special), "entry", "that is a pipe, a socket or a device"),
         ]
         return {split: files[split] for split in splits}, notes

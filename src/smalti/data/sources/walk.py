@@ -1,7 +1,8 @@
 """Walk a folder of data: the files to read, and what is left out.
 
 Left out without a word: hidden entries and the files that operating systems leave behind. Left out and
-reported: runs of smalti, whose figures are not data, and entries that are neither files nor folders.
+reported: runs of smalti, folders that its commands have written into, and entries that are neither files nor
+folders.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ LITTER = frozenset(
 )
 """Files and folders of operating systems and storage devices, in lower case."""
 
+LEDGER = ".smalti.json"
+"""File in a folder that commands such as `decode` have written into."""
+
 CONFIG_BYTES = 1 << 20
 """Size limit of the config.json of a run; larger ones are not read."""
 
@@ -43,6 +47,7 @@ class Found:
         broken: entries that the operating system cannot open: dangling links, links to themselves.
         closed: folders that cannot be listed.
         runs: folders that hold a run, or its decoded data.
+        outputs: folders that commands have written into.
         special: pipes, sockets and devices, which may never end.
     """
 
@@ -50,6 +55,7 @@ class Found:
     broken: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
     special: list[str] = field(default_factory=list)
 
 
@@ -77,7 +83,12 @@ def walk(root: Path, is_item: Callable[[str], bool] = lambda name: False) -> Fou
         identity = (status.st_dev, status.st_ino)
         if identity in above:
             continue
-        if prefix and {"config.json", "index.json"} & {entry.name for entry in entries} and is_run(folder):
+        # The folder that the user named is read even if a command has written it.
+        names = {entry.name for entry in entries} if prefix else set()
+        if LEDGER in names:
+            found.outputs.append(prefix.rstrip("/"))
+            continue
+        if {"config.json", "index.json"} & names and is_run(folder):
             found.runs.append(prefix.rstrip("/"))
             continue
         for entry in entries:
