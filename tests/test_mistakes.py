@@ -113,6 +113,8 @@ MISTAKES = {
     "smalti.load(sys.argv[1], 'cuda:99')": "'cuda:99'",
     "vq.save_pretrained(b'x')": "b'x'",
     "prior.sample(1.5)": "1.5",
+    "prior.sample(1, grid=7)": "7",
+    "prior.sample(1, grid=(2, 'x'))": "'x'",
     "prior.sample(2, temperature='hot')": "'hot'",
     "tokenizer.trained.unigram.sample(1.5)": "1.5",
     "tokenizer.trained.unigram.sample(1, temperature=-2)": "-2",

@@ -8,11 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import smalti as library
 from smalti.core.errors import InputError
+from smalti.data.fingerprints import fingerprints, read_fingerprints
+from smalti.data.loader import split_indices
+from smalti.data.store import Store
 from smalti.quantizers.vq import VectorQuantizer
 from smalti.training.checkpoints import RunDirectory
 from tests.runs import TINY, TINY_PRIOR, digests
@@ -40,6 +44,9 @@ def test_settings_of_a_run_without_a_checkpoint_can_be_corrected(
     changed = ("size=8", "num_codes=8", "training.steps=2")
     result = smalti("train", "image", "--data", other, "--out", begun, *TINY, *changed, "--quiet")
     assert result.status == 0, result.err
+    store = Store.open(begun / "data")
+    training, _ = split_indices(store.count, 0.05)
+    assert np.array_equal(read_fingerprints(begun), np.unique(fingerprints(store, training.tolist())))
     tokenizer = library.load(begun, torch.device("cpu"))
     assert (tokenizer.code_shape, tokenizer.classes) == ((1, 2, 2), ("cat", "dog"))
     assert json.loads((begun / "config.json").read_text())["data"] == str(other)

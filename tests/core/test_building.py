@@ -12,11 +12,13 @@ import pytest
 import torch
 
 import smalti
+from smalti.app import sizes
 from smalti.app.recipes import RECIPES, get_recipe
 from smalti.core.building import MOST_MODULES, TooLarge, memory_bytes, plan, size_bytes
 from smalti.core.errors import InputError
 from smalti.core.priors import NETWORKS
 from smalti.quantizers.vq import VectorQuantizer
+from smalti.training.loop import TrainingConfig
 from tests.conformance.models import CASES, SPEC
 from tests.runs import TINY
 
@@ -141,6 +143,26 @@ def test_odd_metadata_gets_a_sentence(content: bytes, run: Path, tmp_path: Path)
         assert len(str(caught.value).splitlines()) == 1
         assert len(str(caught.value)) < 2000
         str(caught.value).encode()
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_the_least_memory_of_a_training(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights, gradient, two moments and average; frozen weights and their average; the batch."""
+
+    def build() -> torch.nn.Module:
+        model = torch.nn.Sequential(torch.nn.Linear(3, 5, bias=False), torch.nn.Linear(2, 7, bias=False))
+        model[1].requires_grad_(requires_grad=False)
+        return model
+
+    needed = (4 * 15 * (4 + 1) + 4 * 14 * 2 + 8 * 100) // ranks
+    training = TrainingConfig(batch_size=8, weight_ema=0.9)
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sizes, "memory_bytes", lambda: needed)
+    sizes.check_memory(build, training, lambda model: 100)
+    monkeypatch.setattr(sizes, "memory_bytes", lambda: needed - 1)
+    with pytest.raises(TooLarge):
+        sizes.check_memory(build, training, lambda model: 100)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,51 +11,56 @@ import torch
 from torch import nn
 
 from smalti.core.building import TooLarge, in_gb, memory_bytes, plan, size_bytes
-from smalti.core.models import Autoencoder
-from smalti.core.signals import SignalSpec
+from smalti.core.models import LatentVariableModel
+from smalti.priors.autoregressive import LearnedPrior
 from smalti.training.loop import TrainingConfig
 
 M = TypeVar("M", bound=nn.Module)
 
 COPIES = 4
-"""Copies of the weights in training: the weights, their gradient and two moments of Adam."""
-BYTES = 4
+"""Copies of trained weights: the weights, their gradient and two moments of Adam."""
 
 
-def check_memory(build: Callable[[], nn.Module], training: TrainingConfig, item_values: int) -> None:
-    """Check that a model, its optimizer and one batch fit into memory; layers' outputs are not counted.
+def check_memory(build: Callable[[], M], training: TrainingConfig, item_bytes: Callable[[M], int]) -> None:
+    """Check that a rank's share of a batch, the model and its optimizer fit into memory.
+
+    The outputs of layers are not counted, so a training that passes may still need too much.
 
     Args:
         build: builds the model.
         training: settings of its training.
-        item_values: float32 values that one item of a batch takes at least.
+        item_bytes: bytes that one item of a batch takes at least.
 
     Raises:
         TooLarge: if they do not fit.
         InputError: if the settings of the model are invalid.
     """
     planned = plan(build)
-    of_model = 0 if planned is None else size_bytes(planned) * (COPIES + bool(training.weight_ema))
-    of_batch = training.batch_size * item_values * BYTES
+    if planned is None:
+        return
+    trained = sum(each.numel() * each.element_size() for each in planned.parameters() if each.requires_grad)
+    of_model = size_bytes(planned) * (1 + bool(training.weight_ema)) + (COPIES - 1) * trained
+    of_batch = training.batch_size * item_bytes(planned)
+    # Ranks share the batch and may share the model.
+    needed = (of_model + of_batch) // max(1, int(os.environ.get("WORLD_SIZE") or 1))
     available = memory_bytes()
     if torch.cuda.is_available():
         available = torch.cuda.get_device_properties(0).total_memory
-    if of_model + of_batch > available:
-        part, advice = (
-            ("a batch", "training.batch_size") if of_batch > of_model else ("the model", "num_codes")
-        )
+    if needed > available:
+        is_batch = of_batch > of_model
+        part, advice = ("a batch", "training.batch_size") if is_batch else ("the model", "num_codes")
         raise TooLarge(
             f"expected a training that fits into the {in_gb(available)} of memory of this machine, received "
-            f"settings that need at least {in_gb(of_model + of_batch)}, most of them for {part}: lower "
-            f"{advice} or the sizes"
+            f"settings that need at least {in_gb(needed)}, most of them for {part}: lower {advice} or the "
+            "sizes"
         )
 
 
-def signal_values(signal: SignalSpec) -> int:
-    """Number of values of one signal."""
-    return signal.channels * math.prod(signal.size)
+def signal_bytes(model: LatentVariableModel) -> int:
+    """Bytes of one signal in float32."""
+    return 4 * model.signal.channels * math.prod(model.signal.size)
 
 
-def logit_values(autoencoder: Autoencoder) -> int:
-    """Number of logits that a prior computes for one item."""
-    return autoencoder.num_codebooks * math.prod(autoencoder.grid) * autoencoder.num_codes
+def logit_bytes(prior: LearnedPrior) -> int:
+    """Bytes of the logits of one item, in half precision."""
+    return 2 * prior.network.num_codebooks * math.prod(prior.grid) * prior.network.num_codes

@@ -219,10 +219,8 @@ def _evaluating(network: AutoregressiveNetwork) -> Iterator[None]:
 
 def _check(num: int, grid: Sequence[int], temperature: float, top_k: int | None, top_p: float | None) -> None:
     check_count("num", num)
-    if not grid or min(grid) < 1:
-        raise InputError(
-            f"expected a grid of sizes of at least 1, received {tuple(grid)}: pass one size per axis"
-        )
+    if not isinstance(grid, Sequence) or not grid or any(not hasattr(n, "__index__") or n < 1 for n in grid):
+        raise InputError(f"expected a grid of sizes of at least 1, received {grid}: pass one size per axis")
     check_draws(temperature, top_k, top_p)
 
 

@@ -30,7 +30,7 @@ from smalti.app.runs import (
     report_kept,
     resumed,
 )
-from smalti.app.sizes import check_memory, signal_values
+from smalti.app.sizes import check_memory, signal_bytes
 from smalti.core.conditions import NO_SIZES, Batch
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
@@ -143,7 +143,7 @@ def _check_settings(
     """Check settings and initial weights before any data is read."""
     check_target(run, recipe)
     check_data(run, data)
-    check_memory(lambda: recipe.model.build(modality.spec), recipe.training, signal_values(modality.spec))
+    check_memory(lambda: recipe.model.build(modality.spec), recipe.training, signal_bytes)
     model = _seeded_model(recipe, modality, NO_SIZES)
     check_num_codes(model)
     if recipe.pretraining is not None:
@@ -179,7 +179,7 @@ def _remember_items(
     run: RunDirectory, store: Store, training: np.ndarray, start: Path | None, quiet: bool
 ) -> None:
     """Save the fingerprints of the training items, and of those that the initial weights were trained on."""
-    if read_fingerprints(run.path) is not None:
+    if run.is_begun and read_fingerprints(run.path) is not None:
         return
     with counting("Fingerprints", quiet) as count:
         own = fingerprints(store, training.tolist(), count)

@@ -14,7 +14,7 @@ from smalti.app.console import counting, note, watching
 from smalti.app.provenance import commit, device
 from smalti.app.recipes.overrides import override
 from smalti.app.runs import DATA_DIRECTORY, check_target, draw_learning_curves, log_summary, report_kept
-from smalti.app.sizes import check_memory, logit_values
+from smalti.app.sizes import check_memory, logit_bytes
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.plugins import loaded_plugins, plugin_hint
@@ -83,7 +83,7 @@ def train_prior_recipe(
     run = RunDirectory(prior_directory(run_path, name))
     check_target(run, recipe, "--name")
     autoencoder = tokenizer.autoencoder
-    check_memory(lambda: new_prior(recipe, autoencoder), recipe.training, logit_values(autoencoder))
+    check_memory(lambda: new_prior(recipe, autoencoder), recipe.training, logit_bytes)
     engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
     tokenizer.autoencoder.to(engine.device)
     quiet = quiet or not engine.is_main
