@@ -632,7 +632,7 @@ class TestParts:
         """Its labels would be charged for and never passed."""
         model = vimco()
         decoder = ConvDecoder(8, 18, strides=(2, 2), conditions={"label": 5})
-        with pytest.raises(InputError, match="conditioned on 5 classes"):
+        with pytest.raises(InputError, match="conditioned on label"):
             VIMCO(model.encoder, decoder, model.family, LARGER, num_codebooks=2, num_codes=5, code_dim=4)
 
     def test_a_config_survives_json(self):
