@@ -19,6 +19,7 @@ import typer
 
 from smalti.app import cli
 from smalti.app.console import console
+from smalti.app.data import report_skipped
 from smalti.app.recipes import RECIPES
 from smalti.core.errors import InputError
 from smalti.training.loop import Interrupted
@@ -346,13 +347,23 @@ def test_advice_names_options_of_the_command(run: Path, smalti: Smalti) -> None:
 
 
 def test_quiet_does_not_hide_what_is_left_out(
-    trained: Path, pictures: Path, tmp_path: Path, smalti: Smalti
+    run: Path, pictures: Path, tmp_path: Path, smalti: Smalti
 ) -> None:
     data = tmp_path / "data"
     data.mkdir()
     shutil.copy(pictures / "cat" / "000.png", data)
     (data / "notes.txt").write_text("Dear Anna")
-    for words in (["encode", trained, "--out", tmp_path / "codes"], ["evaluate", trained]):
+    for words in (["encode", run, "--out", tmp_path / "codes"], ["evaluate", run]):
         result = smalti(*words, "--data", data, "--quiet")
         assert result.status == 0
         assert "1 file was left out (1 .txt)" in " ".join(result.err.split())
+
+
+def test_the_list_of_unreadable_files_says_where_the_others_are(capsys: pytest.CaptureFixture[str]) -> None:
+    skipped = [{"name": f"{index}.png", "reason": "it is empty"} for index in range(47)]
+    report_skipped(skipped, "data/index.json in the run")
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) == 12
+    assert shown[0].startswith("47 unreadable files")
+    assert "37 more" in shown[-1]
+    assert "data/index.json" in shown[-1]

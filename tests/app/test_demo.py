@@ -15,6 +15,7 @@ from PIL import Image
 
 from smalti.app import data
 from smalti.app.commands import demo as demo_verb
+from smalti.app.console import console
 from smalti.app.letters import LettersSource
 from tests.runs import Result
 
@@ -75,16 +76,29 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The demo's directory and its page, of few letters and few steps."""
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """The demo's directory, its page and its notes, of few letters and few steps."""
     few = functools.partial(LettersSource, num_train=104, num_test=52)
     out = tmp_path_factory.mktemp("demo") / "out"
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, console.capture() as captured:
         patch.setattr(data, "LettersSource", few)
         patch.setattr(demo_verb, "LettersSource", few)
-        page = demo_verb.demo(out, TINY, quiet=True)
+        page = demo_verb.demo(out, TINY)
     assert page == out / "index.html"
-    return out, page.read_text(encoding="utf-8")
+    return out, page.read_text(encoding="utf-8"), captured.get()
+
+
+@pytest.fixture(scope="module")
+def demo(shown: tuple[Path, str, str]) -> tuple[Path, str]:
+    """The demo's directory and its page."""
+    return shown[:2]
+
+
+def test_the_demo_does_not_suggest_what_it_does_itself(shown: tuple[Path, str, str]) -> None:
+    notes = shown[2]
+    assert "The run is in" in notes
+    assert "The prior is in" in notes
+    assert "Next:" not in notes
 
 
 def test_the_page_needs_no_other_file(demo: tuple[Path, str]) -> None:

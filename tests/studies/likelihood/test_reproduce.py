@@ -13,12 +13,13 @@ from PIL import Image
 
 from smalti.core.errors import InputError
 from smalti.core.signals import SignalSpec
+from smalti.data.sources import Item, Source
 from smalti.data.store import Store
 from smalti.modalities.image.modality import ImageModality
 from smalti.models.vae import VAEConfig
 from smalti.models.vimco import VIMCOConfig
 from smalti.quantizers.vq import VectorQuantizer
-from smalti.studies.likelihood.recipes import BUDGETS, CODEBOOKS, PARTS, SCALES, study
+from smalti.studies.likelihood.recipes import BUDGETS, CLASSES, CODEBOOKS, HUB_NAMES, PARTS, SCALES, study
 from smalti.studies.records import read_records
 from tests.runs import digests, smooth
 
@@ -55,6 +56,31 @@ def table(data, other, tmp_path_factory):
     out = tmp_path_factory.mktemp("reproduced")
     records = reproduce("cifar10", str(data), out, budget="tiny", seeds=2, pretrain=str(other), quiet=True)
     return out / "cifar10-table-tiny", records
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "data", "expected"),
+    [
+        ("cifar10", CLASSES["cifar10"], "mine", True),
+        ("fashion-mnist", [*CLASSES["fashion-mnist"][1:], "T - shirt / top"], "mine", True),
+        ("fashion-mnist", list("abcdefghij"), "letters", False),
+        ("cifar10", ["cat", "dog"], "pictures", False),
+        ("cifar10", [None], HUB_NAMES["cifar10"], True),
+    ],
+)
+def test_a_data_set_is_known_by_its_classes(name, labels, data, expected):
+    from smalti.studies.likelihood.reproduce import _holds
+
+    class Labelled(Source):
+        description, splits = "labels", ("test",)
+
+        def count(self, split):
+            return len(labels)
+
+        def items(self, split):
+            return (Item(str(index), b"", label) for index, label in enumerate(labels))
+
+    assert _holds(name, data, Labelled(), "test") is expected
 
 
 def test_every_model_and_prior_has_its_records(table):

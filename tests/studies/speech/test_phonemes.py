@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from smalti.data.loader import split_indices
 from smalti.data.padding import padded
 from smalti.data.store import Store
 from smalti.encoders.context import ContextEncoder
+from smalti.studies.speech import phonemes
 from smalti.tokenizer import load
 from tests import sounds
 from tests.runs import Result, command
@@ -31,7 +33,12 @@ Smalti = Callable[..., Result]
 @pytest.fixture(scope="module")
 def report(units: PhoneRun) -> dict[str, Any]:
     words = ("--data", units.data, "--alignments", units.alignments)
-    result = command("phonemes", units.path, *words, "--json")
+    done: list[tuple[int, int]] = []
+    with mock.patch.object(phonemes, "counting") as counting:
+        counting.return_value.__enter__.return_value = lambda *each: done.append(each)
+        result = command("phonemes", units.path, *words, "--json")
+    # Also of a split of which a part fits the map, and another part is scored.
+    assert done[-1][0] == done[-1][1]
     assert result.status == 0, result.err
     assert f"{UNALIGNED}: it has no alignment" in result.err
     return json.loads(result.out)
