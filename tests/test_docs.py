@@ -272,16 +272,15 @@ def test_every_verb_has_help_with_an_example() -> None:
         assert f"smalti {name}" in result.output, name
 
 
-def test_examples_run(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(scratch)
-    run_command("smalti demo --write-images pictures --num 60", scratch)
+def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_command("smalti demo --write-images pictures --num 60", tmp_path)
     settings = [*SMALL.split(), "training.steps=3", "size=16"]
-    for command in (
-        ["tokenize_folder.py", "pictures", "runs/example", *settings],
-        ["overview.py", "runs/mine", "overview.png"],
-    ):
-        forked.run(ROOT / "examples" / command[0], *command[1:], folder=scratch)
-    assert (scratch / "overview.png").stat().st_size > 1000
+    examples = ROOT / "examples"
+    forked.run(examples / "tokenize_folder.py", "pictures", "runs/example", *settings, folder=tmp_path)
+    run_command("smalti train-prior runs/example", tmp_path)
+    forked.run(examples / "overview.py", "runs/example", "overview.png", folder=tmp_path)
+    assert (tmp_path / "overview.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("name", ["own_loop", "own_codes", "foreign_encoder"])
