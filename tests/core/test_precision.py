@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import smalti
+from smalti.core.precision import unrounded_products
 from smalti.core.weights import fingerprint
 from smalti.data.sources import open_source
 from smalti.quantizers.vq import VectorQuantizer
@@ -72,3 +74,19 @@ def test_a_part_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     with double_by_default():
         loaded = VectorQuantizer.from_pretrained(tmp_path)
     assert fingerprint(loaded) == fingerprint(quantizer)
+
+
+@pytest.mark.parametrize(
+    ("device", "names"), [("cpu", ("mkldnn.matmul",)), ("cuda", ("cuda.matmul", "cudnn.conv", "cudnn.rnn"))]
+)
+def test_products_are_not_rounded_and_settings_come_back(device: str, names: tuple[str, ...]) -> None:
+    settings = [attrgetter(name)(torch.backends) for name in names]
+    torch.set_float32_matmul_precision("medium")
+    try:
+        before = [each.fp32_precision for each in settings]
+        assert set(before) <= {"tf32", "bf16"}
+        with unrounded_products(device):
+            assert {each.fp32_precision for each in settings} == {"ieee"}
+        assert [each.fp32_precision for each in settings] == before
+    finally:
+        torch.set_float32_matmul_precision("highest")

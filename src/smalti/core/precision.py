@@ -45,9 +45,11 @@ def full_precision(module: nn.Module) -> Iterator[None]:
     weights = next((each for each in tensors if each.is_floating_point()), None)
     device = "cpu" if weights is None else weights.device.type
     with ExitStack() as stack:
-        stack.enter_context(torch.autocast("cpu" if device == "meta" else device, enabled=False))
+        # Signals are prepared on the CPU also for a model on another device.
+        for each in {"cpu", "cpu" if device == "meta" else device}:
+            stack.enter_context(torch.autocast(each, enabled=False))
         stack.enter_context(default_dtype(torch.float32 if weights is None else weights.dtype))
-        stack.enter_context(_unrounded_products(device))
+        stack.enter_context(unrounded_products(device))
         yield
 
 
@@ -65,7 +67,7 @@ def in_full_precision(function: F) -> F:
 
 
 @contextmanager
-def _unrounded_products(device: str) -> Iterator[None]:
+def unrounded_products(device: str) -> Iterator[None]:
     """Do not let float32 products be rounded; cuDNN uses TF32 for convolutions by default."""
     backends: Any = torch.backends  # its stubs lack these settings
     if device == "cuda":
