@@ -457,11 +457,11 @@ def test_disk_that_fills_up_while_training(
     before = digests(run / "state")
     real = weights.save_file
 
-    def save_file(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    def save_file(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
         if (Path(path).name == "model.safetensors") == (what == "weights"):
             Path(path).write_bytes(b"half of it")
             full()
-        real(tensors, path)
+        real(tensors, path, metadata)
 
     with monkeypatch.context() as patch:
         if what == "metrics":
