@@ -267,7 +267,7 @@ def test_experiments_with_speech(spoken: SoundRun, tmp_path: Path, mistake: Mist
 
     assert "add --data SOURCE" in message("speech")
     assert "add --data SOURCE" in message("phonemes", "--budget", "tiny")
-    assert "expected a budget, received 'gpu': there are tiny, cpu, paper" in message(
+    assert "expected a budget, received 'gpu': did you mean cpu?" in message(
         "speech", "--data", spoken.data, "--budget", "gpu"
     )
     assert "add --alignments TSV" in message("phonemes", "--data", spoken.data, "--budget", "tiny")

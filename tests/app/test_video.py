@@ -138,7 +138,7 @@ def test_codes_to_files_and_back(run: ClipRun, tokenizer: Tokenizer, smalti: Sma
         # A table does not say where the last code's stretch ends.
         ("codes.parquet", {name: grid[0] * run.stride for name, grid in grids.items()}),
     ):
-        out = tmp_path / f"decoded {given}"
+        out = tmp_path / f"decoded_{Path(given).stem}"
         result = smalti("decode", run.path, tmp_path / given, "--out", out, "--quiet")
         assert result.status == 0, result.err
         found = {str(path.relative_to(out)): frames_of(path) for path in out.rglob("*.mp4")}
