@@ -50,6 +50,7 @@ def recipe(data: Any) -> Recipe:
 def started(tmp_path: Path, data: Any) -> RunDirectory:
     run = RunDirectory(tmp_path / "run")
     run.write_config({"kind": "autoencoder", "recipe": recipe(data).model_dump(mode="json")})
+    run.model_path.touch()  # it has begun
     return run
 
 

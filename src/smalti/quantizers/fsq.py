@@ -34,7 +34,7 @@ class FSQConfig(QuantizerConfig):
 
     kind: Literal["fsq"] = "fsq"
     levels: tuple[Annotated[int, Field(ge=2, le=1000)], ...] = Field(
-        default=(8, 5, 5, 5), min_length=1, max_length=32
+        default=(8, 5, 5, 5), min_length=1, max_length=1000
     )
 
     def build(self) -> FSQ:
