@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from smalti.core.errors import InputError
 from smalti.data.codes import CodesInfo, read_codes, write_codes
 from smalti.data.packed import PackedInfo, pack, unpack
 from smalti.quantizers.vq import VectorQuantizer
+from tests.memory import most_memory_kb
 
 LONGEST_S = 5
 MOST_MEMORY_KB = 1_500_000
@@ -219,8 +219,8 @@ def run(trained: str, num: int, seed: int, subjects: list[str]) -> None:
                     print(f"{name} {seed} {index}: {traceback.format_exc()}", file=sys.stderr)
                 seconds = time.process_time() - begin
                 assert seconds < LONGEST_S, (name, index, seconds)
-    if sys.platform.startswith("linux"):
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < MOST_MEMORY_KB
+    most = most_memory_kb()
+    assert most < MOST_MEMORY_KB, most
 
 
 def apart(trained: Path, num: int, seed: int, subjects: list[str]) -> subprocess.CompletedProcess[str]:
