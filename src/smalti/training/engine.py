@@ -6,6 +6,7 @@ only a device, its rank's share of the work, and a backward pass.
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Literal, final
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import InitProcessGroupKwargs
@@ -67,6 +69,8 @@ class Engine:
             ],
         )
         self._tracks = bool(trackers)
+        if self.world > 1:
+            atexit.register(_leave_ranks)
 
     @property
     def device(self) -> torch.device:
@@ -137,3 +141,9 @@ class Engine:
         # Not `end_training`: it would destroy the process group, which ranks still need for synchronisation.
         for tracker in self._accelerator.trackers:
             tracker.finish()
+
+
+def _leave_ranks() -> None:
+    """End the process group: its threads may abort a process that exits while they run."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
