@@ -174,7 +174,7 @@ def cifar10_coupled() -> Recipe:
 
     Command: smalti train cifar10-coupled --data FOLDER --out runs/coupled
     Cost: about 0.25 s per step on one CPU core, four hours in total.
-    Expect: see models/cifar10-coupled/README.md, with the weights of an unfinished training;
+    Expect: see models/cifar10-coupled/README.md, with weights that were also trained on lossless images;
     `--from models/cifar10-coupled` initializes from them.
     """
     width: dict[str, Any] = {
