@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -28,7 +27,7 @@ from smalti.core.errors import InputError
 from smalti.data.codes import CodesInfo, read_codes, write_codes
 from smalti.data.packed import PackedInfo, pack, unpack
 from smalti.quantizers.vq import VectorQuantizer
-from tests.memory import most_memory_kb
+from tests.memory import most_memory_kb, run_apart
 
 LONGEST_S = 5
 MOST_MEMORY_KB = 1_500_000
@@ -226,14 +225,7 @@ def run(trained: str, num: int, seed: int, subjects: list[str]) -> None:
 def apart(trained: Path, num: int, seed: int, subjects: list[str]) -> subprocess.CompletedProcess[str]:
     """Run in a process of its own, whose memory is that of the readers, and which may crash."""
     command = f"from tests.test_fuzz import run; run({str(trained)!r}, {num}, {seed}, {subjects})"
-    paths = os.pathsep.join([os.getcwd(), *sys.path])
-    return subprocess.run(
-        [sys.executable, "-c", command],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": paths},
-    )
+    return run_apart(command)
 
 
 def test_changed_files_of_strangers(trained: Path) -> None:

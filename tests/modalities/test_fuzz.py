@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,7 +16,7 @@ from smalti.modalities.audio.sounds import read_sound
 from smalti.modalities.video.clips import read_clip
 from smalti.modalities.video.modality import VideoConfig
 from tests import videos
-from tests.memory import most_memory_kb
+from tests.memory import most_memory_kb, run_apart
 from tests.modalities.audio.test_every_kind import by_libsndfile, by_pyav
 from tests.modalities.video.test_metadata import encoded
 
@@ -91,14 +89,7 @@ def run(num: int, seed: int) -> None:
 def apart(num: int, seed: int) -> subprocess.CompletedProcess[str]:
     """Run in a process of its own, whose memory and standard error are those of the readers alone."""
     command = f"from tests.modalities.test_fuzz import run; run({num}, {seed})"
-    paths = os.pathsep.join([os.getcwd(), *sys.path])
-    return subprocess.run(
-        [sys.executable, "-c", command],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": paths},
-    )
+    return run_apart(command)
 
 
 def test_damaged_sounds_and_clips() -> None:

@@ -268,7 +268,7 @@ class FramePixelCNN(AutoregressiveNetwork):
         return self.memory(embedded.movedim(-1, 1), action_vectors, past)
 
     def _by_frame(self, conditions: Conditions | None, frames: int) -> Conditions:
-        """What the network of a frame reads, of each frame."""
+        """Return the conditions of each frame, which the network of a frame reads."""
         return (conditions or Conditions()).only(*self._of_frames).by_frame(frames)
 
     def _nothing(self, batch_size: int, grid: Sequence[int]) -> Float[Tensor, "b c h w"]:

@@ -31,7 +31,7 @@ EXPECTED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "union_tag_invalid": lambda limits: limits["expected_tags"].replace("'", ""),
     "missing": lambda _: "a value",
 }
-"""What a setting takes, by the type of pydantic's error or by the word that it begins with."""
+"""Description of a valid value, by the type of pydantic's error or its first word."""
 
 
 def sentence_of(error: Mapping[str, Any], where: str) -> str:

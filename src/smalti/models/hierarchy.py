@@ -383,5 +383,5 @@ class _Maps(LikelihoodFamily):
     def forward(
         self, parameters: Float[Tensor, "b p *size"], conditions: Conditions | None = None
     ) -> Likelihood:
-        """Maps parametrise no likelihood."""
-        raise NotImplementedError
+        """Raise `TypeError`: the maps are the input of the decoder below, and have no likelihood."""
+        raise TypeError("expected the decoder below to read these maps: they parametrise no likelihood")

@@ -157,7 +157,7 @@ def _batches(items: Iterable[_Item], tokenizer: Tokenizer) -> Iterator[list[_Ite
 
 @torch.no_grad()
 def _draws(tokenizer: Tokenizer) -> bool:
-    """Whether the decoder draws signals instead of computing their mean."""
+    """Return True if the decoder draws signals, False if it computes their mean."""
     model = tokenizer.autoencoder
     check_given_conditions(Conditions(), model)
     codes = torch.zeros(1, model.num_codebooks, *model.grid, dtype=torch.int64, device=tokenizer.device)
