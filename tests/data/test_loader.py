@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from smalti.core.errors import InputError
 from smalti.data import loader as loader_module
@@ -104,6 +105,22 @@ class TestBatch:
         loader = Loader(self.images(), batch_size=5, to_model=lambda pixels: pixels.float() / 255)
         batch = next(loader.sequential())
         np.testing.assert_array_equal(batch.data.numpy(), self.images() / np.float32(255))
+
+    def test_augmented_shares_of_ranks_are_the_batch(self):
+        def add(items, draws):
+            return items + draws.view(-1, 1)
+
+        plain, augmented = (make(6, 4, to_model=Tensor.float, augment=how) for how in (None, add))
+        for step in range(3):
+            whole = augmented.batch(step).data
+            draws = whole - plain.batch(step).data
+            assert torch.equal(torch.cat([augmented.batch(step, rank, 2).data for rank in range(2)]), whole)
+            assert draws.min() >= 0
+            assert draws.max() < 1
+            assert draws.unique().numel() == 4
+        assert not torch.equal(augmented.batch(0).data % 1, augmented.batch(3).data % 1)
+        assert torch.equal(next(augmented.sequential(6)).data, next(plain.sequential(6)).data)
+        assert torch.equal(augmented.items(np.arange(6)).data, plain.items(np.arange(6)).data)
 
     def test_indices(self):
         chosen = np.array([4, 0, 3], np.int64)

@@ -107,6 +107,7 @@ def open_loader(
             device=device,
             to_model=modality.to_model,
             to_mask=modality.mask,
+            augment=modality.augment,
         )
     return CropLoader(
         store,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from smalti.core.config import Configuration
@@ -74,6 +74,20 @@ class Modality(ABC):
     @abstractmethod
     def to_model(self, levels: Tensor) -> Float[Tensor, "b c *size"]:
         """Convert stored levels to [-1, 1], or stored continuous values to standardised ones."""
+
+    def augment(
+        self, stored: Shaped[Tensor, "b c *size"], draws: Float[Tensor, " b"]
+    ) -> Shaped[Tensor, "b c *size"]:
+        """Change stored items at random for training; unchanged unless the modality overrides it.
+
+        Only items of one size are augmented, so this is not called if `is_ragged`.
+
+        Args:
+            stored: items of a training batch.
+            draws: a number in [0, 1) for each item, uniform over items and steps.
+        """
+        del draws
+        return stored
 
     def mask(self, stored: Tensor) -> Bool[Tensor, "b c *size"] | None:
         """Return a mask that is False at missing values; None if values cannot be missing."""

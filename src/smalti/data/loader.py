@@ -44,6 +44,7 @@ class Loader:
         device: torch.device | str = "cpu",
         to_model: Callable[[Tensor], Tensor] | None = None,
         to_mask: Callable[[Tensor], Tensor | None] | None = None,
+        augment: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         """
         Args:
@@ -55,6 +56,7 @@ class Loader:
             device: of the batches.
             to_model: maps stored items to `Batch.data`, on the device; None converts to int64, for codes.
             to_mask: maps stored items to `Batch.mask`; None if no value can be missing.
+            augment: changes the stored items of training batches; see `Modality.augment`.
 
         Raises:
             InputError: for an empty set or batch, or a number of labels other than that of the items.
@@ -76,6 +78,7 @@ class Loader:
             )
         self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
         self._to_model, self._to_mask = to_model or _to_codes, to_mask or nothing_missing
+        self._augment = augment
 
         host = torch.from_numpy(data)
         chosen = None if indices is None else torch.from_numpy(np.ascontiguousarray(indices))
@@ -125,7 +128,8 @@ class Loader:
                 f"received {self.batch_size}: choose a multiple of {world}"
             )
         share = self.batch_size // world
-        return self._gather(self._order(step * self.batch_size + rank * share, share))
+        positions = self._order(step * self.batch_size + rank * share, share)
+        return self._gather(positions, self._draws(step)[rank * share : (rank + 1) * share])
 
     def sequential(self, batch_size: int | None = None) -> Iterator[Batch]:
         """Yield every item once, in order, for evaluation; the last batch may be smaller."""
@@ -158,14 +162,21 @@ class Loader:
             self._epoch_cache = cached = (epoch, torch.from_numpy(order))
         return cached[1]
 
-    def _gather(self, positions: Int64[Tensor, " b"]) -> Batch:
-        """Gather the items at these positions of the set."""
+    def _draws(self, step: int) -> Float[Tensor, " batch"]:
+        """Draw a number in [0, 1) for each item of a training batch, over all processes."""
+        drawn = np.random.default_rng([self.seed, step, 1]).random(self.batch_size, np.float32)
+        return torch.from_numpy(drawn)
+
+    def _gather(self, positions: Int64[Tensor, " b"], draws: Float[Tensor, " b"] | None = None) -> Batch:
+        """Gather the items at these positions of the set, augmented by draws if there are any."""
         rows = positions if self._rows is None else self._rows[positions]
         on_device = positions.to(self.device, non_blocking=True)
         if self.resident:
             signals = self._signals.index_select(0, rows if self.device.type == "cpu" else on_device)
         else:
             signals = self._gather_on_host(rows).to(self.device, non_blocking=True)
+        if self._augment is not None and draws is not None:
+            signals = self._augment(signals, draws.to(self.device, non_blocking=True))
         labels = None if self._labels is None else self._labels.index_select(0, on_device)
         voices = None if self.voices is None else self.voices[positions].to(self.device)
         mask = self._to_mask(signals)

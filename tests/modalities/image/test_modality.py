@@ -233,3 +233,15 @@ class TestFigures:
     def test_save_takes_one(self, tmp_path: Path):
         with pytest.raises(InputError, match="one image, received 2"):
             modality().save(torch.zeros(2, 3, 4, 4), tmp_path / "out.png")
+
+
+class TestAugment:
+    def test_flip(self):
+        images = torch.from_numpy(RNG.integers(0, 256, (4, 3, HEIGHT, WIDTH), np.uint8))
+        draws = torch.tensor([0.0, 0.49, 0.5, 0.99])
+        config = modality().config
+        flipped = config.model_copy(update={"flip": True}).build().augment(images, draws)
+        assert torch.equal(flipped[:2], images[:2, ..., torch.arange(WIDTH - 1, -1, -1)])
+        assert torch.equal(flipped[2:], images[2:])
+        assert torch.equal(config.build().augment(images, draws), images)
+        assert config.model_copy(update={"flip": True}).build().protocol() == modality().protocol()

@@ -33,9 +33,15 @@ from smalti.modalities.image.pixels import (
 
 @MODALITIES.register
 class ImageConfig(PictureConfig):
-    """Settings of `ImageModality`."""
+    """Settings of `ImageModality`.
+
+    Attributes:
+        flip: mirror half of the training images horizontally, at random; not for letters or digits. Validation
+            and evaluation use the images as they are.
+    """
 
     kind: Literal["image"] = "image"
+    flip: bool = False
 
     @classmethod
     def tiny(cls) -> ImageConfig:
@@ -87,6 +93,14 @@ class ImageModality(Modality):
             UnreadableItem: with the reason, if the image cannot be read.
         """
         return self.config.read(content)
+
+    def augment(
+        self, stored: UInt8[Tensor, "b c h w"], draws: Float[Tensor, " b"]
+    ) -> UInt8[Tensor, "b c h w"]:
+        """Mirror the images whose draw is below 1/2, if `flip` is set."""
+        if not self.config.flip:
+            return stored
+        return torch.where((draws < 0.5).view(-1, 1, 1, 1), stored.flip(3), stored)
 
     def to_model(self, levels: UInt8[Tensor, "b c h w"]) -> Float32[Tensor, "b c h w"]:
         """Convert levels 0..255 to [-1, 1]: x / 127.5 - 1."""
