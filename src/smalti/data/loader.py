@@ -129,6 +129,8 @@ class Loader:
             )
         share = self.batch_size // world
         positions = self._order(step * self.batch_size + rank * share, share)
+        if self._augment is None:
+            return self._gather(positions)
         return self._gather(positions, self._draws(step)[rank * share : (rank + 1) * share])
 
     def sequential(self, batch_size: int | None = None) -> Iterator[Batch]:

@@ -36,8 +36,8 @@ class ImageConfig(PictureConfig):
     """Settings of `ImageModality`.
 
     Attributes:
-        flip: mirror half of the training images horizontally, at random; not for letters or digits. Validation
-            and evaluation use the images as they are.
+        flip: mirror half of the training images horizontally, at random; not for letters or digits.
+            Validation and evaluation use the images as they are.
     """
 
     kind: Literal["image"] = "image"
