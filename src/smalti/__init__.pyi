@@ -132,6 +132,17 @@ from smalti.quantizers.codebooks.frozen import FrozenCodebook as FrozenCodebook
 from smalti.quantizers.codebooks.frozen import FrozenCodebookConfig as FrozenCodebookConfig
 from smalti.quantizers.codebooks.gradient import GradientCodebook as GradientCodebook
 from smalti.quantizers.codebooks.gradient import GradientCodebookConfig as GradientCodebookConfig
+from smalti.quantizers.estimators.base import ESTIMATORS as ESTIMATORS
+from smalti.quantizers.estimators.base import GradientEstimator as GradientEstimator
+from smalti.quantizers.estimators.base import GradientEstimatorConfig as GradientEstimatorConfig
+from smalti.quantizers.estimators.diveq import DiVeQ as DiVeQ
+from smalti.quantizers.estimators.diveq import DiVeQConfig as DiVeQConfig
+from smalti.quantizers.estimators.nsvq import NSVQ as NSVQ
+from smalti.quantizers.estimators.nsvq import NSVQConfig as NSVQConfig
+from smalti.quantizers.estimators.rotation import Rotation as Rotation
+from smalti.quantizers.estimators.rotation import RotationConfig as RotationConfig
+from smalti.quantizers.estimators.straight_through import StraightThrough as StraightThrough
+from smalti.quantizers.estimators.straight_through import StraightThroughConfig as StraightThroughConfig
 from smalti.quantizers.fsq import FSQ as FSQ
 from smalti.quantizers.fsq import FSQConfig as FSQConfig
 from smalti.quantizers.nearest import nearest_codes as nearest_codes

@@ -20,6 +20,7 @@ from smalti.models.vqvae import VQVAEConfig
 from smalti.nn import collectives
 from smalti.priors.autoregressive import LearnedPrior
 from smalti.quantizers.codebooks.gradient import GradientCodebookConfig
+from smalti.quantizers.estimators.nsvq import NSVQConfig
 from smalti.quantizers.fsq import FSQConfig
 from smalti.quantizers.residual import ResidualVQConfig
 from smalti.quantizers.vq import VectorQuantizerConfig
@@ -128,6 +129,11 @@ CASES: dict[str, Trained] = {
         )
     ),
     "vqvae-reviving": vqvae(quantizer=VectorQuantizerConfig(num_codes=40, code_dim=4, codebook=REVIVING)),
+    "vqvae-nsvq": vqvae(
+        quantizer=VectorQuantizerConfig(
+            num_codes=8, code_dim=4, codebook=GradientCodebookConfig(), gradient=NSVQConfig()
+        )
+    ),
     "vqvae-fsq": vqvae(quantizer=FSQConfig(levels=(4, 3)), shares=False),
     "vqvae-missing": with_missing_values(),
     "prior": prior(),

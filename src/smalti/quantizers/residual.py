@@ -17,8 +17,15 @@ from smalti.nn.collectives import rand_over_ranks
 from smalti.nn.symbols import check_codes
 from smalti.quantizers.codebooks.base import AnyCodebook, Codebook, CodebookConfig, codebook_config, search
 from smalti.quantizers.codebooks.ema import EMACodebookConfig
+from smalti.quantizers.estimators.base import (
+    AnyEstimator,
+    GradientEstimatorConfig,
+    check_trains,
+    estimator_config,
+    title_suffix,
+)
+from smalti.quantizers.estimators.straight_through import StraightThroughConfig
 from smalti.quantizers.layout import Layout
-from smalti.quantizers.straight_through import straight_through
 
 
 @QUANTIZERS.register
@@ -33,6 +40,7 @@ class ResidualVQConfig(QuantizerConfig):
         quantizer_dropout: share of the items of a training batch that are decoded from the first n stages
             only, with n uniform from 1 to the number of stages.
         codebook: update rule of the codebook of each stage.
+        gradient: estimator of the gradient of the latents, which are the sum over stages.
     """
 
     kind: Literal["residual"] = "residual"
@@ -42,6 +50,7 @@ class ResidualVQConfig(QuantizerConfig):
     commitment_weight: float = Field(default=0.25, ge=0)
     quantizer_dropout: float = Field(default=0.0, ge=0, le=1)
     codebook: AnyCodebook = EMACodebookConfig()
+    gradient: AnyEstimator = StraightThroughConfig()
 
     def build(self) -> ResidualVQ:
         """Build the untrained quantizer, for latents with channels first."""
@@ -52,6 +61,7 @@ class ResidualVQConfig(QuantizerConfig):
             self.commitment_weight,
             self.quantizer_dropout,
             self.codebook,
+            gradient=self.gradient,
         )
 
 
@@ -66,6 +76,9 @@ class ResidualVQ(Quantizer):
     moving averages of an EMA codebook replace the first term. All computations are in float32, also under
     autocast.
 
+    The gradient estimator is applied once, to z_e and the sum of the codes. One that trains the codes (DiVeQ,
+    NSVQ) gives the codes of all stages the same gradient; the loss is then 0, its terms are only reported.
+
     Dropout affects only the latents of `forward` in training: `codes` contains the codes of all stages, and
     all stages learn from all items. The first n codes of a position are those of the first n stages.
 
@@ -79,9 +92,12 @@ class ResidualVQ(Quantizer):
         codebook: update rule of the codebooks: "ema", "gradient" (the paper's loss), "frozen", or a config.
         channel_last: latents are `(B, *grid, D)` and codes `(B, *grid, G)`, instead of `(B, D, *grid)` and
             `(B, G, *grid)`.
+        gradient: estimator of the gradient of the latents: "straight_through", "rotation", "diveq", "nsvq",
+            or a config. The last two need codebooks with a gradient.
 
     Raises:
-        InputError: for an unknown kind of codebook.
+        InputError: for an unknown kind of codebook or estimator, or if the estimator is to train codes
+            without a gradient.
         pydantic.ValidationError: for a setting out of range.
     """
 
@@ -96,6 +112,7 @@ class ResidualVQ(Quantizer):
         quantizer_dropout: float = 0.0,
         codebook: str | CodebookConfig = "ema",
         channel_last: bool = False,
+        gradient: str | GradientEstimatorConfig = "straight_through",
     ) -> None:
         super().__init__()
         self.config = ResidualVQConfig(
@@ -105,17 +122,21 @@ class ResidualVQ(Quantizer):
             commitment_weight=commitment_weight,
             quantizer_dropout=quantizer_dropout,
             codebook=codebook_config(codebook),
+            gradient=estimator_config(gradient),
         )
         self.dim, self.num_codes, self.num_codebooks = dim, num_codes, num_quantizers
         self.layout = Layout(dim, channel_last)
         self.codebooks = nn.ModuleList(
             self.config.codebook.build(1, num_codes, dim) for _ in range(num_quantizers)
         )
+        self.estimator = self.config.gradient.build()
+        check_trains(self.estimator, self._stages[0], self._stages[0].kind)
 
     @property
     def title(self) -> str:
-        """Display name: the number of stages and the kind of codebook."""
-        return f"residual VQ of {self.num_codebooks} stages, {self._stages[0].kind} codebooks"
+        """Display name: the number of stages, the kind of codebook, and the estimator."""
+        kind = self._stages[0].kind
+        return f"residual VQ of {self.num_codebooks} stages, {kind} codebooks{title_suffix(self.estimator)}"
 
     def forward(self, latents: Float[Tensor, "b ..."]) -> Quantized:
         """Quantize; in training mode the codebooks also learn from the residuals.
@@ -138,8 +159,8 @@ class ResidualVQ(Quantizer):
             if self.training:
                 codebook.learn(residual.detach(), chosen)
             indices.append(chosen)
-            code = e.detach()
-            residual = residual - code
+            code = e if self.estimator.trains_codes else e.detach()
+            residual = residual - e.detach()
             if kept is not None:
                 # Expand from one number per item to all its positions.
                 used = (kept > stage).repeat_interleave(math.prod(places[1:]))
@@ -154,8 +175,10 @@ class ResidualVQ(Quantizer):
             codebook_loss = torch.stack(learned).mean()
             terms["codebook"] = codebook_loss.detach()
             loss = loss + codebook_loss
+        if self.estimator.trains_codes:
+            loss = torch.zeros_like(commitment)
         return Quantized(
-            latents=self.layout.latents(straight_through(z_e, z_q), places),
+            latents=self.layout.latents(self.estimator(z_e, z_q, self.training), places),
             codes=self.layout.codes(codes, places),
             loss=loss,
             terms=terms,

@@ -1,4 +1,4 @@
-"""Vector quantization with the straight-through estimator (van den Oord et al. 2017, section 3)."""
+"""Vector quantization (van den Oord et al. 2017, section 3)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,15 @@ from smalti.core.results import Quantized
 from smalti.nn.symbols import check_codes
 from smalti.quantizers.codebooks.base import AnyCodebook, CodebookConfig, codebook_config, search
 from smalti.quantizers.codebooks.ema import EMACodebookConfig
+from smalti.quantizers.estimators.base import (
+    AnyEstimator,
+    GradientEstimatorConfig,
+    check_trains,
+    estimator_config,
+    title_suffix,
+)
+from smalti.quantizers.estimators.straight_through import StraightThroughConfig
 from smalti.quantizers.layout import Layout
-from smalti.quantizers.straight_through import straight_through
 
 
 @QUANTIZERS.register
@@ -30,6 +37,7 @@ class VectorQuantizerConfig(QuantizerConfig):
         code_dim: D, dimension of a code.
         commitment_weight: beta, 0.25 in all experiments of the paper.
         codebook: update rule of the codebook.
+        gradient: estimator of the gradient of the latents.
     """
 
     kind: Literal["vq"] = "vq"
@@ -38,6 +46,7 @@ class VectorQuantizerConfig(QuantizerConfig):
     code_dim: int = Field(default=64, ge=1)
     commitment_weight: float = Field(default=0.25, ge=0)
     codebook: AnyCodebook = EMACodebookConfig()
+    gradient: AnyEstimator = StraightThroughConfig()
 
     @classmethod
     def tiny(cls) -> VectorQuantizerConfig:
@@ -52,6 +61,7 @@ class VectorQuantizerConfig(QuantizerConfig):
             num_codebooks=self.num_codebooks,
             commitment_weight=self.commitment_weight,
             codebook=self.codebook,
+            gradient=self.gradient,
         )
 
 
@@ -61,7 +71,8 @@ class VectorQuantizer(Quantizer):
 
         loss = |sg[z_e] - e|^2 + beta |z_e - sg[e]|^2
 
-    Both terms are averaged over all elements; the moving averages of an EMA codebook replace the first. All
+    Both terms are averaged over all elements; the moving averages of an EMA codebook replace the first. With
+    an estimator that trains the codes (DiVeQ, NSVQ) the loss is 0, and both terms are only reported. All
     computations are in float32, also under autocast. `config` holds all settings except the layout.
 
     Args:
@@ -72,9 +83,12 @@ class VectorQuantizer(Quantizer):
         codebook: update rule of the codebook: "ema", "gradient" (the paper's loss), "frozen", or a config.
         channel_last: latents are `(B, *grid, D)` and codes `(B, *grid, G)`, instead of `(B, D, *grid)` and
             `(B, G, *grid)`.
+        gradient: estimator of the gradient of the latents: "straight_through", "rotation", "diveq", "nsvq",
+            or a config. The last two need a codebook with a gradient.
 
     Raises:
-        InputError: if G does not divide the channels, or for an unknown kind of codebook.
+        InputError: if G does not divide the channels, for an unknown kind of codebook or estimator, or if
+            the estimator is to train codes without a gradient.
         pydantic.ValidationError: for a setting out of range.
     """
 
@@ -88,6 +102,7 @@ class VectorQuantizer(Quantizer):
         commitment_weight: float = 0.25,
         codebook: str | CodebookConfig = "ema",
         channel_last: bool = False,
+        gradient: str | GradientEstimatorConfig = "straight_through",
     ) -> None:
         super().__init__()
         if num_codebooks > 0 and dim % num_codebooks:
@@ -101,15 +116,18 @@ class VectorQuantizer(Quantizer):
             code_dim=dim // max(1, num_codebooks),
             commitment_weight=commitment_weight,
             codebook=codebook_config(codebook),
+            gradient=estimator_config(gradient),
         )
         self.dim, self.num_codes, self.num_codebooks = dim, num_codes, num_codebooks
         self.layout = Layout(dim, channel_last)
         self.codebook = self.config.codebook.build(num_codebooks, num_codes, self.config.code_dim)
+        self.estimator = self.config.gradient.build()
+        check_trains(self.estimator, self.codebook, self.codebook.kind)
 
     @property
     def title(self) -> str:
-        """Display name: the kind of codebook."""
-        return f"{self.codebook.kind} codebook"
+        """Display name: the kind of codebook, and the estimator unless it is straight-through."""
+        return f"{self.codebook.kind} codebook{title_suffix(self.estimator)}"
 
     def forward(self, latents: Float[Tensor, "b ..."]) -> Quantized:
         """Quantize; in training mode the codebook also learns from the latents.
@@ -129,11 +147,13 @@ class VectorQuantizer(Quantizer):
         if codebook_loss is not None:
             terms["codebook"] = codebook_loss.detach()
             loss = loss + codebook_loss
+        if self.estimator.trains_codes:
+            loss = torch.zeros_like(commitment)
         if self.training:
             self.codebook.learn(z_e.detach(), indices)
         places = self.layout.places(latents)
         return Quantized(
-            latents=self.layout.latents(straight_through(z_e, z_q), places),
+            latents=self.layout.latents(self.estimator(z_e, z_q, self.training), places),
             codes=self.layout.codes(indices, places),
             loss=loss,
             terms=terms,
