@@ -1,4 +1,4 @@
-"""What tests of whole runs share: settings that train in a second, made pictures, the look of a folder."""
+"""Shared by tests of whole runs: settings that train in a second, made pictures, digests of folders."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TINY_PRIOR = [
 
 @dataclass(frozen=True)
 class Result:
-    """What a command left: its exit status, and what it printed."""
+    """Exit status of a command, and the text that it printed."""
 
     status: int
     out: str

@@ -1,4 +1,4 @@
-"""What tests of runs over sounds share: made sounds, and settings that train in seconds."""
+"""Shared by tests of runs over sounds: made sounds, and settings that train in seconds."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def tone(rng: np.random.Generator, seconds: float, rate_hz: int, hz: float, kind
 
 @dataclass(frozen=True)
 class Kind:
-    """How a file of sound is written."""
+    """Format of a file of sound."""
 
     ending: str
     subtype: str
@@ -120,7 +120,7 @@ def save(path: Path, wave: np.ndarray, kind: Kind = KINDS[0]) -> Path:
 
 
 PHONES = {"AA": 500.0, "IY": 1500.0, "S": 4000.0}
-"""What stands for phones: noisy tones of these frequencies, Hz."""
+"""Frequencies of the noisy tones that stand for phones, Hz."""
 
 Segments = list[tuple[float, float, str]]
 """Start and end in seconds, and the phone."""

@@ -130,7 +130,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def needs_vizdoom(words: list[str]) -> bool:
-    """Whether a command collects frames, or goes on from them."""
+    """True if a command collects frames, or goes on from them."""
     return bool({"collect", "runs/frames", "runs/second", "runs/walks"} & set(words))
 
 

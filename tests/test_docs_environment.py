@@ -16,14 +16,14 @@ NEEDED = {"speech": "speech", "doom": "doom"}
 
 @dataclass
 class Shell:
-    """What is installed, and whether `smalti` is found."""
+    """State of the environment: the extras that are installed, and whether `smalti` is found."""
 
     has_venv: bool = False
     finds_smalti: bool = False
     extras: set[str] = field(default_factory=set)
 
     def refused(self, line: str) -> bool:
-        """Whether a command is not found or lacks an extra; otherwise take over what it installs."""
+        """True if a command is not found or lacks an extra; otherwise take over what it installs."""
         words = shlex.split(line, comments=True)
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
             words.pop(0)

@@ -48,7 +48,7 @@ def strangers(units: PhoneRun, tmp_path_factory: pytest.TempPathFactory) -> Path
 def encoded(
     units: PhoneRun, strangers: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, np.ndarray]:
-    """What `smalti encode` writes."""
+    """Codes that `smalti encode` writes."""
     file = tmp_path_factory.mktemp("codes") / "codes.parquet"
     result = command("encode", units.path, "--data", strangers, "--out", file)
     assert result.status == 0, result.err

@@ -1,4 +1,4 @@
-"""What tests of clips share: made clips, in files of every kind."""
+"""Shared by tests of clips: made clips, in files of every kind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Kind:
-    """How a file of frames is written."""
+    """Format of a file of frames."""
 
     ending: str
     codec: str
@@ -102,7 +102,7 @@ def save_folder(path: Path, frames: np.ndarray) -> Path:
 
 
 STEPS = {"left": -2, "right": 2, "wait": 0}
-"""What each action of `walk` does, in pixels."""
+"""Displacement by each action of `walk`, pixels."""
 
 
 def walk(actions: Sequence[str], size: int = 16) -> np.ndarray:

@@ -44,7 +44,7 @@ TINY = [
 
 
 class Page(HTMLParser):
-    """What a browser would fetch, and what it would show."""
+    """The addresses that a browser would fetch, and the text that it would show."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

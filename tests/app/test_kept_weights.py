@@ -1,4 +1,4 @@
-"""What a run says of the weights that it keeps."""
+"""Reports of a run on the weights that it keeps."""
 
 from __future__ import annotations
 

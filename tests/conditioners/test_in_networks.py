@@ -70,7 +70,7 @@ def codes(num_codebooks: int = 1) -> torch.Tensor:
 
 @torch.no_grad()
 def outputs(conditions: Conditions) -> dict[str, torch.Tensor]:
-    """What a prior and a decoder give under conditions that went the whole way of a batch."""
+    """Outputs of a prior and a decoder under conditions that passed through a batch."""
     moved = conditions.to(torch.device("cpu")).part(slice(1, None)).part([2, 1, 0])
     batch = Batch(codes()[1:], moved)
     latents = torch.randn(3, 3, *GRID, dtype=torch.float64, generator=torch.Generator().manual_seed(3))

@@ -1,4 +1,4 @@
-"""Which concrete classes there are of an interface, so that a table of cases can be held complete."""
+"""The concrete classes of an interface, so that a table of cases can be held complete."""
 
 import importlib
 import inspect
@@ -8,7 +8,7 @@ from functools import cache
 import smalti
 
 ABOVE_THE_MODELS = {"__main__", "app", "recipe", "studies", "tokenizer", "training"}
-"""What composes implementations, and has none of its own."""
+"""Classes that compose implementations, and have none of their own."""
 
 
 @cache

@@ -31,7 +31,7 @@ from smalti.quantizers.vq import VectorQuantizer
 
 @dataclass(frozen=True)
 class Case:
-    """How one model is built.
+    """Recipe for building one model.
 
     Attributes:
         kind: its class.

@@ -101,7 +101,7 @@ def test_the_loss_of_an_item_does_not_depend_on_the_batch(case):
 
 @contextlib.contextmanager
 def settings_of_the_caller():
-    """What a caller may have set for its own networks."""
+    """Settings of torch that a caller may have made for its own networks."""
     torch.set_default_dtype(torch.float64)
     torch.set_float32_matmul_precision("medium")
     try:

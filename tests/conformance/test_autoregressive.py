@@ -33,7 +33,7 @@ NUM_CODES, NUM_CLASSES = 5, 3
 
 @dataclass(frozen=True)
 class Case:
-    """How to build a network as `build(num_codes, num_codebooks, conditions)`.
+    """Recipe for building a network: `build(num_codes, num_codebooks, conditions)`.
 
     Attributes:
         build: makes the tiny network.

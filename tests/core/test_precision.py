@@ -1,4 +1,4 @@
-"""What a caller sets for its own networks changes neither weights, codes nor what is decoded."""
+"""Settings of torch that a caller makes for its own networks change neither weights, codes nor signals."""
 
 from __future__ import annotations
 

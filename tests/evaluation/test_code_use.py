@@ -1,4 +1,4 @@
-"""What codes are worth to a decoder: a model whose every probability is known, counted by hand."""
+"""Reliance of a decoder on codes: a model whose every probability is known, counted by hand."""
 
 import math
 from collections.abc import Sequence

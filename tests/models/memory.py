@@ -1,4 +1,4 @@
-"""How much of what a piece of code makes is alive at once, whoever holds it."""
+"""The most memory of the tensors that a piece of code makes, whoever holds them."""
 
 from __future__ import annotations
 

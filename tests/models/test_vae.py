@@ -63,7 +63,7 @@ def evidence(model: VAE, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Weights:
-    """What a draw of the posterior gives, at every node of its noise; for one signal."""
+    """Result of a draw of the posterior at every node of its noise; for one signal."""
 
     log_prob: Tensor
     log_weight: Tensor

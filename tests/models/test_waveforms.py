@@ -53,7 +53,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def decoded_latents(model: VQVAE) -> list[torch.Tensor]:
-    """What the decoder is given from now on."""
+    """Inputs of the decoder from now on."""
     seen: list[torch.Tensor] = []
     model.decoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
     return seen
@@ -150,7 +150,7 @@ class TestLoss:
 
 
 class TestRegularisers:
-    """What training does to the latents between quantizer and decoder, and nothing else does."""
+    """Regularisation of the latents between quantizer and decoder, in training only."""
 
     @torch.no_grad()
     def run(self, training: bool, **parts) -> tuple[torch.Tensor, torch.Tensor]:

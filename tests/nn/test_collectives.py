@@ -30,7 +30,7 @@ def _on_rank(rank: int, world: int, work: Callable[[int], Any], directory: str) 
 
 
 def on_ranks(work: Callable[[int], Any], world: int) -> list[Any]:
-    """What `work(rank)`, a function of a module, returns on each of `world` processes."""
+    """Results of `work(rank)`, a function of a module, on each of `world` processes."""
     with tempfile.TemporaryDirectory() as directory:
         mp.start_processes(_on_rank, (world, work, directory), nprocs=world, start_method=forked.METHOD)
         return [torch.load(Path(directory) / f"{rank}.pt") for rank in range(world)]

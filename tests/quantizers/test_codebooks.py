@@ -1,4 +1,4 @@
-"""How codebooks learn: the averages against NumPy, initialisation, revival, and several processes as one."""
+"""Learning of codebooks: the averages against NumPy, initialisation, revival; several processes as one."""
 
 import copy
 
@@ -29,7 +29,7 @@ def ema(num_codebooks: int = 1, num_codes: int = 4, code_dim: int = 2, started: 
 
 
 def step(codebook: EMACodebook, tokens: torch.Tensor) -> torch.Tensor:
-    """What a quantizer does with a training batch."""
+    """Output of a quantizer for a training batch."""
     codebook.prepare(tokens)
     indices = search(tokens, codebook.codes)
     codebook.learn(tokens, indices)

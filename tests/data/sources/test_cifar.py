@@ -250,7 +250,7 @@ def test_a_batch_is_missing(tmp_path, place, monkeypatch):
 
 
 class Harm:
-    """What a pickle must not be able to do."""
+    """A call that a pickle must not be able to make."""
 
     def __init__(self, path: Path):
         self.command = f"touch {path}"

@@ -1,4 +1,4 @@
-"""What a user writes, and the source that it becomes."""
+"""Texts of users, and the sources that they open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a folder may hold besides its data: runs, litter, broken links, pipes."""
+"""Folders with more than data: runs, litter, broken links, pipes."""
 
 from __future__ import annotations
 

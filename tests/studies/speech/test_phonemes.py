@@ -1,4 +1,4 @@
-"""How much of the phonemes is in a run's codes: the verb against a count by hand."""
+"""Phonemes in a run's codes: the command against a count by hand."""
 
 from __future__ import annotations
 

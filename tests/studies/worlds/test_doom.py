@@ -35,7 +35,7 @@ def test_actions_are_held(episodes):
 
 
 def test_turning_left_and_right_move_the_picture_apart(episodes):
-    """What was in the middle goes to the right under a turn to the left, by correlation of columns."""
+    """The middle of the picture moves to the right under a turn to the left, by correlation of columns."""
     shifts = {"left": [], "right": []}
     for episode in episodes:
         for index, action in enumerate(episode.actions[:-1]):
