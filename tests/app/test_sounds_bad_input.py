@@ -34,7 +34,7 @@ def packed(spoken: SoundRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def left(path: Path) -> list[str]:
-    """What lies in a folder, folders as well."""
+    """Names of all files and folders below a folder."""
     return sorted(str(one.relative_to(path)) for one in path.rglob("*"))
 
 
@@ -267,7 +267,7 @@ def test_experiments_with_speech(spoken: SoundRun, tmp_path: Path, mistake: Mist
 
     assert "add --data SOURCE" in message("speech")
     assert "add --data SOURCE" in message("phonemes", "--budget", "tiny")
-    assert "expected a budget, received 'gpu': did you mean cpu?" in message(
+    assert "expected a budget, received 'gpu': there are " in message(
         "speech", "--data", spoken.data, "--budget", "gpu"
     )
     assert "add --alignments TSV" in message("phonemes", "--data", spoken.data, "--budget", "tiny")

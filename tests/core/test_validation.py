@@ -78,6 +78,10 @@ def test_suggestions() -> None:
     names = ("image", "hierarchy", "fashion-mnist")
     assert suggestion("imgae", names) == "did you mean image?"
     assert suggestion("Fashion-MNITS", names) == "did you mean fashion-mnist?"
+    assert suggestion("fashion", names) == "did you mean fashion-mnist?"
+    assert suggestion("gpu", ["cpu", "paper"]) == "there are cpu, paper"
+    assert suggestion("im", ["imagen", "imager"]) == "there are imagen, imager"
+    assert suggestion("", ["image"]) == "there are image"
     assert suggestion("zebra", names) == "there are image, hierarchy, fashion-mnist"
     assert suggestion("zebra", [], "the classes are") == "the classes are none"
     assert suggestion("zebra", [str(n) for n in range(30)]).endswith("19, and 10 more")

@@ -168,7 +168,7 @@ def test_left_out_keys_need_their_full_name() -> None:
         ("per_frame=maybe", "per_frame: expected true or false, received 'maybe'"),
         ("learning_rate=nan", "learning_rate: expected a number above 0"),
         ("codebook.kind=emma", "received 'emma': did you mean ema?"),
-        ("model.kind=vqgan", "did you mean vqvae"),
+        ("model.kind=vqave", "did you mean vqvae"),
         ("latent_dim=5", "unknown key 'latent_dim'"),
         ("num_samples=5", "unknown key 'num_samples'"),
         (
