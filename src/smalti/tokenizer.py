@@ -251,7 +251,21 @@ class Tokenizer:
         class_name: str | None = None,
         sample_rate: int | None = None,
     ) -> Any:
-        """Encode and decode signals; audio and clips keep their own length. See `encode` for arguments."""
+        """Encode and decode signals; audio and clips keep their own length.
+
+        Args:
+            signals: as in `encode`.
+            batch_size: maximum number of images per batch; audio and clips are decoded one by one.
+            class_name: class (speaker) for a class-conditional decoder, as in `decode`.
+            sample_rate: as in `encode`.
+
+        Returns:
+            For images, a tensor; for audio and clips, a list with one tensor per item (see `decode`).
+
+        Raises:
+            InputError: as `encode` and `decode`.
+        """
+        batch_size = check_count("batch_size", batch_size)
         if not self.modality.is_ragged:
             codes = self.encode(signals, batch_size, sample_rate=sample_rate)
             return self.decode(codes, batch_size, class_name)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from smalti.app.console import Pace, bar, by_phase, console, counting, duration, watching
+from smalti.app import runs
+from smalti.app.console import Pace, amount, bar, by_phase, console, counting, duration, watching
 from smalti.app.runs import draw_learning_curves
 from smalti.core.errors import InputError
 from smalti.training.checkpoints import RunDirectory
@@ -99,6 +100,24 @@ def test_durations() -> None:
         "2 h",
         "2 days",
     ]
+
+
+def test_curves_state_their_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[dict[str, str]] = []
+    monkeypatch.setattr(runs, "learning_curves", lambda metrics, titles, path: drawn.append(titles))
+    for name, metrics in (("one", {"loss": 1.0, "psnr": 20.0}), ("two", TWO_PHASES)):
+        run = RunDirectory(tmp_path / name)
+        run.append_metrics({"step": 1, "split": "train", **metrics})
+        draw_learning_curves(run)
+    assert drawn[0] == {"loss": "loss, nats", "psnr": "PSNR, dB"}
+    assert drawn[1]["generator/loss"] == "generator loss"
+
+
+@pytest.mark.parametrize(
+    ("num", "expected"), [(0, "0 pictures"), (1, "1 picture"), (2, "2 pictures"), (1024, "1,024 pictures")]
+)
+def test_amounts(num: int, expected: str) -> None:
+    assert amount(num, "pictures") == expected
 
 
 def test_each_phase_has_curves_of_its_own(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from smalti.studies.records import read_records
 from smalti.studies.worlds.video_figures import of_another_clip, stretches
 from smalti.tokenizer import load
 from tests import videos
-from tests.runs import TRAINING, WIDTHS, command
+from tests.runs import TRAINING, WIDTHS, command, digests
 
 SETTINGS = [
     *TRAINING,
@@ -68,9 +68,19 @@ def test_actions_go_with_the_codes_into_the_prior(run):
 
 
 def test_it_writes_clips_a_strip_and_codes(run, data, tmp_path):
-    result = rollout(
-        run, "--input", data, "--actions", "left*3 right", "--given", 3, "--num", 2, "--out", tmp_path / "out"
-    )
+    words = [
+        "--input",
+        data,
+        "--actions",
+        "left*3 right",
+        "--given",
+        3,
+        "--num",
+        2,
+        "--out",
+        tmp_path / "out",
+    ]
+    result = rollout(run, *words)
     assert result.status == 0, result.err
     names = sorted(path.name for path in (tmp_path / "out").glob("[!.]*"))
     assert names == ["00000.gif", "00000.mp4", "00001.gif", "00001.mp4", "codes.parquet", "strip.png"]
@@ -83,6 +93,10 @@ def test_it_writes_clips_a_strip_and_codes(run, data, tmp_path):
     (given,) = tokenizer.encode(clip[:, -3:].contiguous())
     assert np.array_equal(drawn[:, :, :3], given.numpy().repeat(2, 0))
     assert frames_of(tmp_path / "out" / "00000.mp4").shape == (7, 16, 16, 3)
+    before = digests(tmp_path / "out")
+    (tmp_path / "out" / "00001.gif").unlink()
+    assert rollout(run, *words).status == 0
+    assert digests(tmp_path / "out") == before
 
 
 def test_equal_seeds_draw_equal_clips_and_actions_change_them(run, data, tmp_path):

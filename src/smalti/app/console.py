@@ -199,6 +199,11 @@ def counting(title: str, quiet: bool = False) -> Iterator[Counter]:
         yield progress.show
 
 
+def amount(num: int, things: str) -> str:
+    """Format a number of things, whose name is in the plural: "1 picture", "1,024 pictures"."""
+    return f"{num:,} {things.removesuffix('s') if num == 1 else things}"
+
+
 Counter = Callable[[int, int], None]
 """Callback with arguments (done, total) that updates a progress bar."""
 

@@ -9,7 +9,7 @@ from typing import final
 import numpy as np
 import torch
 
-from smalti.app.console import counting, note
+from smalti.app.console import amount, counting, note
 from smalti.app.letters import LettersSource
 from smalti.core.conditioners import check_data_conditions
 from smalti.core.errors import InputError
@@ -154,7 +154,7 @@ def prepare(
         store = Store.open(directory)
         if keep and source.count(split) != store.count + len(store.skipped):
             note(
-                f"The data has changed; the run continues with its original {store.count} items.",
+                f"The data has changed; the run continues with its original {amount(store.count, 'items')}.",
                 quiet,
             )
         same = (store.source, store.split, store.protocol) == (source.description, split, modality.protocol())

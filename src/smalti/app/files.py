@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from smalti.app.console import note
 from smalti.app.data import open_data
+from smalti.app.outputs import OutputFolder
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
-from smalti.data.codes import CodesInfo
+from smalti.core.weights import fingerprint
+from smalti.data.codes import CodesInfo, write_codes
 from smalti.data.sources import Item
 from smalti.data.sources.base import Content
 from smalti.tokenizer import Tokenizer
@@ -72,11 +76,46 @@ def _stamp(content: Path | bytes | np.ndarray) -> object:
     if not isinstance(content, Path):
         content = content.tobytes() if isinstance(content, np.ndarray) else content
         return hashlib.sha256(content).hexdigest()
+    states = [(state.st_size, state.st_mtime_ns) for state in _states(content)]
+    return os.path.realpath(content), *states
+
+
+def last_change_ns(content: Content) -> int:
+    """Return the time of the last change of an item's files, nanoseconds; 0 for content without files.
+
+    Replacing a file counts, even by one with an older time of modification.
+    """
+    parts = content if isinstance(content, tuple) else (content,)
+    states = [state for part in parts if isinstance(part, Path) for state in _states(part)]
+    return max((max(state.st_mtime_ns, state.st_ctime_ns) for state in states), default=0)
+
+
+def _states(path: Path) -> list[os.stat_result]:
+    """Return the states of a file, or of a folder and the files in it; [] if it cannot be read."""
     try:
-        state = content.stat()
+        paths = [path, *sorted(path.iterdir())] if path.is_dir() else [path]
+        return [each.stat() for each in paths]
     except OSError:
-        return str(content)
-    return str(content.resolve()), state.st_size, state.st_mtime_ns
+        return []
+
+
+def write_table(
+    folder: OutputFolder,
+    path: Path,
+    tokenizer: Tokenizer,
+    names: Sequence[str],
+    codes: Int64[Tensor, "b g *grid"],
+    class_name: str | None = None,
+) -> None:
+    """Write the codes of generated items of one class as a Parquet table, unless it exists."""
+    rows = (list(names), codes.numpy(), [class_name] * len(names))
+    folder.save(path, lambda temporary: write_codes(temporary, codes_info(tokenizer), [rows]))
+
+
+def prior_fingerprint(tokenizer: Tokenizer, name: str) -> str | None:
+    """Return the fingerprint of a learned prior of a run, or None if there is no such prior."""
+    prior = tokenizer.trained.learned.get(name)
+    return None if prior is None else fingerprint(prior)
 
 
 def codes_info(tokenizer: Tokenizer) -> CodesInfo:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from smalti.app.console import SHORT, by_phase, note
+from smalti.app.console import SHORT, amount, by_phase, note
 from smalti.app.recipes.overrides import differences
 from smalti.core.errors import InputError
 from smalti.core.plugins import plugin_hint
@@ -32,7 +32,7 @@ CURVES = {
     "bits_per_dim": "bits/dim, no learned prior",
     "distortion_nats_per_dim": "distortion, nats/dim",
     "nats_per_dim": "nats/dim, no learned prior",
-    "mse": "squared error",
+    "mse": "squared error, standardised",
     "bits_per_code": "bits per code",
     "psnr": "PSNR, dB",
     "rate_bits_per_dim": "rate, bits/dim",
@@ -151,9 +151,10 @@ def check_start(run: RunDirectory, start: str | None) -> None:
 def log_summary(config: TrainingConfig, count: int, model: torch.nn.Module, quiet: bool) -> None:
     """Print the numbers of items, parameters, steps and epochs before training."""
     millions = sum(p.numel() for p in model.parameters()) / 1e6
+    epochs = config.steps * config.batch_size / count
     note(
-        f"{count} items, {millions:.2f} M parameters, {config.steps} steps of {config.batch_size} "
-        f"({config.steps * config.batch_size / count:.1f} epochs). Ctrl-C saves and stops.",
+        f"{amount(count, 'items')}, {millions:.2f} M parameters, {amount(config.steps, 'steps')} of "
+        f"{config.batch_size} ({epochs:.1f} epochs). Ctrl-C saves and stops.",
         quiet,
     )
 
@@ -186,4 +187,6 @@ def draw_learning_curves(run: RunDirectory) -> None:
     """Plot the metrics in `CURVES` to figures/learning_curves.png, one plot per training phase."""
     metrics = run.metrics()
     titles = by_phase((name for line in metrics for name in line), CURVES)
+    if "loss" in titles:  # of a single phase; one of several phases may have any unit
+        titles["loss"] = "loss, nats"
     learning_curves(metrics, titles, run.figures_path / "learning_curves.png")

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from smalti.app.console import counting, note
+from smalti.app.console import amount, counting, note
 from smalti.app.files import codes_info
 from smalti.app.outputs import OutputFolder, output_paths
 from smalti.core.conditioners import check_given_conditions
@@ -108,7 +108,7 @@ def decode(
                 signal = None if signals is None else signals[index : index + 1, :, : one.length]
                 pending.append(pool.submit(_save, folder, target, tokenizer.modality, signal))
         finish(0)
-    note(f"{len(targets)} {tokenizer.modality.plural_name} are in {out}.", quiet)
+    note(f"{out} holds {amount(len(targets), tokenizer.modality.plural_name)}.", quiet)
     return len(targets)
 
 

@@ -14,7 +14,7 @@ from smalti import __version__
 from smalti.app.commands.evaluate import evaluate, note_of_lossless, show
 from smalti.app.commands.train import train
 from smalti.app.commands.train_prior import train_prior
-from smalti.app.console import note
+from smalti.app.console import amount, note
 from smalti.app.letters import LettersSource, write_folder
 from smalti.app.pages.page import inline, write_page
 from smalti.app.provenance import device
@@ -40,7 +40,7 @@ def write_pictures(directory: Path, num: int, split: str = "train", quiet: bool 
     write_folder(directory, num, split=split)
     train, evaluate = (f"{command} --data {directory}" for command in ("train image", "evaluate runs/mine"))
     command = f"{train} --out runs/mine" if split == "train" else evaluate
-    note(f"{num} pictures are in {directory}. Next: smalti {command}", quiet)
+    note(f"{directory} holds {amount(num, 'pictures')}. Next: smalti {command}", quiet)
 
 
 def demo(out: Path, assignments: Sequence[str] = (), quiet: bool = False) -> Path:

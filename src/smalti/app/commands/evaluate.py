@@ -13,7 +13,7 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from smalti.app.console import counting, note
+from smalti.app.console import amount, counting, note
 from smalti.app.data import open_data, open_loader, pick_split, prepare
 from smalti.app.runs import check_model, model_of
 from smalti.core.conditions import Batch
@@ -96,12 +96,13 @@ def show(report: dict[str, Any], protocol: bool = False) -> None:
 
     unit = "bits" if "bits_per_dim" in report else "nats"
     seen = f" ({number} trained on)" if (number := report.get("num_trained_on")) else ""
-    table = Table(title=f"{escape(report['data'])}, split {report['split']}: {report['num']} items{seen}")
+    items = amount(report["num"], "items")
+    table = Table(title=f"{escape(report['data'])}, split {report['split']}: {items}{seen}")
     for column in ("prior", f"{unit}/dim", "= rate", "+ distortion", "stderr", "nats/code"):
         table.add_column(column, justify="left" if column == "prior" else "right")
     for name, row in report[f"{unit}_per_dim"].items():
         table.add_row(
-            f"{name} | {', '.join(row['given'])}" if "given" in row else name,
+            escape(f"{name} | {', '.join(row['given'])}" if "given" in row else name),
             *(
                 _figure(row.get(key))
                 for key in (f"{unit}_per_dim", "rate", "distortion", "stderr", "nats_per_code")
@@ -188,7 +189,7 @@ def _note_of_training_data(report: dict[str, Any]) -> str | None:
     seen, num = report.get("num_trained_on"), report["num"]
     if not seen:
         return None
-    part = "these items" if seen == num else f"{seen} of these {num} items"
+    part = f"{seen} of these {num} items" if seen < num else "this item" if num == 1 else "these items"
     return (
         f"The run was trained on {part}: the figures do not show how good it is on other data. Evaluate "
         "held-out data."

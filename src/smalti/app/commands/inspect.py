@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+from smalti.app.console import amount
 from smalti.core.models import Autoencoder
 from smalti.core.signals import SignalSpec
 from smalti.tokenizer import load_trained
@@ -67,6 +68,7 @@ def _last_evaluation(path: Path) -> str:
         rows = report[f"{unit}_per_dim"].items()
         figures = ", ".join(f"{name} {row[f'{unit}_per_dim']:.3f}" for name, row in rows)
         seen = f", {number} trained on" if (number := report.get("num_trained_on")) else ""
-        return f"on {report['data']} ({report['split']}, {report['num']} items{seen}): {unit}/dim {figures}"
+        items = amount(report["num"], "items")
+        return f"on {report['data']} ({report['split']}, {items}{seen}): {unit}/dim {figures}"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{path.name} is damaged: run `smalti evaluate` again"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from smalti.app.console import counting, note
+from smalti.app.console import amount, counting, note
 from smalti.app.data import report_skipped
 from smalti.app.files import items_of, signal_of, stamp
 from smalti.app.outputs import COMPARISON, OutputFolder, output_paths
@@ -69,5 +69,5 @@ def reconstruct(run: str, files: Sequence[Path], out: Path, quiet: bool = False)
         )
     folder.save(comparison, modality.preview([originals, reconstructed]).save)
     num = len(items) - len(skipped)
-    note(f"{num} reconstructions are in {out}; {COMPARISON} shows them below the originals.", quiet)
+    note(f"{out} holds {amount(num, 'reconstructions')}; {COMPARISON} shows the originals above them.", quiet)
     return num

@@ -5,17 +5,16 @@ from __future__ import annotations
 import itertools
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from smalti.app.console import counting, note
+from smalti.app.console import amount, counting, note
 from smalti.app.data import open_data, pick_split
-from smalti.app.files import codes_info, stamp
+from smalti.app.files import prior_fingerprint, stamp, write_table
 from smalti.app.outputs import OutputFolder
 from smalti.core.errors import InputError
-from smalti.core.weights import fingerprint
 from smalti.data.actions import parse_actions
-from smalti.data.codes import write_codes
 from smalti.data.sources import Item, UnreadableItem
 from smalti.modalities.image.pixels import as_levels, picture_grid
 from smalti.modalities.video.modality import VideoModality
@@ -96,39 +95,25 @@ def rollout(
     if any(per_frame) and chosen.actions is not None and len(chosen.actions) == length:
         known = (name if name in tokenizer.actions else None for name in chosen.actions)
         before = list(known)[begin : begin + given - 1]
-    learned = tokenizer.trained.learned.get(prior)
+    settings: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     folder = OutputFolder(
         out,
         "rollout",
         model=tokenizer.fingerprint,
-        prior=None if learned is None else fingerprint(learned),
+        prior=prior_fingerprint(tokenizer, prior),
         clip=stamp([chosen]),
         actions=per_frame,
         num=num,
         given=given,
         begin=begin,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
+        **settings,
     )
     names = [f"{index:05d}" for index in range(num)]
     table, strip = out / "codes.parquet", out / "strip.png"
     folder.check([table, strip, *(out / f"{name}{ending}" for name in names for ending in (".mp4", ".gif"))])
     (codes,) = tokenizer.encode(levels[:, begin : begin + given])
     with counting("Sampling", quiet) as count:
-        drawn = tokenizer.rollout(
-            codes,
-            per_frame,
-            before,
-            num,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            prior=prior,
-            progress=count,
-        )
+        drawn = tokenizer.rollout(codes, per_frame, before, num, prior=prior, progress=count, **settings)
     clips = modality.to_stored(tokenizer.decode_signals(drawn))
     for name, pixels in zip(names, clips, strict=True):
         for ending in (".mp4", ".gif"):
@@ -138,12 +123,10 @@ def rollout(
     real[:, : seen.shape[1]] = seen
     strips = [as_levels(one.transpose(0, 1)) for one in (real, *clips)]
     folder.save(strip, picture_grid(strips, clips.shape[2]).save)
-    labels: list[str | None] = [None] * num
-    rows = ([f"{name}.mp4" for name in names], drawn.numpy(), labels)
-    folder.save(table, lambda path: write_codes(path, codes_info(tokenizer), [rows]))
+    write_table(folder, table, tokenizer, [f"{name}.mp4" for name in names], drawn)
     note(
-        f"{num} continuations of {chosen.name} by {len(per_frame)} frames are in {out} as MP4 and GIF; "
-        "strip.png shows them below the original clip.",
+        f"{out} holds {amount(num, 'continuations')} of {chosen.name} by {amount(len(per_frame), 'frames')}, "
+        "as MP4 and GIF; strip.png shows the original clip above them.",
         quiet,
     )
     return num

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from smalti.app.console import counting, note
-from smalti.app.files import codes_info
+from smalti.app.console import amount, counting, note
+from smalti.app.files import prior_fingerprint, write_table
 from smalti.app.outputs import OutputFolder
 from smalti.core.errors import InputError
-from smalti.core.weights import fingerprint
-from smalti.data.codes import read_codes, write_codes
+from smalti.data.codes import read_codes
 from smalti.tokenizer import load
 from smalti.trained import LEARNED
 
@@ -45,21 +45,19 @@ def sample(
     if num < 1:
         raise InputError(f"expected --num of at least 1, received {num}")
     tokenizer = load(run)
-    modality, learned = tokenizer.modality, tokenizer.trained.learned.get(prior)
+    modality = tokenizer.modality
+    settings: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     names = [f"{index:05d}{modality.ending}" for index in range(num)]
     table, overview = out / "codes.parquet", out / "samples.png"
     folder = OutputFolder(
         out,
         "sample",
         model=tokenizer.fingerprint,
-        prior=None if learned is None else fingerprint(learned),
+        prior=prior_fingerprint(tokenizer, prior),
         num=num,
         class_name=class_name,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
         length=length,
+        **settings,
     )
     folder.check([table, overview, *(out / name for name in names)])
     if table.exists():
@@ -67,18 +65,9 @@ def sample(
     else:
         with counting("Sampling", quiet) as count:
             codes = tokenizer.sample_codes(
-                num,
-                class_name,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                seed=seed,
-                prior=prior,
-                progress=count,
-                length=length,
+                num, class_name, prior=prior, progress=count, length=length, **settings
             )
-        rows = (names, codes.numpy(), [class_name] * num)
-        folder.save(table, lambda path: write_codes(path, codes_info(tokenizer), [rows]))
+        write_table(folder, table, tokenizer, names, codes, class_name)
     shown: list[Tensor] = []
     with counting("Decoding", quiet) as count:
         decoder_class = class_name if tokenizer.autoencoder.num_label_classes else None
@@ -93,6 +82,6 @@ def sample(
                     folder.save(out / names[index], partial(modality.save, signal))
             count(part.stop, num)
     folder.save(overview, modality.preview([shown[0][:64]]).save)
-    items = modality.plural_name
-    note(f"{num} {items} are in {out}, with an overview in samples.png and codes in codes.parquet.", quiet)
+    items = amount(num, modality.plural_name)
+    note(f"{out} holds {items}, with an overview in samples.png and codes in codes.parquet.", quiet)
     return num

@@ -39,7 +39,7 @@ def collect_speech(directory: Path, num: int, quiet: bool = False) -> None:
             table.unlink()
         (temporary / "phones.tsv").write_text("\n".join(lines) + "\n")
     note(
-        f"{each * SPEAKERS} utterances are in {directory}, their alignments in {directory / 'phones.tsv'}. "
+        f"{directory} holds {each * SPEAKERS:,} utterances, and their alignments in phones.tsv. "
         f"Next: smalti train units --data {directory} --out runs/units",
         quiet,
     )

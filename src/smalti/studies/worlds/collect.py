@@ -79,7 +79,7 @@ def collect(
     with Doom(scenario, size, length, seed) as doom, atomic_directory(out) as temporary:
         about = {"scenario": scenario, "seed": seed, "size": size, "length": length, "tics": TICS}
         _write(doom, num, temporary, about, quiet)
-    note(f"{num:,} frames are in {out}. Next: smalti train frames --data {out} --out runs/frames", quiet)
+    note(f"{out} holds {num:,} frames. Next: smalti train frames --data {out} --out runs/frames", quiet)
     return out
 
 
