@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,46 @@ def test_damaged_codes_are_not_taken_for_complete_ones(
     (out / "003.smc").unlink()
     assert smalti(*words["encode"], "--out", out, "--quiet").status == 0
     assert digests(out) == whole
+
+
+def test_codes_of_changed_items_are_written_again(
+    words: dict[str, list[object]], few: Path, pictures: Path, tmp_path: Path, smalti: Smalti
+) -> None:
+    data, out = Path(shutil.copytree(few, tmp_path / "data")), tmp_path / "out"
+    encode = [*words["encode"][:-1], data, "--out", out, "--quiet"]
+    assert smalti(*encode).status == 0
+    before = digests(out)
+    times = {name: (out / name).stat().st_mtime_ns for name in before}
+    shutil.copy2(pictures / "cat" / "038.png", data / "004.png")  # with its older time of modification
+    assert smalti(*encode).status == 0
+    after = digests(out)
+    assert {name for name in after if after[name] != before[name]} == {"004.smc"}
+    assert {name for name in after if (out / name).stat().st_mtime_ns != times[name]} == {"004.smc"}
+
+
+def test_codes_of_a_changed_table_are_written_again(
+    trained: Path, few: Path, tmp_path: Path, smalti: Smalti
+) -> None:
+    data, out = tmp_path / "data.tar", tmp_path / "out"
+    with tarfile.open(data, "w") as archive:
+        for name in ("000.png", "001.png"):
+            archive.add(few / name, name)
+    assert smalti("encode", trained, "--data", data, "--out", out, "--quiet").status == 0
+    before = digests(out)
+    with tarfile.open(data, "w") as archive:
+        for name, other in (("000.png", "001.png"), ("001.png", "000.png")):
+            archive.add(few / other, name)
+    assert smalti("encode", trained, "--data", data, "--out", out, "--quiet").status == 0
+    assert digests(out) != before
+
+
+def test_an_existing_table_is_not_replaced(
+    trained: Path, few: Path, tmp_path: Path, mistake: Callable[..., str]
+) -> None:
+    table = tmp_path / "photos.parquet"
+    table.write_bytes(b"mine")
+    assert "exists already" in mistake("encode", trained, "--data", few, "--out", table)
+    assert table.read_bytes() == b"mine"
 
 
 def test_letters_appear_when_all_are_digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

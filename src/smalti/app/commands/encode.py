@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import final
 
 import torch
 
-from smalti.app.console import counting, note
+from smalti.app.console import amount, counting, note
 from smalti.app.data import open_data, pick_split, report_skipped
-from smalti.app.files import codes_info
+from smalti.app.files import codes_info, last_change_ns
 from smalti.app.names import OutputNames
 from smalti.app.options import folder
 from smalti.app.outputs import OutputFolder
@@ -36,7 +36,7 @@ def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool
     """Encode every item of a source and return the number of items.
 
     Unreadable files are skipped and reported. The same command completes a stopped one: a directory keeps its
-    complete files.
+    complete files, except those of items that have changed since.
 
     Args:
         run: a run's directory, or a name on the Hub.
@@ -47,10 +47,12 @@ def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool
         quiet: hide progress.
 
     Raises:
-        InputError: for a user error, or when no item can be read.
+        InputError: for a user error, when no item can be read, or when the output file exists.
     """
     if out.suffix not in (TABLE, ENDING):
         folder(out)
+    elif out.exists():
+        raise InputError(f"{out} exists already: choose another --out")
     tokenizer = load(run)
     source = open_data(data, tokenizer.modality)
     check_model(RunDirectory(tokenizer.directory), model_of(source))
@@ -72,7 +74,7 @@ def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool
             remaining = _Remaining(source, name, out, tokenizer, data)
             written, summary = _write_folder(tokenizer, remaining, skipped, count)
     report_skipped(skipped)
-    note(f"{written} items of the split {name} are in {out}: {summary}.", quiet)
+    note(f"{out} holds {amount(written, 'items')} of the split {name}: {summary}.", quiet)
     return written
 
 
@@ -137,7 +139,7 @@ class _Remaining(Source):
 
     def __init__(self, source: Source, split: str, out: Path, tokenizer: Tokenizer, data: str) -> None:
         self._source, self._model = source, tokenizer.fingerprint
-        # An encoder that needs all items of a label sees the complete ones too.
+        # The codes of an encoder that pools all items of a label may change with any of them.
         self._may_skip = not isinstance(tokenizer.autoencoder.encoder, PoolingEncoder)
         self.description, self.splits, self.split = source.description, (split,), split
         self.folder = OutputFolder(
@@ -149,6 +151,7 @@ class _Remaining(Source):
             items=source.count(split),
         )
         self.folder.check(out.rglob(f"*{ENDING}"))
+        self._data = Path(data).expanduser().absolute()
         self.kept = _Totals()
         self.passed = 0
         self.is_done = False
@@ -162,7 +165,7 @@ class _Remaining(Source):
         for item in self._source.items(split):
             name = readable(item.name)
             target = self.folder.path / output.choose(name, ENDING)
-            info = self._complete(target, name) if self._may_skip and self.folder.is_begun else None
+            info = self._complete(target, name, item) if self.folder.is_begun else None
             if info is not None:
                 self.kept.add(info)
                 continue
@@ -178,7 +181,8 @@ class _Remaining(Source):
             if first == name:
                 return target
 
-    def _complete(self, target: Path, name: str) -> PackedInfo | None:
+    def _complete(self, target: Path, name: str, item: Item) -> PackedInfo | None:
+        """Return the header of an item's complete file; remove the file if it has to be written again."""
         if not target.exists():
             return None
         try:
@@ -190,7 +194,21 @@ class _Remaining(Source):
                 f"expected the codes of {name} in {target}, received another file: remove it to encode "
                 "the item again"
             )
+        if not self._may_skip or self._last_change_ns(item) > target.stat().st_mtime_ns:
+            target.unlink()
+            return None
         return info
+
+    def _last_change_ns(self, item: Item) -> int:
+        own = last_change_ns(item.content)
+        return own if own and not self._data.is_file() else max(own, self._source_change_ns)
+
+    @cached_property
+    def _source_change_ns(self) -> int:
+        """Time of the last change of a table or an archive, or of a folder of them; 0 for other sources."""
+        files = self._data.rglob("*") if self._data.is_dir() else [self._data]
+        own = (file for file in files if not file.is_relative_to(self.folder.path.absolute()))
+        return max((last_change_ns(file) for file in own if file.is_file()), default=0)
 
 
 def _write_folder(
@@ -231,8 +249,6 @@ def _write_single(
             f"expected one item for the single file {out}, received {total}: set --out to a directory, or to "
             f"a {TABLE} file for a table of all codes"
         )
-    if out.exists():
-        raise InputError(f"{out} exists already: choose another --out")
     info = None
     for item in encoded:
         info = _packed_info(tokenizer, tokenizer.fingerprint, item)

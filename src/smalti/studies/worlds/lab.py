@@ -79,7 +79,7 @@ def _of_seed(
     for name in ("train", split):
         file = codes / f"{name}.parquet"
         if not file.is_file() or read_codes(file)[0].model != RunDirectory(frames).fingerprint():
-            codes.mkdir(parents=True, exist_ok=True)
+            file.unlink(missing_ok=True)
             encode(str(frames), data, file, name, quiet)
     train_once(study.second, str(codes), second, True, quiet)
     evaluate_once(second, str(codes), split, quiet)
