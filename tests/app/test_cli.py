@@ -188,6 +188,17 @@ def test_recipes_are_listed_without_torch() -> None:
     assert {line.split()[0]: line.split(maxsplit=1)[1] for line in lines} == built
 
 
+def test_a_mistake_in_the_command_line_is_found_without_torch() -> None:
+    code = (
+        "import sys; from smalti.app.cli import main; sys.argv = ['smalti', 'trian']\n"
+        "try: main()\n"
+        "except SystemExit as ended: print(ended.code)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "2\n")
+
+
 def test_version(smalti: Smalti) -> None:
     assert smalti("--version") == Result(0, f"smalti {version('smalti')}\n", "")
 
@@ -312,6 +323,35 @@ def test_codes_to_a_kind_of_file_that_is_not_written(
     assert result.status == 2
     assert name in result.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_longer_than_the_system_allows(
+    trained: Path, pictures: Path, tmp_path: Path, mistake: Callable[..., str]
+) -> None:
+    long = tmp_path / ("x" * 300)
+    for words in (
+        ["inspect", long],
+        ["encode", trained, "--data", pictures, "--out", long],
+        ["encode", trained, "--data", long, "--out", tmp_path / "codes"],
+        ["decode", trained, long, "--out", tmp_path / "decoded"],
+        ["sample", trained, "--num", 1, "--out", long],
+        ["reconstruct", trained, long, "--out", tmp_path / "again"],
+        ["train", "image", "--data", pictures, "--out", long, *TINY],
+        ["train-prior", long],
+    ):
+        assert "xxx" in mistake(*words)
+
+
+def test_the_home_directory_is_expanded(
+    trained: Path, pictures: Path, tmp_path: Path, smalti: Smalti, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    data = pictures / "cat"
+    assert smalti("encode", trained, "--data", data, "--out=~/codes.parquet", "--quiet").status == 0
+    assert smalti("sample", trained, "--num=1", "--out=~/samples", "--quiet").status == 0
+    assert smalti("sample", trained, "--num=1", "--out=~nobody-of-this-name/x").status == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"codes.parquet", "samples"}
 
 
 def test_a_directory_with_the_name_of_a_file(

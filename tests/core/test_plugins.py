@@ -66,6 +66,22 @@ def test_a_plugin_registers_its_parts(folder: Path) -> None:
     assert plugins.loaded_plugins() == ("my_parts",)
 
 
+@pytest.mark.parametrize("name", ["my_parts.py", "./my_parts", "./my_parts.py", "here/my_parts.py"])
+def test_a_path_is_no_module(folder: Path, name: str) -> None:
+    with pytest.raises(InputError, match="write my_parts, "):
+        plugins.load_plugin(name)
+    assert "my_parts" not in sys.modules
+    for odd in ("", ".my_parts", "my_parts.", "..", "/"):
+        with pytest.raises(InputError, match="name of a Python module"):
+            plugins.load_plugin(odd)
+
+
+def test_a_script_that_exits_is_no_plugin(folder: Path) -> None:
+    (folder / "script_that_exits.py").write_text("raise SystemExit(3)")
+    with pytest.raises(InputError, match="ends the program"):
+        plugins.load_plugin("script_that_exits")
+
+
 def test_plugins_come_from_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(plugins.VARIABLE, " my_parts,")
     plugins.load_plugins()

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from smalti import __version__
+from smalti.app.failures import user_error
 from smalti.app.options import (
     DATA_HELP,
     Data,
@@ -28,10 +29,10 @@ from smalti.app.options import (
     Temperature,
     TopK,
     TopP,
+    expanded,
     folder,
 )
 from smalti.app.threads import choose_threads
-from smalti.app.usage import usage_sentence
 from smalti.core.plugins import VARIABLE, broken_package, installed, load_plugins
 
 app = typer.Typer(
@@ -71,7 +72,10 @@ def train(
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Directory of the run.", callback=folder)],
     data: Annotated[str | None, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)] = None,
     start: Annotated[
-        Path | None, typer.Option("--from", metavar="RUN", help="Initialize the weights from this run.")
+        Path | None,
+        typer.Option(
+            "--from", metavar="RUN", help="Initialize the weights from this run.", callback=expanded
+        ),
     ] = None,
     plugin: Plugin = None,
     overrides: Overrides = None,
@@ -115,6 +119,7 @@ def encode(
             "--out",
             metavar="CODES",
             help="A .parquet file for all items, a .smc file for one item, or a directory of .smc files.",
+            callback=expanded,
         ),
     ],
     split: Split = None,
@@ -260,7 +265,10 @@ def convert(
     run: Run,
     file: Annotated[Path, typer.Argument(metavar="IN", help="Recording to convert.")],
     speaker: Annotated[str, typer.Option("--speaker", metavar="NAME", help="Target speaker.")],
-    out: Annotated[Path, typer.Option("--out", metavar="OUT", help="The WAV or FLAC file to write.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="OUT", help="The WAV or FLAC file to write.", callback=expanded),
+    ],
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed for decoders that sample.")] = 0,
     temperature: DecoderTemperature = 1.0,
     plugin: Plugin = None,
@@ -375,7 +383,7 @@ def add_commands(to: typer.Typer) -> None:
         if point.value not in _ADDED:
             try:
                 point.load()(to)
-            except Exception as error:  # whatever a stranger's module raises
+            except (Exception, SystemExit) as error:  # whatever a stranger's module raises
                 raise broken_package(point, error) from error
             _ADDED.add(point.value)
 
@@ -392,7 +400,7 @@ def main() -> None:
         status = app(prog_name="smalti", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except Exception as error:
-        report = _user_error(error)
+        report = user_error(error, sys.argv[1:])
         if report is None:
             raise
         sentence, status = report
@@ -410,28 +418,6 @@ def _ignore_warnings_of_libraries() -> None:
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.filterwarnings("ignore", category=FutureWarning)
-
-
-def _user_error(error: Exception) -> tuple[str, int] | None:
-    """Return the message and exit status of an error that the user can fix, or None for a bug in smalti."""
-    # Imported here so that `smalti --help` does not import torch.
-    from smalti.core.errors import InputError
-    from smalti.core.files import is_disk_full
-    from smalti.training.loop import Interrupted
-
-    if isinstance(error, InputError):
-        return str(error), 2
-    if (sentence := usage_sentence(error, sys.argv[1:])) is not None:
-        return sentence, 2
-    if type(error).__name__ == "Abort":  # Ctrl-C or the end of the input at a question
-        return "stopped", 130
-    if isinstance(error, Interrupted):
-        return str(error), 130
-    if is_disk_full(error):
-        return "the disk is full: free some space and run the same command again", 2
-    if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
-        return f"{error.filename} cannot be used ({error.strerror}): choose another path", 2
-    return None
 
 
 if __name__ == "__main__":

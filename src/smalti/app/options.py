@@ -32,12 +32,23 @@ FILES = tuple(
 """Extensions of files: a directory with such a name is a mistake, unless it exists."""
 
 
+def expanded(path: Path | None) -> Path | None:
+    """Return a path with a leading `~` expanded, which a shell leaves in `--out=~/runs`."""
+    if path is None or not str(path).startswith("~"):
+        return path
+    # Imported here so that `smalti --help` stays fast.
+    from smalti.core.arguments import as_path
+
+    return as_path(path)
+
+
 def folder(path: Path | None) -> Path | None:
-    """Return the path of an output directory.
+    """Return the path of an output directory, with a leading `~` expanded.
 
     Raises:
         InputError: if its name is that of a file.
     """
+    path = expanded(path)
     if path is not None and path.suffix.lower() in FILES and not path.is_dir():
         from smalti.core.errors import InputError
 
@@ -50,7 +61,7 @@ def folder(path: Path | None) -> Path | None:
 
 DATA_HELP = "Folder, tar or Parquet file, idx or CIFAR files, owner/name on the Hub, or letters (demo data)."
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or owner/name on the Hub.")]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.", callback=expanded)]
 Data = Annotated[str, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)]
 Out = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="Where to write the results.", callback=folder)

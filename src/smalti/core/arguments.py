@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,27 @@ def check_draws(temperature: Any, top_k: Any = None, top_p: Any = None) -> None:
 
 
 def as_path(value: Any) -> Path:
-    """Return a path; raise `InputError` for anything but a string or a path."""
+    """Return a path, with a leading `~` expanded to a home directory.
+
+    Raises:
+        InputError: for anything but a string or a path, the home of an unknown user, or a name that is longer
+            than the system allows.
+    """
     if not isinstance(value, str | os.PathLike) or "\0" in os.fspath(value):
         raise InputError(f"expected a path, received {value!r}: pass a string or a pathlib.Path")
-    return Path(value)
+    try:
+        path = Path(value).expanduser()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()
+    except RuntimeError:
+        raise InputError(
+            f"expected a path in the home of a user of this machine, received {value!r}: correct it"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"expected a path that can be opened, received {value!r} ({error.strerror}): check it"
+        ) from None
+    return path
 
 
 def as_device(value: Any) -> torch.device:

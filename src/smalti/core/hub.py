@@ -20,7 +20,7 @@ def locate(path_or_hub_name: str | Path, patterns: Sequence[str]) -> Path:
     Raises:
         InputError: if there is neither such a directory nor such a repository.
     """
-    path = as_path(path_or_hub_name).expanduser()
+    path = as_path(path_or_hub_name)
     text = str(path_or_hub_name)
     # If there is a folder `runs`, `runs/mien` is a typing error and not a repository.
     if path.exists() or path.parent.is_dir() or text.count("/") != 1 or text.startswith((".", "~", "/")):

@@ -37,10 +37,14 @@ def load_plugin(name: str) -> None:
     """Import a module that registers parts, from the Python path or the current folder.
 
     Raises:
-        InputError: if there is no such module, or importing it fails.
+        InputError: if the name is not that of a module, there is no such module, or importing it fails.
     """
     if name in _LOADED:
         return
+    if not all(name.split(".")) or "/" in name or os.sep in name or name.endswith(".py"):
+        module = Path(name).name.removesuffix(".py")
+        advice = f"write {module}, in the folder that contains it" if module else "write one"
+        raise InputError(f"expected the name of a Python module as a plugin, received {name!r}: {advice}")
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         # Finds modules in the current folder, as `python -m` does, without hiding installed ones.
@@ -54,7 +58,7 @@ def load_plugin(name: str) -> None:
             f"expected a Python module as a plugin, found no {name!r}: install it, or run the command in the "
             "folder that contains it"
         ) from None
-    except Exception as error:  # whatever a stranger's module raises
+    except (Exception, SystemExit) as error:  # whatever a stranger's module raises; a script may exit
         raise _broken(f"the plugin {name!r}", error) from error
 
 
@@ -68,7 +72,7 @@ def load_plugins() -> None:
         if point.module not in _LOADED:
             try:
                 _import(point.module)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise broken_package(point, error) from error
     for name in os.environ.get(VARIABLE, "").split(","):
         if name.strip():
@@ -82,15 +86,17 @@ def _import(name: str) -> None:
             _LOADED[name] = None
 
 
-def broken_package(point: EntryPoint, error: Exception) -> InputError:
+def broken_package(point: EntryPoint, error: BaseException) -> InputError:
     """The error for an installed package whose entry point cannot be loaded."""
     package = f" of the installed package {point.dist.name}" if point.dist else ""
     broken = _broken(f"the plugin {point.value!r}{package}", error)
     return InputError(f"{broken}; repair the package, or uninstall it")
 
 
-def _broken(what: str, error: Exception) -> InputError:
+def _broken(what: str, error: BaseException) -> InputError:
     reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, SystemExit):
+        reason = f"it ends the program when it is imported ({reason})"
     return InputError(f"{what} cannot be loaded: {reason}")
 
 
