@@ -129,6 +129,14 @@ def test_out_that_holds_other_files(new_run: list[object], tmp_path: Path, mista
     assert list(digests(tmp_path / "new")) == ["thesis.tex"]
 
 
+def test_out_whose_data_are_not_those_of_a_run(
+    new_run: list[object], pictures: Path, tmp_path: Path, mistake: Mistake
+) -> None:
+    shutil.copytree(pictures, tmp_path / "new" / "data")
+    assert "new holds data and no config.json" in mistake(*new_run)
+    assert digests(tmp_path / "new" / "data") == digests(pictures)
+
+
 def test_out_that_holds_a_run_of_other_settings_or_data(
     run: Path, pictures: Path, tmp_path: Path, mistake: Mistake
 ) -> None:

@@ -124,6 +124,14 @@ def test_metrics_are_cut_back_to_a_checkpoint(directory: RunDirectory) -> None:
     assert directory.metrics_bytes == length
 
 
+@pytest.mark.parametrize("line", [b"{]", b"7", b'{"loss": 1}', b'{"step": "1"}', b"\xff", b"[" * 9999])
+def test_damaged_metrics(line: bytes, directory: RunDirectory) -> None:
+    directory.append_metrics({"step": 1})
+    directory.metrics_path.write_bytes(directory.metrics_path.read_bytes() + line + b"\n")
+    with pytest.raises(InputError, match="damaged"):
+        directory.metrics()
+
+
 def test_metrics_line_without_an_end_is_left_out(directory: RunDirectory) -> None:
     directory.append_metrics({"step": 1})
     with directory.metrics_path.open("a") as file:

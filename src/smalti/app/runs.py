@@ -15,6 +15,7 @@ from smalti.core.errors import InputError
 from smalti.core.plugins import plugin_hint
 from smalti.data.sources import Source
 from smalti.data.sources.codes import CodesSource
+from smalti.data.store_layout import is_replaceable
 from smalti.evaluation.figures import learning_curves
 from smalti.recipe import Pretraining, PriorRecipe, Recipe, parse
 from smalti.training.checkpoints import RunDirectory
@@ -51,7 +52,10 @@ def check_target(run: RunDirectory, recipe: R, option: str = "--out") -> None:
     """
     if not run.exists:
         taken = [path.name for path in run.path.iterdir()] if run.path.is_dir() else []
-        foreign = [name for name in taken if not name.startswith(".") and name != DATA_DIRECTORY]
+        is_ours = is_replaceable(run.path / DATA_DIRECTORY)
+        foreign = [
+            name for name in taken if not name.startswith(".") and not (name == DATA_DIRECTORY and is_ours)
+        ]
         if foreign:
             raise InputError(
                 f"expected a new or empty directory, or a run to resume: {run.path} holds {foreign[0]} "

@@ -8,7 +8,6 @@ A store is a directory: `index.json` (what it is), `signals.bin` (items one afte
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import NonNegativeInt, PositiveInt, ValidationError
 
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
+from smalti.core.metadata import parse_json
 from smalti.data.columns import FILE_NAME, NO_COLUMNS, Columns, ColumnSpec
 
 FORMAT = 3
@@ -84,7 +84,7 @@ def read_index(directory: Path) -> Index:
     if not file.is_file():
         raise InputError(f"{directory} holds no prepared data (there is no index.json): check the path")
     try:
-        content = json.loads(file.read_bytes())
+        content = parse_json(file.read_bytes())
     except (ValueError, OSError) as error:
         raise InputError(
             f"{file} is damaged or unreadable: delete {directory} and prepare it again"

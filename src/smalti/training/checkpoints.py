@@ -172,11 +172,24 @@ class RunDirectory:
             file.write(json.dumps(record) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Lines of metrics.jsonl, without a last line left incomplete by a killed process."""
+        """Lines of metrics.jsonl, without a last line left incomplete by a killed process.
+
+        Raises:
+            InputError: if the file is damaged.
+        """
         if not self.metrics_path.is_file():
             return []
-        lines = self.metrics_path.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        lines = self.metrics_path.read_bytes().splitlines(keepends=True)
+        try:
+            records = [parse_json(line) for line in lines if line.endswith(b"\n")]
+            if not all(isinstance(one, dict) and isinstance(one.get("step"), int) for one in records):
+                raise ValueError("a line has no step")
+        except ValueError as error:
+            raise InputError(
+                f"expected JSON lines in {self.metrics_path}, which is damaged ({error}): restore or "
+                "remove it"
+            ) from None
+        return records
 
     @property
     def best_step(self) -> int | None:
