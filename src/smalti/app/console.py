@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from smalti.training.loop import Watcher
+if TYPE_CHECKING:
+    from smalti.training.loop import Watcher
 
 console = Console(stderr=True, highlight=False)
 WIDEST, NARROWEST = 40, 4

@@ -16,7 +16,6 @@ from smalti.core.plugins import plugin_hint
 from smalti.data.sources import Source
 from smalti.data.sources.codes import CodesSource
 from smalti.data.store_layout import is_replaceable
-from smalti.evaluation.figures import learning_curves
 from smalti.recipe import Pretraining, PriorRecipe, Recipe, parse
 from smalti.training.checkpoints import RunDirectory
 from smalti.training.loop import TrainingConfig
@@ -189,6 +188,8 @@ def report_kept(run: RunDirectory, config: TrainingConfig, score: str, quiet: bo
 
 def draw_learning_curves(run: RunDirectory) -> None:
     """Plot the metrics in `CURVES` to figures/learning_curves.png, one plot per training phase."""
+    from smalti.evaluation.figures import learning_curves  # Matplotlib is slow to import
+
     metrics = run.metrics()
     titles = by_phase((name for line in metrics for name in line), CURVES)
     if "loss" in titles:  # of a single phase; one of several phases may have any unit

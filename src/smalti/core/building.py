@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from smalti.core.errors import InputError
@@ -118,14 +118,18 @@ def size_bytes(module: nn.Module) -> int:
     return sum(each.numel() * each.element_size() for each in (*module.parameters(), *module.buffers()))
 
 
-class _LimitedTensors(TorchDispatchMode):
-    """Refuse tensors larger than the memory of the machine."""
+class _LimitedTensors(TorchFunctionMode):
+    """Refuse tensors larger than the memory of the machine.
+
+    A dispatch mode would also see the operations inside of torch's functions, but imports `torch._dynamo`,
+    which takes as long as importing torch itself.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._most = memory_bytes()
 
-    def __torch_dispatch__(
+    def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
