@@ -22,6 +22,7 @@ NEAREST_CODE: dict[str, Callable[..., Quantizer]] = {
     "vq-frozen": partial(VectorQuantizer, 8, 16, 2, codebook="frozen"),
     "vq-reviving": partial(VectorQuantizer, 8, 40, 2, codebook=REVIVING),
     "vq-one-codebook": partial(VectorQuantizer, 4, 16),
+    "vq-unit": partial(VectorQuantizer, 8, 16, 2, normalize="codes"),
     "vq-rotation": partial(VectorQuantizer, 8, 16, 2, gradient="rotation"),
     "vq-diveq": partial(VectorQuantizer, 8, 16, 2, codebook="gradient", gradient="diveq"),
     "vq-nsvq": partial(VectorQuantizer, 8, 16, 2, codebook="gradient", gradient="nsvq"),
@@ -30,6 +31,8 @@ NEAREST_CODE: dict[str, Callable[..., Quantizer]] = {
 OTHERS: dict[str, Callable[..., Quantizer]] = {
     "fsq": partial(FSQ, (4, 3, 5)),
     "residual": partial(ResidualVQ, 6, 16, 3),
+    "residual-dac": partial(ResidualVQ, 6, 16, 3, codebook="gradient", code_dim=4, normalize="search"),
+    "residual-unit": partial(ResidualVQ, 6, 16, 3, code_dim=4, normalize="codes", split_first=True),
     "residual-diveq": partial(ResidualVQ, 6, 16, 3, codebook="gradient", gradient="diveq"),
 }
 CASES = NEAREST_CODE | OTHERS

@@ -163,3 +163,17 @@ def test_settings_out_of_range(wrong):
 def test_an_unknown_codebook():
     with pytest.raises(InputError, match="did you mean gradient"):
         residual_vq(codebook="gradiant")
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3])
+def test_its_distortion_on_a_gaussian_is_within_a_factor_of_the_shannon_bound(stages):
+    """D(R) = 2^(-2R) of a unit Gaussian, R = stages * log2(K) / dim bits per dimension; 2.5 a stage."""
+    torch.manual_seed(0)
+    quantizer = ResidualVQ(dim=2, num_codes=16, num_quantizers=stages)
+    for _ in range(30):
+        quantizer(torch.randn(1024, 2))
+    quantizer.eval()
+    held_out = torch.randn(8192, 2)
+    distortion = (quantizer(held_out).latents - held_out).square().mean().item()
+    bound = 2.0 ** (-2 * stages * 4 / 2)
+    assert bound < distortion < 2.5**stages * bound

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, cast, final
+from collections.abc import Sequence
+from typing import Any, Literal, cast, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -11,11 +12,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from smalti.core.errors import InputError
 from smalti.core.parts import QUANTIZERS, Quantizer, QuantizerConfig
 from smalti.core.results import Quantized
 from smalti.nn.collectives import rand_over_ranks
 from smalti.nn.symbols import check_codes
-from smalti.quantizers.codebooks.base import AnyCodebook, Codebook, CodebookConfig, codebook_config, search
+from smalti.quantizers.codebooks.base import AnyCodebook, Codebook, CodebookConfig, codebook_config
 from smalti.quantizers.codebooks.ema import EMACodebookConfig
 from smalti.quantizers.estimators.base import (
     AnyEstimator,
@@ -26,6 +28,8 @@ from smalti.quantizers.estimators.base import (
 )
 from smalti.quantizers.estimators.straight_through import StraightThroughConfig
 from smalti.quantizers.layout import Layout
+from smalti.quantizers.matching import Matching, Normalize
+from smalti.quantizers.projection import TokenProjection
 
 
 @QUANTIZERS.register
@@ -33,7 +37,7 @@ class ResidualVQConfig(QuantizerConfig):
     """Settings of a `ResidualVQ`.
 
     Attributes:
-        dim: D, channels of the latents and dimension of every code.
+        dim: D, channels of the latents, and dimension of every code without `code_dim`.
         num_codes: K, codes in the codebook of each stage.
         num_quantizers: number of stages, and of codes at each position.
         commitment_weight: beta.
@@ -41,6 +45,12 @@ class ResidualVQConfig(QuantizerConfig):
             only, with n uniform from 1 to the number of stages.
         codebook: update rule of the codebook of each stage.
         gradient: estimator of the gradient of the latents, which are the sum over stages.
+        code_dim: d, dimension of every code, with projections from D to d channels and back at each stage (8
+            in DAC); None for none.
+        normalize: `codes`: tokens and codes are unit vectors, which requires `code_dim`; `search`: unit
+            vectors for the search only, as in DAC.
+        split_first: whether the first stage is parallel to the others, as in Mimi, instead of before them;
+            requires `code_dim`.
     """
 
     kind: Literal["residual"] = "residual"
@@ -51,6 +61,9 @@ class ResidualVQConfig(QuantizerConfig):
     quantizer_dropout: float = Field(default=0.0, ge=0, le=1)
     codebook: AnyCodebook = EMACodebookConfig()
     gradient: AnyEstimator = StraightThroughConfig()
+    code_dim: int | None = Field(default=None, ge=1)
+    normalize: Normalize = "none"
+    split_first: bool = False
 
     def build(self) -> ResidualVQ:
         """Build the untrained quantizer, for latents with channels first."""
@@ -62,6 +75,9 @@ class ResidualVQConfig(QuantizerConfig):
             self.quantizer_dropout,
             self.codebook,
             gradient=self.gradient,
+            code_dim=self.code_dim,
+            normalize=self.normalize,
+            split_first=self.split_first,
         )
 
 
@@ -79,11 +95,20 @@ class ResidualVQ(Quantizer):
     The gradient estimator is applied once, to z_e and the sum of the codes. One that trains the codes (DiVeQ,
     NSVQ) gives the codes of all stages the same gradient; the loss is then 0, its terms are only reported.
 
+    With `code_dim`, each stage projects its residual to d channels, and its code back:
+
+        p_i = A_i r_i + a_i,  o_i = B_i e_i + b_i,  r_(i+1) = r_i - o_i,  z_q = o_1 + ... + o_n
+
+    Kumar et al. 2023 (DAC, arXiv 2306.06546). The loss then compares p_i with e_i, the estimator is applied
+    to them at each stage, and gradients pass through the residuals, so that they train the projections. With
+    `split_first`, the second stage has z_e as its residual too (Mimi, Defossez et al. 2024, arXiv
+    2410.00037), so that the first code need not be what reconstructs best.
+
     Dropout affects only the latents of `forward` in training: `codes` contains the codes of all stages, and
     all stages learn from all items. The first n codes of a position are those of the first n stages.
 
     Args:
-        dim: channels of the latents, and dimension of every code.
+        dim: D, channels of the latents, and dimension of every code without `code_dim`.
         num_codes: K, codes in the codebook of each stage.
         num_quantizers: number of stages, and of codes at each position.
         commitment_weight: beta.
@@ -94,10 +119,13 @@ class ResidualVQ(Quantizer):
             `(B, G, *grid)`.
         gradient: estimator of the gradient of the latents: "straight_through", "rotation", "diveq", "nsvq",
             or a config. The last two need codebooks with a gradient.
+        code_dim: d, dimension of every code, with projections; None for codes of dimension D without.
+        normalize: "none", "codes" or "search"; see `Matching`. "codes" requires `code_dim`.
+        split_first: whether the first stage is parallel to the others; requires `code_dim`.
 
     Raises:
-        InputError: for an unknown kind of codebook or estimator, or if the estimator is to train codes
-            without a gradient.
+        InputError: for an unknown kind of codebook or estimator, if the estimator is to train codes without a
+            gradient, or if a setting requires `code_dim`.
         pydantic.ValidationError: for a setting out of range.
     """
 
@@ -113,6 +141,9 @@ class ResidualVQ(Quantizer):
         codebook: str | CodebookConfig = "ema",
         channel_last: bool = False,
         gradient: str | GradientEstimatorConfig = "straight_through",
+        code_dim: int | None = None,
+        normalize: Normalize = "none",
+        split_first: bool = False,
     ) -> None:
         super().__init__()
         self.config = ResidualVQConfig(
@@ -123,20 +154,39 @@ class ResidualVQ(Quantizer):
             quantizer_dropout=quantizer_dropout,
             codebook=codebook_config(codebook),
             gradient=estimator_config(gradient),
+            code_dim=code_dim,
+            normalize=normalize,
+            split_first=split_first,
         )
+        if code_dim is None and (split_first or normalize == "codes"):
+            setting = "split_first" if split_first else "normalize=codes"
+            raise InputError(
+                f"expected a code_dim with {setting}, received none: the sum over stages needs their "
+                "projections, so set code_dim=8, or another dimension"
+            )
         self.dim, self.num_codes, self.num_codebooks = dim, num_codes, num_quantizers
         self.layout = Layout(dim, channel_last)
+        self.matching = Matching(normalize)
+        own = dim if code_dim is None else code_dim
         self.codebooks = nn.ModuleList(
-            self.config.codebook.build(1, num_codes, dim) for _ in range(num_quantizers)
+            self.config.codebook.build(1, num_codes, own) for _ in range(num_quantizers)
         )
+        projected = 0 if code_dim is None else num_quantizers
+        self.down = nn.ModuleList(TokenProjection(dim, own) for _ in range(projected))
+        self.up = nn.ModuleList(TokenProjection(own, dim) for _ in range(projected))
         self.estimator = self.config.gradient.build()
         check_trains(self.estimator, self._stages[0], self._stages[0].kind)
 
     @property
     def title(self) -> str:
-        """Display name: the number of stages, the kind of codebook, and the estimator."""
-        kind = self._stages[0].kind
-        return f"residual VQ of {self.num_codebooks} stages, {kind} codebooks{title_suffix(self.estimator)}"
+        """Display name: number of stages, kind of codebook, and settings that are not the defaults."""
+        config = self.config
+        parts = [
+            f"residual VQ of {self.num_codebooks} stages{', the first apart' if config.split_first else ''}",
+            f"{self._stages[0].kind} codebooks"
+            + (f" of {config.code_dim}-d codes" if config.code_dim is not None else ""),
+        ]
+        return ", ".join(parts) + self.matching.title_suffix + title_suffix(self.estimator)
 
     def forward(self, latents: Float[Tensor, "b ..."]) -> Quantized:
         """Quantize; in training mode the codebooks also learn from the residuals.
@@ -150,17 +200,22 @@ class ResidualVQ(Quantizer):
         residual, z_q = z_e, torch.zeros_like(z_e)
         indices, commitments, losses = [], [], []
         for stage, codebook in enumerate(self._stages):
+            tokens = self._tokens(residual, stage, places)
             if self.training:
-                codebook.prepare(residual.detach())
-            chosen = search(residual.detach(), codebook.codes)
-            e = codebook.look_up(chosen)
-            commitments.append(mse_loss(residual, e.detach()))
-            losses.append(codebook.loss(residual, e))
+                codebook.prepare(tokens.detach())
+            chosen = self.matching.search(tokens, codebook)
+            e = self.matching.look_up(chosen, codebook)
+            commitments.append(mse_loss(tokens, e.detach()))
+            losses.append(codebook.loss(tokens, e))
             if self.training:
-                codebook.learn(residual.detach(), chosen)
+                codebook.learn(tokens.detach(), chosen)
             indices.append(chosen)
-            code = e if self.estimator.trains_codes else e.detach()
-            residual = residual - e.detach()
+            if self.up:
+                code = self._latents(self.estimator(tokens, e, self.training), stage, places)
+                residual = self._rest(z_e, residual, code, stage)
+            else:
+                code = e
+                residual = self._rest(z_e, residual, e.detach(), stage)
             if kept is not None:
                 # Expand from one number per item to all its positions.
                 used = (kept > stage).repeat_interleave(math.prod(places[1:]))
@@ -177,8 +232,10 @@ class ResidualVQ(Quantizer):
             loss = loss + codebook_loss
         if self.estimator.trains_codes:
             loss = torch.zeros_like(commitment)
+        if not self.up:
+            z_q = self.estimator(z_e, z_q, self.training)
         return Quantized(
-            latents=self.layout.latents(self.estimator(z_e, z_q, self.training), places),
+            latents=self.layout.latents(z_q, places),
             codes=self.layout.codes(codes, places),
             loss=loss,
             terms=terms,
@@ -191,11 +248,13 @@ class ResidualVQ(Quantizer):
         Raises:
             InputError: for latents with the wrong number of channels.
         """
-        residual, indices = self.layout.tokens(latents), []
-        for codebook in self._stages:
-            indices.append(search(residual, codebook.codes))
-            residual = residual - codebook.look_up(indices[-1])
-        return self.layout.codes(torch.cat(indices), self.layout.places(latents))
+        places, indices = self.layout.places(latents), []
+        z_e = residual = self.layout.tokens(latents)
+        for stage, codebook in enumerate(self._stages):
+            indices.append(self.matching.search(self._tokens(residual, stage, places), codebook))
+            code = self._latents(self.matching.look_up(indices[-1], codebook), stage, places)
+            residual = self._rest(z_e, residual, code, stage)
+        return self.layout.codes(torch.cat(indices), places)
 
     def decode(self, codes: Int64[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Decode codes to latents: the sum over stages.
@@ -205,12 +264,24 @@ class ResidualVQ(Quantizer):
         """
         first = self.layout.channels_first(codes)
         check_codes(first, self.num_codebooks, self.num_codes)
-        indices = first.movedim(1, 0).flatten(1)
+        indices, places = first.movedim(1, 0).flatten(1), self.layout.places(codes)
         z_q = torch.zeros(1, indices.shape[1], self.dim, dtype=torch.float32, device=codes.device)
         # In the order of `forward`, so that both sums have the same rounding.
-        for codebook, chosen in zip(self._stages, indices.unsqueeze(1), strict=True):
-            z_q = z_q + codebook.look_up(chosen)
-        return self.layout.latents(z_q, self.layout.places(codes))
+        for stage, (codebook, chosen) in enumerate(zip(self._stages, indices.unsqueeze(1), strict=True)):
+            z_q = z_q + self._latents(self.matching.look_up(chosen, codebook), stage, places)
+        return self.layout.latents(z_q, places)
+
+    def _tokens(self, residual: Tensor, stage: int, places: Sequence[Any]) -> Float[Tensor, "1 n d"]:
+        """Tokens of a stage, of the dimension of its codes."""
+        return self.matching.tokens(self.down[stage](residual, places[0]) if self.down else residual)
+
+    def _latents(self, code: Tensor, stage: int, places: Sequence[Any]) -> Float[Tensor, "1 n d"]:
+        """Contribution of a stage's codes to the latents."""
+        return self.up[stage](code, places[0]) if self.up else code
+
+    def _rest(self, z_e: Tensor, residual: Tensor, code: Tensor, stage: int) -> Float[Tensor, "1 n d"]:
+        """Residual of the next stage."""
+        return z_e if self.config.split_first and stage == 0 else residual - code
 
     @property
     def _stages(self) -> list[Codebook]:

@@ -14,7 +14,7 @@ from smalti.core.errors import InputError
 from smalti.core.parts import QUANTIZERS, Quantizer, QuantizerConfig
 from smalti.core.results import Quantized
 from smalti.nn.symbols import check_codes
-from smalti.quantizers.codebooks.base import AnyCodebook, CodebookConfig, codebook_config, search
+from smalti.quantizers.codebooks.base import AnyCodebook, CodebookConfig, codebook_config
 from smalti.quantizers.codebooks.ema import EMACodebookConfig
 from smalti.quantizers.estimators.base import (
     AnyEstimator,
@@ -25,6 +25,7 @@ from smalti.quantizers.estimators.base import (
 )
 from smalti.quantizers.estimators.straight_through import StraightThroughConfig
 from smalti.quantizers.layout import Layout
+from smalti.quantizers.matching import Matching, Normalize
 
 
 @QUANTIZERS.register
@@ -38,6 +39,8 @@ class VectorQuantizerConfig(QuantizerConfig):
         commitment_weight: beta, 0.25 in all experiments of the paper.
         codebook: update rule of the codebook.
         gradient: estimator of the gradient of the latents.
+        normalize: `codes`: latents and codes are unit vectors, as in ViT-VQGAN, with a `code_dim` of 4 to 32;
+            `search`: unit vectors for the search only, as in DAC.
     """
 
     kind: Literal["vq"] = "vq"
@@ -47,6 +50,7 @@ class VectorQuantizerConfig(QuantizerConfig):
     commitment_weight: float = Field(default=0.25, ge=0)
     codebook: AnyCodebook = EMACodebookConfig()
     gradient: AnyEstimator = StraightThroughConfig()
+    normalize: Normalize = "none"
 
     @classmethod
     def tiny(cls) -> VectorQuantizerConfig:
@@ -62,6 +66,7 @@ class VectorQuantizerConfig(QuantizerConfig):
             commitment_weight=self.commitment_weight,
             codebook=self.codebook,
             gradient=self.gradient,
+            normalize=self.normalize,
         )
 
 
@@ -85,6 +90,8 @@ class VectorQuantizer(Quantizer):
             `(B, G, *grid)`.
         gradient: estimator of the gradient of the latents: "straight_through", "rotation", "diveq", "nsvq",
             or a config. The last two need a codebook with a gradient.
+        normalize: "none"; "codes": z_e / |z_e| and e / |e| take the places of z_e and e; "search": they do in
+            the search for the nearest code only. See `Matching`.
 
     Raises:
         InputError: if G does not divide the channels, for an unknown kind of codebook or estimator, or if
@@ -103,6 +110,7 @@ class VectorQuantizer(Quantizer):
         codebook: str | CodebookConfig = "ema",
         channel_last: bool = False,
         gradient: str | GradientEstimatorConfig = "straight_through",
+        normalize: Normalize = "none",
     ) -> None:
         super().__init__()
         if num_codebooks > 0 and dim % num_codebooks:
@@ -117,17 +125,19 @@ class VectorQuantizer(Quantizer):
             commitment_weight=commitment_weight,
             codebook=codebook_config(codebook),
             gradient=estimator_config(gradient),
+            normalize=normalize,
         )
         self.dim, self.num_codes, self.num_codebooks = dim, num_codes, num_codebooks
         self.layout = Layout(dim, channel_last)
+        self.matching = Matching(normalize)
         self.codebook = self.config.codebook.build(num_codebooks, num_codes, self.config.code_dim)
         self.estimator = self.config.gradient.build()
         check_trains(self.estimator, self.codebook, self.codebook.kind)
 
     @property
     def title(self) -> str:
-        """Display name: the kind of codebook, and the estimator unless it is straight-through."""
-        return f"{self.codebook.kind} codebook{title_suffix(self.estimator)}"
+        """Display name: the kind of codebook, and settings that are not the defaults."""
+        return f"{self.codebook.kind} codebook{self.matching.title_suffix}{title_suffix(self.estimator)}"
 
     def forward(self, latents: Float[Tensor, "b ..."]) -> Quantized:
         """Quantize; in training mode the codebook also learns from the latents.
@@ -135,11 +145,11 @@ class VectorQuantizer(Quantizer):
         Raises:
             InputError: for latents with the wrong number of channels.
         """
-        z_e = self.layout.tokens(latents, self.num_codebooks)
+        z_e = self.matching.tokens(self.layout.tokens(latents, self.num_codebooks))
         if self.training:
             self.codebook.prepare(z_e.detach())
-        indices = search(z_e.detach(), self.codebook.codes)
-        z_q = self.codebook.look_up(indices)
+        indices = self.matching.search(z_e, self.codebook)
+        z_q = self.matching.look_up(indices, self.codebook)
         commitment = mse_loss(z_e, z_q.detach())
         terms = {"commitment": commitment.detach(), "batch_usage": self._usage(indices)}
         loss = self.config.commitment_weight * commitment
@@ -166,7 +176,8 @@ class VectorQuantizer(Quantizer):
         Raises:
             InputError: for latents with the wrong number of channels.
         """
-        indices = search(self.layout.tokens(latents, self.num_codebooks), self.codebook.codes)
+        tokens = self.matching.tokens(self.layout.tokens(latents, self.num_codebooks))
+        indices = self.matching.search(tokens, self.codebook)
         return self.layout.codes(indices, self.layout.places(latents))
 
     def decode(self, codes: Int64[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
@@ -177,7 +188,7 @@ class VectorQuantizer(Quantizer):
         """
         first = self.layout.channels_first(codes)
         check_codes(first, self.num_codebooks, self.num_codes)
-        z_q = self.codebook.look_up(first.movedim(1, 0).flatten(1))
+        z_q = self.matching.look_up(first.movedim(1, 0).flatten(1), self.codebook)
         return self.layout.latents(z_q, self.layout.places(codes))
 
     def _usage(self, indices: Int64[Tensor, "g n"]) -> Float[Tensor, ""]:

@@ -83,8 +83,9 @@ def next_nearest(
             f"expected from 1 to {quantizer.num_codes - 1} neighbours of a code, received {num}: lower "
             "the number"
         )
-    codes, layout = quantizer.codebook.codes.detach(), quantizer.layout
-    tokens = layout.tokens(latents, quantizer.num_codebooks)
+    layout, matching = quantizer.layout, quantizer.matching
+    tokens = matching.tokens(layout.tokens(latents, quantizer.num_codebooks))
+    tokens, codes = matching.compared(tokens, quantizer.codebook.codes.detach())
     distances = torch.cdist(tokens, codes)
     # `cdist` rounds and the search is exact: the code found by the search always comes first.
     distances.scatter_(2, search(tokens, codes).unsqueeze(2), torch.inf)
