@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from smalti.app import runs
 from smalti.app.console import Pace, amount, bar, by_phase, console, counting, duration, watching
 from smalti.app.runs import draw_learning_curves
 from smalti.core.errors import InputError
+from smalti.evaluation import figures
 from smalti.training.checkpoints import RunDirectory
 
 TWO_PHASES = {
@@ -104,7 +104,7 @@ def test_durations() -> None:
 
 def test_curves_state_their_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[dict[str, str]] = []
-    monkeypatch.setattr(runs, "learning_curves", lambda metrics, titles, path: drawn.append(titles))
+    monkeypatch.setattr(figures, "learning_curves", lambda metrics, titles, path: drawn.append(titles))
     for name, metrics in (("one", {"loss": 1.0, "psnr": 20.0}), ("two", TWO_PHASES)):
         run = RunDirectory(tmp_path / name)
         run.append_metrics({"step": 1, "split": "train", **metrics})
