@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import sys
 import tempfile
@@ -24,6 +25,10 @@ CONTEXT.set_forkserver_preload(
         "smalti.app.commands.train_prior",
         "smalti.app.commands.encode",
         "smalti.app.commands.decode",
+        # Imported by smalti or by torch's optimizers at their first use.
+        "accelerate.state",
+        "numba.core.config",
+        "torch._dynamo",
     ]
 )
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
@@ -55,6 +60,12 @@ class Program:
         for rank in self.ranks:
             rank.join()
 
+    def interrupt(self) -> None:
+        """Send SIGINT to every rank, as Ctrl-C does."""
+        for rank in self.ranks:
+            if rank.pid is not None:
+                os.kill(rank.pid, signal.SIGINT)
+
     @property
     def printed(self) -> str:
         return self.output.read_text()
@@ -66,7 +77,7 @@ def start(
     variables: Mapping[str, str] | None = None,
     num_ranks: int = 1,
 ) -> Program:
-    """Start `python WORDS` (a script, or -m and a module), on several ranks as `torchrun` would."""
+    """Start `python WORDS` (a script, -m MODULE or -c CODE), on several ranks as `torchrun` would."""
     handle, output = tempfile.mkstemp(prefix="smalti-test-", suffix=".txt")
     os.close(handle)
     shared = {**os.environ, **ENVIRONMENT, **(variables or {})}
@@ -115,6 +126,10 @@ def _run(words: Sequence[str], folder: str, environment: Mapping[str, str], outp
         sys.path.insert(0, folder)
         sys.argv = list(words[1:])
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.path.insert(0, folder)
+        sys.argv = ["-c", *words[2:]]
+        exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
     else:
         sys.path.insert(0, str(Path(words[0]).parent))
         sys.argv = list(words)

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 import smalti
 from smalti.app import sizes
@@ -17,9 +18,12 @@ from smalti.app.recipes import RECIPES, get_recipe
 from smalti.core.building import MOST_MODULES, TooLarge, memory_bytes, plan, size_bytes
 from smalti.core.errors import InputError
 from smalti.core.priors import NETWORKS
+from smalti.core.signals import SignalSpec
+from smalti.encoders.log_mel import LogMelEncoderConfig
 from smalti.quantizers.vq import VectorQuantizer
 from smalti.training.loop import TrainingConfig
 from tests.conformance.models import CASES, SPEC
+from tests.memory import LargestTensor
 from tests.runs import TINY
 
 LONGEST_S = 20
@@ -54,6 +58,23 @@ def test_the_model_of_every_recipe_can_be_planned(name: str) -> None:
     planned = plan(lambda: recipe.model.build(spec))
     assert planned is not None
     assert 0 < size_bytes(planned) < memory_bytes()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_model_of_large_signals_is_built_without_one(name: str) -> None:
+    large = SignalSpec(3, (8, 8 * 10**6))
+    with LargestTensor() as made:
+        model = CASES[name].build(large)
+    assert model.signal == large
+    assert 0 < made.nbytes < 2**20
+
+
+def test_a_window_that_no_weights_are_compared_with_is_bounded() -> None:
+    with pytest.raises(ValidationError):
+        LogMelEncoderConfig(window=10**7, hop=160)
+    with LargestTensor() as made:
+        LogMelEncoderConfig(window=1 << 16, num_mels=1024).build(SignalSpec(1, (1600,)), 4)
+    assert made.nbytes < 200 * 2**20
 
 
 def test_too_many_modules_are_refused() -> None:

@@ -11,6 +11,7 @@ from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
 from smalti.core.parts import ENCODERS, Encoder, EncoderConfig
 from smalti.core.signals import SignalSpec
+from smalti.decoders.conv import ConvDecoder
 from smalti.evaluation.codebook import CodebookUse, counts_by_codebook
 from smalti.likelihoods.gaussian import GaussianFamily
 from smalti.likelihoods.normal import NormalFamily
@@ -215,3 +216,10 @@ def test_parts_that_make_no_levels_are_refused(patches, changes, received):
 def test_parts_that_do_not_fit_are_refused(changes, received):
     with pytest.raises(InputError, match=received):
         Hierarchy(**parts(**changes))
+
+
+def test_a_decoder_between_levels_that_does_not_fit_is_refused():
+    decoders = parts()["decoders"]
+    wrong = ConvDecoder(8, 8, channels=8, residual_channels=4, strides=(4,))
+    with pytest.raises(InputError, match="level 2"):
+        Hierarchy(**parts(decoders=[*decoders[:2], wrong]))

@@ -186,3 +186,28 @@ def test_measuring_a_foreign_encoder_leaves_frozen_parts_frozen():
     assert module.training
     assert not frozen.training
     assert not frozen.running_mean.any()
+
+
+class Moody(torch.nn.Module):
+    """A decoder that reads values, counts its calls and keeps a tensor of its last input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.ConvTranspose2d(8, 3, 4, 4)
+        self.is_needy, self.calls, self.last = True, 0, None
+
+    def forward(self, latents):
+        self.calls, self.last = self.calls + 1, latents
+        return self.layer(latents) * (1 + float(latents.detach().sum()) if self.is_needy else 1)
+
+
+@pytest.mark.parametrize("is_needy", [True, False])
+def test_measuring_a_foreign_decoder_leaves_no_tensors_without_values(is_needy):
+    encoder, quantizer, _, *others = own_parts()
+    decoder = Moody()
+    decoder.is_needy = is_needy
+    model = VQVAE(encoder, quantizer, decoder, *others)
+    assert decoder.calls == is_needy
+    assert decoder.last is None or not decoder.last.is_meta
+    assert not any(each.is_meta for each in model.state_dict().values())
+    assert model.loss(Batch(torch.zeros(2, 3, 8, 8))).total.isfinite()

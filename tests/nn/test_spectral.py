@@ -82,6 +82,11 @@ class TestMelFilters:
         np.testing.assert_allclose(filters[:, inside].sum(0), 1, atol=1e-5)
         assert filters[:, 0].sum() == 0
 
+    def test_equal_however_many_are_computed_at_once(self, monkeypatch):
+        filters, _ = mel_filters(16000, 400, 80)
+        monkeypatch.setattr(spectral, "FILTERS_AT_ONCE", 1000)
+        assert torch.equal(mel_filters(16000, 400, 80)[0], filters)
+
     def test_empty_channels_are_refused(self):
         mel_filters(16000, 400, 80)
         with pytest.raises(InputError, match=r"wider than 40 Hz.* 200 channels are narrower"):

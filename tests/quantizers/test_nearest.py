@@ -1,7 +1,5 @@
 """The nearest-code searches, against a float64 search in NumPy that must agree on every token."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +7,12 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from smalti.kernels import nearest as nearest_kernel
 from smalti.quantizers import nearest
 from smalti.quantizers.nearest import chunked, compiled, nearest_codes, portable
+from tests import forked
+from tests.memory import LargestTensor
 
 SEARCHES = {"chunked": chunked, "compiled": compiled}
 PEERS_SHAPES = [(65_536, 64, 512), (16_384, 256, 8_192), (8_192, 8, 16_384)]
@@ -240,19 +239,6 @@ def test_grids_of_whole_numbers_full_of_ties(num, dim, num_codes, values, chunk_
     assert_exact(tokens, codebook, chunk_bytes=chunk_bytes)
 
 
-class LargestTensor(TorchDispatchMode):
-    """Records the bytes of the largest storage that any operation gives."""
-
-    nbytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(tensor, torch.Tensor):
-                self.nbytes = max(self.nbytes, tensor.untyped_storage().nbytes())
-        return result
-
-
 @pytest.mark.parametrize("ties", [False, True])
 def test_memory_does_not_grow_with_tokens_times_codes(ties):
     """Also where every token is decided again in float64."""
@@ -293,9 +279,9 @@ before = resident("VmRSS")
 compiled(tokens, codebook)
 print(resident("VmHWM") - before)
 """
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    printed = forked.run("-c", program)
     scores_kib = 32_768 * 4096 * 4 / 1024
-    assert int(ran.stdout) < scores_kib / 16
+    assert int(printed) < scores_kib / 16
 
 
 @pytest.mark.parametrize("setting", ["ieee", "tf32"])

@@ -6,6 +6,7 @@ with those of the stored weights, and its size with the memory of the machine.
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -113,9 +114,28 @@ def plan(build: Callable[[], M], most_modules: int = MOST_MODULES) -> M | None:
         return None
 
 
+def without_values(module: M) -> M:
+    """Copy a module to the meta device without copying its values, to compute shapes without memory.
+
+    Raises:
+        RuntimeError: if it has weights that are computed from other weights, or no shape yet.
+    """
+    return copy.deepcopy(module, {id(each): _valueless(each) for each in _tensors(module)})
+
+
 def size_bytes(module: nn.Module) -> int:
     """Bytes of the parameters and buffers of a module."""
-    return sum(each.numel() * each.element_size() for each in (*module.parameters(), *module.buffers()))
+    return sum(each.numel() * each.element_size() for each in _tensors(module))
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _valueless(tensor: Tensor) -> Tensor:
+    made = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
 
 
 class _LimitedTensors(TorchFunctionMode):

@@ -43,9 +43,9 @@ class LogMelEncoderConfig(EncoderConfig):
 
     kind: Literal["log_mel"] = "log_mel"
     sample_rate_hz: int = Field(default=16_000, ge=1000)
-    hop: int = Field(default=160, ge=1)
-    window: int = Field(default=400, ge=2)
-    num_mels: int = Field(default=80, ge=1)
+    hop: int = Field(default=160, ge=1, le=1 << 16)
+    window: int = Field(default=400, ge=2, le=1 << 16)
+    num_mels: int = Field(default=80, ge=1, le=1024)
     companded: bool = True
     network: ConvEncoderConfig = NETWORK
 

@@ -141,9 +141,8 @@ class Hierarchy(Autoencoder):
     @property
     def num_channels(self) -> tuple[int, int]:
         """Numbers of channels of the finest features, and of the maps from the levels above."""
-        zeros = torch.zeros(1, self.signal.channels, *self.signal.size)
-        maps = self._num_latent_channels(self.grid) - self.quantizers[0].dim
-        return output_shape(self.encoder, zeros)[1], maps
+        features = output_shape(self.encoder, (1, self.signal.channels, *self.signal.size))[1]
+        return features, self._num_latent_channels(self.grid) - self.quantizers[0].dim
 
     def loss(self, batch: Batch) -> Loss:
         """Distortion plus the loss of every level (0 is the finest); logs the distortion in bits/dim."""
@@ -195,11 +194,23 @@ class Hierarchy(Autoencoder):
             known = self.decoders[level](_concatenated(latents, known))
         return _concatenated(self.quantizers[0].decode(by_level[0]), known)
 
-    @torch.no_grad()
     def _num_latent_channels(self, grid: Sequence[int]) -> int:
-        """Number of input channels of the signal's decoder, measured with codes that are all 0."""
-        codes = torch.zeros(1, self.num_codebooks, *grid, dtype=torch.int64)
-        return self._latents(codes.to(next(self.quantizers[0].parameters(), codes).device)).shape[1]
+        """Compute the number of input channels of the signal's decoder.
+
+        Raises:
+            InputError: if the output of a decoder does not fit the level below.
+        """
+        grids, known = self.levels.grids(grid)[::-1], 0
+        for level in reversed(range(1, len(grids))):
+            shape = (1, self.quantizers[level].dim + known, *grids[level])
+            made = output_shape(self.decoders[level], shape)
+            if made[2:] != grids[level - 1]:
+                raise InputError(
+                    f"expected a decoder of level {level} that maps {grids[level]} to {grids[level - 1]}, "
+                    f"received an output of shape {made}: change its strides"
+                )
+            known = made[1]
+        return self.quantizers[0].dim + known
 
     def _quantized(
         self, signal: Float[Tensor, "b c *size"]

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from smalti.core.building import without_values
 from smalti.core.conditioners import undescribed_conditioners
 from smalti.core.conditions import Conditions
 from smalti.core.config import Configuration
@@ -76,7 +77,7 @@ class ForeignEncoder(Encoder):
 
     Args:
         module: the encoder.
-        signal: of the data; the downsampling factor is measured by encoding one signal of zeros.
+        signal: of the data; the downsampling factor is computed by encoding one signal of zeros.
 
     Raises:
         InputError: if the output has no grid whose sides divide those of the signal.
@@ -85,7 +86,7 @@ class ForeignEncoder(Encoder):
     def __init__(self, module: nn.Module, signal: SignalSpec) -> None:
         super().__init__()
         self.module = module
-        latents = _shape(module, signal)
+        latents = output_shape(module, (1, signal.channels, *signal.size))
         grid = latents[2:]
         if len(grid) != signal.ndim or any(
             n < 1 or side % n for side, n in zip(signal.size, grid, strict=True)
@@ -181,7 +182,7 @@ def check_fit(
     """Refuse parts whose shapes or domains differ: broadcasting would turn them into false likelihoods.
 
     Args:
-        decoder: its output is measured with latents of zeros, unless it refuses them without a condition.
+        decoder: the shape of its output is computed, unless it refuses latents without a condition.
         likelihood: of the signal.
         signal: of the data.
         dim: channels of the latents.
@@ -210,7 +211,7 @@ def check_fit(
         )
     module = decoder.module if isinstance(decoder, ForeignDecoder) else decoder
     try:
-        made = output_shape(module, torch.zeros(1, dim, *grid))
+        made = output_shape(module, (1, dim, *grid))
     except InputError as error:
         if isinstance(error.__cause__, InputError):
             return  # a decoder that requires a condition cannot be measured without one
@@ -228,40 +229,49 @@ def as_decoder(module: nn.Module) -> Decoder:
     return module if isinstance(module, Decoder) else ForeignDecoder(module)
 
 
-@torch.no_grad()
-def _shape(module: nn.Module, signal: SignalSpec) -> tuple[int, ...]:
-    return output_shape(module, torch.zeros(1, signal.channels, *signal.size))
-
-
-@torch.no_grad()
-def output_shape(module: nn.Module, zeros: Tensor) -> tuple[int, ...]:
-    """Shape of a module's output for zeros.
+def output_shape(module: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
+    """Shape of a module's output for zeros of a shape.
 
     Raises:
         InputError: when it fails, or gives no tensor.
     """
-    modes = {each: each.training for each in module.modules()}
-    module.eval()  # the probe of zeros must not update batch statistics
-    first = next(module.parameters(), zeros)
     try:
-        out = module(zeros.to(first))
+        out = _output(module, shape)
     except (RuntimeError, TypeError, ValueError) as error:
-        if first.is_meta:
+        if next(module.parameters(), torch.empty(0)).is_meta:
             raise  # a module may depend on values, which it has only once it is built elsewhere
         raise InputError(
-            f"expected a module that takes a tensor of shape {tuple(zeros.shape)}, the "
+            f"expected a module that takes a tensor of shape {tuple(shape)}, the "
             f"{type(module).__name__} given failed ({' '.join(str(error).split())[:200]}): correct it, or "
             "the sizes given beside it"
         ) from error
-    finally:
-        for each, mode in modes.items():
-            each.training = mode
     if not isinstance(out, Tensor):
         raise InputError(
             f"expected a module that returns one tensor, the {type(module).__name__} given returned a "
             f"{type(out).__name__}: wrap it so that it returns the tensor alone"
         )
     return tuple(out.shape)
+
+
+def _output(module: nn.Module, shape: Sequence[int]) -> object:
+    """Output for zeros; without values if possible, since signals of any size take no memory then."""
+    try:
+        return _run(without_values(module), torch.zeros(*shape, device="meta"))
+    except InputError:
+        raise
+    except Exception:  # any module may be given: one may depend on values, or not be copied
+        return _run(module, torch.zeros(*shape))
+
+
+@torch.no_grad()
+def _run(module: nn.Module, zeros: Tensor) -> object:
+    modes = {each: each.training for each in module.modules()}
+    module.eval()  # zeros must not update batch statistics
+    try:
+        return module(zeros.to(next(module.parameters(), zeros)))
+    finally:
+        for each, mode in modes.items():
+            each.training = mode
 
 
 def _by(size: Sequence[int]) -> str:

@@ -21,6 +21,9 @@ FLOOR = 1e-5
 FRAMES_AT_ONCE = 4096
 """Number of frames transformed at once, which bounds the memory for long recordings."""
 
+FILTERS_AT_ONCE = 64
+"""Number of mel filters computed at once in float64, which bounds the memory for long windows."""
+
 SLANEY_KNEE_HZ = 1000.0
 SLANEY_HZ_PER_MEL = 200 / 3
 SLANEY_STEPS_PER_E = 27 / math.log(6.4)
@@ -60,10 +63,12 @@ def mel_filters(
     """
     edges = _mel_to_hz(torch.linspace(0, _hz_to_mel(sample_rate_hz / 2), num_mels + 2, dtype=torch.float64))
     frequencies = torch.linspace(0, sample_rate_hz / 2, n_fft // 2 + 1, dtype=torch.float64)
-    lower, centres, upper = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    rising = (frequencies - lower) / (centres - lower)
-    falling = (upper - frequencies) / (upper - centres)
-    filters = torch.minimum(rising, falling).clamp_min(0)
+    filters = torch.cat(
+        [
+            _triangles(edges[first : first + FILTERS_AT_ONCE + 2], frequencies).float()
+            for first in range(0, max(num_mels, 1), FILTERS_AT_ONCE)
+        ]
+    )
     # On the meta device, filters have no values.
     empty = 0 if filters.is_meta else int((filters.amax(1) == 0).sum())
     if empty:
@@ -72,7 +77,15 @@ def mel_filters(
             f"of {n_fft} samples, but {empty} of the {num_mels} channels are narrower: use fewer channels or "
             "a longer window"
         )
-    return filters.float(), edges[1:-1].float()
+    return filters, edges[1:-1].float()
+
+
+def _triangles(edges: Float[Tensor, " m2"], frequencies: Float[Tensor, " f"]) -> Float[Tensor, "m f"]:
+    """Triangles of height 1 between successive edges but one, with their peaks at the edge between."""
+    lower, centres, upper = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising = (frequencies - lower) / (centres - lower)
+    falling = (upper - frequencies) / (upper - centres)
+    return torch.minimum(rising, falling).clamp_min(0)
 
 
 @final
