@@ -6,8 +6,6 @@ They are made in another process, because the tests check the types of all argum
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import pytest
 import torch
 
 import smalti
+from tests import forked
 
 PROGRAM = """
 import json, sys
@@ -42,7 +41,7 @@ tokenizer = smalti.load(sys.argv[1], "cpu")
 codes = torch.zeros(2, 1, 4, 4, dtype=torch.int64)
 pixels = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
 caught = {}
-for mistake in json.load(sys.stdin):
+for mistake in json.loads(sys.argv[2]):
     try:
         caught[mistake] = ["nothing", str(eval(mistake))]
     except Exception as error:
@@ -165,14 +164,8 @@ EQUALITIES = (
 
 @pytest.fixture(scope="module")
 def caught(trained: Path) -> dict[str, list[str]]:
-    ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, trained],
-        input=json.dumps([*MISTAKES, *EQUALITIES]),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(ran.stdout)
+    printed = forked.run("-c", PROGRAM, trained, json.dumps([*MISTAKES, *EQUALITIES]))
+    return json.loads(printed.splitlines()[-1])
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

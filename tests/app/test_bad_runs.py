@@ -8,9 +8,7 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +20,7 @@ from safetensors.torch import load_file
 from smalti.core import weights
 from smalti.tokenizer import load
 from smalti.training import checkpoints
+from tests import forked
 from tests.runs import TINY, TINY_PRIOR, Result, digests
 
 Mistake = Callable[..., str]
@@ -264,16 +263,13 @@ def test_loss_that_is_not_finite(new_run: list[object], tmp_path: Path, mistake:
 def test_ctrl_c_saves_and_stops(new_run: list[object], tmp_path: Path, smalti: Smalti) -> None:
     run = tmp_path / "new"
     endless = [*map(str, new_run), "training.steps=1000000"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "smalti", *endless], stderr=subprocess.PIPE, text=True, env=environment
-    )
+    process = forked.start("-m", "smalti", *endless)
     deadline = time.monotonic() + 120
-    while not list(run.glob("state/step-*")) and process.poll() is None and time.monotonic() < deadline:
+    while not list(run.glob("state/step-*")) and process.is_running() and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, printed = process.communicate(timeout=60)
-    assert process.returncode == 130, printed
+    process.interrupt()
+    status, printed = process.wait(60), process.printed
+    assert status == 130, printed
     state = checkpoints.RunDirectory(run).read_state()
     assert state is not None
     assert f"smalti: stopped and saved at step {state.step} of 1000000" in printed

@@ -23,6 +23,7 @@ from smalti.app.data import report_skipped
 from smalti.app.recipes import RECIPES
 from smalti.core.errors import InputError
 from smalti.training.loop import Interrupted
+from tests import forked
 from tests.runs import TINY, TINY_PRIOR, Result, digests
 
 Smalti = Callable[..., Result]
@@ -127,12 +128,10 @@ def test_help_does_not_wait_for_torch() -> None:
 
 
 def test_the_module_is_the_command() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "smalti", "inspect", "/nowhere"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("smalti: expected a run directory, found nothing at /nowhere")
-    assert done.stdout == ""
+    done = forked.start("-m", "smalti", "inspect", "/nowhere")
+    assert done.wait() == 2
+    assert done.printed.startswith("smalti: expected a run directory, found nothing at /nowhere")
+    assert len(done.printed.splitlines()) == 1
 
 
 def test_quiet_is_quiet_and_the_default_is_not(

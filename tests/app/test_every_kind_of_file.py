@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
+from tests import forked
 from tests.runs import TINY, TINY_PRIOR, Result, smooth
 
 BROKEN = ("cut.png", "cat/cut.jpg", "cat/empty.png", "trips/2019/letter.jpg", "page.webp")
@@ -81,19 +79,13 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def mixed_run(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run trained on `mixed` by a process of its own, and what that printed on standard error."""
+    """A run trained on `mixed` by a process of its own, and what that printed."""
     path = tmp_path_factory.mktemp("runs") / "mixed"
-    done = subprocess.run(
-        [sys.executable, "-m", "smalti", "train", "image", "--data", mixed, "--out", path, *TINY],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
+    printed = forked.run("-m", "smalti", "train", "image", "--data", mixed, "--out", path, *TINY)
     from smalti.app.commands.train_prior import train_prior
 
     train_prior(path, TINY_PRIOR, quiet=True)
-    return path, done.stderr
+    return path, printed
 
 
 def assert_names_the_broken(text: str) -> None:

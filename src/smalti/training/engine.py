@@ -15,9 +15,6 @@ from typing import Literal, final
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState, is_initialized
-from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from smalti.core.allocator import keep_freed_memory
@@ -41,6 +38,11 @@ class Engine:
     def __init__(
         self, precision: Precision = "auto", trackers: tuple[str, ...] = (), directory: Path | None = None
     ) -> None:
+        # Imported here, because it takes as long as all of smalti, and only training needs it.
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate.state import AcceleratorState, is_initialized
+        from accelerate.utils import InitProcessGroupKwargs
+
         on_gpu = torch.cuda.is_available()
         if not on_gpu:
             keep_freed_memory()
