@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 
+from tests.checked import checked
 from tests.runs import TINY, TINY_PRIOR, Result, digests, smooth
 
 SOURCE = Path(__file__).parents[1] / "src" / "smalti"
@@ -22,6 +24,9 @@ COMPILED = ("kernels/products.py", "kernels/sampling.py")
 # numba's cache knows of a change in a loop's own file, and of none in what the loop is made with.
 _STATE = hashlib.sha256(b"".join((SOURCE / name).read_bytes() for name in COMPILED)).hexdigest()[:12]
 os.environ["NUMBA_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"smalti-loops-{_STATE}")
+
+# Before smalti is imported, whose modules look it up.
+jaxtyping.jaxtyped = checked
 
 pytest_plugins = ["tests.speech_runs"]
 
