@@ -73,6 +73,7 @@ _MODULES = {
     "quantizers.codebooks.ema": "EMACodebook EMACodebookConfig",
     "quantizers.codebooks.frozen": "FrozenCodebook FrozenCodebookConfig",
     "quantizers.codebooks.gradient": "GradientCodebook GradientCodebookConfig",
+    "quantizers.codebooks.simvq": "SimVQCodebook SimVQCodebookConfig",
     "quantizers.estimators.base": "ESTIMATORS GradientEstimator GradientEstimatorConfig",
     "quantizers.estimators.diveq": "DiVeQ DiVeQConfig",
     "quantizers.estimators.nsvq": "NSVQ NSVQConfig",

@@ -132,6 +132,8 @@ from smalti.quantizers.codebooks.frozen import FrozenCodebook as FrozenCodebook
 from smalti.quantizers.codebooks.frozen import FrozenCodebookConfig as FrozenCodebookConfig
 from smalti.quantizers.codebooks.gradient import GradientCodebook as GradientCodebook
 from smalti.quantizers.codebooks.gradient import GradientCodebookConfig as GradientCodebookConfig
+from smalti.quantizers.codebooks.simvq import SimVQCodebook as SimVQCodebook
+from smalti.quantizers.codebooks.simvq import SimVQCodebookConfig as SimVQCodebookConfig
 from smalti.quantizers.estimators.base import ESTIMATORS as ESTIMATORS
 from smalti.quantizers.estimators.base import GradientEstimator as GradientEstimator
 from smalti.quantizers.estimators.base import GradientEstimatorConfig as GradientEstimatorConfig

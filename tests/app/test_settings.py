@@ -17,6 +17,7 @@ from smalti.core.models import MODELS
 from smalti.core.parts import DECODERS, ENCODERS, LIKELIHOODS, QUANTIZERS
 from smalti.core.priors import NETWORKS
 from smalti.quantizers.codebooks.base import CODEBOOKS
+from smalti.quantizers.estimators.base import ESTIMATORS
 
 FAMILIES = (
     MODALITIES,
@@ -25,6 +26,7 @@ FAMILIES = (
     DECODERS,
     QUANTIZERS,
     CODEBOOKS,
+    ESTIMATORS,
     LIKELIHOODS,
     NETWORKS,
     CONDITIONERS,

@@ -22,6 +22,7 @@ NEAREST_CODE: dict[str, Callable[..., Quantizer]] = {
     "vq-frozen": partial(VectorQuantizer, 8, 16, 2, codebook="frozen"),
     "vq-reviving": partial(VectorQuantizer, 8, 40, 2, codebook=REVIVING),
     "vq-one-codebook": partial(VectorQuantizer, 4, 16),
+    "vq-simvq": partial(VectorQuantizer, 8, 16, 2, codebook="simvq"),
     "vq-unit": partial(VectorQuantizer, 8, 16, 2, normalize="codes"),
     "vq-rotation": partial(VectorQuantizer, 8, 16, 2, gradient="rotation"),
     "vq-diveq": partial(VectorQuantizer, 8, 16, 2, codebook="gradient", gradient="diveq"),

@@ -114,7 +114,8 @@ class ResidualVQ(Quantizer):
         commitment_weight: beta.
         quantizer_dropout: share of the items of a training batch that are decoded from the first n stages
             only, with n uniform from 1 to the number of stages.
-        codebook: update rule of the codebooks: "ema", "gradient" (the paper's loss), "frozen", or a config.
+        codebook: update rule of the codebooks: "ema", "gradient" (the paper's loss), "simvq", "frozen", or a
+            config.
         channel_last: latents are `(B, *grid, D)` and codes `(B, *grid, G)`, instead of `(B, D, *grid)` and
             `(B, G, *grid)`.
         gradient: estimator of the gradient of the latents: "straight_through", "rotation", "diveq", "nsvq",

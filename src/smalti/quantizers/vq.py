@@ -85,7 +85,8 @@ class VectorQuantizer(Quantizer):
         num_codes: K, codes in each codebook.
         num_codebooks: G, codes at each position; the codes of each codebook have dimension dim / G.
         commitment_weight: beta, 0.25 in all experiments of the paper.
-        codebook: update rule of the codebook: "ema", "gradient" (the paper's loss), "frozen", or a config.
+        codebook: update rule of the codebook: "ema", "gradient" (the paper's loss), "simvq", "frozen", or a
+            config.
         channel_last: latents are `(B, *grid, D)` and codes `(B, *grid, G)`, instead of `(B, D, *grid)` and
             `(B, G, *grid)`.
         gradient: estimator of the gradient of the latents: "straight_through", "rotation", "diveq", "nsvq",
