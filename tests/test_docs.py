@@ -308,7 +308,7 @@ def private_names(source: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["own_quantizer", "own_loop", "own_codes", "foreign_encoder"])
+@pytest.mark.parametrize("name", ["own_quantizer", "own_prior", "own_loop", "own_codes", "foreign_encoder"])
 def test_examples_use_public_names_only(name: str) -> None:
     source = (ROOT / "examples" / f"{name}.py").read_text()
     assert "import smalti" in source

@@ -5,6 +5,7 @@ from smalti.autoregressive.hierarchy import HierarchicalPixelCNN as Hierarchical
 from smalti.autoregressive.hierarchy import HierarchicalPixelCNNConfig as HierarchicalPixelCNNConfig
 from smalti.autoregressive.pixelcnn import GatedPixelCNN as GatedPixelCNN
 from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig as GatedPixelCNNConfig
+from smalti.autoregressive.sampling import draw_codes as draw_codes
 from smalti.autoregressive.sampling import sample as sample
 from smalti.autoregressive.transformer import Transformer as Transformer
 from smalti.autoregressive.transformer import TransformerConfig as TransformerConfig
@@ -57,6 +58,7 @@ from smalti.core.priors import AutoregressiveNetwork as AutoregressiveNetwork
 from smalti.core.priors import DensityPrior as DensityPrior
 from smalti.core.priors import NetworkConfig as NetworkConfig
 from smalti.core.priors import Prior as Prior
+from smalti.core.priors import TrainablePrior as TrainablePrior
 from smalti.core.results import Bound as Bound
 from smalti.core.results import Loss as Loss
 from smalti.core.results import Quantized as Quantized
@@ -120,7 +122,10 @@ from smalti.models.vimco import VIMCO as VIMCO
 from smalti.models.vimco import VIMCOConfig as VIMCOConfig
 from smalti.models.vqvae import VQVAE as VQVAE
 from smalti.models.vqvae import VQVAEConfig as VQVAEConfig
+from smalti.priors.autoregressive import AutoregressivePriorConfig as AutoregressivePriorConfig
 from smalti.priors.autoregressive import LearnedPrior as LearnedPrior
+from smalti.priors.base import PRIORS as PRIORS
+from smalti.priors.base import PriorConfig as PriorConfig
 from smalti.priors.uniform import UniformPrior as UniformPrior
 from smalti.priors.unigram import UnigramPrior as UnigramPrior
 from smalti.quantizers.codebooks.base import CODEBOOKS as CODEBOOKS
@@ -152,7 +157,6 @@ from smalti.quantizers.residual import ResidualVQ as ResidualVQ
 from smalti.quantizers.residual import ResidualVQConfig as ResidualVQConfig
 from smalti.quantizers.vq import VectorQuantizer as VectorQuantizer
 from smalti.quantizers.vq import VectorQuantizerConfig as VectorQuantizerConfig
-from smalti.recipe import PriorRecipe as PriorRecipe
 from smalti.recipe import Recipe as Recipe
 from smalti.recipe import register_recipe as register_recipe
 from smalti.tokenizer import Tokenizer as Tokenizer

@@ -11,37 +11,22 @@ Functions of plugins that build recipes register themselves by name:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import Field, ValidationError
 
-from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError, UnknownKind
 from smalti.core.modality import AnyModality
 from smalti.core.models import AnyModel
 from smalti.core.plugins import load_plugins
-from smalti.core.priors import AnyNetwork
 from smalti.core.validation import sentence_of
 from smalti.modalities.image.modality import ImageConfig
 from smalti.models.masked import MaskedPredictionConfig
 from smalti.models.vqvae import VQVAEConfig
+from smalti.priors.autoregressive import AutoregressivePriorConfig
+from smalti.priors.base import PRIORS, AnyPrior, PriorConfig
 from smalti.training.loop import TrainingConfig
-
-
-class PriorRecipe(Configuration):
-    """Second stage: a network over the codes, and its training settings.
-
-    Attributes:
-        length: number of codes per training chunk, for items that differ in length; None for the number of a
-            training crop.
-        network: the autoregressive network.
-        training: settings of the training loop.
-    """
-
-    length: int | None = Field(default=None, ge=1)
-    network: AnyNetwork = GatedPixelCNNConfig()
-    training: TrainingConfig = TrainingConfig()
 
 
 class Pretraining(Configuration):
@@ -67,7 +52,7 @@ class Recipe(Configuration):
         model: the model to train: a VQ-VAE, or a baseline.
         training: training settings of the autoencoder.
         pretraining: pre-training of its encoder; None for no pre-training.
-        prior: the second stage.
+        prior: the second stage: a prior over the codes, and its training.
     """
 
     name: str
@@ -77,7 +62,7 @@ class Recipe(Configuration):
     model: AnyModel = VQVAEConfig()
     training: TrainingConfig = TrainingConfig()
     pretraining: Pretraining | None = None
-    prior: PriorRecipe = PriorRecipe()
+    prior: AnyPrior = AutoregressivePriorConfig()
 
 
 RecipeFunction = Callable[[], Recipe]
@@ -116,11 +101,18 @@ def registered_recipes() -> dict[str, RecipeFunction]:
 C = TypeVar("C", bound=Configuration)
 
 
+def validator(model: type[C]) -> Callable[[Any], C]:
+    """Return the function that validates values as a config of this class, or as a prior of any kind."""
+    if issubclass(model, PriorConfig):
+        return cast("Callable[[Any], C]", PRIORS.validate)
+    return model.model_validate
+
+
 def parse(model: type[C], values: Any, where: str) -> C:
     """Validate stored values.
 
     Args:
-        model: config class to create.
+        model: config class to create; a `PriorConfig` stands for all kinds of priors.
         values: stored values, as plain JSON values.
         where: file of the values, for messages.
 
@@ -129,7 +121,7 @@ def parse(model: type[C], values: Any, where: str) -> C:
         InputError: if they do not fit the model otherwise.
     """
     try:
-        return model.model_validate(values)
+        return validator(model)(values)
     except ValidationError as error:
         raise refusal(error, values, f"{where} does not describe a model of this version: ") from None
 

@@ -18,14 +18,13 @@ from smalti.core.files import atomic_file
 from smalti.core.hub import locate, upload
 from smalti.core.precision import full_precision
 from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE
-from smalti.core.priors import Prior
+from smalti.core.priors import Prior, TrainablePrior
 from smalti.core.suggestions import suggestion
 from smalti.data.sources.base import Source
 from smalti.data.store import Store
 from smalti.decoding import check_shape, decode_codes
 from smalti.encoding import BATCH, EncodedItem, encode_items, encode_signals
 from smalti.nn.symbols import as_codes
-from smalti.priors.autoregressive import LearnedPrior
 from smalti.priors.batches import continued, drawn_codes
 from smalti.trained import LEARNED, PRIOR_DIRECTORY, UNIGRAM_FILE, TrainedModel
 
@@ -86,7 +85,7 @@ class Tokenizer:
         return self.trained.fingerprint
 
     @property
-    def learned(self) -> LearnedPrior | None:
+    def learned(self) -> TrainablePrior | None:
         """The default prior for sampling, or None if the run has no learned prior."""
         return self.trained.learned.get(LEARNED)
 
@@ -309,12 +308,13 @@ class Tokenizer:
             batch_size: grids per batch; the draws of a seed depend on it.
             prior: name of the learned prior, or any `Prior` over the codes of this model.
             progress: called with (symbols drawn, total symbols), by learned priors.
-            length: codes along the time axis, for items that differ in length; None for the training length.
+            length: codes along the time axis, for items that differ in length, from a prior that draws any
+                length; None for the training length.
             conditions: further conditions that the prior reads, of each grid.
 
         Raises:
-            InputError: if there is no learned prior or no such class, the prior does not read a condition,
-                or a setting is out of range.
+            InputError: if there is no learned prior or no such class, the prior does not read a condition or
+                draws no such length, or a setting is out of range.
         """
         chosen = self._learned(prior) if isinstance(prior, str) else prior
         if not isinstance(chosen, Prior):
@@ -324,18 +324,18 @@ class Tokenizer:
             )
         num = check_count("num", num)
         length = None if length is None else check_count("length", length)
-        if length is not None and not (self.modality.is_ragged and isinstance(chosen, LearnedPrior)):
+        if length is not None and not self.modality.is_ragged:
             raise InputError(
-                f"expected no length for {self.modality.plural_name} of one size or a prior of your own, "
-                f"received {length}: leave it out"
+                f"expected no length for {self.modality.plural_name} of one size, received {length}: "
+                "leave it out"
             )
         label = -1 if class_name is None else self.label(class_name)
         given = given_conditions(conditions, num)
-        takes_label = chosen.num_labels if isinstance(chosen, LearnedPrior) else class_name
+        takes_label = chosen.num_labels if isinstance(chosen, TrainablePrior) else class_name
         given = with_label(given, label, num) if takes_label else given
-
         settings = (temperature, top_k, top_p)
-        return drawn_codes(chosen, num, given.to(self.device), settings, length, batch_size, seed, progress)
+        grid = None if length is None else (length, *self.autoencoder.grid[1:])
+        return drawn_codes(chosen, num, given.to(self.device), settings, grid, batch_size, seed, progress)
 
     def rollout(
         self,
@@ -367,8 +367,8 @@ class Tokenizer:
             The given frames followed by one frame per action, `(B, G, F + len(actions), *grid)`.
 
         Raises:
-            InputError: if there is no learned prior, the model has no clips, the codes or actions do not fit,
-                or a setting is out of range.
+            InputError: if there is no learned prior that continues codes, the model has no clips, the codes
+                or actions do not fit, or a setting is out of range.
         """
         return continued(
             self._learned(prior),
@@ -395,7 +395,7 @@ class Tokenizer:
         """
         num, prior = check_count("num", num), settings.get("prior", LEARNED)
         given = given_conditions(conditions, num)
-        reader = self._learned(prior).network if isinstance(prior, str) else getattr(prior, "network", prior)
+        reader = self._learned(prior) if isinstance(prior, str) else prior
         check_given_conditions(given, reader, self.autoencoder)
         of_prior = given.only(*readable_conditions(reader))
         of_decoder = given.only(*readable_conditions(self.autoencoder))
@@ -403,7 +403,7 @@ class Tokenizer:
         decoder_class = class_name if self.autoencoder.num_label_classes else None
         return self.decode(codes, class_name=decoder_class, seed=settings.get("seed"), conditions=of_decoder)
 
-    def _learned(self, name: str) -> LearnedPrior:
+    def _learned(self, name: str) -> TrainablePrior:
         known = self.trained.learned
         if name in known:
             return known[name]

@@ -24,13 +24,14 @@ from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
 from smalti.core.plugins import listed_plugins, loaded_plugins, plugin_hint
 from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE, check_no_run
-from smalti.core.priors import DensityPrior
+from smalti.core.priors import DensityPrior, Prior, TrainablePrior
 from smalti.core.weights import CHECKSUM, digest, short
 from smalti.core.weights import fingerprint as fingerprint_of
-from smalti.priors.autoregressive import LabelledPrior, LearnedPrior
+from smalti.priors.base import PriorConfig
+from smalti.priors.labelled import LabelledPrior
 from smalti.priors.uniform import UniformPrior
 from smalti.priors.unigram import UnigramPrior
-from smalti.recipe import PriorRecipe, Recipe, parse
+from smalti.recipe import Recipe, parse
 from smalti.training.checkpoints import RunDirectory
 
 PRIOR_DIRECTORY = "prior"
@@ -68,8 +69,8 @@ class TrainedModel:
     model: LatentVariableModel
     classes: tuple[str, ...]
     unigram: UnigramPrior | None
-    learned: dict[str, LearnedPrior]
-    prior_recipes: dict[str, PriorRecipe]
+    learned: dict[str, TrainablePrior]
+    prior_recipes: dict[str, PriorConfig]
     actions: tuple[str, ...] = ()
     columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
@@ -178,17 +179,17 @@ class TrainedModel:
         return self.model
 
     @property
-    def priors(self) -> dict[str, DensityPrior]:
+    def priors(self) -> dict[str, Prior]:
         """All available priors by name, from the least to the most informed."""
         if not isinstance(self.model, Autoencoder):
             return {}
         uniform = UniformPrior(self.model.num_codes, self.model.num_codebooks, self.model.grid)
-        priors: list[DensityPrior] = [uniform.to(self.device)]
+        priors: list[Prior] = [uniform.to(self.device)]
         if self.unigram is not None:
             priors.append(self.unigram)
         for learned in self.learned.values():
             priors.append(learned)
-            if learned.num_labels:
+            if isinstance(learned, DensityPrior) and learned.num_labels:
                 priors.append(LabelledPrior(learned))
         return {prior.name: prior for prior in priors}
 
@@ -279,11 +280,11 @@ def check_num_codes(model: LatentVariableModel) -> None:
 
 
 def new_prior(
-    recipe: PriorRecipe,
+    recipe: PriorConfig,
     autoencoder: Autoencoder,
     conditions: Mapping[str, int] = NO_SIZES,
     name: str = LEARNED,
-) -> LearnedPrior:
+) -> TrainablePrior:
     """Build an untrained prior over an autoencoder's codes.
 
     Args:
@@ -293,20 +294,26 @@ def new_prior(
         name: of the prior.
 
     Raises:
-        InputError: if the network cannot model the codes or their layout.
+        InputError: if the prior cannot model the codes or their layout.
     """
     # Actions belong to frames: codes that cover several frames have none.
     left_out = () if autoencoder.stride == 1 else ("action",)
     sizes = {each: size for each, size in conditions.items() if each not in left_out}
-    network = recipe.network.build(autoencoder.num_codes, autoencoder.num_codebooks, sizes)
-    if network.code_layout not in (None, autoencoder.code_layout):
+    prior = recipe.build(autoencoder.num_codes, autoencoder.num_codebooks, autoencoder.grid, sizes)
+    grid = tuple(getattr(prior, "grid", ()))
+    if not isinstance(prior, TrainablePrior) or not grid or grid[1:] != tuple(autoencoder.grid)[1:]:
+        raise InputError(
+            f"expected a TrainablePrior over grids {tuple(autoencoder.grid)}, received a "
+            f"{type(prior).__name__} over {grid}: correct {type(recipe).__name__}.build"
+        )
+    if prior.code_layout not in (None, autoencoder.code_layout):
         codes = autoencoder.code_layout or "one grid"
         raise InputError(
-            f"expected a prior for {codes}, received one for {network.code_layout}: set network.factors to "
+            f"expected a prior for {codes}, received one for {prior.code_layout}: set network.factors to "
             "those of the autoencoder, or use another network.kind"
         )
-    grid = autoencoder.grid if recipe.length is None else (recipe.length, *autoencoder.grid[1:])
-    return LearnedPrior(network, grid, name)
+    prior.name = name
+    return prior
 
 
 def _sizes(
@@ -367,7 +374,7 @@ def _load_unigram(path: Path, autoencoder: Autoencoder, fingerprint: str) -> tup
 
 def _load_prior(
     directory: Path, autoencoder: Autoencoder, conditions: Mapping[str, int], fingerprint: str
-) -> tuple[LearnedPrior, PriorRecipe, str] | None:
+) -> tuple[TrainablePrior, PriorConfig, str] | None:
     run = RunDirectory(directory)
     if not run.model_path.is_file():
         return None
@@ -379,7 +386,7 @@ def _load_prior(
             f"remove {directory} and run `smalti train-prior` again"
         )
     with plugin_hint(config, directory):
-        recipe = parse(PriorRecipe, config["recipe"], str(run.config_path))
+        recipe = parse(PriorConfig, config["recipe"], str(run.config_path))
     name = directory.name.removeprefix(PRIOR_DIRECTORY).removeprefix("-") or LEARNED
     tensors = run.read_model()
     prior = build_stored(lambda: new_prior(recipe, autoencoder, conditions, name), tensors, directory)

@@ -18,9 +18,9 @@ from smalti.app.cli import add_commands, app
 from smalti.core import plugins
 from smalti.core.errors import UnknownKind
 from smalti.core.parts import QUANTIZERS
+from tests.examples import as_plugin
 from tests.runs import TINY, TINY_PRIOR, Result
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "own_quantizer.py"
 NAME = "own_quantizer"
 SETTINGS = [*TINY, "model.quantizer.kind=sign", "bits=4"]
 
@@ -29,19 +29,7 @@ Smalti = Callable[..., Result]
 
 @pytest.fixture
 def forget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Work in a folder with the example; calling this makes the process as if it had never loaded it."""
-    (tmp_path / EXAMPLE.name).write_text(EXAMPLE.read_text())
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    kinds = {kind: config for kind, config in QUANTIZERS.kinds().items() if kind != "sign"}
-
-    def call() -> None:
-        monkeypatch.setattr(plugins, "_LOADED", {})
-        monkeypatch.setattr(QUANTIZERS, "_kinds", dict(kinds))
-        sys.modules.pop(NAME, None)
-
-    call()
-    yield call
+    yield as_plugin(NAME, QUANTIZERS, tmp_path, monkeypatch)
     sys.modules.pop(NAME, None)
 
 

@@ -19,7 +19,8 @@ from smalti.core.signals import SignalSpec
 from smalti.evaluation.evaluate import evaluate
 from smalti.likelihoods.categorical import CategoricalFamily
 from smalti.models.vqvae import VQVAE
-from smalti.priors.autoregressive import LabelledPrior, LearnedPrior
+from smalti.priors.autoregressive import LearnedPrior
+from smalti.priors.labelled import LabelledPrior
 from smalti.priors.uniform import UniformPrior
 from smalti.priors.unigram import UnigramPrior
 from smalti.quantizers.fsq import FSQ
@@ -150,6 +151,9 @@ def test_evaluation_leaves_a_prior_without_a_density_out_and_says_so(model: VQVA
     assert list(result.density) == ["uniform"]
     assert result.density == alone.density
     assert "no density" in result.protocol.pop("prior stripes")
+    assert result.without_density == ("stripes",)
+    assert result.to_json()["without_density"] == ["stripes"]
+    assert "without_density" not in alone.to_json()
     assert result.protocol == alone.protocol
     json.dumps(result.to_json())
 

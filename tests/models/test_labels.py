@@ -11,7 +11,8 @@ from smalti.core.signals import SignalSpec
 from smalti.decoders.conv import ConvDecoderConfig
 from smalti.evaluation.bounds import measure
 from smalti.models.vqvae import VQVAE, VQVAEConfig
-from smalti.priors.autoregressive import LabelledPrior, LearnedPrior
+from smalti.priors.autoregressive import LearnedPrior
+from smalti.priors.labelled import LabelledPrior
 from smalti.priors.uniform import UniformPrior
 from smalti.priors.unigram import UnigramPrior
 from tests.models import tiny

@@ -38,6 +38,7 @@ SHORT = {
     "validation psnr": "PSNR",
     "validation usage": "codes used",
     "validation bits_per_code": "bits/code",
+    "validation loss": "loss",
 }
 
 

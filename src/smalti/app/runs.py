@@ -16,11 +16,12 @@ from smalti.core.plugins import plugin_hint
 from smalti.data.sources import Source
 from smalti.data.sources.codes import CodesSource
 from smalti.data.store_layout import is_replaceable
-from smalti.recipe import Pretraining, PriorRecipe, Recipe, parse
+from smalti.priors.base import PriorConfig
+from smalti.recipe import Pretraining, Recipe, parse
 from smalti.training.checkpoints import RunDirectory
 from smalti.training.loop import TrainingConfig
 
-R = TypeVar("R", Recipe, PriorRecipe, Pretraining)
+R = TypeVar("R", Recipe, PriorConfig, Pretraining)
 
 DATA_DIRECTORY = "data"
 MAY_CHANGE = ("training.steps", "training.log_every", "training.validate_every", "training.checkpoint_every")
@@ -176,7 +177,8 @@ def report_kept(run: RunDirectory, config: TrainingConfig, score: str, quiet: bo
     if step is None or lines[-1]["step"] == step:
         return
     lowest, last = (float(line[score]) for line in lines if line["step"] in (step, lines[-1]["step"]))
-    name, at = SHORT[f"validation {score}"], f"{lowest:.4g} {SHORT[f'validation {score}']}"
+    name = SHORT.get(f"validation {score}", score)
+    at = f"{lowest:.4g} {name}"
     if config.keep == "best":
         text = f"The weights of step {step} are kept, the best on validation data ({at})"
     else:

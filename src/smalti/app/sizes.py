@@ -12,7 +12,6 @@ from torch import nn
 
 from smalti.core.building import TooLarge, in_gb, memory_bytes, plan, size_bytes
 from smalti.core.models import LatentVariableModel
-from smalti.priors.autoregressive import LearnedPrior
 from smalti.training.loop import TrainingConfig
 
 M = TypeVar("M", bound=nn.Module)
@@ -59,8 +58,3 @@ def check_memory(build: Callable[[], M], training: TrainingConfig, item_bytes: C
 def signal_bytes(model: LatentVariableModel) -> int:
     """Bytes of one signal in float32."""
     return 4 * model.signal.channels * math.prod(model.signal.size)
-
-
-def logit_bytes(prior: LearnedPrior) -> int:
-    """Bytes of the logits of one item, in half precision."""
-    return 2 * prior.network.num_codebooks * math.prod(prior.grid) * prior.network.num_codes

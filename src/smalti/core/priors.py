@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,8 +11,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from smalti.core.conditioners import num_label_ids
 from smalti.core.conditions import NO_SIZES, Conditions
 from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.core.models import Trainable
 from smalti.core.registry import Registry
 
 
@@ -134,6 +137,14 @@ class Prior(nn.Module, ABC):
 
     name: str
     """Name in reports and on the command line."""
+    condition_sizes: Mapping[str, int] = NO_SIZES
+    """Number of ids of each condition that it embeds itself, by name."""
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels that it, its parts or its conditioners distinguish; 0 if it reads none."""
+        embedded = (getattr(part, "condition_sizes", NO_SIZES).get("label", 0) for part in self.modules())
+        return max(*embedded, num_label_ids(self))
 
     @abstractmethod
     def sample(
@@ -156,6 +167,41 @@ class Prior(nn.Module, ABC):
             generator: random generator of the draws.
         """
 
+    def sample_grids(
+        self,
+        num: int,
+        conditions: Conditions,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        grid: Sequence[int] | None = None,
+        given: Int64[Tensor, "b g *first"] | None = None,
+    ) -> Int64[Tensor, "b g *grid"]:
+        """Sample grids of another size, or that continue given codes; by default, a prior does neither.
+
+        Args:
+            num, conditions, temperature, top_k, top_p, generator: as in `sample`.
+            progress: called with (symbols drawn, total symbols), by priors that report it.
+            grid: size to draw; None for the prior's own.
+            given: the first part of each grid along its first axis, which sampling continues.
+
+        Raises:
+            InputError: if the prior cannot draw such grids.
+        """
+        if given is not None:
+            raise InputError(
+                f"expected a prior that continues given codes, received {self.name!r}, which draws whole "
+                "grids only: use an autoregressive prior, or draw without given codes"
+            )
+        if grid is not None:
+            raise InputError(
+                f"expected no other length for the prior {self.name!r}, which draws grids of one size, "
+                f"received {'x'.join(map(str, grid))}: leave the length out"
+            )
+        return self.sample(num, conditions, temperature, top_k, top_p, generator)
+
 
 class DensityPrior(Prior):
     """A prior with known probabilities, so that it can be used in bounds on ln p(x)."""
@@ -165,3 +211,23 @@ class DensityPrior(Prior):
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = ...
     ) -> Float[Tensor, " b"]:
         """Compute ln p(codes | conditions) of each item, in nats, summed over positions and codebooks."""
+
+
+class TrainablePrior(Prior, Trainable):
+    """A prior that is trained on codes: its `loss` takes batches whose data is int64 `(B, G, *grid)`.
+
+    Items may be shorter than the grid along the first axis: their padding begins at `batch.lengths`, and the
+    loss ignores it. A class that is also a `DensityPrior` has a rate in bits/dim.
+    """
+
+    grid: tuple[int, ...]
+    """Size of the grids that it is trained on; the first axis is the length of the training crops of items
+    that differ in length."""
+    code_layout: object = None
+    """The required `Autoencoder.code_layout`; None if any layout is valid."""
+    score: str = "loss"
+    """The term of the loss that validation compares, "loss" for the total; less is better."""
+
+    def item_bytes(self) -> int:
+        """Return the memory that one item of a batch takes at least in training, bytes; 0 if unknown."""
+        return 0

@@ -21,7 +21,7 @@ import pkgutil
 from typing import Any, Generic, TypeVar, cast, final
 
 from pydantic import GetCoreSchemaHandler
-from pydantic_core import core_schema
+from pydantic_core import SchemaValidator, core_schema
 
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError, UnknownKind
@@ -44,10 +44,11 @@ class Registry(Generic[C]):
         family: name of the family in messages, such as "encoder".
         base: base class of the configs of the family.
         package: package whose modules register the built-in parts.
+        default: kind of settings that name none; None if they have to.
     """
 
-    def __init__(self, family: str, base: type[C], package: str) -> None:
-        self.family, self.base, self.package = family, base, package
+    def __init__(self, family: str, base: type[C], package: str, default: str | None = None) -> None:
+        self.family, self.base, self.package, self.default = family, base, package, default
         self._kinds: dict[str, type[C]] = {}
         self._has_own = False
 
@@ -115,12 +116,17 @@ class Registry(Generic[C]):
         if isinstance(values, self.base):
             self._check_registered(values)
             return values
-        if not isinstance(values, dict) or not isinstance(values.get("kind"), str):
+        kind = values.get("kind", self.default) if isinstance(values, dict) else None
+        if not isinstance(kind, str):
             raise InputError(
                 f"expected the settings of a {self.family} with its `kind`, received {values!r}: name one of "
                 f"{', '.join(self.kinds())}"
             )
-        return self.get(values["kind"]).model_validate(values)
+        return self.get(kind).model_validate(values)
+
+    def validate(self, values: Any) -> C:
+        """Call `parse`; report every fault as a `pydantic.ValidationError`, as a field of a config does."""
+        return SchemaValidator(self._schema()).validate_python(values)
 
     def _check_registered(self, config: C) -> None:
         # A class is registered when it is defined, so its own instances need no import.
@@ -149,6 +155,9 @@ class Registry(Generic[C]):
                 self._has_own = True
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        return self._schema()
+
+    def _schema(self) -> Any:
         def dump(config: Any, info: Any) -> dict[str, Any]:
             return config.model_dump(mode=info.mode)
 

@@ -39,19 +39,20 @@ def sentence_of(error: Mapping[str, Any], where: str) -> str:
 
     Args:
         error: an entry of `ValidationError.errors()`.
-        where: dotted key of the setting.
+        where: dotted key of the setting; "" for the whole.
     """
     kind, message = error["type"], error["msg"].removeprefix("Value error, ")
+    where = f"{where}: " if where else ""
     received = shown(error["input"])
     if kind == "extra_forbidden":
-        return f"{where}: expected no such key, received {received}"
+        return f"{where}expected no such key, received {received}"
     if kind == "missing":
-        return f"{where}: expected a value, received none"
+        return f"{where}expected a value, received none"
     expected = EXPECTED.get(kind) or EXPECTED.get(kind.split("_")[0])
     if expected is None or kind == "value_error":
-        message = f"{where}: {message[0].lower()}{message[1:]}"
+        message = f"{where}{message[0].lower()}{message[1:]}"
         return message if re.search(r"\b(received|got)\b", message) else f"{message}, received {received}"
-    sentence = f"{where}: expected {expected(error.get('ctx', {}))}, received {received}"
+    sentence = f"{where}expected {expected(error.get('ctx', {}))}, received {received}"
     if kind in ("literal_error", "union_tag_invalid"):
         tag = error["ctx"].get("tag", error["input"])
         names = re.findall(r"'([^']*)'", error["ctx"].get("expected_tags") or error["ctx"]["expected"])

@@ -32,6 +32,7 @@ class Evaluation:
             distortion_true, distortion_shuffled, distortion_none; empty for a model without codes.
         counts: number of occurrences of each code, int64 `(G, K)`, or None.
         protocol: definition of each figure.
+        without_density: names of the priors that only draw samples, so that no bound has them.
     """
 
     num: int
@@ -41,6 +42,7 @@ class Evaluation:
     codebook: dict[str, float]
     counts: Tensor | None
     protocol: dict[str, str]
+    without_density: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """All fields except the counts, as plain JSON."""
@@ -50,6 +52,7 @@ class Evaluation:
             "reconstruction": self.reconstruction,
             "codebook": self.codebook,
             "protocol": self.protocol,
+            **({"without_density": list(self.without_density)} if self.without_density else {}),
         }
 
 
@@ -65,14 +68,15 @@ def evaluate(
 
     Args:
         model: the model.
-        priors: over its codes, if it has any. Priors without a density are omitted from the bounds, and
-            `protocol` says so.
+        priors: over its codes, if it has any. Priors without a density are omitted from the bounds;
+            `without_density` and `protocol` name them.
         batches: the split, each item once.
         draws: number of posterior draws per item, for models with a stochastic posterior.
         seed: of the draws.
     """
     model.eval()
     densities = [prior for prior in priors if isinstance(prior, DensityPrior)]
+    without_density = tuple(prior.name for prior in priors if not isinstance(prior, DensityPrior))
     for prior in densities:
         prior.eval()
     density, reconstruction = Density(model.signal), Reconstruction(model.signal)
@@ -128,9 +132,8 @@ def evaluate(
         **(CodebookUse.protocol() if use else {}),
         **(CodeUse.protocol() if reliance else {}),
         **{
-            f"prior {prior.name}": "has no density, so neither a rate nor a total is reported for it"
-            for prior in priors
-            if not isinstance(prior, DensityPrior)
+            f"prior {name}": "has no density, so neither a rate nor a total is reported for it"
+            for name in without_density
         },
         **(
             {
@@ -149,4 +152,5 @@ def evaluate(
         (use.compute() if use else {}) | reliance,
         use.counts if use else None,
         protocol,
+        without_density,
     )

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Float, Int64
+from pydantic import Field
 from torch import Tensor
 
+from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.autoregressive.sampling import sample
-from smalti.core.conditioners import (
-    check_given_conditions,
-    num_label_ids,
-    readable_conditions,
-    undescribed_conditioners,
-)
+from smalti.core.conditioners import check_given_conditions, readable_conditions, undescribed_conditioners
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
-from smalti.core.models import Trainable
 from smalti.core.pretrained import Pretrained, settings_of
-from smalti.core.priors import NETWORKS, AutoregressiveNetwork, DensityPrior
+from smalti.core.priors import (
+    NETWORKS,
+    AnyNetwork,
+    AutoregressiveNetwork,
+    DensityPrior,
+    TrainablePrior,
+)
 from smalti.core.results import Loss
 from smalti.core.units import bits_per_dim
 from smalti.nn.collectives import mean_over_ranks
+from smalti.priors.base import PRIORS, PriorConfig
 from smalti.priors.uniform import NO_CONDITIONS
 
 PADDING = -100
@@ -32,7 +35,7 @@ PADDING = -100
 
 
 @final
-class LearnedPrior(DensityPrior, Trainable, Pretrained):
+class LearnedPrior(TrainablePrior, DensityPrior, Pretrained):
     """An autoregressive network over the frozen codes of a trained autoencoder.
 
     Args:
@@ -41,9 +44,12 @@ class LearnedPrior(DensityPrior, Trainable, Pretrained):
         name: name in reported results.
     """
 
+    score = "bits_per_code"
+
     def __init__(self, network: AutoregressiveNetwork, grid: Sequence[int], name: str = "learned") -> None:
         super().__init__()
         self.network, self.grid, self.name = network, tuple(grid), name
+        self.code_layout = network.code_layout
 
     def settings(self) -> dict[str, Any]:
         """The network's config, sizes and conditions, and the grid."""
@@ -70,9 +76,13 @@ class LearnedPrior(DensityPrior, Trainable, Pretrained):
         return cls(network, settings["grid"], settings["name"])
 
     @property
-    def num_labels(self) -> int:
-        """Number of labels that the network or its conditioners distinguish; 0 if it reads none."""
-        return max(self.network.num_classes, num_label_ids(self.network))
+    def local_channels(self) -> int:
+        """Channels of the network's local condition; 0 for a network without one."""
+        return getattr(self.network, "local_channels", 0)
+
+    def item_bytes(self) -> int:
+        """Return the size of the logits of one item in half precision, bytes."""
+        return 2 * self.network.num_codebooks * math.prod(self.grid) * self.network.num_codes
 
     def loss(self, batch: Batch) -> Loss:
         """Mean cross-entropy per code in nats; `batch.data` holds codes `(B, G, *grid)`."""
@@ -153,47 +163,30 @@ class LearnedPrior(DensityPrior, Trainable, Pretrained):
             given=given,
         )
 
+    sample_grids = sample
 
-@final
-class LabelledPrior(DensityPrior):
-    """Class-conditional prior whose rate includes the class: p(z) >= p(z | y) / number of classes.
 
-    Its rate is therefore a bound for a receiver who does not know the class. Items without a label (-1) are
-    scored without a class and pay no cost for it.
+@PRIORS.register
+class AutoregressivePriorConfig(PriorConfig):
+    """Settings of a `LearnedPrior`.
 
-    Args:
-        prior: a learned prior that was trained with classes.
+    Attributes:
+        length: number of codes per training chunk, for items that differ in length; None for the number of a
+            training crop.
+        network: the autoregressive network.
     """
 
-    def __init__(self, prior: LearnedPrior) -> None:
-        super().__init__()
-        self.prior, self.name = prior, f"{prior.name}+class"
+    kind: Literal["autoregressive"] = "autoregressive"
+    length: int | None = Field(default=None, ge=1)
+    network: AnyNetwork = GatedPixelCNNConfig()
 
-    def log_prob(
-        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
-    ) -> Float[Tensor, " b"]:
-        """`log_joint`, which is a lower bound on ln p(codes) for any class."""
-        return self.log_joint(codes, conditions)
-
-    def log_joint(
-        self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
-    ) -> Float[Tensor, " b"]:
-        """ln p(codes, class) = ln p(codes | class) - ln(number of classes), nats."""
-        # The bound includes only the cost of the class, so the prior gets no other condition.
-        log_prob = self.prior.log_prob(codes, conditions.only("label"))
-        labels = conditions.tensor("label")
-        if labels is None:
-            return log_prob
-        return log_prob - math.log(self.prior.num_labels) * (labels >= 0)
-
-    def sample(
+    def build(
         self,
-        num: int,
-        conditions: Conditions = NO_CONDITIONS,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Int64[Tensor, "b g *grid"]:
-        """Sample from the learned prior."""
-        return self.prior.sample(num, conditions, temperature, top_k, top_p, generator)
+        num_codes: int,
+        num_codebooks: int,
+        grid: Sequence[int],
+        conditions: Mapping[str, int] | None = None,
+    ) -> LearnedPrior:
+        """Build the untrained prior; see `PriorConfig.build`."""
+        network = self.network.build(num_codes, num_codebooks, conditions)
+        return LearnedPrior(network, grid if self.length is None else (self.length, *grid[1:]))

@@ -14,10 +14,9 @@ from smalti.core.conditioners import readable_conditions
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.precision import full_precision
-from smalti.core.priors import Prior
+from smalti.core.priors import Prior, TrainablePrior
 from smalti.core.signals import SignalSpec
 from smalti.core.suggestions import suggestion
-from smalti.priors.autoregressive import LearnedPrior
 from smalti.priors.draws import Progress, draw_in_batches
 
 
@@ -26,7 +25,7 @@ def drawn_codes(
     num: int,
     conditions: Conditions,
     settings: tuple[float, int | None, float | None],
-    length: int | None,
+    grid: Sequence[int] | None,
     batch_size: int,
     seed: int | None,
     progress: Progress | None,
@@ -34,26 +33,26 @@ def drawn_codes(
     """Draw code grids in batches, on the CPU; see `Tokenizer.sample_codes` for the other arguments.
 
     Args:
-        prior: a learned prior, or any other.
+        prior: over the codes.
         num: number of grids.
         conditions: of each grid, on the device of the prior.
         settings: temperature, top_k and top_p.
-        length: codes along the time axis, for a learned prior.
+        grid: size to draw; None for the prior's own.
+
+    Raises:
+        InputError: if the prior draws grids of another size only.
     """
 
     @full_precision(prior)
     def draw(items: slice, generator: torch.Generator, progress: Progress | None) -> Tensor:
         own, size = conditions.part(items), items.stop - items.start
-        if not isinstance(prior, LearnedPrior):
-            return prior.sample(size, own, *settings, generator)
-        grid = prior.grid if length is None else (length, *prior.grid[1:])
-        return prior.sample(size, own, *settings, generator, progress, grid)
+        return prior.sample_grids(size, own, *settings, generator, progress, grid)
 
     return draw_in_batches(draw, num, batch_size, seed, progress)
 
 
 def continued(
-    prior: LearnedPrior,
+    prior: TrainablePrior,
     signal: SignalSpec,
     names: Sequence[str],
     given: Int64[Tensor, "_ g given *grid"],
@@ -71,13 +70,14 @@ def continued(
     """Draw one code frame per action after given frames; see `Tokenizer.rollout` for the other arguments.
 
     Args:
-        prior: over the codes of clips.
+        prior: over the codes of clips, which continues given ones.
         signal: what the codes are of.
         names: names of the actions, by id.
         given: on the device of the prior.
 
     Raises:
-        InputError: if the codes are not of one clip, or the actions do not fit or are unknown.
+        InputError: if the codes are not of one clip, the prior cannot continue them, or the actions do not
+            fit or are unknown.
     """
     for name, value in (("actions", actions), ("before", before or ())):
         if isinstance(value, str) or not isinstance(value, Sequence):
@@ -97,7 +97,7 @@ def continued(
             "pass one action per given frame except the last"
         )
     done = [*(before or [None] * (frames - 1)), *actions, None]
-    reads_actions = "action" in readable_conditions(prior.network)
+    reads_actions = "action" in readable_conditions(prior)
     ids = [-1 if name is None else _action(name, names, reads_actions) for name in done]
     grid = (len(done), *prior.grid[1:])
 
@@ -107,7 +107,8 @@ def continued(
         each = torch.tensor([ids] * size, device=given.device)
         conditions = Conditions(action=each if reads_actions else None)
         begun = given.repeat(size, 1, 1, 1, 1)
-        return prior.sample(size, conditions, temperature, top_k, top_p, grid=grid, given=begun, **settings)
+        settings |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        return prior.sample_grids(size, conditions, grid=grid, given=begun, **settings)
 
     return draw_in_batches(draw, num, batch_size, seed, progress)
 

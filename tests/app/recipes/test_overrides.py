@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -13,9 +15,11 @@ from smalti.app.recipes.overrides import differences, override
 from smalti.app.settings import settings
 from smalti.autoregressive.transformer import TransformerConfig
 from smalti.core.config import Configuration
-from smalti.core.errors import InputError
+from smalti.core.errors import InputError, UnknownKind
 from smalti.models.vqvae import VQVAEConfig
-from smalti.recipe import PriorRecipe, Recipe, parse
+from smalti.priors.autoregressive import AutoregressivePriorConfig
+from smalti.priors.base import PRIORS, PriorConfig
+from smalti.recipe import Recipe, parse
 
 IMAGE = get_recipe("image")
 KEYS = [line.partition("=")[0] for line in settings(IMAGE)]
@@ -96,7 +100,7 @@ def test_another_kind_of_model_keeps_the_settings_that_both_have(kind: str) -> N
 
 
 def test_another_network_keeps_the_settings_that_both_have() -> None:
-    prior = override(PriorRecipe(), ["layers=3", "network.dropout=0.25", "network.channels=16"])
+    prior = override(AutoregressivePriorConfig(), ["layers=3", "network.dropout=0.25", "network.channels=16"])
     other = override(prior, ["network.kind=transformer"])
     assert isinstance(other.network, TransformerConfig)
     shared = set(type(other.network).model_fields) & set(type(prior.network).model_fields) - {"kind"}
@@ -108,6 +112,66 @@ def test_another_network_keeps_the_settings_that_both_have() -> None:
     # 8 heads cannot share out 10 channels.
     unfit = override(override(prior, ["network.channels=10"]), ["network.kind=transformer"])
     assert unfit.network == other.network.model_copy(update={"channels": TransformerConfig().channels})
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> type[PriorConfig]:
+    """A registered kind of prior, with a setting of another kind's and one without a default."""
+    monkeypatch.setattr(PRIORS, "_kinds", dict(PRIORS.kinds()))
+
+    @PRIORS.register
+    class OwnConfig(PriorConfig):
+        kind: Literal["own"] = "own"
+        depth: int
+        length: int | None = None
+
+        def build(self, num_codes: Any, num_codebooks: Any, grid: Any, conditions: Any = None) -> Any:
+            raise NotImplementedError
+
+    return OwnConfig
+
+
+@pytest.mark.parametrize("words", [["kind=own", "depth=3"], ["depth=3", "kind=own"]])
+def test_a_prior_of_another_kind_keeps_its_training(own: type[PriorConfig], words: list[str]) -> None:
+    prior = override(AutoregressivePriorConfig(), ["training.steps=7", "length=5", "layers=2"])
+    other = override(prior, [*words, "training.batch_size=2"])
+    assert type(other) is own
+    assert other.model_dump() == {
+        "training": {**prior.training.model_dump(), "batch_size": 2},
+        "kind": "own",
+        "depth": 3,
+        "length": 5,
+    }
+    assert differences(prior, other)["kind"] == ("autoregressive", "own")
+    back = override(other, ["kind=autoregressive"])
+    assert back == prior.model_copy(
+        update={"training": other.training, "network": AutoregressivePriorConfig().network}
+    )
+    recipe = override(IMAGE, ["prior.kind=own", "prior.depth=3"], leave_out=("prior",))
+    assert recipe.prior == own.model_validate({"depth": 3, "training": IMAGE.prior.training})
+    assert parse(Recipe, recipe.model_dump(mode="json"), "here") == recipe
+
+
+def test_an_unknown_kind_of_prior() -> None:
+    with pytest.raises(UnknownKind) as caught:
+        override(AutoregressivePriorConfig(), ["kind=autoregresive"])
+    assert (caught.value.family, caught.value.kind) == ("prior", "autoregresive")
+    assert "did you mean autoregressive?" in str(caught.value)
+    with pytest.raises(InputError, match=r"training\.steps: expected"):
+        override(AutoregressivePriorConfig(), ["training.steps=0"])
+
+
+def test_a_stored_prior_without_a_kind_is_autoregressive() -> None:
+    stored = AutoregressivePriorConfig(length=3).model_dump(mode="json")
+    assert stored.pop("kind") == "autoregressive"
+    assert parse(PriorConfig, stored, "here") == AutoregressivePriorConfig(length=3)
+    for path in Path(__file__).parents[3].glob("models/*/config.json"):
+        values = json.loads(path.read_text())["recipe"]
+        assert "kind" not in values["prior"]
+        assert isinstance(parse(Recipe, values, str(path)).prior, AutoregressivePriorConfig)
+    for values in (None, [], {"kind": 3}, {"kind": None}):
+        with pytest.raises(InputError, match="prior"):
+            parse(PriorConfig, values, "here")
 
 
 def test_the_member_that_is_there_keeps_its_settings() -> None:
@@ -126,13 +190,13 @@ def test_the_member_that_is_there_keeps_its_settings() -> None:
 )
 @pytest.mark.parametrize("prefix", ["network.conditioners", "conditioners"])
 def test_a_new_entry_of_a_dictionary_of_parts(words: tuple[str, ...], prefix: str) -> None:
-    changed = override(PriorRecipe(), [f"{prefix}.mood.{word}" for word in words])
+    changed = override(AutoregressivePriorConfig(), [f"{prefix}.mood.{word}" for word in words])
     assert changed.network.model_dump()["conditioners"] == {
         "mood": {"kind": "embedding", "num_ids": 4, "dropout": 0.1}
     }
-    assert override(PriorRecipe(), settings(changed)) == changed
+    assert override(AutoregressivePriorConfig(), settings(changed)) == changed
     assert override(changed, ["conditioners.mood.dropout=0"]).network != changed.network
-    assert differences(PriorRecipe(), changed)["network.conditioners.mood.num_ids"] == (None, 4)
+    assert differences(AutoregressivePriorConfig(), changed)["network.conditioners.mood.num_ids"] == (None, 4)
 
 
 def test_a_new_entry_of_a_dictionary_of_values() -> None:

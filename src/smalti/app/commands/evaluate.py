@@ -111,7 +111,7 @@ def show(report: dict[str, Any], protocol: bool = False) -> None:
     for name, bits in report.get("lossless_bits_per_dim", {}).items():
         table.add_row(f"{name} (files)", _figure(bits))
     show_table(table)
-    for sentence in (_note_of_training_data(report), note_of_lossless(report)):
+    for sentence in (_note_of_training_data(report), note_of_lossless(report), _note_of_density(report)):
         if sentence is not None:
             show_table(escape(sentence))
     other = Table(show_header=False)
@@ -194,6 +194,16 @@ def _note_of_training_data(report: dict[str, Any]) -> str | None:
         f"The run was trained on {part}: the figures do not show how good it is on other data. Evaluate "
         "held-out data."
     )
+
+
+def _note_of_density(report: dict[str, Any]) -> str | None:
+    """Return a sentence if priors of the run have no figures, because they only draw samples; None if not."""
+    names = report.get("without_density")
+    if not names:
+        return None
+    subject, verb = ("The prior", "has") if len(names) == 1 else ("The priors", "have")
+    unit = "bits" if "bits_per_dim" in report else "nats"
+    return f"{subject} {' and '.join(names)} {verb} no density, only samples: there are no {unit} to report."
 
 
 def _labels(trained: TrainedModel, store: Store) -> np.ndarray:

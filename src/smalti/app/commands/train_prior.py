@@ -14,18 +14,18 @@ from smalti.app.console import counting, note, watching
 from smalti.app.provenance import commit, device
 from smalti.app.recipes.overrides import override
 from smalti.app.runs import DATA_DIRECTORY, check_target, draw_learning_curves, log_summary, report_kept
-from smalti.app.sizes import check_memory, logit_bytes
+from smalti.app.sizes import check_memory
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.plugins import loaded_plugins, plugin_hint
+from smalti.core.priors import TrainablePrior
 from smalti.core.signals import Levels
 from smalti.data.crops import CropLoader
 from smalti.data.loader import Loader, split_indices
 from smalti.data.store import Store
 from smalti.data.store_layout import Decoded
 from smalti.encoding import encode_items
-from smalti.priors.autoregressive import LearnedPrior
-from smalti.recipe import PriorRecipe
+from smalti.priors.base import PriorConfig
 from smalti.tokenizer import Tokenizer
 from smalti.trained import LEARNED, TrainedModel, new_prior, prior_directory
 from smalti.training.checkpoints import RunDirectory
@@ -37,8 +37,6 @@ BATCH = 256
 """Items encoded per batch."""
 SHOWN = 32
 """Samples in the picture drawn at the end of training."""
-SCORE = "bits_per_code"
-"""Validation score."""
 RESERVED = ("uniform", "unigram")
 """Names of the priors built into every run."""
 
@@ -70,9 +68,9 @@ def train_prior(
 
 
 def train_prior_recipe(
-    run_path: Path, recipe: PriorRecipe, quiet: bool = False, name: str = LEARNED, *, suggest: bool = False
+    run_path: Path, recipe: PriorConfig, quiet: bool = False, name: str = LEARNED, *, suggest: bool = False
 ) -> RunDirectory:
-    """Train a prior from a complete recipe object; see `train_prior`."""
+    """Train a prior from its complete settings; see `train_prior`."""
     if not re.fullmatch(r"[\w.-]+", name) or name in RESERVED:
         raise InputError(
             f"expected a prior name of letters, digits, dots and dashes, other than {', '.join(RESERVED)}, "
@@ -83,7 +81,9 @@ def train_prior_recipe(
     run = RunDirectory(prior_directory(run_path, name))
     check_target(run, recipe, "--name")
     autoencoder = tokenizer.autoencoder
-    check_memory(lambda: new_prior(recipe, autoencoder), recipe.training, logit_bytes)
+    check_memory(
+        lambda: new_prior(recipe, autoencoder), recipe.training, lambda planned: planned.item_bytes()
+    )
     engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
     tokenizer.autoencoder.to(engine.device)
     quiet = quiet or not engine.is_main
@@ -99,6 +99,7 @@ def train_prior_recipe(
         )
     torch.manual_seed(recipe.training.seed)
     prior = new_prior(recipe, tokenizer.autoencoder, tokenizer.trained.condition_sizes, name)
+    score = prior.score
     if engine.is_main:
         run.write_config(
             {
@@ -123,16 +124,18 @@ def train_prior_recipe(
     loader = loader_of(training)
     watched = loader_of(held_out) if len(held_out) else None
 
-    def validate(candidate: LearnedPrior) -> dict[str, float]:
+    def validate(candidate: TrainablePrior) -> dict[str, float]:
         assert watched is not None
-        sums = [(candidate.loss(batch).terms[SCORE].item(), len(batch.data)) for batch in watched.watch()]
-        return {SCORE: sum(v * n for v, n in sums) / sum(n for _, n in sums)}
+        torch.manual_seed(seed)  # a loss with draws has the same at each validation
+        losses = [(candidate.loss(batch), len(batch.data)) for batch in watched.watch()]
+        values = [({"loss": loss.total} | loss.terms)[score].item() * num for loss, num in losses]
+        return {score: sum(values) / sum(num for _, num in losses)}
 
     log_summary(recipe.training, len(training), prior, quiet)
     with watching("Training the prior", recipe.training.steps, quiet) as watch:
-        fit(prior, loader.batch, recipe.training, run, engine, validate if watched else None, watch, SCORE)
+        fit(prior, loader.batch, recipe.training, run, engine, validate if watched else None, watch, score)
     if engine.is_main:
-        report_kept(run, recipe.training, SCORE, quiet)
+        report_kept(run, recipe.training, score, quiet)
         draw_learning_curves(run)
         trained = Tokenizer.from_pretrained(run_path, device=engine.device)
         codes = trained.sample_codes(SHOWN, seed=recipe.training.seed, prior=name)

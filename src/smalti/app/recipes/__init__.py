@@ -6,7 +6,7 @@ from smalti.app.recipes import arrays, images, speech, video, worlds
 from smalti.app.recipes.overrides import differences, override
 from smalti.core.errors import InputError
 from smalti.core.suggestions import suggestion
-from smalti.recipe import Pretraining, PriorRecipe, Recipe, RecipeFunction, parse, registered_recipes
+from smalti.recipe import Pretraining, Recipe, RecipeFunction, parse, registered_recipes
 
 RECIPES: dict[str, RecipeFunction] = {
     "image": images.image,
@@ -34,7 +34,6 @@ RECIPES: dict[str, RecipeFunction] = {
 __all__ = [
     "RECIPES",
     "Pretraining",
-    "PriorRecipe",
     "Recipe",
     "all_recipes",
     "differences",

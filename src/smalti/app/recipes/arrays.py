@@ -9,7 +9,8 @@ from smalti.encoders.conv import ConvEncoderConfig
 from smalti.likelihoods.normal import NormalConfig
 from smalti.modalities.arrays.modality import ArrayConfig
 from smalti.models.vqvae import VQVAEConfig
-from smalti.recipe import PriorRecipe, Recipe
+from smalti.priors.autoregressive import AutoregressivePriorConfig
+from smalti.recipe import Recipe
 
 
 def array() -> Recipe:
@@ -31,7 +32,7 @@ def array() -> Recipe:
             likelihood=NormalConfig(),
         ),
         training=cosine(steps=20_000, batch_size=32),
-        prior=PriorRecipe(
+        prior=AutoregressivePriorConfig(
             network=TransformerConfig(channels=128, layers=4, heads=4),
             training=cosine(steps=10_000, batch_size=32),
         ),

@@ -16,8 +16,9 @@ from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
 from smalti.modalities.image.modality import ImageConfig
 from smalti.models.hierarchy import HierarchyConfig
 from smalti.models.vqvae import VQVAEConfig
+from smalti.priors.autoregressive import AutoregressivePriorConfig
 from smalti.quantizers.vq import VectorQuantizerConfig
-from smalti.recipe import PriorRecipe, Recipe
+from smalti.recipe import Recipe
 from smalti.training.loop import TrainingConfig
 
 
@@ -36,7 +37,7 @@ def image() -> Recipe:
         data=ImageConfig(channels=3, size=(64, 64)),
         model=VQVAEConfig(likelihood=GaussianConfig()),
         training=cosine(steps=20_000, batch_size=32),
-        prior=PriorRecipe(training=cosine(steps=20_000, batch_size=32)),
+        prior=AutoregressivePriorConfig(training=cosine(steps=20_000, batch_size=32)),
     )
 
 
@@ -57,7 +58,7 @@ def hierarchy() -> Recipe:
         data=ImageConfig(channels=3, size=(128, 128)),
         model=HierarchyConfig(likelihood=GaussianConfig()),
         training=training,
-        prior=PriorRecipe(network=HierarchicalPixelCNNConfig(), training=training),
+        prior=AutoregressivePriorConfig(network=HierarchicalPixelCNNConfig(), training=training),
     )
 
 
@@ -80,7 +81,7 @@ def letters() -> Recipe:
             likelihood=GaussianConfig(),
         ),
         training=short_cosine(steps=1200, batch_size=32, validate_every=300, checkpoint_every=300),
-        prior=PriorRecipe(
+        prior=AutoregressivePriorConfig(
             network=GatedPixelCNNConfig(channels=64, layers=6, head_channels=128),
             training=short_cosine(
                 steps=1300, batch_size=32, learning_rate=2e-3, validate_every=250, checkpoint_every=250
@@ -130,7 +131,7 @@ def _grey28(name: str, validation_fraction: float) -> Recipe:
             likelihood=LogisticMixtureConfig(components=5),
         ),
         training=cosine(steps=12_000, batch_size=64, learning_rate=1e-3),
-        prior=PriorRecipe(
+        prior=AutoregressivePriorConfig(
             network=GatedPixelCNNConfig(channels=64, layers=8, head_channels=256),
             training=cosine(steps=8_000, batch_size=64, learning_rate=1e-3),
         ),
@@ -157,7 +158,7 @@ def cifar10() -> Recipe:
             likelihood=CategoricalConfig(),
         ),
         training=TrainingConfig(steps=250_000, batch_size=128, learning_rate=2e-4, checkpoint_every=5_000),
-        prior=PriorRecipe(
+        prior=AutoregressivePriorConfig(
             network=GatedPixelCNNConfig(channels=128, layers=15, head_channels=256, dropout=0.1),
             training=TrainingConfig(
                 steps=100_000, batch_size=128, learning_rate=3e-4, warmup_steps=500, weight_ema=0.9995
@@ -194,7 +195,7 @@ def cifar10_coupled() -> Recipe:
             likelihood=CoupledLogisticMixtureConfig(components=5),
         ),
         training=cosine(60_000, 32, 8e-4, checkpoint_every=1_000),
-        prior=PriorRecipe(
+        prior=AutoregressivePriorConfig(
             network=GatedPixelCNNConfig(channels=64, layers=8, head_channels=256, dropout=0.1),
             training=cosine(20_000, 32, 1e-3),
         ),
@@ -215,7 +216,7 @@ def imagenet128() -> Recipe:
         validation_fraction=0.005,
         model=VQVAEConfig(likelihood=GaussianConfig()),
         training=TrainingConfig(steps=250_000, batch_size=128, learning_rate=2e-4, checkpoint_every=5_000),
-        prior=PriorRecipe(
+        prior=AutoregressivePriorConfig(
             network=GatedPixelCNNConfig(channels=384, layers=20, kernel_size=5, head_channels=512),
             training=TrainingConfig(
                 steps=250_000, batch_size=128, learning_rate=3e-4, warmup_steps=1_000, weight_ema=0.9999

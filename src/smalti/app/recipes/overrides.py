@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from smalti.core.errors import InputError
-from smalti.recipe import C, refusal
+from smalti.recipe import C, refusal, validator
+
+Validate = Callable[[Any], BaseModel]
+"""Creates a config from values, or raises a `ValidationError`."""
 
 
 def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = ()) -> C:
@@ -23,7 +25,7 @@ def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = (
     (`decoder.conditioners.text.kind`).
 
     Args:
-        config: the original config.
+        config: the original config; a prior's may become one of another kind.
         assignments: the strings.
         leave_out: first parts of keys that only full paths match.
 
@@ -32,32 +34,33 @@ def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = (
             value of the wrong type.
         UnknownKind: for a kind of part that is not registered.
     """
+    validate = validator(type(config))
     values = config.model_dump(mode="json")
-    for assignment in assignments:
+    # The kind of the whole comes first, since it decides which keys there are.
+    for assignment in sorted(assignments, key=lambda each: not each.startswith("kind=")):
         key, equals, text = assignment.partition("=")
         if not equals or not key:
             raise InputError(
                 f"expected key=value, received {assignment!r}: write for example training.steps=1000"
             )
         prefix, _, last = key.rpartition(".")
-        entry = _new_entry(type(config).model_validate(values), key, leave_out)
+        entry = _new_entry(validate(values), key, leave_out)
         if entry is not None:
             path, rest = entry
             prefix = key.removesuffix(f".{rest}") if rest else key
             given = [_beside(assignments, prefix), *_kinds(assignments, prefix)] if rest else [text]
-            values = _assigned(type(config), values, _at(values, path[:-1]), path[-1], given)
+            values = _assigned(validate, values, path, given)
         path = _find(values, key, leave_out)
-        inner = _at(values, path[:-1])
-        current = inner[path[-1]]
-        if path[-1] == "kind" and len(path) > 1 and text != current:
+        part = path[:-1]
+        inner = _at(values, part)
+        if path[-1] == "kind" and text != inner["kind"]:
             # Another member of a union has different keys and would reject the old ones.
             given = [{**_beside(assignments, prefix), last: text}, {last: text}]
-            others, part = dict(inner), path[:-1]
-            values = _assigned(type(config), values, _at(values, part[:-1]), part[-1], given)
-            values = _kept(type(config), values, part, others)
+            values = _assigned(validate, values, part, given)
+            values = _kept(validate, values, part, inner)
         else:
-            values = _assigned(type(config), values, inner, path[-1], _readings(text, current))
-    return type(config).model_validate(values)
+            values = _assigned(validate, values, path, _readings(text, inner[path[-1]]))
+    return validate(values)
 
 
 def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
@@ -125,7 +128,8 @@ def _new_entry(config: BaseModel, key: str, leave_out: Sequence[str]) -> tuple[l
 def _beside(assignments: Sequence[str], prefix: str) -> dict[str, str]:
     """The settings that assignments give to one part, which its kind may require."""
     pairs = [each.partition("=") for each in assignments]
-    given = {key.removeprefix(f"{prefix}."): text for key, _, text in pairs if key.startswith(f"{prefix}.")}
+    start = f"{prefix}." if prefix else ""
+    given = {key.removeprefix(start): text for key, _, text in pairs if key.startswith(start)}
     return {key: text for key, text in given.items() if "." not in key}
 
 
@@ -165,33 +169,35 @@ def _readings(text: str, current: Any) -> list[Any]:
     return [None, text] if text.lower() in ("none", "null") else [text]
 
 
+def _with(values: Any, path: Sequence[str], value: Any) -> Any:
+    """Return nested values with another value at a path; the value itself for an empty path."""
+    if not path:
+        return value
+    return {**values, path[0]: _with(values.get(path[0]), path[1:], value)}
+
+
 def _assigned(
-    model: type[C], values: dict[str, Any], inner: dict[str, Any], name: str, readings: list[Any]
+    validate: Validate, values: dict[str, Any], path: Sequence[str], readings: list[Any]
 ) -> dict[str, Any]:
     """Return the values with one of them set to the first valid candidate."""
-    errors: list[ValidationError] = []
+    errors: list[tuple[ValidationError, dict[str, Any]]] = []
     for reading in readings:
-        inner[name] = reading
+        candidate = _with(values, path, reading)
         try:
-            return model.model_validate(values).model_dump(mode="json")
+            return validate(candidate).model_dump(mode="json")
         except ValidationError as error:
-            errors.append(error)
+            errors.append((error, candidate))
     # Errors of smalti's own validators are the most specific; otherwise report the first candidate's.
-    chosen = next((error for error in errors if error.errors()[0]["type"] == "value_error"), errors[0])
-    raise refusal(chosen, values) from None
+    chosen = next((each for each in errors if each[0].errors()[0]["type"] == "value_error"), errors[0])
+    raise refusal(*chosen) from None
 
 
 def _kept(
-    model: type[C], values: dict[str, Any], path: Sequence[str], settings: dict[str, Any]
+    validate: Validate, values: dict[str, Any], path: Sequence[str], settings: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the values with the old settings that the new member of a union also has."""
     for key, setting in settings.items():
-        candidate = copy.deepcopy(values)
-        inner = candidate
-        for part in path:
-            inner = inner[part]
-        if key in inner and key != "kind":
-            inner[key] = setting
+        if key in _at(values, path) and key != "kind":
             with suppress(ValidationError):
-                values = model.model_validate(candidate).model_dump(mode="json")
+                values = validate(_with(values, [*path, key], setting)).model_dump(mode="json")
     return values

@@ -14,9 +14,10 @@ from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
 from smalti.modalities.audio.modality import AudioConfig
 from smalti.modalities.audio.spectrogram import LogMelConfig
 from smalti.models.vqvae import VQVAEConfig
+from smalti.priors.autoregressive import AutoregressivePriorConfig
 from smalti.quantizers.codebooks.frozen import FrozenCodebookConfig
 from smalti.quantizers.vq import VectorQuantizerConfig
-from smalti.recipe import Pretraining, PriorRecipe, Recipe
+from smalti.recipe import Pretraining, Recipe
 
 
 def digits() -> Recipe:
@@ -89,9 +90,9 @@ def digits_spectral() -> Recipe:
     )
 
 
-def _prior_of_digits() -> PriorRecipe:
+def _prior_of_digits() -> AutoregressivePriorConfig:
     """Return a prior with a short training, which stops before it overfits 20 minutes of speech."""
-    return PriorRecipe(
+    return AutoregressivePriorConfig(
         length=32,
         network=WaveNetConfig(
             channels=96,
@@ -132,7 +133,7 @@ def units() -> Recipe:
             )
         ),
         training=short_cosine(steps=800, batch_size=16, checkpoint_every=250),
-        prior=PriorRecipe(
+        prior=AutoregressivePriorConfig(
             length=64,
             network=WaveNetConfig(
                 channels=128,
@@ -260,7 +261,7 @@ def _waveform(
             code_dropout=0.02,
         ),
         training=training,
-        prior=PriorRecipe(
+        prior=AutoregressivePriorConfig(
             length=prior_length,
             network=WaveNetConfig(
                 channels=256,

@@ -9,7 +9,8 @@ from smalti.encoders.conv import ConvEncoderConfig
 from smalti.likelihoods.gaussian import GaussianConfig
 from smalti.modalities.video.modality import VideoConfig
 from smalti.models.vqvae import VQVAEConfig
-from smalti.recipe import PriorRecipe, Recipe
+from smalti.priors.autoregressive import AutoregressivePriorConfig
+from smalti.recipe import Recipe
 
 
 def video() -> Recipe:
@@ -30,7 +31,7 @@ def video() -> Recipe:
             likelihood=GaussianConfig(),
         ),
         training=cosine(steps=20_000, batch_size=4),
-        prior=PriorRecipe(
+        prior=AutoregressivePriorConfig(
             network=TransformerConfig(channels=256, layers=8, heads=8),
             training=cosine(steps=20_000, batch_size=4),
         ),

@@ -17,8 +17,9 @@ from smalti.modalities.codes.modality import CodeGridConfig
 from smalti.modalities.image.modality import ImageConfig
 from smalti.modalities.video.modality import VideoConfig
 from smalti.models.vqvae import VQVAEConfig
+from smalti.priors.autoregressive import AutoregressivePriorConfig
 from smalti.quantizers.vq import VectorQuantizerConfig
-from smalti.recipe import PriorRecipe, Recipe
+from smalti.recipe import Recipe
 
 
 def frames() -> Recipe:
@@ -43,7 +44,7 @@ def frames() -> Recipe:
             likelihood=GaussianConfig(),
         ),
         training=short_cosine(steps=3000, batch_size=16),
-        prior=PriorRecipe(
+        prior=AutoregressivePriorConfig(
             network=GatedPixelCNNConfig(channels=48, layers=6, head_channels=192),
             training=short_cosine(steps=2000, batch_size=16),
         ),
@@ -85,7 +86,7 @@ def second_stage() -> Recipe:
             code_dropout=0.1,
         ),
         training=short_cosine(steps=2000, batch_size=16),
-        prior=PriorRecipe(
+        prior=AutoregressivePriorConfig(
             network=GatedPixelCNNConfig(channels=64, layers=2, head_channels=256),
             training=short_cosine(steps=1000, batch_size=64, weight_ema=0.0),
         ),
@@ -115,7 +116,7 @@ def walks() -> Recipe:
             likelihood=GaussianConfig(),
         ),
         training=training,
-        prior=PriorRecipe(
+        prior=AutoregressivePriorConfig(
             network=FramePixelCNNConfig(
                 frame=GatedPixelCNNConfig(channels=64, layers=6, head_channels=256, dropout=0.1),
                 memory_channels=96,

@@ -26,10 +26,12 @@ from smalti.models.networks import NetworksConfig
 from smalti.models.vae import VAEConfig
 from smalti.models.vimco import VIMCOConfig
 from smalti.models.vqvae import VQVAEConfig
+from smalti.priors.autoregressive import AutoregressivePriorConfig
+from smalti.priors.base import AnyPrior
 from smalti.quantizers.codebooks.ema import EMACodebookConfig
 from smalti.quantizers.codebooks.gradient import GradientCodebookConfig
 from smalti.quantizers.vq import VectorQuantizerConfig
-from smalti.recipe import PriorRecipe, Recipe
+from smalti.recipe import Recipe
 from smalti.training.loop import TrainingConfig
 
 BUDGETS = ("tiny", "cpu", "paper")
@@ -51,7 +53,7 @@ class Entry(Configuration):
 
     name: str
     recipe: Recipe
-    priors: dict[str, PriorRecipe] = Field(default_factory=dict)
+    priors: dict[str, AnyPrior] = Field(default_factory=dict)
     fine_tuning: TrainingConfig | None = None
     most_seeds: int | None = Field(default=None, ge=1)
 
@@ -289,7 +291,7 @@ def _cifar10(budget: str) -> Scale:
             update={
                 "model": model,
                 "training": training,
-                "prior": PriorRecipe(network=network, training=_changed(training, steps=1_000)),
+                "prior": AutoregressivePriorConfig(network=network, training=_changed(training, steps=1_000)),
             }
         ),
         latent_dim=32,
@@ -348,7 +350,7 @@ def _tiny(recipe: Recipe) -> Scale:
             update={
                 "model": model,
                 "training": training,
-                "prior": PriorRecipe(network=network, training=training),
+                "prior": AutoregressivePriorConfig(network=network, training=training),
             }
         ),
         latent_dim=3,

@@ -24,14 +24,16 @@ from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder
+from smalti.core.priors import DensityPrior
 from smalti.core.suggestions import suggestion
 from smalti.data.loader import Loader
 from smalti.data.sources import Source
 from smalti.data.store import Store
 from smalti.evaluation.bounds import LabelPrior
 from smalti.models.vqvae import VQVAE
+from smalti.priors.base import PriorConfig
 from smalti.quantizers.vq import VectorQuantizer
-from smalti.recipe import PriorRecipe, Recipe
+from smalti.recipe import Recipe
 from smalti.studies.likelihood.approximation import next_nearest, with_swaps
 from smalti.studies.likelihood.recipes import CLASSES, HUB_NAMES, Entry, Study, study
 from smalti.studies.records import (
@@ -184,7 +186,7 @@ def _train_model(recipe: Recipe, data: str, path: Path, start: Path | None, quie
     train_recipe(recipe, data, path, quiet, start)
 
 
-def _train_prior(recipe: PriorRecipe, run_path: Path, name: str, quiet: bool) -> None:
+def _train_prior(recipe: PriorConfig, run_path: Path, name: str, quiet: bool) -> None:
     run = RunDirectory(prior_directory(run_path, name))
     check_target(run, recipe)
     # The picture of samples is written last, so it marks a finished prior.
@@ -252,7 +254,8 @@ def _swaps(chosen: Study, entry: Entry, run: Path, store: Store) -> Iterator[Rec
     quantizer = model.quantizer if isinstance(model, VQVAE) else None
     if not isinstance(model, VQVAE) or not isinstance(quantizer, VectorQuantizer):
         return
-    priors = [prior for prior in trained.priors.values() if not isinstance(prior, LabelPrior)]
+    densities = [prior for prior in trained.priors.values() if isinstance(prior, DensityPrior)]
+    priors = [prior for prior in densities if not isinstance(prior, LabelPrior)]
     report = json.loads((run / RESULTS).read_text())
     about = {
         "model": trained.fingerprint,

@@ -9,7 +9,7 @@ from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.suggestions import suggestion
 from smalti.models.vae import VAEConfig
-from smalti.recipe import PriorRecipe, Recipe
+from smalti.recipe import Recipe
 from smalti.training.loop import TrainingConfig
 
 BUDGETS = ("tiny", "cpu", "paper")
@@ -115,7 +115,7 @@ def _changed(recipe: Recipe, training: dict[str, Any], prior: dict[str, Any]) ->
     def changed(config: TrainingConfig, settings: dict[str, Any]) -> TrainingConfig:
         return TrainingConfig.model_validate({**config.model_dump(), **settings})
 
-    second: PriorRecipe = recipe.prior.model_copy(update={"training": changed(recipe.prior.training, prior)})
+    second = recipe.prior.model_copy(update={"training": changed(recipe.prior.training, prior)})
     return recipe.model_copy(update={"training": changed(recipe.training, training), "prior": second})
 
 

@@ -17,6 +17,7 @@ from smalti.app.runs import DATA_DIRECTORY
 from smalti.core.errors import InputError
 from smalti.data.sources import Item, Source
 from smalti.data.store import Store
+from smalti.priors.autoregressive import LearnedPrior
 from smalti.studies.records import Record, publish
 from smalti.studies.worlds.judges import psnr_by_frame, sharpness_by_frame, train_action_judge, windows
 from smalti.studies.worlds.recipes import VideoStudy, video_study
@@ -146,6 +147,11 @@ def _measured(
 ) -> dict[str, dict[str, Any]]:
     """Compute the metrics of all entries by name, and write the page."""
     prior = tokenizer.trained.learned[LEARNED]
+    if not isinstance(prior, LearnedPrior):
+        raise InputError(
+            f"expected an autoregressive prior, whose nats per frame are compared, received a "
+            f"{type(prior).__name__} in {tokenizer.directory}: train one with prior.kind=autoregressive"
+        )
     chosen = Windows.of(held_out, study.stride, tokenizer)
     note("Training the judge of actions on real frames.", quiet)
     store = Store.open(tokenizer.directory / DATA_DIRECTORY)
