@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from smalti.core.errors import InputError
-from smalti.quantizers.fsq import FSQ
+from smalti.quantizers.fsq import FSQ, FSQConfig
 
 LEVELS = pytest.mark.parametrize("levels", [(2,), (3,), (4, 3), (8, 5, 5, 5), (7, 2, 6)], ids=str)
 
@@ -114,3 +114,43 @@ def test_usage_is_the_share_of_codes_in_the_batch():
 def test_levels_out_of_range(levels):
     with pytest.raises(ValidationError):
         FSQ(levels)
+
+
+@LEVELS
+def test_the_sigmoid_bound_of_ifsq(levels):
+    """2 sigmoid(1.6 x) - 1 in place of tanh(x), with the shift that leaves the middle of the range at 0."""
+    z = torch.linspace(-4, 4, 4001)
+    x = z.double().numpy()
+    quantizer = FSQ(levels, bound="sigmoid")
+    latents = z.unsqueeze(1).repeat(1, len(levels)).requires_grad_()
+    quantized = quantizer(latents)
+    quantized.latents.sum().backward()
+    for channel, n in enumerate(levels):
+        h, o = (n - 1) * (1 + 1e-3) / 2, 0.5 if n % 2 == 0 else 0.0
+        shift = -np.log(2 / (o / h + 1) - 1) / 1.6
+        p = 1 / (1 + np.exp(-1.6 * (x + shift)))
+        bounded = (2 * p - 1) * h - o
+        clear = np.abs(np.abs(bounded - np.floor(bounded)) - 0.5) > 1e-5
+        expected = np.round(bounded) / (n // 2)
+        np.testing.assert_allclose(
+            quantized.latents[:, channel].detach().numpy()[clear], expected[clear], rtol=1e-6
+        )
+        np.testing.assert_allclose(
+            latents.grad[:, channel].numpy(), 3.2 * p * (1 - p) * h / (n // 2), rtol=1e-3, atol=1e-6
+        )
+
+
+def test_the_sigmoid_bound_uses_inner_levels_evenly():
+    """Of normally distributed latents; rounding leaves the outer two levels half a cell each."""
+    latents = torch.randn(50_000, 1, generator=torch.Generator().manual_seed(0))
+    ratios = []
+    for bound in ("tanh", "sigmoid"):
+        counts = FSQ((9,), bound)(latents).codes.flatten().bincount()[1:-1]
+        ratios.append((counts.max() / counts.min()).item())
+    assert ratios[0] > 1.3
+    assert ratios[1] < 1.15
+
+
+def test_another_bound_is_refused():
+    with pytest.raises(ValidationError):
+        FSQConfig(levels=(3,), bound="relu")

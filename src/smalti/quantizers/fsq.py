@@ -1,9 +1,8 @@
-"""Finite scalar quantization (Mentzer et al. 2023, arXiv 2309.15505)."""
+"""Finite scalar quantization (Mentzer et al. 2023, arXiv 2309.15505), and iFSQ (2026, arXiv 2601.17124)."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal, final
 
 import torch
@@ -11,15 +10,19 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor
 
-from smalti.core.errors import InputError
 from smalti.core.parts import QUANTIZERS, Quantizer, QuantizerConfig
 from smalti.core.results import Quantized
 from smalti.nn.symbols import check_codes
 from smalti.quantizers.layout import Layout
+from smalti.quantizers.levels import as_levels, num_combinations, place_values
 from smalti.quantizers.straight_through import straight_through
+from smalti.quantizers.usage import batch_usage
 
 MARGIN = 1e-3
 """Relative margin by which the bound exceeds the outermost level, so that tanh need not saturate there."""
+
+SLOPES = {"tanh": 1.0, "sigmoid": 0.8}
+"""Slope c of the bound tanh(c x); 2 sigmoid(1.6 x) - 1 = tanh(0.8 x)."""
 
 
 @QUANTIZERS.register
@@ -30,16 +33,18 @@ class FSQConfig(QuantizerConfig):
         levels: number of values of each channel, from 2 to 1,000 (above that, the bound's margin would reach
             another level). The paper's choices: 8,8,8 for about 512 codes, 8,5,5,5 for 1,000, 8,8,8,6,5 for
             15,360 and 8,8,8,5,5,5 for 64,000.
+        bound: "tanh", or "sigmoid" for iFSQ.
     """
 
     kind: Literal["fsq"] = "fsq"
     levels: tuple[Annotated[int, Field(ge=2, le=1000)], ...] = Field(
         default=(8, 5, 5, 5), min_length=1, max_length=1000
     )
+    bound: Literal["tanh", "sigmoid"] = "tanh"
 
     def build(self) -> FSQ:
         """Build the quantizer, for latents with channels first."""
-        return FSQ(self.levels)
+        return FSQ(self.levels, self.bound)
 
 
 @final
@@ -51,51 +56,51 @@ class FSQ(Quantizer):
         code = sum_i (q_i floor(L_i / 2) + floor(L_i / 2)) L_1 ... L_(i-1)
 
     Section 3.1 of the paper and the authors' published code. The quantizer has no parameters and no loss; the
-    gradient passes straight through the rounding, so it is that of the tanh. All computations are in float32,
-    also under autocast, and codes are int64. A NaN channel gets level 0 in the code and stays NaN in the
-    latents, where it stops the training.
+    gradient passes straight through the rounding, so it is that of the bound. All computations are in
+    float32, also under autocast, and codes are int64. A NaN channel gets level 0 in the code and stays NaN in
+    the latents, where it stops the training.
+
+    iFSQ (arXiv 2601.17124) replaces tanh(x) by 2 sigmoid(1.6 x) - 1, which maps normally distributed latents
+    almost uniformly to (-1, 1). With an odd number of levels, the inner ones are then used about evenly, and
+    the outer two, which have half a cell each, half as often.
 
     Decoded latents are not fixed points: `encode(decode(codes))` may differ from the codes.
 
     Args:
         levels: number of values of each channel, from 2 to 1,000, one entry per channel.
+        bound: function that bounds the channels, "tanh" (FSQ) or "sigmoid" (iFSQ).
         channel_last: latents are `(B, *grid, D)` and codes `(B, *grid, 1)`, instead of `(B, D, *grid)` and
             `(B, 1, *grid)`.
 
     Raises:
         InputError: if levels are not a sequence, or the number of codes exceeds int64.
-        pydantic.ValidationError: for levels out of range.
+        pydantic.ValidationError: for levels out of range, or another bound.
     """
 
     config: FSQConfig
     _levels: Tensor
     _bases: Tensor
 
-    def __init__(self, levels: Sequence[int] = (8, 5, 5, 5), channel_last: bool = False) -> None:
+    def __init__(
+        self,
+        levels: Sequence[int] = (8, 5, 5, 5),
+        bound: Literal["tanh", "sigmoid"] = "tanh",
+        channel_last: bool = False,
+    ) -> None:
         super().__init__()
-        if not isinstance(levels, Iterable) or isinstance(levels, str):
-            raise InputError(
-                f"expected the number of levels of each channel, received {levels!r}: pass a list or tuple, "
-                "such as (8, 5, 5, 5)"
-            )
-        levels = tuple(levels)
-        self.config = FSQConfig(levels=levels)
-        self.num_codebooks, self.num_codes, self.dim = 1, math.prod(levels), len(levels)
-        if self.num_codes > 2**63:
-            raise InputError(
-                f"expected levels whose product is at most 2**63, received {self.num_codes:,} codes: use "
-                "fewer channels or levels"
-            )
+        self.config = FSQConfig(levels=as_levels(levels), bound=bound)
+        levels = self.config.levels
+        self.num_codebooks, self.num_codes, self.dim = 1, num_combinations(levels), len(levels)
         self.layout = Layout(self.dim, channel_last)
-        bases = [math.prod(levels[:channel]) for channel in range(self.dim)]
         # Derived from the settings, so they are not saved.
-        self.register_buffer("_levels", torch.tensor(self.config.levels), persistent=False)
-        self.register_buffer("_bases", torch.tensor(bases), persistent=False)
+        self.register_buffer("_levels", torch.tensor(levels), persistent=False)
+        self.register_buffer("_bases", torch.tensor(place_values(levels)), persistent=False)
 
     @property
     def title(self) -> str:
         """Display name, with the levels."""
-        return f"FSQ of {'x'.join(map(str, self.config.levels))} levels"
+        name = "iFSQ" if self.config.bound == "sigmoid" else "FSQ"
+        return f"{name} of {'x'.join(map(str, self.config.levels))} levels"
 
     def forward(self, latents: Float[Tensor, "b ..."]) -> Quantized:
         """Quantize; training and evaluation behave the same.
@@ -113,7 +118,7 @@ class FSQ(Quantizer):
             latents=self.layout.latents(z_q, places),
             codes=self.layout.codes(indices, places),
             loss=bounded.new_zeros(()),
-            terms={"batch_usage": self._usage(indices)},
+            terms={"batch_usage": batch_usage(indices, self.num_codes)},
         )
 
     @torch.no_grad()
@@ -140,15 +145,11 @@ class FSQ(Quantizer):
     def _bounded(self, latents: Float[Tensor, "b ..."]) -> Float[Tensor, "1 n d"]:
         """Bound each channel to the range that rounds to its levels, -floor(L / 2) to ceil(L / 2) - 1."""
         z = self.layout.tokens(latents)
-        h = (self._levels - 1) * (1 + MARGIN) / 2
-        offset = torch.where(self._levels % 2 == 0, 0.5, 0.0)
-        return torch.tanh(z + torch.atanh(offset / h)) * h - offset
+        h = (self._levels - 1).float() * (1 + MARGIN) / 2
+        offset = (self._levels % 2 == 0).float() / 2
+        slope = SLOPES[self.config.bound]
+        return torch.tanh(slope * z + torch.atanh(offset / h)) * h - offset
 
     def _indices(self, bounded: Float[Tensor, "1 n d"]) -> Int64[Tensor, "1 n"]:
         digits = bounded.detach().round() + self._levels // 2
         return (torch.where(digits.isnan(), 0, digits).to(torch.int64) * self._bases).sum(2)
-
-    def _usage(self, indices: Int64[Tensor, "1 n"]) -> Float[Tensor, ""]:
-        """Share of the codes that occur in this batch, computed without a table of all codes."""
-        ordered = indices.flatten().sort().values
-        return ((ordered.diff() != 0).sum() + 1) / self.num_codes

@@ -15,10 +15,10 @@ from torch.nn.functional import mse_loss
 from smalti.core.errors import InputError
 from smalti.core.parts import QUANTIZERS, Quantizer, QuantizerConfig
 from smalti.core.results import Quantized
-from smalti.nn.collectives import rand_over_ranks
 from smalti.nn.symbols import check_codes
 from smalti.quantizers.codebooks.base import AnyCodebook, Codebook, CodebookConfig, codebook_config
 from smalti.quantizers.codebooks.ema import EMACodebookConfig
+from smalti.quantizers.dropout import stages_kept
 from smalti.quantizers.estimators.base import (
     AnyEstimator,
     GradientEstimatorConfig,
@@ -30,6 +30,7 @@ from smalti.quantizers.estimators.straight_through import StraightThroughConfig
 from smalti.quantizers.layout import Layout
 from smalti.quantizers.matching import Matching, Normalize
 from smalti.quantizers.projection import TokenProjection
+from smalti.quantizers.usage import batch_usage
 
 
 @QUANTIZERS.register
@@ -197,7 +198,9 @@ class ResidualVQ(Quantizer):
         """
         z_e = self.layout.tokens(latents)
         places = self.layout.places(latents)
-        kept = self._stages_kept(latents) if self.training and self.config.quantizer_dropout else None
+        kept = None
+        if self.training and self.config.quantizer_dropout:
+            kept = stages_kept(latents, self.num_codebooks, self.config.quantizer_dropout)
         residual, z_q = z_e, torch.zeros_like(z_e)
         indices, commitments, losses = [], [], []
         for stage, codebook in enumerate(self._stages):
@@ -224,7 +227,7 @@ class ResidualVQ(Quantizer):
             z_q = z_q + code
         codes = torch.cat(indices)
         commitment = torch.stack(commitments).mean()
-        terms = {"commitment": commitment.detach(), "batch_usage": self._usage(codes)}
+        terms = {"commitment": commitment.detach(), "batch_usage": batch_usage(codes, self.num_codes)}
         loss = self.config.commitment_weight * commitment
         learned = [each for each in losses if each is not None]
         if learned:
@@ -287,15 +290,3 @@ class ResidualVQ(Quantizer):
     @property
     def _stages(self) -> list[Codebook]:
         return cast("list[Codebook]", list(self.codebooks))
-
-    def _stages_kept(self, latents: Tensor) -> Int64[Tensor, " b"]:
-        """Number of stages that each item is decoded from, drawn for the batch of all ranks."""
-        num = self.num_codebooks
-        drawn = rand_over_ranks((len(latents), 2), latents.device)
-        some = (drawn[:, 1] * num).long().clamp_max(num - 1) + 1
-        return torch.where(drawn[:, 0] < self.config.quantizer_dropout, some, num)
-
-    def _usage(self, indices: Int64[Tensor, "g n"]) -> Float[Tensor, ""]:
-        """Share of the codes that occur in this batch, over all stages."""
-        seen = torch.zeros(self.num_codebooks, self.num_codes, device=indices.device)
-        return seen.scatter_(1, indices, 1.0).mean()
