@@ -27,6 +27,7 @@ from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE, check_no_run
 from smalti.core.priors import DensityPrior, Prior, TrainablePrior
 from smalti.core.weights import CHECKSUM, digest, short
 from smalti.core.weights import fingerprint as fingerprint_of
+from smalti.nn.symbols import check_counts
 from smalti.priors.base import PriorConfig
 from smalti.priors.labelled import LabelledPrior
 from smalti.priors.uniform import UniformPrior
@@ -39,8 +40,6 @@ UNIGRAM_FILE = "unigram.json"
 KEPT_KEYS = ("smalti", "plugins", "codes_of", "start", "commit")
 """Keys of a run's config.json that a saved model keeps. The location of the training data stays private."""
 TRAINED_ON = "trained_on"
-MOST_CODES = 1 << 22
-"""Maximum number of codes per codebook: counts and learned priors need one row per code."""
 LEARNED = "learned"
 """Name of the prior in `PRIOR_DIRECTORY`; a prior called NAME is in `PRIOR_DIRECTORY-NAME`."""
 
@@ -270,13 +269,10 @@ def check_num_codes(model: LatentVariableModel) -> None:
     """Check the number of codes of a model before counts of them are allocated.
 
     Raises:
-        InputError: if there are more than `MOST_CODES`.
+        InputError: if there are more than `smalti.nn.symbols.MOST_CODES`.
     """
-    if isinstance(model, Autoencoder) and model.num_codes > MOST_CODES:
-        raise InputError(
-            f"expected at most {MOST_CODES:,} codes per codebook, received {model.num_codes:,}: use several "
-            "smaller codebooks, since counts and priors are tables over all codes"
-        )
+    if isinstance(model, Autoencoder):
+        check_counts(model.num_codes, model.num_codebooks)
 
 
 def new_prior(

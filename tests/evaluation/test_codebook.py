@@ -33,6 +33,22 @@ def test_over_the_split_and_not_the_batch(num_codebooks, grid):
     assert use.counts.sum() == codes.size
 
 
+def test_more_codes_than_a_table_holds():
+    """2^36 codes give the figures of a table with as many codes as occur, also where codebooks are shared."""
+    codes = torch.from_numpy(np.random.default_rng(0).geometric(0.2, (30, 3, 5)))
+    small, large = CodebookUse(3, 64), CodebookUse(3, 2**36)
+    for batch in codes.split([7, 14, 9]):
+        small.update(batch)
+        large.update(batch * (2**36 // 64))
+    assert large.counts is None
+    assert large.perplexities() == pytest.approx(small.perplexities())
+    assert large.compute()["usage"] == pytest.approx(small.compute()["usage"] * 64 / 2**36)
+    small.merge((0, 1, 0))
+    large.merge((0, 1, 0))
+    assert len(large.perplexities()) == 2
+    assert large.perplexities() == pytest.approx(small.perplexities())
+
+
 @pytest.mark.parametrize(
     ("codes", "usage", "perplexity"),
     [([0, 1, 2, 3], 1.0, 4.0), ([2, 2, 2], 0.25, 1.0), ([0, 0, 3, 3], 0.5, 2.0)],

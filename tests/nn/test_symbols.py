@@ -15,6 +15,9 @@ def test_counts():
     for counts in ((0, 1), (1, 0), (1, -1)):
         with pytest.raises(InputError, match=f"expected num_codes .* received {counts[0]} and {counts[1]}"):
             check_counts(*counts)
+    check_counts(2**22, 1)
+    with pytest.raises(InputError, match=r"68,719,476,736: use several"):
+        check_counts(2**36, 1)
 
 
 @pytest.mark.parametrize("grid", [(3,), (2, 3), (2, 1, 2)])

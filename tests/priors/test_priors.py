@@ -285,3 +285,19 @@ def test_a_rollout_follows_actions_that_only_a_conditioner_reads():
     assert not torch.equal(rolled("left"), rolled("right"))
     with pytest.raises(InputError, match="up"):
         rolled("up")
+
+
+def test_priors_of_very_many_codes():
+    """The uniform prior needs no table; a table of 2^36 codes is refused before memory is asked for."""
+    for bits in (18, 36, 63):
+        prior = UniformPrior(2**bits, 2, GRID)
+        codes = prior.sample(100, generator=torch.Generator().manual_seed(0))
+        assert codes.max() >= 2 ** (bits - 1)
+        assert prior.log_prob(codes)[0].item() == pytest.approx(-4 * bits * math.log(2))
+    with pytest.raises(InputError, match="at most 4,194,304 codes"):
+        UnigramPrior(2**36, 1, GRID)
+    prior = UnigramPrior(2**18, 1, GRID)
+    prior.count(torch.full((3, 1, *GRID), 2**18 - 1))
+    assert prior.log_prob(torch.full((1, 1, *GRID), 2**18 - 1)).item() == pytest.approx(
+        2 * math.log(7 / (2**18 + 6)), rel=1e-5
+    )

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from smalti.nn.symbols import MOST_CODES
+
 
 def counts_by_codebook(
     counts: Int64[Tensor, "g k"], codebook_ids: Sequence[int]
@@ -29,32 +31,60 @@ class CodebookUse:
 
     Args:
         num_codebooks: G.
-        num_codes: K.
+        num_codes: K. With more than `MOST_CODES`, only the codes that occur are counted.
     """
 
     def __init__(self, num_codebooks: int, num_codes: int) -> None:
-        self.counts = torch.zeros(num_codebooks, num_codes, dtype=torch.int64)
-        """Number of occurrences of each code, `(G, K)`."""
+        self.num_codes = num_codes
+        is_table = num_codes <= MOST_CODES
+        self.counts = torch.zeros(num_codebooks, num_codes, dtype=torch.int64) if is_table else None
+        """Number of occurrences of each code, `(G, K)`; None if K is too large for a table."""
+        none = torch.zeros(0, dtype=torch.int64)
+        self._seen: list[tuple[Tensor, Tensor]] = [] if is_table else [(none, none)] * num_codebooks
 
     @torch.no_grad()
     def update(self, codes: Int64[Tensor, "b g *grid"]) -> None:
         """Add a batch of codes."""
-        for row, of_codebook in zip(self.counts, codes.cpu().transpose(0, 1), strict=True):
-            row += torch.bincount(of_codebook.flatten(), minlength=len(row))
+        rows = codes.cpu().transpose(0, 1).flatten(1)
+        if self.counts is None:
+            self._seen = [
+                _added(seen, torch.unique(row, return_counts=True))
+                for seen, row in zip(self._seen, rows, strict=True)
+            ]
+            return
+        for counts, row in zip(self.counts, rows, strict=True):
+            counts += torch.bincount(row, minlength=self.num_codes)
+
+    def merge(self, codebook_ids: Sequence[int]) -> None:
+        """Sum the counts of the codes of a position that share a codebook, see `counts_by_codebook`."""
+        if self.counts is not None:
+            self.counts = counts_by_codebook(self.counts, codebook_ids)
+            return
+        merged: dict[int, tuple[Tensor, Tensor]] = {}
+        for index, seen in zip(codebook_ids, self._seen, strict=True):
+            merged[index] = _added(merged[index], seen) if index in merged else seen
+        self._seen = [merged[index] for index in sorted(merged)]
 
     def compute(self) -> dict[str, float]:
         """Usage (share of codes that occur) and perplexity (exp of the entropy), averaged over codebooks."""
+        used = [(counts > 0).sum().item() / self.num_codes for counts in self._rows()]
         perplexities = self.perplexities()
         return {
-            "usage": (self.counts > 0).double().mean().item(),
+            "usage": sum(used) / len(used),
             "perplexity": sum(perplexities) / len(perplexities),
         }
 
     def perplexities(self) -> list[float]:
         """Perplexity of each codebook."""
-        p = self.counts.double() / self.counts.sum(1, keepdim=True).clamp_min(1)
-        entropy = -(p * p.clamp_min(1e-300).log()).sum(1)
-        return entropy.exp().tolist()
+        perplexities = []
+        for counts in self._rows():
+            p = counts.double() / counts.sum().clamp_min(1)
+            perplexities.append((-(p * p.clamp_min(1e-300).log()).sum()).exp().item())
+        return perplexities
+
+    def _rows(self) -> list[Tensor]:
+        """Counts of each codebook, of all codes or of those that occur."""
+        return [counts for _, counts in self._seen] if self.counts is None else list(self.counts)
 
     @staticmethod
     def protocol() -> dict[str, str]:
@@ -63,3 +93,9 @@ class CodebookUse:
             "usage": "share of the codes that occur in the whole split, mean over codebooks",
             "perplexity": "exp of the entropy of the codes' frequencies in the split, mean over codebooks",
         }
+
+
+def _added(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Add the counts of distinct codes."""
+    codes, index = torch.unique(torch.cat((one[0], other[0])), return_inverse=True)
+    return codes, torch.zeros_like(codes).index_add(0, index, torch.cat((one[1], other[1])))

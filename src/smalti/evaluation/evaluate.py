@@ -15,7 +15,7 @@ from smalti.core.precision import full_precision
 from smalti.core.priors import DensityPrior, Prior
 from smalti.evaluation.bounds import Density, PriorDensity, measure
 from smalti.evaluation.code_use import CodeUse, DecodesWithoutCodes
-from smalti.evaluation.codebook import CodebookUse, counts_by_codebook
+from smalti.evaluation.codebook import CodebookUse
 from smalti.evaluation.reconstruction import Reconstruction
 
 
@@ -30,7 +30,8 @@ class Evaluation:
         reconstruction: psnr, psnr_pooled, ssim, mse, mse_over_variance.
         codebook: usage, perplexity, and for a decoder that also learned to decode without codes
             distortion_true, distortion_shuffled, distortion_none; empty for a model without codes.
-        counts: number of occurrences of each code, int64 `(G, K)`, or None.
+        counts: number of occurrences of each code, int64 `(G, K)`; None for a model without codes, or with
+            too many for a table.
         protocol: definition of each figure.
         without_density: names of the priors that only draw samples, so that no bound has them.
     """
@@ -101,7 +102,7 @@ def evaluate(
                     code_use.update(batch, measured.codes)
             num += len(batch.data)
     if use is not None and isinstance(model, Autoencoder):
-        use.counts = counts_by_codebook(use.counts, model.codebook_ids)
+        use.merge(model.codebook_ids)
     reconstructed = reconstruction.compute()
     reliance = code_use.compute() if code_use else {}
     domain = model.signal.domain

@@ -13,17 +13,25 @@ from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.nn.collectives import rand_over_ranks
 
+MOST_CODES = 1 << 22
+"""Maximum number of codes per codebook of tables with a row for each code, such as counts and embeddings."""
+
 
 def check_counts(num_codes: int, num_codebooks: int) -> None:
-    """Check the sizes of a network over codes.
+    """Check the sizes of a table or network with a row for each code.
 
     Raises:
-        InputError: if there is no code or codebook.
+        InputError: if there is no code or codebook, or more than `MOST_CODES`.
     """
     if num_codes < 1 or num_codebooks < 1:
         raise InputError(
             f"expected num_codes and num_codebooks of at least 1, received {num_codes} and {num_codebooks}: "
             "pass the sizes of the codes to model"
+        )
+    if num_codes > MOST_CODES:
+        raise InputError(
+            f"expected at most {MOST_CODES:,} codes per codebook, received {num_codes:,}: use several "
+            "smaller codebooks, since counts and priors are tables over all codes"
         )
 
 

@@ -54,4 +54,5 @@ class UniformPrior(DensityPrior):
         check_draws(temperature, top_k, top_p)
         shape = (num, self.num_codebooks, *self.grid)
         device = generator.device if generator is not None else None
-        return torch.randint(self.num_codes, shape, generator=generator, device=device)
+        # torch cannot draw from 2^63 codes: the last one is left out.
+        return torch.randint(min(self.num_codes, 2**63 - 1), shape, generator=generator, device=device)

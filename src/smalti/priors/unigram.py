@@ -15,6 +15,7 @@ from smalti.core.conditioners import check_given_conditions
 from smalti.core.conditions import Conditions
 from smalti.core.pretrained import Pretrained
 from smalti.core.priors import DensityPrior
+from smalti.nn.symbols import check_counts
 from smalti.priors.uniform import NO_CONDITIONS
 
 
@@ -30,6 +31,9 @@ class UnigramPrior(DensityPrior, Pretrained):
         num_codebooks: codes G at each position.
         grid: size of the code grid.
         smoothing: pseudo-counts per code.
+
+    Raises:
+        InputError: if there are more codes than a table can hold.
     """
 
     name = "unigram"
@@ -39,6 +43,7 @@ class UnigramPrior(DensityPrior, Pretrained):
         self, num_codes: int, num_codebooks: int, grid: Sequence[int], smoothing: float = 1.0
     ) -> None:
         super().__init__()
+        check_counts(num_codes, num_codebooks)
         self.grid, self.smoothing = tuple(grid), smoothing
         self.register_buffer("counts", torch.zeros(num_codebooks, num_codes, dtype=torch.int64))
 

@@ -18,6 +18,7 @@ from smalti.core.modality import MODALITIES, Modality, ModalityConfig
 from smalti.core.signals import Levels, SignalSpec
 from smalti.data.sources.base import UnreadableItem
 from smalti.likelihoods.levels import from_levels, to_levels
+from smalti.nn.symbols import MOST_CODES
 
 PREVIEW_SIDE = 84
 PREVIEW_GAP = 4
@@ -30,13 +31,13 @@ class CodeGridConfig(ModalityConfig):
 
     Attributes:
         size: rows and columns of a grid.
-        num_codes: entries K of each codebook.
+        num_codes: entries K of each codebook, up to 2^22, which float32 can tell apart as levels.
         num_codebooks: codes G at each position.
     """
 
     kind: Literal["code_grid"] = "code_grid"
     size: tuple[PositiveInt, PositiveInt] = (21, 21)
-    num_codes: int = Field(default=512, ge=2)
+    num_codes: int = Field(default=512, ge=2, le=MOST_CODES)
     num_codebooks: int = Field(default=1, ge=1)
 
     @classmethod
