@@ -52,6 +52,11 @@ print(json.dumps(caught))
 MISTAKES = {
     "smalti.FSQ(8)": "received 8",
     "smalti.FSQ('8,5')": "received '8,5'",
+    "smalti.ResidualFSQ('8,5')": "received '8,5'",
+    "smalti.ResidualFSQ((8, 8), 8)": "received 8",
+    "smalti.LFQ(64)": "received 64",
+    "smalti.BSQ(64)": "received 64",
+    "smalti.UnigramPrior(2**40, 1, (2,))": "1,099,511,627,776",
     "vq(np.zeros((2, 4, 3)))": "ndarray",
     "vq.encode(np.zeros((2, 4, 3)))": "ndarray",
     "fsq(np.zeros((2, 2, 3)))": "ndarray",
@@ -159,6 +164,7 @@ EQUALITIES = (
     "smalti.SignalSpec(np.int64(3), (np.int32(8),)).to_json() == smalti.SignalSpec(3, (8,)).to_json()",
     "smalti.Continuous([0, 1], np.ones(2)) == smalti.Continuous((0.0, 1.0), (1.0, 1.0))",
     "smalti.FSQ([3, 4]).config == smalti.FSQ((3, 4)).config",
+    "smalti.ResidualFSQ([3, 4]).config == smalti.ResidualFSQ((3, 4)).config",
 )
 
 

@@ -128,6 +128,8 @@ from smalti.priors.base import PRIORS as PRIORS
 from smalti.priors.base import PriorConfig as PriorConfig
 from smalti.priors.uniform import UniformPrior as UniformPrior
 from smalti.priors.unigram import UnigramPrior as UnigramPrior
+from smalti.quantizers.bsq import BSQ as BSQ
+from smalti.quantizers.bsq import BSQConfig as BSQConfig
 from smalti.quantizers.codebooks.base import CODEBOOKS as CODEBOOKS
 from smalti.quantizers.codebooks.base import Codebook as Codebook
 from smalti.quantizers.codebooks.base import CodebookConfig as CodebookConfig
@@ -152,9 +154,13 @@ from smalti.quantizers.estimators.straight_through import StraightThrough as Str
 from smalti.quantizers.estimators.straight_through import StraightThroughConfig as StraightThroughConfig
 from smalti.quantizers.fsq import FSQ as FSQ
 from smalti.quantizers.fsq import FSQConfig as FSQConfig
+from smalti.quantizers.lfq import LFQ as LFQ
+from smalti.quantizers.lfq import LFQConfig as LFQConfig
 from smalti.quantizers.nearest import nearest_codes as nearest_codes
 from smalti.quantizers.residual import ResidualVQ as ResidualVQ
 from smalti.quantizers.residual import ResidualVQConfig as ResidualVQConfig
+from smalti.quantizers.residual_fsq import ResidualFSQ as ResidualFSQ
+from smalti.quantizers.residual_fsq import ResidualFSQConfig as ResidualFSQConfig
 from smalti.quantizers.vq import VectorQuantizer as VectorQuantizer
 from smalti.quantizers.vq import VectorQuantizerConfig as VectorQuantizerConfig
 from smalti.recipe import Recipe as Recipe

@@ -9,9 +9,13 @@ import torch
 
 from smalti.core.errors import InputError
 from smalti.core.parts import QUANTIZERS, Quantizer
+from smalti.core.precision import default_dtype
+from smalti.quantizers.bsq import BSQ
 from smalti.quantizers.codebooks.ema import EMACodebookConfig
 from smalti.quantizers.fsq import FSQ
+from smalti.quantizers.lfq import LFQ
 from smalti.quantizers.residual import ResidualVQ
+from smalti.quantizers.residual_fsq import ResidualFSQ
 from smalti.quantizers.vq import VectorQuantizer
 from tests.conformance.classes import concrete
 
@@ -31,10 +35,17 @@ NEAREST_CODE: dict[str, Callable[..., Quantizer]] = {
 """Those whose codes are the nearest of a codebook, so that each code is its own nearest."""
 OTHERS: dict[str, Callable[..., Quantizer]] = {
     "fsq": partial(FSQ, (4, 3, 5)),
+    "fsq-sigmoid": partial(FSQ, (4, 3, 5), "sigmoid"),
+    "lfq": partial(LFQ, 4, 2, entropy_anneal_steps=16),
+    "lfq-grouped": partial(LFQ, 5, group_bits=2),
+    "lfq-many-codes": partial(LFQ, 36),
+    "bsq": partial(BSQ, 4, 2, commitment_weight=0.25, entropy_anneal_steps=16),
+    "bsq-many-codes": partial(BSQ, 36),
     "residual": partial(ResidualVQ, 6, 16, 3),
     "residual-dac": partial(ResidualVQ, 6, 16, 3, codebook="gradient", code_dim=4, normalize="search"),
     "residual-unit": partial(ResidualVQ, 6, 16, 3, code_dim=4, normalize="codes", split_first=True),
     "residual-diveq": partial(ResidualVQ, 6, 16, 3, codebook="gradient", gradient="diveq"),
+    "residual-fsq": partial(ResidualFSQ, (4, 3), 3),
 }
 CASES = NEAREST_CODE | OTHERS
 EVERY = pytest.mark.parametrize("build", CASES.values(), ids=CASES)
@@ -171,6 +182,20 @@ def test_autocast_changes_nothing(build):
         decoded = quantizer.decode(codes)
     assert torch.equal(codes, expected.codes)
     assert torch.equal(quantized.codes, expected.codes)
+    assert torch.equal(quantized.latents, expected.latents)
+    assert torch.equal(decoded, expected.latents)
+
+
+@EVERY
+def test_another_default_type_changes_nothing(build):
+    quantizer = trained(build)
+    latents = latents_for(quantizer, 5, 5)
+    expected = quantizer(latents)
+    with default_dtype(torch.float64):
+        quantized, codes = quantizer(latents), quantizer.encode(latents)
+        decoded = quantizer.decode(codes)
+    assert torch.equal(codes, expected.codes)
+    assert decoded.dtype == quantized.latents.dtype == torch.float32
     assert torch.equal(quantized.latents, expected.latents)
     assert torch.equal(decoded, expected.latents)
 

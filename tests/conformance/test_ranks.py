@@ -19,10 +19,13 @@ from smalti.models.masked import MaskedPrediction, MaskedPredictionConfig
 from smalti.models.vqvae import VQVAEConfig
 from smalti.nn import collectives
 from smalti.priors.autoregressive import LearnedPrior
+from smalti.quantizers.bsq import BSQConfig
 from smalti.quantizers.codebooks.gradient import GradientCodebookConfig
 from smalti.quantizers.estimators.nsvq import NSVQConfig
 from smalti.quantizers.fsq import FSQConfig
+from smalti.quantizers.lfq import LFQConfig
 from smalti.quantizers.residual import ResidualVQConfig
+from smalti.quantizers.residual_fsq import ResidualFSQConfig
 from smalti.quantizers.vq import VectorQuantizerConfig
 from tests.conformance.classes import concrete
 from tests.conformance.models import CASES as MODELS
@@ -135,6 +138,10 @@ CASES: dict[str, Trained] = {
         )
     ),
     "vqvae-fsq": vqvae(quantizer=FSQConfig(levels=(4, 3)), shares=False),
+    # The entropy of the batch is that of all ranks.
+    "vqvae-lfq": vqvae(quantizer=LFQConfig(bits=4, temperature=1.0)),
+    "vqvae-bsq": vqvae(quantizer=BSQConfig(bits=5, group_bits=3)),
+    "vqvae-residual-fsq": vqvae(quantizer=ResidualFSQConfig(levels=(4, 3), quantizer_dropout=0.7)),
     "vqvae-missing": with_missing_values(),
     "prior": prior(),
     "masked": masked(),
