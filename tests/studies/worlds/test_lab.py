@@ -79,6 +79,17 @@ def test_again_it_trains_nothing(lab):
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*.safetensors")} == before
 
 
+def test_a_kill_before_the_codes_are_counted_is_made_good(lab):
+    folder, records, words = lab
+    counts = folder / "seed0" / "second" / "unigram.json"
+    before = counts.read_bytes()
+    counts.unlink()
+    assert command(*words).status == 0
+    assert counts.read_bytes() == before
+    again = read_records(folder / "records.jsonl")
+    assert [record["metrics"] for record in again] == [record["metrics"] for record in records]
+
+
 def test_codes_of_another_first_stage_are_not_gone_on_with(lab):
     """The last that looks at the folder, which it leaves changed."""
     folder, _, words = lab

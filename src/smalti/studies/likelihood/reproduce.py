@@ -12,18 +12,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from smalti.app.commands.evaluate import evaluate
-from smalti.app.commands.train import SHOWN_ITEMS, evenly_spaced, train_recipe
-from smalti.app.commands.train_prior import train_prior_recipe
+from smalti.app.commands.train import SHOWN_ITEMS, evenly_spaced
 from smalti.app.console import note
 from smalti.app.data import open_data, pick_split, prepare
 from smalti.app.provenance import described, is_jpeg
-from smalti.app.runs import check_data, check_start, check_target
 from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.modality import Modality
-from smalti.core.models import Autoencoder
 from smalti.core.priors import DensityPrior
 from smalti.core.suggestions import suggestion
 from smalti.data.loader import Loader
@@ -31,22 +27,20 @@ from smalti.data.sources import Source
 from smalti.data.store import Store
 from smalti.evaluation.bounds import LabelPrior
 from smalti.models.vqvae import VQVAE
-from smalti.priors.base import PriorConfig
 from smalti.quantizers.vq import VectorQuantizer
-from smalti.recipe import Recipe
 from smalti.studies.likelihood.approximation import next_nearest, with_swaps
 from smalti.studies.likelihood.recipes import CLASSES, HUB_NAMES, Entry, Study, study
 from smalti.studies.records import (
     Record,
     bounds_table,
     caption,
-    last_step,
     markdown,
     stage,
     standard_error,
     swaps_table,
     write_records,
 )
+from smalti.studies.stages import evaluate_once, train_model_once, train_prior_once
 from smalti.trained import TrainedModel, prior_directory
 from smalti.training.checkpoints import RESULTS, RunDirectory
 from smalti.training.loop import TrainingConfig
@@ -107,7 +101,7 @@ def reproduce(
             if only is None or entry.name == only:
                 note(f"{entry.name}, seed {seed}", quiet)
                 _train(entry, seed, data, pretrain, run, quiet)
-                _measure(chosen, entry, data, split, run, quiet)
+                evaluate_once(run, data, split, quiet, chosen.draws, list(entry.priors))
             if (run / RESULTS).is_file():
                 finished.append((entry, seed, run))
     described_data = described(open_data(data, modality), split, data)
@@ -167,44 +161,11 @@ def _train(entry: Entry, seed: int, data: str, pretrain: str | None, run: Path, 
     start = None
     if pretrain is not None:
         start = run.parent / FIRST / run.name
-        _train_model(recipe, pretrain, start, None, quiet)
+        train_model_once(recipe, pretrain, start, quiet)
         recipe = recipe.model_copy(update={"training": seeded(entry.fine_tuning or recipe.training)})
-    _train_model(recipe, data, run, start, quiet)
+    train_model_once(recipe, data, run, quiet, start)
     for name, prior in entry.priors.items():
-        _train_prior(prior.model_copy(update={"training": seeded(prior.training)}), run, name, quiet)
-
-
-def _train_model(recipe: Recipe, data: str, path: Path, start: Path | None, quiet: bool) -> None:
-    run = RunDirectory(path)
-    check_target(run, recipe)
-    check_data(run, data)
-    check_start(run, RunDirectory(start).fingerprint() if start else None)
-    if last_step(run) == recipe.training.steps and (path / "figures" / "learning_curves.png").is_file():
-        trained = TrainedModel.load(path, load_priors=False)
-        if trained.unigram is not None or not isinstance(trained.model, Autoencoder):
-            return
-    train_recipe(recipe, data, path, quiet, start)
-
-
-def _train_prior(recipe: PriorConfig, run_path: Path, name: str, quiet: bool) -> None:
-    run = RunDirectory(prior_directory(run_path, name))
-    check_target(run, recipe)
-    # The picture of samples is written last, so it marks a finished prior.
-    if last_step(run) == recipe.training.steps and (run.figures_path / "samples.png").is_file():
-        return
-    train_prior_recipe(run_path, recipe, quiet, name)
-
-
-def _measure(chosen: Study, entry: Entry, data: str, split: str, run: Path, quiet: bool) -> None:
-    """Evaluate a run, unless an evaluation with the same settings exists."""
-    priors = {name: RunDirectory(prior_directory(run, name)).fingerprint() for name in entry.priors}
-    if (run / RESULTS).is_file():
-        report = json.loads((run / RESULTS).read_text())
-        measured = (report["model"], report["split"], report["draws"], report["priors"])
-        same_data = Path(report["data"]).resolve() == Path(data).resolve()
-        if same_data and measured == (RunDirectory(run).fingerprint(), split, chosen.draws, priors):
-            return
-    evaluate(str(run), data, split, quiet=quiet, draws=chosen.draws)
+        train_prior_once(prior.model_copy(update={"training": seeded(prior.training)}), run, quiet, name)
 
 
 def _records(chosen: Study, entry: Entry, seed: int, run: Path) -> Iterator[Record]:

@@ -9,21 +9,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from smalti.app.commands.evaluate import evaluate
-from smalti.app.commands.train import train_recipe
-from smalti.app.commands.train_prior import train_prior_recipe
 from smalti.app.console import note
 from smalti.app.data import open_data, pick_split
 from smalti.app.pretraining import DIRECTORY as PRETRAINING
 from smalti.app.provenance import described
-from smalti.app.runs import check_data, check_target
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
-from smalti.studies.records import Record, last_step, publish, stage
+from smalti.studies.records import Record, publish, stage
 from smalti.studies.speech.conversion import convert_all
 from smalti.studies.speech.phonemes import RESULTS as PHONEMES
 from smalti.studies.speech.phonemes import phonemes
 from smalti.studies.speech.recipes import PAPER_PHONEMES, SpeechStudy, speech_study
+from smalti.studies.stages import evaluate_once, train_model_once, train_prior_once
 from smalti.tokenizer import load
 from smalti.trained import prior_directory
 from smalti.training.checkpoints import RESULTS, RunDirectory
@@ -72,7 +69,7 @@ def reproduce_speech(
         run = folder / f"seed{seed}"
         note(f"{study.name}, seed {seed}", quiet)
         _train(study, seed, data, run, quiet)
-        _evaluate(run, data, split, quiet)
+        evaluate_once(run, data, split, quiet, draws=1)
         if alignments is not None and name == "phonemes":
             records += _phoneme_records(study, seed, data, run, alignments, quiet)
         else:
@@ -91,17 +88,11 @@ def _train(study: SpeechStudy, seed: int, data: str, path: Path, quiet: bool) ->
         recipe = recipe.model_copy(
             update={"pretraining": recipe.pretraining.model_copy(update={"training": training})}
         )
-    run = RunDirectory(path)
-    check_target(run, recipe)
-    check_data(run, data)
-    if last_step(run) < recipe.training.steps or not (run.figures_path / "codes.png").is_file():
-        train_recipe(recipe, data, path, quiet)
+    train_model_once(recipe, data, path, quiet)
     prior = recipe.prior.model_copy(
         update={"training": recipe.prior.training.model_copy(update={"seed": seed})}
     )
-    own = RunDirectory(prior_directory(path))
-    if last_step(own) < prior.training.steps or not (own.figures_path / "samples.png").is_file():
-        train_prior_recipe(path, prior, quiet)
+    train_prior_once(prior, path, quiet)
 
 
 def _measured_split(study: SpeechStudy, data: str) -> str:
@@ -118,16 +109,6 @@ def _measured_split(study: SpeechStudy, data: str) -> str:
             "`train` and `test`, a table with a column `split`, or a group `split` in data.pattern"
         )
     return split
-
-
-def _evaluate(run: Path, data: str, split: str, quiet: bool) -> None:
-    fingerprints = (RunDirectory(run).fingerprint(), RunDirectory(prior_directory(run)).fingerprint())
-    if (run / RESULTS).is_file():
-        report = json.loads((run / RESULTS).read_text())
-        same_data = Path(report["data"]).resolve() == Path(data).resolve() and report["split"] == split
-        if same_data and (report["model"], report["priors"].get("learned")) == fingerprints:
-            return
-    evaluate(str(run), data, split, quiet=quiet, draws=1)
 
 
 def _record(study: SpeechStudy, seed: int, run: Path, data: str, of_prior: str | None) -> Record:

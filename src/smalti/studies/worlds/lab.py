@@ -23,8 +23,9 @@ from smalti.core.models import Autoencoder
 from smalti.data.codes import read_codes
 from smalti.evaluation.codebook import CodebookUse
 from smalti.studies.records import Record, publish
+from smalti.studies.stages import evaluate_once
 from smalti.studies.worlds.recipes import LabStudy, lab_study
-from smalti.studies.worlds.runs import about, bounds, evaluate_once, measured_split, modality_of, train_once
+from smalti.studies.worlds.runs import DRAWS, about, bounds, measured_split, modality_of, train_once
 from smalti.tokenizer import Tokenizer, load
 from smalti.training.checkpoints import RESULTS, RunDirectory
 
@@ -74,7 +75,7 @@ def _of_seed(
 ) -> list[Record]:
     frames, second, control = (folder / name for name in ("frames", "second", "control"))
     train_once(study.frames, data, frames, True, quiet)
-    evaluate_once(frames, data, split, quiet)
+    evaluate_once(frames, data, split, quiet, DRAWS)
     codes = folder / "codes"
     for name in ("train", split):
         file = codes / f"{name}.parquet"
@@ -82,9 +83,9 @@ def _of_seed(
             file.unlink(missing_ok=True)
             encode(str(frames), data, file, name, quiet)
     train_once(study.second, str(codes), second, True, quiet)
-    evaluate_once(second, str(codes), split, quiet)
+    evaluate_once(second, str(codes), split, quiet, DRAWS)
     train_once(study.control, str(codes), control, False, quiet)
-    evaluate_once(control, str(codes), split, quiet)
+    evaluate_once(control, str(codes), split, quiet, DRAWS)
     _page(load(str(frames)), load(str(second)), codes / f"{split}.parquet", folder, seed)
     shared = {
         "experiment": EXPERIMENT,

@@ -6,16 +6,14 @@ import json
 import math
 from pathlib import Path
 
-from smalti.app.commands.evaluate import evaluate
-from smalti.app.commands.train import train_recipe
-from smalti.app.commands.train_prior import train_prior_recipe
 from smalti.app.data import open_data, pick_split
-from smalti.app.runs import check_data, check_model, check_target, model_of
+from smalti.app.runs import check_model, model_of
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.data.sources import Source
 from smalti.recipe import Recipe
-from smalti.studies.records import Record, last_step, stage
+from smalti.studies.records import Record, stage
+from smalti.studies.stages import train_model_once, train_prior_once
 from smalti.trained import prior_directory
 from smalti.training.checkpoints import RESULTS, RunDirectory
 
@@ -51,32 +49,10 @@ def measured_split(name: str, data: str | None, modality: Modality) -> tuple[str
 
 def train_once(recipe: Recipe, data: str, path: Path, has_prior: bool, quiet: bool) -> None:
     """Train a model and its prior, unless they are already trained."""
-    run = RunDirectory(path)
-    check_target(run, recipe)
-    check_data(run, data)
-    check_model(run, model_of(open_data(data, recipe.data.build())))
-    if last_step(run) < recipe.training.steps or not (run.figures_path / "learning_curves.png").is_file():
-        train_recipe(recipe, data, path, quiet)
-    if not has_prior:
-        return
-    own = RunDirectory(prior_directory(path))
-    if last_step(own) < recipe.prior.training.steps or not (own.figures_path / "samples.png").is_file():
-        train_prior_recipe(path, recipe.prior, quiet)
-
-
-def evaluate_once(run: Path, data: str, split: str, quiet: bool) -> None:
-    """Evaluate a run and its prior, unless an evaluation of the current weights exists."""
-    own = prior_directory(run)
-    prior = RunDirectory(own).fingerprint() if own.is_dir() else None
-    if (run / RESULTS).is_file():
-        report = json.loads((run / RESULTS).read_text())
-        if (report["model"], report["priors"].get("learned"), report["split"]) == (
-            RunDirectory(run).fingerprint(),
-            prior,
-            split,
-        ):
-            return
-    evaluate(str(run), data, split, quiet=quiet, draws=DRAWS)
+    check_model(RunDirectory(path), model_of(open_data(data, recipe.data.build())))
+    train_model_once(recipe, data, path, quiet)
+    if has_prior:
+        train_prior_once(recipe.prior, path, quiet)
 
 
 def bounds(run: Path) -> list[Record]:

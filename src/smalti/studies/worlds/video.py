@@ -19,9 +19,10 @@ from smalti.data.sources import Item, Source
 from smalti.data.store import Store
 from smalti.priors.autoregressive import LearnedPrior
 from smalti.studies.records import Record, publish
+from smalti.studies.stages import evaluate_once
 from smalti.studies.worlds.judges import psnr_by_frame, sharpness_by_frame, train_action_judge, windows
 from smalti.studies.worlds.recipes import VideoStudy, video_study
-from smalti.studies.worlds.runs import about, bounds, evaluate_once, measured_split, train_once
+from smalti.studies.worlds.runs import DRAWS, about, bounds, measured_split, train_once
 from smalti.studies.worlds.video_figures import (
     LENGTH,
     Windows,
@@ -88,7 +89,7 @@ def reproduce_video(
         held_out = prepare(of_seed / "held_out", source, split, modality, quiet=quiet)
         _check_held_out(held_out, data, study.stride)
         train_once(study.seeded(seed).walks, data, run, True, quiet)
-        evaluate_once(run, data, split, quiet)
+        evaluate_once(run, data, split, quiet, DRAWS)
         shared = {
             "experiment": EXPERIMENT,
             "dataset": Path(data).name,
