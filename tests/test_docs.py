@@ -30,6 +30,7 @@ DOCUMENTS = (
     "docs/speed.md",
     "docs/figures.md",
     "docs/likelihood.md",
+    "docs/quantizers.md",
     "docs/speech.md",
     "docs/video.md",
     "docs/architecture.md",
@@ -102,6 +103,13 @@ SHRINK = {
         "train-prior",
     ): "training.steps=3 training.batch_size=8 network.channels=8 network.layers=2 network.head_channels=8",
     ("torchrun", None): f"{SMALL} training.steps=3",
+    (
+        "smalti",
+        "compare",
+        "vq,fsq,residual",
+    ): f"{SMALL} size=16 prior.training.batch_size=8 prior.network.channels=8 prior.network.layers=2 "
+    "prior.network.head_channels=8 --bits 112 --steps 2 --prior-steps 2 --seeds 1 --search 1",
+    ("smalti", "compare"): "training.batch_size=64 --steps 20 --seeds 1",
 }
 # What sets up the environment that the tests already run in is looked at, not run.
 SET_UP = ("pip", "source")
@@ -264,7 +272,7 @@ def test_every_verb_has_help_with_an_example() -> None:
     names = [
         command.name or command.callback.__name__ for command in app.registered_commands if command.callback
     ]
-    assert len(names) == 15
+    assert len(names) == 16
     for name in names:
         result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
         assert result.exit_code == 0

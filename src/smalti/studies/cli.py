@@ -1,4 +1,4 @@
-"""Commands of the studies: `phonemes`, `reproduce` and `collect`, added through an entry point."""
+"""Commands of the studies: `phonemes`, `reproduce`, `compare` and `collect`, added through an entry point."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smalti.app.options import DATA_HELP, Data, Out, Plugin, Quiet, Run, Split, 
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of the studies to the command line."""
-    for command in (phonemes, reproduce, collect):
+    for command in (phonemes, reproduce, compare, collect):
         app.command()(command)
 
 
@@ -101,6 +101,70 @@ def reproduce(
     from smalti.studies.likelihood.reproduce import reproduce as verb
 
     verb(name, data, out, part, budget, seeds, pretrain, only, quiet)
+
+
+def compare(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="QUANTIZERS [key=value ...]",
+            help="Names such as vq,fsq, settings such as 'kind=fsq levels=8,8,8', or a JSON file of settings "
+            "by name; then recipe settings to change.",
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="SOURCE",
+            help=DATA_HELP + " With a test split; or gaussian, for vectors (dimension=4 correlation=0.9).",
+        ),
+    ],
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="NAME", help="Recipe of all models and priors.")
+    ] = "image",
+    bits: Annotated[
+        str | None,
+        typer.Option(
+            "--bits", metavar="BITS[,BITS...]", help="Nominal bits per item, for quantizers given by name."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Training steps per model. Default: the recipe's.")
+    ] = None,
+    prior_steps: Annotated[
+        int | None,
+        typer.Option("--prior-steps", min=1, help="Training steps per learned prior. Default: the recipe's."),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Models per quantizer.")] = 3,
+    search: Annotated[
+        int, typer.Option("--search", min=1, help="Settings of the loss weights to try, an odd number.")
+    ] = 3,
+    fraction: Annotated[
+        float,
+        typer.Option("--search-fraction", min=0.01, max=1, help="Share of --steps that each trial trains."),
+    ] = 0.25,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, help="Processes, with one thread each if there are several.")
+    ] = 1,
+    out: Out = Path("compared"),
+    plugin: Plugin = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare quantizers on your data: same network, budget and bits; rate, distortion, code use and cost.
+
+    The same command goes on after an interruption; quantizers and seeds can be added.
+
+    Example: `smalti compare vq,fsq --data letters --recipe letters --bits 448 --steps 500 --out compared`
+    """
+    from smalti.core.errors import InputError
+    from smalti.studies.quantizers.compare import compare as verb
+
+    try:
+        rates = [float(text) for text in (bits or "").split(",") if text]
+    except ValueError:
+        raise InputError(f"expected numbers for --bits, received {bits!r}: write for example 441") from None
+    verb(words, data, out, recipe, rates, steps, prior_steps, seeds, search, fraction, jobs, quiet)
 
 
 def collect(

@@ -1,0 +1,285 @@
+"""`smalti compare`: train every quantizer under the same network, data, budget and search; one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from smalti.app.console import note
+from smalti.core.errors import InputError
+from smalti.core.files import atomic_file
+from smalti.core.parts import QuantizerConfig
+from smalti.studies.quantizers import search
+from smalti.studies.quantizers.autoencoders import AutoencoderExperiment
+from smalti.studies.quantizers.entries import Entry, entries_of
+from smalti.studies.quantizers.experiment import Experiment
+from smalti.studies.quantizers.gaussian import GAUSSIAN, GaussianExperiment
+from smalti.studies.quantizers.report import write_report
+from smalti.studies.quantizers.tasks import Task, perform
+from smalti.studies.records import Record, write_records
+
+SETTINGS = "compare.json"
+TIMES = "times.json"
+RUNS = "runs"
+
+
+@final
+@dataclass(frozen=True)
+class Contender:
+    """A quantizer at a rate.
+
+    Attributes:
+        name: as the user gave it.
+        bits: nominal bits an item that were asked for; None for settings of the user's own.
+        config: with the default loss weights.
+        entry: what is searched.
+        folder: of its runs.
+    """
+
+    name: str
+    bits: float | None
+    config: QuantizerConfig
+    entry: Entry
+    folder: Path
+
+    @property
+    def title(self) -> str:
+        """Name, with the rate that was asked for."""
+        return self.name if self.bits is None else f"{self.name}, {self.bits:g} bits"
+
+
+def compare(
+    words: Sequence[str],
+    data: str,
+    out: Path,
+    recipe: str = "image",
+    bits: Sequence[float] = (),
+    steps: int | None = None,
+    prior_steps: int | None = None,
+    seeds: int = 3,
+    num_trials: int = 3,
+    fraction: float = 0.25,
+    jobs: int = 1,
+    quiet: bool = False,
+) -> list[Record]:
+    """Train and measure quantizers, and write records, tables, a plot and a page.
+
+    Finished parts are skipped, so the same command goes on after an interruption; quantizers, rates and
+    seeds can be added.
+
+    Args:
+        words: quantizers (see `entries_of`), and `key=value` settings of the recipe or of Gaussian vectors.
+        data: a source with a test split, or "gaussian".
+        out: directory of runs and results.
+        recipe: name of a recipe.
+        bits: nominal bits an item, for quantizers given by name.
+        steps: training steps of each model; None for those of the recipe.
+        prior_steps: training steps of each learned prior; None for those of the recipe.
+        seeds: number of seeds, 0 to `seeds` - 1.
+        num_trials: settings of the loss weights to search, odd; 1 keeps the defaults.
+        fraction: share of the steps that a trial of the search trains.
+        jobs: number of processes.
+        quiet: hide progress.
+
+    Returns:
+        The records.
+
+    Raises:
+        InputError: for a user error, or if some trainings failed; the results of the others are written.
+    """
+    search.check_number(num_trials)
+    named, assignments = split_words(words)
+    entries = entries_of(named)
+    experiment = _experiment(recipe, data, assignments, out, steps, prior_steps, fraction, quiet)
+    contenders = list(_contenders(entries, bits, experiment, out / RUNS))
+    _check_settings(out, {**experiment.settings(), "search_trials": num_trials})
+    # A weight that is too large may fail; the search goes on without it.
+    reasons = perform(list(_trials(contenders, experiment, num_trials)), jobs, quiet)
+    searched, failed = {}, {}
+    for contender in contenders:
+        try:
+            searched[contender.title] = _searched(contender, experiment, num_trials)
+        except InputError:
+            own = (reason for title, reason in reasons.items() if title.startswith(f"{contender.title}, "))
+            failed[contender.title] = next(own, "no trial of the search has a score")
+    kept = [contender for contender in contenders if contender.title in searched]
+    units = [
+        (contender, seed, _unit(contender, searched[contender.title][0], seed, experiment))
+        for contender in kept
+        for seed in range(seeds)
+    ]
+    failed |= perform([task for _, _, task in units], jobs, quiet)
+    done = [(contender, seed) for contender, seed, task in units if task.title not in failed]
+    records = [
+        _record(contender, seed, searched[contender.title], experiment, quiet) for contender, seed in done
+    ]
+    write_records(out / "records.jsonl", records)
+    pictures = {
+        contender.title: experiment.pictures(contender.folder / "seed0")
+        for contender, seed in done
+        if seed == 0
+    }
+    write_report(out, records, experiment, pictures, failed, quiet)
+    if failed:
+        title, reason = next(iter(failed.items()))
+        others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise InputError(f"{title} failed{others}: {reason}")
+    return records
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate quantizers from `key=value` settings of the recipe; a quantizer's own begin with `kind=`."""
+    named = [word for word in words if "=" not in word or word.startswith("kind=")]
+    return named, [word for word in words if word not in named]
+
+
+def _experiment(
+    recipe: str,
+    data: str,
+    assignments: Sequence[str],
+    out: Path,
+    steps: int | None,
+    prior_steps: int | None,
+    fraction: float,
+    quiet: bool,
+) -> Experiment:
+    if data == GAUSSIAN and not Path(data).exists():
+        if prior_steps is not None:
+            raise InputError(
+                "expected no --prior-steps for Gaussian vectors, which have one code each, received "
+                f"{prior_steps}: leave it out"
+            )
+        return GaussianExperiment(assignments, out, steps, fraction)
+    return AutoencoderExperiment(recipe, data, assignments, out, steps, prior_steps, fraction, quiet)
+
+
+def _contenders(
+    entries: dict[str, Entry], rates: Sequence[float], experiment: Experiment, runs: Path
+) -> Iterator[Contender]:
+    """Every quantizer at every rate; one given by its settings has a rate of its own.
+
+    Raises:
+        InputError: if a rate is missing or not above 0, or a quantizer cannot have it.
+    """
+    if not rates and not all(entry.is_fixed for entry in entries.values()):
+        raise InputError("expected the bits of an item, received none: add for example --bits 441")
+    if any(bits <= 0 for bits in rates):
+        raise InputError(f"expected bits above 0, received {min(rates):g}: correct --bits")
+    for name, entry in entries.items():
+        for bits in (None,) if entry.is_fixed else dict.fromkeys(rates):
+            config = entry.nearest(experiment.target(bits or 1.0))
+            experiment.nominal_bits(config)  # refuses what does not fit
+            folder = runs / (name if bits is None else f"{name}-{bits:g}bits")
+            yield Contender(name, bits, config, entry, folder)
+
+
+def _check_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Save the settings that all runs share, or check that they are the same.
+
+    Raises:
+        InputError: if the directory holds a comparison with other settings, or other files.
+    """
+    path = out / SETTINGS
+    if not path.is_file():
+        if out.is_dir() and (taken := sorted(file.name for file in out.iterdir())):
+            raise InputError(
+                f"expected a new or empty directory, or a comparison to go on with: {out} holds {taken[0]} "
+                f"and no {SETTINGS}; choose another --out"
+            )
+        with atomic_file(path) as temporary:
+            temporary.write_text(json.dumps(settings, indent=2) + "\n")
+        return
+    before, now = _flat(json.loads(path.read_text())), _flat(settings)
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
+            raise InputError(
+                f"{out} holds a comparison with {key}={before.get(key)}, received {now.get(key)}: choose "
+                "another --out, or use the same settings to go on"
+            )
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {prefix: values}
+    return {
+        key: value
+        for name, inner in values.items()
+        for key, value in _flat(inner, f"{prefix}.{name}" if prefix else name).items()
+    }
+
+
+def _settings_to_try(contender: Contender, num: int) -> list[tuple[search.Weights, Path]]:
+    """Loss weights of each trial, and its directory; empty if there is nothing to choose."""
+    tried = search.trials(contender.config, contender.entry.weights, num)
+    if len(tried) < 2:
+        return []
+    return [(weights, contender.folder / f"search{number}") for number, weights in enumerate(tried)]
+
+
+def _trials(contenders: Sequence[Contender], experiment: Experiment, num: int) -> Iterator[Task]:
+    for contender in contenders:
+        for weights, path in _settings_to_try(contender, num):
+            title = f"{contender.title}, search {search.described(weights)}"
+            yield experiment.trial(title, contender.config.changed(weights), path)
+
+
+Searched = tuple[search.Weights, list[dict[str, Any]]]
+"""Chosen loss weights, and all trials with their scores."""
+
+
+def _searched(contender: Contender, experiment: Experiment, num: int) -> Searched:
+    """Choose the loss weights.
+
+    Raises:
+        InputError: if no trial trains.
+    """
+    scores = []
+    for weights, path in _settings_to_try(contender, num):
+        try:
+            scores.append((weights, experiment.score(path)))
+        except (InputError, OSError):
+            scores.append((weights, float("inf")))  # it failed
+    chosen = search.best(scores) if scores else {}
+    trials = [{"weights": w, "score": None if s == float("inf") else s} for w, s in scores]
+    return chosen, trials
+
+
+def _unit(contender: Contender, weights: search.Weights, seed: int, experiment: Experiment) -> Task:
+    config = contender.config.changed(weights)
+    return experiment.unit(f"{contender.title}, seed {seed}", config, seed, contender.folder / f"seed{seed}")
+
+
+def _record(
+    contender: Contender, seed: int, searched: Searched, experiment: Experiment, quiet: bool
+) -> Record:
+    path = contender.folder / f"seed{seed}"
+    measured = experiment.measured(path)
+    times = _times(path, f"{contender.title}, seed {seed}", experiment, quiet)
+    return {
+        "experiment": "compare",
+        "entry": contender.title,
+        "quantizer": getattr(contender.config, "kind", contender.name),
+        "seed": seed,
+        **measured,
+        "asked_bits": contender.bits,
+        "weights": searched[0],
+        "search": searched[1],
+        "threads": int(times.pop("threads")),
+        "metrics": {"bits": measured["bits"], **measured["metrics"], **times},
+    }
+
+
+def _times(path: Path, title: str, experiment: Experiment, quiet: bool) -> dict[str, float]:
+    """Times of a unit, measured once, while nothing else of the comparison runs."""
+    file = path / TIMES
+    if not file.is_file():
+        note(f"{title}: measuring times", quiet)
+        times = {**experiment.time(path), "threads": torch.get_num_threads()}
+        with atomic_file(file) as temporary:
+            temporary.write_text(json.dumps(times) + "\n")
+    return json.loads(file.read_text())

@@ -1,0 +1,227 @@
+"""Quantizers that `smalti compare` knows by name: the settings nearest to a rate, and their loss weights.
+
+One entry per quantizer: a function from a `Target` to the config whose nominal rate is nearest, and the names
+of the loss weights that are searched.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from pydantic import ValidationError
+
+from smalti.app.recipes.overrides import override
+from smalti.core.errors import InputError
+from smalti.core.parts import QUANTIZERS, QuantizerConfig
+from smalti.core.suggestions import suggestion
+from smalti.quantizers.codebooks.base import CodebookConfig
+from smalti.quantizers.codebooks.ema import EMACodebookConfig
+from smalti.quantizers.codebooks.gradient import GradientCodebookConfig
+from smalti.quantizers.fsq import FSQConfig
+from smalti.quantizers.residual import ResidualVQConfig
+from smalti.quantizers.vq import VectorQuantizerConfig
+from smalti.recipe import refusal
+
+MOST_TABLE_BITS = 16
+"""Bits of the largest codebook that is stored as a table of vectors."""
+MOST_CODE_BITS = 22
+"""Bits of the largest set of codes that priors, which are tables over all codes, are trained on."""
+STAGE_BITS = 10
+"""Bits of the largest codebook of a stage of residual VQ: 1,024 codes, as in DAC."""
+LEVELS = range(5, 9)
+"""Numbers of levels per channel of FSQ; the paper recommends at least five."""
+FEW_LEVELS = range(2, 9)
+"""Numbers of levels per channel for rates that `LEVELS` cannot come near to."""
+NEAR = 0.1
+"""Distance in bits that counts as near."""
+
+
+@final
+@dataclass(frozen=True)
+class Target:
+    """Rate to come near to, and the settings of the recipe that a quantizer keeps.
+
+    Attributes:
+        bits: bits at each position of the grid.
+        grid: code grid of one item.
+        code_dim: dimension of a code vector.
+        num_codebooks: codes at each position, for vector quantizers.
+    """
+
+    bits: float
+    grid: tuple[int, ...] = (1,)
+    code_dim: int = 64
+    num_codebooks: int = 1
+
+
+@final
+@dataclass(frozen=True)
+class Entry:
+    """A quantizer to compare.
+
+    Attributes:
+        nearest: config whose rate is nearest to a target.
+        weights: keys of its loss weights, such as "commitment_weight", whose values are searched.
+        is_fixed: True if the config does not depend on the target.
+    """
+
+    nearest: Callable[[Target], QuantizerConfig]
+    weights: tuple[str, ...] = ()
+    is_fixed: bool = False
+
+
+def vector(target: Target, codebook: CodebookConfig, least_codebooks: int = 1) -> VectorQuantizerConfig:
+    """VQ, with as many codebooks as the recipe, or as tables of 2^16 codes require."""
+    num = max(least_codebooks, target.num_codebooks, math.ceil(target.bits / MOST_TABLE_BITS))
+    return VectorQuantizerConfig(
+        num_codebooks=num,
+        num_codes=nearest_num_codes(target.bits / num),
+        # The latents of a position keep their number of channels if the codebooks can share them.
+        code_dim=max(1, target.code_dim * target.num_codebooks // num),
+        codebook=codebook,
+    )
+
+
+def residual(target: Target) -> ResidualVQConfig:
+    """Residual VQ with at least two stages of at most 2^10 codes."""
+    num = max(2, math.ceil(target.bits / STAGE_BITS))
+    return ResidualVQConfig(
+        dim=target.code_dim, num_codes=nearest_num_codes(target.bits / num), num_quantizers=num
+    )
+
+
+def scalar(target: Target) -> FSQConfig:
+    """FSQ with the paper's five to eight levels per channel, or fewer for a few bits."""
+    return FSQConfig(levels=nearest_levels(target.bits))
+
+
+ENTRIES: dict[str, Entry] = {
+    "vq": Entry(lambda target: vector(target, EMACodebookConfig()), ("commitment_weight",)),
+    "vq-gradient": Entry(lambda target: vector(target, GradientCodebookConfig()), ("commitment_weight",)),
+    "product": Entry(lambda target: vector(target, EMACodebookConfig(), 2), ("commitment_weight",)),
+    "residual": Entry(residual, ("commitment_weight",)),
+    "fsq": Entry(scalar),
+}
+
+
+def nearest_num_codes(bits: float) -> int:
+    """Number of codes, at least two, whose logarithm is nearest to `bits`."""
+    below = max(2, math.floor(2**bits))
+    return min(below, below + 1, key=lambda num: abs(math.log2(num) - bits))
+
+
+def nearest_levels(bits: float) -> tuple[int, ...]:
+    """Numbers of levels, in descending order, with the product nearest to 2^bits.
+
+    Of equally near ones, those with the fewest channels, and then with the most even numbers.
+
+    Raises:
+        InputError: for more bits than a prior over single codes can have.
+    """
+    if bits > MOST_CODE_BITS:
+        raise InputError(
+            f"expected at most {MOST_CODE_BITS} bits at each position for one scalar quantizer, received "
+            f"{bits:.4g}: use fewer bits, smaller strides, or the quantizers vq, product or residual"
+        )
+    levels = _nearest(LEVELS, bits)
+    return levels if abs(_bits(levels) - bits) <= NEAR else _nearest(FEW_LEVELS, bits)
+
+
+def _nearest(choices: Sequence[int], bits: float) -> tuple[int, ...]:
+    most = math.ceil(bits / math.log2(choices[0])) + 1
+    candidates = itertools.chain.from_iterable(
+        itertools.combinations_with_replacement(reversed(choices), channels)
+        for channels in range(1, most + 1)
+    )
+
+    def distance(levels: tuple[int, ...]) -> tuple[float, int, int]:
+        return round(abs(_bits(levels) - bits), 9), len(levels), levels[0] - levels[-1]
+
+    return min(candidates, key=distance)
+
+
+def _bits(levels: Sequence[int]) -> float:
+    return math.log2(math.prod(levels))
+
+
+def entries_of(words: Sequence[str]) -> dict[str, Entry]:
+    """Quantizers to compare, by name.
+
+    Args:
+        words: names of `ENTRIES` separated by commas, settings such as "kind=fsq levels=8,8,8", and JSON
+            files with the settings of quantizers by name.
+
+    Raises:
+        InputError: for an unknown name, settings that do not fit the kind, a broken file, or a name that
+            stands for two quantizers.
+    """
+    found: dict[str, Entry] = {}
+    for word in words:
+        if word.startswith("kind="):
+            named = {name_of(word): fixed(_configured(word))}
+        elif word.lower().endswith(".json"):
+            named = {name: fixed(config) for name, config in _of_file(Path(word)).items()}
+        else:
+            named = {name: _known(name) for name in filter(None, word.split(","))}
+        for name, entry in named.items():
+            if name in found:
+                raise InputError(f"expected each quantizer once, received {name!r} twice: leave one out")
+            found[name] = entry
+    if not found:
+        raise InputError(f"expected quantizers to compare, received none: name some of {', '.join(ENTRIES)}")
+    return found
+
+
+def fixed(config: QuantizerConfig) -> Entry:
+    """Entry of a config; its fields that end in `_weight` are searched, unless they are 0."""
+    weights = (name for name in type(config).model_fields if name.endswith("_weight"))
+    return Entry(lambda target: config, tuple(name for name in weights if getattr(config, name)), True)
+
+
+def name_of(settings: str) -> str:
+    """Name of a quantizer given by its settings, for tables and folders."""
+    return re.sub(r"[^\w.=,+-]+", "-", settings.removeprefix("kind=")).strip("-")
+
+
+def _known(name: str) -> Entry:
+    if name not in ENTRIES:
+        raise InputError(
+            f"expected a quantizer to compare, received {name!r}: {suggestion(name, ENTRIES)}, or give its "
+            'settings, as in "kind=fsq levels=8,8,8"'
+        )
+    return ENTRIES[name]
+
+
+def _configured(settings: str) -> QuantizerConfig:
+    kind, *others = settings.split()
+    return override(QUANTIZERS.get(kind.removeprefix("kind="))(), others)
+
+
+def _of_file(path: Path) -> dict[str, QuantizerConfig]:
+    try:
+        values: Any = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}): check the file") from None
+    if not isinstance(values, dict):
+        raise InputError(
+            f"expected an object with the settings of each quantizer by name in {path}, received a "
+            f'{type(values).__name__}: write {{"mine": {{"kind": "fsq", "levels": [8, 8, 8]}}}}'
+        )
+    found = {}
+    for name, settings in values.items():
+        if not re.fullmatch(r"\w[\w.=,+-]*", name):
+            raise InputError(
+                f"expected names of letters, digits, dots and dashes in {path}, received {name!r}: rename it"
+            )
+        try:
+            found[name] = QUANTIZERS.parse(settings)
+        except ValidationError as error:
+            raise refusal(error, settings, f"the quantizer {name} in {path}: ") from None
+    return found

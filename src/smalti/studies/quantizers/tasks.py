@@ -1,0 +1,134 @@
+"""Tasks in order or in parallel: each goes on from its files, and a failed one does not stop the others."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from multiprocessing.connection import wait as wait_for
+from multiprocessing.context import BaseContext
+
+import torch
+
+from smalti.app.console import counting, note
+from smalti.core.errors import InputError
+from smalti.core.plugins import load_plugin, loaded_plugins
+
+CONTEXT: BaseContext = multiprocessing.get_context("spawn")
+"""Processes are not forked, because torch's threads do not survive a fork."""
+
+
+class Task(ABC):
+    """Work that leaves its result in files; it can be sent to another process."""
+
+    title: str
+    """Name in progress and messages, such as "fsq, seed 0"."""
+
+    @abstractmethod
+    def is_done(self) -> bool:
+        """Return True if all files exist."""
+
+    @abstractmethod
+    def run(self, quiet: bool) -> None:
+        """Do the work, or go on with it.
+
+        Raises:
+            InputError: if it cannot be done.
+        """
+
+
+def perform(tasks: Sequence[Task], jobs: int, quiet: bool) -> dict[str, str]:
+    """Do the tasks that are not done.
+
+    Args:
+        tasks: in the order of their start.
+        jobs: number of processes, with one thread each; 1 stays in this process, with its threads.
+        quiet: hide progress.
+
+    Returns:
+        The error of each task that failed, by its title.
+    """
+    waiting = [task for task in tasks if not task.is_done()]
+    if jobs == 1 or len(waiting) < 2:
+        return _in_order(waiting, quiet)
+    return _in_parallel(waiting, jobs, quiet)
+
+
+def _in_order(tasks: Sequence[Task], quiet: bool) -> dict[str, str]:
+    failed = {}
+    for number, task in enumerate(tasks, 1):
+        note(f"{task.title} ({number} of {len(tasks)})", quiet)
+        try:
+            task.run(quiet)
+        except InputError as error:
+            failed[task.title] = str(error)
+            note(f"{task.title} failed: {error}")
+    return failed
+
+
+def _in_parallel(tasks: Sequence[Task], jobs: int, quiet: bool) -> dict[str, str]:
+    failed: dict[str, str] = {}
+    with (
+        _one_thread(),
+        counting("Comparing", quiet) as count,
+        ProcessPoolExecutor(jobs, CONTEXT, _begin, (loaded_plugins(),)) as pool,
+    ):
+        running: dict[Future[None], Task] = {pool.submit(_run, task): task for task in tasks}
+        waiting = set(running)
+        try:
+            while waiting:
+                count(len(tasks) - len(waiting), len(tasks))
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    try:
+                        future.result()
+                    except InputError as error:
+                        failed[running[future].title] = str(error)
+                        note(f"{running[future].title} failed: {error}")
+            count(len(tasks), len(tasks))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failed
+
+
+def _run(task: Task) -> None:
+    try:
+        task.run(quiet=True)
+    except InputError as error:
+        # Subclasses with further arguments cannot be sent to another process.
+        raise InputError(str(error)) from None
+
+
+def _begin(plugins: Sequence[str]) -> None:
+    """Prepare a process: one thread, the plugins, and an end when its parent is killed."""
+    torch.set_num_threads(1)
+    for name in plugins:
+        load_plugin(name)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait_for([sentinel])
+    os._exit(1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let processes that are started in the block use one OpenMP thread each."""
+    name = "OMP_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
