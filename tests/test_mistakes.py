@@ -24,6 +24,8 @@ import torch
 from torch import nn
 import smalti
 from smalti.modalities.audio import waveforms
+from smalti.models.vae import VAE
+from smalti.models.vimco import VIMCO
 
 nan = float("nan")
 vq, fsq, residual = smalti.VectorQuantizer(4, 8), smalti.FSQ((3, 4)), smalti.ResidualVQ(4, 8, 2)
@@ -112,6 +114,22 @@ MISTAKES = {
     "tokenizer.rollout(codes, ['left'], num=1.5)": "1.5",
     "tokenizer.save_pretrained(7)": "7",
     "tokenizer.export(None)": "None",
+    "smalti.Conditions(label=[1, 2])": "list",
+    "smalti.PerItem(7)": "int",
+    "smalti.TokenSequence.with_lengths(torch.zeros(2, 3, dtype=torch.int64), torch.tensor([4, 1]))": "[4, 1]",
+    "smalti.TokenSequence.with_lengths(torch.zeros(2, 3, dtype=torch.int64), [-1, 1])": "[-1, 1]",
+    "smalti.TokenSequence.with_lengths(torch.zeros(2, 3, dtype=torch.int64), [3])": "[3]",
+    "smalti.Batch([1])": "list",
+    "smalti.Batch(torch.zeros(1, 3, 16, 16), {'label': 1})": "dict",
+    "smalti.GatedPixelCNN(num_codes=8, channels=8, conditioners={'a': nn.Linear(2, 2)})": "Linear",
+    "smalti.load(sys.argv[1], 'meta')": "'meta'",
+    "model('encoder', nn.Identity())": "str",
+    "model(nn.Conv2d(3, 4, 4, 4), None)": "NoneType",
+    "smalti.VQVAE(nn.Identity(), nn.Identity(), nn.Identity(), likelihood, signal)": "Identity",
+    "smalti.VQVAE(nn.Identity(), vq, nn.Identity(), 'gaussian', signal)": "str",
+    "smalti.VQVAE(nn.Identity(), vq, nn.Identity(), likelihood, (3, 16, 16))": "tuple",
+    "VAE(nn.Identity(), None, likelihood, signal, 4)": "NoneType",
+    "VIMCO(7, nn.Identity(), likelihood, signal)": "int",
     "smalti.load(7)": "7",
     "smalti.load('x' * 300)": "xxx",
     "smalti.load('~nobody-of-this-name/run')": "~nobody-of-this-name",

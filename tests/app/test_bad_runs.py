@@ -128,6 +128,13 @@ def test_out_that_holds_other_files(new_run: list[object], tmp_path: Path, mista
     assert list(digests(tmp_path / "new")) == ["thesis.tex"]
 
 
+def test_out_that_holds_runs(
+    trained: Path, pictures: Path, new_run: list[object], tmp_path: Path, mistake: Mistake
+) -> None:
+    shutil.copytree(trained, tmp_path / "new" / "first")
+    assert "choose another --out" in mistake(*new_run)
+
+
 def test_out_whose_data_are_not_those_of_a_run(
     new_run: list[object], pictures: Path, tmp_path: Path, mistake: Mistake
 ) -> None:

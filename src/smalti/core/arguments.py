@@ -102,7 +102,7 @@ def as_device(value: Any) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(value)
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).tolist()  # fails on the meta device, which holds no values
     except (RuntimeError, TypeError, AssertionError, NotImplementedError):
         raise InputError(
             f'expected a device of this machine, received {value!r}: pass "cpu", or None to choose'

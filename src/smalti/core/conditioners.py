@@ -96,7 +96,7 @@ class Conditioners(nn.Module):
         conditioners: conditioner of each condition, by the condition's name.
 
     Raises:
-        InputError: for a name that cannot name a submodule.
+        InputError: for a name that cannot name a submodule, or a module that is no `Conditioner`.
     """
 
     def __init__(self, conditioners: Mapping[str, Conditioner] | None = None) -> None:
@@ -107,6 +107,11 @@ class Conditioners(nn.Module):
                 raise InputError(
                     f"expected a condition name without dots that is no attribute of a torch.nn.ModuleDict, "
                     f"received {name!r}: rename the condition"
+                )
+            if not isinstance(module, Conditioner):
+                raise InputError(
+                    f"expected a Conditioner for {name!r}, received a {type(module).__name__}: inherit from "
+                    "smalti.Conditioner"
                 )
             self.by_name[name] = module
 

@@ -37,6 +37,11 @@ class ConditionValue(ABC):
     data: Tensor
 
     def __post_init__(self) -> None:
+        if not isinstance(self.data, Tensor):
+            raise InputError(
+                f"expected {self._expected()}, received a {type(self.data).__name__}: convert it with "
+                "torch.as_tensor"
+            )
         is_ids = self.data.dtype == torch.int64
         expected = self._ranks(is_ids)
         if not (is_ids or self.data.is_floating_point()) or self.data.ndim not in expected:
@@ -127,9 +132,19 @@ class TokenSequence(ConditionValue):
 
     @classmethod
     def with_lengths(cls, data: Tensor, lengths: Int64[Tensor, " b"]) -> TokenSequence:
-        """Create a value from padded sequences and their lengths."""
+        """Create a value from padded sequences and their lengths.
+
+        Raises:
+            InputError: if there is not one length for each sequence, or one is out of range.
+        """
+        given = torch.as_tensor(lengths)
+        if given.shape != data.shape[:1] or bool(((given < 0) | (given > data.shape[1])).any()):
+            raise InputError(
+                f"expected {len(data)} lengths from 0 to {data.shape[1]}, received {given.tolist()}: pass "
+                "the number of elements of each sequence that are no padding"
+            )
         positions = torch.arange(data.shape[1], device=data.device)
-        return cls(data, positions < lengths.to(data.device).unsqueeze(1))
+        return cls(data, positions < given.to(data.device).unsqueeze(1))
 
     @classmethod
     def _ranks(cls, is_ids: bool) -> Sequence[int]:
@@ -361,12 +376,23 @@ class Batch:
             beyond it are padding, which losses and scores ignore. None if no item is padded.
         mask: bool, in the shape of the data, False at missing values, where the data is 0; losses and scores
             ignore them. None if no value is missing.
+
+    Raises:
+        InputError: if the data is no tensor, or the conditions are no `Conditions`.
     """
 
     data: Tensor
     conditions: Conditions = field(default_factory=Conditions)
     lengths: Int64[Tensor, " b"] | None = None
     mask: Bool[Tensor, "b c *size"] | None = None
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.data, Tensor) and isinstance(self.conditions, Conditions)):
+            raise InputError(
+                "expected the data of a batch as a tensor, and its conditions as Conditions, received a "
+                f"{type(self.data).__name__} and a {type(self.conditions).__name__}: write "
+                "Batch(tensor, Conditions(name=value))"
+            )
 
     def part(self, items: Tensor) -> Batch:
         """Select some items, in the given order.

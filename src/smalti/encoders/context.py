@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from smalti.core.conditions import Conditions
+from smalti.core.errors import InputError
 from smalti.core.parts import ENCODERS, EncoderConfig
 from smalti.core.signals import SignalSpec
 from smalti.encoders.conv import fitting_grid
@@ -62,7 +63,16 @@ class ContextEncoderConfig(EncoderConfig):
         return cls(channels=8, dilations=(1, 2), layer=2, voice=VoiceConfig.tiny())
 
     def build(self, signal: SignalSpec, dim: int) -> ContextEncoder:
-        """Build the encoder of log-mel signals."""
+        """Build the encoder of log-mel signals.
+
+        Raises:
+            InputError: for another kind of signal.
+        """
+        if signal.ndim != 1 or signal.channels < 2:
+            raise InputError(
+                "expected a log-mel spectrogram (several channels, one axis) for a context encoder, received "
+                f"{signal.channels} channels and {signal.ndim} axes: use encoder.kind=conv"
+            )
         return ContextEncoder(self, signal, dim)
 
 

@@ -22,6 +22,7 @@ from smalti.core.precision import in_full_precision
 from smalti.core.results import BoundTerms, LatentPrior, Loss
 from smalti.core.signals import SignalSpec
 from smalti.core.units import sum_over_items
+from smalti.models.checks import check_types
 from smalti.models.distortion import mean_distortion, per_observed_dim
 from smalti.models.networks import (
     NetworksConfig,
@@ -68,6 +69,7 @@ class VAE(LatentVariableModel):
         latent_dim: int = 64,
     ) -> None:
         super().__init__()
+        check_types(encoder=encoder, decoder=decoder, likelihood=likelihood, signal=signal)
         if latent_dim < 1:
             raise InputError(f"expected latent_dim >= 1, received {latent_dim}: pass the latents' channels")
         configs = configs_of(encoder=encoder, decoder=decoder, likelihood=likelihood)

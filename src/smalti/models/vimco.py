@@ -24,6 +24,7 @@ from smalti.core.precision import in_full_precision
 from smalti.core.results import BoundTerms, Loss
 from smalti.core.signals import SignalSpec
 from smalti.core.units import log_mean_exp, sum_over_items
+from smalti.models.checks import check_types
 from smalti.models.distortion import per_observed_dim
 from smalti.models.networks import (
     NetworksConfig,
@@ -79,6 +80,7 @@ class VIMCO(Autoencoder):
         decode_at_once: int = 256,
     ) -> None:
         super().__init__()
+        check_types(encoder=encoder, decoder=decoder, likelihood=likelihood, signal=signal)
         sizes = (num_codebooks, num_codes - 1, code_dim, num_samples - 1, decode_at_once)
         if min(sizes) < 1:
             raise InputError(

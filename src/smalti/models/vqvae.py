@@ -17,6 +17,7 @@ from smalti.core.parts import AnyQuantizer, Likelihood, LikelihoodFamily, Quanti
 from smalti.core.precision import in_full_precision
 from smalti.core.results import Loss
 from smalti.core.signals import SignalSpec
+from smalti.models.checks import check_types
 from smalti.models.distortion import mean_distortion, per_observed_dim
 from smalti.models.networks import (
     NetworksConfig,
@@ -69,6 +70,9 @@ class VQVAE(Autoencoder):
         code_dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_types(
+            encoder=encoder, quantizer=quantizer, decoder=decoder, likelihood=likelihood, signal=signal
+        )
         if not (0 <= jitter <= 1 and 0 <= code_dropout < 1):
             raise InputError(
                 f"expected jitter in [0, 1] and code_dropout in [0, 1), received {jitter} and "

@@ -61,6 +61,8 @@ class RunDirectory:
     @property
     def is_begun(self) -> bool:
         """True if weights or a checkpoint exist, also of a stage inside the run: its settings are fixed."""
+        if not self.exists:
+            return False  # a folder of runs is none itself
         states = (*self._states.glob("step-*"), *self.path.glob(f"*/{self._states.name}/step-*"))
         return self.model_path.is_file() or bool(states)
 

@@ -226,6 +226,8 @@ def test_left_out_keys_need_their_full_name() -> None:
         ("training.steps=none", "received None"),
         ("validation_fraction=1", "validation_fraction: expected a number below 1, received"),
         ("strides=2,two", "model.encoder.strides.1"),
+        ("strides=2,,2", "model.encoder.strides.1: expected a whole number, received ''"),
+        ("strides=,", "model.encoder.strides: expected at least 1 values"),
         ("trackers=papyrus", "training.trackers.0: expected tensorboard or wandb, received"),
         ("kernel_size=4", "expected an odd kernel size, received 4"),
         ("training.schedule=cosin", "expected constant or cosine, received 'cosin': did you mean cosine?"),

@@ -162,7 +162,8 @@ def _find(values: dict[str, Any], key: str, leave_out: Sequence[str]) -> list[st
 def _readings(text: str, current: Any) -> list[Any]:
     """Return candidate values of a string; validation by pydantic selects one."""
     if isinstance(current, list):
-        return [[part.strip() for part in text.strip("[]()").split(",") if part.strip()], text]
+        parts = [part.strip() for part in text.strip("[]()").removesuffix(",").split(",")]
+        return [parts if parts != [""] else [], text]
     if isinstance(current, int) and re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII):
         return [int(text)]  # pydantic converts strings to int, but not to a Literal of numbers
     # "none" is also tried as a string, because it is a valid choice of one setting.
