@@ -82,6 +82,7 @@ _MODULES = {
     "quantizers.estimators.rotation": "Rotation RotationConfig",
     "quantizers.estimators.straight_through": "StraightThrough StraightThroughConfig",
     "quantizers.fsq": "FSQ FSQConfig",
+    "quantizers.ibq": "IBQ IBQConfig",
     "quantizers.lfq": "LFQ LFQConfig",
     "quantizers.nearest": "nearest_codes",
     "quantizers.residual": "ResidualVQ ResidualVQConfig",

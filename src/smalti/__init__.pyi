@@ -154,6 +154,8 @@ from smalti.quantizers.estimators.straight_through import StraightThrough as Str
 from smalti.quantizers.estimators.straight_through import StraightThroughConfig as StraightThroughConfig
 from smalti.quantizers.fsq import FSQ as FSQ
 from smalti.quantizers.fsq import FSQConfig as FSQConfig
+from smalti.quantizers.ibq import IBQ as IBQ
+from smalti.quantizers.ibq import IBQConfig as IBQConfig
 from smalti.quantizers.lfq import LFQ as LFQ
 from smalti.quantizers.lfq import LFQConfig as LFQConfig
 from smalti.quantizers.nearest import nearest_codes as nearest_codes

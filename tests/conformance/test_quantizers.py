@@ -13,6 +13,7 @@ from smalti.core.precision import default_dtype
 from smalti.quantizers.bsq import BSQ
 from smalti.quantizers.codebooks.ema import EMACodebookConfig
 from smalti.quantizers.fsq import FSQ
+from smalti.quantizers.ibq import IBQ
 from smalti.quantizers.lfq import LFQ
 from smalti.quantizers.residual import ResidualVQ
 from smalti.quantizers.residual_fsq import ResidualFSQ
@@ -41,6 +42,7 @@ OTHERS: dict[str, Callable[..., Quantizer]] = {
     "lfq-many-codes": partial(LFQ, 36),
     "bsq": partial(BSQ, 4, 2, commitment_weight=0.25, entropy_anneal_steps=16),
     "bsq-many-codes": partial(BSQ, 36),
+    "ibq": partial(IBQ, 6, 16),
     "residual": partial(ResidualVQ, 6, 16, 3),
     "residual-dac": partial(ResidualVQ, 6, 16, 3, codebook="gradient", code_dim=4, normalize="search"),
     "residual-unit": partial(ResidualVQ, 6, 16, 3, code_dim=4, normalize="codes", split_first=True),

@@ -23,6 +23,7 @@ from smalti.quantizers.bsq import BSQConfig
 from smalti.quantizers.codebooks.gradient import GradientCodebookConfig
 from smalti.quantizers.estimators.nsvq import NSVQConfig
 from smalti.quantizers.fsq import FSQConfig
+from smalti.quantizers.ibq import IBQConfig
 from smalti.quantizers.lfq import LFQConfig
 from smalti.quantizers.residual import ResidualVQConfig
 from smalti.quantizers.residual_fsq import ResidualFSQConfig
@@ -142,6 +143,7 @@ CASES: dict[str, Trained] = {
     "vqvae-lfq": vqvae(quantizer=LFQConfig(bits=4, temperature=1.0)),
     "vqvae-bsq": vqvae(quantizer=BSQConfig(bits=5, group_bits=3)),
     "vqvae-residual-fsq": vqvae(quantizer=ResidualFSQConfig(levels=(4, 3), quantizer_dropout=0.7)),
+    "vqvae-ibq": vqvae(quantizer=IBQConfig(dim=4, num_codes=8, entropy_weight=2.0, entropy_temperature=0.3)),
     "vqvae-missing": with_missing_values(),
     "prior": prior(),
     "masked": masked(),

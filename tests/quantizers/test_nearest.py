@@ -289,7 +289,7 @@ def test_the_margin_follows_the_precision_of_products_on_a_gpu(setting):
     before = torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = setting
     try:
-        on_gpu, on_cpu = (nearest._rounding_margin(64, torch.device(name)) for name in ("cuda", "cpu"))
+        on_gpu, on_cpu = (nearest.rounding_margin(64, torch.device(name)) for name in ("cuda", "cpu"))
     finally:
         torch.backends.cuda.matmul.fp32_precision = before
     assert (on_gpu > on_cpu) == (setting == "tf32")

@@ -103,7 +103,7 @@ def compiled(
             tokens,
             codebook,
             codebook.mean(0),
-            _rounding_margin(tokens.shape[1], tokens.device),
+            rounding_margin(tokens.shape[1], tokens.device),
             _least_margin(tokens.shape[1]),
         )
         where = doubtful.nonzero().squeeze(1)
@@ -132,7 +132,7 @@ def chunked(
         bias = centred.new_full((len(weight),), torch.inf)
         bias[:num_codes] = centred.square().sum(1)
         weight = weight.mul_(-2).t().contiguous()
-        margin = _rounding_margin(dim, tokens.device)
+        margin = rounding_margin(dim, tokens.device)
         code_norm = centred.norm(dim=1).amax()
 
         budget = chunk_bytes or CHUNK_BYTES.get(tokens.device.type, CHUNK_BYTES["cpu"])
@@ -160,7 +160,7 @@ def _block_size(num_codes: int) -> int:
     return min(256, max(8, 2 ** round(math.log2(max(num_codes, 1)) / 2)))
 
 
-def _rounding_margin(dim: int, device: torch.device) -> float:
+def rounding_margin(dim: int, device: torch.device) -> float:
     """Bound on the relative error of a score: (D + 4) roundings at the product's precision, for both
     codes."""
     # Not `get_float32_matmul_precision`, which raises if the precision was set per backend.

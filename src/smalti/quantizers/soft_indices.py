@@ -1,0 +1,194 @@
+"""Selection of codes by the largest product with a token, with a gradient through the softmax of products.
+
+All arrays of tokens times codes are made in chunks, forward and backward, so that memory does not grow with
+their product: a step holds at most 8 arrays of `CHUNK_BYTES` (64 MiB on a CPU) besides arrays of the size of
+its arguments. The backward pass computes the products again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from smalti.nn.collectives import mean_over_ranks
+from smalti.quantizers.nearest import rounding_margin
+
+CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 64 * 2**20}
+"""Bytes of an array of tokens times codes: it fits in the cache of a CPU, and fills a GPU."""
+
+
+def largest_products(tokens: Float[Tensor, "n d"], codes: Float[Tensor, "k d"]) -> Int64[Tensor, " n"]:
+    """Index of the code with the largest product with each token, equal to a float64 search on every token.
+
+    Of equal products the lowest index wins. A token that is not finite gets index 0.
+
+    Args:
+        tokens: `(N, D)`, float32.
+        codes: `(K, D)`, float32.
+    """
+    tokens, codes = tokens.detach(), codes.detach()
+    if torch.compiler.is_exporting():
+        return _first_largest(tokens, codes)
+    return _largest_products(tokens, codes)
+
+
+def select_softly(
+    tokens: Float[Tensor, "n d"],
+    codes: Float[Tensor, "k d"],
+    indices: Int64[Tensor, " n"],
+    temperature: float,
+    with_entropies: bool = True,
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, ""], Float[Tensor, ""]]:
+    """Look up codes, with the gradient of (onehot - sg[p] + p) E, where p = softmax(z E^T).
+
+    Args:
+        tokens: z, `(N, D)`.
+        codes: E, `(K, D)`.
+        indices: of the chosen codes.
+        temperature: T, of the distributions whose entropies are computed.
+        with_entropies: False returns zeros in their place.
+
+    Returns:
+        Exactly the chosen codes; with q = softmax(z E^T / T), the mean of the entropies H(q) of tokens; and
+        the entropy of the mean of q over the tokens of all ranks; in nats.
+    """
+    z_q, sample, batch, _ = _select(tokens, codes, indices, temperature, with_entropies)
+    return z_q, sample, batch
+
+
+@torch.library.custom_op("smalti::largest_products", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
+def _largest_products(tokens: Tensor, codes: Tensor) -> Tensor:
+    indices = torch.empty(len(tokens), dtype=torch.int64, device=tokens.device)
+    margin = rounding_margin(tokens.shape[1], tokens.device) * codes.norm(dim=1).amax()
+    for rows, scores in _products(tokens, codes):
+        limit = scores.amax(1, keepdim=True) - margin * tokens[rows].norm(dim=1, keepdim=True)
+        indices[rows] = scores.argmax(1)
+        # Not "> 1": no score is above a limit that is not a number.
+        doubtful = ((scores >= limit).sum(1) != 1).nonzero().squeeze(1)
+        if len(doubtful):
+            where = rows.start + doubtful
+            indices[where] = _first_largest(tokens[where], codes)
+    return indices
+
+
+@_largest_products.register_fake
+def _shape_of_largest(tokens: Tensor, codes: Tensor) -> Tensor:
+    return tokens.new_empty(tokens.shape[0], dtype=torch.int64)
+
+
+def _first_largest(tokens: Float[Tensor, "n d"], codes: Float[Tensor, "k d"]) -> Int64[Tensor, " n"]:
+    """Search in float64; products that it cannot distinguish count as equal."""
+    tokens, codes = tokens.double(), codes.double()
+    scores = tokens @ codes.t()
+    margin = 2 * (tokens.shape[1] + 4) * 2.0**-53 * codes.norm(dim=1).amax()
+    limit = scores.amax(1, keepdim=True) - margin * tokens.norm(dim=1, keepdim=True)
+    indices = (scores >= limit).to(torch.uint8).argmax(1)
+    return torch.where(tokens.isfinite().all(1), indices, 0)
+
+
+@torch.library.custom_op("smalti::select_softly", mutates_args=())
+def _select(
+    tokens: Tensor, codes: Tensor, indices: Tensor, temperature: float, with_entropies: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`select_softly`, and the mean `(K,)` of q over the tokens of all ranks."""
+    mean, sample = codes.new_zeros(len(codes)), codes.new_zeros(())
+    if with_entropies:
+        num = max(1, len(tokens))
+        for _, logits in _products(tokens, codes):
+            # Not exp(log q), which is ten times slower where it underflows.
+            q, log_q = logits.div_(temperature).softmax(1), logits.log_softmax(1)
+            mean += q.sum(0) / num
+            sample -= (q * log_q).sum() / num
+        mean = mean_over_ranks(mean)
+    batch = -(mean * _log(mean)).sum()
+    return codes[indices], sample, batch, mean
+
+
+@_select.register_fake
+def _shapes_of_selected(
+    tokens: Tensor, codes: Tensor, indices: Tensor, temperature: float, with_entropies: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    scalar = codes.new_empty(())
+    return torch.empty_like(tokens), scalar, scalar.clone(), codes.new_empty(codes.shape[0])
+
+
+@torch.library.custom_op("smalti::select_softly_backward", mutates_args=())
+def _select_backward(
+    of_latents: Tensor,
+    of_sample: Tensor,
+    of_batch: Tensor,
+    tokens: Tensor,
+    codes: Tensor,
+    indices: Tensor,
+    mean: Tensor,
+    temperature: float,
+    with_entropies: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of tokens and codes.
+
+    With s = g E^T, for the gradient g of the latents, the gradient of the logits is p (s - sum p s). That of
+    the entropies is q (u - sum q u) / T, with u = -(a log q + b log mean) / N for their gradients a and b.
+    """
+    of_codes = torch.zeros_like(codes).index_add_(0, indices, of_latents)
+    of_tokens = torch.empty_like(tokens)
+    for (rows, logits), (_, s) in zip(_products(tokens, codes), _products(of_latents, codes), strict=True):
+        p = logits.softmax(1)
+        of_logits = s.sub_((p * s).sum(1, keepdim=True)).mul_(p)
+        if with_entropies:
+            q, log_q = logits.div_(temperature).softmax(1), logits.log_softmax(1)
+            u = log_q.mul_(of_sample).add_(of_batch * _log(mean)).div_(-len(tokens))
+            u -= (q * u).sum(1, keepdim=True)
+            of_logits += u.mul_(q).div_(temperature)
+        with torch.autocast(tokens.device.type, enabled=False):
+            of_tokens[rows] = of_logits @ codes
+            of_codes += of_logits.t() @ tokens[rows]
+    return of_tokens, of_codes
+
+
+@_select_backward.register_fake
+def _shapes_of_gradients(
+    of_latents: Tensor,
+    of_sample: Tensor,
+    of_batch: Tensor,
+    tokens: Tensor,
+    codes: Tensor,
+    indices: Tensor,
+    mean: Tensor,
+    temperature: float,
+    with_entropies: bool,
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(tokens), torch.empty_like(codes)
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    tokens, codes, indices, ctx.temperature, ctx.with_entropies = inputs
+    ctx.save_for_backward(tokens, codes, indices, output[3])
+
+
+def _backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    of_tokens, of_codes = _select_backward(
+        gradients[0].contiguous(), *gradients[1:3], *ctx.saved_tensors, ctx.temperature, ctx.with_entropies
+    )
+    return of_tokens, of_codes, None, None, None
+
+
+_select.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
+def _products(tokens: Tensor, codes: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Products `(rows, K)` of tokens and codes, in chunks of rows."""
+    budget = CHUNK_BYTES.get(tokens.device.type, CHUNK_BYTES["cpu"])
+    rows = max(1, budget // (4 * len(codes)))
+    for begin in range(0, len(tokens), rows):
+        chunk = slice(begin, begin + rows)
+        with torch.autocast(tokens.device.type, enabled=False):
+            products = tokens[chunk] @ codes.t()
+        yield chunk, products
+
+
+def _log(mean: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
