@@ -127,6 +127,20 @@ def test_help_does_not_wait_for_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_encoding_imports_only_what_it_needs(trained: Path, pictures: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from smalti.app.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as ended: print(ended.code)\n"
+        "print(*{'torch._dynamo', 'matplotlib', 'accelerate', 'datasets', 'numba'} & set(sys.modules))"
+    )
+    words = ["encode", trained, "--data", pictures, "--out", tmp_path / "codes.parquet", "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], check=False, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["0"], done.stderr
+
+
 def test_the_module_is_the_command() -> None:
     done = forked.start("-m", "smalti", "inspect", "/nowhere")
     assert done.wait() == 2

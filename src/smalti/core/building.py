@@ -28,6 +28,8 @@ M = TypeVar("M", bound=nn.Module)
 
 MOST_MODULES = 5_000
 """Maximum number of modules of a model; more take minutes to build."""
+FILLS = frozenset({nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_, Tensor.normal_, Tensor.uniform_})
+"""Functions that fill a tensor with random values."""
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -141,8 +143,8 @@ def _valueless(tensor: Tensor) -> Tensor:
 class _LimitedTensors(TorchFunctionMode):
     """Refuse tensors larger than the memory of the machine.
 
-    A dispatch mode would also see the operations inside of torch's functions, but imports `torch._dynamo`,
-    which takes as long as importing torch itself.
+    Random values are not drawn: without values, that and a dispatch mode, which would also see the operations
+    inside of torch's functions, import `torch._dynamo`, which takes as long as importing torch itself.
     """
 
     def __init__(self) -> None:
@@ -152,6 +154,8 @@ class _LimitedTensors(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func in FILLS:
+            return args[0] if args else (kwargs or {})["tensor"]
         result = func(*args, **(kwargs or {}))
         for each in tree_leaves(result):
             if isinstance(each, Tensor) and each.numel() * each.element_size() > self._most:

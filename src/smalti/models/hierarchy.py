@@ -203,7 +203,7 @@ class Hierarchy(Autoencoder):
         grids, known = self.levels.grids(grid)[::-1], 0
         for level in reversed(range(1, len(grids))):
             shape = (1, self.quantizers[level].dim + known, *grids[level])
-            made = output_shape(self.decoders[level], shape)
+            made = output_shape(self.decoders[level], shape, grids[level - 1])
             if made[2:] != grids[level - 1]:
                 raise InputError(
                     f"expected a decoder of level {level} that maps {grids[level]} to {grids[level - 1]}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -27,6 +28,9 @@ from smalti.core.signals import SignalSpec
 from smalti.decoders.conv import ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoderConfig
 from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
+
+SMALL = 2**23
+"""Maximum number of elements of an output that is computed only for its shape."""
 
 
 class NetworksConfig(ModelConfig):
@@ -210,8 +214,10 @@ def check_fit(
             "both the same"
         )
     module = decoder.module if isinstance(decoder, ForeignDecoder) else decoder
+    if _is_planned(module) and _is_small(module, signal.size):
+        return  # it is checked when it is built with values
     try:
-        made = output_shape(module, (1, dim, *grid))
+        made = output_shape(module, (1, dim, *grid), signal.size)
     except InputError as error:
         if isinstance(error.__cause__, InputError):
             return  # a decoder that requires a condition cannot be measured without one
@@ -229,16 +235,23 @@ def as_decoder(module: nn.Module) -> Decoder:
     return module if isinstance(module, Decoder) else ForeignDecoder(module)
 
 
-def output_shape(module: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
+def output_shape(
+    module: nn.Module, shape: Sequence[int], size: Sequence[int] | None = None
+) -> tuple[int, ...]:
     """Shape of a module's output for zeros of a shape.
+
+    Args:
+        module: maps a tensor to a tensor.
+        shape: of its input, `(B, C, *size)`.
+        size: of its output, if that is larger than its input; large tensors are not computed.
 
     Raises:
         InputError: when it fails, or gives no tensor.
     """
     try:
-        out = _output(module, shape)
+        out = _output(module, shape, size or shape[2:])
     except (RuntimeError, TypeError, ValueError) as error:
-        if next(module.parameters(), torch.empty(0)).is_meta:
+        if _is_planned(module):
             raise  # a module may depend on values, which it has only once it is built elsewhere
         raise InputError(
             f"expected a module that takes a tensor of shape {tuple(shape)}, the "
@@ -253,14 +266,30 @@ def output_shape(module: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(out.shape)
 
 
-def _output(module: nn.Module, shape: Sequence[int]) -> object:
-    """Output for zeros; without values if possible, since signals of any size take no memory then."""
+def _output(module: nn.Module, shape: Sequence[int], size: Sequence[int]) -> object:
+    """Output for zeros; without values for large signals, so that signals of any size take no memory."""
+    if _is_small(module, size) and not _is_planned(module):
+        return _run(module, torch.zeros(*shape))
     try:
         return _run(without_values(module), torch.zeros(*shape, device="meta"))
     except InputError:
         raise
     except Exception:  # any module may be given: one may depend on values, or not be copied
         return _run(module, torch.zeros(*shape))
+
+
+def _is_planned(module: nn.Module) -> bool:
+    """True for a module without values."""
+    return any(each.is_meta for each in module.parameters())
+
+
+def _is_small(module: nn.Module, size: Sequence[int]) -> bool:
+    """True if the module's widest layer takes little memory and time for a signal of this size.
+
+    Computing without values imports `torch._dynamo`, which takes longer.
+    """
+    widest = max((len(each) for each in module.parameters() if each.ndim), default=1)
+    return widest * math.prod(size) <= SMALL
 
 
 @torch.no_grad()
