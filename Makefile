@@ -26,7 +26,7 @@ lint: .venv/.dev
 
 # Small models sample on one thread; the rest is measured on one and on two.
 ALONE := start memory sampling rollout wavenet
-BOTH := search step priors folder
+BOTH := search quantizers step priors folder
 
 bench: $(PEERS)/.installed
 	set -e; for name in $(ALONE) $(BOTH); do OMP_NUM_THREADS=1 $(PEERS)/bin/python benchmarks/$$name.py; done
