@@ -86,6 +86,15 @@ def test_the_gradient_of_latents():
         torch.testing.assert_close(latents.grad, expected)
 
 
+def test_latents_of_zero_have_a_finite_gradient():
+    """Also in float16, whose largest number is 65,504."""
+    latents = torch.zeros(3, 4, dtype=torch.float16, requires_grad=True)
+    quantized = BSQ(4)(latents)
+    (quantized.latents.sum() + quantized.loss).backward()
+    assert quantized.codes.flatten().tolist() == [0, 0, 0]
+    assert latents.grad.isfinite().all()
+
+
 @KINDS
 @pytest.mark.parametrize("bits", [1, 18, 36, 63])
 def test_bits_return_in_any_precision(kind, bits):

@@ -19,6 +19,9 @@ from smalti.quantizers.signs import MOST_BITS, check_bits, sign_codes, signs, si
 from smalti.quantizers.straight_through import straight_through
 from smalti.quantizers.usage import batch_usage
 
+LEAST_NORM = 1e-4
+"""Norm below which a vector is divided by this number, so that gradients are finite, also in float16."""
+
 
 @QUANTIZERS.register
 class BSQConfig(QuantizerConfig):
@@ -134,7 +137,7 @@ class BSQ(Quantizer):
         z = self.layout.tokens(latents, self.num_codebooks)
         # Signs of z, not of u, which underflow could change.
         q, indices = signs(z.detach(), self._radius), sign_codes(z.detach())
-        u = normalize(z, dim=2)
+        u = normalize(z, dim=2, eps=LEAST_NORM)
         commitment = mse_loss(u, q)
         penalty, terms = self.entropy(u * (4 * self._radius / self.config.temperature))
         places = self.layout.places(latents)

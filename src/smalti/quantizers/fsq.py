@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Annotated, Literal, final
+from typing import Annotated, Any, Literal, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -23,6 +24,8 @@ MARGIN = 1e-3
 
 SLOPES = {"tanh": 1.0, "sigmoid": 0.8}
 """Slope c of the bound tanh(c x); 2 sigmoid(1.6 x) - 1 = tanh(0.8 x)."""
+MOST_EXACT = 1 << 24
+"""Codes whose numbers float32 holds exactly."""
 
 
 @QUANTIZERS.register
@@ -78,6 +81,7 @@ class FSQ(Quantizer):
     """
 
     config: FSQConfig
+    _same: tuple[float, float, int] | None
     _levels: Tensor
     _bases: Tensor
 
@@ -92,6 +96,10 @@ class FSQ(Quantizer):
         levels = self.config.levels
         self.num_codebooks, self.num_codes, self.dim = 1, num_combinations(levels), len(levels)
         self.layout = Layout(self.dim, channel_last)
+        first = levels[0]
+        half_range = (first - 1) * (1 + MARGIN) / 2
+        is_same = all(level == first for level in levels)
+        self._same = (half_range, 0.5 * (first % 2 == 0), first // 2) if is_same else None
         # Derived from the settings, so they are not saved.
         self.register_buffer("_levels", torch.tensor(levels), persistent=False)
         self.register_buffer("_bases", torch.tensor(place_values(levels)), persistent=False)
@@ -108,16 +116,17 @@ class FSQ(Quantizer):
         Raises:
             InputError: for latents with the wrong number of channels.
         """
-        bounded = self._bounded(latents)
-        indices = self._indices(bounded)
-        half = self._levels // 2
-        # From the rounded values, so that z_q equals the output of `decode` bit for bit.
-        z_q = straight_through(bounded / half, bounded.round() / half)
+        squashed = self._squashed(latents)
+        rounded = self._rounded(squashed)
+        indices = self._indices(rounded)
+        h, _, half = self._range()
         places = self.layout.places(latents)
+        # The first argument has the gradient of the bound, and z_q equals the output of `decode` bit for bit.
+        z_q = straight_through(squashed * (h / half), rounded / half)
         return Quantized(
             latents=self.layout.latents(z_q, places),
             codes=self.layout.codes(indices, places),
-            loss=bounded.new_zeros(()),
+            loss=rounded.new_zeros(()),
             terms={"batch_usage": batch_usage(indices, self.num_codes)},
         )
 
@@ -128,7 +137,8 @@ class FSQ(Quantizer):
         Raises:
             InputError: for latents with the wrong number of channels.
         """
-        return self.layout.codes(self._indices(self._bounded(latents)), self.layout.places(latents))
+        indices = self._indices(self._rounded(self._squashed(latents)))
+        return self.layout.codes(indices, self.layout.places(latents))
 
     def decode(self, codes: Int64[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Decode codes to latents, each channel in [-1, 1].
@@ -142,14 +152,42 @@ class FSQ(Quantizer):
         half = self._levels // 2
         return self.layout.latents((digits - half).float() / half, self.layout.places(codes))
 
-    def _bounded(self, latents: Float[Tensor, "b ..."]) -> Float[Tensor, "1 n d"]:
-        """Bound each channel to the range that rounds to its levels, -floor(L / 2) to ceil(L / 2) - 1."""
-        z = self.layout.tokens(latents)
-        h = (self._levels - 1).float() * (1 + MARGIN) / 2
-        offset = (self._levels % 2 == 0).float() / 2
-        slope = SLOPES[self.config.bound]
-        return torch.tanh(slope * z + torch.atanh(offset / h)) * h - offset
+    def _range(self) -> tuple[Any, Any, Any]:
+        """Compute h, o and floor(L / 2) of each channel; as numbers if they are the same for all channels.
 
-    def _indices(self, bounded: Float[Tensor, "1 n d"]) -> Int64[Tensor, "1 n"]:
-        digits = bounded.detach().round() + self._levels // 2
-        return (torch.where(digits.isnan(), 0, digits).to(torch.int64) * self._bases).sum(2)
+        Operations with numbers are several times as fast as those with a vector for few channels.
+        """
+        if self._same is not None:
+            return self._same
+        levels = self._levels
+        return (levels - 1).float() * (1 + MARGIN) / 2, (levels % 2 == 0).float() / 2, levels // 2
+
+    def _squashed(self, latents: Float[Tensor, "b ..."]) -> Float[Tensor, "1 n d"]:
+        """Map each channel to (-1, 1)."""
+        z = self.layout.tokens(latents)
+        h, offset, _ = self._range()
+        slope = SLOPES[self.config.bound]
+        z = z if slope == 1 else slope * z
+        if self._same is None:
+            z = z + torch.atanh(offset / h)
+        elif offset:
+            z = z + math.atanh(offset / h)
+        return torch.tanh(z)
+
+    @torch.no_grad()
+    def _rounded(self, squashed: Float[Tensor, "1 n d"]) -> Float[Tensor, "1 n d"]:
+        """Round each channel to its levels, -floor(L / 2) to ceil(L / 2) - 1."""
+        h, offset, _ = self._range()
+        bounded = squashed * h
+        return (bounded - offset if self._same is None or offset else bounded).round()
+
+    @torch.no_grad()
+    def _indices(self, rounded: Float[Tensor, "1 n d"]) -> Int64[Tensor, "1 n"]:
+        digits = (rounded + self._range()[2]).nan_to_num(0.0)
+        if self.num_codes > MOST_EXACT:
+            digits = digits.to(torch.int64)
+        # A reduction over few channels is slower than these operations on whole columns.
+        index = torch.zeros_like(digits[..., 0])
+        for digit, level in zip(reversed(digits.unbind(2)), reversed(self.config.levels), strict=True):
+            index = index * level + digit
+        return index.to(torch.int64)
