@@ -84,7 +84,8 @@ def test_defects_of_ours_keep_their_traceback(
         (["sample", "run", "--out", "x", "--colour"], ["--colour", "--temperature"]),
         (["sample", "run", "--out", "x", "--num", "many"], ["--num", "whole number", "'many'"]),
         (["sample", "run", "--out", "x", "--seed", "-1"], ["--seed", "at least 0", "-1"]),
-        (["inspect", "run", "more"], ["more", "smalti inspect --help"]),
+        (["inspect", "run", "more"], ["expected no more arguments", "more", "smalti inspect --help"]),
+        (["inspect", "run", "more", "words"], ["expected no more arguments", "more words"]),
         (["recipes", "imgae"], ["'imgae'", "did you mean image?"]),
         (["reproduce", "fashion-mnits"], ["did you mean fashion-mnist?"]),
     ],
@@ -234,6 +235,24 @@ def test_inspect(run: Path, pictures: Path, smalti: Smalti) -> None:
     report = json.loads((run / "evaluation.json").read_text())
     uniform = report["bits_per_dim"]["uniform"]["bits_per_dim"]
     assert f"(all, 40 items, 38 trained on): bits/dim uniform {uniform:.3f}" in smalti("inspect", run).out
+
+
+def test_names_of_strangers_do_not_reach_the_terminal(
+    run: Path, pictures: Path, tmp_path: Path, smalti: Smalti
+) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "classes": ["a\nb", "\x1b[31mred"]}))
+    shown = smalti("inspect", run)
+    assert shown.status == 0
+    assert "classes     a\\nb, \\x1b[31mred\n" in shown.out
+    data = tmp_path / "odd"
+    data.mkdir()
+    (data / "\x1b[2J.png").write_bytes(b"")
+    shutil.copy(pictures / "cat" / "000.png", data)
+    result = smalti("evaluate", run, "--data", data)
+    assert result.status == 0
+    assert "\\x1b[2J.png" in result.err
+    assert "\x1b[2J" not in result.out + result.err
 
 
 def test_inspect_a_run_that_was_killed_while_it_logged(run: Path, smalti: Smalti) -> None:

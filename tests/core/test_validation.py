@@ -81,7 +81,8 @@ def test_suggestions() -> None:
     assert suggestion("fashion", names) == "did you mean fashion-mnist?"
     assert suggestion("gpu", ["cpu", "paper"]) == "there are cpu, paper"
     assert suggestion("im", ["imagen", "imager"]) == "there are imagen, imager"
-    assert suggestion("", ["image"]) == "there are image"
+    assert suggestion("", ["image"]) == "there is only image"
     assert suggestion("zebra", names) == "there are image, hierarchy, fashion-mnist"
+    assert suggestion("zebra", ["image"]) == "there is only image"
     assert suggestion("zebra", [], "the classes are") == "the classes are none"
     assert suggestion("zebra", [str(n) for n in range(30)]).endswith("19, and 10 more")

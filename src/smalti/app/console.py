@@ -11,6 +11,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from smalti.core.errors import printable
+
 if TYPE_CHECKING:
     from smalti.training.loop import Watcher
 
@@ -213,4 +215,4 @@ Counter = Callable[[int, int], None]
 def note(text: str, quiet: bool = False) -> None:
     """Print one line to standard error, unless quiet."""
     if not quiet:
-        console.print(text, soft_wrap=True, markup=False)
+        console.print(printable(text), soft_wrap=True, markup=False)

@@ -40,7 +40,7 @@ def usage_sentence(error: BaseException, arguments: Sequence[str]) -> str | None
     if (found := re.match(r"No such command '(.*?)'", message)) and context is not None:
         known = vars(context.command).get("commands", {})
         return f"expected a command, received {found[1]!r}: {suggestion(found[1], known)}"
-    if found := re.match(r"Got unexpected extra arguments? \((.*)\)", message):
+    if found := re.match(r"Got unexpected extra argument\(?s?\)? \((.*)\)", message):
         return f"expected no more arguments for {command}, received {found[1]}: see {command} --help"
     if found := re.match(r"Option '(.*?)' requires an argument", message):
         return f"expected a value after {found[1]}, received none: add it"

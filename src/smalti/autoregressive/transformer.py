@@ -63,7 +63,7 @@ class TransformerConfig(ConditionedConfig, NetworkConfig):
         if self.channels % self.heads:
             raise ValueError(
                 f"expected a number of heads that divides the channels, received {self.heads} heads for "
-                f"{self.channels} channels; use {math.gcd(self.heads, self.channels)} heads"
+                f"{self.channels} channels; set heads={math.gcd(self.heads, self.channels)}"
             )
         return self
 

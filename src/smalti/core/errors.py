@@ -35,6 +35,14 @@ def _one_line(message: str) -> str:
     if len(message) > MOST_CHARACTERS:
         kept = MOST_CHARACTERS // 2
         message = f"{message[:kept]} ... {message[-kept:]}"
-    if message.isprintable():
-        return message
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in message)
+    return printable(message)
+
+
+def printable(text: str) -> str:
+    """Escape line breaks, control characters and others that are not printable.
+
+    Names from files may contain them, and a terminal would obey them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)

@@ -29,5 +29,7 @@ def suggestion(received: str, known: Iterable[str], listed: str = "there are") -
         return f"did you mean {by_key[(near or longer)[0]]}?"
     if not names:
         return f"{listed} none"
+    if len(names) == 1 and listed == "there are":
+        return f"there is only {names[0]}"
     more = f", and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
     return f"{listed} {', '.join(names[:MOST_LISTED])}{more}"

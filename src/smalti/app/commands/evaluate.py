@@ -17,7 +17,7 @@ from smalti.app.console import amount, counting, note
 from smalti.app.data import open_data, open_loader, pick_split, prepare
 from smalti.app.runs import check_model, model_of
 from smalti.core.conditions import Batch
-from smalti.core.errors import InputError
+from smalti.core.errors import InputError, printable
 from smalti.core.files import atomic_file
 from smalti.data.fingerprints import fingerprints, read_fingerprints
 from smalti.data.store import Store
@@ -97,12 +97,12 @@ def show(report: dict[str, Any], protocol: bool = False) -> None:
     unit = "bits" if "bits_per_dim" in report else "nats"
     seen = f" ({number} trained on)" if (number := report.get("num_trained_on")) else ""
     items = amount(report["num"], "items")
-    table = Table(title=f"{escape(report['data'])}, split {report['split']}: {items}{seen}")
+    table = Table(title=f"{escape(printable(report['data']))}, split {report['split']}: {items}{seen}")
     for column in ("prior", f"{unit}/dim", "= rate", "+ distortion", "stderr", "nats/code"):
         table.add_column(column, justify="left" if column == "prior" else "right")
     for name, row in report[f"{unit}_per_dim"].items():
         table.add_row(
-            escape(f"{name} | {', '.join(row['given'])}" if "given" in row else name),
+            escape(printable(f"{name} | {', '.join(row['given'])}" if "given" in row else name)),
             *(
                 _figure(row.get(key))
                 for key in (f"{unit}_per_dim", "rate", "distortion", "stderr", "nats_per_code")

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from smalti.app.console import amount
+from smalti.core.errors import printable
 from smalti.core.models import Autoencoder
 from smalti.core.signals import SignalSpec
 from smalti.tokenizer import load_trained
@@ -44,7 +45,7 @@ def inspect(run: str) -> str:
     results = Path(trained.directory) / RESULTS
     if results.is_file():
         lines.append(f"evaluated   {_last_evaluation(results)}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _codes(autoencoder: Autoencoder) -> str:
