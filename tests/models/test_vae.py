@@ -153,10 +153,11 @@ class TestBounds:
     @torch.no_grad()
     def test_more_draws_come_nearer_to_the_evidence_from_below(self):
         model = vae(encoder_times=1)
-        for x in signals(model.signal, 4).split(1):
+        for x in signals(model.signal, 2).split(1):
             exact, last = evidence(model, x), Weights.of(model, x).elbo
-            for draws in (2, 5, 50):
-                values = repeated(model, x, 2000, draws)[f"{PRIOR}, {draws} draws"].log_prob
+            # More draws vary less, so that fewer repetitions give their mean.
+            for draws, num in ((2, 2000), (5, 2000), (50, 500)):
+                values = repeated(model, x, num, draws)[f"{PRIOR}, {draws} draws"].log_prob
                 error = values.std() / math.sqrt(len(values))
                 assert last < values.mean() < exact + 4 * error
                 last = values.mean()
