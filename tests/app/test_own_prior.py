@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,6 +69,10 @@ def test_from_training_to_samples(
     for words in (sample, evaluate, ["train-prior", run, "--name", "masked", *MASKED]):
         forget()
         assert f"--plugin {NAME}" in mistake(*words)
+    plain = ["train-prior", run, "--name", "plain", *TINY_PRIOR, "training.steps=1", "--quiet"]
+    assert smalti(*plain) == Result(0, "", "")
+    assert (run / "prior-plain/figures/samples.png").is_file()
+    shutil.rmtree(run / "prior-plain")
     assert smalti(*sample, *PLUGIN) == Result(0, "", "")
     assert len(list(Path("samples").glob("0*.png"))) == 2
     report = json.loads(smalti(*evaluate, "--json", *PLUGIN).out)

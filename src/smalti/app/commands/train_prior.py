@@ -20,6 +20,7 @@ from smalti.core.files import atomic_file
 from smalti.core.plugins import loaded_plugins, plugin_hint
 from smalti.core.priors import TrainablePrior
 from smalti.core.signals import Levels
+from smalti.core.weights import load_weights
 from smalti.data.crops import CropLoader
 from smalti.data.loader import Loader, split_indices
 from smalti.data.store import Store
@@ -137,8 +138,10 @@ def train_prior_recipe(
     if engine.is_main:
         report_kept(run, recipe.training, score, quiet)
         draw_learning_curves(run)
-        trained = Tokenizer.from_pretrained(run_path, device=engine.device)
-        codes = trained.sample_codes(SHOWN, seed=recipe.training.seed, prior=name)
+        # Without the other priors, which may need plugins of their own.
+        trained = Tokenizer.from_pretrained(run_path, engine.device, load_priors=False)
+        load_weights(prior, run.read_model(), run.path)
+        codes = trained.sample_codes(SHOWN, seed=recipe.training.seed, prior=prior.eval())
         drawn = trained.decode_signals(codes)
         with atomic_file(run.figures_path / "samples.png") as temporary:
             trained.modality.preview([drawn]).save(temporary)
