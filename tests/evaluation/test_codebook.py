@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from smalti.core.conditions import Batch
 from smalti.evaluation.codebook import CodebookUse
+from smalti.evaluation.evaluate import evaluate
+from smalti.models.vqvae import VQVAEConfig
+from smalti.priors.uniform import UniformPrior
+from smalti.quantizers.lfq import LFQConfig
+from tests.conformance.models import SPEC, signals
 
 
 def by_hand(codes: np.ndarray, num_codes: int) -> tuple[float, float]:
@@ -63,3 +69,14 @@ def test_every_figure_has_its_protocol():
     use = CodebookUse(1, 4)
     use.update(torch.zeros(1, 1, 1, dtype=torch.int64))
     assert set(use.protocol()) == set(use.compute())
+
+
+def test_a_model_of_very_many_codes_is_evaluated():
+    model = VQVAEConfig.tiny().model_copy(update={"quantizer": LFQConfig(bits=36)}).build(SPEC).eval()
+    x = signals(SPEC, 3)
+    result = evaluate(model, [UniformPrior(2**36, 1, model.grid)], [Batch(x)])
+    assert result.counts is None
+    codes = model.encode(x)
+    assert result.codebook["usage"] == len(codes.unique()) / 2**36
+    rate = 36 * codes[0].numel() / x[0].numel()
+    assert result.density["uniform"]["rate"] == pytest.approx(rate)
