@@ -84,6 +84,7 @@ _MODULES = {
     "quantizers.fsq": "FSQ FSQConfig",
     "quantizers.ibq": "IBQ IBQConfig",
     "quantizers.lfq": "LFQ LFQConfig",
+    "quantizers.multi_scale": "MultiScaleVQ MultiScaleVQConfig",
     "quantizers.nearest": "nearest_codes",
     "quantizers.residual": "ResidualVQ ResidualVQConfig",
     "quantizers.residual_fsq": "ResidualFSQ ResidualFSQConfig",

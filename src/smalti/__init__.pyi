@@ -158,6 +158,8 @@ from smalti.quantizers.ibq import IBQ as IBQ
 from smalti.quantizers.ibq import IBQConfig as IBQConfig
 from smalti.quantizers.lfq import LFQ as LFQ
 from smalti.quantizers.lfq import LFQConfig as LFQConfig
+from smalti.quantizers.multi_scale import MultiScaleVQ as MultiScaleVQ
+from smalti.quantizers.multi_scale import MultiScaleVQConfig as MultiScaleVQConfig
 from smalti.quantizers.nearest import nearest_codes as nearest_codes
 from smalti.quantizers.residual import ResidualVQ as ResidualVQ
 from smalti.quantizers.residual import ResidualVQConfig as ResidualVQConfig

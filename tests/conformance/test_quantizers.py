@@ -15,6 +15,7 @@ from smalti.quantizers.codebooks.ema import EMACodebookConfig
 from smalti.quantizers.fsq import FSQ
 from smalti.quantizers.ibq import IBQ
 from smalti.quantizers.lfq import LFQ
+from smalti.quantizers.multi_scale import MultiScaleVQ
 from smalti.quantizers.residual import ResidualVQ
 from smalti.quantizers.residual_fsq import ResidualFSQ
 from smalti.quantizers.vq import VectorQuantizer
@@ -43,6 +44,7 @@ OTHERS: dict[str, Callable[..., Quantizer]] = {
     "bsq": partial(BSQ, 4, 2, commitment_weight=0.25, entropy_anneal_steps=16),
     "bsq-many-codes": partial(BSQ, 36),
     "ibq": partial(IBQ, 6, 16),
+    "multi-scale": partial(MultiScaleVQ, 6, 16, ((1, 2), (4, 4))),
     "residual": partial(ResidualVQ, 6, 16, 3),
     "residual-dac": partial(ResidualVQ, 6, 16, 3, codebook="gradient", code_dim=4, normalize="search"),
     "residual-unit": partial(ResidualVQ, 6, 16, 3, code_dim=4, normalize="codes", split_first=True),
@@ -55,15 +57,21 @@ NEAREST = pytest.mark.parametrize("build", NEAREST_CODE.values(), ids=NEAREST_CO
 GRIDS = pytest.mark.parametrize("grid", [(7,), (3, 5), (2, 3, 4), (1, 1)], ids=str)
 
 
+def grid_for(quantizer: Quantizer, *grid: int) -> tuple[int, ...]:
+    """The grid of latents, unless the quantizer has one of its own."""
+    return getattr(quantizer, "grid", grid)
+
+
 def trained(build: Callable[[], Quantizer], seed: int = 0) -> Quantizer:
     """A quantizer after a step, in evaluation mode."""
     torch.manual_seed(seed)
     quantizer = build()
-    quantizer(torch.randn(4, quantizer.dim, 6, 6))
+    quantizer(torch.randn(4, quantizer.dim, *grid_for(quantizer, 6, 6)))
     return quantizer.eval()
 
 
 def latents_for(quantizer: Quantizer, *grid: int) -> torch.Tensor:
+    grid = grid_for(quantizer, *grid)
     return 2 * torch.randn(3, quantizer.dim, *grid, generator=torch.Generator().manual_seed(1))
 
 
@@ -80,7 +88,8 @@ def test_shapes_and_ranges(build, grid):
     latents = latents_for(quantizer, *grid)
     codes = quantizer.encode(latents)
     assert codes.dtype == torch.int64
-    assert codes.shape == (3, quantizer.num_codebooks, *grid)
+    assert codes.shape == (3, quantizer.num_codebooks, *quantizer.code_grid(latents.shape[2:]))
+    assert len(quantizer.codebook_ids) == quantizer.num_codebooks
     assert codes.min() >= 0
     assert codes.max() < quantizer.num_codes
     decoded = quantizer.decode(codes)

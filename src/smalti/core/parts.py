@@ -121,6 +121,19 @@ class Quantizer(Pretrained, ABC):
     def decode(self, codes: Int64[Tensor, "b g *grid"]) -> Float[Tensor, "b d *grid"]:
         """Look up the latents of codes."""
 
+    def code_grid(self, grid: Sequence[int]) -> tuple[int, ...]:
+        """Compute the grid of the codes of latents with this grid: by default the same.
+
+        Raises:
+            InputError: if it cannot quantize latents with this grid.
+        """
+        return tuple(grid)
+
+    @property
+    def codebook_ids(self) -> tuple[int, ...]:
+        """Codebook of each of the G codes of a position; by default each code has its own."""
+        return tuple(range(self.num_codebooks))
+
     @property
     def title(self) -> str:
         """Name of the quantizer in tables."""

@@ -101,6 +101,12 @@ class Hierarchy(Autoencoder):
                 f"expected factors between levels that make the finest grid {expected}, received "
                 f"{tuple(factors)}, which make {finest}: pass the strides of the coarser encoders"
             )
+        for quantizer, own in zip(quantizers, reversed(self.levels.grids(grid)), strict=True):
+            if quantizer.code_grid(own) != own:
+                raise InputError(
+                    "expected quantizers with codes at each position of a level, received "
+                    f"{quantizer.title}: use it with model.kind=vqvae, or choose another quantizer.kind"
+                )
         check_fit(self.decoder, likelihood, signal, self._num_latent_channels(grid), finest)
 
     def settings(self) -> dict[str, Any]:

@@ -94,8 +94,14 @@ class VQVAE(Autoencoder):
         self.decoder, self.family = as_decoder(decoder), likelihood
         self.jitter, self.code_dropout = jitter, code_dropout
         self.num_codebooks, self.num_codes = quantizer.num_codebooks, quantizer.num_codes
-        self._grid = self.encoder.grid(signal.size)
-        check_fit(self.decoder, likelihood, signal, quantizer.dim, self._grid)
+        latent_grid = self.encoder.grid(signal.size)
+        self._grid = quantizer.code_grid(latent_grid)
+        check_fit(self.decoder, likelihood, signal, quantizer.dim, latent_grid)
+        if code_dropout and self._grid != latent_grid:
+            raise InputError(
+                f"expected a quantizer with codes at each position for a code_dropout of {code_dropout}, "
+                f"received {quantizer.title}: set model.code_dropout=0"
+            )
         if jitter and signal.ndim != 1:
             raise InputError(
                 f"expected signals with one axis for a jitter of {jitter}, received {signal.ndim} axes: "
@@ -111,6 +117,11 @@ class VQVAE(Autoencoder):
     def grid(self) -> tuple[int, ...]:
         """Size of the code grid of one signal."""
         return self._grid
+
+    @property
+    def codebook_ids(self) -> tuple[int, ...]:
+        """Codebook of each of the G codes of a position."""
+        return self.quantizer.codebook_ids
 
     def loss(self, batch: Batch) -> Loss:
         """The paper's three-term loss; logs the distortion in bits/dim, or nats/dim of a density."""
