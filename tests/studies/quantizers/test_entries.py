@@ -50,6 +50,17 @@ def test_levels_are_near_to_any_rate(bits):
         ("product", MNIST, (2, 23, 16)),
         ("residual", MNIST, (2, 23, 16)),
         ("fsq", MNIST, (1, 512, 3)),
+        ("ifsq", MNIST, (1, 512, 3)),
+        ("residual-fsq", MNIST, (2, 24, 2)),  # two stages of 6x4 levels
+        ("residual-dac", MNIST, (2, 23, 16)),
+        ("vq-l2", MNIST, (1, 512, 8)),
+        ("simvq", MNIST, (1, 512, 16)),
+        ("rotation", MNIST, (1, 512, 16)),
+        ("diveq", MNIST, (1, 512, 16)),
+        ("nsvq", MNIST, (1, 512, 16)),
+        ("lfq", MNIST, (1, 512, 9)),
+        ("bsq", MNIST, (1, 512, 9)),
+        ("lfq", CIFAR, (4, 128, 28)),
         ("vq", CIFAR, (4, 128, 64)),
         ("vq", Target(28.0, (8, 8), 16), (2, 16384, 16)),
         ("residual", CIFAR, (3, 645, 16)),
@@ -65,9 +76,15 @@ def test_every_entry_is_near_to_nine_bits_and_its_weights_can_be_set(name):
     entry = ENTRIES[name]
     config = entry.nearest(MNIST)
     quantizer = config.build()
-    assert 8.9 < quantizer.num_codebooks * math.log2(quantizer.num_codes) < 9.1
+    assert 8.8 < quantizer.num_codebooks * math.log2(quantizer.num_codes) < 9.2
     for tried in trials(config, entry.weights, 3):
         assert config.changed(tried).build().dim == quantizer.dim
+
+
+def test_entropy_weights_fall_within_a_short_training():
+    for steps, expected in ((100_000, 2000), (500, 100)):
+        target = Target(9.0, (7, 7), 16, steps=steps)
+        assert {ENTRIES[name].nearest(target).entropy_anneal_steps for name in ("lfq", "bsq")} == {expected}
 
 
 def test_more_codes_than_a_prior_can_have_are_refused():

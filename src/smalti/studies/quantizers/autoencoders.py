@@ -164,7 +164,8 @@ class AutoencoderExperiment(Experiment):
         # A hierarchy has several quantizers for each position of its coarsest grid.
         positions = math.prod(model.grid) * model.num_codebooks // quantizers_of(model)[0].num_codebooks
         code_dim = getattr(base, "code_dim", None) or getattr(base, "dim", None) or 64
-        return Target(bits / positions, model.grid, int(code_dim), int(getattr(base, "num_codebooks", 1)))
+        num, steps = int(getattr(base, "num_codebooks", 1)), self._recipe.training.steps
+        return Target(bits / positions, model.grid, int(code_dim), num, steps)
 
     def nominal_bits(self, config: QuantizerConfig) -> float:
         """Codes an item times log2 K."""

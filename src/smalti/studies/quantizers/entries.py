@@ -21,11 +21,18 @@ from smalti.app.recipes.overrides import override
 from smalti.core.errors import InputError
 from smalti.core.parts import QUANTIZERS, QuantizerConfig
 from smalti.core.suggestions import suggestion
+from smalti.quantizers.bsq import BSQConfig
 from smalti.quantizers.codebooks.base import CodebookConfig
 from smalti.quantizers.codebooks.ema import EMACodebookConfig
 from smalti.quantizers.codebooks.gradient import GradientCodebookConfig
+from smalti.quantizers.codebooks.simvq import SimVQCodebookConfig
+from smalti.quantizers.estimators.diveq import DiVeQConfig
+from smalti.quantizers.estimators.nsvq import NSVQConfig
+from smalti.quantizers.estimators.rotation import RotationConfig
 from smalti.quantizers.fsq import FSQConfig
+from smalti.quantizers.lfq import LFQConfig
 from smalti.quantizers.residual import ResidualVQConfig
+from smalti.quantizers.residual_fsq import ResidualFSQConfig
 from smalti.quantizers.vq import VectorQuantizerConfig
 from smalti.recipe import refusal
 
@@ -34,13 +41,16 @@ MOST_TABLE_BITS = 16
 MOST_CODE_BITS = 22
 """Bits of the largest set of codes that priors, which are tables over all codes, are trained on."""
 STAGE_BITS = 10
-"""Bits of the largest codebook of a stage of residual VQ: 1,024 codes, as in DAC."""
+"""Bits of the largest set of codes of a stage of a residual quantizer: 1,024 codes, as in DAC."""
+LOW_DIM = 8
+"""Dimension of codes that are compared by direction, as in ViT-VQGAN and DAC."""
 LEVELS = range(5, 9)
 """Numbers of levels per channel of FSQ; the paper recommends at least five."""
 FEW_LEVELS = range(2, 9)
 """Numbers of levels per channel for rates that `LEVELS` cannot come near to."""
 NEAR = 0.1
 """Distance in bits that counts as near."""
+EMA, GRADIENT = EMACodebookConfig(), GradientCodebookConfig()
 
 
 @final
@@ -53,12 +63,14 @@ class Target:
         grid: code grid of one item.
         code_dim: dimension of a code vector.
         num_codebooks: codes at each position, for vector quantizers.
+        steps: of the training, for schedules of a quantizer.
     """
 
     bits: float
     grid: tuple[int, ...] = (1,)
     code_dim: int = 64
     num_codebooks: int = 1
+    steps: int = 10_000
 
 
 @final
@@ -77,38 +89,74 @@ class Entry:
     is_fixed: bool = False
 
 
-def vector(target: Target, codebook: CodebookConfig, least_codebooks: int = 1) -> VectorQuantizerConfig:
+def vector(
+    target: Target,
+    codebook: CodebookConfig = EMA,
+    least_codebooks: int = 1,
+    code_dim: int | None = None,
+    **settings: Any,
+) -> VectorQuantizerConfig:
     """VQ, with as many codebooks as the recipe, or as tables of 2^16 codes require."""
     num = max(least_codebooks, target.num_codebooks, math.ceil(target.bits / MOST_TABLE_BITS))
+    # The latents of a position keep their number of channels if the codebooks can share them.
+    shared = max(1, target.code_dim * target.num_codebooks // num)
     return VectorQuantizerConfig(
         num_codebooks=num,
         num_codes=nearest_num_codes(target.bits / num),
-        # The latents of a position keep their number of channels if the codebooks can share them.
-        code_dim=max(1, target.code_dim * target.num_codebooks // num),
+        code_dim=code_dim or shared,
         codebook=codebook,
+        **settings,
     )
 
 
-def residual(target: Target) -> ResidualVQConfig:
+def residual(target: Target, **settings: Any) -> ResidualVQConfig:
     """Residual VQ with at least two stages of at most 2^10 codes."""
-    num = max(2, math.ceil(target.bits / STAGE_BITS))
+    num = num_stages(target.bits)
     return ResidualVQConfig(
-        dim=target.code_dim, num_codes=nearest_num_codes(target.bits / num), num_quantizers=num
+        dim=target.code_dim, num_codes=nearest_num_codes(target.bits / num), num_quantizers=num, **settings
     )
 
 
-def scalar(target: Target) -> FSQConfig:
-    """FSQ with the paper's five to eight levels per channel, or fewer for a few bits."""
-    return FSQConfig(levels=nearest_levels(target.bits))
+def residual_scalar(target: Target) -> ResidualFSQConfig:
+    """Residual FSQ with the stages of residual VQ."""
+    num = num_stages(target.bits)
+    return ResidualFSQConfig(levels=nearest_levels(target.bits / num), num_quantizers=num)
 
 
+def signs(target: Target, config: type[LFQConfig] | type[BSQConfig]) -> LFQConfig | BSQConfig:
+    """LFQ or BSQ, whose entropy weight falls in the first fifth of a short training."""
+    num = max(target.num_codebooks, math.ceil(target.bits / MOST_TABLE_BITS))
+    steps = min(config().entropy_anneal_steps, target.steps // 5)
+    bits = max(1, round(target.bits / num))
+    return config(bits=bits, num_codebooks=num, entropy_anneal_steps=steps)
+
+
+BETA = ("commitment_weight",)
 ENTRIES: dict[str, Entry] = {
-    "vq": Entry(lambda target: vector(target, EMACodebookConfig()), ("commitment_weight",)),
-    "vq-gradient": Entry(lambda target: vector(target, GradientCodebookConfig()), ("commitment_weight",)),
-    "product": Entry(lambda target: vector(target, EMACodebookConfig(), 2), ("commitment_weight",)),
-    "residual": Entry(residual, ("commitment_weight",)),
-    "fsq": Entry(scalar),
+    "vq": Entry(vector, BETA),
+    "vq-gradient": Entry(lambda target: vector(target, GRADIENT), BETA),
+    "vq-l2": Entry(lambda target: vector(target, code_dim=LOW_DIM, normalize="codes"), BETA),
+    "simvq": Entry(lambda target: vector(target, SimVQCodebookConfig()), BETA),
+    "rotation": Entry(lambda target: vector(target, gradient=RotationConfig()), BETA),
+    # These train the codes by the decoder's gradient, without losses of their own.
+    "diveq": Entry(lambda target: vector(target, GRADIENT, gradient=DiVeQConfig())),
+    "nsvq": Entry(lambda target: vector(target, GRADIENT, gradient=NSVQConfig())),
+    "product": Entry(lambda target: vector(target, least_codebooks=2), BETA),
+    "residual": Entry(residual, BETA),
+    "residual-dac": Entry(
+        lambda target: residual(target, codebook=GRADIENT, code_dim=LOW_DIM, normalize="search"), BETA
+    ),
+    "fsq": Entry(lambda target: FSQConfig(levels=nearest_levels(target.bits))),
+    "ifsq": Entry(lambda target: FSQConfig(levels=nearest_levels(target.bits), bound="sigmoid")),
+    "residual-fsq": Entry(residual_scalar),
+    "lfq": Entry(lambda target: signs(target, LFQConfig), ("commitment_weight", "entropy_weight")),
+    "bsq": Entry(lambda target: signs(target, BSQConfig), ("entropy_weight",)),
 }
+
+
+def num_stages(bits: float) -> int:
+    """Number of stages of a residual quantizer: at least two, of at most `STAGE_BITS` bits."""
+    return max(2, math.ceil(bits / STAGE_BITS))
 
 
 def nearest_num_codes(bits: float) -> int:

@@ -67,7 +67,7 @@ class GaussianConfig(Configuration):
     correlation: float = Field(default=0.0, ge=0, lt=1)
     num_test: int = Field(default=16_384, ge=1)
     num_counted: int = Field(default=65_536, ge=1)
-    training: TrainingConfig = short_cosine(steps=1000, batch_size=256, weight_ema=0.0)
+    training: TrainingConfig = short_cosine(steps=2000, batch_size=256, learning_rate=1e-2, weight_ema=0.0)
 
 
 class VectorRun(Configuration):
@@ -254,7 +254,7 @@ class GaussianExperiment(Experiment):
 
     def target(self, bits: float) -> Target:
         """One position, and codes of the dimension of the vectors."""
-        return Target(bits, (1,), self._source.dimension)
+        return Target(bits, (1,), self._source.dimension, steps=self._source.training.steps)
 
     def nominal_bits(self, config: QuantizerConfig) -> float:
         """Codes a vector times log2 K."""
