@@ -63,7 +63,7 @@ def resolved(hint: object, namespace: dict[str, Any]) -> Any:
 
 
 def has_shape(hint: object) -> bool:
-    """Whether an annotation contains one of jaxtyping's."""
+    """True if an annotation contains one of jaxtyping's."""
     if isinstance(hint, list | tuple):  # arguments of a Callable
         return any(has_shape(each) for each in hint)
     if inner := typing.get_args(hint) or getattr(hint, "__bound__", None):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -159,6 +159,32 @@ def encode_signals(
         for i, one in zip(chosen, _encoded(model, batch, None, ids).split(1), strict=True):
             codes[i] = one
     return codes
+
+
+@in_full_precision
+def check_signals(
+    model: Autoencoder, modality: Modality, signals: Any, sample_rate: int | None = None
+) -> Any:
+    """Validate signals of a user, and convert them to the model's range; see `Modality.check`.
+
+    Args:
+        model: of the signals; its precision is that of the result.
+        modality: of the signals.
+        signals: as for `Tokenizer.encode`.
+        sample_rate: of tensors and arrays of audio, Hz; None for that of the modality.
+
+    Raises:
+        InputError: for other signals, or a sample rate of signals that have none.
+    """
+    if sample_rate is not None:
+        if modality.sample_rate_hz is None:
+            raise InputError(
+                f"expected no sample_rate for {modality.plural_name}, received {sample_rate!r}: leave it out"
+            )
+        from smalti.modalities.audio.waveforms import at_rate
+
+        signals = at_rate(signals, sample_rate, modality.sample_rate_hz)
+    return modality.check(signals)
 
 
 def _encode_store(

@@ -23,7 +23,7 @@ from smalti.core.suggestions import suggestion
 from smalti.data.sources.base import Source
 from smalti.data.store import Store
 from smalti.decoding import check_shape, decode_codes
-from smalti.encoding import BATCH, EncodedItem, encode_items, encode_signals
+from smalti.encoding import BATCH, EncodedItem, check_signals, encode_items, encode_signals
 from smalti.nn.symbols import as_codes
 from smalti.priors.batches import continued, drawn_codes
 from smalti.trained import LEARNED, PRIOR_DIRECTORY, UNIGRAM_FILE, TrainedModel
@@ -129,25 +129,11 @@ class Tokenizer:
                 out of range.
         """
         batch_size = check_count("batch_size", batch_size)
-        checked = self._checked(signals, sample_rate)
+        checked = check_signals(self.autoencoder, self.modality, signals, sample_rate)
         label = -1 if class_name is None else self.label(class_name)
         items = checked if self.modality.is_ragged else checked.split(1)
         codes = encode_signals(self.autoencoder, self.modality, items, [label] * len(items), batch_size)
         return codes if self.modality.is_ragged else torch.cat(codes)
-
-    def _checked(self, signals: Any, sample_rate: int | None) -> Any:
-        """Signals of a user in the model's range."""
-        if sample_rate is not None:
-            if self.modality.sample_rate_hz is None:
-                raise InputError(
-                    f"expected no sample_rate for {self.modality.plural_name}, received {sample_rate!r}: "
-                    "leave it out"
-                )
-            from smalti.modalities.audio.waveforms import at_rate
-
-            signals = at_rate(signals, sample_rate, self.modality.sample_rate_hz)
-        with full_precision(self.autoencoder):
-            return self.modality.check(signals)
 
     def encode_items(
         self,
@@ -268,7 +254,7 @@ class Tokenizer:
         if not self.modality.is_ragged:
             codes = self.encode(signals, batch_size, sample_rate=sample_rate)
             return self.decode(codes, batch_size, class_name)
-        checked = self._checked(signals, sample_rate)
+        checked = check_signals(self.autoencoder, self.modality, signals, sample_rate)
         return [self.modality.render(self.through_codes(one, class_name)) for one in checked]
 
     def through_codes(

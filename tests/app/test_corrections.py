@@ -68,6 +68,11 @@ def test_a_prior_that_cannot_model_the_codes_can_be_corrected(
     assert result.status == 0, result.err
 
 
+def test_a_length_of_the_codes_of_pictures_is_refused(run: Path, mistake: Mistake) -> None:
+    assert "leave length out" in mistake("train-prior", run, "--name", "other", *TINY_PRIOR, "length=3")
+    assert not (run / "prior-other" / "config.json").exists()
+
+
 def test_a_model_is_not_saved_into_a_run(run: Path, begun: Path) -> None:
     tokenizer = library.load(run, torch.device("cpu"))
     for target in (run, begun, run / "prior"):

@@ -28,7 +28,7 @@ EXAMPLE = executed("own_prior", PRIORS)
 
 @dataclass(frozen=True)
 class Case:
-    """How to build a prior, in evaluation mode, and what it can do.
+    """Recipe for building a prior, in evaluation mode, and its abilities.
 
     Attributes:
         build: `(num_codebooks, num_labels) -> Prior`, over codes of `GRID`.

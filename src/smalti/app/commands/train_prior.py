@@ -100,6 +100,11 @@ def train_prior_recipe(
         )
     torch.manual_seed(recipe.training.seed)
     prior = new_prior(recipe, tokenizer.autoencoder, tokenizer.trained.condition_sizes, name)
+    if store.lengths is None and prior.grid != autoencoder.grid:
+        raise InputError(
+            f"expected a prior over code grids {autoencoder.grid}, since all items have one size, received "
+            f"one over {prior.grid}: leave length out"
+        )
     score = prior.score
     if engine.is_main:
         run.write_config(
