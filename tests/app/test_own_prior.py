@@ -55,8 +55,9 @@ def test_from_training_to_samples(
     assert "--plugin MODULE" in mistake(*train)
     # Stopped after two steps and resumed, it is the one of four steps without a stop.
     for name, steps in (("masked", 2), ("masked", 4), ("whole", 4)):
-        words = [*train, f"training.steps={steps}", "--name", name, *PLUGIN, "--quiet"]
-        assert smalti(*words) == Result(0, "", "")
+        result = smalti(*train, f"training.steps={steps}", "--name", name, *PLUGIN)
+        assert result.status == 0
+        assert f"smalti sample {run} --plugin {NAME} --prior {name} --num" in " ".join(result.err.split())
     resumed, whole = (read_tensors(run / f"prior-{name}/model.safetensors") for name in ("masked", "whole"))
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)

@@ -47,7 +47,9 @@ def test_every_command_that_opens_a_run_takes_a_plugin() -> None:
     group = cast("Any", typer.main.get_command(app))
     takes = {name: {each.name for each in command.params} for name, command in group.commands.items()}
     assert {name for name, parameters in takes.items() if "plugin" in parameters} == {
-        name for name, parameters in takes.items() if "run" in parameters or name in ("train", "recipes")
+        name
+        for name, parameters in takes.items()
+        if "run" in parameters or name in ("train", "recipes", "compare")
     }
 
 

@@ -178,3 +178,17 @@ def test_a_plugin_may_look_parts_up_while_it_is_imported(folder: Path) -> None:
         with pytest.raises(InputError, match=r"late_parts.*division"):
             plugins.load_plugin("late_parts")
     assert plugins.loaded_plugins() == ("my_parts",)
+
+
+def test_the_next_command_names_plugins_that_it_would_not_load(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert plugins.plugin_options() == ""
+    plugins.load_plugin("my_parts")
+    assert plugins.plugin_options() == " --plugin my_parts"
+    monkeypatch.setenv(plugins.VARIABLE, "my_parts, ")
+    assert plugins.plugin_options() == ""
+    monkeypatch.delenv(plugins.VARIABLE)
+    install(folder, "my_parts")
+    plugins.installed.cache_clear()
+    assert plugins.plugin_options() == ""

@@ -74,9 +74,13 @@ def load_plugins() -> None:
                 _import(point.module)
             except (Exception, SystemExit) as error:
                 raise broken_package(point, error) from error
-    for name in os.environ.get(VARIABLE, "").split(","):
-        if name.strip():
-            load_plugin(name.strip())
+    for name in _in_environment():
+        load_plugin(name)
+
+
+def _in_environment() -> list[str]:
+    """Names of the plugins in `SMALTI_PLUGINS`."""
+    return [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
 
 
 def _import(name: str) -> None:
@@ -103,6 +107,13 @@ def _broken(what: str, error: BaseException) -> InputError:
 def loaded_plugins() -> tuple[str, ...]:
     """Names of the plugin modules of the user and of installed packages, in loading order."""
     return tuple(_LOADED)
+
+
+def plugin_options() -> str:
+    """Options with which another command loads the same plugins, such as " --plugin mine"; "" if it needs
+    none, because they come from installed packages or from `SMALTI_PLUGINS`."""
+    elsewhere = {*_in_environment(), *(point.module for point in installed(ENTRY_POINTS))}
+    return "".join(f" --plugin {name}" for name in _LOADED if name not in elsewhere)
 
 
 def listed_plugins(config: dict[str, Any]) -> list[str]:

@@ -35,7 +35,7 @@ from smalti.core.conditions import NO_SIZES, Batch
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
-from smalti.core.plugins import loaded_plugins, plugin_hint
+from smalti.core.plugins import loaded_plugins, plugin_hint, plugin_options
 from smalti.core.weights import ForeignWeights, digest, load_weights, short
 from smalti.data.crops import CropLoader
 from smalti.data.fingerprints import fingerprints, read_fingerprints, write_fingerprints
@@ -351,7 +351,7 @@ def _finish(run: RunDirectory, items: _Items, quiet: bool, suggest: bool) -> Non
         _count_codes(run, trained, items, quiet)
         codes = trained.model.encode(shown, conditions)[:8].cpu()
         code_maps(codes, trained.model.num_codes, run.figures_path / "codes.png")
-        next_step = f" Next: smalti train-prior {run.path}" if suggest else ""
+        next_step = f" Next: smalti train-prior {run.path}{plugin_options()}" if suggest else ""
     note(f"The run is in {run.path}.{next_step}", quiet)
 
 

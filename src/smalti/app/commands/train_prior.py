@@ -17,7 +17,7 @@ from smalti.app.runs import DATA_DIRECTORY, check_target, draw_learning_curves, 
 from smalti.app.sizes import check_memory
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
-from smalti.core.plugins import loaded_plugins, plugin_hint
+from smalti.core.plugins import loaded_plugins, plugin_hint, plugin_options
 from smalti.core.priors import TrainablePrior
 from smalti.core.signals import Levels
 from smalti.core.weights import load_weights
@@ -150,7 +150,7 @@ def train_prior_recipe(
         drawn = trained.decode_signals(codes)
         with atomic_file(run.figures_path / "samples.png") as temporary:
             trained.modality.preview([drawn]).save(temporary)
-        named = "" if name == LEARNED else f" --prior {name}"
+        named = plugin_options() if name == LEARNED else f"{plugin_options()} --prior {name}"
         next_step = f" Next: smalti sample {run_path}{named} --num 16 --out samples" if suggest else ""
         note(f"The prior is in {run.path}.{next_step}", quiet)
     engine.wait()
