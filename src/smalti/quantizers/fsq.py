@@ -121,8 +121,8 @@ class FSQ(Quantizer):
         indices = self._indices(rounded)
         h, _, half = self._range()
         places = self.layout.places(latents)
-        # The first argument has the gradient of the bound, and z_q equals the output of `decode` bit for bit.
-        z_q = straight_through(squashed * (h / half), rounded / half)
+        # As decoded, bit for bit; the gradient is that of the bound h tanh(...) / half.
+        z_q = straight_through(squashed, rounded / half, h / half)
         return Quantized(
             latents=self.layout.latents(z_q, places),
             codes=self.layout.codes(indices, places),
@@ -183,11 +183,11 @@ class FSQ(Quantizer):
 
     @torch.no_grad()
     def _indices(self, rounded: Float[Tensor, "1 n d"]) -> Int64[Tensor, "1 n"]:
-        digits = (rounded + self._range()[2]).nan_to_num(0.0)
+        # Operations on whole columns are faster than those with a vector for few channels.
+        index = torch.zeros_like(rounded[..., 0])
         if self.num_codes > MOST_EXACT:
-            digits = digits.to(torch.int64)
-        # A reduction over few channels is slower than these operations on whole columns.
-        index = torch.zeros_like(digits[..., 0])
-        for digit, level in zip(reversed(digits.unbind(2)), reversed(self.config.levels), strict=True):
-            index = index * level + digit
+            index = index.to(torch.int64)
+        for values, level in zip(reversed(rounded.unbind(2)), reversed(self.config.levels), strict=True):
+            digits = (values + level // 2).nan_to_num(0.0)
+            index = index * level + digits.to(index.dtype)
         return index.to(torch.int64)
