@@ -16,6 +16,7 @@ from smalti.core.results import Quantized
 from smalti.nn.symbols import check_codes
 from smalti.quantizers.layout import Layout
 from smalti.quantizers.soft_indices import largest_products, select_softly
+from smalti.quantizers.usage import batch_usage
 
 
 @QUANTIZERS.register
@@ -129,7 +130,7 @@ class IBQ(Quantizer):
         if has_entropies:
             loss = loss + config.entropy_weight * (sample_entropy - batch_entropy)
             terms |= {"sample_entropy": sample_entropy, "batch_entropy": batch_entropy}
-        terms["batch_usage"] = self._usage(indices)
+        terms["batch_usage"] = batch_usage(indices.unsqueeze(0), self.num_codes)
         return Quantized(
             latents=self.layout.latents(z_q.unsqueeze(0), places),
             codes=self.layout.codes(indices.unsqueeze(0), places),
@@ -157,7 +158,3 @@ class IBQ(Quantizer):
         check_codes(first, self.num_codebooks, self.num_codes)
         z_q = embedding(first.movedim(1, 0).flatten(1), self.codes)
         return self.layout.latents(z_q, self.layout.places(codes))
-
-    def _usage(self, indices: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
-        """Share of the codes that occur in this batch."""
-        return torch.zeros(self.num_codes, device=indices.device).scatter_(0, indices, 1.0).mean()

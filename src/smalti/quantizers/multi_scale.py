@@ -27,6 +27,7 @@ from smalti.quantizers.estimators.base import (
 )
 from smalti.quantizers.estimators.straight_through import StraightThroughConfig
 from smalti.quantizers.layout import Layout
+from smalti.quantizers.usage import batch_usage
 
 Side = Annotated[int, Field(ge=1)]
 Grid = tuple[int, ...]
@@ -177,10 +178,14 @@ class MultiScaleVQ(Quantizer):
             total = total + self._upsampled(indices[-1], grid)
             commitments.append(mse_loss(z, total.detach()))
             losses.append(self.codebook.loss(_tokens(z), _tokens(total)))
+        chosen = torch.cat(indices, 1)
         if self.training:
-            self.codebook.learn(torch.cat(tokens, 1), torch.cat(indices, 1))
+            self.codebook.learn(torch.cat(tokens, 1), chosen)
         commitment = torch.stack(commitments).mean()
-        terms = {"commitment": commitment.detach(), "batch_usage": self._usage(torch.cat(indices, 1))}
+        terms = {
+            "commitment": commitment.detach(),
+            "batch_usage": batch_usage(chosen, self.num_codes),
+        }
         loss = self.config.commitment_weight * commitment
         learned = [each for each in losses if each is not None]
         if learned:
@@ -191,8 +196,8 @@ class MultiScaleVQ(Quantizer):
             loss = torch.zeros_like(commitment)
         z_q = self.estimator(_tokens(z), _tokens(total), self.training)
         return Quantized(
-            latents=self.layout.latents(z_q, (len(z), *self.grid)),
-            codes=self._packed(indices, len(z)),
+            latents=self.layout.latents(z_q, (z.shape[0], *self.grid)),
+            codes=self._packed(indices, z.shape[0]),
             loss=loss,
             terms=terms,
         )
@@ -209,7 +214,7 @@ class MultiScaleVQ(Quantizer):
         for grid in self.scales:
             indices.append(search(_tokens(_area(z - total, grid)), self.codebook.codes))
             total = total + self._upsampled(indices[-1], grid)
-        return self._packed(indices, len(z))
+        return self._packed(indices, z.shape[0])
 
     def decode(self, codes: Int64[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Decode codes to latents: the sum over scales.
@@ -225,11 +230,11 @@ class MultiScaleVQ(Quantizer):
                 f"shape {tuple(codes.shape)}: pass them as `encode` returns them"
             )
         flat = first.flatten(1)
-        total = torch.zeros(len(flat), self.dim, *self.grid, dtype=torch.float32, device=codes.device)
+        total = torch.zeros(flat.shape[0], self.dim, *self.grid, dtype=torch.float32, device=codes.device)
         sizes = [math.prod(grid) for grid in self.scales]
         for chosen, grid in zip(flat.split(sizes, 1), self.scales, strict=True):
             total = total + self._upsampled(chosen.reshape(1, -1), grid)
-        return self.layout.latents(_tokens(total), (len(flat), *self.grid))
+        return self.layout.latents(_tokens(total), (flat.shape[0], *self.grid))
 
     def _maps(self, latents: Float[Tensor, "b ..."]) -> Float[Tensor, "b d *grid"]:
         tokens = self.layout.tokens(latents)
@@ -256,10 +261,6 @@ class MultiScaleVQ(Quantizer):
         rows = [chosen.view(num, size) for chosen, size in zip(indices, sizes, strict=True)]
         packed = torch.cat(rows, 1).t()
         return self.layout.codes(packed, (num, *(1,) * len(self.grid)))
-
-    def _usage(self, indices: Int64[Tensor, "1 n"]) -> Float[Tensor, ""]:
-        """Share of the codes that occur in this batch, at any scale."""
-        return torch.zeros(self.num_codes, device=indices.device).scatter_(0, indices[0], 1.0).mean()
 
 
 def _grids(scales: Iterable[int | tuple[int, ...]]) -> list[Grid]:

@@ -26,6 +26,7 @@ from smalti.quantizers.estimators.base import (
 from smalti.quantizers.estimators.straight_through import StraightThroughConfig
 from smalti.quantizers.layout import Layout
 from smalti.quantizers.matching import Matching, Normalize
+from smalti.quantizers.usage import batch_usage
 
 
 @QUANTIZERS.register
@@ -152,7 +153,7 @@ class VectorQuantizer(Quantizer):
         indices = self.matching.search(z_e, self.codebook)
         z_q = self.matching.look_up(indices, self.codebook)
         commitment = mse_loss(z_e, z_q.detach())
-        terms = {"commitment": commitment.detach(), "batch_usage": self._usage(indices)}
+        terms = {"commitment": commitment.detach(), "batch_usage": batch_usage(indices, self.num_codes)}
         loss = self.config.commitment_weight * commitment
         codebook_loss = self.codebook.loss(z_e, z_q)
         if codebook_loss is not None:
@@ -191,8 +192,3 @@ class VectorQuantizer(Quantizer):
         check_codes(first, self.num_codebooks, self.num_codes)
         z_q = self.matching.look_up(first.movedim(1, 0).flatten(1), self.codebook)
         return self.layout.latents(z_q, self.layout.places(codes))
-
-    def _usage(self, indices: Int64[Tensor, "g n"]) -> Float[Tensor, ""]:
-        """Share of the codes that occur in this batch (over a whole split it is higher)."""
-        seen = torch.zeros(self.num_codebooks, self.num_codes, device=indices.device)
-        return seen.scatter_(1, indices, 1.0).mean()
