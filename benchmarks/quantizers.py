@@ -1,4 +1,4 @@
-"""Quantizers without a codebook, compared with those of the package `vector-quantize-pytorch` in one process.
+"""Quantizers compared with those of the package `vector-quantize-pytorch` in one process.
 
 Each step is forward and backward in training mode at 65,536 tokens, or where the package builds a table of
 tokens x codes (LFQ and BSQ at 18 bits: 2^18 numbers per token, several times), at as many tokens as the
@@ -6,7 +6,9 @@ package can hold; smalti is also timed at 65,536 tokens then. The package has BS
 
 Each record states the share of the tokens whose latents differ from the package's (at the boundary of two
 levels rounding may decide), and the peak memory of smalti's step at 65,536 tokens. The losses of LFQ differ
-at 18 bits, where smalti's entropy of the batch is that of two groups of 9 bits.
+at 18 bits, where smalti's entropy of the batch is that of two groups of 9 bits. Quantizers with a codebook
+are compared in evaluation mode after both have the same codes; their steps include the moving averages,
+without data-dependent initialisation and revival.
 
 Run as `.venv-peers/bin/python benchmarks/quantizers.py`; takes about two minutes.
 """
@@ -30,9 +32,12 @@ from torch import Tensor
 
 from smalti.core.parts import Quantizer
 from smalti.quantizers.bsq import BSQ
+from smalti.quantizers.codebooks.ema import EMACodebookConfig
 from smalti.quantizers.fsq import FSQ
 from smalti.quantizers.lfq import LFQ
+from smalti.quantizers.residual import ResidualVQ
 from smalti.quantizers.residual_fsq import ResidualFSQ
+from smalti.quantizers.vq import VectorQuantizer
 
 try:
     import vector_quantize_pytorch as peers
@@ -43,6 +48,9 @@ PEER = "vector-quantize-pytorch"
 NUM_TOKENS, FEW_TOKENS, SIDE = 65_536, 256, 32
 LEVELS = (9, 9, 9, 9)
 STAGES = 4
+DIM, NUM_CODES = 64, 512
+VQ_STAGES = 8
+EMA = EMACodebookConfig(data_init=False, revive_after=0)
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ class Case:
         num_tokens: tokens that the package can hold.
         target: wanted ratio.
         has_loss: whether the package also returns a loss.
+        equalise: gives the package's module the codes of ours; None for quantizers without a codebook.
     """
 
     work: str
@@ -63,6 +72,25 @@ class Case:
     num_tokens: int = NUM_TOKENS
     target: float = 1.0
     has_loss: bool = False
+    equalise: Callable[[Any, Any], None] | None = None
+
+
+def equalise_vq(ours: Any, theirs: Any) -> None:
+    """Copy the codes of `VectorQuantizer`; the package stores unit vectors."""
+    _, codes = ours.matching.compared(ours.codebook.codes, ours.codebook.codes)
+    theirs._codebook.embed.data.copy_(codes)
+
+
+def equalise_residual(ours: Any, theirs: Any) -> None:
+    """Copy the codes of all stages."""
+    for codebook, layer in zip(ours.codebooks, theirs.layers, strict=True):
+        layer._codebook.embed.data.copy_(codebook.codes)
+
+
+def equalise_simvq(ours: Any, theirs: Any) -> None:
+    """Copy basis and matrix, which the package multiplies from the other side."""
+    theirs.frozen_codebook.copy_(ours.codebook.basis[0])
+    theirs.code_transform.weight.data.copy_(ours.codebook.weight[0].t())
 
 
 CASES = {
@@ -98,6 +126,28 @@ CASES = {
         target=3.0,
         has_loss=True,
     ),
+    "residual-vq": Case(
+        f"residual VQ, {VQ_STAGES} stages of {NUM_CODES} codes of {DIM}-d, moving averages",
+        lambda: ResidualVQ(DIM, NUM_CODES, VQ_STAGES, codebook=EMA, channel_last=True),
+        lambda: peers.ResidualVQ(dim=DIM, codebook_size=NUM_CODES, num_quantizers=VQ_STAGES, decay=0.99),
+        target=5.0,
+        has_loss=True,
+        equalise=equalise_residual,
+    ),
+    "vq-unit": Case(
+        f"VQ on the unit sphere, {NUM_CODES} codes of 8-d, moving averages",
+        lambda: VectorQuantizer(8, NUM_CODES, codebook=EMA, normalize="codes", channel_last=True),
+        lambda: peers.VectorQuantize(dim=8, codebook_size=NUM_CODES, decay=0.99, use_cosine_sim=True),
+        has_loss=True,
+        equalise=equalise_vq,
+    ),
+    "simvq": Case(
+        f"SimVQ, {NUM_CODES} codes of {DIM}-d, rotation trick",
+        lambda: VectorQuantizer(DIM, NUM_CODES, codebook="simvq", gradient="rotation", channel_last=True),
+        lambda: peers.SimVQ(dim=DIM, codebook_size=NUM_CODES),
+        has_loss=True,
+        equalise=equalise_simvq,
+    ),
 }
 
 
@@ -123,7 +173,7 @@ def peer_step(peer: Any, latents: Tensor, has_loss: bool) -> Work:
     def work() -> None:
         x = latents.detach().requires_grad_()
         quantized, _, *losses = peer(x)
-        (quantized.sum() + (losses[0] if has_loss else 0)).backward()
+        (quantized.sum() + (losses[0].sum() if has_loss else 0)).backward()
 
     return work
 
@@ -158,7 +208,7 @@ def peak_mib(name: str) -> float:
 def losses(quantizer: Quantizer, peer: Any, latents: Tensor) -> tuple[float, float]:
     """Loss of each module on the same latents."""
     with torch.no_grad():
-        return quantizer(latents).loss.item(), float(peer(latents)[2])
+        return quantizer(latents).loss.item(), float(peer(latents)[2].sum())
 
 
 def compare(name: str, repeats: int, threads: int) -> None:
@@ -169,6 +219,8 @@ def compare(name: str, repeats: int, threads: int) -> None:
     own, theirs, own_many = interleaved(
         [step(quantizer, few), peer_step(peer, few, case.has_loss), step(quantizer, many)], repeats
     )
+    if case.equalise is not None:
+        case.equalise(quantizer.eval(), peer.eval())
     record(
         "quantizers",
         work=f"quantizer step (forward and backward), {case.num_tokens} tokens, {case.work}",
@@ -180,7 +232,7 @@ def compare(name: str, repeats: int, threads: int) -> None:
         packages=(PEER,),
         benchmark=f"quantizer-{name}",
         target=case.target,
-        losses=losses(quantizer, peer, few) if case.has_loss else None,
+        losses=losses(quantizer, peer, few) if case.has_loss and case.equalise is None else None,
         differing=differing(quantizer, peer, few),
         ours_ms_at_65536=own_many.wall * 1e3,
         ours_temporary_mib_at_65536=peak_mib(name),
