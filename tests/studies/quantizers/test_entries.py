@@ -6,6 +6,7 @@ import math
 import pytest
 
 from smalti.core.errors import InputError
+from smalti.core.parts import QUANTIZERS
 from smalti.quantizers.fsq import FSQConfig
 from smalti.quantizers.residual import ResidualVQConfig
 from smalti.quantizers.vq import VectorQuantizerConfig
@@ -61,6 +62,9 @@ def test_levels_are_near_to_any_rate(bits):
         ("lfq", MNIST, (1, 512, 9)),
         ("bsq", MNIST, (1, 512, 9)),
         ("lfq", CIFAR, (4, 128, 28)),
+        ("ibq", MNIST, (1, 512, 16)),
+        # Grids of 1, 2, 3, 4, 6 and 7 squared are 115 codes; 441 bits are 3.83 bits for each.
+        ("multi-scale", MNIST, (115, 14, 16)),
         ("vq", CIFAR, (4, 128, 64)),
         ("vq", Target(28.0, (8, 8), 16), (2, 16384, 16)),
         ("residual", CIFAR, (3, 645, 16)),
@@ -76,7 +80,9 @@ def test_every_entry_is_near_to_nine_bits_and_its_weights_can_be_set(name):
     entry = ENTRIES[name]
     config = entry.nearest(MNIST)
     quantizer = config.build()
-    assert 8.8 < quantizer.num_codebooks * math.log2(quantizer.num_codes) < 9.2
+    positions = math.prod(quantizer.code_grid(MNIST.grid))
+    bits = positions * quantizer.num_codebooks * math.log2(quantizer.num_codes)
+    assert bits / math.prod(MNIST.grid) == pytest.approx(9, abs=0.2)
     for tried in trials(config, entry.weights, 3):
         assert config.changed(tried).build().dim == quantizer.dim
 
@@ -87,9 +93,17 @@ def test_entropy_weights_fall_within_a_short_training():
         assert {ENTRIES[name].nearest(target).entropy_anneal_steps for name in ("lfq", "bsq")} == {expected}
 
 
-def test_more_codes_than_a_prior_can_have_are_refused():
+@pytest.mark.parametrize("name", ["fsq", "ifsq", "ibq"])
+def test_more_codes_than_a_prior_can_have_are_refused(name):
     with pytest.raises(InputError, match="received 28:"):
-        ENTRIES["fsq"].nearest(CIFAR)
+        ENTRIES[name].nearest(CIFAR)
+
+
+def test_every_quantizer_of_the_package_is_in_the_table():
+    kinds = {getattr(entry.nearest(MNIST), "kind", "") for entry in ENTRIES.values()}
+    assert kinds == {
+        kind for kind, config in QUANTIZERS.kinds().items() if config.__module__.startswith("smalti.")
+    }
 
 
 def test_names_settings_and_files(tmp_path):

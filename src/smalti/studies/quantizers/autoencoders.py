@@ -161,11 +161,18 @@ class AutoencoderExperiment(Experiment):
     def target(self, bits: float) -> Target:
         """Bits at each position, and the dimension of the recipe's codes."""
         model, base = self._base_model, self._base
-        # A hierarchy has several quantizers for each position of its coarsest grid.
-        positions = math.prod(model.grid) * model.num_codebooks // quantizers_of(model)[0].num_codebooks
+        quantizers = quantizers_of(model)
+        if len(quantizers) > 1:
+            # A hierarchy quantizes several latents for each position of its coarsest grid.
+            grid = tuple(model.grid)
+            positions = math.prod(grid) * model.num_codebooks // quantizers[0].num_codebooks
+        else:
+            # Codes need not have the grid of the latents.
+            grid = tuple(model.encoder.grid(model.signal.size))
+            positions = math.prod(grid)
         code_dim = getattr(base, "code_dim", None) or getattr(base, "dim", None) or 64
         num, steps = int(getattr(base, "num_codebooks", 1)), self._recipe.training.steps
-        return Target(bits / positions, model.grid, int(code_dim), num, steps)
+        return Target(bits / positions, grid, int(code_dim), num, steps)
 
     def nominal_bits(self, config: QuantizerConfig) -> float:
         """Codes an item times log2 K."""

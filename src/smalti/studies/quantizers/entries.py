@@ -30,7 +30,9 @@ from smalti.quantizers.estimators.diveq import DiVeQConfig
 from smalti.quantizers.estimators.nsvq import NSVQConfig
 from smalti.quantizers.estimators.rotation import RotationConfig
 from smalti.quantizers.fsq import FSQConfig
+from smalti.quantizers.ibq import IBQConfig
 from smalti.quantizers.lfq import LFQConfig
+from smalti.quantizers.multi_scale import SCALES, MultiScaleVQConfig
 from smalti.quantizers.residual import ResidualVQConfig
 from smalti.quantizers.residual_fsq import ResidualFSQConfig
 from smalti.quantizers.vq import VectorQuantizerConfig
@@ -123,6 +125,29 @@ def residual_scalar(target: Target) -> ResidualFSQConfig:
     return ResidualFSQConfig(levels=nearest_levels(target.bits / num), num_quantizers=num)
 
 
+def index(target: Target) -> IBQConfig:
+    """IBQ, which has one code at each position.
+
+    Raises:
+        InputError: for more bits than a table of vectors can have.
+    """
+    if target.bits > MOST_TABLE_BITS:
+        raise InputError(
+            f"expected at most {MOST_TABLE_BITS} bits at each position for ibq, received {target.bits:.4g}: "
+            "use fewer bits, smaller strides, or the quantizers vq, product or residual"
+        )
+    return IBQConfig(dim=target.code_dim, num_codes=nearest_num_codes(target.bits))
+
+
+def multi_scale(target: Target) -> MultiScaleVQConfig:
+    """Multi-scale VQ with VAR's scales, in proportion to the grid; all scales share the bits of the item."""
+    sizes = [tuple(max(1, round(side * scale / SCALES[-1])) for side in target.grid) for scale in SCALES]
+    scales = tuple(dict.fromkeys(sizes))
+    num = sum(math.prod(grid) for grid in scales)
+    bits = target.bits * math.prod(target.grid) / num
+    return MultiScaleVQConfig(dim=target.code_dim, num_codes=nearest_num_codes(bits), scales=scales)
+
+
 def signs(target: Target, config: type[LFQConfig] | type[BSQConfig]) -> LFQConfig | BSQConfig:
     """LFQ or BSQ, whose entropy weight falls in the first fifth of a short training."""
     num = max(target.num_codebooks, math.ceil(target.bits / MOST_TABLE_BITS))
@@ -146,10 +171,12 @@ ENTRIES: dict[str, Entry] = {
     "residual-dac": Entry(
         lambda target: residual(target, codebook=GRADIENT, code_dim=LOW_DIM, normalize="search"), BETA
     ),
+    "multi-scale": Entry(multi_scale, BETA),
     "fsq": Entry(lambda target: FSQConfig(levels=nearest_levels(target.bits))),
     "ifsq": Entry(lambda target: FSQConfig(levels=nearest_levels(target.bits), bound="sigmoid")),
     "residual-fsq": Entry(residual_scalar),
-    "lfq": Entry(lambda target: signs(target, LFQConfig), ("commitment_weight", "entropy_weight")),
+    "ibq": Entry(index, (*BETA, "entropy_weight")),
+    "lfq": Entry(lambda target: signs(target, LFQConfig), (*BETA, "entropy_weight")),
     "bsq": Entry(lambda target: signs(target, BSQConfig), ("entropy_weight",)),
 }
 

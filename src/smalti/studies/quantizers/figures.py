@@ -23,8 +23,8 @@ GREY = "#8a94a0"
 def rate_distortion(records: Sequence[Record], curves: Sequence[Curve], path: Path) -> None:
     """Plot squared error over rate and, where a likelihood gives them, distortion over rate in bits/dim.
 
-    A filled marker stands at the lowest measured rate (learned prior, or code frequencies), a hollow one at
-    the nominal rate; bars are standard errors over seeds. Rates of one quantizer are joined.
+    A filled marker stands at the measured rate (learned prior, or else code frequencies), a hollow one at the
+    nominal rate; bars are standard errors over seeds. Rates of one quantizer are joined.
 
     Args:
         records: of all units.
@@ -64,14 +64,14 @@ def rate_distortion(records: Sequence[Record], curves: Sequence[Curve], path: Pa
 def _squared_errors(
     axes: Axes, records: Sequence[Record], curves: Sequence[Curve], styles: dict[str, Any]
 ) -> None:
-    lowest = "bits_learned" if _has(records, "bits_learned") else "bits_unigram"
+    measured = "bits_learned" if _has(records, "bits_learned") else "bits_unigram"
     for curve in curves:
         style: dict[str, Any] = {"linestyle": "-"} if curve.is_line else {"linestyle": "", "marker": "x"}
         axes.plot(*zip(*curve.points, strict=True), color=GREY, label=curve.name, zorder=1, **style)
     for name, group in _by_name(records).items():
         points = []
         for rows in by(group, "entry").values():
-            x, y = values_of(rows, lowest), values_of(rows, "mse_over_variance")
+            x, y = values_of(rows, measured), values_of(rows, "mse_over_variance")
             if not x or not y:
                 continue
             points.append((mean(list(x.values())), mean(list(y.values()))))
