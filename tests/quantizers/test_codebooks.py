@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from smalti.core.errors import InputError
 from smalti.quantizers.codebooks.base import search
 from smalti.quantizers.codebooks.ema import EMACodebook, EMACodebookConfig
 from smalti.quantizers.codebooks.frozen import FrozenCodebook
@@ -38,6 +39,14 @@ def step(codebook: EMACodebook, tokens: torch.Tensor) -> torch.Tensor:
 
 def buffers(codebook: EMACodebook) -> dict[str, torch.Tensor]:
     return {name: getattr(codebook, name).clone() for name in BUFFERS}
+
+
+def test_a_first_batch_without_tokens_is_refused():
+    codebook = ema()
+    before = buffers(codebook)
+    with pytest.raises(InputError):
+        codebook.prepare(torch.zeros(1, 0, 2))
+    assert all(torch.equal(value, before[name]) for name, value in buffers(codebook).items())
 
 
 def test_the_device_is_never_asked_for_the_step(monkeypatch):

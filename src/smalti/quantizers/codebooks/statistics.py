@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from smalti.core.errors import InputError
 from smalti.nn.collectives import counts_of_ranks, rows_over_ranks, sum_over_ranks
 from smalti.quantizers.codebooks.base import search
 
@@ -42,9 +43,17 @@ def draw_tokens(tokens: Float[Tensor, "g n d"], num: int, seed: int, salt: int) 
         num: number of tokens to draw.
         seed: of the draw.
         salt: gives independent draws with the same seed.
+
+    Raises:
+        InputError: if there is no token.
     """
     rows = tokens.transpose(0, 1)
     total = sum(counts_of_ranks(len(rows), rows.device))
+    if not total:
+        raise InputError(
+            "expected latents to initialise the codes of a codebook, received a first batch of none: train "
+            "on batches of at least one item"
+        )
     generator = torch.Generator().manual_seed(seed * 1_000_003 + salt)
     # Without replacement as far as possible, so that codes start at different points.
     order = torch.cat([torch.randperm(total, generator=generator) for _ in range(math.ceil(num / total))])
