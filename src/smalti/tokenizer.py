@@ -302,12 +302,7 @@ class Tokenizer:
             InputError: if there is no learned prior or no such class, the prior does not read a condition or
                 draws no such length, or a setting is out of range.
         """
-        chosen = self._learned(prior) if isinstance(prior, str) else prior
-        if not isinstance(chosen, Prior):
-            raise InputError(
-                f"expected a Prior or the name of one, received a {type(prior).__name__}: leave it out for "
-                "the learned prior"
-            )
+        chosen = self._chosen(prior)
         num = check_count("num", num)
         length = None if length is None else check_count("length", length)
         if length is not None and not self.modality.is_ragged:
@@ -381,13 +376,22 @@ class Tokenizer:
         """
         num, prior = check_count("num", num), settings.get("prior", LEARNED)
         given = given_conditions(conditions, num)
-        reader = self._learned(prior) if isinstance(prior, str) else prior
+        reader = self._chosen(prior)
         check_given_conditions(given, reader, self.autoencoder)
         of_prior = given.only(*readable_conditions(reader))
         of_decoder = given.only(*readable_conditions(self.autoencoder))
         codes = self.sample_codes(num, class_name, conditions=of_prior, **settings)
         decoder_class = class_name if self.autoencoder.num_label_classes else None
         return self.decode(codes, class_name=decoder_class, seed=settings.get("seed"), conditions=of_decoder)
+
+    def _chosen(self, prior: object) -> Prior:
+        chosen = self._learned(prior) if isinstance(prior, str) else prior
+        if not isinstance(chosen, Prior):
+            raise InputError(
+                f"expected a Prior or the name of one, received a {type(prior).__name__}: leave it out for "
+                "the learned prior"
+            )
+        return chosen
 
     def _learned(self, name: str) -> TrainablePrior:
         known = self.trained.learned

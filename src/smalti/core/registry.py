@@ -119,7 +119,7 @@ class Registry(Generic[C]):
         kind = values.get("kind", self.default) if isinstance(values, dict) else None
         if not isinstance(kind, str):
             raise InputError(
-                f"expected the settings of a {self.family} with its `kind`, received {values!r}: name one of "
+                f"expected settings with the `kind` of {self._one}, received {values!r}: name one of "
                 f"{', '.join(self.kinds())}"
             )
         return self.get(kind).model_validate(values)
@@ -133,10 +133,15 @@ class Registry(Generic[C]):
         kind = getattr(config, "kind", None)
         if self._kinds.get(str(kind)) is not type(config):
             raise InputError(
-                f"expected a registered config of a {self.family}, received a {type(config).__name__} with "
+                f"expected a registered config of {self._one}, received a {type(config).__name__} with "
                 f"the kind {kind!r}, which could be trained but not be loaded again: register its class, and "
                 "create the config after that"
             )
+
+    @property
+    def _one(self) -> str:
+        """The family with its article."""
+        return f"{'an' if self.family[0] in 'aeiou' else 'a'} {self.family}"
 
     def _complete(self) -> None:
         self._import_own()

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smalti.core.arguments import check_count
 from smalti.core.conditions import Batch
+from smalti.core.errors import InputError
 from smalti.core.models import Autoencoder, LatentVariableModel
 from smalti.core.precision import full_precision
 from smalti.core.priors import DensityPrior, Prior
@@ -74,7 +76,12 @@ def evaluate(
         batches: the split, each item once.
         draws: number of posterior draws per item, for models with a stochastic posterior.
         seed: of the draws.
+
+    Raises:
+        InputError: for an argument of another type, or less than one draw.
     """
+    draws = check_count("draws", draws)
+    _check_types(model, priors, batches)
     model.eval()
     densities = [prior for prior in priors if isinstance(prior, DensityPrior)]
     without_density = tuple(prior.name for prior in priors if not isinstance(prior, DensityPrior))
@@ -87,6 +94,11 @@ def evaluate(
     num, is_ragged = 0, False
     with full_precision(model):
         for batch in batches:
+            if not isinstance(batch, Batch):
+                raise InputError(
+                    f"expected batches of the class Batch, received a {type(batch).__name__}: write "
+                    "Batch(data)"
+                )
             measured = measure(model, batch, densities, draws, generator)
             lengths = batch.lengths
             if lengths is None and batch.data.shape[2] != model.signal.size[0]:
@@ -155,3 +167,19 @@ def evaluate(
         protocol,
         without_density,
     )
+
+
+def _check_types(model: object, priors: object, batches: object) -> None:
+    """Check the types of the arguments of `evaluate`, which checks the batches one by one."""
+    if not isinstance(priors, Sequence) or isinstance(priors, str):
+        raise InputError(f"expected a list of priors, received a {type(priors).__name__}: write [prior]")
+    for part, kind in ((model, LatentVariableModel), *((prior, Prior) for prior in priors)):
+        if not isinstance(part, kind):
+            raise InputError(
+                f"expected a {kind.__name__}, received a {type(part).__name__}: call "
+                "evaluate(model, [prior, ...], batches)"
+            )
+    if isinstance(batches, Batch | Tensor) or not isinstance(batches, Iterable):
+        raise InputError(
+            f"expected several batches, received one {type(batches).__name__}: pass a list of Batch"
+        )
