@@ -110,8 +110,10 @@ def loaded_plugins() -> tuple[str, ...]:
 
 
 def plugin_options() -> str:
-    """Options with which another command loads the same plugins, such as " --plugin mine"; "" if it needs
-    none, because they come from installed packages or from `SMALTI_PLUGINS`."""
+    """Options that load the same plugins in another command, such as " --plugin mine".
+
+    Plugins of installed packages and of `SMALTI_PLUGINS` need none.
+    """
     elsewhere = {*_in_environment(), *(point.module for point in installed(ENTRY_POINTS))}
     return "".join(f" --plugin {name}" for name in _LOADED if name not in elsewhere)
 
