@@ -9,6 +9,7 @@ from torch import Tensor
 from smalti.quantizers import soft_indices
 from smalti.quantizers.ibq import IBQ, IBQConfig
 from smalti.quantizers.soft_indices import largest_products
+from tests.memory import LargestTensor
 
 
 @pytest.fixture
@@ -57,6 +58,19 @@ def test_codes_latents_loss_and_gradients(temperature, small_chunks):
     np.testing.assert_allclose(quantized.loss.item(), loss.item(), rtol=1e-5)
     np.testing.assert_allclose(z.grad, precise.grad, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(quantizer.codes.grad, codes.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_no_array_of_tokens_times_codes_is_made_at_once(monkeypatch):
+    """In the operations themselves, which a dispatch mode does not look into."""
+    budget, (num, num_codes) = 16 * 512 * 4, (600, 512)
+    monkeypatch.setitem(soft_indices.CHUNK_BYTES, "cpu", budget)
+    z, codes = latents_for(num, 4), latents_for(num_codes, 4)
+    scalar = torch.ones(())
+    with LargestTensor() as largest:
+        indices = soft_indices._largest_products._init_fn(z, codes)
+        *_, mean = soft_indices._select._init_fn(z, codes, indices, 0.5, True)
+        soft_indices._select_backward._init_fn(z, scalar, scalar, z, codes, indices, mean, 0.5, True)
+    assert largest.nbytes == budget
 
 
 def test_the_entropies_by_hand():

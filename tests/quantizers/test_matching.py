@@ -69,6 +69,20 @@ class TestUnitVectors:
         every = torch.arange(5).view(5, 1)
         np.testing.assert_allclose(quantizer.decode(every).numpy(), expected, atol=1e-4)
 
+    def test_training_uses_all_codes_of_a_source_that_asks_for_them(self):
+        """Directions on a circle, with lengths over three orders of magnitude."""
+        torch.manual_seed(0)
+        quantizer = VectorQuantizer(2, 32, normalize="codes")
+        angle, length = 2 * np.pi * torch.rand(1024), 10 ** (3 * torch.rand(1024))
+        z = torch.stack([angle.cos(), angle.sin()], 1) * length.unsqueeze(1)
+        for _ in range(20):
+            quantizer(z)
+        quantizer.eval()
+        assert len(quantizer.encode(z).unique()) == 32
+        # Arcs of equal length have an error of 2 (1 - sin(x) / x) with x = pi / 32, over two channels.
+        best = 1 - np.sin(np.pi / 32) / (np.pi / 32)
+        assert best < quantizer(z).terms["commitment"] < 1.5 * best
+
     @pytest.mark.parametrize("normalize", ["codes", "search"])
     def test_a_token_without_a_direction(self, normalize):
         quantizer, z = vq(normalize=normalize), torch.zeros(2, 4, requires_grad=True)
