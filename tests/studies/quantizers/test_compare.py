@@ -216,6 +216,10 @@ def test_mistakes_get_a_sentence(mistake, letters, pictures, tmp_path):
     assert "expected a recipe whose model has a quantizer" in message(
         "vq", "--data", letters, "--bits", "24", "size=8", "model.kind=vae"
     )
+    assert "WaveNet" in message(
+        "product", "--data", letters, "--bits", "24", "size=8", "prior.network.kind=wavenet"
+    )
+    assert not (tmp_path / "out").exists()  # refused before anything is trained
     assert "test split" in message("vq", "--data", pictures, "--bits", "24", "size=8")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("unique")

@@ -32,7 +32,7 @@ from smalti.studies.quantizers.tasks import Task
 from smalti.studies.quantizers.timing import call_ms, step_ms
 from smalti.studies.records import Record, last_step, stage
 from smalti.studies.stages import evaluate_once, train_model_once, train_prior_once
-from smalti.trained import LEARNED, TrainedModel, prior_directory
+from smalti.trained import LEARNED, TrainedModel, check_num_codes, new_prior, prior_directory
 from smalti.training.checkpoints import RESULTS, RunDirectory
 
 HELD_OUT = 0.05
@@ -175,8 +175,12 @@ class AutoencoderExperiment(Experiment):
         return Target(bits / positions, grid, int(code_dim), num, steps)
 
     def nominal_bits(self, config: QuantizerConfig) -> float:
-        """Codes an item times log2 K."""
-        return nominal_bits(self._model(config))
+        """Codes an item times log2 K; also checks that the prior can model such codes."""
+        model = self._model(config)
+        check_num_codes(model)
+        with torch.device("meta"):
+            new_prior(self._recipe.prior, model)
+        return nominal_bits(model)
 
     def trial(self, title: str, config: QuantizerConfig, path: Path) -> Task:
         """The autoencoder alone, for a share of its steps."""
@@ -271,17 +275,18 @@ class AutoencoderExperiment(Experiment):
 
     def caption(self) -> str:
         """Data, budget, and the meaning of the figures."""
-        recipe, steps = self._recipe, self._recipe.training.steps
-        unit = recipe.data.build().spec.domain.unit
-        store = Store.open(self._store)
-        items = len(split_indices(store.count, recipe.validation_fraction)[0])
+        recipe, modality = self._recipe, self._recipe.data.build()
+        unit = modality.spec.domain.unit
+        items = len(split_indices(Store.open(self._store).count, recipe.validation_fraction)[0])
+        item = f"item of length {modality.spec.size[0]:,}" if modality.is_ragged else "item"
         return (
             f"Data: {described(self._source, self._split, self._data)}, {self._split} split. Each model: "
-            f"recipe {recipe.name}, {steps:,} steps of {recipe.training.batch_size} on {items:,} items; "
-            f"prior: {recipe.prior.training.steps:,} steps of {recipe.prior.training.batch_size}. Bits are "
-            "per item: nominal (uniform prior), under the learned prior, and under the frequencies of the "
-            f"training codes (unigram). {unit}/dim = rate under the learned prior + distortion. Times are "
-            f"medians of batches of {recipe.training.batch_size}; MiB of the quantizer's weights."
+            f"recipe {recipe.name}, {recipe.training.steps:,} steps of {recipe.training.batch_size} on "
+            f"{items:,} items; prior: {recipe.prior.training.steps:,} steps of "
+            f"{recipe.prior.training.batch_size}. Bits are per {item}: nominal (uniform prior), under the "
+            f"learned prior, and under the frequencies of the training codes (unigram). {unit}/dim = rate "
+            "under the learned prior + distortion. Times are medians of batches of "
+            f"{recipe.training.batch_size}; MiB of the quantizer's weights."
         )
 
     def pictures(self, path: Path) -> Path | None:
