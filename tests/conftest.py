@@ -15,6 +15,8 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 
 from tests.checked import checked
 from tests.runs import TINY, TINY_PRIOR, Result, digests, smooth
@@ -47,6 +49,30 @@ SLOW_FIRST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the longest tests first, so that no worker is left alone with one of them at the end."""
     items.sort(key=lambda item: item.path.name not in SLOW_FIRST)
+
+
+def _save_blank(figure: Figure, path: Path, *, dpi: float) -> None:
+    """Save a white picture of the size that `Figure.savefig` gives it."""
+    width, height = (int(inches * dpi) for inches in figure.get_size_inches())
+    Image.new("RGB", (width, height), "white").save(path, "PNG")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def draw() -> Iterator[Callable[..., None]]:
+    """Figures are composed, but saved blank: to draw them takes most of the time of a tiny training.
+
+    Tests of figures take `drawn_figures`, and programs of their own always draw. Returns what draws.
+    """
+    draws = Figure.savefig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", _save_blank)
+        yield draws
+
+
+@pytest.fixture
+def drawn_figures(draw: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn in this test."""
+    monkeypatch.setattr(Figure, "savefig", draw)
 
 
 @pytest.fixture

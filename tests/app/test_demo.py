@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from smalti.app import data
@@ -76,11 +77,12 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+def shown(draw: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """The demo's directory, its page and its notes, of few letters and few steps."""
     few = functools.partial(LettersSource, num_train=104, num_test=52)
     out = tmp_path_factory.mktemp("demo") / "out"
     with pytest.MonkeyPatch.context() as patch, console.capture() as captured:
+        patch.setattr(Figure, "savefig", draw)
         patch.setattr(data, "LettersSource", few)
         patch.setattr(demo_verb, "LettersSource", few)
         page = demo_verb.demo(out, TINY)

@@ -9,6 +9,8 @@ from PIL import Image
 
 from smalti.evaluation.figures import code_maps, learning_curves, usage_histogram
 
+pytestmark = pytest.mark.usefixtures("drawn_figures")
+
 
 def pixels(path: Path) -> np.ndarray:
     """The picture, which must be a PNG and not of one colour."""

@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from smalti.studies.quantizers.experiment import Column, Curve
@@ -79,6 +80,7 @@ def test_a_table_fits_the_screen():
     assert any("1,512.3 ± 10.2" in line and "4.123 ± 0.012*" in line for line in lines)
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_the_plot_is_drawn_with_and_without_references(tmp_path):
     curve = Curve("bound", ((0.0, 1.0), (441.0, 0.1)))
     for number, (records, curves) in enumerate(

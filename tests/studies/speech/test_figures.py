@@ -9,6 +9,8 @@ from smalti.studies.speech import figures as speech_figures
 from smalti.studies.speech.figures import code_phone_matrix, f0_curves, spectrograms
 from tests.evaluation.test_figures import pixels
 
+pytestmark = pytest.mark.usefixtures("drawn_figures")
+
 
 @pytest.fixture
 def drawn(monkeypatch) -> list:
