@@ -21,9 +21,13 @@ PARTITIONED = "aot_eager_decomp_partition"
 @pytest.mark.parametrize("training", [False, True])
 @quantizers.EVERY
 def test_compiled_it_is_one_graph_and_does_the_same(build, training):
-    """Also over steps that begin a codebook and that revive codes, and for batches of several sizes."""
+    """Also over steps that begin a codebook and that revive codes, and for batches of several sizes.
+
+    In training, the first graph is of one size, and the second of any; in evaluation there is one of any.
+    """
     # More sizes than a graph may be made anew for.
-    compare_compiled(build, training, PARTITIONED, [3 + step % 12 for step in range(24)])
+    sizes = [3 + step % 12 for step in range(24 if training else 12)]
+    compare_compiled(build, training, PARTITIONED, sizes, of_any_size=not training)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch generates C++ here, and there is no compiler")
@@ -32,7 +36,9 @@ def test_generated_code_has_the_gradients_of_codes_before_they_move():
     compare_compiled(build, True, "inductor", [4] * 6)
 
 
-def compare_compiled(build, training: bool, backend: str, sizes: list[int]) -> None:
+def compare_compiled(
+    build, training: bool, backend: str, sizes: list[int], of_any_size: bool = False
+) -> None:
     """Codes, latents, gradients and state of a quantizer and of its graph, step by step."""
     torch.manual_seed(0)
     plain = build().train() if training else quantizers.trained(build)
@@ -43,6 +49,8 @@ def compare_compiled(build, training: bool, backend: str, sizes: list[int]) -> N
         latents = torch.randn(size, plain.dim, 4, 4, generator=torch.Generator().manual_seed(step))
         again = latents.clone().requires_grad_()
         latents.requires_grad_()
+        if of_any_size:
+            torch._dynamo.mark_dynamic(again, 0)
         torch.manual_seed(step)
         one = plain(latents)
         torch.manual_seed(step)

@@ -357,7 +357,7 @@ def _tiny(recipe: Recipe) -> Scale:
         vimco=training,
         vimco_samples=3,
         draws=5,
-        swapped_items=2,
+        swapped_items=1,
         sweep=training,
         transformer=TransformerConfig.tiny(),
         fine_tuning=training,
