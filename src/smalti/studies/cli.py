@@ -121,8 +121,9 @@ def compare(
         ),
     ],
     recipe: Annotated[
-        str, typer.Option("--recipe", metavar="NAME", help="Recipe of all models and priors.")
-    ] = "image",
+        str | None,
+        typer.Option("--recipe", metavar="NAME", help="Recipe of all models and priors. Default: image."),
+    ] = None,
     bits: Annotated[
         str | None,
         typer.Option(

@@ -113,6 +113,7 @@ def test_mistakes_get_a_sentence(mistake, compared, tmp_path):
         return mistake("compare", *words, "--data", "gaussian", "--out", tmp_path / "out")
 
     assert "expected no --prior-steps" in message("vq", "--bits", "4", "--prior-steps", "3")
+    assert "expected no --recipe" in message("vq", "--bits", "4", "--recipe", "letters")
     assert "correlation" in message("vq", "--bits", "4", "correlation=1")
     assert "uses can be counted" in message(f"kind=fsq levels={','.join(['8'] * 8)}")
     assert "choose another --out" in mistake(*WORDS, *SETTINGS[:-1], "--out", compared)

@@ -57,7 +57,7 @@ def compare(
     words: Sequence[str],
     data: str,
     out: Path,
-    recipe: str = "image",
+    recipe: str | None = None,
     bits: Sequence[float] = (),
     steps: int | None = None,
     prior_steps: int | None = None,
@@ -76,7 +76,7 @@ def compare(
         words: quantizers (see `entries_of`), and `key=value` settings of the recipe or of Gaussian vectors.
         data: a source with a test split, or "gaussian".
         out: directory of runs and results.
-        recipe: name of a recipe.
+        recipe: name of a recipe; None for "image".
         bits: nominal bits an item, for quantizers given by name.
         steps: training steps of each model; None for those of the recipe.
         prior_steps: training steps of each learned prior; None for those of the recipe.
@@ -139,7 +139,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _experiment(
-    recipe: str,
+    recipe: str | None,
     data: str,
     assignments: Sequence[str],
     out: Path,
@@ -149,13 +149,16 @@ def _experiment(
     quiet: bool,
 ) -> Experiment:
     if data == GAUSSIAN and not Path(data).exists():
-        if prior_steps is not None:
-            raise InputError(
-                "expected no --prior-steps for Gaussian vectors, which have one code each, received "
-                f"{prior_steps}: leave it out"
-            )
+        for option, value in (("--recipe", recipe), ("--prior-steps", prior_steps)):
+            if value is not None:
+                raise InputError(
+                    f"expected no {option} for Gaussian vectors, which need neither networks nor a learned "
+                    f"prior, received {value}: leave it out"
+                )
         return GaussianExperiment(assignments, out, steps, fraction)
-    return AutoencoderExperiment(recipe, data, assignments, out, steps, prior_steps, fraction, quiet)
+    return AutoencoderExperiment(
+        recipe or "image", data, assignments, out, steps, prior_steps, fraction, quiet
+    )
 
 
 def _contenders(
