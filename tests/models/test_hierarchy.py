@@ -39,6 +39,14 @@ def test_codes_are_of_all_levels():
     assert "of 3 levels" in model.title
 
 
+def test_sizes_that_the_levels_do_not_divide_are_refused():
+    for size, fitting in (((16, 20), "16x16"), ((10, 24), "8x24")):
+        with pytest.raises(
+            InputError, match=f"multiples of 8 .*received {size[0]}x{size[1]}.*size={fitting}"
+        ):
+            THREE.build(SignalSpec(3, size))
+
+
 @torch.no_grad()
 def test_what_decodes_the_signal_sees_every_level():
     model, codes = build(), torch.randint(16, (1, 42, 2, 3))

@@ -30,7 +30,7 @@ from smalti.core.precision import in_full_precision
 from smalti.core.results import Loss, Quantized
 from smalti.core.signals import SignalSpec
 from smalti.decoders.conv import ConvDecoderConfig
-from smalti.encoders.conv import ConvEncoderConfig
+from smalti.encoders.conv import ConvEncoderConfig, fitting_grid
 from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
 from smalti.models.distortion import mean_distortion, per_observed_dim
 from smalti.models.networks import check_fit, configs_of, output_shape
@@ -346,6 +346,8 @@ class HierarchyConfig(ModelConfig):
                 "expected a hierarchy whose encoders treat all axes alike, received per_frame or "
                 "time_strides: leave both out"
             )
+        # Of all levels at once, so that the message is about the size of the signal.
+        fitting_grid(signal.size, (*encoders[0].strides, *self.factors[::-1]))
         for factor in self.factors[::-1]:
             coarser = self.encoder.with_strides((factor,))
             encoders.append(coarser.build(SignalSpec(features, signal.size), features))
