@@ -96,7 +96,7 @@ def test_damaged_run(
             changed = re.sub(rf'"{key}": (\d+|\[[^]]*\])', f'"{key}": {json.dumps(value)}', text)
             assert changed != text
             path.write_text(changed)
-    assert message in mistake("inspect", run)
+    assert message in mistake("sample", run, "--out", run / "samples")
 
 
 def test_sample_without_a_prior(run: Path, tmp_path: Path, mistake: Mistake) -> None:
@@ -113,9 +113,27 @@ def test_prior_of_another_state_of_the_autoencoder(
         sentence = mistake(*words)
         assert "of the autoencoder" in sentence
         assert f"remove {run / 'prior'}" in sentence
+    # Other commands do without the prior.
+    inspected = smalti("inspect", run)
+    assert inspected.status == 0
+    assert f"remove {run / 'prior'}" in inspected.out
+    codes, file = tmp_path / "codes.parquet", pictures / "cat" / "000.png"
+    for words in (
+        ["encode", run, "--data", file, "--out", codes],
+        ["decode", run, codes, "--out", tmp_path / "decoded"],
+        ["reconstruct", run, file, "--out", tmp_path / "again"],
+    ):
+        assert smalti(*words, "--quiet").status == 0
     shutil.rmtree(run / "prior")
     assert smalti("train-prior", run, *TINY_PRIOR, "--quiet").status == 0
     assert_usable(run)
+
+
+def test_weights_that_were_lost_are_written_again(run: Path, pictures: Path, smalti: Smalti) -> None:
+    before = (run / "model.safetensors").read_bytes()
+    (run / "model.safetensors").unlink()
+    assert smalti("train", "image", "--data", pictures, "--out", run, *TINY, "--quiet").status == 0
+    assert (run / "model.safetensors").read_bytes() == before
 
 
 # Where it goes

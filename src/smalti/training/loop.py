@@ -213,6 +213,8 @@ def fit(
                 raise Interrupted(
                     f"stopped and saved at step {done} of {config.steps}; run the same command to resume"
                 )
+    if first >= config.steps and engine.is_main and not directory.model_path.is_file():
+        directory.write_model(best.weights or averaged.state_dict())  # the file was lost
     engine.finish()
     engine.wait()
 

@@ -10,7 +10,7 @@ from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.data.sources import UnreadableItem
 from smalti.modalities.audio.sounds import WRITTEN
-from smalti.tokenizer import load
+from smalti.tokenizer import Tokenizer
 
 
 def convert(
@@ -37,7 +37,7 @@ def convert(
         InputError: for a run that is not over audio, an unknown speaker, an unreadable input or an existing
             output file.
     """
-    tokenizer = load(run)
+    tokenizer = Tokenizer.from_pretrained(run, load_priors=False)
     if tokenizer.modality.sample_rate_hz is None or not tokenizer.classes:
         raise InputError(
             f"expected a run over audio with speakers, received {run} over {tokenizer.modality.plural_name} "

@@ -26,7 +26,7 @@ from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.data.codes import CodesInfo, check_codes, read_codes
 from smalti.data.packed import ENDING, read_packed
-from smalti.tokenizer import Tokenizer, load
+from smalti.tokenizer import Tokenizer
 
 BATCH = 64
 """Most items decoded at once."""
@@ -62,7 +62,7 @@ def decode(
         InputError: for codes of another model, out of range or of the wrong shape, or when an output file
             of another command exists; nothing is written in these cases.
     """
-    tokenizer = load(run)
+    tokenizer = Tokenizer.from_pretrained(run, load_priors=False)
     # The codes are read twice, so that all of them are checked before anything is written.
     names, digest = _surveyed(codes, tokenizer)
     targets = output_paths(out, names, tokenizer.modality.ending)

@@ -26,7 +26,7 @@ from smalti.data.packed import ENDING, PackedInfo, Units, bits_of, overhead, rea
 from smalti.data.sources import Item, Source
 from smalti.encoders.pooling import PoolingEncoder
 from smalti.encoding import EncodedItem, same_shape
-from smalti.tokenizer import Tokenizer, load
+from smalti.tokenizer import Tokenizer
 from smalti.training.checkpoints import RunDirectory
 
 TABLE = ".parquet"
@@ -53,7 +53,7 @@ def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool
         folder(out)
     elif out.exists():
         raise InputError(f"{out} exists already: choose another --out")
-    tokenizer = load(run)
+    tokenizer = Tokenizer.from_pretrained(run, load_priors=False)
     source = open_data(data, tokenizer.modality)
     check_model(RunDirectory(tokenizer.directory), model_of(source))
     if tokenizer.device.type == "cpu" and not tokenizer.modality.is_ragged:

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from smalti.app.console import amount
-from smalti.core.errors import printable
+from smalti.core.errors import InputError, printable
 from smalti.core.models import Autoencoder
 from smalti.core.signals import SignalSpec
 from smalti.tokenizer import load_trained
@@ -15,12 +15,16 @@ from smalti.training.checkpoints import RESULTS, RunDirectory
 
 
 def inspect(run: str) -> str:
-    """Describe a run as text.
+    """Describe a run as text, also if its learned priors cannot be loaded.
 
     Raises:
         InputError: when the directory is not a run.
     """
-    trained = load_trained(run)
+    fault = None
+    try:
+        trained = load_trained(run)
+    except InputError as error:
+        fault, trained = error, load_trained(run, load_priors=False)
     model, config = trained.model, trained.recipe
     spec = model.signal
     shape = "x".join(str(n) for n in spec.size)
@@ -33,6 +37,8 @@ def inspect(run: str) -> str:
         f"likelihood  {model.family.kind}",
         f"priors      {', '.join(trained.priors) or 'built into the model'}",
     ]
+    if fault is not None:
+        lines[-1] += f"; none is loaded: {fault}"
     if trained.foreign_priors:
         lines[-1] += f" (trained on codes of other weights: {', '.join(trained.foreign_priors)})"
     directory = RunDirectory(trained.directory)

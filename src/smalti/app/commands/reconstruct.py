@@ -15,7 +15,7 @@ from smalti.app.outputs import COMPARISON, OutputFolder, output_paths
 from smalti.core.errors import InputError
 from smalti.data.ingest import readable
 from smalti.data.sources import UnreadableItem
-from smalti.tokenizer import load
+from smalti.tokenizer import Tokenizer
 
 COMPARED = 64
 """Maximum number of items in the comparison."""
@@ -39,7 +39,7 @@ def reconstruct(run: str, files: Sequence[Path], out: Path, quiet: bool = False)
         InputError: when a file does not exist, no file can be read, or an output file of another command
             exists.
     """
-    tokenizer = load(run)
+    tokenizer = Tokenizer.from_pretrained(run, load_priors=False)
     modality = tokenizer.modality
     items = list(items_of(modality, files))
     names = [readable(item.name) for item in items]
