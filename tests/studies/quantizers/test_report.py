@@ -74,9 +74,11 @@ def test_a_table_fits_the_screen():
     header = ["quantizer", "bits", "learned prior", "MSE / variance", "PSNR", "distortion", "bits/dim"]
     row = ["a-long-name, 1800 bits", "1,792.0", "1,512.3 ± 10.2", "0.0123 ± 0.0011*", "25.31 ± 0.12"]
     console = Console(width=WIDTH, file=io.StringIO())
-    console.print(on_screen(TITLES[0], (header, [[*row, "3.512", "4.123 ± 0.012*"]])))
+    other = ["b", "1.0", "1.0", "0.0456 ± 0.0011", "1.0", "1.0", "1.0"]
+    console.print(on_screen(TITLES[0], (header, [[*row, "3.512", "4.123 ± 0.012*"], other])))
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= WIDTH
+    assert [line.index("0.0123") for line in lines if "0.0123" in line] == [lines[-1].index("0.0456")]
     assert any("1,512.3 ± 10.2" in line and "4.123 ± 0.012*" in line for line in lines)
 
 

@@ -337,7 +337,7 @@ class GaussianExperiment(Experiment):
         return (
             Column("bits", "bits", ".2f"),
             Column("bits_unigram", "unigram", ".2f", has_error=True),
-            Column("mse_over_variance", "MSE / variance", ".4f", has_error=True, is_score=True),
+            Column("mse_over_variance", "MSE / variance", ".5f", has_error=True, is_score=True),
             Column("above_shannon_db", "above Shannon, dB", ".2f"),
             Column("above_kmeans_db", "above k-means, dB", ".2f"),
         ), (

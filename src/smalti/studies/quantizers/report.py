@@ -71,6 +71,7 @@ def write_report(
         console = Console(width=WIDTH)
         for title, table in zip(TITLES, tables, strict=True):
             console.print(on_screen(title, table))
+            console.print()
         for sentence in sentences:
             console.print(escape(sentence))
     note(f"The runs, records.jsonl, table.md and index.html are in {out}.", quiet)
@@ -150,6 +151,12 @@ def on_screen(title: str, table: Cells) -> Table:
         # Figures stay on one line; long names are folded.
         title = name if is_text else name.replace(" ", "\n", 1)
         shown.add_column(title, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
+    is_marked = [any(text.endswith(MARK) for text in column) for column in zip(*rows, strict=True)]
     for row in rows:
-        shown.add_row(*(escape(text) for text in row))
+        # Room for the mark keeps the figures of a column below each other.
+        padded = (
+            text + " " if marked and not text.endswith(MARK) else text
+            for text, marked in zip(row, is_marked, strict=True)
+        )
+        shown.add_row(*(escape(text) for text in padded))
     return shown
