@@ -129,6 +129,14 @@ def test_prior_of_another_state_of_the_autoencoder(
     assert_usable(run)
 
 
+def test_fewer_steps_than_a_run_has_done(run: Path, pictures: Path, mistake: Mistake) -> None:
+    before = digests(run)
+    train = ["train", "image", "--data", pictures, "--out", run, *TINY, "training.steps=9"]
+    for words in (train, ["train-prior", run, *TINY_PRIOR, "training.steps=9"]):
+        assert "at least 10" in mistake(*words)
+    assert digests(run) == before
+
+
 def test_weights_that_were_lost_are_written_again(run: Path, pictures: Path, smalti: Smalti) -> None:
     before = (run / "model.safetensors").read_bytes()
     (run / "model.safetensors").unlink()

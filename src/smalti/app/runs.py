@@ -76,6 +76,11 @@ def check_target(run: RunDirectory, recipe: R, option: str = "--out") -> None:
             f"{run.path} holds a run with {key}={before}, received {now}: "
             f"choose another {option}, or use the same settings to resume it"
         )
+    if run.checkpoint_step > recipe.training.steps:
+        raise InputError(
+            f"expected training.steps of at least {run.checkpoint_step}, which {run.path} has done, received "
+            f"{recipe.training.steps}: raise it, or choose another {option}"
+        )
 
 
 def resumed(run: RunDirectory, recipe: Recipe) -> Recipe:

@@ -194,6 +194,12 @@ class RunDirectory:
         return records
 
     @property
+    def checkpoint_step(self) -> int:
+        """Step of the newest checkpoint; 0 without one."""
+        steps = (path.name.removeprefix("step-") for path in self._states.glob("step-*"))
+        return max((int(step) for step in steps if step.isdecimal()), default=0)
+
+    @property
     def best_step(self) -> int | None:
         """Step of the lowest validation score; None without validation data."""
         return next((line["step"] for line in reversed(self.metrics()) if line.get("is_best")), None)
