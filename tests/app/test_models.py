@@ -330,7 +330,7 @@ def test_a_named_prior_goes_on_and_is_of_its_run(with_two: Path, smalti: Smalti,
     config = json.loads((with_two / "prior-small" / "config.json").read_text())
     config["autoencoder"] = "0123456789abcdef"
     (with_two / "prior-small" / "config.json").write_text(json.dumps(config))
-    assert f"remove {with_two / 'prior-small'}" in mistake("inspect", with_two)
+    assert f"remove {with_two / 'prior-small'}" in smalti("inspect", with_two).out
 
 
 @pytest.mark.parametrize("name", ["uniform", "unigram", "a/b", "", "learned+class", "two words", "../x"])
