@@ -151,12 +151,8 @@ def on_screen(title: str, table: Cells) -> Table:
         # Figures stay on one line; long names are folded.
         title = name if is_text else name.replace(" ", "\n", 1)
         shown.add_column(title, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
-    is_marked = [any(text.endswith(MARK) for text in column) for column in zip(*rows, strict=True)]
     for row in rows:
-        # Room for the mark keeps the figures of a column below each other.
-        padded = (
-            text + " " if marked and not text.endswith(MARK) else text
-            for text, marked in zip(row, is_marked, strict=True)
-        )
-        shown.add_row(*(escape(text) for text in padded))
+        # Before the figures, so that those of a column stay below each other.
+        moved = (f"{MARK} {text.removesuffix(MARK)}" if text.endswith(MARK) else text for text in row)
+        shown.add_row(*(escape(text) for text in moved))
     return shown
