@@ -88,7 +88,7 @@ def test_split_that_does_not_exist(
     verb: str, trained: Path, pictures: Path, tmp_path: Path, mistake: Mistake
 ) -> None:
     out = ["--out", tmp_path / "codes.parquet"] if verb == "encode" else []
-    assert "there are all" in mistake(verb, trained, "--data", pictures, "--split", "tset", *out)
+    assert "there is only all" in mistake(verb, trained, "--data", pictures, "--split", "tset", *out)
 
 
 # The settings

@@ -134,8 +134,9 @@ def test_begin_with_the_weights_of_another_run(
     # The same command goes on with it; another beginning is another run.
     assert smalti(*words("--from", start), "--quiet", "training.steps=3").status == 0
     before = digests(tmp_path / "new")
-    assert f"began from {fingerprint}, received --from nothing" in mistake(*words())
-    assert "received --from" in mistake(*words("--from", tmp_path / "unstarted"))
+    assert f"began from {fingerprint}, received --from nothing" in mistake(*words(), "training.steps=3")
+    other = words("--from", tmp_path / "unstarted")
+    assert "received --from" in mistake(*other, "training.steps=3")
     assert digests(tmp_path / "new") == before
 
 

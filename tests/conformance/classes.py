@@ -21,11 +21,16 @@ def _import_implementations() -> None:
 
 
 def concrete(interface: type) -> set[type]:
-    """All classes of the package that implement an interface and can be instantiated."""
+    """All classes of the library that implement an interface and can be instantiated."""
     _import_implementations()
     found, pending = set(), [interface]
     while pending:
         subclasses = pending.pop().__subclasses__()
         pending += subclasses
         found |= {kind for kind in subclasses if not inspect.isabstract(kind)}
-    return {kind for kind in found if kind.__module__.startswith("smalti.")}
+    return {kind for kind in found if _is_of_the_library(kind)}
+
+
+def _is_of_the_library(kind: type) -> bool:
+    package, *rest = kind.__module__.split(".")
+    return package == "smalti" and bool(rest) and rest[0] not in ABOVE_THE_MODELS
