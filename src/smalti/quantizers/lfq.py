@@ -4,45 +4,21 @@ from __future__ import annotations
 
 from typing import Literal, final
 
-import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
-from smalti.core.parts import QUANTIZERS, Quantizer, QuantizerConfig
-from smalti.core.results import Quantized
-from smalti.nn.symbols import check_codes
-from smalti.quantizers.entropies import EntropyPenalty
-from smalti.quantizers.layout import Layout
-from smalti.quantizers.signs import MOST_BITS, check_bits, sign_codes, signs, signs_of_codes
-from smalti.quantizers.straight_through import straight_through
-from smalti.quantizers.usage import batch_usage
+from smalti.core.parts import QUANTIZERS
+from smalti.quantizers.binary import BinaryConfig, BinaryQuantizer
+from smalti.quantizers.signs import check_bits
 
 
 @QUANTIZERS.register
-class LFQConfig(QuantizerConfig):
-    """Settings of an `LFQ`.
-
-    Attributes:
-        bits: L, bits of each code, of 2^L codes.
-        num_codebooks: G, codes at each position.
-        commitment_weight: beta.
-        entropy_weight: final weight of the entropy terms.
-        entropy_start: multiple of the entropy weight at the first step.
-        entropy_anneal_steps: steps until the entropy weight is the final one.
-        temperature: T of the soft assignment.
-        group_bits: number of bits up to which the entropy of the batch is exact; more bits are split into
-            groups of about equal size.
-    """
+class LFQConfig(BinaryConfig):
+    """Settings of an `LFQ`; see `BinaryConfig`."""
 
     kind: Literal["lfq"] = "lfq"
-    bits: int = Field(default=10, ge=1, le=MOST_BITS)
-    num_codebooks: int = Field(default=1, ge=1)
     commitment_weight: float = Field(default=0.25, ge=0)
-    entropy_weight: float = Field(default=0.1, ge=0)
-    entropy_start: float = Field(default=3.0, ge=0)
-    entropy_anneal_steps: int = Field(default=2000, ge=0)
     temperature: float = Field(default=0.01, gt=0)
     group_bits: int = Field(default=12, ge=1, le=18)
 
@@ -52,7 +28,7 @@ class LFQConfig(QuantizerConfig):
 
 
 @final
-class LFQ(Quantizer):
+class LFQ(BinaryQuantizer):
     """Replace each channel by its sign; the signs of L channels are the bits of a code.
 
         q = sign(z),  code = sum_i 2^i [z_i > 0],  p(c|z) = softmax over c in {-1, 1}^L of 2 z.c / T
@@ -84,7 +60,7 @@ class LFQ(Quantizer):
         pydantic.ValidationError: for a setting out of range.
     """
 
-    config: LFQConfig
+    name = "LFQ"
 
     def __init__(
         self,
@@ -98,9 +74,8 @@ class LFQ(Quantizer):
         group_bits: int = 12,
         channel_last: bool = False,
     ) -> None:
-        super().__init__()
         check_bits(bits)
-        self.config = LFQConfig(
+        config = LFQConfig(
             bits=bits,
             num_codebooks=num_codebooks,
             commitment_weight=commitment_weight,
@@ -110,56 +85,8 @@ class LFQ(Quantizer):
             temperature=temperature,
             group_bits=group_bits,
         )
-        c = self.config
-        self.dim, self.num_codes, self.num_codebooks = c.num_codebooks * c.bits, 2**c.bits, c.num_codebooks
-        self.layout = Layout(self.dim, channel_last)
-        self.entropy = EntropyPenalty(c.entropy_weight, c.entropy_start, c.entropy_anneal_steps, c.group_bits)
+        super().__init__(config, radius=1.0, channel_last=channel_last)
 
-    @property
-    def title(self) -> str:
-        """Display name, with the number of bits."""
-        codebooks = f"{self.num_codebooks} x " if self.num_codebooks > 1 else ""
-        return f"LFQ of {codebooks}{self.config.bits} bits"
-
-    def forward(self, latents: Float[Tensor, "b ..."]) -> Quantized:
-        """Quantize; in training mode the steps of the entropy weight are counted.
-
-        Raises:
-            InputError: for latents with the wrong number of channels.
-        """
-        z = self.layout.tokens(latents, self.num_codebooks)
-        q, indices = signs(z.detach()), sign_codes(z.detach())
-        commitment = mse_loss(z, q)
-        penalty, terms = self.entropy(z * (4 / self.config.temperature))
-        places = self.layout.places(latents)
-        return Quantized(
-            latents=self.layout.latents(straight_through(z, q), places),
-            codes=self.layout.codes(indices, places),
-            loss=self.config.commitment_weight * commitment + penalty,
-            terms={
-                "commitment": commitment.detach(),
-                **terms,
-                "batch_usage": batch_usage(indices, self.num_codes),
-            },
-        )
-
-    @torch.no_grad()
-    def encode(self, latents: Float[Tensor, "b ..."]) -> Int64[Tensor, "b ..."]:
-        """Encode latents to codes.
-
-        Raises:
-            InputError: for latents with the wrong number of channels.
-        """
-        z = self.layout.tokens(latents, self.num_codebooks)
-        return self.layout.codes(sign_codes(z), self.layout.places(latents))
-
-    def decode(self, codes: Int64[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """Decode codes to latents, each channel -1 or 1.
-
-        Raises:
-            InputError: if a code is out of range, or the number of codebooks is wrong.
-        """
-        first = self.layout.channels_first(codes)
-        check_codes(first, self.num_codebooks, self.num_codes)
-        q = signs_of_codes(first.movedim(1, 0).flatten(1), self.config.bits)
-        return self.layout.latents(q, self.layout.places(codes))
+    def project(self, z: Float[Tensor, "g n d"]) -> Float[Tensor, "g n d"]:
+        """Return z."""
+        return z
