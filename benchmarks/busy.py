@@ -47,6 +47,7 @@ def main(
     ),
     steps: Annotated[int, typer.Option(help="Training steps of a command.")] = 20,
     num: Annotated[int, typer.Option(help="Number of pictures.")] = 600,
+    only: Annotated[int | None, typer.Option(help="Number of busy processes. Default: three numbers.")] = None,
 ) -> None:
     """Train the recipe `image` beside no, one and three busy processes per processor."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(RUNTIME)}
@@ -60,7 +61,7 @@ def main(
             settings = [f"size={SIDE}", f"training.steps={steps}", "--quiet"]
             return timed_command([*command, *words, *settings], environment)
 
-        for busy in (0, threads, 3 * threads):
+        for busy in (0, threads, 3 * threads) if only is None else (only,):
             rounds = []
             with neighbours(busy):
                 for at in range(repeats):
