@@ -8,11 +8,9 @@ from typing import final
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from smalti.core.signals import SignalSpec
-
-SSIM_WINDOW = 11
+from smalti.evaluation.ssim import SIGMA, WINDOW, structural_similarity
 
 
 @final
@@ -55,10 +53,9 @@ class Reconstruction:
         self._sum += x.double().sum().item()
         self._sum_of_squares += x.double().square().sum().item()
         self._elements += x.numel()
-        if self._signal.has_pictures and min(x.shape[-2:]) >= SSIM_WINDOW:
+        if self._signal.has_pictures and min(x.shape[-2:]) >= WINDOW:
             pictures, again = (_frames(each) for each in (x, y))
-            ssim = structural_similarity_index_measure(again, pictures, data_range=1.0, reduction="none")
-            self._ssim.append(torch.as_tensor(ssim).double().view(len(x), -1).mean(1).cpu())
+            self._ssim.append(structural_similarity(pictures, again).view(len(x), -1).mean(1).cpu())
 
     def _update_continuous(self, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
         for i in range(len(x)):
@@ -103,7 +100,7 @@ class Reconstruction:
         return {
             "reconstruction": "mean of p(x|z), clipped to the data range",
             "psnr": "data range 1.0; mean over items of 10 log10(1 / mse); psnr_pooled: of the mean mse",
-            "ssim": f"data range 1.0; Gaussian window {SSIM_WINDOW}x{SSIM_WINDOW}, sigma 1.5, images "
+            "ssim": f"data range 1.0; Gaussian window {WINDOW}x{WINDOW}, sigma {SIGMA}, images "
             "reflected at their borders; of a clip the mean over its frames; mean over items; left out for "
             "sides below the window",
             "mse_over_variance": "mean squared error over the variance of all values of this split",
