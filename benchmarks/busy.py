@@ -47,7 +47,7 @@ def main(
     ),
     steps: Annotated[int, typer.Option(help="Training steps of a command.")] = 20,
     num: Annotated[int, typer.Option(help="Number of pictures.")] = 600,
-    only: Annotated[int | None, typer.Option(help="Number of busy processes. Default: three numbers.")] = None,
+    only: Annotated[int | None, typer.Option(help="Busy processes. Default: three numbers.")] = None,
 ) -> None:
     """Train the recipe `image` beside no, one and three busy processes per processor."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(RUNTIME)}

@@ -13,9 +13,7 @@ LUMINANCE, CONTRAST = 0.01**2, 0.03**2
 """C1 and C2 of equation 13, for a data range of 1."""
 
 
-def structural_similarity(
-    x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"]
-) -> Float64[Tensor, " n"]:
+def structural_similarity(x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"]) -> Float64[Tensor, " n"]:
     """SSIM of each pair of pictures: equation 13, averaged over pixels and channels.
 
     Statistics are local, under a Gaussian window 11x11 of standard deviation 1.5; pictures are reflected at
@@ -31,9 +29,7 @@ def structural_similarity(
     pad = [WINDOW // 2] * 4
     a, b = (F.pad(each.double(), pad, mode="reflect").flatten(0, 1).unsqueeze(1) for each in (x, y))
     # The window is a product of one along each axis.
-    means = [
-        F.conv2d(F.conv2d(each, window), window.transpose(2, 3)) for each in (a, b, a * a, b * b, a * b)
-    ]
+    means = [F.conv2d(F.conv2d(each, window), window.transpose(2, 3)) for each in (a, b, a * a, b * b, a * b)]
     mean_a, mean_b = means[:2]
     variances = means[2] - mean_a**2 + means[3] - mean_b**2
     covariance = means[4] - mean_a * mean_b
