@@ -1,8 +1,9 @@
-"""Merge the records of `smalti reproduce` into `results/`: `python benchmarks/collect.py OUT`.
+"""Merge the records of `smalti reproduce` or `compare` into `results/`: `python benchmarks/collect.py OUT`.
 
-Speech studies go to `speech.jsonl`, studies of worlds to `video.jsonl`, all others to `likelihood.jsonl`. A
-record replaces one of the same experiment, budget, data, model, prior and seed. `make results` then updates
-the tables.
+Speech studies go to `speech.jsonl`, studies of worlds to `video.jsonl`, comparisons of quantizers to
+`quantizers.jsonl`, all others to `likelihood.jsonl`. A record replaces one of the same experiment, budget,
+data, model, prior and seed, or of the same data, quantizer, rate and seed. `make results` then updates the
+tables.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from smalti.studies.records import Record, read_records, write_records
 RESULTS = Path(__file__).parents[1] / "results"
 SPEECH = ("speech", "conversion", "phonemes")
 VIDEO = ("lab", "video")
+COMPARISON = "compare"
 
 
 def key(record: Record) -> tuple[str, ...]:
     """Return the key that identifies a record."""
     record = with_present_names(record)
+    if record["experiment"] == COMPARISON:
+        return tuple(str(record[name]) for name in ("dataset", "entry", "seed"))
     if record["experiment"] in SPEECH + VIDEO:
         names = ("experiment", "budget", "dataset", "model", "prior", "seed")
         return tuple(str(record[name]) for name in names)
@@ -31,18 +35,19 @@ def key(record: Record) -> tuple[str, ...]:
 
 
 def main(
-    out: Annotated[Path, typer.Argument(help="Output directory (--out) of smalti reproduce.")],
+    out: Annotated[Path, typer.Argument(help="Output directory (--out) of smalti reproduce or compare.")],
     dataset: Annotated[
-        str | None, typer.Option(help="Name of the data set in records of speech and video.")
+        str | None, typer.Option(help="Name of the data set in records of speech, video and quantizers.")
     ] = None,
 ) -> None:
     """Merge the records, except those of the tiny budget."""
-    new = [r for path in sorted(out.glob("*/records.jsonl")) for r in read_records(path)]
-    new = [record for record in new if record["budget"] != "tiny"]
+    files = [out / "records.jsonl", *sorted(out.glob("*/records.jsonl"))]
+    new = [record for path in files for record in read_records(path) if record.get("budget") != "tiny"]
     for area, chosen in (
-        ("likelihood", [r for r in new if r["experiment"] not in SPEECH + VIDEO]),
+        ("likelihood", [r for r in new if r["experiment"] not in (*SPEECH, *VIDEO, COMPARISON)]),
         ("video", [r for r in new if r["experiment"] in VIDEO]),
         ("speech", [r for r in new if r["experiment"] in SPEECH]),
+        ("quantizers", [r for r in new if r["experiment"] == COMPARISON]),
     ):
         if not chosen:
             continue

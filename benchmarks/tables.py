@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from compared import gaussian, gaussian_usage
 from names import with_present_names
 
 from smalti.studies.likelihood.recipes import BUDGETS, PAPER, PARTS, SCALES
@@ -29,6 +30,7 @@ DOCUMENTS = (
     "README.md",
     "docs/experiments.md",
     "docs/likelihood.md",
+    "docs/quantizers.md",
     "docs/speech.md",
     "docs/speed.md",
     "docs/video.md",
@@ -389,6 +391,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "lab-second": lab_second,
     "video-actions": video_actions,
     "video-horizon": video_horizon,
+    "gaussian": gaussian,
+    "gaussian-usage": gaussian_usage,
     **{name: lambda name=name: bounds(name) for name in STUDIES},
 }
 

@@ -12,20 +12,21 @@ from smalti.quantizers.fsq import FSQ
 from smalti.quantizers.vq import VectorQuantizer
 from smalti.studies.quantizers import tasks
 from smalti.studies.quantizers.bounds import gauss_markov_covariance
-from smalti.studies.quantizers.gaussian import (
-    COUNTED,
-    TEST,
-    TRAINING,
-    GaussianConfig,
-    LinearAutoencoder,
-    Vectors,
-)
+from smalti.studies.quantizers.vector_model import VectorAutoencoder
+from smalti.studies.quantizers.vectors import COUNTED, TEST, TRAINING, GaussianConfig, Vectors
 from smalti.studies.records import read_records
 from tests import forked
 from tests.runs import command
 
 WORDS = ("compare", "vq,fsq", "--data", "gaussian", "--bits", "4", "--steps", "60", "--seeds", "2", "--quiet")
-SETTINGS = ("num_test=2000", "num_counted=2000", "dimension=2", "correlation=0.5", "training.batch_size=64")
+SETTINGS = (
+    "num_test=2000",
+    "num_counted=2000",
+    "dimension=2",
+    "correlation=0.5",
+    "training.batch_size=64",
+    "hidden=8",
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,8 @@ def test_vectors_have_the_covariance_and_depend_on_stream_seed_and_step():
 
 
 @pytest.mark.parametrize("quantizer", [FSQ((8, 8)), FSQ((4, 4, 4, 4)), VectorQuantizer(3, 8)])
-def test_the_maps_begin_as_the_identity(quantizer):
-    model = LinearAutoencoder(3, quantizer).eval()
+def test_the_networks_begin_as_the_identity(quantizer):
+    model = VectorAutoencoder(3, quantizer, hidden=8).eval()
     x = torch.randn(5, 3, 1, generator=torch.Generator().manual_seed(0))
     z = torch.zeros(5, quantizer.dim, 1)
     shared = min(3, quantizer.dim)

@@ -7,7 +7,15 @@ from rich.console import Console
 
 from smalti.studies.quantizers.experiment import Column, Curve
 from smalti.studies.quantizers.figures import rate_distortion
-from smalti.studies.quantizers.report import TITLES, WIDTH, cells, note_on_marks, on_screen, with_weights
+from smalti.studies.quantizers.report import (
+    TITLES,
+    WIDTH,
+    cells,
+    note_on_marks,
+    on_screen,
+    overview,
+    with_weights,
+)
 from smalti.studies.quantizers.significance import indistinguishable
 
 COLUMNS = (
@@ -94,3 +102,19 @@ def test_the_plot_is_drawn_with_and_without_references(tmp_path):
         path = tmp_path / f"{number}.png"
         rate_distortion(records, curves, path)
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_overview_has_a_column_for_each_data_set_and_rate():
+    records = [
+        {**record(f"{name}, {bits:g} bits", 0, mse, bits), "dataset": data}
+        for data, name, bits, mse in (
+            ("letters", "vq", 8.0, 0.1),
+            ("letters", "fsq", 8.0, 0.2),
+            ("letters", "vq", 4.0, 0.3),
+            ("clothes", "vq", 8.0, 0.4),
+            ("others", "vq", 8.0, 0.5),
+        )
+    ]
+    header, rows = overview(records, COLUMNS[1], {"clothes": "Clothes", "letters": "Letters"})
+    assert header == ["quantizer", "Clothes, 8 bits", "Letters, 4 bits", "Letters, 8 bits"]
+    assert rows == [["vq", "0.400*", "0.300*", "0.100*"], ["fsq", "-", "-", "0.200"]]

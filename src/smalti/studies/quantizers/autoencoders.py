@@ -253,21 +253,7 @@ class AutoencoderExperiment(Experiment):
     def columns(self) -> tuple[tuple[Column, ...], tuple[Column, ...]]:
         """Likelihood first, or squared error where the recipe has none."""
         unit = self._recipe.data.build().spec.domain.unit
-        return (
-            Column("bits", "bits", ",.1f"),
-            Column("bits_learned", "learned prior", ",.1f", has_error=True),
-            Column("mse_over_variance", "MSE / variance", ".4f", has_error=True, is_score=True),
-            Column("psnr", "PSNR", ".2f", has_error=True),
-            Column("distortion", "distortion", ".3f"),
-            Column(f"{unit}_per_dim", f"{unit}/dim", ".3f", has_error=True, is_score=True),
-        ), (
-            Column("bits_unigram", "unigram", ",.1f", has_error=True),
-            Column("usage", "usage", ".1%"),
-            Column("perplexity", "perplexity", ".1f"),
-            Column("encode_ms", "encode, ms", ".2f"),
-            Column("step_ms", "step, ms", ".2f"),
-            Column("mib", "MiB", ".3f"),
-        )
+        return columns_of(unit)
 
     def curves(self, bits: list[float]) -> list[Curve]:
         """None: the distortion-rate function of the data is not known."""
@@ -351,3 +337,26 @@ def metrics_of(report: dict[str, Any], dims: int) -> dict[str, float | None]:
         "perplexity": report["codebook"]["perplexity"],
         "num": report["num"],
     }
+
+
+def columns_of(unit: str) -> tuple[tuple[Column, ...], tuple[Column, ...]]:
+    """Columns of the table of results, and of that of code use and cost.
+
+    Args:
+        unit: of the likelihood, "bits" or "nats".
+    """
+    return (
+        Column("bits", "bits", ",.1f"),
+        Column("bits_learned", "learned prior", ",.1f", has_error=True),
+        Column("mse_over_variance", "MSE / variance", ".4f", has_error=True, is_score=True),
+        Column("psnr", "PSNR", ".2f", has_error=True),
+        Column("distortion", "distortion", ".3f"),
+        Column(f"{unit}_per_dim", f"{unit}/dim", ".3f", has_error=True, is_score=True),
+    ), (
+        Column("bits_unigram", "unigram", ",.1f", has_error=True),
+        Column("usage", "usage", ".1%"),
+        Column("perplexity", "perplexity", ".1f"),
+        Column("encode_ms", "encode, ms", ".2f"),
+        Column("step_ms", "step, ms", ".2f"),
+        Column("mib", "MiB", ".3f"),
+    )

@@ -152,8 +152,8 @@ def _experiment(
         for option, value in (("--recipe", recipe), ("--prior-steps", prior_steps)):
             if value is not None:
                 raise InputError(
-                    f"expected no {option} for Gaussian vectors, which need neither networks nor a learned "
-                    f"prior, received {value}: leave it out"
+                    f"expected no {option} for Gaussian vectors, which have networks of their own and no "
+                    f"learned prior, received {value}: leave it out"
                 )
         return GaussianExperiment(assignments, out, steps, fraction)
     return AutoencoderExperiment(

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from smalti.core.files import atomic_file
 from smalti.studies.quantizers.experiment import Curve
-from smalti.studies.quantizers.significance import mean, values_of
+from smalti.studies.quantizers.significance import mean, short_name, values_of
 from smalti.studies.records import Record, by, standard_error
 
 MARKERS = "osD^vPX<>p*h"
@@ -36,7 +36,7 @@ def rate_distortion(records: Sequence[Record], curves: Sequence[Curve], path: Pa
     panels = [name for name, is_shown in (("mse", has_errors), ("sum", unit)) if is_shown]
     figure = Figure(figsize=(1.8 + 4.2 * len(panels), 3.6), layout="constrained")
     colours = matplotlib.colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
-    names = list(dict.fromkeys(_name(record) for record in records))
+    names = list(dict.fromkeys(short_name(record) for record in records))
     styles = {
         name: {"color": colours[index % len(colours)], "marker": MARKERS[index % len(MARKERS)]}
         for index, name in enumerate(names)
@@ -138,16 +138,10 @@ def _joined(axes: Axes, points: Sequence[tuple[float, float]], style: dict[str, 
         axes.plot(*zip(*sorted(points), strict=True), color=style["color"], linewidth=1)
 
 
-def _name(record: Record) -> str:
-    """Name of the quantizer, without the rate."""
-    rate = record["asked_bits"]
-    return record["entry"] if rate is None else record["entry"].removesuffix(f", {rate:g} bits")
-
-
 def _by_name(records: Sequence[Record]) -> dict[str, list[Record]]:
     groups: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(_name(record), []).append(record)
+        groups.setdefault(short_name(record), []).append(record)
     return groups
 
 

@@ -16,7 +16,7 @@ from smalti.core.files import atomic_file
 from smalti.studies.quantizers import search
 from smalti.studies.quantizers.experiment import Column, Experiment
 from smalti.studies.quantizers.figures import rate_distortion
-from smalti.studies.quantizers.significance import indistinguishable, mean, values_of
+from smalti.studies.quantizers.significance import indistinguishable, mean, short_name, values_of
 from smalti.studies.records import Record, by, markdown, standard_error
 
 WIDTH = 100
@@ -48,8 +48,7 @@ def write_report(
     """
     if not records:
         return
-    tables = [cells(records, columns) for columns in experiment.columns()]
-    tables[1] = with_weights(tables[1], records)
+    tables = tables_of(records, experiment.columns())
     sentences = [experiment.caption(), note_on_marks(records)]
     sentences += [f"Failed: {title}: {reason}" for title, reason in failed.items()]
     text = "\n\n".join([*sentences, *(markdown(*table) for table in tables)])
@@ -75,6 +74,33 @@ def write_report(
         for sentence in sentences:
             console.print(escape(sentence))
     note(f"The runs, records.jsonl, table.md and index.html are in {out}.", quiet)
+
+
+def tables_of(records: Sequence[Record], columns: tuple[Sequence[Column], Sequence[Column]]) -> list[Cells]:
+    """Table of results, and table of code use and cost with the chosen loss weights."""
+    results, use = (cells(records, each) for each in columns)
+    return [results, with_weights(use, records)]
+
+
+def overview(records: Sequence[Record], column: Column, titles: Mapping[str, str]) -> Cells:
+    """Table of one figure: a row per quantizer, a column per data set and rate.
+
+    Args:
+        records: of quantizers given by name, with data sets in "dataset".
+        column: the figure.
+        titles: data sets in the order of the columns, with their names in the header.
+    """
+    rows = {name: [name] for name in dict.fromkeys(map(short_name, records))}
+    header = ["quantizer"]
+    of_data = by(records, "dataset")
+    for dataset, title in titles.items():
+        for bits, group in sorted(by(of_data.get(dataset, []), "asked_bits").items()):
+            header.append(f"{title}, {bits:g} bits")
+            texts = dict(cells(group, [column])[1])
+            found = {short_name(record): texts[record["entry"]] for record in group}
+            for name, row in rows.items():
+                row.append(found.get(name, "-"))
+    return header, list(rows.values())
 
 
 def cells(records: Sequence[Record], columns: Sequence[Column]) -> Cells:

@@ -16,6 +16,12 @@ def values_of(records: Sequence[Record], metric: str) -> dict[int, float]:
     return {seed: float(value) for seed, value in found.items() if value is not None}
 
 
+def short_name(record: Record) -> str:
+    """Name of the quantizer, without the rate."""
+    rate = record["asked_bits"]
+    return record["entry"] if rate is None else record["entry"].removesuffix(f", {rate:g} bits")
+
+
 def mean(values: Sequence[float]) -> float:
     """Arithmetic mean."""
     return sum(values) / len(values)
