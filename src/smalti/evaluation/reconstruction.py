@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from smalti.core.signals import SignalSpec
-from smalti.evaluation.ssim import SIGMA, WINDOW, structural_similarity
+
+SSIM_WINDOW = 11
 
 
 @final
@@ -53,9 +54,10 @@ class Reconstruction:
         self._sum += x.double().sum().item()
         self._sum_of_squares += x.double().square().sum().item()
         self._elements += x.numel()
-        if self._signal.has_pictures and min(x.shape[-2:]) >= WINDOW:
+        if self._signal.has_pictures and min(x.shape[-2:]) >= SSIM_WINDOW:
             pictures, again = (_frames(each) for each in (x, y))
-            self._ssim.append(structural_similarity(pictures, again).view(len(x), -1).mean(1).cpu())
+            ssim = _structural_similarity(again, pictures)
+            self._ssim.append(ssim.double().view(len(x), -1).mean(1).cpu())
 
     def _update_continuous(self, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
         for i in range(len(x)):
@@ -100,11 +102,19 @@ class Reconstruction:
         return {
             "reconstruction": "mean of p(x|z), clipped to the data range",
             "psnr": "data range 1.0; mean over items of 10 log10(1 / mse); psnr_pooled: of the mean mse",
-            "ssim": f"data range 1.0; Gaussian window {WINDOW}x{WINDOW}, sigma {SIGMA}, images "
+            "ssim": f"data range 1.0; Gaussian window {SSIM_WINDOW}x{SSIM_WINDOW}, sigma 1.5, images "
             "reflected at their borders; of a clip the mean over its frames; mean over items; left out for "
             "sides below the window",
             "mse_over_variance": "mean squared error over the variance of all values of this split",
         }
+
+
+def _structural_similarity(x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+    """SSIM of each pair of pictures in [0, 1]."""
+    # Its import takes a second, which `encode`, `sample` and sounds do without.
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    return torch.as_tensor(structural_similarity_index_measure(x, y, data_range=1.0, reduction="none"))
 
 
 def _frames(signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "n c h w"]:
