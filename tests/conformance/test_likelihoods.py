@@ -1,12 +1,14 @@
 """Properties of every family of likelihoods. A new one is a line in `CASES`, or in `DENSITIES`."""
 
 import itertools
+import math
 from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
 import torch
 
+from smalti.coding.streams import Decoder, Encoder
 from smalti.core.errors import InputError
 from smalti.core.parts import LIKELIHOODS, Likelihood, LikelihoodFamily
 from smalti.core.signals import Continuous, Levels, SignalSpec
@@ -240,3 +242,33 @@ def test_a_loaded_state_gives_the_same(build, spec):
     parameters, x = parameters_for(saved, spec), signals(spec)
     assert torch.equal(saved(parameters).log_prob(x), loaded(parameters).log_prob(x))
     assert torch.equal(saved(parameters).mean(), loaded(parameters).mean())
+
+
+@SPECS
+@EVERY
+@pytest.mark.parametrize("length", [1, None])
+@torch.no_grad()
+def test_entropy_coding_is_exact_and_takes_the_bits_of_log_prob(build, spec, length):
+    family = build(spec)
+    likelihood = family(parameters_for(family, spec))
+    levels = to_levels(signals(spec), spec.levels)
+    log_prob = likelihood.log_prob(from_levels(levels, spec.levels))[:, :, :length]
+    levels = levels[:, :, :length]
+    encoder = Encoder()
+    likelihood.code(levels.clone(), encoder)
+    bits = -log_prob.double().sum().item() / math.log(2)
+    # A level is never more improbable than the precision of the coder.
+    if log_prob.min() > -14:
+        assert encoder.bits == pytest.approx(bits, rel=1e-4)
+    decoded = torch.zeros_like(levels)
+    decoder = Decoder(encoder.finish())
+    likelihood.code(decoded, decoder)
+    decoder.check_end()
+    assert torch.equal(decoded, levels)
+
+
+@pytest.mark.parametrize("build", [build for _, build in DENSITIES.values()])
+def test_densities_cannot_be_entropy_coded(build):
+    family = build(REAL)
+    with pytest.raises(InputError, match="levels"):
+        family(parameters_for(family, REAL)).code(torch.zeros(3, 2, 3, dtype=torch.int64), Encoder())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from smalti.coding.streams import Decoder, Encoder
 from smalti.core.conditions import Batch, Conditions, PerItem
 from smalti.core.errors import InputError
 from smalti.core.priors import DensityPrior, Prior, TrainablePrior
@@ -199,3 +201,21 @@ def test_weights_come_back(case: Case, num_codebooks: int, num_labels: int) -> N
         parameter.data.zero_()
     other.load_state_dict(prior.state_dict())
     assert torch.equal(other.sample(3, generator=seeded(0)), prior.sample(3, generator=seeded(0)))
+
+
+@every(DensityPrior)
+@torch.no_grad()
+def test_entropy_coding_is_exact_and_takes_the_bits_of_log_prob(
+    case: Case, num_codebooks: int, num_labels: int
+) -> None:
+    prior = case.build(num_codebooks, num_labels)
+    assert isinstance(prior, DensityPrior)
+    codes = all_grids(num_codebooks)
+    encoder = Encoder()
+    prior.code(codes.clone(), encoder)
+    bits = -prior.log_prob(codes).double().sum().item() / math.log(2)
+    assert encoder.bits == pytest.approx(bits, rel=1e-5)
+    decoded, decoder = torch.zeros_like(codes), Decoder(encoder.finish())
+    prior.code(decoded, decoder)
+    decoder.check_end()
+    assert torch.equal(decoded, codes)

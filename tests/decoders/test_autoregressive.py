@@ -1,12 +1,14 @@
 """The autoregressive likelihood: a distribution, by the sum over all signals, and drawn from as it says."""
 
 import itertools
+import math
 
 import pytest
 import torch
 
 from smalti.autoregressive.transformer import Transformer
 from smalti.autoregressive.wavenet import WaveNetConfig
+from smalti.coding.streams import Decoder, Encoder
 from smalti.conditioners.embedding import Embedding
 from smalti.core.conditions import Conditions, PerItem
 from smalti.core.errors import InputError
@@ -274,3 +276,21 @@ def test_every_condition_reaches_the_network_over_the_signal():
     given = Conditions(mood=PerItem(torch.tensor([1, 2])), more=PerItem(torch.zeros(2, 1)))
     plain, conditioned = (made(local, conditions).log_prob(signal) for conditions in (None, given))
     assert ((plain - conditioned).abs().amax((1, 2)) > 1e-3).all()
+
+
+@FACTORS
+@pytest.mark.parametrize("length", [2, 3])
+@torch.no_grad()
+def test_entropy_coding_is_exact_and_takes_the_bits_of_log_prob(factor, levels, length):
+    made = family(factor, levels)
+    local = torch.randn(4, made.num_parameters, 1, generator=torch.Generator().manual_seed(0))
+    likelihood = made(local, Conditions())
+    symbols = torch.randint(levels, (4, 1, 3), generator=torch.Generator().manual_seed(1))
+    log_prob = likelihood.log_prob(from_levels(symbols, levels))[:, :, :length]
+    symbols = symbols[:, :, :length]
+    encoder = Encoder()
+    likelihood.code(symbols.clone(), encoder)
+    assert encoder.bits == pytest.approx(-log_prob.double().sum().item() / math.log(2), rel=1e-4)
+    decoded = torch.zeros_like(symbols)
+    likelihood.code(decoded, Decoder(encoder.finish()))
+    assert torch.equal(decoded, symbols)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from smalti.core.arguments import check_count, check_draws
+from smalti.core.coders import SymbolCoder
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.priors import AutoregressiveNetwork, SamplingKernel
@@ -127,6 +128,54 @@ def _compiled(
         if progress is not None:
             progress(begin + size, total)
     return torch.cat(blocks).t()
+
+
+def code(
+    network: AutoregressiveNetwork,
+    codes: Int64[Tensor, "b g *first"],
+    coder: SymbolCoder,
+    conditions: Conditions | None = None,
+    grid: Sequence[int] | None = None,
+    code_symbol: Callable[[Tensor, Tensor], None] | None = None,
+) -> None:
+    """Pass every code to an entropy coder, with its probabilities by the network's cached step.
+
+    Encoder and decoder take the same steps on the same batch. The logits of `forward` would differ from these
+    in their last bits, so that a decoder could not follow.
+
+    Args:
+        network: predicts each symbol.
+        codes: known to an encoder; a decoder sets them in place.
+        coder: encodes or decodes them.
+        conditions: of the items.
+        grid: the whole grid, of which the codes are the beginning; None if they are all of it.
+        code_symbol: codes symbols `(B,)` from a network's output for them, `(B, P)`, if that is not logits.
+
+    Raises:
+        InputError: for the beginning of a grid, if the network does not go position by position.
+    """
+    grid = tuple(codes.shape[2:] if grid is None else grid)
+    order = network.order(grid)
+    if order is not None and grid != tuple(codes.shape[2:]):
+        raise InputError(
+            f"expected codes of the whole grid {grid}, received {tuple(codes.shape[2:])}: this network does "
+            "not go position by position"
+        )
+
+    def code_logits(logits: Tensor, symbols: Tensor) -> None:
+        coder.categorical(symbols, logits.double().softmax(1))
+
+    flat = codes.flatten(2)
+    places = range(flat[0].numel()) if order is None else order.tolist()
+    with torch.no_grad(), _evaluating(network):
+        state = network.start(len(codes), grid, conditions or Conditions())
+        previous = None
+        for place in places:
+            position, codebook = divmod(place, network.num_codebooks)
+            symbols = flat[:, codebook, position]
+            (code_symbol or code_logits)(network.step(previous, state), symbols)
+            previous = symbols.clone()
+    codes.copy_(flat.view(codes.shape))
 
 
 def sample_naive(

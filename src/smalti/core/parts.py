@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from smalti.core.coders import SymbolCoder
 from smalti.core.conditions import NO_SIZES, Conditions
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
@@ -184,6 +185,22 @@ class Likelihood(ABC):
     @abstractmethod
     def mean(self) -> Float[Tensor, "b c *size"]:
         """Compute the mean signal, in the model's range."""
+
+    def code(self, levels: Int64[Tensor, "b c *size"], coder: SymbolCoder) -> None:
+        """Pass the level of every element to an entropy coder, with its probabilities given those before it.
+
+        Args:
+            levels: known to an encoder; a decoder sets them in place. The first side may be shorter than that
+                of the likelihood, whose remaining elements are padding.
+            coder: encodes or decodes them.
+
+        Raises:
+            InputError: if there are no such probabilities, as by default.
+        """
+        raise InputError(
+            f"expected a likelihood of exact levels for lossless compression, received a "
+            f"{type(self).__name__}, which has none: leave out --lossless, or define its method code"
+        )
 
     def known_mean(self) -> Float[Tensor, "b c *size"] | None:
         """Return `mean()`, or None if it is unknown."""

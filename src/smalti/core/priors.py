@@ -11,12 +11,15 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from smalti.core.coders import SymbolCoder
 from smalti.core.conditioners import num_label_ids
 from smalti.core.conditions import NO_SIZES, Conditions
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.models import Trainable
 from smalti.core.registry import Registry
+
+NO_CONDITIONS = Conditions()
 
 
 class SamplingKernel(ABC):
@@ -211,6 +214,24 @@ class DensityPrior(Prior):
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = ...
     ) -> Float[Tensor, " b"]:
         """Compute ln p(codes | conditions) of each item, in nats, summed over positions and codebooks."""
+
+    def code(
+        self, codes: Int64[Tensor, "b g *grid"], coder: SymbolCoder, conditions: Conditions = NO_CONDITIONS
+    ) -> None:
+        """Pass every code to an entropy coder, with its probabilities given the codes before it.
+
+        Args:
+            codes: known to an encoder; a decoder sets them in place.
+            coder: encodes or decodes them.
+            conditions: of the items.
+
+        Raises:
+            InputError: if the prior does not define such probabilities, as by default.
+        """
+        raise InputError(
+            f"expected a prior that predicts codes one after another, received {self.name!r}, which does "
+            "not: compress with the prior uniform or unigram, or an autoregressive one; or define `code`"
+        )
 
 
 class TrainablePrior(Prior, Trainable):

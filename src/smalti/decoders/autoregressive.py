@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
-from smalti.autoregressive.sampling import sample
+from smalti.autoregressive.sampling import code, sample
 from smalti.autoregressive.wavenet import WaveNetConfig
+from smalti.core.coders import SymbolCoder
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.parts import DECODERS, Decoder, DecoderConfig, Encoder, Likelihood, LikelihoodFamily
@@ -119,6 +120,15 @@ class AutoregressiveLikelihood(Likelihood):
             draw=None if self._family.gives_logits else draw,
         )
         return from_levels(levels, self._levels)
+
+    def code(self, levels: Int64[Tensor, "b c *size"], coder: SymbolCoder) -> None:
+        """Code element by element with the cached step."""
+
+        def code_symbol(outputs: Tensor, symbols: Tensor) -> None:
+            self._family(outputs.unsqueeze(2)).code(symbols.view(-1, 1, 1), coder)
+
+        own = None if self._family.gives_logits else code_symbol
+        code(self._network, levels, coder, self._conditions, self._size, own)
 
     def mean(self) -> Float[Tensor, "b c *size"]:
         """Not available; see the class.

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from smalti.core.coders import SymbolCoder
 from smalti.core.conditions import Conditions
 from smalti.core.parts import LIKELIHOODS, Likelihood, LikelihoodConfig, LikelihoodFamily
 from smalti.core.signals import SignalSpec
-from smalti.likelihoods.levels import drawn_like, from_levels, to_levels
+from smalti.likelihoods.levels import cropped, drawn_like, from_levels, to_levels
 
 
 class _LogSoftmaxOf(torch.autograd.Function):
@@ -81,6 +82,11 @@ class Categorical(Likelihood):
         noise = -torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))
         level = (self._logits + temperature * noise).argmax(2)
         return from_levels(level, self._logits.shape[2])
+
+    def code(self, levels: Int64[Tensor, "b c *size"], coder: SymbolCoder) -> None:
+        """Code all elements, item by item, since tables of all levels are large."""
+        for own, logits in zip(levels.split(1), self._logits.split(1), strict=True):
+            coder.categorical(own, cropped(logits, own).softmax(2).movedim(2, -1))
 
     def mean(self) -> Float[Tensor, "b c *size"]:
         """Expected value of each element."""

@@ -6,14 +6,15 @@ from typing import Literal, final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor
 
+from smalti.core.coders import SymbolCoder
 from smalti.core.conditions import Conditions
 from smalti.core.parts import LIKELIHOODS, Likelihood, LikelihoodConfig, LikelihoodFamily
 from smalti.core.signals import SignalSpec
-from smalti.likelihoods.levels import bin_edges, drawn_like, from_levels, to_levels
+from smalti.likelihoods.levels import bin_edges, cropped, drawn_like, from_levels, lower_edge, to_levels
 
 
 @final
@@ -45,9 +46,7 @@ class CoupledLogisticMixture(Likelihood):
         x = signal.unsqueeze(2)
         means = self._moved(x)
         a, b = bin_edges(x, means, self._log_scales, self._levels)
-        # As for independent channels: no cancellation in either tail.
-        log_mass = F.logsigmoid(b) + F.logsigmoid(-a) + torch.log(-torch.expm1((a - b).clamp_max(-1e-7)))
-        joint = F.log_softmax(self._logits, 1).unsqueeze(1) + log_mass.cumsum(1)
+        joint = F.log_softmax(self._logits, 1).unsqueeze(1) + _log_mass(a, b).cumsum(1)
         up_to = torch.logsumexp(joint, 2)
         return torch.cat([up_to[:, :1], up_to[:, 1:] - up_to[:, :-1]], 1)
 
@@ -77,6 +76,32 @@ class CoupledLogisticMixture(Likelihood):
             residuals.append(drawn[-1] - means[:, channel])
         return torch.stack(drawn, 1)
 
+    def code(self, levels: Int64[Tensor, "b c *size"], coder: SymbolCoder) -> None:
+        """Code one channel after another: each by the mixture that the levels of the previous ones leave."""
+        parameters = (self._logits, self._means, self._log_scales, self._coefficients)
+        log_weights, means, log_scales, coefficients = (cropped(each, levels) for each in parameters)
+        inverse = torch.exp(-log_scales)
+        residuals: list[Tensor] = []
+        pair = 0
+        for channel, own in enumerate(levels.unbind(1)):
+            mean = means[:, channel]
+            for residual in residuals:
+                mean = mean + coefficients[:, pair] * residual
+                pair += 1
+            weights, scale = log_weights.softmax(1), inverse[:, channel]
+
+            def below(
+                level: Tensor, weights: Tensor = weights, mean: Tensor = mean, scale: Tensor = scale
+            ) -> Tensor:
+                edge = lower_edge(level, self._levels).unsqueeze(1)
+                return (weights * torch.sigmoid((edge - mean) * scale)).sum(1)
+
+            coder.levels(own, below, self._levels)
+            value = from_levels(own, self._levels).double().unsqueeze(1)
+            a, b = bin_edges(value, mean, log_scales[:, channel], self._levels)
+            log_weights = log_weights + _log_mass(a, b)
+            residuals.append(value - means[:, channel])
+
     def mean(self) -> Float[Tensor, "b c *size"]:
         """Mean of the mixture with each component clipped to the range; the residuals average to zero."""
         weights = self._logits.softmax(1).unsqueeze(1)
@@ -94,6 +119,11 @@ class CoupledLogisticMixture(Likelihood):
                 pair += 1
             moved.append(mean)
         return torch.stack(moved, 1)
+
+
+def _log_mass(a: Tensor, b: Tensor) -> Tensor:
+    """ln of the mass of a logistic between a and b; as for independent channels, exact in both tails."""
+    return F.logsigmoid(b) + F.logsigmoid(-a) + torch.log(-torch.expm1((a - b).clamp_max(-1e-7)))
 
 
 @final

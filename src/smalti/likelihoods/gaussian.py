@@ -6,13 +6,14 @@ import math
 from typing import Literal, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from smalti.core.coders import SymbolCoder
 from smalti.core.conditions import Conditions
 from smalti.core.parts import LIKELIHOODS, Likelihood, LikelihoodConfig, LikelihoodFamily
 from smalti.core.signals import SignalSpec
-from smalti.likelihoods.levels import bin_edges, drawn_like, from_levels, to_levels
+from smalti.likelihoods.levels import bin_edges, cropped, drawn_like, from_levels, lower_edge, to_levels
 
 
 def log_normal_cdf(x: Tensor) -> Tensor:
@@ -51,6 +52,16 @@ class Gaussian(Likelihood):
         noise = drawn_like(torch.randn, self._mean, generator)
         value = self._mean + temperature * noise * torch.exp(self._log_scale)
         return from_levels(to_levels(value.clamp(-1, 1), self._levels), self._levels)
+
+    def code(self, levels: Int64[Tensor, "b c *size"], coder: SymbolCoder) -> None:
+        """Code all elements by the cumulative distribution of their Gaussians."""
+        means = cropped(self._mean, levels)
+        inverse = torch.exp(-cropped(self._log_scale.expand_as(self._mean), levels))
+
+        def below(level: Tensor) -> Tensor:
+            return torch.special.ndtr((lower_edge(level, self._levels) - means) * inverse)
+
+        coder.levels(levels, below, self._levels)
 
     def mean(self) -> Float[Tensor, "b c *size"]:
         """Mean of the Gaussian, clipped to the range."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 FAR = 1e8
@@ -20,6 +20,17 @@ def to_levels(signal: Float[Tensor, "*any"], levels: int) -> Int64[Tensor, "*any
 def from_levels(level: Tensor, levels: int) -> Float[Tensor, "*any"]:
     """Map levels 0 .. levels - 1 to a signal in [-1, 1]."""
     return level.float() * (2 / (levels - 1)) - 1
+
+
+def lower_edge(level: Int64[Tensor, "*any"], levels: int) -> Float64[Tensor, "*any"]:
+    """Position of the edge below each level in [-1, 1], as `bin_edges` places it."""
+    return (2 * level.double() - 1) / (levels - 1) - 1
+
+
+def cropped(parameters: Tensor, levels: Int64[Tensor, "b c *size"]) -> Float64[Tensor, "*any"]:
+    """Parameters `(..., *size)` in float64, without those of padding beyond the first side of the levels."""
+    axis = parameters.ndim - (levels.ndim - 2)
+    return parameters.narrow(axis, 0, levels.shape[2]).double()
 
 
 def drawn_like(draw: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None) -> Tensor:

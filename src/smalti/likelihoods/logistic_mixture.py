@@ -6,14 +6,15 @@ from typing import Literal, final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor
 
+from smalti.core.coders import SymbolCoder
 from smalti.core.conditions import Conditions
 from smalti.core.parts import LIKELIHOODS, Likelihood, LikelihoodConfig, LikelihoodFamily
 from smalti.core.signals import SignalSpec
-from smalti.likelihoods.levels import bin_edges, drawn_like, from_levels, to_levels
+from smalti.likelihoods.levels import bin_edges, cropped, drawn_like, from_levels, lower_edge, to_levels
 
 
 @final
@@ -48,6 +49,18 @@ class LogisticMixture(Likelihood):
         uniform = drawn_like(torch.rand, mean, generator).clamp(1e-6, 1 - 1e-6)
         value = (mean + temperature * torch.exp(log_scale) * torch.logit(uniform)).squeeze(2)
         return from_levels(to_levels(value.clamp(-1, 1), self._levels), self._levels)
+
+    def code(self, levels: Int64[Tensor, "b c *size"], coder: SymbolCoder) -> None:
+        """Code all elements by the cumulative distribution of their mixtures."""
+        parameters = (self._logits, self._means, self._log_scales)
+        logits, means, log_scales = (cropped(each, levels) for each in parameters)
+        weights, inverse = logits.softmax(2), torch.exp(-log_scales)
+
+        def below(level: Tensor) -> Tensor:
+            edge = lower_edge(level, self._levels).unsqueeze(2)
+            return (weights * torch.sigmoid((edge - means) * inverse)).sum(2)
+
+        coder.levels(levels, below, self._levels)
 
     def mean(self) -> Float[Tensor, "b c *size"]:
         """Mean of the mixture, with each component clipped to the range (an approximation at the edges)."""

@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
-from smalti.autoregressive.sampling import sample
+from smalti.autoregressive.sampling import code, sample
+from smalti.core.coders import SymbolCoder
 from smalti.core.conditioners import check_given_conditions, readable_conditions, undescribed_conditioners
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
@@ -118,6 +119,19 @@ class LearnedPrior(TrainablePrior, DensityPrior, Pretrained):
         logits = self.network(codes, conditions).float()
         nats = torch.nn.functional.cross_entropy(logits.flatten(0, -2), codes.flatten(), reduction="none")
         return -nats.view(len(codes), -1).sum(1)
+
+    def code(
+        self, codes: Int64[Tensor, "b g *grid"], coder: SymbolCoder, conditions: Conditions = NO_CONDITIONS
+    ) -> None:
+        """Code the codes by the cached step of the network; segments of long clips as in `log_prob`."""
+        if codes.ndim <= 3 or codes.shape[2] <= self.grid[0]:
+            code(self.network, codes, coder, conditions)
+            return
+        read = conditions.only(*readable_conditions(self.network))
+        for begin in range(0, codes.shape[2], self.grid[0]):
+            part = codes[:, :, begin : begin + self.grid[0]]
+            own = read.frames(slice(begin, begin + self.grid[0]), codes.shape[2])
+            code(self.network, part, coder, own)
 
     def sample(
         self,

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from smalti.core.coders import SymbolCoder
 from smalti.core.conditions import Conditions
 from smalti.core.priors import DensityPrior
 from smalti.priors.uniform import NO_CONDITIONS
@@ -45,6 +46,12 @@ class LabelledPrior(DensityPrior):
         if labels is None:
             return log_prob
         return log_prob - math.log(self.prior.num_labels) * (labels >= 0)
+
+    def code(
+        self, codes: Int64[Tensor, "b g *grid"], coder: SymbolCoder, conditions: Conditions = NO_CONDITIONS
+    ) -> None:
+        """Code the codes given the labels, which both sides must know."""
+        self.prior.code(codes, coder, conditions.only("label"))
 
     def sample(
         self,

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from smalti.core.arguments import check_count, check_draws
+from smalti.core.coders import SymbolCoder
 from smalti.core.conditioners import check_given_conditions
 from smalti.core.conditions import Conditions
 from smalti.core.priors import DensityPrior
@@ -34,6 +35,12 @@ class UniformPrior(DensityPrior):
         """-N ln K, the same for every item."""
         per_item = -math.log(self.num_codes) * codes[0].numel()
         return torch.full((len(codes),), per_item, device=codes.device)
+
+    def code(
+        self, codes: Int64[Tensor, "b g *grid"], coder: SymbolCoder, conditions: Conditions = NO_CONDITIONS
+    ) -> None:
+        """Code all codes with equal probabilities."""
+        coder.uniform(codes, self.num_codes)
 
     def sample(
         self,

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from smalti.core.arguments import check_count, check_draws
+from smalti.core.coders import SymbolCoder
 from smalti.core.conditioners import check_given_conditions
 from smalti.core.conditions import Conditions
 from smalti.core.pretrained import Pretrained
@@ -80,6 +81,13 @@ class UnigramPrior(DensityPrior, Pretrained):
         table = self.log_table()
         picked = [table[g][codes[:, g]].flatten(1).sum(1) for g in range(len(table))]
         return torch.stack(picked).sum(0)
+
+    def code(
+        self, codes: Int64[Tensor, "b g *grid"], coder: SymbolCoder, conditions: Conditions = NO_CONDITIONS
+    ) -> None:
+        """Code the codes of one codebook after another by their frequencies."""
+        for own, frequencies in zip(codes.unbind(1), self.counts.double() + self.smoothing, strict=True):
+            coder.categorical(own, frequencies)
 
     def sample(
         self,

@@ -1,0 +1,173 @@
+"""The codec of a trained run: exact archives near their bound, in another process, and refusals."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from smalti.coding.archive import Archive
+from smalti.coding.codec import Codec
+from smalti.coding.files import Written, compress, restore, signal_of
+from smalti.core.conditions import Batch
+from smalti.core.errors import InputError
+from smalti.data.store import Store
+from smalti.evaluation.evaluate import evaluate
+from smalti.tokenizer import Tokenizer
+
+PRIORS = pytest.mark.parametrize("prior", ["uniform", "unigram", "learned"])
+MODES = pytest.mark.parametrize("lossless", [False, True])
+
+
+@pytest.fixture(scope="module")
+def tokenizer(trained: Path) -> Tokenizer:
+    return Tokenizer.from_pretrained(trained, "cpu")
+
+
+@pytest.fixture(scope="module")
+def store(trained: Path) -> Store:
+    return Store.open(trained / "data")
+
+
+def codec_of(tokenizer: Tokenizer, prior: str = "uniform", lossless: bool = True) -> Codec:
+    return Codec(tokenizer.autoencoder, tokenizer.priors[prior], lossless)
+
+
+def compressed(path: Path, tokenizer: Tokenizer, store: Store, codec: Codec) -> Written:
+    return compress(path, codec, tokenizer.modality, store, tokenizer.trained.label_ids)
+
+
+@PRIORS
+@MODES
+def test_items_come_back_at_the_size_of_the_bound(
+    prior: str,
+    lossless: bool,
+    tokenizer: Tokenizer,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("smalti.coding.codec.BLOCK", 16)
+    codec, path = codec_of(tokenizer, prior, lossless), tmp_path / "a.sma"
+    written = compressed(path, tokenizer, store, codec)
+    assert (written.num, written.size) == (store.count, path.stat().st_size)
+    signal = tokenizer.modality.to_model(
+        torch.from_numpy(np.stack([store.item(i) for i in range(store.count)]))
+    )
+    result = evaluate(tokenizer.autoencoder, [tokenizer.priors[prior]], [Batch(signal)])
+    row = result.density[prior]
+    assert written.bits / written.dims == pytest.approx(
+        row["bits_per_dim"] if lossless else row["rate"], rel=1e-3
+    )
+    codes = tokenizer.autoencoder.encode(signal)
+    with Archive(path) as archive:
+        codec.check(archive.info)
+        assert 8 * sum(block.size for block in archive.blocks) == pytest.approx(
+            written.bits, rel=0.01, abs=32 * len(archive.blocks)
+        )
+        restored = list(restore(archive, codec))
+    assert [item.name for item in restored] == list(store.names)
+    assert torch.equal(torch.cat([item.codes for item in restored]), codes)
+    for index, item in enumerate(restored):
+        assert (item.levels is not None) == lossless
+        if item.levels is not None:
+            levels = tokenizer.modality.to_stored(signal_of(item.levels, tokenizer.modality))
+            assert np.array_equal(levels[0].numpy(), store.item(index))
+
+
+def test_single_items_are_decoded_from_their_block_only(
+    tokenizer: Tokenizer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smalti.coding.codec.BLOCK", 16)
+    codec, path = codec_of(tokenizer), tmp_path / "a.sma"
+    compressed(path, tokenizer, store, codec)
+    with Archive(path) as archive:
+        read = []
+        monkeypatch.setattr(
+            Archive, "read", lambda self, index, own=Archive.read: read.append(index) or own(self, index)
+        )
+        chosen = [store.names[17], store.names[20]]
+        assert [item.name for item in restore(archive, codec, chosen)] == chosen
+        assert read == [1]
+
+
+PROGRAM = """
+import sys, torch
+from smalti.coding.archive import Archive
+from smalti.coding.codec import Codec
+from smalti.coding.files import restore
+from smalti.tokenizer import Tokenizer
+run, path, prior = sys.argv[1:]
+torch.set_num_threads(2)
+tokenizer = Tokenizer.from_pretrained(run, "cpu")
+codec = Codec(tokenizer.autoencoder, tokenizer.priors[prior], True)
+with Archive(path) as archive:
+    codec.check(archive.info)
+    print(sum(int(item.levels.sum()) for item in restore(archive, codec)))
+assert torch.get_num_threads() == 2
+"""
+
+
+def test_another_process_with_two_threads_decodes_the_same(
+    trained: Path, tokenizer: Tokenizer, store: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.sma"
+    compressed(path, tokenizer, store, codec_of(tokenizer, "learned"))
+    total = sum(int(store.item(index).sum()) for index in range(store.count))
+    command = [sys.executable, "-c", PROGRAM, str(trained), str(path), "learned"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert int(done.stdout) == total
+
+
+def test_altered_content_is_noticed_even_with_the_right_checksum(tokenizer: Tokenizer, store: Store) -> None:
+    codec = codec_of(tokenizer)
+    signal = tokenizer.modality.to_model(torch.from_numpy(store.item(0)[None].copy()))
+    coded = codec.encode(tokenizer.autoencoder.encode(signal), torch.from_numpy(store.item(0)[None]).long())
+    grid, size = tokenizer.autoencoder.grid[0], 16
+    codec.decode(coded.content, 1, grid, size, expected=coded.digest)
+    for place in (0, len(coded.content) // 2):
+        flipped = bytearray(coded.content)
+        flipped[place] ^= 16
+        with pytest.raises(InputError, match=r"digest|stream"):
+            codec.decode(bytes(flipped), 1, grid, size, expected=coded.digest)
+    for sizes in ((1, 1 << 30, size), (1, grid, 1 << 30), (1, 0, size)):
+        with pytest.raises(InputError, match="block"):
+            codec.decode(coded.content, *sizes)
+
+
+def test_other_models_priors_and_arithmetics_are_refused(tokenizer: Tokenizer) -> None:
+    codec = codec_of(tokenizer, "learned")
+    info = codec.info()
+    codec.check(info)
+    changes = {
+        "model": "00",
+        "prior": "uniform",
+        "prior_model": "00",
+        "arithmetic": "00",
+        "software": {**info.software, "torch": "0"},
+        "item_shape": (3, 8, 8),
+        "lossless": False,
+    }
+    for name, value in changes.items():
+        with pytest.raises(InputError):
+            codec.check(info.model_copy(update={name: value}))
+
+
+def test_the_arithmetic_depends_on_the_weights_and_the_prior(tokenizer: Tokenizer) -> None:
+    ours = [codec_of(tokenizer, prior).arithmetic for prior in ("uniform", "unigram", "learned")]
+    assert len(set(ours)) == 3
+    assert codec_of(tokenizer, "learned").arithmetic == ours[2]
+    weight = next(tokenizer.priors["learned"].parameters())
+    with torch.no_grad():
+        before = weight.clone()
+        weight.mul_(1.0001)
+        try:
+            assert codec_of(tokenizer, "learned").arithmetic != ours[2]
+        finally:
+            weight.copy_(before)
