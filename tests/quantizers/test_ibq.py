@@ -68,8 +68,10 @@ def test_no_array_of_tokens_times_codes_is_made_at_once(monkeypatch):
     scalar = torch.ones(())
     with LargestTensor() as largest:
         indices = soft_indices._largest_products._init_fn(z, codes)
-        *_, mean = soft_indices._select._init_fn(z, codes, indices, 0.5, True)
-        soft_indices._select_backward._init_fn(z, scalar, scalar, z, codes, indices, mean, 0.5, True)
+        *_, mean, log_sums = soft_indices._select._init_fn(z, codes, indices, 0.5, True)
+        soft_indices._select_backward._init_fn(
+            z, scalar, scalar, z, codes, indices, mean, log_sums, 0.5, True
+        )
     assert largest.nbytes == budget
 
 
@@ -120,6 +122,12 @@ def test_a_latent_that_is_not_a_number_is_seen_in_the_loss():
     z = latents_for(20, 4)
     z[3, 2] = torch.nan
     assert ibq()(z).loss.isnan()
+
+
+def test_the_codes_begin_with_the_length_of_normal_vectors():
+    """Of length 1, as other codebooks, 256 codes collapsed on correlated Gaussian vectors."""
+    codes = ibq(dim=64, num_codes=512).codes
+    assert codes.std().item() == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.05])

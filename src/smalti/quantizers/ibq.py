@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, final
 
 import torch
@@ -58,7 +57,8 @@ class IBQ(Quantizer):
         q = softmax(z E^T / T)
 
     Section 3.2 of the paper, and its entropy loss, in nats. The authors' code has beta before the second
-    term instead of the third. The latents are exactly the codes. Codes are the float64 argmax, and all
+    term instead of the third. The latents are exactly the codes, which are
+    drawn from N(0, I) at first. Codes are the float64 argmax, and all
     computations are in float32, also under autocast; the mean of q is over all ranks. Training and evaluation
     behave the same.
 
@@ -99,8 +99,8 @@ class IBQ(Quantizer):
         )
         self.dim, self.num_codes, self.num_codebooks = dim, num_codes, 1
         self.layout = Layout(dim, channel_last)
-        bound = math.sqrt(3 / dim)
-        self.codes = nn.Parameter(torch.empty(num_codes, dim).uniform_(-bound, bound))
+        # As the authors' code. Shorter codes have smaller products, whose softmax tells them apart too late.
+        self.codes = nn.Parameter(torch.randn(num_codes, dim))
 
     @property
     def title(self) -> str:

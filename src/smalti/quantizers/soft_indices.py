@@ -21,6 +21,10 @@ CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 64 * 2**20}
 """Bytes of an array of tokens times codes: it fits in the cache of a CPU, and fills a GPU."""
 
 
+LEAST_LOGIT = -60.0
+"""Logarithm of the least probability: e^-60 = 9e-27 vanishes beside 1 in float32."""
+
+
 def largest_products(tokens: Float[Tensor, "n d"], codes: Float[Tensor, "k d"]) -> Int64[Tensor, " n"]:
     """Index of the code with the largest product with each token, equal to a float64 search on every token.
 
@@ -56,7 +60,7 @@ def select_softly(
         Exactly the chosen codes; with q = softmax(z E^T / T), the mean of the entropies H(q) of tokens; and
         the entropy of the mean of q over the tokens of all ranks; in nats.
     """
-    z_q, sample, batch, _ = _select(tokens, codes, indices, temperature, with_entropies)
+    z_q, sample, batch, *_ = _select(tokens, codes, indices, temperature, with_entropies)
     return z_q, sample, batch
 
 
@@ -65,10 +69,11 @@ def _largest_products(tokens: Tensor, codes: Tensor) -> Tensor:
     indices = torch.empty(len(tokens), dtype=torch.int64, device=tokens.device)
     margin = rounding_margin(tokens.shape[1], tokens.device) * codes.norm(dim=1).amax()
     for rows, scores in _products(tokens, codes):
-        limit = scores.amax(1, keepdim=True) - margin * tokens[rows].norm(dim=1, keepdim=True)
-        indices[rows] = scores.argmax(1)
-        # Not "> 1": no score is above a limit that is not a number.
-        doubtful = ((scores >= limit).sum(1) != 1).nonzero().squeeze(1)
+        largest, indices[rows] = scores.max(1)
+        second = scores.scatter_(1, indices[rows].unsqueeze(1), -torch.inf).amax(1)
+        # Not "second >= limit": no score is below a limit that is not a number.
+        is_clear = second < largest - margin * tokens[rows].norm(dim=1)
+        doubtful = is_clear.logical_not_().nonzero().squeeze(1)
         if len(doubtful):
             where = rows.start + doubtful
             indices[where] = _first_largest(tokens[where], codes)
@@ -93,27 +98,34 @@ def _first_largest(tokens: Float[Tensor, "n d"], codes: Float[Tensor, "k d"]) ->
 @torch.library.custom_op("smalti::select_softly", mutates_args=())
 def _select(
     tokens: Tensor, codes: Tensor, indices: Tensor, temperature: float, with_entropies: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`select_softly`, and the mean `(K,)` of q over the tokens of all ranks."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`select_softly`, the mean `(K,)` of q over the tokens of all ranks, and log sum exp of q's logits.
+
+    All logits are relative to that of the chosen code.
+    """
     mean, sample = codes.new_zeros(len(codes)), codes.new_zeros(())
+    log_sums = tokens.new_zeros(len(tokens))
     if with_entropies:
         num = max(1, len(tokens))
-        for _, logits in _products(tokens, codes):
-            # Not exp(log q), which is ten times slower where it underflows.
-            q, log_q = logits.div_(temperature).softmax(1), logits.log_softmax(1)
-            mean += q.sum(0) / num
-            sample -= (q * log_q).sum() / num
+        for rows, logits in _relative_products(tokens, codes, indices):
+            logits = _scaled(logits, temperature)
+            q = logits.exp()
+            sums = q.sum(1)
+            log_sums[rows] = sums.log()
+            mean.addmv_(q.t(), 1 / (num * sums))
+            sample += (log_sums[rows] - torch.linalg.vecdot(q, logits) / sums).sum() / num
         mean = mean_over_ranks(mean)
     batch = -(mean * _log(mean)).sum()
-    return codes[indices], sample, batch, mean
+    return codes[indices], sample, batch, mean, log_sums
 
 
 @_select.register_fake
 def _shapes_of_selected(
     tokens: Tensor, codes: Tensor, indices: Tensor, temperature: float, with_entropies: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     scalar = codes.new_empty(())
-    return torch.empty_like(tokens), scalar, scalar.clone(), codes.new_empty(codes.shape[0])
+    mean, log_sums = codes.new_empty(codes.shape[0]), tokens.new_empty(tokens.shape[0])
+    return torch.empty_like(tokens), scalar, scalar.clone(), mean, log_sums
 
 
 @torch.library.custom_op("smalti::select_softly_backward", mutates_args=())
@@ -125,6 +137,7 @@ def _select_backward(
     codes: Tensor,
     indices: Tensor,
     mean: Tensor,
+    log_sums: Tensor,
     temperature: float,
     with_entropies: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -135,17 +148,23 @@ def _select_backward(
     """
     of_codes = torch.zeros_like(codes).index_add_(0, indices, of_latents)
     of_tokens = torch.empty_like(tokens)
-    for (rows, logits), (_, s) in zip(_products(tokens, codes), _products(of_latents, codes), strict=True):
-        p = logits.softmax(1)
-        of_logits = s.sub_((p * s).sum(1, keepdim=True)).mul_(p)
+    of_mean = of_batch * _log(mean) / -len(tokens)
+    scale = of_sample / -len(tokens)
+    products = zip(_relative_products(tokens, codes, indices), _products(of_latents, codes), strict=True)
+    for (rows, logits), (_, s) in products:
+        p = logits.exp()
+        p /= p.sum(1, keepdim=True)
+        of_logits = s.sub_(torch.linalg.vecdot(p, s).unsqueeze(1)).mul_(p)
         if with_entropies:
-            q, log_q = logits.div_(temperature).softmax(1), logits.log_softmax(1)
-            u = log_q.mul_(of_sample).add_(of_batch * _log(mean)).div_(-len(tokens))
-            u -= (q * u).sum(1, keepdim=True)
-            of_logits += u.mul_(q).div_(temperature)
+            logits = _scaled(logits, temperature)
+            q = torch.sub(logits, log_sums[rows].unsqueeze(1), out=p).exp_()
+            # Without the constants of a token, which the difference from the mean removes.
+            u = logits.mul_(scale).add_(of_mean)
+            u -= torch.linalg.vecdot(q, u).unsqueeze(1)
+            of_logits.addcmul_(u, q, value=1 / temperature)
         with torch.autocast(tokens.device.type, enabled=False):
             of_tokens[rows] = of_logits @ codes
-            of_codes += of_logits.t() @ tokens[rows]
+            of_codes.addmm_(of_logits.t(), tokens[rows])
     return of_tokens, of_codes
 
 
@@ -158,6 +177,7 @@ def _shapes_of_gradients(
     codes: Tensor,
     indices: Tensor,
     mean: Tensor,
+    log_sums: Tensor,
     temperature: float,
     with_entropies: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -166,7 +186,7 @@ def _shapes_of_gradients(
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     tokens, codes, indices, ctx.temperature, ctx.with_entropies = inputs
-    ctx.save_for_backward(tokens, codes, indices, output[3])
+    ctx.save_for_backward(tokens, codes, indices, *output[3:])
 
 
 def _backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
@@ -188,6 +208,22 @@ def _products(tokens: Tensor, codes: Tensor) -> Iterator[tuple[slice, Tensor]]:
         with torch.autocast(tokens.device.type, enabled=False):
             products = tokens[chunk] @ codes.t()
         yield chunk, products
+
+
+def _relative_products(tokens: Tensor, codes: Tensor, indices: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Products minus the product of the chosen code, by one more channel: 0 at most, up to rounding."""
+    with torch.autocast(tokens.device.type, enabled=False):
+        chosen = torch.linalg.vecdot(tokens, codes[indices]).unsqueeze(1)
+        one = torch.ones_like(codes[:, :1])
+        yield from _products(torch.cat((tokens, -chosen), 1), torch.cat((codes, one), 1))
+
+
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    """Divide relative logits by the temperature in place; small probabilities stay above denormal numbers.
+
+    Arithmetic with denormal numbers is ten times slower.
+    """
+    return logits.div_(temperature).clamp_min_(LEAST_LOGIT)
 
 
 def _log(mean: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
