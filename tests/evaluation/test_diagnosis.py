@@ -175,6 +175,13 @@ def test_a_model_without_quantizer_is_refused(config):
         measure_codebooks(config.tiny().build(TINY), batches())
 
 
+def test_weights_that_are_not_finite_are_the_only_finding():
+    model = tiny(CASES["vq-ema"]())
+    next(model.encoder.parameters()).data.fill_(torch.nan)
+    (finding,) = find_faults(measure_codebooks(model, batches(), batches(1), 6))
+    assert finding.name == "diverged"
+
+
 def test_a_loss_that_still_falls():
     def lines(losses):
         return [{"step": step, "split": "train", "loss": float(loss)} for step, loss in enumerate(losses)]

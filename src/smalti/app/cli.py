@@ -17,7 +17,9 @@ from smalti.app.options import (
     DATA_HELP,
     Data,
     DecoderTemperature,
+    HeldOut,
     Out,
+    OutOrRun,
     Overrides,
     Plugin,
     PriorName,
@@ -308,6 +310,27 @@ def evaluate(
         print(json.dumps(report, indent=2))
     else:
         show(report, protocol)
+
+
+@app.command()
+def diagnose(
+    run: Run,
+    data: HeldOut = None,
+    split: Split = None,
+    out: OutOrRun = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    plugin: Plugin = None,
+    quiet: Quiet = False,
+) -> None:
+    """Say what is wrong with a run's codebook, and which settings to change.
+
+    Example: `smalti diagnose runs/mine`
+    """
+    from smalti.app.commands.diagnose import describe
+    from smalti.app.commands.diagnose import diagnose as verb
+
+    report = verb(run, data, split, out, quiet=quiet or as_json)
+    print(json.dumps(report, indent=2) if as_json else describe(report))
 
 
 @app.command()

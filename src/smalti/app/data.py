@@ -22,6 +22,7 @@ from smalti.data.loader import Loader
 from smalti.data.sources import Item, Source, open_source
 from smalti.data.sources.conventions import require_split
 from smalti.data.store import Store
+from smalti.trained import TrainedModel
 from smalti.training.checkpoints import RunDirectory
 
 LISTED = 10
@@ -202,6 +203,12 @@ def report_skipped(skipped: Sequence[dict[str, str]], listed_in: str | None = No
         note(f"  {entry['name']}: {entry['reason']}")
     if len(shown) < len(skipped):
         note(f"  and {len(skipped) - len(shown)} more (see {listed_in})")
+
+
+def known_labels(trained: TrainedModel, store: Store) -> np.ndarray:
+    """Map labels of the data to the model's label ids; -1 for classes unknown to the model."""
+    known = [trained.label_ids.get(name, -1) for name in store.classes]
+    return np.array([*known, -1], dtype=np.int64)[store.labels]
 
 
 def pick_split(source: Source, wanted: str | None, *preferred: str) -> str:

@@ -66,6 +66,18 @@ Data = Annotated[str, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)]
 Out = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="Where to write the results.", callback=folder)
 ]
+HeldOut = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="SOURCE", help="Held-out data. Default: the validation items of the run's own data."
+    ),
+]
+OutOrRun = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="DIR", help="Where to write the results. Default: the run.", callback=folder
+    ),
+]
 Split = Annotated[str | None, typer.Option("--split", help="Split of the source to use.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value ...]", help="Recipe settings to change.")

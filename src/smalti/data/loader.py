@@ -223,6 +223,11 @@ def split_indices(
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
+def evenly_spaced(indices: np.ndarray, num: int) -> np.ndarray:
+    """Return at most `num` evenly spaced indices, since neighbours may share a class."""
+    return indices[np.linspace(0, len(indices) - 1, min(num, len(indices))).round().astype(np.int64)]
+
+
 def nothing_missing(items: Tensor) -> None:
     """Return None, the mask of items in which every value is present."""
 

@@ -44,9 +44,9 @@ def learning_curves(metrics: Sequence[dict[str, Any]], names: dict[str, str], pa
                     label=split,
                     markersize=3,
                 )
-        _finish(axes, names[name], "step")
+        finish_axes(axes, names[name], "step")
         axes.legend(frameon=False, fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def usage_histogram(counts: Int64[Tensor, "g k"], path: Path) -> None:
@@ -58,9 +58,11 @@ def usage_histogram(counts: Int64[Tensor, "g k"], path: Path) -> None:
         axes.stairs(share * 100, fill=True, color=INK, alpha=0.5 / len(counts) + 0.2)
     axes.axhline(100 / counts.shape[1], color=SOFT, linewidth=1, linestyle="--", label="even use")
     axes.legend(frameon=False, fontsize=8)
-    _finish(axes, f"{int((counts > 0).sum())} of {counts.numel()} codes used", "codes, most frequent first")
+    finish_axes(
+        axes, f"{int((counts > 0).sum())} of {counts.numel()} codes used", "codes, most frequent first"
+    )
     axes.set_ylabel("share of positions, %", fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def code_maps(
@@ -91,7 +93,7 @@ def code_maps(
             aspect="equal" if item[0].ndim > 1 else "auto",
         )
         axes.set_axis_off()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def horizon_curves(curves: dict[str, dict[str, Sequence[float]]], path: Path) -> None:
@@ -102,9 +104,9 @@ def horizon_curves(curves: dict[str, dict[str, Sequence[float]]], path: Path) ->
         for number, (name, values) in enumerate(lines.items()):
             colour = (INK, SOFT, "#7a8b99", "#c9a227", "#5b8e7d")[number % 5]
             axes.plot(np.arange(1, len(values) + 1), values, "o-", color=colour, label=name, markersize=3)
-        _finish(axes, title, "frame after the last given one")
+        finish_axes(axes, title, "frame after the last given one")
         axes.legend(frameon=False, fontsize=7)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _flat(codes: Int64[Tensor, "*grid"]) -> Int64[np.ndarray, "*plane"]:
@@ -112,14 +114,16 @@ def _flat(codes: Int64[Tensor, "*grid"]) -> Int64[np.ndarray, "*plane"]:
     return (codes if codes.ndim < 3 else cat([codes[0], codes[-1]])).numpy()
 
 
-def _finish(axes: Axes, title: str, x_label: str) -> None:
+def finish_axes(axes: Axes, title: str, x_label: str) -> None:
+    """Apply the style of all figures: title, label, small ticks, no frame."""
     axes.set_title(title, fontsize=9)
     axes.set_xlabel(x_label, fontsize=8)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, atomically."""
     # Atomic, since `reproduce` takes the figures of a run as the sign that it is finished.
     with atomic_file(path, durable=False) as temporary:
         figure.savefig(temporary, dpi=130)

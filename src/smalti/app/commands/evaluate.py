@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from smalti.app.console import amount, counting, note
-from smalti.app.data import open_data, open_loader, pick_split, prepare
+from smalti.app.data import known_labels, open_data, open_loader, pick_split, prepare
 from smalti.app.runs import check_model, model_of
 from smalti.core.conditions import Batch
 from smalti.core.errors import InputError, printable
@@ -71,7 +71,7 @@ def evaluate(
             quiet=quiet,
             skipped_in=f"{RESULTS} in the run" if is_local else "what --json prints",
         ).with_names(trained.columns)
-        labels = _labels(trained, store)
+        labels = known_labels(trained, store)
         loader = open_loader(
             store, trained.modality, trained.model, batch_size, trained.device, labels=labels
         )
@@ -204,12 +204,6 @@ def _note_of_density(report: dict[str, Any]) -> str | None:
     subject, verb = ("The prior", "has") if len(names) == 1 else ("The priors", "have")
     unit = "bits" if "bits_per_dim" in report else "nats"
     return f"{subject} {' and '.join(names)} {verb} no density, only samples: there are no {unit} to report."
-
-
-def _labels(trained: TrainedModel, store: Store) -> np.ndarray:
-    """Map labels of the data to the model's label ids; -1 for classes unknown to the model."""
-    known = [trained.label_ids.get(name, -1) for name in store.classes]
-    return np.array([*known, -1], dtype=np.int64)[store.labels]
 
 
 def _report(trained: TrainedModel, store: Store, result: Evaluation, data: str, draws: int) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from smalti.core.plugins import loaded_plugins, plugin_hint, plugin_options
 from smalti.core.weights import ForeignWeights, digest, load_weights, short
 from smalti.data.crops import CropLoader
 from smalti.data.fingerprints import fingerprints, read_fingerprints, write_fingerprints
-from smalti.data.loader import Loader, split_indices
+from smalti.data.loader import Loader, evenly_spaced, split_indices
 from smalti.data.sources import Source
 from smalti.data.store import Store
 from smalti.encoders.pooling import item_statistics, remember_statistics
@@ -379,8 +379,3 @@ def _count_codes(run: RunDirectory, trained: TrainedModel, items: _Items, quiet:
     usage_histogram(counts, run.figures_path / "usage.png")
     used = (counts > 0).float().mean().item()
     note(f"{used:.1%} of the codes are used on the training data ({model.title}).", quiet)
-
-
-def evenly_spaced(indices: np.ndarray, num: int) -> np.ndarray:
-    """Return at most `num` evenly spaced indices, since neighbours may share a class."""
-    return indices[np.linspace(0, len(indices) - 1, min(num, len(indices))).round().astype(np.int64)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, final
 
 import torch
@@ -53,6 +53,15 @@ class Use:
     def num_tokens(self) -> int:
         """Number of codes counted in the codebook with the fewest."""
         return int(self.counts.sum(1).min().item())
+
+    def to_json(self) -> dict[str, float | int]:
+        """Return usage, perplexity, the largest share of a code and the number of codes counted."""
+        return {
+            "usage": self.usage,
+            "perplexity": self.perplexity,
+            "top_share": self.top_share,
+            "num_tokens": self.num_tokens,
+        }
 
     @property
     def top_share(self) -> float:
@@ -118,6 +127,21 @@ class Codebook:
     latents: Float[Tensor, "n d"]
     codes: Float[Tensor, "n d"]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return all figures, without settings, counts and vectors."""
+        geometry = self.geometry
+        return {
+            "name": self.name,
+            "num_codes": self.num_codes,
+            "num_tokens": self.num_tokens,
+            "training": self.use.to_json(),
+            "held_out": None if self.held_out is None else self.held_out.to_json(),
+            "geometry": None
+            if geometry is None
+            else {**asdict(geometry), "relative_error": geometry.relative_error},
+            "gradients": dict(self.gradients),
+        }
+
 
 @final
 @dataclass(frozen=True)
@@ -140,6 +164,32 @@ class Measurements:
     unquantized: float | None
     metrics: Sequence[Mapping[str, Any]]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return all figures as plain JSON values."""
+        return {
+            "title": self.title,
+            f"distortion_{self.unit}_per_dim": self.distortion,
+            f"distortion_{self.unit}_per_dim_unquantized": self.unquantized,
+            "codebooks": [codebook.to_json() for codebook in self.codebooks],
+        }
+
+
+def check_quantizers(model: LatentVariableModel) -> dict[str, Quantizer]:
+    """Return the quantizers of a model, by the names of their modules.
+
+    Raises:
+        InputError: if it has none, or more codes than can be counted.
+    """
+    quantizers = quantizers_of(model)
+    if not quantizers:
+        raise InputError(
+            f"expected a model with a quantizer, received {model.title}, which has none: use `evaluate`, or "
+            "diagnose a model of kind vqvae or hierarchy"
+        )
+    for quantizer in quantizers.values():
+        check_counts(quantizer.num_codes, quantizer.num_codebooks)
+    return quantizers
+
 
 def measure_codebooks(
     model: LatentVariableModel,
@@ -160,14 +210,7 @@ def measure_codebooks(
     Raises:
         InputError: for a model without a quantizer or with more codes than can be counted, or without items.
     """
-    quantizers = quantizers_of(model)
-    if not quantizers:
-        raise InputError(
-            f"expected a model with a quantizer, received {model.title}, which has none: use `evaluate`, or "
-            "diagnose a model of kind vqvae or hierarchy"
-        )
-    for quantizer in quantizers.values():
-        check_counts(quantizer.num_codes, quantizer.num_codebooks)
+    quantizers = check_quantizers(model)
     model.eval()
     with full_precision(model):
         first, samples = _sampled(model, quantizers, training)

@@ -7,6 +7,7 @@ figures that it separates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
@@ -81,6 +82,16 @@ def find_faults(measurements: Measurements) -> list[Finding]:
 
 
 def _all(measurements: Measurements) -> Iterator[Finding]:
+    latents = [codebook.latents for codebook in measurements.codebooks]
+    if not (math.isfinite(measurements.distortion) and all(bool(each.isfinite().all()) for each in latents)):
+        yield Finding(
+            "diverged",
+            "error",
+            "",
+            "the latents or the loss are not finite, so that nothing else can be measured",
+            "lower training.learning_rate, or set training.clip_norm=1, and train again",
+        )
+        return
     for codebook in measurements.codebooks:
         for rule in RULES:
             finding = rule(codebook)

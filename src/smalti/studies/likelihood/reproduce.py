@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from smalti.app.commands.train import SHOWN_ITEMS, evenly_spaced
+from smalti.app.commands.train import SHOWN_ITEMS
 from smalti.app.console import note
 from smalti.app.data import open_data, pick_split, prepare
 from smalti.app.provenance import described, is_jpeg
@@ -22,7 +22,7 @@ from smalti.core.files import atomic_file
 from smalti.core.modality import Modality
 from smalti.core.priors import DensityPrior
 from smalti.core.suggestions import suggestion
-from smalti.data.loader import Loader
+from smalti.data.loader import Loader, evenly_spaced
 from smalti.data.sources import Source
 from smalti.data.store import Store
 from smalti.evaluation.bounds import LabelPrior
