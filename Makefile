@@ -6,13 +6,16 @@ PEERS := .venv-peers
 # For tests and benchmarks: the command chooses for itself. Spinning threads slow whatever else runs.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test coverage lint bench peers results clean
+.PHONY: demo test slow coverage lint bench peers results clean
 
 demo: .venv/.installed
 	$(BIN)/smalti demo --out demo
 
 test: .venv/.dev lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+slow: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 # Tracing makes the tests a third slower.
 coverage: .venv/.dev

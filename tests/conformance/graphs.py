@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from torch._dynamo.backends.registry import lookup_backend
 
 from smalti.core.models import Autoencoder
 from smalti.core.parts import Quantizer
@@ -16,18 +17,54 @@ from tests.conformance.classes import concrete
 
 PARTITIONED = "aot_eager_decomp_partition"
 """Traced, made functional, and cut into forward and backward as for code generation, which is left out."""
+WITH_OUR_OPERATIONS = ("vq-ema", "lfq", "ibq")
+"""In training they contain every operation that this package registers.
+
+The rest of a graph is torch's own. To cut that too takes most of the time, and is left to the slow test.
+"""
+# More sizes than a graph may be made anew for.
+TRAINING_SIZES = [3 + step % 12 for step in range(24)]
+EVALUATION_SIZES = TRAINING_SIZES[:12]
+MODES = pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 
 
-@pytest.mark.parametrize("training", [False, True])
+@MODES
 @quantizers.EVERY
 def test_compiled_it_is_one_graph_and_does_the_same(build, training):
     """Also over steps that begin a codebook and that revive codes, and for batches of several sizes.
 
     In training, the first graph is of one size, and the second of any; in evaluation there is one of any.
     """
-    # More sizes than a graph may be made anew for.
-    sizes = [3 + step % 12 for step in range(24 if training else 12)]
-    compare_compiled(build, training, PARTITIONED, sizes, of_any_size=not training)
+    compare_in_mode(build, training, "eager")
+
+
+@MODES
+@quantizers.EVERY
+def test_partitioned_it_does_the_same(build, training):
+    compare_in_mode(build, training, PARTITIONED)
+
+
+def test_partitioned_our_operations_do_the_same():
+    """Gradients or state differ if the schema of an operation misses an input that it changes."""
+    found = set()
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]):
+        targets = [str(node.target) for node in graph.graph.nodes]
+        found.update(target.split(".")[1] for target in targets if target.startswith("smalti."))
+        return lookup_backend(PARTITIONED)(graph, inputs)
+
+    for name in WITH_OUR_OPERATIONS:
+        compare_in_mode(quantizers.CASES[name], True, backend)
+    compare_in_mode(quantizers.CASES["vq-ema"], False, backend)
+    registered = [name.split("::") for name in torch._C._dispatch_get_all_op_names()]
+    ours = {name for space, name in registered if space == "smalti"}
+    # Only the partition has the operations of the backward pass.
+    assert found == {name for name in ours if not name.endswith("_backward")}
+
+
+def compare_in_mode(build, training: bool, backend) -> None:
+    sizes = TRAINING_SIZES if training else EVALUATION_SIZES
+    compare_compiled(build, training, backend, sizes, of_any_size=not training)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch generates C++ here, and there is no compiler")
@@ -36,9 +73,7 @@ def test_generated_code_has_the_gradients_of_codes_before_they_move():
     compare_compiled(build, True, "inductor", [4] * 6)
 
 
-def compare_compiled(
-    build, training: bool, backend: str, sizes: list[int], of_any_size: bool = False
-) -> None:
+def compare_compiled(build, training: bool, backend, sizes: list[int], of_any_size: bool = False) -> None:
     """Codes, latents, gradients and state of a quantizer and of its graph, step by step."""
     torch.manual_seed(0)
     plain = build().train() if training else quantizers.trained(build)

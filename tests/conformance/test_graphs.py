@@ -18,10 +18,21 @@ SOME = "every_class or needs_no or 2d or time_strides or per_frame or vqvae-1d o
 EXPORTED = f"exported and ({SOME}) and not ({WITH_EACH})"
 
 
+# That each quantizer is one graph, and computes the same, is tested always. To cut its graph into forward and
+# backward takes twice the time: always done only for graphs with operations of this package.
+EVERY_PARTITION = "test_partitioned_it"
+COMPILED = f"not exported and not {EVERY_PARTITION}"
+
+
 @pytest.mark.parametrize(
     "selected",
-    ["not exported", EXPORTED, pytest.param("exported", marks=pytest.mark.slow)],
-    ids=["compiled", "exported", "every export"],
+    [
+        COMPILED,
+        EXPORTED,
+        pytest.param(EVERY_PARTITION, marks=pytest.mark.slow),
+        pytest.param("exported", marks=pytest.mark.slow),
+    ],
+    ids=["compiled", "exported", "every partition", "every export"],
 )
 def test_graphs(selected: str):
     options = ["-q", "-o", "addopts=", "-p", "no:cacheprovider", "-k", selected]
