@@ -16,9 +16,21 @@ from smalti.coding.codec import Codec
 from smalti.coding.files import Written, compress, restore, signal_of
 from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
+from smalti.core.models import Autoencoder
+from smalti.core.parts import DecoderConfig
+from smalti.core.signals import Continuous, SignalSpec
 from smalti.data.store import Store
+from smalti.decoders.autoregressive import WaveNetDecoderConfig
+from smalti.decoders.conv import ConvDecoderConfig
 from smalti.evaluation.evaluate import evaluate
+from smalti.likelihoods.levels import to_levels
+from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
+from smalti.likelihoods.normal import NormalConfig
+from smalti.modalities.audio.modality import AudioConfig
+from smalti.models.vqvae import VQVAEConfig
 from smalti.tokenizer import Tokenizer
+from tests.conformance.models import Case, everywhere, signals, uniform
+from tests.conformance.models import trained as trained_model
 
 PRIORS = pytest.mark.parametrize("prior", ["uniform", "unigram", "learned"])
 MODES = pytest.mark.parametrize("lossless", [False, True])
@@ -56,9 +68,8 @@ def test_items_come_back_at_the_size_of_the_bound(
     codec, path = codec_of(tokenizer, prior, lossless), tmp_path / "a.sma"
     written = compressed(path, tokenizer, store, codec)
     assert (written.num, written.size) == (store.count, path.stat().st_size)
-    signal = tokenizer.modality.to_model(
-        torch.from_numpy(np.stack([store.item(i) for i in range(store.count)]))
-    )
+    pixels = np.stack([store.item(index) for index in range(store.count)])
+    signal = tokenizer.modality.to_model(torch.from_numpy(pixels))
     result = evaluate(tokenizer.autoencoder, [tokenizer.priors[prior]], [Batch(signal)])
     row = result.density[prior]
     assert written.bits / written.dims == pytest.approx(
@@ -71,13 +82,13 @@ def test_items_come_back_at_the_size_of_the_bound(
             written.bits, rel=0.01, abs=32 * len(archive.blocks)
         )
         restored = list(restore(archive, codec))
-    assert [item.name for item in restored] == list(store.names)
-    assert torch.equal(torch.cat([item.codes for item in restored]), codes)
-    for index, item in enumerate(restored):
-        assert (item.levels is not None) == lossless
-        if item.levels is not None:
-            levels = tokenizer.modality.to_stored(signal_of(item.levels, tokenizer.modality))
-            assert np.array_equal(levels[0].numpy(), store.item(index))
+    assert [number for block in restored for number in block.numbers] == list(range(store.count))
+    assert torch.equal(torch.cat([block.codes for block in restored]), codes)
+    for block in restored:
+        assert (block.levels is not None) == lossless
+        if block.levels is not None:
+            stored = tokenizer.modality.to_stored(signal_of(block.levels, tokenizer.modality))
+            assert np.array_equal(stored.numpy(), pixels[block.numbers])
 
 
 def test_single_items_are_decoded_from_their_block_only(
@@ -91,8 +102,9 @@ def test_single_items_are_decoded_from_their_block_only(
         monkeypatch.setattr(
             Archive, "read", lambda self, index, own=Archive.read: read.append(index) or own(self, index)
         )
-        chosen = [store.names[17], store.names[20]]
-        assert [item.name for item in restore(archive, codec, chosen)] == chosen
+        chosen = archive.find([store.names[20], store.names[17]])
+        assert chosen == [17, 20]
+        assert [block.numbers for block in restore(archive, codec, chosen)] == [chosen]
         assert read == [1]
 
 
@@ -108,7 +120,7 @@ tokenizer = Tokenizer.from_pretrained(run, "cpu")
 codec = Codec(tokenizer.autoencoder, tokenizer.priors[prior], True)
 with Archive(path) as archive:
     codec.check(archive.info)
-    print(sum(int(item.levels.sum()) for item in restore(archive, codec)))
+    print(sum(int(block.levels.sum()) for block in restore(archive, codec)))
 assert torch.get_num_threads() == 2
 """
 
@@ -171,3 +183,51 @@ def test_the_arithmetic_depends_on_the_weights_and_the_prior(tokenizer: Tokenize
             assert codec_of(tokenizer, "learned").arithmetic != ours[2]
         finally:
             weight.copy_(before)
+
+
+@everywhere(Autoencoder)
+@torch.no_grad()
+def test_every_model_codes_every_signal_exactly(case: Case, spec: SignalSpec) -> None:
+    model = trained_model(case, spec)
+    levels = to_levels(signals(spec), spec.levels)
+    codec = Codec(model, uniform(model)[0], lossless=True)
+    codec.check(codec.info())
+    codes = model.encode(signals(spec))
+    coded = codec.encode(codes, levels)
+    sizes = (len(levels), model.grid[0], spec.size[0])
+    decoded = codec.decode(coded.content, *sizes, expected=coded.digest)
+    assert torch.equal(decoded[0], codes)
+    assert torch.equal(decoded[1], levels)
+
+
+@pytest.mark.parametrize("encoding", ["mu_law", "linear"])
+@pytest.mark.parametrize("decoder", [ConvDecoderConfig.tiny(), WaveNetDecoderConfig.tiny()])
+def test_sounds_of_any_length_come_back(encoding: str, decoder: DecoderConfig, tmp_path: Path) -> None:
+    modality = AudioConfig(sample_rate_hz=4000, length=16, encoding=encoding).build()
+    parts = {"likelihood": LogisticMixtureConfig(components=2), "decoder": decoder}
+    torch.manual_seed(0)
+    model = VQVAEConfig.tiny().changed(parts).build(modality.spec).eval()
+    rng = np.random.default_rng(0)
+    dtype = modality.spec.domain.dtype
+    lengths = (9, 9, 16, 7)
+    sounds = [rng.integers(modality.spec.levels, size=(1, length)).astype(dtype) for length in lengths]
+    decoded = [(f"{index}.wav", sound, None) for index, sound in enumerate(sounds)]
+    store = Store.write(tmp_path / "data", decoded, modality.stored_shape, dtype)
+    codec = Codec(model, uniform(model)[0], lossless=True)
+    written = compress(tmp_path / "a.sma", codec, modality, store)
+    assert written.dims == sum(lengths)
+    with Archive(tmp_path / "a.sma") as archive:
+        codec.check(archive.info, is_ragged=True)
+        assert [block.num for block in archive.blocks] == [2, 1, 1]
+        for block in restore(archive, codec):
+            stored = modality.to_stored(signal_of(block.levels, modality))
+            for number, sound in zip(block.numbers, stored.numpy(), strict=True):
+                assert np.array_equal(sound, sounds[number])
+
+
+def test_continuous_data_is_refused() -> None:
+    spec = SignalSpec(1, (8,), domain=Continuous())
+    model = VQVAEConfig.tiny().changed({"likelihood": NormalConfig()}).build(spec)
+    Codec(model, uniform(model)[0])
+    with pytest.raises(InputError, match="levels"):
+        Codec(model, uniform(model)[0], lossless=True)

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from smalti import __version__
+from smalti.app.cli_archives import archives
 from smalti.app.failures import user_error
 from smalti.app.options import (
     DATA_HELP,
@@ -157,6 +158,9 @@ def decode(
     from smalti.app.commands.decode import decode as verb
 
     verb(run, codes, out, quiet, class_name, seed, temperature)
+
+
+app.add_typer(archives)
 
 
 @app.command()
@@ -441,7 +445,3 @@ def _ignore_warnings_of_libraries() -> None:
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.filterwarnings("ignore", category=FutureWarning)
-
-
-if __name__ == "__main__":
-    main()

@@ -24,7 +24,7 @@ FILES = tuple(
         "avif bmp gif jpeg jpg png tif tiff webp",
         "flac m4a mp3 ogg opus wav",
         "avi mkv mov mp4 webm",
-        "arrow csv h5 hdf5 json jsonl npy npz parquet pickle pkl smc tsv",
+        "arrow csv h5 hdf5 json jsonl npy npz parquet pickle pkl sma smc tsv",
         "bin gz html pt pth safetensors tar txt zip",
     )
     for name in names.split()

@@ -38,6 +38,7 @@ from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.metadata import parse_json
+from smalti.core.suggestions import suggestion
 
 FORMAT = 1
 """Version of the layout, incremented when an older smalti could no longer read the files."""
@@ -266,8 +267,8 @@ class Archive(AbstractContextManager["Archive"]):
         """Return the numbers of the items of a block."""
         return slice(self._first[index], self._first[index] + self.blocks[index].num)
 
-    def blocks_of(self, names: Sequence[str]) -> list[int]:
-        """Return the blocks that hold items of these names, in order.
+    def find(self, names: Sequence[str]) -> list[int]:
+        """Return the numbers of all items of these names, in order.
 
         Raises:
             InputError: if there is no item of a name.
@@ -276,13 +277,11 @@ class Archive(AbstractContextManager["Archive"]):
         for name in names:
             if name not in known:
                 raise InputError(
-                    f"expected an item of {self.path}, received {name!r}: its items are named like "
-                    f"{self.names[0]!r}"
+                    f"expected an item of {self.path}, received {name!r}: "
+                    f"{suggestion(name, self.names, 'its items are')}"
                 )
         wanted = set(names)
-        return [
-            index for index in range(len(self.blocks)) if not wanted.isdisjoint(self.names[self.items(index)])
-        ]
+        return [number for number, name in enumerate(self.names) if name in wanted]
 
     def _at(self, offset: int, size: int) -> bytes:
         self._file.seek(offset)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -46,21 +46,21 @@ class Written:
 @final
 @dataclass(frozen=True)
 class Restored:
-    """One item of an archive.
+    """Items of one block of an archive.
 
     Attributes:
-        name: of the item; untrusted.
-        codes: `(1, G, *grid)`.
-        levels: `(1, C, *size)`; None if the archive holds codes only.
-        length: first side of the item.
-        label: its label, or -1.
+        numbers: of the items in the archive.
+        codes: `(B, G, *grid)`.
+        levels: `(B, C, *size)`; None if the archive holds codes only.
+        length: first side of the items.
+        labels: of the items, -1 for none.
     """
 
-    name: str
-    codes: Int64[Tensor, "1 g *grid"]
-    levels: Int64[Tensor, "1 c *size"] | None
+    numbers: list[int]
+    codes: Int64[Tensor, "b g *grid"]
+    levels: Int64[Tensor, "b c *size"] | None
     length: int
-    label: int
+    labels: list[int]
 
 
 def compress(
@@ -114,27 +114,23 @@ def compress(
     return written
 
 
-def restore(
-    archive: Archive,
-    codec: Codec,
-    names: Sequence[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Iterator[Restored]:
+def restore(archive: Archive, codec: Codec, numbers: Collection[int] | None = None) -> Iterator[Restored]:
     """Decode the items of an archive, block by block.
 
     Args:
         archive: checked by `Codec.check`.
         codec: of the model and the prior.
-        names: of the items to decode; None for all. Blocks without any of them are skipped.
-        progress: called with (blocks decoded, total blocks).
+        numbers: of the items to decode; None for all. Blocks without any of them are not read.
 
     Raises:
-        InputError: if there is no item of a name, or the file is damaged.
+        InputError: if the file is damaged.
     """
-    wanted = None if names is None else set(names)
-    chosen = list(range(len(archive.blocks))) if names is None else archive.blocks_of(names)
-    for done, index in enumerate(chosen, 1):
-        block, items = archive.blocks[index], archive.items(index)
+    wanted = None if numbers is None else set(numbers)
+    for index, block in enumerate(archive.blocks):
+        items = archive.items(index)
+        own = [number for number in range(items.start, items.stop) if wanted is None or number in wanted]
+        if not own:
+            continue
         labels = archive.labels[items] if archive.labels else [-1] * block.num
         try:
             codes, levels = codec.decode(
@@ -142,12 +138,9 @@ def restore(
             )
         except InputError as error:
             raise InputError(f"block {index} of {archive.path} cannot be decoded: {error}") from error
-        for place, name in enumerate(archive.names[items]):
-            if wanted is None or name in wanted:
-                own = None if levels is None else levels[place : place + 1]
-                yield Restored(name, codes[place : place + 1], own, block.length, labels[place])
-        if progress is not None:
-            progress(done, len(chosen))
+        places = [number - items.start for number in own]
+        chosen = None if levels is None else levels[places]
+        yield Restored(own, codes[places], chosen, block.length, [labels[place] for place in places])
 
 
 def signal_of(levels: Int64[Tensor, "b c *size"], modality: Modality) -> Float[Tensor, "b c *size"]:

@@ -1,0 +1,118 @@
+"""`compress` and `decompress`: files come back exactly, or in part, and mistakes are one sentence."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from smalti.app.commands.compress import compress
+from smalti.coding.archive import Archive
+from smalti.tokenizer import Tokenizer
+from tests.runs import Result, digests
+
+Smalti = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def exact(trained: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lossless archive of the pictures, under the learned prior."""
+    path = tmp_path_factory.mktemp("archives") / "exact.sma"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("smalti.coding.codec.BLOCK", 16)
+        compress(str(trained), str(pictures), path, lossless=True, quiet=True)
+    return path
+
+
+def test_every_pixel_comes_back(
+    trained: Path, pictures: Path, exact: Path, tmp_path: Path, smalti: Smalti
+) -> None:
+    result = smalti("decompress", trained, exact, "--out", tmp_path / "out", "--quiet")
+    assert (result.status, result.out, result.err) == (0, "", "")
+    files = sorted(pictures.rglob("*.png"))
+    assert len(files) == 40
+    for file in files:
+        restored = Image.open(tmp_path / "out" / file.relative_to(pictures))
+        assert np.array_equal(np.asarray(restored), np.asarray(Image.open(file)))
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 40
+
+
+def test_the_sizes_are_told(trained: Path, pictures: Path, tmp_path: Path, smalti: Smalti) -> None:
+    path = tmp_path / "a.sma"
+    options = ["--lossless", "--prior", "unigram"]
+    result = smalti("compress", trained, "--data", pictures, "--out", path, *options)
+    assert result.status == 0, result.err
+    text = " ".join(result.err.split())
+    assert f"{path.stat().st_size:,} bytes" in text
+    size, bound = re.search(r"([\d.]+) bits/dim \(the bound of the prior unigram: ([\d.]+)\)", text).groups()
+    assert float(size) == pytest.approx(8 * path.stat().st_size / (40 * 768), abs=1e-4)
+    assert float(bound) < float(size) < 1.1 * float(bound)
+
+
+def test_codes_alone_are_decoded_to_the_mean(
+    trained: Path, pictures: Path, tmp_path: Path, smalti: Smalti
+) -> None:
+    path = tmp_path / "a.sma"
+    assert smalti("compress", trained, "--data", pictures, "--out", path, "--quiet").status == 0
+    assert smalti("decompress", trained, path, "--out", tmp_path / "out", "--quiet").status == 0
+    tokenizer = Tokenizer.from_pretrained(trained, "cpu")
+    file = pictures / "cat" / "000.png"
+    expected = tokenizer.reconstruct(file)[0].permute(1, 2, 0).numpy()
+    difference = expected.astype(int) - np.asarray(Image.open(tmp_path / "out" / "cat" / "000.png"))
+    assert abs(difference).max() <= 1
+    with Archive(path) as archive:
+        assert (archive.info.prior, archive.info.lossless) == ("learned", False)
+
+
+def test_some_items_and_then_the_others(trained: Path, exact: Path, tmp_path: Path, smalti: Smalti) -> None:
+    out = tmp_path / "out"
+    words = ["decompress", trained, exact, "--out", out, "--quiet"]
+    assert smalti(*words, "--items", "cat/002.png,dog/001.png").status == 0
+    assert set(digests(out)) == {"cat/002.png", "dog/001.png"}
+    before = (out / "cat" / "002.png").stat().st_mtime_ns
+    assert smalti(*words).status == 0
+    assert len(digests(out)) == 40
+    assert (out / "cat" / "002.png").stat().st_mtime_ns == before
+
+
+def test_damage_is_one_sentence(
+    trained: Path, exact: Path, tmp_path: Path, mistake: Callable[..., str]
+) -> None:
+    content = exact.read_bytes()
+    path = tmp_path / "a.sma"
+    for place in (3, 40, len(content) // 2, len(content) - 60):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        mistake("decompress", trained, path, "--out", tmp_path / "out")
+    path.write_bytes(content[:-1])
+    mistake("decompress", trained, path, "--out", tmp_path / "out")
+
+
+def test_mistakes_are_one_sentence(
+    trained: Path, run: Path, pictures: Path, exact: Path, tmp_path: Path, mistake: Callable[..., str]
+) -> None:
+    compressing = ["compress", trained, "--data", pictures, "--out"]
+    assert ".sma" in mistake(*compressing, tmp_path / "a.zip")
+    assert "exists" in mistake(*compressing, exact)
+    assert "learned" in mistake(*compressing, tmp_path / "a.sma", "--prior", "learnd")
+    mistake("decompress", trained, exact, "--out", tmp_path / "out", "--items", "cat/01.png")
+    assert "directory" in mistake("decompress", trained, exact, "--out", tmp_path / "out.png")
+    shutil.rmtree(run / "prior")
+    assert "learned" in mistake("decompress", run, exact, "--out", tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+    assert not list(tmp_path.glob("*.sma"))
+
+
+@pytest.mark.filterwarnings("ignore:the weights of the model were changed")
+def test_the_weights_of_another_model_are_refused(
+    run: Path, exact: Path, tmp_path: Path, mistake: Callable[..., str]
+) -> None:
+    tokenizer = Tokenizer.from_pretrained(run, "cpu", load_priors=True)
+    next(tokenizer.autoencoder.parameters()).data.mul_(1.001)
+    tokenizer.save_pretrained(tmp_path / "other")
+    assert "model" in mistake("decompress", tmp_path / "other", exact, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
