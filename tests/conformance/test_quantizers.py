@@ -1,5 +1,6 @@
 """Properties of every quantizer. A new one is a line in `NEAREST_CODE` or `OTHERS`."""
 
+import copy
 import re
 from collections.abc import Callable
 from functools import partial
@@ -224,6 +225,66 @@ def test_a_loaded_state_gives_the_same(build):
         assert torch.equal(one(latents).codes, other(latents).codes)
         assert torch.equal(one.encode(latents), other.encode(latents))
         assert torch.equal(one.decode(one.encode(latents)), other.decode(one.encode(latents)))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@EVERY
+def test_what_is_not_a_number_is_seen_and_spoils_no_other_item(build, training):
+    quantizer = trained(build).train(training)
+    latents = latents_for(quantizer, 3, 5)
+    torch.manual_seed(0)
+    expected = copy.deepcopy(quantizer)(latents)
+    place = (1, slice(None), *(0 for _ in latents.shape[2:]))
+    latents[place][0] = torch.nan
+    torch.manual_seed(0)
+    quantized = quantizer(latents)
+    assert quantized.latents[place].isnan().any()
+    assert torch.equal(quantized.codes[[0, 2]], expected.codes[[0, 2]])
+    assert torch.equal(quantized.latents[[0, 2]], expected.latents[[0, 2]])
+    assert quantized.codes.min() >= 0
+    assert quantized.codes.max() < quantizer.num_codes
+    assert all(value.isfinite().all() for value in quantizer.state_dict().values())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+@EVERY
+def test_a_module_of_another_type_is_that_of_its_weights(build, dtype):
+    """Also with gradients; the weights are rounded, and nothing else."""
+    rounded = trained(build).to(dtype)
+    single = copy.deepcopy(rounded).float()
+    latents = latents_for(single, 3, 5)
+    expected = single(latents)
+    quantized = rounded(latents.clone().requires_grad_())
+    assert torch.equal(quantized.codes, expected.codes)
+    assert torch.equal(quantized.latents.float(), expected.latents)
+    assert torch.equal(rounded.decode(quantized.codes).float(), expected.latents)
+    (quantized.latents.sum() + quantized.loss).backward()
+
+
+@EVERY
+def test_it_can_be_built_without_memory_and_then_filled(build):
+    quantizer = trained(build)
+    with torch.device("meta"):
+        empty = build()
+    filled = empty.to_empty(device="cpu").eval()
+    filled.load_state_dict(quantizer.state_dict())
+    latents = latents_for(quantizer, 3, 5)
+    codes = quantizer.encode(latents)
+    assert torch.equal(filled.encode(latents), codes)
+    assert torch.equal(filled.decode(codes), quantizer.decode(codes))
+
+
+@EVERY
+def test_views_and_other_memory_formats_are_the_same(build):
+    quantizer = trained(build)
+    latents = latents_for(quantizer, 3, 5)
+    expected = quantizer(latents)
+    strided = torch.zeros(*latents.shape, 2)[..., 0].copy_(latents)
+    for view in (strided, latents.transpose(0, 1).contiguous().transpose(0, 1)):
+        assert torch.equal(quantizer(view).latents, expected.latents)
+        assert torch.equal(quantizer.encode(view), expected.codes)
+    codes = expected.codes.transpose(0, 1).contiguous().transpose(0, 1)
+    assert torch.equal(quantizer.decode(codes), expected.latents)
 
 
 @EVERY

@@ -112,7 +112,7 @@ def test_usage_is_the_share_of_codes_in_the_batch():
 
 @pytest.mark.parametrize("levels", [(), (1, 4), (8, 1001)])
 def test_levels_out_of_range(levels):
-    with pytest.raises(ValidationError):
+    with pytest.raises(InputError):
         FSQ(levels)
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 
 from smalti.core.errors import InputError
 from smalti.quantizers.residual import ResidualVQ
@@ -156,7 +155,7 @@ def test_no_items_at_all():
 
 @pytest.mark.parametrize("wrong", [{"num_quantizers": 0}, {"quantizer_dropout": 1.5}, {"num_codes": 1}])
 def test_settings_out_of_range(wrong):
-    with pytest.raises(ValidationError):
+    with pytest.raises(InputError):
         residual_vq(**wrong)
 
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
 from smalti.core.suggestions import suggestion
+
+C = TypeVar("C", bound=Configuration)
 
 MOST_SHOWN = 60
 """Longest received value that is shown in full, characters."""
@@ -32,6 +38,29 @@ EXPECTED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "missing": lambda _: "a value",
 }
 """Description of a valid value, by the type of pydantic's error or its first word."""
+
+
+def checked_settings(config: type[C], **settings: Any) -> C:
+    """Create a config from the arguments of a part's constructor.
+
+    Args:
+        config: class of the config.
+        settings: values of its fields.
+
+    Raises:
+        InputError: for an invalid value.
+    """
+    try:
+        return config(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        raise cause
+    sentence = sentence_of(first, "")
+    raise InputError(
+        sentence if sentence.endswith("?") else f"{sentence} as {first['loc'][0]}: correct this argument"
+    )
 
 
 def sentence_of(error: Mapping[str, Any], where: str) -> str:

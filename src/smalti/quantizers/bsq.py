@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from smalti.core.parts import QUANTIZERS
+from smalti.core.validation import checked_settings
 from smalti.quantizers.binary import BinaryConfig, BinaryQuantizer
 from smalti.quantizers.signs import check_bits
 
@@ -63,8 +64,7 @@ class BSQ(BinaryQuantizer):
             `(B, G, *grid)`.
 
     Raises:
-        InputError: if the number of codes exceeds int64.
-        pydantic.ValidationError: for a setting out of range.
+        InputError: for a setting of another type or out of range, or if the number of codes exceeds int64.
     """
 
     name = "BSQ"
@@ -82,7 +82,8 @@ class BSQ(BinaryQuantizer):
         channel_last: bool = False,
     ) -> None:
         check_bits(bits)
-        config = BSQConfig(
+        config = checked_settings(
+            BSQConfig,
             bits=bits,
             num_codebooks=num_codebooks,
             commitment_weight=commitment_weight,

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from smalti.core.parts import QUANTIZERS, Quantizer, QuantizerConfig
 from smalti.core.results import Quantized
+from smalti.core.validation import checked_settings
 from smalti.nn.symbols import check_codes
 from smalti.quantizers.layout import Layout
-from smalti.quantizers.levels import as_levels, num_combinations, place_values
+from smalti.quantizers.levels import as_levels, num_combinations, place_values, set_values
 from smalti.quantizers.straight_through import straight_through
 from smalti.quantizers.usage import batch_usage
 
@@ -76,8 +77,8 @@ class FSQ(Quantizer):
             `(B, 1, *grid)`.
 
     Raises:
-        InputError: if levels are not a sequence, or the number of codes exceeds int64.
-        pydantic.ValidationError: for levels out of range, or another bound.
+        InputError: for levels that are not a sequence or out of range, another bound, or if the number of
+            codes exceeds int64.
     """
 
     config: FSQConfig
@@ -92,7 +93,7 @@ class FSQ(Quantizer):
         channel_last: bool = False,
     ) -> None:
         super().__init__()
-        self.config = FSQConfig(levels=as_levels(levels), bound=bound)
+        self.config = checked_settings(FSQConfig, levels=as_levels(levels), bound=bound)
         levels = self.config.levels
         self.num_codebooks, self.num_codes, self.dim = 1, num_combinations(levels), len(levels)
         self.layout = Layout(self.dim, channel_last)
@@ -151,6 +152,12 @@ class FSQ(Quantizer):
         digits = first.movedim(1, 0).flatten(1).unsqueeze(2) // self._bases % self._levels
         half = self._levels // 2
         return self.layout.latents((digits - half).float() / half, self.layout.places(codes))
+
+    def _apply(self, *arguments: Any, **named: Any) -> FSQ:
+        super()._apply(*arguments, **named)
+        set_values(self._levels, self.config.levels)
+        set_values(self._bases, place_values(self.config.levels))
+        return self
 
     def _range(self) -> tuple[Any, Any, Any]:
         """Compute h, o and floor(L / 2) of each channel; as numbers if they are the same for all channels.

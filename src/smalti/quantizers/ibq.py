@@ -12,9 +12,11 @@ from torch.nn.functional import embedding, mse_loss
 
 from smalti.core.parts import QUANTIZERS, Quantizer, QuantizerConfig
 from smalti.core.results import Quantized
+from smalti.core.validation import checked_settings
 from smalti.nn.symbols import check_codes
 from smalti.quantizers.layout import Layout
 from smalti.quantizers.soft_indices import largest_products, select_softly
+from smalti.quantizers.undefined import with_undefined
 from smalti.quantizers.usage import batch_usage
 
 
@@ -57,10 +59,10 @@ class IBQ(Quantizer):
         q = softmax(z E^T / T)
 
     Section 3.2 of the paper, and its entropy loss, in nats. The authors' code has beta before the second
-    term instead of the third. The latents are exactly the codes, which are
-    drawn from N(0, I) at first. Codes are the float64 argmax, and all
-    computations are in float32, also under autocast; the mean of q is over all ranks. Training and evaluation
-    behave the same.
+    term instead of the third. The latents are exactly the codes, which are drawn from N(0, I) at first. Codes
+    are the float64 argmax, and all computations are in float32, also under autocast; the mean of q is over
+    all ranks. A vector that is not finite has no largest product: its code is 0, and its latents are NaN.
+    Training and evaluation behave the same.
 
     Products of tokens and codes are computed in chunks, also in the backward pass, in at most 64 MiB on a CPU
     and 512 MiB on a GPU for any number of tokens and codes.
@@ -75,7 +77,7 @@ class IBQ(Quantizer):
             `(B, 1, *grid)`.
 
     Raises:
-        pydantic.ValidationError: for a setting out of range.
+        InputError: for a setting of another type or out of range.
     """
 
     config: IBQConfig
@@ -90,13 +92,15 @@ class IBQ(Quantizer):
         channel_last: bool = False,
     ) -> None:
         super().__init__()
-        self.config = IBQConfig(
+        self.config = checked_settings(
+            IBQConfig,
             dim=dim,
             num_codes=num_codes,
             commitment_weight=commitment_weight,
             entropy_weight=entropy_weight,
             entropy_temperature=entropy_temperature,
         )
+        dim, num_codes = self.config.dim, self.config.num_codes
         self.dim, self.num_codes, self.num_codebooks = dim, num_codes, 1
         self.layout = Layout(dim, channel_last)
         # As the authors' code. Shorter codes have smaller products, whose softmax tells them apart too late.
@@ -113,14 +117,17 @@ class IBQ(Quantizer):
         Raises:
             InputError: for latents with the wrong number of channels.
         """
-        config, places = self.config, self.layout.places(latents)
         z = self.layout.tokens(latents)[0].contiguous()
-        indices = largest_products(z, self.codes)
+        config, places = self.config, self.layout.places(latents)
+        # A module may have been cast to half precision.
+        codes = self.codes.float()
+        indices = largest_products(z, codes)
         has_entropies = config.entropy_weight > 0
         z_q, sample_entropy, batch_entropy = select_softly(
-            z, self.codes, indices, config.entropy_temperature, has_entropies
+            z, codes, indices, config.entropy_temperature, has_entropies
         )
-        e = embedding(indices, self.codes)
+        z_q = with_undefined(z_q, z)
+        e = embedding(indices, codes)
         terms = {
             "index": mse_loss(z_q, z),
             "codebook": mse_loss(e, z.detach()),
@@ -146,7 +153,8 @@ class IBQ(Quantizer):
             InputError: for latents with the wrong number of channels.
         """
         z = self.layout.tokens(latents)[0].contiguous()
-        return self.layout.codes(largest_products(z, self.codes).unsqueeze(0), self.layout.places(latents))
+        indices = largest_products(z, self.codes.float()).unsqueeze(0)
+        return self.layout.codes(indices, self.layout.places(latents))
 
     def decode(self, codes: Int64[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Decode codes to latents.
@@ -156,5 +164,5 @@ class IBQ(Quantizer):
         """
         first = self.layout.channels_first(codes)
         check_codes(first, self.num_codebooks, self.num_codes)
-        z_q = embedding(first.movedim(1, 0).flatten(1), self.codes)
+        z_q = embedding(first.movedim(1, 0).flatten(1), self.codes.float())
         return self.layout.latents(z_q, self.layout.places(codes))

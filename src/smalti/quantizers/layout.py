@@ -35,9 +35,14 @@ class Layout:
         """Rearrange latents into float32 tokens of each codebook: the channels are split into G equal parts.
 
         Raises:
-            InputError: for anything but a tensor, or latents with the wrong number of channels.
+            InputError: for anything but a real tensor, or latents with the wrong number of channels.
         """
         check_tensor(latents, "latents")
+        if latents.is_complex():
+            raise InputError(
+                f"expected real latents, received {latents.dtype}: pass their real and imaginary parts as "
+                "channels, for example by torch.view_as_real"
+            )
         axis = -1 if self.channel_last else 1
         if latents.ndim < 2 or latents.shape[axis] != self.dim:
             shape = f"(B, *grid, {self.dim})" if self.channel_last else f"(B, {self.dim}, *grid)"

@@ -6,6 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
 from smalti.core.errors import InputError
 
 MOST_CODES = 2**63
@@ -44,3 +48,13 @@ def num_combinations(levels: Sequence[int]) -> int:
 def place_values(levels: Sequence[int]) -> list[int]:
     """Return the factor of each channel's level in the number of a combination, the first channel lowest."""
     return [math.prod(levels[:channel]) for channel in range(len(levels))]
+
+
+def set_values(buffer: Int64[Tensor, " d"], values: Sequence[int]) -> None:
+    """Set a buffer that is derived from the settings and not saved.
+
+    A module that was built on the meta device has none: `to_empty` leaves it without values, and no state
+    holds them.
+    """
+    if not buffer.is_meta:
+        buffer.copy_(torch.tensor(values))

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from smalti.core.parts import QUANTIZERS
+from smalti.core.validation import checked_settings
 from smalti.quantizers.binary import BinaryConfig, BinaryQuantizer
 from smalti.quantizers.signs import check_bits
 
@@ -56,8 +57,7 @@ class LFQ(BinaryQuantizer):
             `(B, G, *grid)`.
 
     Raises:
-        InputError: if the number of codes exceeds int64.
-        pydantic.ValidationError: for a setting out of range.
+        InputError: for a setting of another type or out of range, or if the number of codes exceeds int64.
     """
 
     name = "LFQ"
@@ -75,7 +75,8 @@ class LFQ(BinaryQuantizer):
         channel_last: bool = False,
     ) -> None:
         check_bits(bits)
-        config = LFQConfig(
+        config = checked_settings(
+            LFQConfig,
             bits=bits,
             num_codebooks=num_codebooks,
             commitment_weight=commitment_weight,

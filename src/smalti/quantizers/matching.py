@@ -48,7 +48,7 @@ class Matching:
         """Convert tokens and codes to the vectors whose distances the search compares."""
         if self.normalize == "none":
             return tokens, codes
-        return tokens if self.normalize == "codes" else unit(tokens), unit(codes)
+        return tokens if self.normalize == "codes" else unit(tokens), unit(codes.float())
 
     def search(self, tokens: Float[Tensor, "g n d"], codebook: Codebook) -> Int64[Tensor, "g n"]:
         """Index of the nearest code of each token."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Literal, cast, final
+from typing import Annotated, Literal, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate, mse_loss
 from smalti.core.errors import InputError
 from smalti.core.parts import QUANTIZERS, Quantizer, QuantizerConfig
 from smalti.core.results import Quantized
+from smalti.core.validation import checked_settings
 from smalti.nn.symbols import check_codes
 from smalti.quantizers.codebooks.base import AnyCodebook, CodebookConfig, codebook_config, search
 from smalti.quantizers.codebooks.ema import EMACodebookConfig
@@ -27,6 +28,7 @@ from smalti.quantizers.estimators.base import (
 )
 from smalti.quantizers.estimators.straight_through import StraightThroughConfig
 from smalti.quantizers.layout import Layout
+from smalti.quantizers.undefined import with_undefined
 from smalti.quantizers.usage import batch_usage
 
 Side = Annotated[int, Field(ge=1)]
@@ -81,7 +83,8 @@ class MultiScaleVQ(Quantizer):
     Algorithm 1 of the paper, without its convolutions after the interpolation. All scales share one codebook,
     which learns from the tokens of all scales at once; the moving averages of an EMA codebook replace the
     first term of the loss. Latents with three axes are interpolated linearly. All computations are in
-    float32, also under autocast.
+    float32, also under autocast. A vector that is not finite has no nearest code: its latents are NaN, and
+    the item's codes of each scale whose averages it enters are 0.
 
     Latents have the grid of the last scale. The codes of an item are one sequence, scale by scale and
     row-major in each scale, and form the codebook axis over a grid of one position: `(B, G, 1, 1)` for two
@@ -100,9 +103,9 @@ class MultiScaleVQ(Quantizer):
             or a config. The last two need a codebook with a gradient.
 
     Raises:
-        InputError: for scales of different numbers of axes or larger than the last one, for an unknown kind
-            of codebook or estimator, or if the estimator is to train codes without a gradient.
-        pydantic.ValidationError: for a setting out of range.
+        InputError: for a setting of another type or out of range, for scales of different numbers of axes or
+            larger than the last one, for an unknown kind of codebook or estimator, or if the estimator is to
+            train codes without a gradient.
     """
 
     config: MultiScaleVQConfig
@@ -118,10 +121,11 @@ class MultiScaleVQ(Quantizer):
         gradient: str | GradientEstimatorConfig = "straight_through",
     ) -> None:
         super().__init__()
-        self.config = MultiScaleVQConfig(
+        self.config = checked_settings(
+            MultiScaleVQConfig,
             dim=dim,
             num_codes=num_codes,
-            scales=cast("tuple[int | tuple[int, ...], ...]", tuple(scales)),
+            scales=scales,
             commitment_weight=commitment_weight,
             codebook=codebook_config(codebook),
             gradient=estimator_config(gradient),
@@ -129,10 +133,10 @@ class MultiScaleVQ(Quantizer):
         self.scales = _grids(self.config.scales)
         self.grid = self.scales[-1]
         """Grid of the latents."""
-        self.dim, self.num_codes = dim, num_codes
+        self.dim, self.num_codes = self.config.dim, self.config.num_codes
         self.num_codebooks = sum(math.prod(grid) for grid in self.scales)
-        self.layout = Layout(dim, channel_last)
-        self.codebook = self.config.codebook.build(1, num_codes, dim)
+        self.layout = Layout(self.dim, channel_last)
+        self.codebook = self.config.codebook.build(1, self.num_codes, self.dim)
         self.estimator = self.config.gradient.build()
         check_trains(self.estimator, self.codebook, self.codebook.kind)
 
@@ -194,7 +198,8 @@ class MultiScaleVQ(Quantizer):
             loss = loss + codebook_loss
         if self.estimator.trains_codes:
             loss = torch.zeros_like(commitment)
-        z_q = self.estimator(_tokens(z), _tokens(total), self.training)
+        z_e = _tokens(z)
+        z_q = self.estimator(z_e, with_undefined(_tokens(total), z_e), self.training)
         return Quantized(
             latents=self.layout.latents(z_q, (z.shape[0], *self.grid)),
             codes=self._packed(indices, z.shape[0]),

@@ -22,7 +22,7 @@ class TokenProjection(nn.Linear):
 
     def forward(self, input: Float[Tensor, "1 n d"], num_items: int = 1) -> Float[Tensor, "1 n e"]:
         """Map the tokens of `num_items` items, which are equally many."""
-        items = input[0].reshape(num_items, input.shape[1] // max(1, num_items), self.in_features)
-        weight = self.weight.t().expand(num_items, -1, -1)
+        items = input[0].float().reshape(num_items, input.shape[1] // max(1, num_items), self.in_features)
+        weight = self.weight.float().t().expand(num_items, -1, -1)
         with torch.autocast(input.device.type, enabled=False):
-            return torch.baddbmm(self.bias, items, weight).flatten(0, 1).unsqueeze(0)
+            return torch.baddbmm(self.bias.float(), items, weight).flatten(0, 1).unsqueeze(0)

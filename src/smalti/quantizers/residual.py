@@ -15,6 +15,7 @@ from torch.nn.functional import mse_loss
 from smalti.core.errors import InputError
 from smalti.core.parts import QUANTIZERS, Quantizer, QuantizerConfig
 from smalti.core.results import Quantized
+from smalti.core.validation import checked_settings
 from smalti.nn.symbols import check_codes
 from smalti.quantizers.codebooks.base import AnyCodebook, Codebook, CodebookConfig, codebook_config
 from smalti.quantizers.codebooks.ema import EMACodebookConfig
@@ -30,6 +31,7 @@ from smalti.quantizers.estimators.straight_through import StraightThroughConfig
 from smalti.quantizers.layout import Layout
 from smalti.quantizers.matching import Matching, Normalize
 from smalti.quantizers.projection import TokenProjection
+from smalti.quantizers.undefined import with_undefined
 from smalti.quantizers.usage import batch_usage
 
 
@@ -91,7 +93,7 @@ class ResidualVQ(Quantizer):
 
     Zeghidour et al. 2021 (SoundStream, arXiv 2107.03312), section III.C, with its quantizer dropout. The
     moving averages of an EMA codebook replace the first term. All computations are in float32, also under
-    autocast.
+    autocast. A vector that is not finite has no nearest code: its codes are 0, and its latents are NaN.
 
     The gradient estimator is applied once, to z_e and the sum of the codes. One that trains the codes (DiVeQ,
     NSVQ) gives the codes of all stages the same gradient; the loss is then 0, its terms are only reported.
@@ -126,9 +128,9 @@ class ResidualVQ(Quantizer):
         split_first: whether the first stage is parallel to the others; requires `code_dim`.
 
     Raises:
-        InputError: for an unknown kind of codebook or estimator, if the estimator is to train codes without a
-            gradient, or if a setting requires `code_dim`.
-        pydantic.ValidationError: for a setting out of range.
+        InputError: for a setting of another type or out of range, for an unknown kind of codebook or
+            estimator, if the estimator is to train codes without a gradient, or if a setting requires
+            `code_dim`.
     """
 
     config: ResidualVQConfig
@@ -148,7 +150,8 @@ class ResidualVQ(Quantizer):
         split_first: bool = False,
     ) -> None:
         super().__init__()
-        self.config = ResidualVQConfig(
+        self.config = checked_settings(
+            ResidualVQConfig,
             dim=dim,
             num_codes=num_codes,
             num_quantizers=num_quantizers,
@@ -166,6 +169,8 @@ class ResidualVQ(Quantizer):
                 f"expected a code_dim with {setting}, received none: the sum over stages needs their "
                 "projections, so set code_dim=8, or another dimension"
             )
+        c = self.config
+        dim, num_codes, num_quantizers, code_dim = c.dim, c.num_codes, c.num_quantizers, c.code_dim
         self.dim, self.num_codes, self.num_codebooks = dim, num_codes, num_quantizers
         self.layout = Layout(dim, channel_last)
         self.matching = Matching(normalize)
@@ -236,6 +241,7 @@ class ResidualVQ(Quantizer):
             loss = loss + codebook_loss
         if self.estimator.trains_codes:
             loss = torch.zeros_like(commitment)
+        z_q = with_undefined(z_q, z_e)
         if not self.up:
             z_q = self.estimator(z_e, z_q, self.training)
         return Quantized(

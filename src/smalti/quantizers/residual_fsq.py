@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal, final
+from typing import Annotated, Any, Literal, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,10 +14,11 @@ from torch import Tensor
 from smalti.core.errors import InputError
 from smalti.core.parts import QUANTIZERS, Quantizer, QuantizerConfig
 from smalti.core.results import Quantized
+from smalti.core.validation import checked_settings
 from smalti.nn.symbols import check_codes
 from smalti.quantizers.dropout import stages_kept
 from smalti.quantizers.layout import Layout
-from smalti.quantizers.levels import as_levels, num_combinations, place_values
+from smalti.quantizers.levels import as_levels, num_combinations, place_values, set_values
 from smalti.quantizers.straight_through import straight_through
 from smalti.quantizers.usage import batch_usage
 
@@ -77,9 +78,8 @@ class ResidualFSQ(Quantizer):
             `(B, N, *grid)`.
 
     Raises:
-        InputError: if levels are not a sequence, the number of codes of a stage exceeds int64, or the stages
-            exceed the precision of float32.
-        pydantic.ValidationError: for a setting out of range.
+        InputError: for a setting of another type or out of range, if the number of codes of a stage exceeds
+            int64, or if the stages exceed the precision of float32.
     """
 
     config: ResidualFSQConfig
@@ -94,8 +94,11 @@ class ResidualFSQ(Quantizer):
         channel_last: bool = False,
     ) -> None:
         super().__init__()
-        self.config = ResidualFSQConfig(
-            levels=as_levels(levels), num_quantizers=num_quantizers, quantizer_dropout=quantizer_dropout
+        self.config = checked_settings(
+            ResidualFSQConfig,
+            levels=as_levels(levels),
+            num_quantizers=num_quantizers,
+            quantizer_dropout=quantizer_dropout,
         )
         levels, num_quantizers = self.config.levels, self.config.num_quantizers
         self.num_codebooks, self.num_codes, self.dim = num_quantizers, num_combinations(levels), len(levels)
@@ -161,6 +164,12 @@ class ResidualFSQ(Quantizer):
         for digit in digits:
             cells = cells * self._levels + digit
         return self.layout.latents(self._centres(cells), self.layout.places(codes))
+
+    def _apply(self, *arguments: Any, **named: Any) -> ResidualFSQ:
+        super()._apply(*arguments, **named)
+        set_values(self._levels, self.config.levels)
+        set_values(self._bases, place_values(self.config.levels))
+        return self
 
     def _bounded(self, latents: Float[Tensor, "b ..."]) -> Float[Tensor, "1 n d"]:
         """Bound each channel to [-L / (L - 1), L / (L - 1)]."""

@@ -10,9 +10,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from smalti.core.arguments import check_count
 from smalti.core.errors import InputError
 from smalti.core.parts import QUANTIZERS, Quantizer, QuantizerConfig
 from smalti.core.results import Quantized
+from smalti.core.validation import checked_settings
 from smalti.nn.symbols import check_codes
 from smalti.quantizers.codebooks.base import AnyCodebook, CodebookConfig, codebook_config
 from smalti.quantizers.codebooks.ema import EMACodebookConfig
@@ -26,6 +28,7 @@ from smalti.quantizers.estimators.base import (
 from smalti.quantizers.estimators.straight_through import StraightThroughConfig
 from smalti.quantizers.layout import Layout
 from smalti.quantizers.matching import Matching, Normalize
+from smalti.quantizers.undefined import with_undefined
 from smalti.quantizers.usage import batch_usage
 
 
@@ -79,7 +82,8 @@ class VectorQuantizer(Quantizer):
 
     Both terms are averaged over all elements; the moving averages of an EMA codebook replace the first. With
     an estimator that trains the codes (DiVeQ, NSVQ) the loss is 0, and both terms are only reported. All
-    computations are in float32, also under autocast. `config` holds all settings except the layout.
+    computations are in float32, also under autocast. A vector that is not finite has no nearest code: its
+    code is 0, and its latents are NaN. `config` holds all settings except the layout.
 
     Args:
         dim: channels of the latents.
@@ -96,9 +100,8 @@ class VectorQuantizer(Quantizer):
             the search for the nearest code only. See `Matching`.
 
     Raises:
-        InputError: if G does not divide the channels, for an unknown kind of codebook or estimator, or if
-            the estimator is to train codes without a gradient.
-        pydantic.ValidationError: for a setting out of range.
+        InputError: for a setting of another type or out of range, if G does not divide the channels, for an
+            unknown kind of codebook or estimator, or if the estimator is to train codes without a gradient.
     """
 
     config: VectorQuantizerConfig
@@ -115,24 +118,26 @@ class VectorQuantizer(Quantizer):
         normalize: Normalize = "none",
     ) -> None:
         super().__init__()
-        if num_codebooks > 0 and dim % num_codebooks:
+        dim, num_codebooks = check_count("dim", dim), check_count("num_codebooks", num_codebooks)
+        if dim % num_codebooks:
             raise InputError(
                 f"expected a dim divisible by {num_codebooks} codebooks, received {dim}: choose "
                 f"another number of codebooks, or {num_codebooks * max(1, dim // num_codebooks)} channels"
             )
-        self.config = VectorQuantizerConfig(
+        self.config = checked_settings(
+            VectorQuantizerConfig,
             num_codebooks=num_codebooks,
             num_codes=num_codes,
-            code_dim=dim // max(1, num_codebooks),
+            code_dim=dim // num_codebooks,
             commitment_weight=commitment_weight,
             codebook=codebook_config(codebook),
             gradient=estimator_config(gradient),
             normalize=normalize,
         )
-        self.dim, self.num_codes, self.num_codebooks = dim, num_codes, num_codebooks
+        self.dim, self.num_codes, self.num_codebooks = dim, self.config.num_codes, num_codebooks
         self.layout = Layout(dim, channel_last)
         self.matching = Matching(normalize)
-        self.codebook = self.config.codebook.build(num_codebooks, num_codes, self.config.code_dim)
+        self.codebook = self.config.codebook.build(num_codebooks, self.num_codes, self.config.code_dim)
         self.estimator = self.config.gradient.build()
         check_trains(self.estimator, self.codebook, self.codebook.kind)
 
@@ -151,7 +156,7 @@ class VectorQuantizer(Quantizer):
         if self.training:
             self.codebook.prepare(z_e.detach())
         indices = self.matching.search(z_e, self.codebook)
-        z_q = self.matching.look_up(indices, self.codebook)
+        z_q = with_undefined(self.matching.look_up(indices, self.codebook), z_e)
         commitment = mse_loss(z_e, z_q.detach())
         terms = {"commitment": commitment.detach(), "batch_usage": batch_usage(indices, self.num_codes)}
         loss = self.config.commitment_weight * commitment

@@ -74,7 +74,7 @@ def search(tokens: Float[Tensor, "g n d"], codes: Float[Tensor, "g k d"]) -> Int
 
 
 def look_up(codes: Float[Tensor, "g k d"], indices: Int64[Tensor, "g n"]) -> Float[Tensor, "g n d"]:
-    """Look up the code of each index, for each codebook."""
+    """Look up the code of each index, for each codebook; float32 for codes of any type."""
     num_codebooks, num_codes, _ = codes.shape
     offset = torch.arange(num_codebooks, device=indices.device).unsqueeze(1) * num_codes
-    return embedding(indices + offset, codes.flatten(0, 1))
+    return embedding(indices + offset, codes.float().flatten(0, 1))

@@ -236,7 +236,7 @@ _look_up_opaque = torch.library.custom_op(
 
 @_look_up_opaque.register_fake
 def _shape_of_looked_up(codes: Tensor, indices: Tensor) -> Tensor:
-    return codes.new_empty(*indices.shape, codes.shape[2])
+    return codes.new_empty(*indices.shape, codes.shape[2], dtype=torch.float32)
 
 
 def _unpacked(averages_and_settings: tuple[Any, ...]) -> tuple[Averages, EMACodebookConfig]:
