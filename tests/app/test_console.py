@@ -109,7 +109,7 @@ def test_curves_state_their_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         run = RunDirectory(tmp_path / name)
         run.append_metrics({"step": 1, "split": "train", **metrics})
         draw_learning_curves(run)
-    assert drawn[0] == {"loss": "loss, nats", "psnr": "PSNR, dB"}
+    assert drawn[0] == {"loss": "loss", "psnr": "PSNR, dB"}
     assert drawn[1]["generator/loss"] == "generator loss"
 
 

@@ -68,6 +68,13 @@ def test_a_prior_that_cannot_model_the_codes_can_be_corrected(
     assert result.status == 0, result.err
 
 
+def test_a_prior_that_cannot_model_the_grid_is_refused_before_encoding(run: Path, mistake: Mistake) -> None:
+    shutil.rmtree(run / "codes")
+    assert "network.kind" in mistake("train-prior", run, "--name", "other", "network.kind=wavenet")
+    assert not (run / "codes").exists()
+    assert not (run / "prior-other").exists()
+
+
 def test_a_length_of_the_codes_of_pictures_is_refused(run: Path, mistake: Mistake) -> None:
     assert "leave length out" in mistake("train-prior", run, "--name", "other", *TINY_PRIOR, "length=3")
     assert not (run / "prior-other" / "config.json").exists()

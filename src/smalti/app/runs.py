@@ -199,6 +199,4 @@ def draw_learning_curves(run: RunDirectory) -> None:
 
     metrics = run.metrics()
     titles = by_phase((name for line in metrics for name in line), CURVES)
-    if "loss" in titles:  # of a single phase; one of several phases may have any unit
-        titles["loss"] = "loss, nats"
     learning_curves(metrics, titles, run.figures_path / "learning_curves.png")

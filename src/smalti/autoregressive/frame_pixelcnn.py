@@ -160,6 +160,18 @@ class FramePixelCNN(AutoregressiveNetwork):
         """Number of earlier frames that the network sees."""
         return self.config.memory_layers + 1
 
+    def check_grid(self, grid: Sequence[int]) -> None:
+        """Check that the grid has frames, rows and columns.
+
+        Raises:
+            InputError: for another grid.
+        """
+        if len(grid) != 3 or min(grid) < 1:
+            raise InputError(
+                f"expected a grid of frames, rows and columns, received {tuple(grid)}: use "
+                "gated_pixelcnn for images"
+            )
+
     def forward(
         self, codes: Int64[Tensor, "b g f h w"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b g f h w k"]:
@@ -169,7 +181,7 @@ class FramePixelCNN(AutoregressiveNetwork):
             InputError: if the grid is not one of frames, rows and columns, a code, label or action is out of
                 range, or the numbers of actions and frames differ.
         """
-        _check_grid(codes.shape[2:])
+        self.check_grid(codes.shape[2:])
         check_codes(codes, self.num_codebooks, self.num_codes)
         batch_size, frames, grid = len(codes), codes.shape[2], codes.shape[3:]
         actions = self._actions(conditions, batch_size, frames)
@@ -196,7 +208,7 @@ class FramePixelCNN(AutoregressiveNetwork):
         Raises:
             InputError: as in `forward`.
         """
-        _check_grid(grid)
+        self.check_grid(grid)
         frames, rows, columns = grid
         actions = self._actions(conditions, batch_size, frames)
         # Validate now rather than when the first frame begins.
@@ -320,11 +332,3 @@ def with_noise(codes: Int64[Tensor, "b g f h w"], share: float, num_codes: int) 
     drawn = rand_over_ranks(codes.shape, codes.device)
     others = randint_over_ranks(num_codes, codes.shape, codes.device)
     return others.where(drawn < share, codes)
-
-
-def _check_grid(grid: Sequence[int]) -> None:
-    if len(grid) != 3 or min(grid) < 1:
-        raise InputError(
-            f"expected a grid of frames, rows and columns, received {tuple(grid)}: use "
-            "gated_pixelcnn for images"
-        )

@@ -184,6 +184,15 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
         """Order of the symbols: level by level."""
         return self.layout.order(grid)
 
+    def check_grid(self, grid: Sequence[int]) -> None:
+        """Check that the grid has rows and columns.
+
+        Raises:
+            InputError: for another grid.
+        """
+        if len(grid) != 2 or min(grid) < 1:
+            raise InputError(f"expected a grid of rows and columns, received {tuple(grid)}")
+
     def forward(
         self, codes: Int64[Tensor, "b g h w"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b g h w k"]:
@@ -193,7 +202,7 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
             InputError: if the grid is not one of rows and columns, a code or label is out of range, or the
                 number of codebooks is wrong.
         """
-        _check_grid(codes.shape[2:])
+        self.check_grid(codes.shape[2:])
         check_codes(codes, self.num_codebooks, self.num_codes)
         given = Conditions(**{**(conditions or {}), "local": None})
         levels = self.layout.unpack(codes)
@@ -213,7 +222,7 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
         Raises:
             InputError: as in `forward`.
         """
-        _check_grid(grid)
+        self.check_grid(grid)
         grids = self.layout.grids(grid)
         given = Conditions(**{**(conditions or {}), "local": None})
         inner = self.networks[0].start(batch_size, grids[0], given)
@@ -247,8 +256,3 @@ class HierarchicalPixelCNN(AutoregressiveNetwork):
     def _empty(self, batch_size: int, grid: Sequence[int]) -> Int64[Tensor, "b g h w"]:
         device = next(self.parameters()).device
         return torch.zeros(batch_size, self.layout.num_codebooks, *grid, dtype=torch.int64, device=device)
-
-
-def _check_grid(grid: Sequence[int]) -> None:
-    if len(grid) != 2 or min(grid) < 1:
-        raise InputError(f"expected a grid of rows and columns, received {tuple(grid)}")

@@ -188,6 +188,18 @@ class GatedPixelCNN(AutoregressiveNetwork):
         """Number of rows up, and of columns to either side, that the last layer sees."""
         return self.config.first_kernel_size // 2 + (self.config.layers - 1) * (self.config.kernel_size // 2)
 
+    def check_grid(self, grid: Sequence[int]) -> None:
+        """Check that the grid has rows and columns.
+
+        Raises:
+            InputError: for another grid.
+        """
+        if len(grid) != 2 or min(grid) < 1:
+            raise InputError(
+                f"expected a grid of rows and columns, received {tuple(grid)}: pass a line of n codes as "
+                "(1, n); for clips use network.kind=frame_pixelcnn or transformer"
+            )
+
     def forward(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b g *grid k"]:
@@ -198,7 +210,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
                 number of codebooks is wrong, or a condition is missing, has the wrong number of channels, or
                 does not fit the grid.
         """
-        _check_grid(codes.shape[2:])
+        self.check_grid(codes.shape[2:])
         check_codes(codes, self.num_codebooks, self.num_codes)
         local = self._local(conditions, len(codes), codes.shape[2:])
         labels = label_indices(conditions, len(codes), self.num_classes, codes.device)
@@ -230,7 +242,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
         Raises:
             InputError: if the grid is not one of rows and columns, or as in `forward`.
         """
-        _check_grid(grid)
+        self.check_grid(grid)
         rows, columns = grid
         weight = self.layers[0].out.weight
         labels = label_indices(conditions, batch_size, self.num_classes, weight.device)
@@ -304,11 +316,3 @@ class GatedPixelCNN(AutoregressiveNetwork):
             if state.conditions:
                 out.copy_(self.conditioners(out, state.conditions, position))
         state.context = state.features
-
-
-def _check_grid(grid: Sequence[int]) -> None:
-    if len(grid) != 2 or min(grid) < 1:
-        raise InputError(
-            f"expected a grid of rows and columns, received {tuple(grid)}: pass a line of n codes as (1, n); "
-            "for clips use network.kind=frame_pixelcnn or transformer"
-        )

@@ -237,6 +237,19 @@ class Transformer(AutoregressiveNetwork):
         for table in (self.begin.weight, self.embeddings, self.codebooks, self.head_weights):
             nn.init.normal_(table, std=INITIAL_STD)
 
+    def check_grid(self, grid: Sequence[int]) -> None:
+        """Check the number of axes, and that none is empty.
+
+        Raises:
+            InputError: for another grid.
+        """
+        axes = self.config.channels // 2
+        if not 1 <= len(grid) <= axes or min(grid) < 1:
+            raise InputError(
+                f"expected a grid of 1 to {axes} axes (half the channels), each of at least 1 position, "
+                f"received {tuple(grid)}: pass one size per axis"
+            )
+
     def forward(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b g *grid k"]:
@@ -322,11 +335,6 @@ class Transformer(AutoregressiveNetwork):
 
     def _places(self, grid: Sequence[int]) -> Float[Tensor, "s c"]:
         """Encodings of the position and codebook of every symbol of a grid."""
-        axes = self.config.channels // 2
-        if not 1 <= len(grid) <= axes or min(grid) < 1:
-            raise InputError(
-                f"expected a grid of 1 to {axes} axes (half the channels), each of at least 1 position, "
-                f"received {tuple(grid)}: pass one size per axis"
-            )
+        self.check_grid(grid)
         positions = encoded_positions(grid, self.config.channels).to(self.position_scale)
         return ((positions * self.position_scale).unsqueeze(1) + self.codebooks).flatten(0, 1)

@@ -228,6 +228,18 @@ class WaveNet(AutoregressiveNetwork):
         """Number of previous symbols that the network sees."""
         return 1 + sum(layer.dilated.reach for layer in self.layers)
 
+    def check_grid(self, grid: Sequence[int]) -> None:
+        """Check that the grid is a line.
+
+        Raises:
+            InputError: for another grid.
+        """
+        if len(grid) != 1 or grid[0] < 1:
+            raise InputError(
+                f"expected a line of at least one symbol, received a grid {tuple(grid)}: use network.kind="
+                "gated_pixelcnn or transformer for grids with more axes"
+            )
+
     def forward(
         self, codes: Int64[Tensor, "b g *line"], conditions: Conditions | None = None
     ) -> Float[Tensor, "b g *line k"]:
@@ -239,7 +251,7 @@ class WaveNet(AutoregressiveNetwork):
             InputError: if the grid has more than one axis, a symbol or label is out of range, or the local
                 condition is missing, has the wrong number of channels, or does not divide the length.
         """
-        _check_line(codes.shape[2:])
+        self.check_grid(codes.shape[2:])
         check_codes(codes, self.num_codebooks, self.num_codes)
         x = self._embed(codes.squeeze(1)).movedim(2, 1)
         labels = self._labels(conditions, len(codes), x.device)
@@ -264,7 +276,7 @@ class WaveNet(AutoregressiveNetwork):
         Raises:
             InputError: if the grid has more than one axis, or as in `forward`.
         """
-        _check_line(grid)
+        self.check_grid(grid)
         device = self.hidden.weight.device
         labels = self._labels(conditions, batch_size, device)
         local = self._local(conditions, batch_size, grid[0])
@@ -361,11 +373,3 @@ class WaveNet(AutoregressiveNetwork):
             return shifts.unbind(1)
         repeats = length // local.shape[3]
         return [part.repeat_interleave(repeats, 2) for part in (shifts + local).unbind(1)]
-
-
-def _check_line(grid: Sequence[int]) -> None:
-    if len(grid) != 1 or grid[0] < 1:
-        raise InputError(
-            f"expected a line of at least one symbol, received a grid {tuple(grid)}: use a gated PixelCNN or "
-            "a transformer for grids with more axes"
-        )

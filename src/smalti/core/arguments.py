@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from numbers import Real
 from pathlib import Path
@@ -32,6 +33,21 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
             f"expected {name} as a whole number of at least {least}, received {value!r}: pass an int"
         )
     return number
+
+
+def check_grid(grid: Any) -> tuple[int, ...]:
+    """Return the sizes of a code grid as ints.
+
+    Raises:
+        InputError: for anything but a sequence of at least one whole number, each at least 1.
+    """
+    sizes = [_whole(size) for size in grid] if isinstance(grid, Iterable) else []
+    if not sizes or any(size is None or size < 1 for size in sizes):
+        raise InputError(
+            f"expected a grid of whole numbers of at least 1, received {grid!r}: pass the size of each axis, "
+            "such as (8, 8)"
+        )
+    return tuple(size for size in sizes if size is not None)
 
 
 def check_seed(seed: Any) -> int | None:

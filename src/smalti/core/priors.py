@@ -60,6 +60,13 @@ class AutoregressiveNetwork(nn.Module, ABC):
         """Number of actions that it distinguishes; 0 for a network that ignores actions."""
         return self.condition_sizes.get("action", 0)
 
+    def check_grid(self, grid: Sequence[int]) -> None:
+        """Check that the network can model grids of this size; by default it can.
+
+        Raises:
+            InputError: if it cannot.
+        """
+
     @abstractmethod
     def forward(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = ...

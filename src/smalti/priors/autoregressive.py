@@ -13,6 +13,7 @@ from torch import Tensor
 
 from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.autoregressive.sampling import code, sample
+from smalti.core.arguments import check_grid
 from smalti.core.coders import SymbolCoder
 from smalti.core.conditioners import check_given_conditions, readable_conditions, undescribed_conditioners
 from smalti.core.conditions import Batch, Conditions
@@ -43,13 +44,17 @@ class LearnedPrior(TrainablePrior, DensityPrior, Pretrained):
         network: predicts each code from the previous ones.
         grid: size of the code grid.
         name: name in reported results.
+
+    Raises:
+        InputError: if the network cannot model such a grid.
     """
 
     score = "bits_per_code"
 
     def __init__(self, network: AutoregressiveNetwork, grid: Sequence[int], name: str = "learned") -> None:
         super().__init__()
-        self.network, self.grid, self.name = network, tuple(grid), name
+        self.network, self.grid, self.name = network, check_grid(grid), name
+        network.check_grid(self.grid)
         self.code_layout = network.code_layout
 
     def settings(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from smalti.core.arguments import check_count, check_draws
+from smalti.core.arguments import check_count, check_draws, check_grid
 from smalti.core.coders import SymbolCoder
 from smalti.core.conditioners import check_given_conditions
 from smalti.core.conditions import Conditions
@@ -21,19 +21,30 @@ NO_CONDITIONS = Conditions()
 
 @final
 class UniformPrior(DensityPrior):
-    """Uniform distribution over codes, ln K nats per code: the prior of the paper's training."""
+    """Uniform distribution over codes, ln K nats per code: the prior of the paper's training.
+
+    Args:
+        num_codes: codes K of each codebook.
+        num_codebooks: codes G at each position.
+        grid: size of the code grid.
+
+    Raises:
+        InputError: for sizes that are not whole numbers of at least 1.
+    """
 
     name = "uniform"
 
     def __init__(self, num_codes: int, num_codebooks: int, grid: Sequence[int]) -> None:
         super().__init__()
-        self.num_codes, self.num_codebooks, self.grid = num_codes, num_codebooks, tuple(grid)
+        self.num_codes = check_count("num_codes", num_codes)
+        self.num_codebooks = check_count("num_codebooks", num_codebooks)
+        self.grid = check_grid(grid)
 
     def log_prob(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
     ) -> Float[Tensor, " b"]:
         """-N ln K, the same for every item."""
-        per_item = -math.log(self.num_codes) * codes[0].numel()
+        per_item = -math.log(self.num_codes) * math.prod(codes.shape[1:])
         return torch.full((len(codes),), per_item, device=codes.device)
 
     def code(

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from smalti.core.arguments import check_count, check_draws
+from smalti.core.arguments import check_count, check_draws, check_grid
 from smalti.core.coders import SymbolCoder
 from smalti.core.conditioners import check_given_conditions
 from smalti.core.conditions import Conditions
+from smalti.core.errors import InputError
 from smalti.core.pretrained import Pretrained
 from smalti.core.priors import DensityPrior
 from smalti.nn.symbols import check_counts
@@ -34,7 +35,8 @@ class UnigramPrior(DensityPrior, Pretrained):
         smoothing: pseudo-counts per code.
 
     Raises:
-        InputError: if there are more codes than a table can hold.
+        InputError: for sizes that are not whole numbers of at least 1, more codes than a table can hold, or
+            a negative smoothing.
     """
 
     name = "unigram"
@@ -44,8 +46,15 @@ class UnigramPrior(DensityPrior, Pretrained):
         self, num_codes: int, num_codebooks: int, grid: Sequence[int], smoothing: float = 1.0
     ) -> None:
         super().__init__()
+        num_codes = check_count("num_codes", num_codes)
+        num_codebooks = check_count("num_codebooks", num_codebooks)
         check_counts(num_codes, num_codebooks)
-        self.grid, self.smoothing = tuple(grid), smoothing
+        if not smoothing >= 0:
+            raise InputError(
+                f"expected a smoothing of at least 0 pseudo-counts, received {smoothing}: use 1 for a finite "
+                "rate of every code"
+            )
+        self.grid, self.smoothing = check_grid(grid), smoothing
         self.register_buffer("counts", torch.zeros(num_codebooks, num_codes, dtype=torch.int64))
 
     def settings(self) -> dict[str, Any]:
