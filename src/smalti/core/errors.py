@@ -17,6 +17,10 @@ class InputError(ValueError):
         super().__init__(_one_line(message))
 
 
+class Diverged(InputError):
+    """A loss or gradient that stopped being finite; training again with the same settings does so again."""
+
+
 class UnknownKind(InputError):
     """A `kind` that no registered config has, because of a typing error or because its plugin is missing.
 

@@ -130,8 +130,8 @@ def fit(
             None saves the last weights. In the metrics, `is_best` marks the lowest score so far.
 
     Raises:
-        InputError: if a loss or its gradient is not finite (the last checkpoint is kept), or two phases have
-            the same name, or the batches lack a condition that the model reads.
+        Diverged: if a loss or its gradient is not finite; the last checkpoint is kept.
+        InputError: if two phases have the same name, or the batches lack a condition that the model reads.
         Interrupted: on Ctrl-C, after the run was saved.
     """
     # The averaged weights are a separate model, so that it can be evaluated directly.

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from smalti.core.errors import InputError
+from smalti.core.errors import Diverged
 from smalti.training.checkpoints import RunDirectory
 
 SYMPTOMS = ("loss", "gradient_norm")
@@ -40,7 +40,7 @@ class Watchdog:
             step: counted from 1.
 
         Raises:
-            InputError: on a CPU, as `check` does.
+            Diverged: on a CPU, as `check` does.
         """
         key = (prefix, *values)
         bad = ~torch.stack([value.isfinite() for value in values.values()])
@@ -57,7 +57,7 @@ class Watchdog:
         """Check the values recorded so far; this synchronises with the device.
 
         Raises:
-            InputError: if one of them is not finite; the error names the first step, the phase and the term.
+            Diverged: if one of them is not finite; the error names the first step, the phase and the term.
         """
         found = [(int(at), key, bad.tolist()) for key, (bad, at) in self._first.items() if bool(bad.any())]
         if not found:
@@ -68,7 +68,7 @@ class Watchdog:
         culprits = [name for name in nonfinite if name not in SYMPTOMS] or nonfinite[:1]
         state = self._directory.read_state()
         kept = f"the checkpoint of step {state.step} is kept" if state else "there was no checkpoint yet"
-        raise InputError(
+        raise Diverged(
             f"{', '.join(prefix + name for name in culprits)} stopped being finite at step {step}: {kept}; "
             "try a lower training.learning_rate or training.clip_norm"
         )

@@ -2,12 +2,14 @@
 
 import json
 import math
+import os
 import shutil
+import signal
 
 import pytest
 
 from smalti.app.letters import write_folder
-from smalti.core.errors import InputError, UnknownKind
+from smalti.core.errors import Diverged, InputError, UnknownKind
 from smalti.studies.quantizers import tasks
 from smalti.studies.quantizers.compare import split_words
 from smalti.studies.quantizers.tasks import Task, perform
@@ -39,7 +41,7 @@ TIMES = ("encode_ms", "step_ms")
 def drawn():
     """Figures of single runs, which take most of the time of a tiny one, are files without content."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("smalti.evaluation.figures._save", lambda figure, path: _touch(path))
+        patch.setattr("smalti.evaluation.figures.save_figure", lambda figure, path: _touch(path))
         yield
 
 
@@ -209,7 +211,11 @@ def test_mistakes_get_a_sentence(mistake, letters, pictures, tmp_path):
 
     given = ("--data", letters, *SETTINGS)
     assert "add for example --bits 441" in message("vq", *given)
-    assert "above 0" in message("vq", *given, "--bits", "-4")
+    for bits in ("-4", "nan", "inf", "24,0"):
+        assert "above 0" in message("vq", *given, "--bits", bits)
+    assert "1,024 bits at each position" in message("vq", *given, "--bits", "1e9")
+    assert "leave product out" in message("vq,product", *given, "--bits", "3")
+    assert "share vq-24bits" in message("vq", *given, "--bits", "24,24.0000001")
     assert "expected numbers for --bits" in message("vq", *given, "--bits", "many")
     assert "did you mean fsq?" in message("fsqq", *given, "--bits", "24")
     assert "odd" in message("vq", *given, "--bits", "24", "--search", "2")
@@ -246,16 +252,83 @@ class Note(Task):
     def run(self, quiet):
         if self.title == "broken":
             raise UnknownKind("expected a kind", "quantizer", "vqq")
+        if self.title == "bug":
+            raise RuntimeError("of a plugin")
+        if self.title == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
         self.path.write_text(self.title)
+
+
+class Diverging(Task):
+    """Counts its trainings, all of which diverge."""
+
+    def __init__(self, path):
+        self.path, self.title = path, path.name
+
+    def is_done(self):
+        return False
+
+    def run(self, quiet):
+        with (self.path / "runs").open("a") as file:
+            file.write("x")
+        raise Diverged("the loss stopped being finite")
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_failed_task_does_not_stop_the_others(jobs, tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "CONTEXT", forked.CONTEXT)
-    notes = [Note(tmp_path / name) for name in ("broken", "a", "b", "done")]
+    notes = [Note(tmp_path / name) for name in ("broken", "bug", "a", "b", "done")]
     notes[-1].path.write_text("before")
-    assert perform(notes, jobs, quiet=True) == {"broken": "expected a kind"}
-    assert {note.title: note.path.read_text() for note in notes[1:]} == {"a": "a", "b": "b", "done": "before"}
+    failed = {"broken": "expected a kind", "bug": "RuntimeError: of a plugin"}
+    assert perform(notes, jobs, quiet=True) == failed
+    assert {note.title: note.path.read_text() for note in notes[2:]} == {"a": "a", "b": "b", "done": "before"}
+
+
+def test_a_training_that_diverged_is_not_repeated(tmp_path):
+    task = Diverging(tmp_path)
+    for _ in range(2):
+        assert perform([task], 1, quiet=True) == {task.title: "the loss stopped being finite"}
+    assert (tmp_path / "runs").read_text() == "x"
+
+
+def test_a_process_that_is_killed_gets_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "CONTEXT", forked.CONTEXT)
+    with pytest.raises(InputError, match="killed"):
+        perform([Note(tmp_path / name) for name in ("killed", "a")], 2, quiet=True)
+
+
+def test_a_search_that_fails_is_left_out_if_it_diverged_and_repeated_otherwise(words, tmp_path, monkeypatch):
+    """A trial that fails late has validation scores, which must not be chosen."""
+    from smalti.studies import stages
+
+    train, trials = stages.train_recipe, []
+
+    def failing(error):
+        def with_small_weight(recipe, *arguments):
+            weight = getattr(recipe.model.quantizer, "commitment_weight", None)
+            trials.append(weight)
+            train(recipe, *arguments)
+            if weight == 0.0625:
+                raise error
+
+        return with_small_weight
+
+    words = ["vq" if word == "vq,fsq" else word for word in words]
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "train_recipe", failing(InputError("no memory")))
+        result = command(*words, "--out", tmp_path / "out")
+    assert (result.status, "no memory" in result.err) == (2, True)
+    assert trials == [0.0625, 0.25, 1.0]  # no seed
+    shutil.rmtree(tmp_path / "out")
+    trials.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "train_recipe", failing(Diverged("not finite")))
+        result = command(*words, "--out", tmp_path / "out")
+    assert result.status == 0, result.err
+    (record,) = read_records(tmp_path / "out" / "records.jsonl")
+    assert [trial["score"] is None for trial in record["search"]] == [True, False, False]
+    assert trials[:3] == [0.0625, 0.25, 1.0]
+    assert trials[3] == record["weights"]["commitment_weight"] != 0.0625
 
 
 def test_the_others_are_reported_when_a_training_fails(compared, words, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -20,12 +20,16 @@ from smalti.studies.quantizers.entries import Entry, entries_of
 from smalti.studies.quantizers.experiment import Experiment
 from smalti.studies.quantizers.gaussian import GAUSSIAN, GaussianExperiment
 from smalti.studies.quantizers.report import write_report
-from smalti.studies.quantizers.tasks import Task, perform
+from smalti.studies.quantizers.tasks import DIVERGED, Task, perform
 from smalti.studies.records import Record, write_records
 
 SETTINGS = "compare.json"
 TIMES = "times.json"
 RUNS = "runs"
+MOST_POSITION_BITS = 1024
+"""Bits at a position, above which a model would have thousands of codebooks."""
+MOST_RATIO = 2.0
+"""Ratio of a quantizer's rate to that asked for, above which the table would compare different rates."""
 
 
 @final
@@ -98,15 +102,13 @@ def compare(
     experiment = _experiment(recipe, data, assignments, out, steps, prior_steps, fraction, quiet)
     contenders = list(_contenders(entries, bits, experiment, out / RUNS))
     _check_settings(out, {**experiment.settings(), "search_trials": num_trials})
-    # A weight that is too large may fail; the search goes on without it.
     reasons = perform(list(_trials(contenders, experiment, num_trials)), jobs, quiet)
     searched, failed = {}, {}
     for contender in contenders:
         try:
-            searched[contender.title] = _searched(contender, experiment, num_trials)
-        except InputError:
-            own = (reason for title, reason in reasons.items() if title.startswith(f"{contender.title}, "))
-            failed[contender.title] = next(own, "no trial of the search has a score")
+            searched[contender.title] = _searched(contender, experiment, num_trials, reasons)
+        except InputError as error:
+            failed[contender.title] = str(error)
     kept = [contender for contender in contenders if contender.title in searched]
     units = [
         (contender, seed, _unit(contender, searched[contender.title][0], seed, experiment))
@@ -114,10 +116,15 @@ def compare(
         for seed in range(seeds)
     ]
     failed |= perform([task for _, _, task in units], jobs, quiet)
-    done = [(contender, seed) for contender, seed, task in units if task.title not in failed]
-    records = [
-        _record(contender, seed, searched[contender.title], experiment, quiet) for contender, seed in done
-    ]
+    done, records = [], []
+    for contender, seed, task in units:
+        if task.title in failed:
+            continue
+        try:
+            records.append(_record(contender, seed, searched[contender.title], experiment, quiet))
+            done.append((contender, seed))
+        except InputError as error:
+            failed[task.title] = str(error)
     write_records(out / "records.jsonl", records)
     pictures = {
         contender.title: experiment.pictures(contender.folder / "seed0")
@@ -167,18 +174,39 @@ def _contenders(
     """Every quantizer at every rate; one given by its settings has a rate of its own.
 
     Raises:
-        InputError: if a rate is missing or not above 0, or a quantizer cannot have it.
+        InputError: if a rate is missing, not finite or not above 0, if a quantizer cannot have it, or if two
+            would share a directory.
     """
+    folders: dict[Path, str] = {}
     if not rates and not all(entry.is_fixed for entry in entries.values()):
         raise InputError("expected the bits of an item, received none: add for example --bits 441")
-    if any(bits <= 0 for bits in rates):
-        raise InputError(f"expected bits above 0, received {min(rates):g}: correct --bits")
+    for bits in rates:
+        if not 0 < bits < float("inf"):
+            raise InputError(f"expected finite bits above 0, received {bits:g}: correct --bits")
     for name, entry in entries.items():
         for bits in (None,) if entry.is_fixed else dict.fromkeys(rates):
-            config = entry.nearest(experiment.target(bits or 1.0))
-            experiment.nominal_bits(config)  # refuses what does not fit
+            target = experiment.target(bits or 1.0)
+            if bits is not None and target.bits > MOST_POSITION_BITS:
+                raise InputError(
+                    f"expected at most {MOST_POSITION_BITS:,} bits at each position, received --bits "
+                    f"{bits:g}, {target.bits:,.0f} at each: use fewer bits"
+                )
+            config = entry.nearest(target)
+            nominal = experiment.nominal_bits(config)  # refuses what does not fit
+            if bits is not None and not bits / MOST_RATIO <= nominal <= bits * MOST_RATIO:
+                raise InputError(
+                    f"expected bits that {name} can come near to, received --bits {bits:g}, and the nearest "
+                    f"is {nominal:,.4g}: use other bits, or leave {name} out"
+                )
             folder = runs / (name if bits is None else f"{name}-{bits:g}bits")
-            yield Contender(name, bits, config, entry, folder)
+            contender = Contender(name, bits, config, entry, folder)
+            if folder in folders:
+                raise InputError(
+                    f"expected quantizers and rates whose names differ, received {folders[folder]!r} and "
+                    f"{contender.title!r}, which would share {folder.name}: rename one, or leave it out"
+                )
+            folders[folder] = contender.title
+            yield contender
 
 
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
@@ -227,26 +255,35 @@ def _settings_to_try(contender: Contender, num: int) -> list[tuple[search.Weight
 def _trials(contenders: Sequence[Contender], experiment: Experiment, num: int) -> Iterator[Task]:
     for contender in contenders:
         for weights, path in _settings_to_try(contender, num):
-            title = f"{contender.title}, search {search.described(weights)}"
-            yield experiment.trial(title, contender.config.changed(weights), path)
+            yield experiment.trial(_trial_title(contender, weights), contender.config.changed(weights), path)
+
+
+def _trial_title(contender: Contender, weights: search.Weights) -> str:
+    return f"{contender.title}, search {search.described(weights)}"
 
 
 Searched = tuple[search.Weights, list[dict[str, Any]]]
 """Chosen loss weights, and all trials with their scores."""
 
 
-def _searched(contender: Contender, experiment: Experiment, num: int) -> Searched:
+def _searched(contender: Contender, experiment: Experiment, num: int, reasons: Mapping[str, str]) -> Searched:
     """Choose the loss weights.
 
     Raises:
-        InputError: if no trial trains.
+        InputError: if no trial has a finite loss, or one failed for another reason. It may succeed when the
+            command is repeated, and change the choice, so nothing is trained with the weights of the others.
     """
-    scores = []
+    scores, reason = [], None
     for weights, path in _settings_to_try(contender, num):
-        try:
+        reason = reasons.get(_trial_title(contender, weights))
+        if reason is None:
             scores.append((weights, experiment.score(path)))
-        except (InputError, OSError):
-            scores.append((weights, float("inf")))  # it failed
+        elif (path / DIVERGED).is_file():
+            scores.append((weights, float("inf")))
+        else:
+            raise InputError(f"search {search.described(weights)}: {reason}")
+    if scores and all(score == float("inf") for _, score in scores):
+        raise InputError(f"no trial of the search has a finite score: {reason}")
     chosen = search.best(scores) if scores else {}
     trials = [{"weights": w, "score": None if s == float("inf") else s} for w, s in scores]
     return chosen, trials
