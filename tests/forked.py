@@ -25,10 +25,11 @@ CONTEXT.set_forkserver_preload(
         "smalti.app.commands.train_prior",
         "smalti.app.commands.encode",
         "smalti.app.commands.decode",
-        # Imported by smalti or by torch's optimizers at their first use.
+        # Imported at their first use, by smalti or by torch's optimizers.
         "accelerate.state",
         "numba.core.config",
         "torch._dynamo",
+        "torchmetrics.functional.image",
     ]
 )
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}

@@ -1,9 +1,14 @@
 """A small training run as a program of its own, so that tests can kill it or start it on several ranks.
 
 python worker.py RUN STEPS [vqvae | adversarial]
+
+With KILLED_AFTER in the environment, the process is killed after so many seconds of its own processor time,
+counted from its second validation; it has then written a checkpoint.
 """
 
+import itertools
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -64,7 +69,12 @@ def main(run: str, steps: int, name: str = "vqvae") -> None:
     engine = Engine()
     loader = Loader(pictures(), batch_size=32, device=engine.device, to_model=to_model)
 
+    killed_after = float(os.environ.get("KILLED_AFTER", 0))
+    validations = itertools.count()
+
     def validate(candidate: Trainable) -> dict[str, float]:
+        if next(validations) == 1 and killed_after:
+            signal.setitimer(signal.ITIMER_PROF, killed_after)  # SIGPROF ends a process at once
         return {"distance": abs(candidate.trained_steps - steps // 2)}
 
     # The weights to keep are then others than the last.
