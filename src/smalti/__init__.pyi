@@ -11,6 +11,10 @@ from smalti.autoregressive.transformer import Transformer as Transformer
 from smalti.autoregressive.transformer import TransformerConfig as TransformerConfig
 from smalti.autoregressive.wavenet import WaveNet as WaveNet
 from smalti.autoregressive.wavenet import WaveNetConfig as WaveNetConfig
+from smalti.coding.archive import Archive as Archive
+from smalti.coding.codec import Codec as Codec
+from smalti.coding.files import compress as compress
+from smalti.coding.files import restore as restore
 from smalti.conditioners.cross_attention import CrossAttention as CrossAttention
 from smalti.conditioners.cross_attention import CrossAttentionConfig as CrossAttentionConfig
 from smalti.conditioners.embedding import Embedding as Embedding

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from smalti.app.commands.compress import compress
+from smalti.app.commands.evaluate_files import measure_files
 from smalti.coding.archive import Archive
+from smalti.core.errors import InputError
+from smalti.data.store import Store
 from smalti.tokenizer import Tokenizer
 from tests.runs import Result, digests
 
@@ -116,3 +121,26 @@ def test_the_weights_of_another_model_are_refused(
     tokenizer.save_pretrained(tmp_path / "other")
     assert "model" in mistake("decompress", tmp_path / "other", exact, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_says_the_real_size_beside_the_bound(run: Path, pictures: Path, smalti: Smalti) -> None:
+    words = ["evaluate", run, "--data", pictures, "--files"]
+    report = json.loads(smalti(*words, "--json").out)
+    files, rows = report["files"], report["bits_per_dim"]
+    best = min((name for name in rows), key=lambda name: rows[name]["bits_per_dim"])
+    assert files["prior"] == best
+    assert files["bound"] == rows[best]["bits_per_dim"]
+    dims = 40 * 768
+    assert files["bits_per_dim"] == pytest.approx(8 * files["bytes"] / dims)
+    # The header of so few pictures is not yet a small part.
+    assert 8 * (files["bytes"] - 1500) / dims < files["bound"] < files["bits_per_dim"]
+    assert "files" in report["protocol"]
+    shown = " ".join(smalti(*words).out.split())
+    assert f"{files['bytes']:,} bytes" in shown
+
+
+def test_files_of_continuous_data_are_refused(trained: Path, tmp_path: Path) -> None:
+    density: Any = {"uniform": {"nats_per_dim": 1.0, "rate": 0.5, "distortion": 0.5, "stderr": None}}
+    tokenizer, store = Tokenizer.from_pretrained(trained, "cpu"), Store.open(trained / "data")
+    with pytest.raises(InputError, match="levels"):
+        measure_files(tokenizer, store, density, tmp_path, True)

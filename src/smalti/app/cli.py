@@ -18,6 +18,7 @@ from smalti.app.options import (
     DATA_HELP,
     Data,
     DecoderTemperature,
+    Files,
     HeldOut,
     Out,
     OutOrRun,
@@ -298,6 +299,7 @@ def evaluate(
     draws: Annotated[
         int, typer.Option("--draws", min=1, help="Samples from each posterior (VAE and VIMCO).")
     ] = 50,
+    files: Files = False,
     protocol: Protocol = False,
     plugin: Plugin = None,
     quiet: Quiet = False,
@@ -309,7 +311,7 @@ def evaluate(
     from smalti.app.commands.evaluate import evaluate as verb
     from smalti.app.commands.evaluate import show
 
-    report = verb(run, data, split, quiet=quiet or as_json, draws=draws)
+    report = verb(run, data, split, quiet=quiet or as_json, draws=draws, files=files)
     if as_json:
         print(json.dumps(report, indent=2))
     else:

@@ -110,4 +110,7 @@ PriorName = Annotated[
 Protocol = Annotated[
     bool, typer.Option("--protocol", help="Print the definitions of the figures; --json has them too.")
 ]
+Files = Annotated[
+    bool, typer.Option("--files", help="Also compress the items losslessly to a real file, and restore them.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Hide progress.")]

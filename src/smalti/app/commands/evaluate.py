@@ -13,6 +13,7 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
+from smalti.app.commands.evaluate_files import PROTOCOL, measure_files, note_of_files
 from smalti.app.console import amount, counting, note
 from smalti.app.data import known_labels, open_data, open_loader, pick_split, prepare
 from smalti.app.runs import check_model, model_of
@@ -26,7 +27,7 @@ from smalti.evaluation.bounds import LabelPrior
 from smalti.evaluation.evaluate import Evaluation
 from smalti.evaluation.evaluate import evaluate as measure
 from smalti.evaluation.figures import usage_histogram
-from smalti.tokenizer import load_trained
+from smalti.tokenizer import Tokenizer, load_trained
 from smalti.trained import TrainedModel, prior_directory
 from smalti.training.checkpoints import RESULTS, RunDirectory
 
@@ -41,6 +42,7 @@ def evaluate(
     batch_size: int = 100,
     quiet: bool = False,
     draws: int = 50,
+    files: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a run on a source, and save `evaluation.json` and figures if the run is local.
 
@@ -53,6 +55,7 @@ def evaluate(
         batch_size: items per batch.
         quiet: hide progress.
         draws: posterior samples per item, for models with a stochastic posterior.
+        files: whether to compress the items to a real file, too, and restore them.
 
     Raises:
         InputError: for a user error.
@@ -85,6 +88,11 @@ def evaluate(
             batches = _counted(loader.sequential(), store.count, count)
             result = measure(trained.model, priors, batches, draws)
         report = _report(trained, store, result, data, draws)
+        if files:
+            # On the CPU, as files of other devices could not be read elsewhere.
+            tokenizer = Tokenizer(trained if trained.device.type == "cpu" else load_trained(run, "cpu"))
+            report["files"] = measure_files(tokenizer, store, result.density, Path(scratch), quiet)
+            report["protocol"]["files"] = PROTOCOL
         if is_local:
             _save(trained, report, result, next(loader.watch(16)))
     return report
@@ -111,7 +119,8 @@ def show(report: dict[str, Any], protocol: bool = False) -> None:
     for name, bits in report.get("lossless_bits_per_dim", {}).items():
         table.add_row(f"{name} (files)", _figure(bits))
     show_table(table)
-    for sentence in (_note_of_training_data(report), note_of_lossless(report), _note_of_density(report)):
+    notes = (_note_of_training_data, note_of_lossless, note_of_files, _note_of_density)
+    for sentence in (each(report) for each in notes):
         if sentence is not None:
             show_table(escape(sentence))
     other = Table(show_header=False)
