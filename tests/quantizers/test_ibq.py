@@ -67,8 +67,8 @@ def test_no_array_of_tokens_times_codes_is_made_at_once(monkeypatch):
     z, codes = latents_for(num, 4), latents_for(num_codes, 4)
     scalar = torch.ones(())
     with LargestTensor() as largest:
-        indices = soft_indices._largest_products._init_fn(z, codes)
-        *_, mean, log_sums = soft_indices._select._init_fn(z, codes, indices, 0.5, True)
+        soft_indices._largest_products._init_fn(z, codes)
+        _, indices, _, _, mean, log_sums = soft_indices._select._init_fn(z, codes, 0.5, True)
         soft_indices._select_backward._init_fn(
             z, scalar, scalar, z, codes, indices, mean, log_sums, 0.5, True
         )

@@ -121,10 +121,9 @@ class IBQ(Quantizer):
         config, places = self.config, self.layout.places(latents)
         # A module may have been cast to half precision.
         codes = self.codes.float()
-        indices = largest_products(z, codes)
         has_entropies = config.entropy_weight > 0
-        z_q, sample_entropy, batch_entropy = select_softly(
-            z, codes, indices, config.entropy_temperature, has_entropies
+        z_q, indices, sample_entropy, batch_entropy = select_softly(
+            z, codes, config.entropy_temperature, has_entropies
         )
         z_q = with_undefined(z_q, z)
         e = embedding(indices, codes)

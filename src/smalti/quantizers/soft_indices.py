@@ -43,46 +43,60 @@ def largest_products(tokens: Float[Tensor, "n d"], codes: Float[Tensor, "k d"]) 
 def select_softly(
     tokens: Float[Tensor, "n d"],
     codes: Float[Tensor, "k d"],
-    indices: Int64[Tensor, " n"],
     temperature: float,
     with_entropies: bool = True,
-) -> tuple[Float[Tensor, "n d"], Float[Tensor, ""], Float[Tensor, ""]]:
-    """Look up codes, with the gradient of (onehot - sg[p] + p) E, where p = softmax(z E^T).
+) -> tuple[Float[Tensor, "n d"], Int64[Tensor, " n"], Float[Tensor, ""], Float[Tensor, ""]]:
+    """Choose codes as `largest_products` does, with the gradient of (onehot - sg[p] + p) E.
+
+    Here p = softmax(z E^T).
 
     Args:
         tokens: z, `(N, D)`.
         codes: E, `(K, D)`.
-        indices: of the chosen codes.
         temperature: T, of the distributions whose entropies are computed.
         with_entropies: False returns zeros in their place.
 
     Returns:
-        Exactly the chosen codes; with q = softmax(z E^T / T), the mean of the entropies H(q) of tokens; and
-        the entropy of the mean of q over the tokens of all ranks; in nats.
+        Exactly the chosen codes, and their indices; with q = softmax(z E^T / T), the mean of the entropies
+        H(q) of tokens; and the entropy of the mean of q over the tokens of all ranks; in nats.
     """
-    z_q, sample, batch, *_ = _select(tokens, codes, indices, temperature, with_entropies)
-    return z_q, sample, batch
+    z_q, indices, sample, batch, *_ = _select(tokens, codes, temperature, with_entropies)
+    return z_q, indices, sample, batch
 
 
 @torch.library.custom_op("smalti::largest_products", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def _largest_products(tokens: Tensor, codes: Tensor) -> Tensor:
     indices = torch.empty(len(tokens), dtype=torch.int64, device=tokens.device)
-    margin = rounding_margin(tokens.shape[1], tokens.device) * codes.norm(dim=1).amax()
+    margin = _margin(tokens, codes)
     for rows, scores in _products(tokens, codes):
-        largest, indices[rows] = scores.max(1)
-        second = scores.scatter_(1, indices[rows].unsqueeze(1), -torch.inf).amax(1)
-        # Not "second >= limit": no score is below a limit that is not a number.
-        is_clear = second < largest - margin * tokens[rows].norm(dim=1)
-        doubtful = is_clear.logical_not_().nonzero().squeeze(1)
-        if len(doubtful):
-            where = rows.start + doubtful
-            indices[where] = _first_largest(tokens[where], codes)
+        indices[rows] = _largest(scores, tokens[rows], codes, margin)
     return indices
 
 
 @_largest_products.register_fake
 def _shape_of_largest(tokens: Tensor, codes: Tensor) -> Tensor:
     return tokens.new_empty(tokens.shape[0], dtype=torch.int64)
+
+
+def _margin(tokens: Tensor, codes: Tensor) -> Tensor:
+    """Rounding error of the difference of two products, in lengths of the token."""
+    return rounding_margin(tokens.shape[1], tokens.device) * codes.norm(dim=1).amax()
+
+
+def _largest(
+    scores: Float[Tensor, "n k"], tokens: Float[Tensor, "n d"], codes: Float[Tensor, "k d"], margin: Tensor
+) -> Int64[Tensor, " n"]:
+    """Index of the largest score of each token; tokens with a second one within the margin are recomputed."""
+    largest, indices = scores.max(1)
+    where = indices.unsqueeze(1)
+    second = scores.scatter_(1, where, -torch.inf).amax(1)
+    scores.scatter_(1, where, largest.unsqueeze(1))
+    # Not "second >= limit": no score is below a limit that is not a number.
+    is_clear = second < largest - margin * tokens.norm(dim=1)
+    doubtful = is_clear.logical_not_().nonzero().squeeze(1)
+    if len(doubtful):
+        indices[doubtful] = _first_largest(tokens[doubtful], codes)
+    return indices
 
 
 def _first_largest(tokens: Float[Tensor, "n d"], codes: Float[Tensor, "k d"]) -> Int64[Tensor, " n"]:
@@ -95,37 +109,41 @@ def _first_largest(tokens: Float[Tensor, "n d"], codes: Float[Tensor, "k d"]) ->
     return torch.where(tokens.isfinite().all(1), indices, 0)
 
 
-@torch.library.custom_op("smalti::select_softly", mutates_args=())
+@torch.library.custom_op("smalti::select_softly", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def _select(
-    tokens: Tensor, codes: Tensor, indices: Tensor, temperature: float, with_entropies: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    tokens: Tensor, codes: Tensor, temperature: float, with_entropies: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`select_softly`, the mean `(K,)` of q over the tokens of all ranks, and log sum exp of q's logits.
 
     All logits are relative to that of the chosen code.
     """
+    indices = torch.empty(len(tokens), dtype=torch.int64, device=tokens.device)
     mean, sample = codes.new_zeros(len(codes)), codes.new_zeros(())
-    log_sums = tokens.new_zeros(len(tokens))
-    if with_entropies:
-        num = max(1, len(tokens))
-        for rows, logits in _relative_products(tokens, codes, indices):
-            logits = _scaled(logits, temperature)
+    log_sums, margin = tokens.new_zeros(len(tokens)), _margin(tokens, codes)
+    num = max(1, len(tokens))
+    for rows, products in _products(tokens, codes):
+        indices[rows] = _largest(products, tokens[rows], codes, margin)
+        if with_entropies:
+            logits = _scaled(_relative(products, indices[rows]), temperature)
             q = logits.exp()
             sums = q.sum(1)
             log_sums[rows] = sums.log()
             mean.addmv_(q.t(), 1 / (num * sums))
             sample += (log_sums[rows] - torch.linalg.vecdot(q, logits) / sums).sum() / num
+    if with_entropies:
         mean = mean_over_ranks(mean)
     batch = -(mean * _log(mean)).sum()
-    return codes[indices], sample, batch, mean, log_sums
+    return codes[indices], indices, sample, batch, mean, log_sums
 
 
 @_select.register_fake
 def _shapes_of_selected(
-    tokens: Tensor, codes: Tensor, indices: Tensor, temperature: float, with_entropies: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    scalar = codes.new_empty(())
-    mean, log_sums = codes.new_empty(codes.shape[0]), tokens.new_empty(tokens.shape[0])
-    return torch.empty_like(tokens), scalar, scalar.clone(), mean, log_sums
+    tokens: Tensor, codes: Tensor, temperature: float, with_entropies: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    scalar, num = codes.new_empty(()), tokens.shape[0]
+    indices = tokens.new_empty(num, dtype=torch.int64)
+    means = codes.new_empty(codes.shape[0]), tokens.new_empty(num)
+    return torch.empty_like(tokens), indices, scalar, scalar.clone(), *means
 
 
 @torch.library.custom_op("smalti::select_softly_backward", mutates_args=())
@@ -150,8 +168,8 @@ def _select_backward(
     of_tokens = torch.empty_like(tokens)
     of_mean = of_batch * _log(mean) / -len(tokens)
     scale = of_sample / -len(tokens)
-    products = zip(_relative_products(tokens, codes, indices), _products(of_latents, codes), strict=True)
-    for (rows, logits), (_, s) in products:
+    for (rows, products), (_, s) in zip(_products(tokens, codes), _products(of_latents, codes), strict=True):
+        logits = _relative(products, indices[rows])
         p = logits.exp()
         p /= p.sum(1, keepdim=True)
         of_logits = s.sub_(torch.linalg.vecdot(p, s).unsqueeze(1)).mul_(p)
@@ -185,15 +203,16 @@ def _shapes_of_gradients(
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    tokens, codes, indices, ctx.temperature, ctx.with_entropies = inputs
-    ctx.save_for_backward(tokens, codes, indices, *output[3:])
+    tokens, codes, ctx.temperature, ctx.with_entropies = inputs
+    _, indices, _, _, mean, log_sums = output
+    ctx.save_for_backward(tokens, codes, indices, mean, log_sums)
 
 
-def _backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+def _backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
     of_tokens, of_codes = _select_backward(
-        gradients[0].contiguous(), *gradients[1:3], *ctx.saved_tensors, ctx.temperature, ctx.with_entropies
+        gradients[0].contiguous(), *gradients[2:4], *ctx.saved_tensors, ctx.temperature, ctx.with_entropies
     )
-    return of_tokens, of_codes, None, None, None
+    return of_tokens, of_codes, None, None
 
 
 _select.register_autograd(_backward, setup_context=_keep_for_backward)
@@ -210,12 +229,9 @@ def _products(tokens: Tensor, codes: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield chunk, products
 
 
-def _relative_products(tokens: Tensor, codes: Tensor, indices: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Products minus the product of the chosen code, by one more channel: 0 at most, up to rounding."""
-    with torch.autocast(tokens.device.type, enabled=False):
-        chosen = torch.linalg.vecdot(tokens, codes[indices]).unsqueeze(1)
-        one = torch.ones_like(codes[:, :1])
-        yield from _products(torch.cat((tokens, -chosen), 1), torch.cat((codes, one), 1))
+def _relative(products: Float[Tensor, "n k"], indices: Int64[Tensor, " n"]) -> Float[Tensor, "n k"]:
+    """Subtract the product of the chosen code in place: 0 at most, up to rounding."""
+    return products.sub_(products.gather(1, indices.unsqueeze(1)))
 
 
 def _scaled(logits: Tensor, temperature: float) -> Tensor:
