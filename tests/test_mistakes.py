@@ -30,6 +30,7 @@ from smalti.models.vimco import VIMCO
 nan = float("nan")
 vq, fsq, residual = smalti.VectorQuantizer(4, 8), smalti.FSQ((3, 4)), smalti.ResidualVQ(4, 8, 2)
 last = smalti.VectorQuantizer(4, 8, channel_last=True)
+frozen = smalti.VectorQuantizer(4, 8, codebook="frozen")
 network = smalti.GatedPixelCNN(num_codes=8, channels=4, layers=2)
 prior = smalti.LearnedPrior(network, (4, 2))
 signal = smalti.SignalSpec(3, (16, 16))
@@ -74,6 +75,13 @@ MISTAKES = {
     "smalti.FSQ((8, 5), 'relu')": "'relu'",
     "smalti.ResidualFSQ((8, 5), 0)": "received 0",
     "vq(torch.zeros(2, 4, 3, dtype=torch.complex64))": "complex64",
+    "smalti.nearest_codes(torch.zeros(5, 3), torch.zeros(4, 2))": "(5, 3) and (4, 2)",
+    "smalti.nearest_codes(torch.zeros(2**12, 64), torch.zeros(2**8, 32))": "(256, 32)",
+    "smalti.nearest_codes(torch.zeros(5, 3, 2), torch.zeros(4, 2))": "(5, 3, 2)",
+    "smalti.nearest_codes(torch.zeros(5, 2), torch.zeros(0, 2))": "(0, 2)",
+    "smalti.nearest_codes(np.zeros((5, 2)), torch.zeros(4, 2))": "ndarray",
+    "frozen.codebook.set(torch.zeros(1, 4))": "(1, 4)",
+    "frozen.codebook.set(torch.full((1, 8, 4), nan))": "finite",
     "smalti.LearnedPrior(network, (0, 4))": "(0, 4)",
     "smalti.LearnedPrior(network, (4, 2, 2))": "(4, 2, 2)",
     "smalti.LearnedPrior(network, 4)": "received 4",

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from smalti.core.errors import InputError
+from smalti.nn.symbols import check_tensor
 from smalti.quantizers.nearest import nearest_codes
 
 
@@ -19,14 +20,20 @@ def kmeans(
     A cluster without features keeps its centre.
 
     Raises:
-        InputError: if there are fewer features than clusters.
+        InputError: if there are fewer features than clusters, or features that are not finite.
     """
+    check_tensor(features, "features")
     if not 1 <= num <= len(features):
         raise InputError(
             f"expected from 1 to {len(features)} clusters, the number of features, received {num}: "
             "use fewer clusters or more data"
         )
     features = features.float()
+    if not features.isfinite().all():
+        raise InputError(
+            "expected finite features, received some that are not: remove NaN and infinity, and check their "
+            "scale"
+        )
     centres = _initial_centres(features, num, torch.Generator().manual_seed(seed))
     for _ in range(iterations):
         codes = nearest_codes(features, centres)

@@ -20,7 +20,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from smalti.core.errors import InputError
 from smalti.kernels.compiled import compiled_module
+from smalti.nn.symbols import check_tensor
 
 CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
 """Bytes of scores held at once: small enough for the cache on a CPU, large enough to fill a GPU."""
@@ -44,7 +46,11 @@ def nearest_codes(
         tokens: `(N, D)`, any float dtype; computed in float32 regardless of autocast.
         codebook: `(K, D)`, finite: with a code that is not, every token is computed in float64 and gets 0.
         chunk_bytes: bytes of scores held at once, where scores are held; None chooses by device.
+
+    Raises:
+        InputError: for other types or shapes, or a codebook without codes.
     """
+    _check_shapes(tokens, codebook)
     tokens, codebook = tokens.detach(), codebook.detach()
     if torch.compiler.is_exporting():
         return portable(tokens, codebook)
@@ -54,6 +60,18 @@ def nearest_codes(
     if tokens.device.type == "cpu" and work >= WORTH_COMPILING and compiled_module(KERNEL) is not None:
         return compiled(tokens, codebook, chunk_bytes)
     return chunked(tokens, codebook, chunk_bytes)
+
+
+def _check_shapes(tokens: Tensor, codebook: Tensor) -> None:
+    # The compiled loops would read beyond the arrays.
+    check_tensor(tokens, "tokens")
+    check_tensor(codebook, "the codes of a codebook")
+    is_valid = tokens.ndim == codebook.ndim == 2 and tokens.shape[1] == codebook.shape[1]
+    if not is_valid or not codebook.shape[0]:
+        raise InputError(
+            "expected tokens of shape (N, D) and a codebook of shape (K, D) with K of at least 1, received "
+            f"{tuple(tokens.shape)} and {tuple(codebook.shape)}: flatten the other axes first"
+        )
 
 
 @torch.library.custom_op(

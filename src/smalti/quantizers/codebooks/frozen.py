@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from smalti.core.errors import InputError
+from smalti.nn.symbols import check_tensor
 from smalti.quantizers.codebooks.base import CODEBOOKS, Codebook, CodebookConfig, look_up
 
 
@@ -40,7 +42,19 @@ class FrozenCodebook(Codebook):
 
     @torch.no_grad()
     def set(self, codes: Float[Tensor, "g k d"]) -> None:
-        """Assign the codes, for example k-means centres."""
+        """Assign the codes, for example k-means centres.
+
+        Raises:
+            InputError: for another shape, or codes that are not finite.
+        """
+        check_tensor(codes, "codes")
+        if codes.shape != self.codes.shape:
+            raise InputError(
+                f"expected codes of shape {tuple(self.codes.shape)}, received {tuple(codes.shape)}: pass all "
+                "codes of all codebooks"
+            )
+        if not codes.isfinite().all():
+            raise InputError("expected finite codes, received some that are not: remove NaN and infinity")
         self.codes.copy_(codes)
 
     def prepare(self, tokens: Float[Tensor, "g n d"]) -> None:
