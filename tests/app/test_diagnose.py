@@ -1,7 +1,6 @@
 """The command `smalti diagnose`."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -18,9 +17,8 @@ from smalti.evaluation.diagnosis.drawing import draw_diagnosis
 from smalti.evaluation.diagnosis.measurements import measure_codebooks
 from smalti.evaluation.diagnosis.rules import SEVERITIES
 from smalti.models.hierarchy import HierarchyConfig
+from tests.evaluation.spoiled import SETTING
 from tests.runs import digests
-
-SETTING = re.compile(r"\b(?:model|training)\.[\w.]+=\w[\w.]*")
 
 
 def test_findings_are_printed_and_saved(run, smalti):

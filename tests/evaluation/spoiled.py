@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,8 @@ from smalti.likelihoods.gaussian import GaussianConfig
 from smalti.models.vqvae import VQVAEConfig
 
 SIZE, BATCH = 16, 16
+SETTING = re.compile(r"\b(?:model|training)\.[\w.]+=\w[\w.]*")
+"""A setting in the text of an advice."""
 WIDTH: dict[str, Any] = {"channels": 12, "residual_channels": 8, "residual_blocks": 1}
 
 

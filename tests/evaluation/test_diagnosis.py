@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from smalti.app.recipes.overrides import override
 from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
 from smalti.core.signals import SignalSpec
 from smalti.evaluation.diagnosis.measurements import explained, measure_codebooks
 from smalti.evaluation.diagnosis.rules import find_faults, still_falling
+from smalti.modalities.image.modality import ImageConfig
 from smalti.models.hierarchy import HierarchyConfig
 from smalti.models.vae import VAEConfig
 from smalti.models.vimco import VIMCOConfig
@@ -24,8 +26,9 @@ from smalti.quantizers.ibq import IBQConfig
 from smalti.quantizers.lfq import LFQConfig
 from smalti.quantizers.residual import ResidualVQConfig
 from smalti.quantizers.vq import VectorQuantizerConfig
+from smalti.recipe import Recipe
 from tests.conformance.test_quantizers import CASES
-from tests.evaluation.spoiled import Spoiled, faults
+from tests.evaluation.spoiled import SETTING, Spoiled, faults, measured
 
 VQ = partial(VectorQuantizerConfig, code_dim=8)
 GRADIENT = GradientCodebookConfig()
@@ -62,9 +65,27 @@ MORE_SOUND = {
 TINY = SignalSpec(channels=3, size=(16, 16), levels=256)
 
 
+MENDS = {
+    "dead-codes": "codebook.kind=ema",
+    "collapse": "commitment_weight=0.25",
+    "latents-outgrow-codes": "commitment_weight=0.25",
+    "commitment-out-of-balance": "commitment_weight=",
+    "entropy-out-of-balance": "entropy_weight=",
+    "too-many-codes": "num_codes=",
+    "too-few-codes": "num_codes=8",
+    "codes-lag-behind": "codebook.decay=0.99",
+}
+"""A setting that the advice on each fault names."""
+
+
 @pytest.mark.parametrize("name", SPOILED)
-def test_a_planted_fault_is_named(name):
-    assert name in faults(SPOILED[name])
+def test_a_planted_fault_is_named_with_settings_that_exist(name):
+    found = {finding.name: finding for finding in find_faults(measured(SPOILED[name]))}
+    assert f"model.quantizer.{MENDS[name]}" in found[name].advice
+    recipe = Recipe(name="x", data=ImageConfig(), model=VQVAEConfig(quantizer=SPOILED[name].quantizer))
+    for finding in found.values():
+        for setting in SETTING.findall(finding.advice):
+            assert override(recipe, [setting]) != recipe
 
 
 @pytest.mark.parametrize("kind", SOUND)

@@ -112,13 +112,10 @@ def collapse(codebook: Codebook) -> Finding | None:
         codebook.name,
         f"one code takes {codebook.use.top_share:.1%} of the positions: the codes say almost nothing about "
         "the signal",
-        _advice(
-            codebook,
-            {
-                "entropy_weight": f"raise {_setting(codebook, 'entropy_weight')}, which rewards even use",
-                "codebook": _revival(codebook),
-                "commitment_weight": f"keep {_setting(codebook, 'commitment_weight')} near 0.25",
-            },
+        _joined(
+            _raised(codebook, "entropy_weight", 0.1),
+            _revival(codebook),
+            _set(codebook, "commitment_weight", 0.25) if _value(codebook, "commitment_weight") > 1 else "",
             "lower training.learning_rate",
         ),
     )
@@ -137,14 +134,10 @@ def outgrown(codebook: Codebook) -> Finding | None:
         codebook.name,
         f"the latents outgrow the codes: their length is {geometry.latent_length:.3g}, that of their codes "
         f"{geometry.code_length:.3g}",
-        _advice(
-            codebook,
-            {
-                "commitment_weight": f"raise {_setting(codebook, 'commitment_weight')} to 0.25 or more, so "
-                "that the encoder stays near the codes",
-                "codebook": "or let the codes follow: model.quantizer.codebook.kind=ema",
-            },
-            "add a commitment loss",
+        _joined(
+            _raised(codebook, "commitment_weight", 0.25),
+            "" if _averages(codebook) else _following(codebook),
+            "lower training.learning_rate",
         ),
     )
 
@@ -172,13 +165,12 @@ def out_of_balance(weight: str, noun: str) -> Rule:
             )
         if ratio <= limit:
             return None
-        now = float(getattr(codebook.config, weight))
         return Finding(
             f"{noun.partition(' ')[0]}-out-of-balance",
             "error",
             codebook.name,
             text,
-            f"lower {_setting(codebook, weight)}, about to {_rounded(now / ratio)}",
+            _set(codebook, weight, _value(codebook, weight) / ratio),
         )
 
     return rule
@@ -215,16 +207,7 @@ def dead_codes(codebook: Codebook) -> Finding | None:
         codebook.name,
         f"{dead:.0%} of the {codebook.num_codes:,} codes are never used; the perplexity is "
         f"{codebook.use.perplexity:.1f}",
-        _advice(
-            codebook,
-            {
-                "entropy_weight": f"raise {_setting(codebook, 'entropy_weight')}",
-                "codebook": _revival(codebook),
-                "num_codes": f"or {fewer}",
-                "bits": f"or {fewer}",
-            },
-            fewer,
-        ),
+        _joined(_raised(codebook, "entropy_weight", 0.1), _revival(codebook), fewer),
     )
 
 
@@ -235,22 +218,13 @@ def lagging(codebook: Codebook) -> Finding | None:
         return None
     if geometry.lag < LAG or geometry.lag * geometry.relative_error < LAG_OF_VARIANCE:
         return None
-    inner = _fields(getattr(codebook.config, "codebook", None))
-    advice = (
-        "lower model.quantizer.codebook.decay to 0.99, and keep model.quantizer.codebook.data_init=true"
-        if "decay" in inner
-        else "let the codes follow their latents: model.quantizer.codebook.kind=ema; or raise "
-        "training.learning_rate"
-        if inner
-        else "raise training.learning_rate"
-    )
     return Finding(
         "codes-lag-behind",
         "warning",
         codebook.name,
         f"the codes lag behind their latents: moving each code to the mean of its latents would remove "
         f"{geometry.lag:.0%} of the quantization error",
-        f"{advice}; or train for more steps",
+        _joined(_following(codebook), "train for more steps, or with a larger training.learning_rate"),
     )
 
 
@@ -313,23 +287,52 @@ def _fields(config: object) -> Mapping[str, Any]:
     return type(config).model_fields if isinstance(config, Configuration) else {}
 
 
-def _setting(codebook: Codebook, field: str) -> str:
-    """Key and present value of a setting of the quantizer; the key alone if it has no such setting."""
-    key = f"model.quantizer.{field}"
-    return f"{key}={getattr(codebook.config, field):g}" if field in _fields(codebook.config) else key
+def _value(codebook: Codebook, field: str) -> float:
+    """Value of a setting of the quantizer; 0 if it has no such setting."""
+    return float(getattr(codebook.config, field)) if field in _fields(codebook.config) else 0.0
 
 
-def _advice(codebook: Codebook, by_field: Mapping[str, str], otherwise: str) -> str:
-    """Join the advice on the settings that the quantizer has."""
-    return (
-        "; ".join(text for field, text in by_field.items() if field in _fields(codebook.config)) or otherwise
-    )
+def _set(codebook: Codebook, field: str, value: float) -> str:
+    """Advise a value for a setting; empty if the quantizer has no such setting."""
+    if field not in _fields(codebook.config):
+        return ""
+    return f"set model.quantizer.{field}={float(f'{value:.2g}'):g} (now {_value(codebook, field):g})"
+
+
+def _raised(codebook: Codebook, field: str, least: float) -> str:
+    return _set(codebook, field, max(least, 4 * _value(codebook, field)))
+
+
+def _joined(*advice: str) -> str:
+    return "; or ".join(each for each in advice if each)
+
+
+def _averages(codebook: Codebook) -> bool:
+    """Return True if the codes are moving averages with revival of dead codes."""
+    return "revive_after" in _fields(getattr(codebook.config, "codebook", None))
 
 
 def _revival(codebook: Codebook) -> str:
-    if "revive_after" in _fields(getattr(codebook.config, "codebook", None)):
-        return "revive dead codes sooner: model.quantizer.codebook.revive_after=20"
-    return "start the codes from the data and revive dead ones: model.quantizer.codebook.kind=ema"
+    if _averages(codebook):
+        now = float(codebook.config.codebook.revive_after)
+        sooner = 20.0 if now == 0 or now > 20 else now / 2
+        return f"revive dead codes sooner: model.quantizer.codebook.revive_after={sooner:g}"
+    if "codebook" in _fields(codebook.config):
+        return "start the codes from the data and revive dead ones: model.quantizer.codebook.kind=ema"
+    return ""
+
+
+def _following(codebook: Codebook) -> str:
+    """Advise settings with which codes follow their latents; empty if they are set already."""
+    if "codebook" not in _fields(codebook.config):
+        return ""
+    if not _averages(codebook):
+        return "let the codes follow: model.quantizer.codebook.kind=ema"
+    inner = codebook.config.codebook
+    return _joined(
+        f"set model.quantizer.codebook.decay=0.99 (now {inner.decay:g})" if inner.decay > 0.99 else "",
+        "" if inner.data_init else "set model.quantizer.codebook.data_init=true",
+    )
 
 
 def _fewer(codebook: Codebook, num: int) -> str:
@@ -347,7 +350,3 @@ def _size(codebook: Codebook, num: int) -> str:
         if field in _fields(codebook.config):
             return text
     return f"about {num:,}"
-
-
-def _rounded(value: float) -> str:
-    return f"{float(f'{value:.1g}'):g}"
