@@ -40,6 +40,7 @@ peers: $(PEERS)/.installed
 
 results: .venv/.installed
 	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/compared.py
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

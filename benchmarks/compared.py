@@ -78,6 +78,8 @@ def kmeans_db(group: list[Record]) -> float:
 def draw(path: Path) -> None:
     """Plot the decibels of each quantizer above the Shannon bound, one panel per rate."""
     found = groups([record for record in records() if record["dataset"] in GAUSSIAN])
+    if not found:
+        return
     rates = sorted({bits for _, bits in found})
     names = list(dict.fromkeys(short_name(r) for group in found.values() for r in group))[::-1]
     figure = Figure(figsize=(2 + 2.6 * len(rates), 0.8 + 0.19 * len(names)), layout="constrained")
