@@ -101,7 +101,9 @@ EVERY = [
     for grid in case.grids
     for setting in case.settings
 ]
+EVERY_OF_THREE = [pytest.param(*each.values, 3, id=f"{each.id}-3") for each in EVERY]
 FIRST_GRID = [parameter for parameter in EVERY if parameter.values[1] == parameter.values[0].grids[0]]
+ONE_OF_FIRST_GRID = [pytest.param(*each.values, 1, id=f"{each.id}-1") for each in FIRST_GRID]
 
 
 def concrete_networks() -> set[type]:
@@ -168,8 +170,9 @@ def test_steps_give_the_logits_of_the_whole(case, grid, num_codebooks, num_class
         previous = symbols[:, i]
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-@pytest.mark.parametrize(("case", "grid", "num_codebooks", "num_classes"), EVERY)
+@pytest.mark.parametrize(
+    ("case", "grid", "num_codebooks", "num_classes", "batch_size"), EVERY_OF_THREE + ONE_OF_FIRST_GRID
+)
 def test_cached_and_naive_loops_draw_the_same(case, grid, num_codebooks, num_classes, batch_size):
     network = build(case, num_codebooks, num_classes)
     conditions = labels(batch_size, num_classes)
