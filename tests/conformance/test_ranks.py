@@ -25,6 +25,7 @@ from smalti.quantizers.estimators.nsvq import NSVQConfig
 from smalti.quantizers.fsq import FSQConfig
 from smalti.quantizers.ibq import IBQConfig
 from smalti.quantizers.lfq import LFQConfig
+from smalti.quantizers.multi_scale import MultiScaleVQConfig
 from smalti.quantizers.residual import ResidualVQConfig
 from smalti.quantizers.residual_fsq import ResidualFSQConfig
 from smalti.quantizers.vq import VectorQuantizerConfig
@@ -133,6 +134,9 @@ CASES: dict[str, Trained] = {
         )
     ),
     "vqvae-reviving": vqvae(quantizer=VectorQuantizerConfig(num_codes=40, code_dim=4, codebook=REVIVING)),
+    "vqvae-multi-scale": vqvae(
+        quantizer=MultiScaleVQConfig(dim=4, num_codes=8, scales=((1, 1), (2, 2)), codebook=REVIVING)
+    ),
     "vqvae-nsvq": vqvae(
         quantizer=VectorQuantizerConfig(
             num_codes=8, code_dim=4, codebook=GradientCodebookConfig(), gradient=NSVQConfig()

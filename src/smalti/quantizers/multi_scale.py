@@ -173,7 +173,7 @@ class MultiScaleVQ(Quantizer):
         z = self._maps(latents)
         if self.training:
             averages = [_tokens(_area(z.detach(), grid)) for grid in self.scales]
-            self.codebook.prepare(torch.cat(averages, 1))
+            self.codebook.prepare(self._by_item(averages, z.shape[0]))
         total = torch.zeros_like(z)
         tokens, indices, commitments, losses = [], [], [], []
         for grid in self.scales:
@@ -182,9 +182,9 @@ class MultiScaleVQ(Quantizer):
             total = total + self._upsampled(indices[-1], grid)
             commitments.append(mse_loss(z, total.detach()))
             losses.append(self.codebook.loss(_tokens(z), _tokens(total)))
-        chosen = torch.cat(indices, 1)
+        chosen = self._by_item(indices, z.shape[0])
         if self.training:
-            self.codebook.learn(torch.cat(tokens, 1), chosen)
+            self.codebook.learn(self._by_item(tokens, z.shape[0]), chosen)
         commitment = torch.stack(commitments).mean()
         terms = {
             "commitment": commitment.detach(),
@@ -261,10 +261,17 @@ class MultiScaleVQ(Quantizer):
         mode = "bicubic" if len(grid) == 2 else "trilinear"
         return interpolate(codes, self.grid, mode=mode, align_corners=False)
 
-    def _packed(self, indices: Sequence[Int64[Tensor, "1 n"]], num: int) -> Int64[Tensor, "b ..."]:
+    def _by_item(self, of_scales: Sequence[Tensor], num: int) -> Tensor:
+        """Join the tokens or indices of all scales, item by item.
+
+        In this order, the batches of all ranks follow each other as in one process, where tokens are drawn.
+        """
         sizes = [math.prod(grid) for grid in self.scales]
-        rows = [chosen.view(num, size) for chosen, size in zip(indices, sizes, strict=True)]
-        packed = torch.cat(rows, 1).t()
+        rows = [each.unflatten(1, (num, size)) for each, size in zip(of_scales, sizes, strict=True)]
+        return torch.cat(rows, 2).flatten(1, 2)
+
+    def _packed(self, indices: Sequence[Int64[Tensor, "1 n"]], num: int) -> Int64[Tensor, "b ..."]:
+        packed = self._by_item(indices, num).view(num, self.num_codebooks).t()
         return self.layout.codes(packed, (num, *(1,) * len(self.grid)))
 
 
