@@ -28,6 +28,7 @@ from smalti.studies.records import (
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     "README.md",
+    "docs/compression.md",
     "docs/experiments.md",
     "docs/likelihood.md",
     "docs/quantizers.md",
@@ -35,6 +36,7 @@ DOCUMENTS = (
     "docs/speed.md",
     "docs/video.md",
 )
+PROCESSOR = ("encode_processor_s", "decode_processor_s")
 MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -350,6 +352,18 @@ def video_horizon() -> str:
     return markdown(["PSNR / sharpness", "frames", *(f"frame {number}" for number in frames)], rows)
 
 
+def files() -> str:
+    """Table of lossless files by codec and prior."""
+    rows = []
+    for record in read_records(ROOT / "results" / "files.jsonl"):
+        own = record["metrics"]
+        bound = f"{own['bits_per_dim']:.4f}" if "bits_per_dim" in own else "-"
+        times = [f"{own[name]:.0f} s" if name in own else "-" for name in PROCESSOR]
+        size = [f"{own['bytes']:,}", f"{own['bits_per_dim_of_files']:.4f}"]
+        rows.append([record["codec"], record["prior"] or "-", *size, bound, *times])
+    return markdown(["", "prior", "bytes", "bits/dim", "bound", "coding", "decoding"], rows)
+
+
 def worlds(experiment: str) -> list[Record]:
     """Return the records of one study of worlds at its largest budget."""
     return largest(by(records_of(ROOT / "results" / "video.jsonl"), "experiment").get(experiment, []))
@@ -391,6 +405,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "lab-second": lab_second,
     "video-actions": video_actions,
     "video-horizon": video_horizon,
+    "files": files,
     "gaussian": gaussian,
     "gaussian-usage": gaussian_usage,
     **{name: lambda name=name: bounds(name) for name in STUDIES},

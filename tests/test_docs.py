@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     "README.md",
     "docs/guide.md",
+    "docs/compression.md",
     "docs/speed.md",
     "docs/figures.md",
     "docs/likelihood.md",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,18 @@ def test_other_files_are_refused(tmp_path: Path):
     path.write_bytes(content[:8] + b"\x02" + content[9:])
     with pytest.raises(InputError, match="newer"):
         Archive(path)
+
+
+def test_a_small_file_cannot_claim_many_items(tmp_path: Path):
+    content = written(tmp_path / "a.sma", [f"{index}.png" for index in range(8)]).read_bytes()
+    with Archive(tmp_path / "a.sma") as archive:
+        own = [struct.pack("<II", block.num, block.size) for block in archive.blocks]
+    for each in own:
+        content = content.replace(each, struct.pack("<I", 1 << 16) + each[4:])
+    tail = struct.Struct("<III8s")
+    num, size, _, end = tail.unpack(content[-tail.size :])
+    begin = len(content) - tail.size - 44 * num - size
+    crc = zlib.crc32(content[begin:-12])
+    (tmp_path / "a.sma").write_bytes(content[:-12] + struct.pack("<I", crc) + end)
+    with pytest.raises(InputError, match="131072"):
+        Archive(tmp_path / "a.sma")

@@ -49,6 +49,8 @@ MOST_HEADER_BYTES = 1 << 20
 MOST_LISTING_BYTES = 1 << 28
 """Largest header and listing, compressed or not."""
 MOST_BLOCK_ITEMS = 1 << 16
+FREE_ITEMS, ITEMS_PER_BYTE = 1 << 16, 64
+"""Most items of a file, so that a small one cannot claim a number that fills the memory with names."""
 
 _MAGIC, _END = b"SMALTI-A", b"SMALTI-E"
 _PREFIX = struct.Struct("<8sIII")
@@ -330,6 +332,8 @@ class Archive(AbstractContextManager["Archive"]):
         for each in self.blocks:
             self._offsets.append(self._offsets[-1] + each.size)
             self._first.append(self._first[-1] + each.num)
+        if self._first[-1] > FREE_ITEMS + ITEMS_PER_BYTE * size:
+            raise self._damage(f"items for {size} bytes", f"{self._first[-1]}")
         if self._offsets[-1] != begin:
             raise self._damage(f"{begin} bytes before the listing", f"{self._offsets[-1]}")
         self.names, self.labels = self._listing(listing[:listing_bytes], self._first[-1])
