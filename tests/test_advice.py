@@ -13,6 +13,7 @@ import typer.main
 from smalti.app.cli import add_commands, app
 from smalti.app.recipes import RECIPES, get_recipe
 from smalti.core.config import Configuration
+from smalti.core.parts import QUANTIZERS
 
 SOURCE = Path(__file__).parents[1] / "src" / "smalti"
 OPTION = re.compile(r"(?<![\w-])--([a-z][a-z-]+)")
@@ -23,7 +24,7 @@ DOTTED = re.compile(
 COMMAND = re.compile(r"(?:`|run |with |Next: )smalti ([a-z-]+)")
 OTHER_TOOLS = {"upgrade"}
 """Options of pip and others in messages."""
-ARGUMENTS = {"channel_last"}
+ARGUMENTS = {"channel_last", "device"}
 """Arguments of Python that no config has."""
 
 
@@ -62,6 +63,7 @@ def settings() -> set[str]:
     found: set[str] = set()
     for name in RECIPES:
         get_recipe(name)
+    QUANTIZERS.kinds()  # imports those that no recipe has
     pending: list[type[Configuration]] = [Configuration]
     while pending:
         each = pending.pop()

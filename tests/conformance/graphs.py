@@ -56,6 +56,10 @@ def test_partitioned_our_operations_do_the_same():
     for name in WITH_OUR_OPERATIONS:
         compare_in_mode(quantizers.CASES[name], True, backend)
     compare_in_mode(quantizers.CASES["vq-ema"], False, backend)
+    ibq = quantizers.CASES["ibq"]().eval()
+    latents = torch.randn(2, ibq.dim, 4, 4)
+    compiled = torch.compile(ibq.encode, fullgraph=True, backend=backend)
+    assert torch.equal(compiled(latents), ibq.encode(latents))
     registered = [name.split("::") for name in torch._C._dispatch_get_all_op_names()]
     ours = {name for space, name in registered if space == "smalti"}
     # Only the partition has the operations of the backward pass.
