@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smalti.coding import archive as archive_module
 from smalti.coding.archive import Archive, ArchiveInfo, ArchiveWriter, digest
 from smalti.core.errors import InputError
 
@@ -102,8 +103,32 @@ def test_altered_files_raise_input_errors_only(tmp_path_factory: pytest.TempPath
         return
 
 
+def test_a_short_pattern_cannot_claim_long_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    names = [f"{'a' * 4000}{index}.png" for index in range(8)]
+    path = written(tmp_path / "a.sma", names)
+    with Archive(path) as archive:
+        assert archive.names == names
+    monkeypatch.setattr(archive_module, "LISTING_BYTES", 8 * 4000)
+    monkeypatch.setattr(archive_module, "LISTING_RATIO", 1)
+    with pytest.raises(InputError, match="names"):
+        Archive(path)
+
+
+def test_blocks_have_the_shape_in_the_header(tmp_path: Path):
+    for sides in ((4, 9), (5, 8)):
+        with ArchiveWriter(tmp_path / "a.sma", INFO) as writer:
+            writer.add(["a"], b"", digest(), *sides)
+        with pytest.raises(InputError, match="shape"):
+            Archive(tmp_path / "a.sma")
+    shapes = {"code_shape": (1, None, 4), "item_shape": (3, None, 8)}
+    with ArchiveWriter(tmp_path / "a.sma", INFO.model_copy(update=shapes)) as writer:
+        writer.add(["a"], b"", digest(), 5, 9)
+    with Archive(tmp_path / "a.sma") as archive:
+        assert (archive.blocks[0].grid_length, archive.blocks[0].length) == (5, 9)
+
+
 def test_other_files_are_refused(tmp_path: Path):
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="no file"):
         Archive(tmp_path / "none.sma")
     path = tmp_path / "text.sma"
     path.write_bytes(b"words " * 100)

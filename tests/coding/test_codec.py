@@ -148,7 +148,8 @@ def test_altered_content_is_noticed_even_with_the_right_checksum(tokenizer: Toke
         flipped[place] ^= 16
         with pytest.raises(InputError, match=r"digest|stream"):
             codec.decode(bytes(flipped), 1, grid, size, expected=coded.digest)
-    for sizes in ((1, 1 << 30, size), (1, grid, 1 << 30), (1, 0, size)):
+    wrong = ((1, 1 << 30, size), (1, grid, 1 << 30), (1, 0, size), (1, grid, size + 1), (1, grid + 1, size))
+    for sizes in wrong:
         with pytest.raises(InputError, match="block"):
             codec.decode(coded.content, *sizes)
 
@@ -223,6 +224,32 @@ def test_sounds_of_any_length_come_back(encoding: str, decoder: DecoderConfig, t
             stored = modality.to_stored(signal_of(block.levels, modality))
             for number, sound in zip(block.numbers, stored.numpy(), strict=True):
                 assert np.array_equal(sound, sounds[number])
+
+
+@torch.no_grad()
+def test_labels_out_of_range_are_refused() -> None:
+    spec = SignalSpec(1, (8,), levels=4)
+    config = VQVAEConfig.tiny().changed({"decoder": ConvDecoderConfig.tiny().changed({"use_labels": True})})
+    model = config.build(spec, {"label": 3}).eval()
+    codec = Codec(model, uniform(model)[0], lossless=True)
+    levels = to_levels(signals(spec, 2), spec.levels)
+    sizes = (2, model.grid[0], 8)
+    coded = codec.encode(model.encode(signals(spec, 2)), levels, [2, -1])
+    found = codec.decode(coded.content, *sizes, [2, -1], coded.digest)[1]
+    assert found is not None
+    assert torch.equal(found, levels)
+    for labels in ([3, -1], [-2, 0], [1 << 70, 0], [2]):
+        with pytest.raises(InputError, match="labels"):
+            codec.decode(coded.content, *sizes, labels, coded.digest)
+
+
+def test_an_item_too_large_to_be_read_again_is_refused(
+    tokenizer: Tokenizer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smalti.coding.codec.MOST_VALUES", 100)
+    with pytest.raises(InputError, match="block"):
+        compressed(tmp_path / "a.sma", tokenizer, store, codec_of(tokenizer))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_continuous_data_is_refused() -> None:

@@ -46,8 +46,11 @@ ENDING = ".sma"
 """Extension of archives."""
 WHAT = "images, sounds or clips compressed by a smalti model: smalti decompress RUN FILE --out DIR"
 MOST_HEADER_BYTES = 1 << 20
-MOST_LISTING_BYTES = 1 << 28
-"""Largest header and listing, compressed or not."""
+"""Largest header, compressed or not."""
+LISTING_BYTES, LISTING_RATIO = 1 << 28, 32
+"""Largest text of the listing: so many bytes, or so many for each byte of a larger file."""
+NAME_BYTES = 1 << 14
+"""Largest mean length of the names in the listing; the longest path of a file has three quarters of it."""
 MOST_BLOCK_ITEMS = 1 << 16
 FREE_ITEMS, ITEMS_PER_BYTE = 1 << 16, 64
 """Most items of a file, so that a small one cannot claim a number that fills the memory with names."""
@@ -87,7 +90,7 @@ class ArchiveInfo(Configuration):
     arithmetic: str
     software: dict[str, str]
     num_codes: Annotated[int, Field(gt=0)]
-    code_shape: Annotated[tuple[Side | None, ...], Field(min_length=1, max_length=9)]
+    code_shape: Annotated[tuple[Side | None, ...], Field(min_length=2, max_length=9)]
     item_shape: Annotated[tuple[Side | None, ...], Field(min_length=2, max_length=9)]
     what: str = WHAT
     version: str = version("smalti")
@@ -233,7 +236,7 @@ class Archive(AbstractContextManager["Archive"]):
         self.path = Path(path)
         if not self.path.is_file():
             raise InputError(
-                f"expected an archive ({ENDING}), {path} does not exist: make one with smalti compress"
+                f"expected an archive ({ENDING}), {path} is no file: make one with smalti compress"
             )
         try:
             self._file: BinaryIO = self.path.open("rb")
@@ -336,7 +339,12 @@ class Archive(AbstractContextManager["Archive"]):
             raise self._damage(f"items for {size} bytes", f"{self._first[-1]}")
         if self._offsets[-1] != begin:
             raise self._damage(f"{begin} bytes before the listing", f"{self._offsets[-1]}")
-        self.names, self.labels = self._listing(listing[:listing_bytes], self._first[-1])
+        sides = self.info.code_shape[1], self.info.item_shape[1]
+        for each in self.blocks:
+            if any(a not in (None, b) for a, b in zip(sides, (each.grid_length, each.length), strict=True)):
+                raise self._damage("blocks of the shape in the header", "others")
+        most = min(NAME_BYTES * (self._first[-1] + 1), max(LISTING_BYTES, LISTING_RATIO * size))
+        self.names, self.labels = self._listing(listing[:listing_bytes], self._first[-1], most)
 
     def _info(self, header: bytes) -> ArchiveInfo:
         try:
@@ -348,16 +356,23 @@ class Archive(AbstractContextManager["Archive"]):
             raise self._damage("sides of a known length", "others")
         return info
 
-    def _listing(self, content: bytes, num: int) -> tuple[list[str], list[int]]:
+    def _listing(self, content: bytes, num: int, most: int) -> tuple[list[str], list[int]]:
         try:
-            values = parse_json(_decompressed(content, min(MOST_LISTING_BYTES, 4096 + 4096 * num)))
+            values = parse_json(_decompressed(content, most))
             names, labels = values.get("names"), values.get("labels", [])
             if "numbered" in values:
                 before, start, width, after, count = values["numbered"]
                 if count != num or not (isinstance(start, int) and isinstance(width, int)) or width > 255:
                     raise ValueError("other numbers")
+                # The pattern stands for all names, so their length is bounded, not only its own.
+                if num * (len(before) + len(str(start)) + width + len(after)) > most:
+                    raise ValueError("longer names")
                 names = _numbered(before, start, width, after, num)
-            if len(names) != num or not all(isinstance(name, str) for name in names):
+            if (
+                not isinstance(names, list)
+                or len(names) != num
+                or not all(isinstance(name, str) for name in names)
+            ):
                 raise ValueError("other names")
             if labels and (len(labels) != num or not all(type(label) is int for label in labels)):
                 raise ValueError("other labels")

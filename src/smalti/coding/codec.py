@@ -33,6 +33,7 @@ from smalti.core.models import Autoencoder
 from smalti.core.precision import full_precision
 from smalti.core.priors import DensityPrior, Prior
 from smalti.core.weights import fingerprint
+from smalti.data.padding import whole_length
 from smalti.evaluation.bounds import LabelPrior
 
 BLOCK = 128
@@ -40,7 +41,7 @@ BLOCK = 128
 BLOCK_VALUES = 1 << 24
 """Most parameters of the likelihood of a block, which bounds the memory."""
 MOST_VALUES = 1 << 28
-"""Most codes or levels of a block that is read from a file."""
+"""Most codes or levels of a block."""
 PROBED_ITEMS, PROBED_GROUPS = 2, 48
 """Size of the batch, and number of groups of symbols, whose probabilities are part of the arithmetic."""
 
@@ -247,15 +248,8 @@ class Codec:
         Raises:
             InputError: if the sizes are out of bounds, or the content has another digest.
         """
-        grid = (grid_length, *self.model.grid[1:])
-        channels, _, *sides = self._item_shape()
-        codes_shape, shape = (num, self.model.num_codebooks, *grid), (num, channels, length, *sides)
-        if max(math.prod(codes_shape), math.prod(shape)) > MOST_VALUES or min(*codes_shape, *shape) < 1:
-            raise InputError(
-                f"expected a block of 1 to {MOST_VALUES} values, received one of shape {shape}: the file is "
-                "damaged or edited"
-            )
-        labels = labels if self.reads_labels else None
+        codes_shape, shape = self.shapes(num, grid_length, length)
+        labels = self._checked_labels(labels, num)
         decoder = Decoder(content)
         codes = torch.zeros(codes_shape, dtype=torch.int64)
         levels = None
@@ -271,11 +265,51 @@ class Codec:
             )
         return codes, levels
 
+    def shapes(self, num: int, grid_length: int, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the shapes of the codes and of the levels of a block.
+
+        Args:
+            num: number of items.
+            grid_length: first side of the code grid.
+            length: first side of the items.
+
+        Raises:
+            InputError: if the block is empty or too large, or the codes do not cover the items exactly.
+        """
+        channels, side, *sides = self._item_shape()
+        first, *others = self.model.grid
+        codes, levels = (num, self.model.num_codebooks, grid_length, *others), (num, channels, length, *sides)
+        if max(math.prod(codes), math.prod(levels)) > MOST_VALUES or min(*codes, *levels) < 1:
+            raise InputError(
+                f"expected a block of 1 to {MOST_VALUES} values, received one of shape {levels}: cut the "
+                "data into shorter items, or copy the file again if it is damaged"
+            )
+        if whole_length(length, self.model.stride) * first != grid_length * side:
+            raise InputError(
+                f"expected a block whose codes cover its items, received a grid of length {grid_length} for "
+                f"items of length {length}: the file is damaged or edited"
+            )
+        return codes, levels
+
     def conditions(self, labels: Sequence[int] | None, num: int) -> Conditions:
         """Return the conditions of the decoder for the labels of a block."""
         if not self.model.num_label_classes:
             return Conditions()
         return Conditions(label=torch.tensor([-1] * num if labels is None else list(labels)))
+
+    def _checked_labels(self, labels: Sequence[int] | None, num: int) -> Sequence[int] | None:
+        """Return the labels if they are read; they are untrusted."""
+        if labels is None or not self.reads_labels:
+            return None
+        most = [self.model.num_label_classes] if self.model.num_label_classes else []
+        if isinstance(self.prior, LabelPrior):
+            most.append(self.prior.num_labels)
+        if len(labels) != num or any(not -1 <= label < min(most) for label in labels):
+            raise InputError(
+                f"expected {num} labels from -1 to {min(most) - 1}, received others: the file is damaged or "
+                "edited"
+            )
+        return labels
 
     @cached_property
     def _prior_fingerprint(self) -> str | None:

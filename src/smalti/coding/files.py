@@ -82,7 +82,8 @@ def compress(
         progress: called with (items processed, total items).
 
     Raises:
-        InputError: for values that are no levels of the model, such as missing ones, or if the disk is full.
+        InputError: for values that are no levels of the model, such as missing ones, for an item that is too
+            large, or if the disk is full.
     """
     written = Written()
     with ArchiveWriter(path, codec.info(modality.is_ragged)) as writer:
@@ -97,6 +98,7 @@ def compress(
                 )
             ids = [-1 if item.label is None else labels.get(item.label, -1) for item in items]
             codes = torch.stack([item.codes for item in items])
+            codec.shapes(len(items), codes.shape[2], items[0].length)  # no file that cannot be read again
             coded = codec.encode(codes, levels, ids)
             names = [item.name for item in items]
             length = items[0].length
