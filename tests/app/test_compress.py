@@ -54,6 +54,8 @@ def test_the_sizes_are_told(trained: Path, pictures: Path, tmp_path: Path, smalt
     assert result.status == 0, result.err
     text = " ".join(result.err.split())
     assert f"{path.stat().st_size:,} bytes" in text
+    share = 100 * path.stat().st_size / (40 * 768)
+    assert float(re.search(r"([\d.e+]+) % of", text).group(1)) == pytest.approx(share, rel=0.01)
     size, bound = re.search(r"([\d.]+) bits/dim \(the bound of the prior unigram: ([\d.]+)\)", text).groups()
     assert float(size) == pytest.approx(8 * path.stat().st_size / (40 * 768), abs=1e-4)
     assert float(bound) < float(size) < 1.1 * float(bound)

@@ -72,11 +72,11 @@ def compress(
 
 
 def summary(written: Written, codec: Codec) -> str:
-    """Return the size of an archive in words: bytes, bits/dim, the bound and the ratio to plain levels."""
+    """Return the size of an archive in words: bytes, bits/dim, the bound and the share of plain levels."""
     raw = ""
     if not codec.model.signal.is_continuous:
-        ratio = written.dims * math.log2(codec.model.signal.levels) / (8 * written.size)
-        raw = f", {ratio:.1f} times smaller than the plain values"
+        plain = written.dims * math.log2(codec.model.signal.levels) / 8
+        raw = f", {100 * written.size / plain:.3g} % of the size of the plain values"
     what = "the exact values that the model reads" if codec.lossless else "their codes"
     return (
         f"{what}, {written.size:,} bytes with headers, {8 * written.size / written.dims:.4f} bits/dim "
