@@ -16,8 +16,10 @@ import soundfile
 import torch
 
 from smalti.core.conditions import Conditions
+from smalti.data.loader import split_indices
 from smalti.data.packed import overhead, read_packed
 from smalti.data.padding import padded
+from smalti.data.store import Store
 from smalti.tokenizer import Tokenizer, load
 from tests.runs import Result, command, digests
 from tests.sounds import CODE_BITS, HOP, NUM_CODES, RATE_HZ, SPEAKERS
@@ -312,3 +314,16 @@ def test_inspect_says_what_a_run_over_sounds_holds(spoken: SoundRun, smalti: Sma
     assert result.status == 0
     for word in ("digits", "anna", "learned"):
         assert word in result.out
+
+
+def test_diagnose_counts_the_positions_of_whole_recordings(
+    spoken: SoundRun, tokenizer: Tokenizer, tmp_path: Path, smalti: Smalti
+) -> None:
+    report = json.loads(smalti("diagnose", spoken.path, "--out", tmp_path / "found", "--json").out)
+    indices, _ = split_indices(len(spoken.lengths), tokenizer.trained.recipe.validation_fraction)
+    lengths = Store.open(spoken.path / "data").lengths
+    assert lengths is not None
+    # Each crop has 640 samples; their number is rounded.
+    expected = lengths[indices].sum() / HOP
+    assert report["codebooks"][0]["num_tokens"] == pytest.approx(expected, abs=640 / HOP)
+    assert report["codebooks"][0]["training"]["num_tokens"] == len(indices) * 640 // HOP

@@ -12,7 +12,7 @@ from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
 from smalti.core.signals import SignalSpec
 from smalti.evaluation.diagnosis.measurements import explained, measure_codebooks
-from smalti.evaluation.diagnosis.rules import find_faults, still_falling
+from smalti.evaluation.diagnosis.rules import find_faults, still_falling, too_many
 from smalti.modalities.image.modality import ImageConfig
 from smalti.models.hierarchy import HierarchyConfig
 from smalti.models.vae import VAEConfig
@@ -120,6 +120,14 @@ def tiny(quantizer):
 def batches(num=2):
     generator = torch.Generator().manual_seed(0)
     return [Batch(torch.rand(3, 3, 16, 16, generator=generator) * 2 - 1) for _ in range(num)]
+
+
+def test_fewer_codes_are_fewer_than_there_are():
+    quantizer = VectorQuantizerConfig(num_codes=16, code_dim=4).build()
+    (codebook,) = measure_codebooks(tiny(quantizer), batches(), batches(1), 60).codebooks
+    geometry = replace(codebook.geometry, error=1.0, held_out_error=2.0)
+    finding = too_many(replace(codebook, geometry=geometry, num_tokens=28 * 16))
+    assert SETTING.findall(finding.advice) == ["model.quantizer.num_codes=8"]
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "many-codes" not in name])

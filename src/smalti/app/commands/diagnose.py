@@ -143,7 +143,8 @@ class _Items:
         loader: of the items.
         count: number of items.
         name: description, for the report.
-        out_of: number of items of which they are a sample; None if they are not training items.
+        out_of: size of the training set, in items of the size that the loader gives; None if they are not
+            training items.
     """
 
     loader: Loader | CropLoader
@@ -172,7 +173,10 @@ def _items(
     indices, validation = split_indices(store.count, trained.recipe.validation_fraction)
     chosen = evenly_spaced(indices, _num_items(trained))
     name = f"{amount(len(chosen), 'items')} of {len(indices):,} of the run"
-    training = _Items(_loader(trained, store, chosen, is_own=True), len(chosen), name, len(indices))
+    out_of = len(indices)
+    if store.lengths is not None:  # a crop is measured of each, and training reads all of them
+        out_of = max(1, round(store.lengths[indices].sum() / trained.modality.spec.size[0]))
+    training = _Items(_loader(trained, store, chosen, is_own=True), len(chosen), name, out_of)
     if other is None and len(validation):
         chosen = evenly_spaced(validation, HELD_OUT_ITEMS)
         loader = _loader(trained, store, chosen, is_own=True)

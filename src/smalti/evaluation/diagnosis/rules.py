@@ -336,7 +336,8 @@ def _following(codebook: Codebook) -> str:
 
 
 def _fewer(codebook: Codebook, num: int) -> str:
-    return f"use fewer codes ({_size(codebook, num)})"
+    """Advise about `num` codes, but at most half of what the codebook has."""
+    return f"use fewer codes ({_size(codebook, min(num, codebook.num_codes // 2))})"
 
 
 def _size(codebook: Codebook, num: int) -> str:
