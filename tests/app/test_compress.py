@@ -61,6 +61,22 @@ def test_the_sizes_are_told(trained: Path, pictures: Path, tmp_path: Path, smalt
     assert float(bound) < float(size) < 1.1 * float(bound)
 
 
+def test_all_unreadable_files_are_named(
+    trained: Path, pictures: Path, tmp_path: Path, smalti: Smalti
+) -> None:
+    folder, path = tmp_path / "pictures", tmp_path / "a.sma"
+    folder.mkdir()
+    shutil.copy(pictures / "cat" / "000.png", folder)
+    for index in range(11):
+        (folder / f"broken{index}.png").write_text("no picture")
+    result = smalti("compress", trained, "--data", folder, "--out", path, "--prior", "uniform", "--quiet")
+    assert result.status == 0
+    assert all(f"broken{index}.png" in result.err for index in range(11))
+    assert "index.json" not in result.err
+    with Archive(path) as archive:
+        assert archive.names == ["000.png"]
+
+
 def test_codes_alone_are_decoded_to_the_mean(
     trained: Path, pictures: Path, tmp_path: Path, smalti: Smalti
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,18 @@ def test_other_models_priors_and_arithmetics_are_refused(tokenizer: Tokenizer) -
     for name, value in changes.items():
         with pytest.raises(InputError):
             codec.check(info.model_copy(update={name: value}))
+
+
+def test_a_package_that_is_not_installed_is_named_so(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version_without(package: str) -> str:
+        if package == "numba":
+            raise PackageNotFoundError(package)
+        return version(package)
+
+    monkeypatch.setattr("smalti.coding.codec.version", version_without)
+    assert codec_of(tokenizer).software["numba"] == "none"
 
 
 def test_the_arithmetic_depends_on_the_weights_and_the_prior(tokenizer: Tokenizer) -> None:

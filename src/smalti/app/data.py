@@ -132,7 +132,7 @@ def prepare(
     modality: Modality,
     keep: bool = False,
     quiet: bool = False,
-    skipped_in: str = "data/index.json in the run",
+    skipped_in: str | None = "data/index.json in the run",
 ) -> Store:
     """Decode a split into a store, or reuse a store made from the same data with the same settings.
 
@@ -146,7 +146,8 @@ def prepare(
         keep: use an existing store even if the source has changed. A resumed run keeps its original data,
             because held-out items could otherwise become training items.
         quiet: hide progress.
-        skipped_in: name of the file with the full list of unreadable files, for messages.
+        skipped_in: name of the file with the full list of unreadable files, for messages; None if there is
+            none, and all are printed.
 
     Raises:
         InputError: when no item can be decoded.

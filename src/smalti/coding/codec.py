@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import final
 
 import torch
@@ -117,7 +117,7 @@ class Codec:
     @cached_property
     def software(self) -> dict[str, str]:
         """Software and processor that the arithmetic depends on."""
-        packages = {name: version(name) for name in ("torch", "numpy", "numba", "constriction")}
+        packages = {name: _version(name) for name in ("torch", "numpy", "numba", "constriction")}
         capability = torch.backends.cpu.get_cpu_capability()
         return {**packages, "processor": f"{platform.machine()} {capability}"}
 
@@ -333,6 +333,13 @@ class Codec:
         with torch.no_grad(), _repeatable(self.model), suppress(ProbeFull):
             walk(probe)
         return probe.digest.hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"  # such as numba, which is optional at run time
 
 
 @contextmanager

@@ -64,7 +64,9 @@ def compress(
     check_model(RunDirectory(tokenizer.directory), model_of(source))
     name = pick_split(source, split, "all", "train")
     with TemporaryDirectory(prefix="smalti-") as scratch:
-        store = prepare(Path(scratch) / "data", source, name, tokenizer.modality, quiet=quiet)
+        store = prepare(
+            Path(scratch) / "data", source, name, tokenizer.modality, quiet=quiet, skipped_in=None
+        )
         with counting("Compressing", quiet) as count:
             written = write(out, codec, tokenizer.modality, store, tokenizer.trained.label_ids, count)
     note(f"{out} holds {amount(written.num, 'items')} of the split {name}: {summary(written, codec)}.", quiet)

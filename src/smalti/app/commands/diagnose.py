@@ -189,7 +189,7 @@ def _source(trained: TrainedModel, data: str, split: str | None, scratch: Path, 
     check_model(RunDirectory(trained.directory), model_of(source))
     name = pick_split(source, split, "test", "validation", "all")
     store = prepare(
-        scratch / "data", source, name, trained.modality, quiet=quiet, skipped_in="the source"
+        scratch / "data", source, name, trained.modality, quiet=quiet, skipped_in=None
     ).with_names(trained.columns)
     chosen = evenly_spaced(np.arange(store.count), _num_items(trained))
     loader = _loader(trained, store, chosen, is_own=False)
