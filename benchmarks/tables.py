@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from compared import gaussian, gaussian_usage
+from compared import comparison, gaussian, gaussian_usage
 from names import with_present_names
 
 from smalti.studies.likelihood.recipes import BUDGETS, PAPER, PARTS, SCALES
@@ -408,6 +408,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "files": files,
     "gaussian": gaussian,
     "gaussian-usage": gaussian_usage,
+    "fashion-mnist": lambda: comparison("fashion-mnist"),
     **{name: lambda name=name: bounds(name) for name in STUDIES},
 }
 
