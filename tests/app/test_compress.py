@@ -17,7 +17,9 @@ from smalti.app.commands.compress import compress
 from smalti.app.commands.evaluate_files import measure_files
 from smalti.coding.archive import Archive
 from smalti.core.errors import InputError
+from smalti.core.parts import Likelihood
 from smalti.data.store import Store
+from smalti.likelihoods.logistic_mixture import LogisticMixture
 from smalti.tokenizer import Tokenizer
 from tests.runs import Result, digests
 
@@ -155,6 +157,17 @@ def test_evaluate_says_the_real_size_beside_the_bound(run: Path, pictures: Path,
     assert "files" in report["protocol"]
     shown = " ".join(smalti(*words).out.split())
     assert f"{files['bytes']:,} bytes" in shown
+
+
+def test_files_that_cannot_be_written_are_refused_before_the_evaluation(
+    trained: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, mistake: Callable[..., str]
+) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("the data was read")
+
+    monkeypatch.setattr(LogisticMixture, "code", Likelihood.code)
+    monkeypatch.setattr("smalti.app.commands.evaluate.prepare", read)
+    assert "LogisticMixture" in mistake("evaluate", trained, "--data", pictures, "--files")
 
 
 def test_files_of_continuous_data_are_refused(trained: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from smalti.app.commands.evaluate_files import PROTOCOL, measure_files, note_of_files
+from smalti.app.commands.evaluate_files import PROTOCOL, check_files, measure_files, note_of_files
 from smalti.app.console import amount, counting, note
 from smalti.app.data import known_labels, open_data, open_loader, pick_split, prepare
 from smalti.app.runs import check_model, model_of
@@ -61,6 +61,11 @@ def evaluate(
         InputError: for a user error.
     """
     trained = load_trained(run)
+    tokenizer = None
+    if files:
+        # On the CPU, as files of other devices could not be read elsewhere.
+        tokenizer = Tokenizer(trained if trained.device.type == "cpu" else load_trained(run, "cpu"))
+        check_files(tokenizer)
     source = open_data(data, trained.modality)
     check_model(RunDirectory(trained.directory), model_of(source))
     name = pick_split(source, split, "test", "validation", "all")
@@ -88,9 +93,7 @@ def evaluate(
             batches = _counted(loader.sequential(), store.count, count)
             result = measure(trained.model, priors, batches, draws)
         report = _report(trained, store, result, data, draws)
-        if files:
-            # On the CPU, as files of other devices could not be read elsewhere.
-            tokenizer = Tokenizer(trained if trained.device.type == "cpu" else load_trained(run, "cpu"))
+        if tokenizer is not None:
             report["files"] = measure_files(tokenizer, store, result.density, Path(scratch), quiet)
             report["protocol"]["files"] = PROTOCOL
         if is_local:

@@ -24,6 +24,19 @@ PROTOCOL = (
 )
 
 
+def check_files(tokenizer: Tokenizer) -> None:
+    """Check that the values of a model can be coded, before anything is measured.
+
+    Args:
+        tokenizer: on the CPU.
+
+    Raises:
+        InputError: if they cannot, such as those of continuous data.
+    """
+    prior = next(prior for prior in tokenizer.priors.values() if _codes(prior))
+    _ = Codec(tokenizer.autoencoder, prior, lossless=True).arithmetic
+
+
 def measure_files(
     tokenizer: Tokenizer, store: Store, density: dict[str, PriorDensity], scratch: Path, quiet: bool
 ) -> dict[str, Any]:
