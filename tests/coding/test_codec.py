@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 from smalti.coding.archive import Archive
 from smalti.coding.codec import Codec
 from smalti.coding.files import Written, compress, restore, signal_of
-from smalti.core.conditions import Batch
+from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
 from smalti.core.models import Autoencoder
 from smalti.core.parts import DecoderConfig
@@ -23,6 +24,7 @@ from smalti.core.signals import Continuous, SignalSpec
 from smalti.data.store import Store
 from smalti.decoders.autoregressive import WaveNetDecoderConfig
 from smalti.decoders.conv import ConvDecoderConfig
+from smalti.evaluation.bounds import measure
 from smalti.evaluation.evaluate import evaluate
 from smalti.likelihoods.levels import to_levels
 from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
@@ -254,6 +256,20 @@ def test_labels_out_of_range_are_refused() -> None:
     for labels in ([3, -1], [-2, 0], [1 << 70, 0], [2]):
         with pytest.raises(InputError, match="labels"):
             codec.decode(coded.content, *sizes, labels, coded.digest)
+
+
+@torch.no_grad()
+def test_the_bound_has_the_cost_of_labels() -> None:
+    spec = SignalSpec(1, (8,), levels=4)
+    config = VQVAEConfig.tiny().changed({"decoder": ConvDecoderConfig.tiny().changed({"use_labels": True})})
+    model = config.build(spec, {"label": 3}).eval()
+    prior = uniform(model)[0]
+    batch = Batch(signals(spec, 4), Conditions(label=torch.tensor([0, 2, -1, 1])))
+    bound = measure(model, batch, [prior]).bounds["uniform"]
+    codec = Codec(model, prior, lossless=True)
+    coded = codec.encode(model.encode(batch.data), to_levels(batch.data, spec.levels), [0, 2, -1, 1])
+    assert coded.code_bits == pytest.approx(float(bound.rate.sum()) / math.log(2), rel=1e-3)
+    assert coded.bits == pytest.approx(float((bound.rate + bound.distortion).sum()) / math.log(2), rel=1e-3)
 
 
 def test_an_item_too_large_to_be_read_again_is_refused(

@@ -54,7 +54,8 @@ class Coded:
     Attributes:
         content: its stream.
         digest: of codes, levels and labels.
-        code_bits: information content of the codes under the prior.
+        code_bits: information content of the codes under the prior, and of the labels where they are read:
+            log2 of the number of labels for each item that has one, as in `smalti.evaluation.bounds`.
         bits: that of codes and levels.
     """
 
@@ -217,13 +218,17 @@ class Codec:
             labels: of the items, -1 for none, if `reads_labels`.
         """
         labels = labels if self.reads_labels else None
+        label_bits = (
+            0.0 if labels is None else math.log2(self._num_labels) * sum(each >= 0 for each in labels)
+        )
         encoder = Encoder()
         with _repeatable(self.model):
             self._code_codes(codes.clone(), labels, encoder)
-            code_bits = encoder.bits
+            code_bits = encoder.bits + label_bits
             if levels is not None:
                 self._code_levels(levels.clone(), codes, labels, encoder)
-        return Coded(encoder.finish(), _digest(codes, levels, labels), code_bits, encoder.bits)
+        bits = encoder.bits + label_bits
+        return Coded(encoder.finish(), _digest(codes, levels, labels), code_bits, bits)
 
     @torch.no_grad()
     def decode(
@@ -301,15 +306,20 @@ class Codec:
         """Return the labels if they are read; they are untrusted."""
         if labels is None or not self.reads_labels:
             return None
-        most = [self.model.num_label_classes] if self.model.num_label_classes else []
-        if isinstance(self.prior, LabelPrior):
-            most.append(self.prior.num_labels)
-        if len(labels) != num or any(not -1 <= label < min(most) for label in labels):
+        if len(labels) != num or any(not -1 <= label < self._num_labels for label in labels):
             raise InputError(
-                f"expected {num} labels from -1 to {min(most) - 1}, received others: the file is damaged or "
-                "edited"
+                f"expected {num} labels from -1 to {self._num_labels - 1}, received others: the file is "
+                "damaged or edited"
             )
         return labels
+
+    @property
+    def _num_labels(self) -> int:
+        """Number of labels of the model, or of a prior with labels, if `reads_labels`."""
+        numbers = [self.model.num_label_classes] if self.model.num_label_classes else []
+        if isinstance(self.prior, LabelPrior):
+            numbers.append(self.prior.num_labels)
+        return min(numbers)
 
     @cached_property
     def _prior_fingerprint(self) -> str | None:
