@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smalti.app import names
 from smalti.app.names import OutputNames, portable
 from smalti.core.files import atomic_directory, atomic_file
 
@@ -25,6 +26,13 @@ def test_names_that_need_no_change_keep_theirs() -> None:
 
 def test_the_same_stem_twice() -> None:
     assert chosen("a.jpg", "a.png", "a.jpg", "a.jpg") == ["a.png", "a.png.png", "a.jpg.png", "a.jpg2.png"]
+
+
+def test_many_equal_names_are_numbered_without_trying_every_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
+    monkeypatch.setattr(names, "_key", lambda path, key=names._key: compared.append(path) or key(path))
+    assert chosen(*["a.jpg"] * 300)[-1] == "a.jpg299.png"
+    assert len(compared) < 10 * 300
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ class OutputNames:
     def __init__(self) -> None:
         self._files: set[str] = set()
         self._folders: set[str] = set()
+        self._numbers: dict[str, int] = {}
+        """The next number to try, by name: many items may have the same one."""
 
     def choose(self, name: str, ending: str) -> str:
         """Return an unused path for an item.
@@ -44,10 +46,14 @@ class OutputNames:
             ending: extension of the file, such as ".png".
         """
         path = self._beside_files(portable(name))
-        numbered = (f"{path}{number}{ending}" for number in chain([""], count(2)))
-        for candidate in chain([str(path.with_suffix(ending))], numbered):
+        plain = (str(path.with_suffix(ending)), f"{path}{ending}")
+        base = _key(plain[1])
+        first = self._numbers.get(base, 2)
+        numbered = (f"{path}{number}{ending}" for number in count(first))
+        for tried, candidate in enumerate(chain(plain, numbered), 1 - len(plain)):
             key = _key(candidate)
             if key not in self._files and key not in self._folders:
+                self._numbers[base] = first + max(0, tried)
                 self._files.add(key)
                 self._folders.update(_key(str(parent)) for parent in PurePosixPath(candidate).parents)
                 return candidate
