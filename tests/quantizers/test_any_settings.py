@@ -24,23 +24,31 @@ SETTINGS = {
     LFQ: SIGNS,
     BSQ: SIGNS,
 }
+
+
 # Built in the test, since the checks of its arguments would draw random numbers inside a strategy.
-MAKERS = st.one_of(
-    *(
-        st.fixed_dictionaries({**each, "channel_last": st.booleans()}).map(lambda chosen, of=of: (of, chosen))
-        for of, each in SETTINGS.items()
+def makers(of_kinds: dict[Any, Any]) -> st.SearchStrategy[tuple[Callable[..., Quantizer], dict[str, Any]]]:
+    """Any of the classes, with any of its settings."""
+    return st.one_of(
+        *(
+            st.fixed_dictionaries({**each, "channel_last": st.booleans()}).map(
+                lambda chosen, of=of: (of, chosen)
+            )
+            for of, each in of_kinds.items()
+        )
     )
-)
 
 
-@given(
-    maker=MAKERS,
-    batch_size=st.integers(1, 3),
-    grid=st.lists(st.integers(1, 4), max_size=3),
-    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
-    scale=st.sampled_from([0.0, 1e-30, 0.1, 3.0, 1e4]),
-    seed=st.integers(0, 100),
-)
+LATENTS: dict[str, Any] = {
+    "batch_size": st.integers(1, 3),
+    "grid": st.lists(st.integers(1, 4), max_size=3),
+    "dtype": st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+    "scale": st.sampled_from([0.0, 1e-30, 0.1, 3.0, 1e4]),
+    "seed": st.integers(0, 100),
+}
+
+
+@given(maker=makers(SETTINGS), **LATENTS)
 @settings(max_examples=40, deadline=None)
 def test_forward_encode_and_decode_agree(
     maker: tuple[Callable[..., Quantizer], dict[str, Any]],
@@ -94,21 +102,7 @@ OF_CODEBOOKS = {
 }
 
 
-@given(
-    maker=st.one_of(
-        *(
-            st.fixed_dictionaries({**each, "channel_last": st.booleans()}).map(
-                lambda chosen, of=of: (of, chosen)
-            )
-            for of, each in OF_CODEBOOKS.items()
-        )
-    ),
-    batch_size=st.integers(1, 3),
-    grid=st.lists(st.integers(1, 4), max_size=3),
-    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
-    scale=st.sampled_from([0.0, 1e-30, 0.1, 3.0, 1e4]),
-    seed=st.integers(0, 100),
-)
+@given(maker=makers(OF_CODEBOOKS), **LATENTS)
 @settings(max_examples=40, deadline=None)
 def test_codebooks_agree_with_a_search_of_all_codes_and_stay_finite(
     maker: tuple[Callable[..., Quantizer], dict[str, Any]],
