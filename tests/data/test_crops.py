@@ -72,6 +72,20 @@ class TestCrops:
                 assert part.shape[1] == min(length, LENGTHS[item])
                 assert begin == 0 or LENGTHS[item] - begin >= length
 
+    @pytest.mark.parametrize("num", [1, 7, 21, 100])
+    def test_spread_evenly_have_centres_at_equal_distances(self, store, num):
+        batches = list(loader(store, length=1).spread(num, batch_size=5))
+        assert [len(batch.data) for batch in batches[:-1]] == [5] * ((num - 1) // 5)
+        ends = np.cumsum(LENGTHS)
+        found = [place(part) for batch in batches for part in parts(batch)]
+        centres = np.array([ends[item] - LENGTHS[item] + begin for item, begin in found])
+        expected = (np.arange(num) + 0.5) * ends[-1] / num
+        assert (np.abs(centres + 0.5 - expected) <= 0.5).all()
+
+    def test_spread_evenly_stay_inside_their_items(self, store):
+        (batch,) = loader(store, length=4).spread(6)
+        assert {place(part)[0] for part in parts(batch)} <= set(range(len(LENGTHS)))
+
     @pytest.mark.parametrize("length", [1, 4, 20])
     def test_come_evenly_from_all_places(self, store, length):
         """Every place is the middle equally often, the crop moved inside where it would leave its item."""

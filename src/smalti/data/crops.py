@@ -107,11 +107,7 @@ class CropLoader:
             )
         share = self.batch_size // world
         drawn = np.random.default_rng([self.seed, step]).integers(self._ends[-1], size=self.batch_size)
-        drawn = drawn[rank * share : (rank + 1) * share]
-        items = np.searchsorted(self._ends, drawn, side="right")
-        centres = drawn - (self._ends[items] - self._lengths[items])
-        last = np.maximum(0, self._lengths[items] - self._length)
-        return self._crops(items, np.clip(centres - self._length // 2, 0, last))
+        return self._centred(drawn[rank * share : (rank + 1) * share])
 
     def speakers(self) -> dict[int, list[int]]:
         """Return the positions of the items of each label; an item without one has its own key, below -1."""
@@ -126,6 +122,13 @@ class CropLoader:
         size = batch_size or self.batch_size
         for start in range(0, self.count, size):
             yield self.items(np.arange(start, min(start + size, self.count)))
+
+    def spread(self, num: int, batch_size: int | None = None) -> Iterator[Batch]:
+        """Yield `num` crops at evenly spaced positions of all items, in order."""
+        size = batch_size or self.batch_size
+        centres = (2 * np.arange(num) + 1) * self._ends[-1] // (2 * num)
+        for start in range(0, num, size):
+            yield self._centred(centres[start : start + size])
 
     def items(self, positions: Int64[np.ndarray, " b"]) -> Batch:
         """Return the middle crops of the items at these positions of the set as one batch."""
@@ -142,6 +145,13 @@ class CropLoader:
         length = int(self._lengths[position])
         padded = -(-length // self._multiple) * self._multiple
         return self._gather(np.array([position]), np.zeros(1, np.int64), padded)
+
+    def _centred(self, centres: Int64[np.ndarray, " b"]) -> Batch:
+        """Return crops around positions of the concatenation of all items."""
+        items = np.searchsorted(self._ends, centres, side="right")
+        inside = centres - (self._ends[items] - self._lengths[items])
+        last = np.maximum(0, self._lengths[items] - self._length)
+        return self._crops(items, np.clip(inside - self._length // 2, 0, last))
 
     def _crops(self, items: np.ndarray, offsets: np.ndarray) -> Batch:
         return self._gather(items, offsets, self._length)

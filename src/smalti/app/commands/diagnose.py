@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -61,6 +61,11 @@ def diagnose(
     Raises:
         InputError: for a user error, or a model without a quantizer.
     """
+    if split is not None and data is None:
+        raise InputError(
+            f"expected --data SOURCE with --split, whose split it chooses, received --split {split} alone: "
+            "add --data, or leave --split out"
+        )
     trained = load_trained(run, load_priors=False)
     check_quantizers(trained.model)
     directory = RunDirectory(trained.directory)
@@ -70,8 +75,8 @@ def diagnose(
         with counting("Measuring", quiet) as count:
             measurements = measure_codebooks(
                 trained.model,
-                _counted(training.loader.watch(), 0, total, count),
-                held_out and _counted(held_out.loader.watch(), training.count, total, count),
+                _counted(training.batches, 0, total, count),
+                held_out and _counted(held_out.batches, training.count, total, count),
                 training.out_of,
                 directory.metrics(),
             )
@@ -140,17 +145,17 @@ class _Items:
     """Items to measure.
 
     Attributes:
-        loader: of the items.
-        count: number of items.
+        batches: of the items.
+        count: number of items, or of crops of ragged ones.
         name: description, for the report.
         out_of: size of the training set, in items of the size that the loader gives; None if they are not
             training items.
     """
 
-    loader: Loader | CropLoader
+    batches: Iterator[Batch]
     count: int
     name: str
-    out_of: int | None
+    out_of: int | None = None
 
 
 def _items(
@@ -171,17 +176,10 @@ def _items(
             return other, None
     assert store is not None
     indices, validation = split_indices(store.count, trained.recipe.validation_fraction)
-    chosen = evenly_spaced(indices, _num_items(trained))
-    name = f"{amount(len(chosen), 'items')} of {len(indices):,} of the run"
-    out_of = len(indices)
-    if store.lengths is not None:  # a crop is measured of each, and training reads all of them
-        out_of = max(1, round(store.lengths[indices].sum() / trained.modality.spec.size[0]))
-    training = _Items(_loader(trained, store, chosen, is_own=True), len(chosen), name, out_of)
+    training = _chosen(trained, store, indices, _num_items(trained), "the run", is_own=True)
     if other is None and len(validation):
-        chosen = evenly_spaced(validation, HELD_OUT_ITEMS)
-        loader = _loader(trained, store, chosen, is_own=True)
-        other = _Items(loader, len(chosen), f"{amount(len(chosen), 'validation items')} of the run", None)
-    return training, other
+        other = _chosen(trained, store, validation, HELD_OUT_ITEMS, "the run, held out", is_own=True)
+    return replace(training, out_of=_num_crops(trained, store, indices)), other
 
 
 def _source(trained: TrainedModel, data: str, split: str | None, scratch: Path, quiet: bool) -> _Items:
@@ -191,9 +189,30 @@ def _source(trained: TrainedModel, data: str, split: str | None, scratch: Path, 
     store = prepare(
         scratch / "data", source, name, trained.modality, quiet=quiet, skipped_in=None
     ).with_names(trained.columns)
-    chosen = evenly_spaced(np.arange(store.count), _num_items(trained))
-    loader = _loader(trained, store, chosen, is_own=False)
-    return _Items(loader, len(chosen), f"{amount(len(chosen), 'items')} of {data}, split {name}", None)
+    where = f"{data}, split {name}"
+    return _chosen(trained, store, np.arange(store.count), _num_items(trained), where, is_own=False)
+
+
+def _chosen(
+    trained: TrainedModel, store: Store, indices: np.ndarray, num: int, where: str, is_own: bool
+) -> _Items:
+    """Select at most `num` evenly spaced items, or evenly spaced crops of ragged items."""
+    if store.lengths is None:
+        chosen = evenly_spaced(indices, num)
+        name = f"{amount(len(chosen), 'items')} of {len(indices):,} of {where}"
+        return _Items(_loader(trained, store, chosen, is_own).watch(), len(chosen), name)
+    loader = _loader(trained, store, indices, is_own)
+    assert isinstance(loader, CropLoader)
+    count = min(num, max(len(indices), _num_crops(trained, store, indices)))
+    name = f"{amount(count, 'crops')} of {amount(len(indices), 'items')} of {where}"
+    return _Items(loader.spread(count), count, name)
+
+
+def _num_crops(trained: TrainedModel, store: Store, indices: np.ndarray) -> int:
+    """Number of items, or of crops that are as long as ragged ones together."""
+    if store.lengths is None:
+        return len(indices)
+    return max(1, round(store.lengths[indices].sum() / trained.modality.spec.size[0]))
 
 
 def _num_items(trained: TrainedModel) -> int:
