@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     "README.md",
     "docs/guide.md",
+    "docs/scale.md",
     "docs/compression.md",
     "docs/speed.md",
     "docs/figures.md",
@@ -103,7 +104,7 @@ SHRINK = {
         "smalti",
         "train-prior",
     ): "training.steps=3 training.batch_size=8 network.channels=8 network.layers=2 network.head_channels=8",
-    ("torchrun", None): f"{SMALL} training.steps=3",
+    ("torchrun", None, None, None, None, "train"): f"{SMALL} training.steps=3",
     (
         "smalti",
         "compare",
@@ -278,7 +279,7 @@ def test_every_verb_has_help_with_an_example() -> None:
     names = [
         command.name or command.callback.__name__ for command in app.registered_commands if command.callback
     ]
-    assert len(names) == 17
+    assert len(names) == 18
     for name in names:
         result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
         assert result.exit_code == 0

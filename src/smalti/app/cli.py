@@ -122,18 +122,39 @@ def encode(
         typer.Option(
             "--out",
             metavar="CODES",
-            help="A .parquet file for all items, a .smc file for one item, or a directory of .smc files.",
+            help="A .parquet file for all items, a .smc file for one item, or a directory of .smc files "
+            "(with --shards, of Parquet files).",
             callback=expanded,
         ),
     ],
     split: Split = None,
+    shards: Annotated[
+        int | None, typer.Option("--shards", min=1, metavar="N", help="Write N Parquet files.")
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard", metavar="i/n", help="Part of the shards for job i of n, from 0. Default: all."
+        ),
+    ] = None,
     plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
     """Encode pictures, sounds or clips as a Parquet table with one row per item, or as compact files.
 
-    Example: `smalti encode runs/mine --data photos --out codes.parquet`
+    Examples: `smalti encode runs/mine --data photos --out codes.parquet`,
+    `smalti encode runs/mine --data photos --out codes --shards 64 --shard 0/8`
     """
+    if shards is not None:
+        from smalti.app.commands.encode_shards import encode_shards
+        from smalti.app.parts import Part
+
+        encode_shards(run, data, out, shards, None if shard is None else Part.parse(shard), split, quiet)
+        return
+    if shard is not None:
+        from smalti.core.errors import InputError
+
+        raise InputError(f"expected --shards with --shard, received only --shard {shard}: add --shards N")
     from smalti.app.commands.encode import encode as verb
 
     verb(run, data, out, split, quiet)
@@ -159,6 +180,34 @@ def decode(
     from smalti.app.commands.decode import decode as verb
 
     verb(run, codes, out, quiet, class_name, seed, temperature)
+
+
+@app.command()
+def verify(
+    codes: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CODES", help="Output of `smalti encode --shards`, or a Parquet file.", callback=expanded
+        ),
+    ],
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="The run that encoded the codes, for --data.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="SOURCE", help="The source, of which a sample is encoded again."),
+    ] = None,
+    num: Annotated[int, typer.Option("--num", min=1, help="Items of the sample.")] = 8,
+    plugin: Plugin = None,
+    quiet: Quiet = False,
+) -> None:
+    """Check counts, ranges, checksums and duplicates of codes, and a sample of them against their source.
+
+    Example: `smalti verify codes --run runs/mine --data photos`
+    """
+    from smalti.app.commands.verify import verify as verb
+
+    verb(codes, run, data, num, quiet)
 
 
 app.add_typer(archives)

@@ -82,13 +82,16 @@ class CodesInfo(Configuration):
         )
 
 
-def write_codes(path: str | Path, info: CodesInfo, batches: Iterable[CodesBatch]) -> int:
+def write_codes(
+    path: str | Path, info: CodesInfo, batches: Iterable[CodesBatch], may_be_empty: bool = False
+) -> int:
     """Write a codes file atomically, batch by batch, replacing an existing one.
 
     Args:
         path: path of the file.
         info: metadata of the file.
         batches: names, int64 codes `(B, G, *grid)` and class names (or None) of the items.
+        may_be_empty: whether to write a file without items, as one of several files may be.
 
     Returns:
         The number of items.
@@ -107,7 +110,7 @@ def write_codes(path: str | Path, info: CodesInfo, batches: Iterable[CodesBatch]
         for table in _row_groups(info, batches, schema):
             count += len(table)
             writer.write_table(table)
-        if not count:
+        if not count and not may_be_empty:
             raise InputError(f"there are no codes to write to {path}: check the data that was encoded")
     return count
 

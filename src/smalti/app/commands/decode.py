@@ -26,6 +26,7 @@ from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.data.codes import CodesInfo, check_codes, read_codes
 from smalti.data.packed import ENDING, read_packed
+from smalti.data.sources.parquet import parquet_files
 from smalti.tokenizer import Tokenizer
 
 BATCH = 64
@@ -176,14 +177,16 @@ def _surveyed(path: Path, tokenizer: Tokenizer) -> tuple[list[str], str]:
 
 
 def _read(path: Path, tokenizer: Tokenizer) -> Iterator[_Item]:
-    """Read the items of a table, of a compact file, or of a directory of compact files."""
+    """Read the items of a table, of a compact file, or of a directory of either."""
     expected = codes_info(tokenizer)
     if path.is_dir():
-        files = sorted(path.rglob(f"*{ENDING}"))
+        files = [*sorted(path.rglob(f"*{ENDING}")), *parquet_files(path)]
         if not files:
-            raise InputError(f"expected files that end in {ENDING} below {path}, found none: check the path")
+            raise InputError(
+                f"expected files that end in {ENDING} or .parquet below {path}, found none: check the path"
+            )
         for file in files:
-            yield _read_packed(file, expected)
+            yield from _read(file, tokenizer)
     elif path.suffix == ENDING:
         yield _read_packed(path, expected)
     else:

@@ -65,7 +65,7 @@ def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool
     with counting("Encoding", quiet) as count:
         if out.suffix == TABLE:
             encoded = tokenizer.encode_items(source, name, skipped=skipped, progress=count)
-            written = write_codes(out, codes_info(tokenizer), _batches(tokenizer, encoded))
+            written = write_codes(out, codes_info(tokenizer), table_batches(tokenizer, encoded))
             summary = f"{_shape(tokenizer)} codes each, out of {tokenizer.autoencoder.num_codes}"
         elif out.suffix == ENDING:
             encoded = tokenizer.encode_items(source, name, skipped=skipped, progress=count)
@@ -78,7 +78,7 @@ def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool
     return written
 
 
-def _batches(tokenizer: Tokenizer, encoded: Iterator[EncodedItem]) -> Iterator[CodesBatch]:
+def table_batches(tokenizer: Tokenizer, encoded: Iterator[EncodedItem]) -> Iterator[CodesBatch]:
     """Yield table rows in batches; items of equal shape are encoded together."""
     for items in same_shape(encoded):
         labels = [tokenizer.shown_class(item.label) for item in items]

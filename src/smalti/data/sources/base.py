@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -40,6 +41,28 @@ class Item:
     columns: Columns = field(default_factory=dict, hash=False)
 
 
+@dataclass(frozen=True)
+class FileItems:
+    """Items that are the files of one folder.
+
+    Attributes:
+        root: the folder.
+        names: paths from there, which are the names of the items, in order.
+        class_depth: index of the path's component that is the class; None without classes.
+        folders: time of the last change of each folder that was listed, nanoseconds, by its path from `root`.
+    """
+
+    root: Path
+    names: Sequence[str]
+    class_depth: int | None
+    folders: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+    def item(self, name: str) -> Item:
+        """The item of a name."""
+        label = None if self.class_depth is None else PurePosixPath(name).parts[self.class_depth]
+        return Item(name, self.root / name, label)
+
+
 class Source(ABC):
     """A corpus: one or more splits of items."""
 
@@ -56,6 +79,18 @@ class Source(ABC):
     @abstractmethod
     def items(self, split: str) -> Iterator[Item]:
         """Yield the items of a split, in the same order at every call and on every machine."""
+
+    def section(self, split: str, begin: int, end: int) -> Iterator[Item]:
+        """Yield the items from index `begin` up to `end` of a split; faster than `items` if it can seek."""
+        return islice(self.items(split), begin, end)
+
+    def files(self, split: str) -> FileItems | None:
+        """Describe the items of a split if they are the files of one folder; None otherwise."""
+        return None
+
+    def changed(self, split: str, begin: int, end: int) -> str | None:
+        """Name an item of a section that has changed since the source was listed; None without a listing."""
+        return None
 
     def notes(self, split: str) -> list[str]:
         """Notes for the user about a split (for example ignored files), one sentence each."""

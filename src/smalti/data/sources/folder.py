@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import final
 
 from smalti.core.errors import InputError
-from smalti.data.sources.base import Item, Source
+from smalti.data.sources.base import FileItems, Item, Source
 from smalti.data.sources.conventions import ordered_splits, require_split
 from smalti.data.sources.listing import Listing, class_depths, normal_endings, some
 from smalti.data.sources.walk import is_run, kind_of, walk
@@ -36,6 +36,7 @@ class FolderSource(Source):
 
     def __init__(self, path: Path, extensions: Sequence[str]):
         listing = Listing(normal_endings(extensions))
+        self._folders: dict[str, int] = {}
         kind = kind_of(path)
         if kind == "folder" and not _is_clip(path.name, listing):
             if is_run(path):
@@ -62,12 +63,15 @@ class FolderSource(Source):
         return len(self._files[split])
 
     def items(self, split: str) -> Iterator[Item]:
+        return self.section(split, 0, self.count(split))
+
+    def section(self, split: str, begin: int, end: int) -> Iterator[Item]:
+        files = self.files(split)
+        return map(files.item, files.names[begin:end])
+
+    def files(self, split: str) -> FileItems:
         require_split(split, self.splits, self.description)
-        files = self._files[split]
-        depth = self._class_depths[split]
-        for file in files:
-            label = None if depth is None else PurePosixPath(file).parts[depth]
-            yield Item(file, self._root / file, label)
+        return FileItems(self._root, self._files[split], self._class_depths[split], self._folders)
 
     def notes(self, split: str) -> list[str]:
         require_split(split, self.splits, self.description)
@@ -78,6 +82,7 @@ class FolderSource(Source):
         # A broken link is kept, and is then reported as an unreadable item.
         for name in (*found.files, *found.broken):
             (listing.wanted if listing.wants(name) else listing.others).append(name)
+        self._folders = found.folders
         listing.closed, listing.special = found.closed, found.special
         listing.runs, listing.outputs = found.runs, found.outputs
         if not listing.wanted:

@@ -44,6 +44,8 @@ class Found:
 
     Attributes:
         files: files, and folders that are one item.
+        folders: time of the last change of each folder that was listed, the root (".") among them, in
+            nanoseconds.
         broken: entries that the operating system cannot open: dangling links, links to themselves.
         closed: folders that cannot be listed.
         runs: folders that hold a run, or its decoded data.
@@ -52,6 +54,7 @@ class Found:
     """
 
     files: list[str] = field(default_factory=list)
+    folders: dict[str, int] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
@@ -91,6 +94,7 @@ def walk(root: Path, is_item: Callable[[str], bool] = lambda name: False) -> Fou
         if {"config.json", "index.json"} & names and is_run(folder):
             found.runs.append(prefix.rstrip("/"))
             continue
+        found.folders[prefix.rstrip("/") or "."] = status.st_mtime_ns
         for entry in entries:
             if is_hidden(entry.name):
                 continue

@@ -1,0 +1,222 @@
+"""The plan of a sharded encoding: which items each file of codes holds, stored once for all processes.
+
+A plan is the directory `plan` in the output folder. `plan.json` holds a `Plan`. If the items are the files of
+one folder, `files.arrow` lists them and `folders.arrow` their folders, so that no process lists them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, final
+
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.core.files import atomic_directory
+from smalti.core.metadata import parse_json
+from smalti.data.sources.base import Source
+from smalti.data.sources.planned import (
+    PlannedFolder,
+    digest_of,
+    entries_of,
+    read_listing,
+    state_of,
+    write_listing,
+)
+from smalti.data.sources.walk import walk
+
+DIRECTORY = "plan"
+SETTINGS, FILES, FOLDERS = "plan.json", "files.arrow", "folders.arrow"
+FORMAT = 1
+
+
+@final
+class Plan(Configuration):
+    """Settings of a sharded encoding.
+
+    Attributes:
+        model: fingerprint of the tokenizer.
+        source: description of the input.
+        split: split of the input.
+        num_items: items of the split, unreadable ones included.
+        num_shards: files of codes.
+        input: digest of the input: the names, sizes and times of its files, or the description of an input
+            without files.
+        is_listed: whether the plan lists the input's files.
+        class_depth: as in `FileItems`, of a listed input.
+        format: version of the layout.
+    """
+
+    model: str
+    source: str
+    split: str
+    num_items: NonNegativeInt
+    num_shards: PositiveInt
+    input: str
+    is_listed: bool = False
+    class_depth: NonNegativeInt | None = None
+    format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
+
+    def bounds(self, shard: int) -> tuple[int, int]:
+        """Index of the first item of a shard, and of the first one after it."""
+        return (
+            shard * self.num_items // self.num_shards,
+            (shard + 1) * self.num_items // self.num_shards,
+        )
+
+    def file(self, shard: int) -> str:
+        """Name of a shard's file of codes, in the pattern of the Hugging Face Hub."""
+        return f"{self.split}-{shard:05d}-of-{self.num_shards:05d}.parquet"
+
+
+@final
+@dataclass(frozen=True)
+class Input:
+    """The data of a sharded encoding.
+
+    Attributes:
+        path: its path, which need not exist.
+        split: its split.
+        open: opens it, which may mean to list a folder of millions of files.
+    """
+
+    path: Path
+    split: Callable[[Source], str]
+    open: Callable[[], Source]
+
+
+def make_plan(folder: Path, data: Input, model: str, num_shards: int) -> Plan:
+    """Make and store the plan of an output folder, unless another process does; return the stored one.
+
+    Args:
+        folder: the output folder.
+        data: the input.
+        model: fingerprint of the tokenizer.
+        num_shards: number of files.
+
+    Raises:
+        InputError: if there are more shards than items.
+    """
+    target = folder / DIRECTORY
+    with suppress(_PlannedMeanwhile), atomic_directory(target) as temporary:
+        if target.is_dir():
+            raise _PlannedMeanwhile
+        source = data.open()
+        split = data.split(source)
+        num_items = source.count(split)
+        if num_shards > num_items:
+            raise InputError(
+                f"expected at most one shard per item, received {num_shards} shards for {num_items} items of "
+                f"{source.description}: choose a smaller --shards"
+            )
+        plan = Plan(
+            model=model,
+            source=source.description,
+            split=split,
+            num_items=num_items,
+            num_shards=num_shards,
+            **_described(source, split, data.path, temporary),
+        )
+        (temporary / SETTINGS).write_text(json.dumps(plan.model_dump(), indent=2) + "\n")
+    return read_plan(folder)
+
+
+class _PlannedMeanwhile(Exception):
+    """Another process stored the plan while this one waited for the directory."""
+
+
+def _described(source: Source, split: str, path: Path, directory: Path) -> dict[str, Any]:
+    """Fields of the plan that describe the input; write the listings of files and folders."""
+    files = source.files(split)
+    if files is None:
+        return {"input": input_digest(path, source)}
+    write_listing(directory / FOLDERS, ((name, (0, time)) for name, time in sorted(files.folders.items())))
+    digest = write_listing(directory / FILES, entries_of(files))
+    return {"input": digest, "is_listed": True, "class_depth": files.class_depth}
+
+
+def has_plan(folder: Path) -> bool:
+    """Return True if a folder has a plan."""
+    return (folder / DIRECTORY / SETTINGS).is_file()
+
+
+def read_plan(folder: Path) -> Plan:
+    """Read the plan of an output folder.
+
+    Raises:
+        InputError: if there is none, or it is damaged or of a newer version.
+    """
+    path = folder / DIRECTORY / SETTINGS
+    try:
+        return Plan.model_validate(parse_json(path.read_bytes()))
+    except OSError as error:
+        raise InputError(
+            f"expected the output of smalti encode --shards, found no {path}: check the path"
+        ) from error
+    except (ValueError, ValidationError) as error:
+        raise InputError(
+            f"expected a plan of this version of smalti in {path}, received another file: choose another "
+            "--out, or run pip install -U smalti"
+        ) from error
+
+
+def planned_input(folder: Path, plan: Plan, data: Input) -> Source:
+    """Open the input of a plan; list it again only if a folder of it has changed.
+
+    Args:
+        folder: the output folder.
+        plan: its plan.
+        data: the input.
+
+    Raises:
+        InputError: if the input has changed since the plan was made.
+    """
+    root = data.path.parent if data.path.is_file() else data.path
+    if not plan.is_listed:
+        source = data.open()
+        if input_digest(data.path, source) != plan.input or _count(source, plan.split) != plan.num_items:
+            raise _changed(plan, data.path)
+        return source
+    if not _has_same_folders(folder / DIRECTORY / FOLDERS, root):
+        source = data.open()
+        files = source.files(plan.split) if plan.split in source.splits else None
+        if files is None or digest_of(entries_of(files)) != plan.input:
+            raise _changed(plan, data.path)
+    listing = folder / DIRECTORY / FILES
+    return PlannedFolder(listing, root, plan.class_depth, plan.split, plan.num_items, plan.source)
+
+
+def input_digest(path: Path, source: Source) -> str:
+    """Digest of the names, sizes and times of the files of an input, or of its description without files."""
+    if path.is_file():
+        return digest_of([(path.name, state_of(path))])
+    if path.is_dir():
+        return digest_of((name, state_of(path / name)) for name in sorted(walk(path).files))
+    return hashlib.sha256(source.description.encode()).hexdigest()
+
+
+def _count(source: Source, split: str) -> int:
+    return source.count(split) if split in source.splits else 0
+
+
+def _has_same_folders(listing: Path, root: Path) -> bool:
+    """Return True if no entry was added to a folder or removed from one."""
+    try:
+        return all(
+            (root / name).stat().st_mtime_ns == changed for name, (_, changed) in read_listing(listing)
+        )
+    except OSError:
+        return False
+
+
+def _changed(plan: Plan, path: Path) -> InputError:
+    return InputError(
+        f"expected the input of the plan, {plan.source}, but {path} has changed since: restore it, or choose "
+        "another --out"
+    )
