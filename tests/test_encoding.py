@@ -19,8 +19,12 @@ from smalti.data.padding import padded
 from smalti.data.sources import open_source
 from smalti.data.store import Store
 from smalti.data.store_layout import Decoded
+from smalti.decoders.conv import ConvDecoderConfig
 from smalti.encoders.context import ContextEncoder
-from smalti.encoding import encode_items
+from smalti.encoders.conv import ConvEncoderConfig
+from smalti.encoding import encode_items, encode_signals
+from smalti.modalities.audio.modality import AudioConfig
+from smalti.models.vqvae import VQVAEConfig
 from smalti.studies.speech import phonemes as study
 from smalti.tokenizer import Tokenizer, load
 from tests import sounds
@@ -178,6 +182,26 @@ def test_a_batch_of_recordings_gives_the_codes_of_each_alone(spoken: SoundRun, t
         assert item.codes.shape[1] == -(-item.length // stride)
     some = encode_items(tokenizer.autoencoder, tokenizer.modality, store, indices=np.array([6, 1]))
     assert [torch.equal(a.codes, items[i].codes) for a, i in zip(some, (6, 1), strict=True)] == [True, True]
+
+
+def test_models_of_a_bounded_receptive_field_encode_unequal_items_together(tmp_path: Path) -> None:
+    modality = AudioConfig.tiny().build()
+    model = VQVAEConfig(encoder=ConvEncoderConfig.tiny(), decoder=ConvDecoderConfig.tiny()).build(
+        modality.spec
+    )
+    assert model.eval().receptive_field is not None
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 256, (1, length), dtype=np.uint8) for length in (9000, 4, 1, 700, 2113)]
+    decoded = [Decoded(f"item {i}", array) for i, array in enumerate(arrays)]
+    store = Store.write(tmp_path / "store", decoded, (1, None), np.uint8)
+    for batch_size in (1, 3, 64):
+        items = list(encode_items(model, modality, store, batch_size=batch_size))
+        for item, array in zip(items, arrays, strict=True):
+            signal = modality.to_model(torch.from_numpy(array)[None])
+            (alone,) = encode_signals(model, modality, [signal])
+            assert torch.equal(item.codes, alone[0])
+            assert torch.equal(item.codes, model.encode(padded(modality, signal, model.stride))[0])
+            assert item.codes.shape == (1, -(-array.shape[1] // model.stride))
 
 
 def test_unreadable_items_are_listed_and_left_out(spoken: SoundRun) -> None:

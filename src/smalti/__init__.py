@@ -33,6 +33,7 @@ _MODULES = {
     "core.conditions": "Batch Conditions DenseField PerFrame PerItem TokenSequence",
     "core.config": "Configuration",
     "core.errors": "InputError UnknownKind",
+    "core.locality": "Extent ReceptiveField",
     "core.modality": "MODALITIES Modality ModalityConfig",
     "core.models": "Autoencoder LatentVariableModel MODELS ModelConfig Trainable",
     "core.parts": (

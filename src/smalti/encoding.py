@@ -6,11 +6,13 @@ An encoder may be conditioned on statistics of all items of a label, such as a s
 1. an item with a label of the training data: the statistics computed and saved in training;
 2. an item with another label: those of all items with that label in the same source (or store);
 3. an item without a label, or a signal encoded on its own: its own statistics.
+
+Codes do not depend on the other items of a batch. Items that may differ in length are encoded in windows
+(`smalti.models.windows`) if their codes have a bounded receptive field, and one by one if not.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,14 +36,11 @@ from smalti.data.sources.base import Source, UnreadableItem
 from smalti.data.store import Store
 from smalti.data.store_layout import Actions, Decoded
 from smalti.encoders.pooling import PoolingEncoder, item_statistics
+from smalti.models.windows import Read, encode_each
 
 BATCH = 64
-WINDOW = 4
-"""Number of batches of ragged items that are read before sorting by length."""
-WINDOW_BYTES = 64 << 20
-"""Maximum bytes of ragged items read before sorting, not counting the last one."""
-RAGGED_ELEMENTS = 1 << 20
-"""Maximum number of signal elements in a batch of ragged items; a longer recording is a batch of one."""
+AHEAD_BYTES = 64 << 20
+"""Maximum bytes of items that are read before they are encoded, not counting the last one."""
 
 NO_LABELS: Mapping[str, int] = {}
 
@@ -84,8 +83,7 @@ def encode_items(
 ) -> Iterator[EncodedItem]:
     """Encode every item of a source or store, in order.
 
-    Items are encoded in batches. Items of different lengths share a batch only if their padded lengths are
-    equal, so that padding never changes a code.
+    The codes of an item do not depend on the batch size or on the other items.
 
     Args:
         model: in evaluation mode.
@@ -152,12 +150,15 @@ def encode_signals(
         labels: the model's label of each signal, -1 for none; None if no signal has a label.
         batch_size: maximum number of items per batch.
     """
-    codes: list[Tensor] = [torch.empty(0)] * len(signals)
-    for chosen in _batches([tuple(one.shape[1:]) for one in signals], model.stride, modality, batch_size):
-        batch = torch.cat([padded(modality, signals[i], model.stride) for i in chosen]).to(_device(model))
-        ids = [-1 if labels is None else labels[i] for i in chosen]
-        for i, one in zip(chosen, _encoded(model, batch, None, ids).split(1), strict=True):
-            codes[i] = one
+    ids = [-1] * len(signals) if labels is None else labels
+    if modality.is_ragged:
+        reads = [_reader(modality, one, model.stride) for one in signals]
+        sizes = [tuple(one.shape[2:]) for one in signals]
+        return [codes.unsqueeze(0) for codes in _ragged_codes(model, reads, sizes, ids)]
+    codes: list[Tensor] = []
+    for begin in range(0, len(signals), batch_size):
+        batch = torch.cat([*signals[begin : begin + batch_size]]).to(_device(model))
+        codes += _encoded(model, batch, None, ids[begin : begin + batch_size]).split(1)
     return codes
 
 
@@ -274,25 +275,24 @@ def _batched(
     batch_size: int,
     generator: torch.Generator | None,
 ) -> Iterator[EncodedItem]:
-    """Encode items in windows, each sorted by length; results keep the order of the items."""
-    most = WINDOW * batch_size if modality.is_ragged else batch_size
-    window: list[Decoded] = []
+    """Encode items a batch at a time, in order."""
+    batch: list[Decoded] = []
     begin = num_bytes = 0
 
     def flush() -> Iterator[EncodedItem]:
-        rows = None if statistics is None else statistics[begin : begin + len(window)]
-        codes = _codes_of(model, modality, window, rows, labels, batch_size, generator)
-        counter.add(len(window))
-        for item, one in zip(window, codes, strict=True):
+        rows = None if statistics is None else statistics[begin : begin + len(batch)]
+        codes = _codes_of(model, modality, batch, rows, labels, generator)
+        counter.add(len(batch))
+        for item, one in zip(batch, codes, strict=True):
             yield EncodedItem(item.name, one, item.label, item.array.shape[1], item.actions, item.columns)
 
     for item in items:
-        window.append(item)
+        batch.append(item)
         num_bytes += item.array.nbytes
-        if len(window) == most or (modality.is_ragged and num_bytes >= WINDOW_BYTES):
+        if len(batch) == batch_size or (modality.is_ragged and num_bytes >= AHEAD_BYTES):
             yield from flush()
-            begin, num_bytes, window = begin + len(window), 0, []
-    if window:
+            begin, num_bytes, batch = begin + len(batch), 0, []
+    if batch:
         yield from flush()
     counter.add(0)
 
@@ -304,46 +304,62 @@ def _codes_of(
     items: Sequence[Decoded],
     statistics: Float[Tensor, "n v"] | None,
     labels: Mapping[str, int],
-    batch_size: int,
     generator: torch.Generator | None,
 ) -> list[Int64[Tensor, " g *grid"]]:
-    """Codes of each item, in order; only items of equal padded length share a batch."""
-    codes: list[Tensor] = [torch.empty(0)] * len(items)
-    for chosen in _batches([item.array.shape for item in items], model.stride, modality, batch_size):
-        levels = _stacked([items[i].array for i in chosen], model.stride, modality.padding)
-        signal = modality.to_model(torch.from_numpy(levels).to(_device(model)))
-        rows = None if statistics is None else statistics[chosen]
-        ids = [-1 if (name := items[i].label) is None else labels.get(name, -1) for i in chosen]
-        for i, one in zip(chosen, _encoded(model, signal, rows, ids, generator), strict=True):
-            codes[i] = one
-    return codes
+    """Codes of each item, in order."""
+    ids = [-1 if (name := item.label) is None else labels.get(name, -1) for item in items]
+    if modality.is_ragged:
+        reads = [_level_reader(modality, item.array, model.stride) for item in items]
+        return _ragged_codes(
+            model, reads, [item.array.shape[1:] for item in items], ids, statistics, generator
+        )
+    levels = torch.from_numpy(np.stack([item.array for item in items]))
+    signal = modality.to_model(levels.to(_device(model)))
+    return list(_encoded(model, signal, statistics, ids, generator))
 
 
-def _stacked(arrays: Sequence[np.ndarray], stride: int, padding: int | float) -> np.ndarray:
-    """Stack the levels of items of equal padded length into one array."""
-    channels, length, *others = arrays[0].shape
-    whole = whole_length(length, stride)
-    if all(array.shape[1] == whole for array in arrays):
-        return np.stack(arrays)
-    rows = np.full((len(arrays), channels, whole, *others), padding, arrays[0].dtype)
-    for row, array in zip(rows, arrays, strict=True):
-        row[:, : array.shape[1]] = array
-    return rows
+def _ragged_codes(
+    model: Autoencoder,
+    reads: Sequence[Read],
+    sizes: Sequence[tuple[int, ...]],
+    labels: Sequence[int],
+    statistics: Float[Tensor, "n v"] | None = None,
+    generator: torch.Generator | None = None,
+) -> list[Int64[Tensor, " g *grid"]]:
+    """Codes of each signal, in order, none of which depends on the others.
+
+    Args:
+        model: in evaluation mode.
+        reads: returns a part of each signal.
+        sizes: of each signal, before it is padded to whole codes.
+        labels: the model's label of each signal, -1 for none.
+        statistics: of each signal, for a pooling encoder.
+        generator: draws codes from the posterior.
+    """
+    if model.receptive_field is None or isinstance(model.encoder, PoolingEncoder):
+        rows = [None] * len(reads) if statistics is None else statistics.unsqueeze(1)
+        return [
+            _encoded(model, read(0, size[0]).unsqueeze(0).to(_device(model)), row, [label], generator)[0]
+            for read, size, label, row in zip(reads, sizes, labels, rows, strict=True)
+        ]
+    whole = [(whole_length(length, model.stride), *others) for length, *others in sizes]
+    codes = encode_each(model, reads, whole, Conditions(label=_ids(model, labels)))
+    return [one.cpu() for one in codes]
 
 
-def _batches(
-    shapes: Sequence[tuple[int, ...]], stride: int, modality: Modality, batch_size: int
-) -> Iterator[list[int]]:
-    """Yield the item indices of each batch, shortest items first."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, (channels, length, *others) in enumerate(shapes):
-        groups.setdefault((whole_length(length, stride), channels, *others), []).append(index)
-    for shape in sorted(groups):
-        at_once = batch_size
-        if modality.is_ragged:
-            at_once = max(1, min(batch_size, RAGGED_ELEMENTS // math.prod(shape)))
-        for begin in range(0, len(groups[shape]), at_once):
-            yield groups[shape][begin : begin + at_once]
+def _level_reader(modality: Modality, levels: np.ndarray, stride: int) -> Read:
+    """Return a function that reads parts of an item's stored levels, in the model's range."""
+
+    def read(begin: int, end: int) -> Tensor:
+        part = torch.from_numpy(np.ascontiguousarray(levels[:, begin:end])).unsqueeze(0)
+        return padded(modality, modality.to_model(part), stride)[0]
+
+    return read
+
+
+def _reader(modality: Modality, signal: Float[Tensor, "1 c *size"], stride: int) -> Read:
+    """Return a function that reads parts of a signal in the model's range."""
+    return lambda begin, end: padded(modality, signal[:, :, begin:end], stride)[0]
 
 
 def _encoded(
@@ -358,11 +374,16 @@ def _encoded(
     if statistics is None and isinstance(encoder, PoolingEncoder):
         each = ((encoder.known(label), one) for label, one in zip(labels, signal, strict=True))
         statistics = torch.stack([encoder.pool([one]) if known is None else known for known, one in each])
-    ids = torch.tensor(labels, device=signal.device) if any(label >= 0 for label in labels) else None
-    conditions = Conditions(label=ids, voice=None if statistics is None else statistics.to(signal.device))
+    conditions = Conditions(
+        label=_ids(model, labels), voice=None if statistics is None else statistics.to(signal.device)
+    )
     if generator is None:
         return model.encode(signal, conditions).cpu()
     return model.draw_codes(signal, generator, conditions).cpu()
+
+
+def _ids(model: Autoencoder, labels: Sequence[int]) -> Int64[Tensor, " b"] | None:
+    return torch.tensor(labels, device=_device(model)) if any(label >= 0 for label in labels) else None
 
 
 def _device(model: Autoencoder) -> torch.device:

@@ -16,6 +16,7 @@ from smalti.core.conditioners import num_label_ids, undescribed_conditioners
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
+from smalti.core.locality import Extent, ReceptiveField
 from smalti.core.parts import Decoder, Encoder, Likelihood, LikelihoodFamily
 from smalti.core.phases import Phase
 from smalti.core.precision import in_full_precision
@@ -171,6 +172,20 @@ class Autoencoder(LatentVariableModel):
     def codebook_ids(self) -> tuple[int, ...]:
         """Codebook of each of the G codes of a position; by default each code has its own."""
         return tuple(range(self.num_codebooks))
+
+    @property
+    def receptive_field(self) -> ReceptiveField | None:
+        """Signal positions that a code depends on, along the first axis; None, by default, for all of them.
+
+        A model that returns one also has `encode_within`, and a deterministic encoder.
+        """
+        return None
+
+    def encode_within(
+        self, signal: Float[Tensor, "b c *size"], extent: Extent, conditions: Conditions | None = None
+    ) -> Int64[Tensor, "b g *grid"]:
+        """Encode windows of longer signals to codes; see `Encoder.within`."""
+        raise NotImplementedError(f"{type(self).__name__} has a receptive field, but no encode_within")
 
     def draw_codes(
         self,

@@ -19,6 +19,7 @@ from smalti.core.coders import SymbolCoder
 from smalti.core.conditions import NO_SIZES, Conditions
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
+from smalti.core.locality import Extent, ReceptiveField
 from smalti.core.pretrained import Pretrained, settings_of
 from smalti.core.registry import Registry
 from smalti.core.results import Quantized
@@ -48,6 +49,30 @@ class Encoder(nn.Module, ABC):
         Raises:
             InputError: if the strides do not divide the size.
         """
+
+    @property
+    def receptive_field(self) -> ReceptiveField | None:
+        """Signal positions that a latent depends on, along the first axis; None, by default, for all.
+
+        An encoder that returns one also has `within`. Its latents then depend on nothing else, such as
+        statistics over time, and signals of any length are encoded in windows of one shape.
+        """
+        return None
+
+    def within(
+        self, signal: Float[Tensor, "b c *size"], extent: Extent, conditions: Conditions | None = None
+    ) -> Float[Tensor, "b d *grid"]:
+        """Compute the latents of windows of longer signals.
+
+        Latents whose receptive field is in the window, or beyond the signal's ends, are those of the whole
+        signal; the others may have any value.
+
+        Args:
+            signal: windows; any values beyond the ends of a signal.
+            extent: part of each window that lies within its signal.
+            conditions: of each signal.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has a receptive field, but no method within")
 
 
 class EncoderConfig(Configuration):
@@ -109,6 +134,8 @@ class Quantizer(Pretrained, ABC):
     """The `QuantizerConfig` that builds an equal quantizer."""
     layout: Any = None
     """Position of the channel axis, for quantizers with a choice; a dataclass with `channel_last`."""
+    is_per_position: bool = True
+    """True if the codes of a position depend on the latents of that position alone, and the reverse."""
 
     @abstractmethod
     def forward(self, latents: Float[Tensor, "b d *grid"]) -> Quantized:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
+from smalti.core.locality import Extent, ReceptiveField
 from smalti.core.parts import ENCODERS, Encoder, EncoderConfig
 from smalti.core.signals import SignalSpec
 from smalti.nn.blocks import (
@@ -24,6 +25,7 @@ from smalti.nn.blocks import (
     each_frame,
     stage_strides,
 )
+from smalti.nn.receptive import receptive_field, within
 
 Stride = Annotated[int, Field(ge=1)]
 
@@ -103,6 +105,19 @@ class ConvEncoder(Encoder):
     ) -> Float[Tensor, "b d *grid"]:
         """Encode a signal to latents; `*grid` is `*size` divided by the product of the strides."""
         return each_frame(self._latents, signal) if self.is_per_frame else self._latents(signal)
+
+    @property
+    def receptive_field(self) -> ReceptiveField | None:
+        """Of the convolutions; None with group normalization, whose statistics cover all frames."""
+        if self.is_per_frame:
+            return ReceptiveField(0, 0)
+        return receptive_field(self.layers, 1, math.prod(self.time_strides or self.strides))
+
+    def within(
+        self, signal: Float[Tensor, "b c *size"], extent: Extent, conditions: Conditions | None = None
+    ) -> Float[Tensor, "b d *grid"]:
+        """Encode windows of longer signals to latents."""
+        return self(signal) if self.is_per_frame else within(self.layers, channels_last(signal), extent)
 
     def _latents(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b d *grid"]:
         return self.layers(channels_last(signal))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
+from smalti.core.locality import Extent, ReceptiveField
 from smalti.core.models import MODELS, Autoencoder
 from smalti.core.parts import AnyQuantizer, Likelihood, LikelihoodFamily, Quantizer
 from smalti.core.precision import in_full_precision
@@ -28,6 +29,7 @@ from smalti.models.networks import (
     configs_of,
     tiny_networks,
 )
+from smalti.models.windows import encode_batch
 from smalti.nn.collectives import rand_over_ranks
 from smalti.nn.jitter import jitter
 from smalti.quantizers.vq import VectorQuantizerConfig
@@ -139,8 +141,29 @@ class VQVAE(Autoencoder):
     def encode(
         self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
     ) -> Int64[Tensor, "b g *grid"]:
-        """Encode signals in [-1, 1] to codes."""
+        """Encode signals in [-1, 1] to codes; those with a time axis in windows, see `smalti.models.windows`.
+
+        Raises:
+            InputError: if the encoder's strides do not divide the size.
+        """
+        is_traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+        if self.signal.has_time and self.receptive_field is not None and not is_traced:
+            self.encoder.grid(signal.shape[2:])
+            return encode_batch(self, signal, conditions)
         return self.quantizer.encode(self.encoder(signal, conditions))
+
+    @property
+    def receptive_field(self) -> ReceptiveField | None:
+        """Of the encoder; None for a quantizer whose codes depend on several latents."""
+        return self.encoder.receptive_field if self.quantizer.is_per_position else None
+
+    @torch.no_grad()
+    @in_full_precision
+    def encode_within(
+        self, signal: Float[Tensor, "b c *size"], extent: Extent, conditions: Conditions | None = None
+    ) -> Int64[Tensor, "b g *grid"]:
+        """Encode windows of longer signals to codes."""
+        return self.quantizer.encode(self.encoder.within(signal, extent, conditions))
 
     def likelihood(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None

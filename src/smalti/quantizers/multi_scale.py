@@ -109,6 +109,7 @@ class MultiScaleVQ(Quantizer):
     """
 
     config: MultiScaleVQConfig
+    is_per_position = False
 
     def __init__(
         self,

@@ -1,0 +1,124 @@
+"""Signals in windows: the codes of the whole, whatever shares the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from smalti.core.errors import InputError
+from smalti.core.parts import Encoder, Quantizer
+from smalti.core.results import Quantized
+from smalti.core.signals import SignalSpec
+from smalti.decoders.conv import ConvDecoder
+from smalti.encoders.conv import ConvEncoder
+from smalti.likelihoods.gaussian import GaussianConfig
+from smalti.models.vqvae import VQVAE
+from smalti.models.windows import Windows, encode_batch, encode_each
+from smalti.quantizers.multi_scale import MultiScaleVQ
+
+DIM = 3
+TINY = {"channels": 8, "residual_channels": 4, "residual_blocks": 1}
+
+
+class Bits(Quantizer):
+    """Codes that are the bits of the latents, so that equal codes mean equal latents."""
+
+    num_codebooks, num_codes, dim = DIM, 1 << 32, DIM
+
+    def forward(self, latents: Tensor) -> Quantized:
+        raise NotImplementedError
+
+    def encode(self, latents: Tensor) -> Tensor:
+        return latents.contiguous().view(torch.int32).long()
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return codes.int().view(torch.float32)
+
+
+def model(encoder: Encoder, size: Sequence[int], channels: int = 1) -> VQVAE:
+    torch.manual_seed(1)
+    for weight in encoder.parameters():
+        torch.nn.init.normal_(weight, std=0.4)
+    signal = SignalSpec(channels, size, axes=("time", "height", "width")[: len(size)])
+    likelihood = GaussianConfig().build(signal)
+    settings = {"strides": encoder.strides[::-1], "time_strides": encoder.time_strides[::-1]}
+    decoder = ConvDecoder(DIM, likelihood.num_parameters, len(size), **TINY, **settings)
+    return VQVAE(encoder, Bits(), decoder, likelihood, signal).eval()
+
+
+WAVES = model(ConvEncoder(1, DIM, 1, **TINY, strides=(2, 3)), (12,))
+MELS = model(ConvEncoder(5, DIM, 1, **{**TINY, "residual_blocks": 2}, strides=(2,)), (12,), 5)
+DEEP = model(ConvEncoder(1, DIM, 1, **{**TINY, "residual_blocks": 3}, strides=(5, 1)), (10,))
+CLIPS = model(ConvEncoder(2, DIM, 3, **TINY, strides=(2, 2), time_strides=(1, 2)), (4, 8, 4), 2)
+FRAMES = model(ConvEncoder(2, DIM, 3, **TINY, strides=(2, 2), per_frame=True, norm="group"), (4, 8, 4), 2)
+EVERY = pytest.mark.parametrize(
+    "own", [WAVES, MELS, DEEP, CLIPS, FRAMES], ids=["waves", "mels", "deep", "clips", "frames"]
+)
+
+
+def signals(own: VQVAE, lengths: Sequence[int]) -> list[Tensor]:
+    """Signals of so many codes each."""
+    torch.manual_seed(0)
+    spec = own.signal
+    return [torch.randn(spec.channels, codes * own.stride, *spec.size[1:]) for codes in lengths]
+
+
+def encoded(own: VQVAE, items: Sequence[Tensor]) -> list[Tensor]:
+    def read(item: Tensor):
+        return lambda begin, end: item[:, begin:end]
+
+    return encode_each(own, [read(item) for item in items], [item.shape[1:] for item in items])
+
+
+@EVERY
+@settings(max_examples=8, deadline=None)
+@given(lengths=st.lists(st.integers(1, 200), min_size=2, max_size=6))
+def test_a_batch_of_unequal_signals_has_the_codes_of_each_alone(own: VQVAE, lengths: list[int]) -> None:
+    items = signals(own, lengths)
+    for item, codes in zip(items, encoded(own, items), strict=True):
+        assert torch.equal(own.encode(item[None])[0], codes)
+
+
+@EVERY
+def test_the_latents_are_those_of_the_whole(own: VQVAE) -> None:
+    """Up to rounding, since a layer may be computed by another algorithm for another shape."""
+    windows = Windows(own, own.signal.size[1:])
+    for length in (1, windows.codes - 1, windows.codes, windows.codes + 1, 3 * windows.codes + 2):
+        (item,) = signals(own, [length])
+        with torch.no_grad():
+            whole = own.encoder(item[None])
+        made = own.quantizer.decode(own.encode(item[None]))
+        torch.testing.assert_close(made, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_every_call_has_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, plain = set(), WAVES.encode_within
+    monkeypatch.setattr(WAVES, "encode_within", lambda x, *more: (seen.add(x.shape), plain(x, *more))[1])
+    encoded(WAVES, signals(WAVES, [1, 500, 20]))
+    encoded(WAVES, signals(WAVES, [3]))
+    assert len(seen) == 1
+
+
+def test_rows_of_a_batch_are_signals() -> None:
+    batch = torch.stack(signals(MELS, [70, 70, 70]))
+    assert [
+        torch.equal(MELS.encode(one[None])[0], codes)
+        for one, codes in zip(batch, encode_batch(MELS, batch), strict=True)
+    ] == [True] * 3
+
+
+def test_networks_over_all_of_time_have_no_receptive_field() -> None:
+    group = ConvEncoder(1, DIM, 1, **TINY, norm="group", strides=(2, 2))
+    assert model(group, (8,)).receptive_field is None
+    scales = MultiScaleVQ(DIM, 8, ((1,), (4,)))
+    assert scales.is_per_position is False
+
+
+def test_a_length_between_codes_is_refused() -> None:
+    with pytest.raises(InputError):
+        WAVES.encode(torch.zeros(1, 1, 13))
