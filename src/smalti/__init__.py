@@ -95,6 +95,7 @@ _MODULES = {
     "quantizers.vq": "VectorQuantizer VectorQuantizerConfig",
     "recipe": "Recipe register_recipe",
     "tokenizer": "Tokenizer load",
+    "tokens.layout": "TokenLayout",
     "training.checkpoints": "RunDirectory",
     "training.engine": "Engine",
     "training.loop": "TrainingConfig fit",

@@ -177,6 +177,7 @@ from smalti.recipe import Recipe as Recipe
 from smalti.recipe import register_recipe as register_recipe
 from smalti.tokenizer import Tokenizer as Tokenizer
 from smalti.tokenizer import load as load
+from smalti.tokens.layout import TokenLayout as TokenLayout
 from smalti.training.checkpoints import RunDirectory as RunDirectory
 from smalti.training.engine import Engine as Engine
 from smalti.training.loop import TrainingConfig as TrainingConfig

@@ -57,8 +57,8 @@ def rows(*files: Path) -> list[Row]:
     return [
         (name, codes.tobytes(), label)
         for file in files
-        for names, grids, labels in read_codes(file)[1]
-        for name, codes, label in zip(names, grids, labels, strict=True)
+        for batch in read_codes(file)[1]
+        for name, codes, label in zip(*batch[:3], strict=True)
     ]
 
 

@@ -210,6 +210,49 @@ def verify(
     verb(codes, run, data, num, quiet)
 
 
+@app.command()
+def tokens(
+    codes: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CODES",
+            help="Parquet file of codes, or a folder of them: output of `smalti encode`.",
+            callback=expanded,
+        ),
+    ],
+    out: Out,
+    to: Annotated[
+        str, typer.Option("--to", metavar="FORMAT", help="parquet, webdataset, megatron or npy.")
+    ] = "parquet",
+    separators: Annotated[
+        str,
+        typer.Option(
+            "--separators",
+            help="Tokens before and after items (bos, eos) and after rows and frames (row, frame); eos=2 is "
+            "a token that your language model has already; none for none.",
+        ),
+    ] = "bos,eos",
+    offset: Annotated[int, typer.Option("--offset", min=0, help="First token to use.")] = 0,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            "--stride",
+            min=0,
+            help="Distance between the tokens of consecutive codebooks; 0 lets all share their tokens. "
+            "Default: the number of codes.",
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write codes as token sequences for training a language model, and a description of the tokens.
+
+    Example: `smalti tokens codes.parquet --to megatron --separators bos,eos,row --out tokens`
+    """
+    from smalti.app.commands.tokens import tokens as verb
+
+    verb(codes, out, to, separators, offset, stride, quiet)
+
+
 app.add_typer(archives)
 
 

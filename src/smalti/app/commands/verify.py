@@ -57,7 +57,8 @@ class _Survey:
         self.info = self.info or info
         check_codes(info, self.info)
         rows = codes = 0
-        for names, grids, _ in batches:
+        for batch in batches:
+            names, grids = batch[:2]
             self._hashes.append(np.fromiter(map(_hash, names), np.uint64, len(names)))
             rows, codes = rows + len(names), codes + grids.size
         self.num_items, self.num_codes = self.num_items + rows, self.num_codes + codes
@@ -164,8 +165,8 @@ def _duplicates(files: list[Path], hashes: set[int]) -> list[str]:
         return []
     counts: dict[str, int] = {}
     for file in files:
-        for names, _, _ in read_codes(file)[1]:
-            for name in names:
+        for batch in read_codes(file)[1]:
+            for name in batch[0]:
                 if _hash(name) in hashes:
                     counts[name] = counts.get(name, 0) + 1
     return [f"{name} occurs {num} times" for name, num in counts.items() if num > 1]
@@ -224,8 +225,10 @@ class _Sample:
                 f"expected the run of the model {info.model}, received that of "
                 f"{self._tokenizer.fingerprint}: pass the run that encoded the codes"
             )
-        names, grids, _ = next(batches, ([], np.empty(0), []))
-        return zip(names[:: -(-len(names) // num) or 1], grids[:: -(-len(names) // num) or 1], strict=True)
+        batch = next(batches, None)
+        if batch is not None:
+            step = -(-len(batch[0]) // num)
+            yield from zip(batch[0][::step], batch[1][::step], strict=True)
 
     @torch.no_grad()
     def _again(self, file: Path, name: str) -> tuple[np.ndarray, float]:
