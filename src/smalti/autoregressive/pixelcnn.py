@@ -20,8 +20,15 @@ from smalti.autoregressive.gated_layer import GatedLayer, LayerState, transposed
 from smalti.core.conditioners import ConditionedConfig, Conditioner, Conditioners
 from smalti.core.conditions import Conditions, id_sizes
 from smalti.core.errors import InputError
-from smalti.core.priors import NETWORKS, AutoregressiveNetwork, NetworkConfig
+from smalti.core.priors import NETWORKS, AutoregressiveNetwork, NetworkConfig, SamplingKernel
+from smalti.kernels.compiled import compiled_module
 from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels, label_indices
+
+WORTH_COMPILING = 64
+"""Minimum number of symbols in a grid for compiled sampling; compiling takes ten seconds, once per
+machine."""
+MAX_COMPILED_BATCH = 64
+"""Maximum number of grids for the compiled loop, which is single-threaded."""
 
 
 @NETWORKS.register
@@ -267,6 +274,19 @@ class GatedPixelCNN(AutoregressiveNetwork):
             self._advance(position, state)
         state.symbols += 1
         return state.heads[codebook](state.context)
+
+    def kernel(self, state: PixelCNNState) -> SamplingKernel | None:
+        """Numba-compiled sampling loop, for float32 on a CPU and all but small grids and large batches.
+
+        It does not support conditioners.
+        """
+        weight, (rows, columns) = self.layers[0].out.weight, state.grid
+        fits = weight.device.type == "cpu" and weight.dtype == torch.float32 and not len(self.conditioners)
+        symbols = rows * columns * self.num_codebooks
+        if not fits or symbols < WORTH_COMPILING or len(state.features) > MAX_COMPILED_BATCH:
+            return None
+        loops = compiled_module("smalti.kernels.pixelcnn")
+        return None if loops is None else loops.PixelCNNKernel(self, state)
 
     def _local(
         self, conditions: Conditions | None, batch_size: int, grid: Sequence[int]

@@ -161,21 +161,27 @@ def in_panels(weight: np.ndarray) -> np.ndarray:
 @numba.njit
 @no_type_check
 def add_panels(out: Any, panels: Any, x: Any) -> None:
-    """Compute out += x @ weight for contiguous float32 matrices; `panels` is the weight after `in_panels`."""
+    """Compute out += x @ weight for float32 matrices; `panels` is the weight after `in_panels`.
+
+    The rows of `out` and `x` must be contiguous, and may have any stride.
+    """
     rows, outputs = out.shape
     count, inputs, _ = panels.shape
+    from_row = x.strides[0] // 4
     rest = np.zeros((rows, PANEL), np.float32) if outputs % PANEL else np.zeros((0, 0), np.float32)
     for number in range(count):
         panel = panels[number].ctypes.data
         is_whole = (number + 1) * PANEL <= outputs
-        target = out[:, number * PANEL :] if is_whole else rest
-        to_row = outputs if is_whole else PANEL
+        target = out[:, number * PANEL :].ctypes.data if is_whole else rest.ctypes.data
+        to_row = out.strides[0] // 4 if is_whole else PANEL
         row = 0
         while row + ROWS <= rows:
-            _four_rows(target[row:].ctypes.data, to_row, x[row:].ctypes.data, inputs, panel, PANEL, inputs)
+            source = x[row:].ctypes.data
+            _four_rows(target + 4 * row * to_row, to_row, source, from_row, panel, PANEL, inputs)
             row += ROWS
         while row < rows:
-            _one_row(target[row:].ctypes.data, to_row, x[row:].ctypes.data, inputs, panel, PANEL, inputs)
+            source = x[row:].ctypes.data
+            _one_row(target + 4 * row * to_row, to_row, source, from_row, panel, PANEL, inputs)
             row += 1
     for row in range(len(rest)):
         begin = outputs - outputs % PANEL

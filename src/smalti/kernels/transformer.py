@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, final, no_type_check
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
@@ -21,7 +20,17 @@ from jaxtyping import Float32, Int64
 from smalti.core.errors import InputError
 from smalti.core.priors import SamplingKernel
 from smalti.kernels.products import add_panels, add_product, in_panels
-from smalti.kernels.sampling import Array, array, bias, draw_symbol, exp_of_negative, gelu, weight
+from smalti.kernels.sampling import (
+    Array,
+    array,
+    bias,
+    draw_symbol,
+    exp_of_negative,
+    gelu,
+    inner,
+    loop,
+    weight,
+)
 
 if TYPE_CHECKING:
     from smalti.autoregressive.transformer import Transformer, TransformerState
@@ -31,7 +40,7 @@ PADDING = 16
 """Unused positions at the end of the rows of keys: rows a power of two apart would share few cache sets."""
 
 
-@numba.njit(fastmath=True)
+@inner
 @no_type_check
 def _normalise(out: Any, x: Any, scale: Any, shift: Any, epsilon: Any) -> None:
     """Write the layer normalisation of each row of x to out."""
@@ -49,7 +58,7 @@ def _normalise(out: Any, x: Any, scale: Any, shift: Any, epsilon: Any) -> None:
             out[b, c] = (x[b, c] - mean) * factor * scale[c] + shift[c]
 
 
-@numba.njit(fastmath=True)
+@inner
 @no_type_check
 def _attend(out: Any, query: Any, keys: Any, values: Any, scores: Any) -> None:
     """Compute one attention head of one item: query (d,), keys (d, n), values (n, d), result in out (d,).
@@ -72,7 +81,7 @@ def _attend(out: Any, query: Any, keys: Any, values: Any, scores: Any) -> None:
         out[c] /= total
 
 
-@numba.njit(fastmath=True, cache=True, nogil=True)
+@loop
 @no_type_check
 def _run(
     symbols: Any,

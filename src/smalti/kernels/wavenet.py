@@ -11,20 +11,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, final, no_type_check
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
 from smalti.core.priors import SamplingKernel
 from smalti.kernels.products import add_panels, in_panels
-from smalti.kernels.sampling import Array, array, bias, draw_symbol, tanh, weight
+from smalti.kernels.sampling import Array, array, bias, draw_symbol, gate, loop, weight
 
 if TYPE_CHECKING:
     from smalti.autoregressive.wavenet import WaveNet, WaveNetState
 
 
-@numba.njit(fastmath=True, cache=True, nogil=True)
+@loop
 @no_type_check
 def _run(
     symbols: Any,
@@ -68,7 +67,6 @@ def _run(
     total = np.zeros((lines, skips), np.float32)
     hidden = np.zeros((lines, len(hidden_bias)), np.float32)
     weights = np.empty(num_codes, np.float64)
-    half = np.float32(0.5)
     for t in range(count):
         for b in range(lines):
             if symbols[t, b] < 0:
@@ -92,9 +90,8 @@ def _run(
                 rings[start + at] = x
                 ats[layer] = (at + 1) % reach
             for b in range(lines):
-                row, gate = pre[b], gated[b]
                 for o in range(gates):
-                    gate[o] = tanh(row[o]) * (tanh(row[gates + o] * half) * half + half)
+                    gated[b, o] = gate(pre[b, o], pre[b, gates + o])
                 both[b, :] = out_bias[layer]
             add_panels(both, out_weight[layer], gated)
             for b in range(lines):
