@@ -55,8 +55,8 @@ def _transformer(num: int) -> Case:
 
 
 CASES = {
-    "pixelcnn-8": _pixelcnn((8, 8), 20),
-    "pixelcnn-32": _pixelcnn((32, 32), 500),
+    "pixelcnn-8": _pixelcnn((8, 8), 60),
+    "pixelcnn-32": _pixelcnn((32, 32), 1400),
     "transformer-1024": _transformer(16),
     "transformer-1024-alone": _transformer(1),
 }
