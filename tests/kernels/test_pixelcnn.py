@@ -40,7 +40,7 @@ def uniform(num: int, lines: int) -> np.ndarray:
 @pytest.mark.parametrize("lines", [1, 3, 5])
 @pytest.mark.parametrize(
     ("num_codebooks", "num_classes", "local"),
-    [(1, 0, None), (2, NUM_CLASSES, None), (1, 0, (4, 6)), (3, NUM_CLASSES, (2, 3)), (1, NUM_CLASSES, (1, 1))],
+    [(1, 0, None), (2, 3, None), (1, 0, (4, 6)), (3, 3, (2, 3)), (1, 3, (1, 1))],
 )
 @pytest.mark.parametrize(
     "changes",
