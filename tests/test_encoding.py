@@ -12,6 +12,7 @@ import soundfile
 import torch
 
 from smalti.core.conditions import Conditions
+from smalti.core.errors import InputError
 from smalti.data.codes import read_codes
 from smalti.data.loader import split_indices
 from smalti.data.packed import read_packed
@@ -202,6 +203,11 @@ def test_models_of_a_bounded_receptive_field_encode_unequal_items_together(tmp_p
             assert torch.equal(item.codes, alone[0])
             assert torch.equal(item.codes, model.encode(padded(modality, signal, model.stride))[0])
             assert item.codes.shape == (1, -(-array.shape[1] // model.stride))
+
+
+def test_a_run_that_normalizes_over_recordings_cannot_be_streamed(spoken: SoundRun) -> None:
+    with pytest.raises(InputError):
+        load(spoken.path, "cpu").stream()
 
 
 def test_unreadable_items_are_listed_and_left_out(spoken: SoundRun) -> None:

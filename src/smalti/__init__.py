@@ -94,6 +94,7 @@ _MODULES = {
     "quantizers.residual_fsq": "ResidualFSQ ResidualFSQConfig",
     "quantizers.vq": "VectorQuantizer VectorQuantizerConfig",
     "recipe": "Recipe register_recipe",
+    "streaming": "EncodingStream",
     "tokenizer": "Tokenizer load",
     "tokens.layout": "TokenLayout",
     "training.checkpoints": "RunDirectory",

@@ -175,6 +175,7 @@ from smalti.quantizers.vq import VectorQuantizer as VectorQuantizer
 from smalti.quantizers.vq import VectorQuantizerConfig as VectorQuantizerConfig
 from smalti.recipe import Recipe as Recipe
 from smalti.recipe import register_recipe as register_recipe
+from smalti.streaming import EncodingStream as EncodingStream
 from smalti.tokenizer import Tokenizer as Tokenizer
 from smalti.tokenizer import load as load
 from smalti.tokens.layout import TokenLayout as TokenLayout

@@ -26,6 +26,7 @@ from smalti.decoding import check_shape, decode_codes
 from smalti.encoding import BATCH, EncodedItem, check_signals, encode_items, encode_signals
 from smalti.nn.symbols import as_codes
 from smalti.priors.batches import continued, drawn_codes
+from smalti.streaming import EncodingStream
 from smalti.trained import LEARNED, PRIOR_DIRECTORY, UNIGRAM_FILE, TrainedModel
 
 FILES = (CONFIG_FILE, WEIGHTS_FILE)
@@ -134,6 +135,14 @@ class Tokenizer:
         items = checked if self.modality.is_ragged else checked.split(1)
         codes = encode_signals(self.autoencoder, self.modality, items, [label] * len(items), batch_size)
         return codes if self.modality.is_ragged else torch.cat(codes)
+
+    def stream(self) -> EncodingStream:
+        """Encode one recording or clip while it arrives, block by block; see `EncodingStream`.
+
+        Raises:
+            InputError: if codes, or the signal that the model sees, depend on the whole signal.
+        """
+        return EncodingStream(self.autoencoder, self.modality)
 
     def encode_items(
         self,

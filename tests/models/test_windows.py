@@ -11,44 +11,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from smalti.core.errors import InputError
-from smalti.core.parts import Encoder, Quantizer
-from smalti.core.results import Quantized
+from smalti.core.parts import Encoder
 from smalti.core.signals import SignalSpec
-from smalti.decoders.conv import ConvDecoder
 from smalti.encoders.conv import ConvEncoder
-from smalti.likelihoods.gaussian import GaussianConfig
 from smalti.models.vqvae import VQVAE
 from smalti.models.windows import Windows, encode_batch, encode_each
 from smalti.quantizers.multi_scale import MultiScaleVQ
-
-DIM = 3
-TINY = {"channels": 8, "residual_channels": 4, "residual_blocks": 1}
-
-
-class Bits(Quantizer):
-    """Codes that are the bits of the latents, so that equal codes mean equal latents."""
-
-    num_codebooks, num_codes, dim = DIM, 1 << 32, DIM
-
-    def forward(self, latents: Tensor) -> Quantized:
-        raise NotImplementedError
-
-    def encode(self, latents: Tensor) -> Tensor:
-        return latents.contiguous().view(torch.int32).long()
-
-    def decode(self, codes: Tensor) -> Tensor:
-        return codes.int().view(torch.float32)
+from tests.bits import DIM, TINY, bits_model
 
 
 def model(encoder: Encoder, size: Sequence[int], channels: int = 1) -> VQVAE:
-    torch.manual_seed(1)
-    for weight in encoder.parameters():
-        torch.nn.init.normal_(weight, std=0.4)
-    signal = SignalSpec(channels, size, axes=("time", "height", "width")[: len(size)])
-    likelihood = GaussianConfig().build(signal)
-    settings = {"strides": encoder.strides[::-1], "time_strides": encoder.time_strides[::-1]}
-    decoder = ConvDecoder(DIM, likelihood.num_parameters, len(size), **TINY, **settings)
-    return VQVAE(encoder, Bits(), decoder, likelihood, signal).eval()
+    return bits_model(encoder, SignalSpec(channels, size, axes=("time", "height", "width")[: len(size)]))
 
 
 WAVES = model(ConvEncoder(1, DIM, 1, **TINY, strides=(2, 3)), (12,))

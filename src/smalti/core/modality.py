@@ -12,8 +12,10 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from smalti.core.config import Configuration
+from smalti.core.errors import InputError
 from smalti.core.registry import Registry
 from smalti.core.signals import SignalSpec
+from smalti.core.streaming import SignalStream
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -107,6 +109,17 @@ class Modality(ABC):
         Raises:
             InputError: if the type, range or shape is wrong.
         """
+
+    def stream(self) -> SignalStream:
+        """Return a converter of the blocks of one signal.
+
+        Raises:
+            InputError: if the conversion depends on the whole signal, as by default.
+        """
+        raise InputError(
+            f"expected {self.plural_name} whose conversion does not depend on the whole, received "
+            f"{type(self).__name__}: pass whole signals to encode"
+        )
 
     def warnings(self, item: np.ndarray) -> list[str]:
         """Return warnings about a decoded item, such as "silent throughout"."""

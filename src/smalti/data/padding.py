@@ -15,7 +15,7 @@ def whole_length(length: int, stride: int) -> int:
 
 
 def padded(
-    modality: Modality, signal: Float[Tensor, "b c *size"], stride: int
+    modality: Modality, signal: Float[Tensor, "b c *size"], stride: int, before: int = 0
 ) -> Float[Tensor, "b c *padded"]:
     """Pad the first axis of a signal in the model's range to a multiple of the stride.
 
@@ -23,8 +23,9 @@ def padded(
         modality: modality of the signal; its `padding` level (silence or black) is the fill value.
         signal: signal `(B, C, *size)` of any length.
         stride: positions along the first axis per code.
+        before: positions of the signal before this part of it.
     """
-    missing = whole_length(signal.shape[2], stride) - signal.shape[2]
+    missing = -(before + signal.shape[2]) % stride
     if not missing:
         return signal
     dtype = getattr(torch, modality.spec.domain.dtype.name)

@@ -69,7 +69,7 @@ class Windows:
     def __init__(self, model: Autoencoder, size: Sequence[int] = ()) -> None:
         field = model.receptive_field
         assert field is not None
-        self._model, self.stride = model, model.stride
+        self._model, self.stride, self._others = model, model.stride, tuple(size)
         self.device = next(model.parameters()).device
         self.before, self.after = (-(-reach // self.stride) for reach in (field.before, field.after))
         positions = self.stride * math.prod(size)
@@ -80,6 +80,12 @@ class Windows:
         at_once = POSITIONS_AT_ONCE.get(self.device.type, POSITIONS_ELSEWHERE)
         self.rows = max(1, at_once // (self.size * positions))
         """Windows in a call."""
+
+    @property
+    def no_codes(self) -> Int64[Tensor, "g 0 *grid"]:
+        """Codes of no position."""
+        grid = self._model.encoder.grid((self.stride, *self._others))
+        return torch.empty(self._model.num_codebooks, 0, *grid[1:], dtype=torch.int64)
 
     def count(self, num_codes: int) -> int:
         """Return the number of windows of a signal of so many codes."""
@@ -94,27 +100,30 @@ class Windows:
             item: number of the signal.
         """
         for number in range(self.count(num_codes)):
-            yield self.window(number, read, num_codes, num_codes * self.stride, item)
+            yield self.window(number, read, num_codes * self.stride, num_codes, item)
 
-    def window(self, number: int, read: Read, num_codes: int, known: int, item: int = 0) -> Window:
+    def window(
+        self, number: int, read: Read, known: int, num_codes: int | None = None, item: int = 0
+    ) -> Window:
         """Cut one window of a signal.
 
         Args:
             number: of the window.
             read: returns a part of the signal.
-            num_codes: of the signal, if they are known; at least those of the window otherwise.
             known: positions of the signal that can be read.
+            num_codes: of the signal; None if it goes on beyond them.
             item: number of the signal.
         """
         start = number * self.codes - self.before
         first = max(0, start)
         stop = min((start + self.size) * self.stride, known)
+        ahead = self.size if num_codes is None else num_codes - start
         return Window(
             read(first * self.stride, stop),
             (first - start) * self.stride,
             first - start,
-            min(self.size, num_codes - start),
-            slice(self.before, self.before + min(self.codes, num_codes - number * self.codes)),
+            min(self.size, ahead),
+            slice(self.before, min(self.before + self.codes, ahead)),
             item,
         )
 

@@ -21,6 +21,9 @@ FLOOR = 1e-5
 FRAMES_AT_ONCE = 4096
 """Number of frames transformed at once, which bounds the memory for long recordings."""
 
+BLOCK = 256
+"""Number of frames of a block of fixed shape; see `LogMel.block`."""
+
 FILTERS_AT_ONCE = 64
 """Number of mel filters computed at once in float64, which bounds the memory for long windows."""
 
@@ -123,14 +126,25 @@ class ShortTimeFourier(nn.Module):
 
     def block(self, waveform: Float[Tensor, "b 1 t"], first: int, last: int) -> Complex64[Tensor, "b f n"]:
         """Compute the spectra of frames `first` to `last - 1`."""
-        count = last - first
-        if count == 0:
+        if last == first:
             return self.window.new_zeros(len(waveform), self.n_fft // 2 + 1, 0, dtype=torch.complex64)
-        start = first * self.hop - self._lead
-        stop = start + (count - 1) * self.hop + self.n_fft
-        indices = _reflected(start, stop, waveform.shape[-1]).to(waveform.device)
-        frames = waveform[:, 0, indices].float().unfold(-1, self.n_fft, self.hop)
-        return torch.fft.rfft(frames * self.window).transpose(1, 2)
+        return torch.fft.rfft(self.frames(waveform, first, last)).transpose(1, 2)
+
+    def frames(
+        self, waveform: Float[Tensor, "b 1 t"], first: int, last: int, begin: int = 0
+    ) -> Float[Tensor, "b n w"]:
+        """Cut frames `first` to `last - 1`, at least one, multiplied by the window.
+
+        Args:
+            waveform: the signal from sample `begin` to its end.
+            first: number of the first frame.
+            last: number after that of the last frame.
+            begin: first sample that is given.
+        """
+        start = first * self.hop - self.lead
+        stop = start + (last - first - 1) * self.hop + self.n_fft
+        indices = _reflected(start, stop, begin + waveform.shape[-1]).to(waveform.device) - begin
+        return waveform[:, 0, indices].float().unfold(-1, self.n_fft, self.hop) * self.window
 
     def inverse(self, spectra: Complex64[Tensor, "b f n"]) -> Float[Tensor, "b 1 t"]:
         """Compute the n * hop samples with the closest spectra (Griffin and Lim 1984, equation 6)."""
@@ -147,10 +161,10 @@ class ShortTimeFourier(nn.Module):
         count = frames.shape[1]
         total = (count - 1) * self.hop + self.n_fft
         added = F.fold(frames.transpose(1, 2), (1, total), (1, self.n_fft), stride=(1, self.hop))
-        return added[:, 0, 0, self._lead : self._lead + count * self.hop]
+        return added[:, 0, 0, self.lead : self.lead + count * self.hop]
 
     @property
-    def _lead(self) -> int:
+    def lead(self) -> int:
         """Number of samples of the first window before the start of the signal."""
         return self.n_fft // 2 - self.hop // 2
 
@@ -192,8 +206,30 @@ class LogMel(nn.Module):
             [self._block(waveform, first, min(first + FRAMES_AT_ONCE, frames)) for first in starts], -1
         )
 
+    def block(
+        self, waveform: Float[Tensor, "1 1 t"], number: int, until: int, begin: int = 0
+    ) -> Float[Tensor, "1 m n"]:
+        """Compute the frames of one block of `BLOCK` frames, up to frame `until - 1`.
+
+        The shape of the computation is always that of a whole block, so that a frame has the same value, to
+        the bit, whatever is known of the signal after it.
+
+        Args:
+            waveform: the signal from sample `begin` to its end.
+            number: of the block.
+            until: number after that of the last frame.
+            begin: first sample that is given.
+        """
+        first = number * BLOCK
+        frames = self.fourier.frames(waveform, first, min(first + BLOCK, until), begin)
+        whole = F.pad(frames, (0, 0, 0, BLOCK - frames.shape[1]))
+        return self._of_spectra(torch.fft.rfft(whole).transpose(1, 2))[..., : frames.shape[1]]
+
     def _block(self, waveform: Float[Tensor, "b 1 t"], first: int, last: int) -> Float[Tensor, "b m n"]:
-        magnitudes = self.fourier.block(waveform, first, last).abs()
+        return self._of_spectra(self.fourier.block(waveform, first, last))
+
+    def _of_spectra(self, spectra: Complex64[Tensor, "b f n"]) -> Float[Tensor, "b m n"]:
+        magnitudes = spectra.abs()
         with torch.autocast(magnitudes.device.type, enabled=False):  # autocast would round the product
             return (self.filters @ magnitudes).clamp_min(FLOOR).log()
 

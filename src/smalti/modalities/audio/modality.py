@@ -18,6 +18,7 @@ from torch import Tensor
 
 from smalti.core.modality import MODALITIES, Modality
 from smalti.core.signals import Levels, SignalSpec
+from smalti.core.streaming import ElementwiseStream
 from smalti.likelihoods.levels import from_levels, to_levels
 from smalti.modalities.audio.sounds import EXTENSIONS, sound_notes, write_sound
 from smalti.modalities.audio.waveforms import SoundConfig, only, separate, spectrogram_figure, waveforms
@@ -208,6 +209,10 @@ class AudioModality(Modality):
         return [
             self.to_model(self._encoding.quantize(sound)) for sound in waveforms(signal, self.config.read)
         ]
+
+    def stream(self) -> ElementwiseStream:
+        """Return a converter of blocks of linear amplitude, as for `check`."""
+        return ElementwiseStream(self.check, self.plural_name)
 
     def preview(self, rows: Sequence[Any]) -> Image.Image:
         """Plot log-mel spectrograms: one row per element of `rows`, one column per sound, at most eight.

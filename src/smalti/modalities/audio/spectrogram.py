@@ -20,8 +20,9 @@ from smalti.core.signals import Levels, SignalSpec
 from smalti.data.sources.base import UnreadableItem
 from smalti.likelihoods.levels import from_levels, to_levels
 from smalti.modalities.audio.sounds import EXTENSIONS, write_sound
+from smalti.modalities.audio.stream import LogMelStream, check_length
 from smalti.modalities.audio.waveforms import SoundConfig, only, separate, spectrogram_figure, waveforms
-from smalti.nn.spectral import FLOOR, LogMel, griffin_lim
+from smalti.nn.spectral import BLOCK, FLOOR, LogMel, griffin_lim
 
 LEVELS = 256
 
@@ -170,7 +171,32 @@ class LogMelModality(Modality):
 
     def from_waveform(self, waveform: Float[Tensor, "b 1 t"]) -> Float[Tensor, "b m n"]:
         """Compute the spectrogram of linear amplitude, in the model's range."""
-        return self._normalise(self.log_mel(waveform))
+        return self._normalise(torch.cat([self._spectra(one) for one in waveform.split(1)]))
+
+    def _spectra(self, waveform: Float[Tensor, "1 1 t"]) -> Float[Tensor, "1 m n"]:
+        frames = waveform.shape[-1] // self.config.hop
+        if not frames:
+            return self.log_mel(waveform)
+        blocks = range(-(-frames // BLOCK))
+        return torch.cat([self.log_mel.block(waveform, number, frames) for number in blocks], -1)
+
+    def stream(self) -> LogMelStream:
+        """Return a converter of blocks of linear amplitude, as for `check`.
+
+        Raises:
+            InputError: if utterances are normalised.
+        """
+        if self.config.normalise != "none":
+            raise InputError(
+                "expected spectrograms without normalisation over the utterance for a stream, received "
+                f"normalise={self.config.normalise}: train with data.normalise=none, or pass whole sounds to "
+                "encode"
+            )
+        return LogMelStream(self.log_mel, self._quantized)
+
+    def _quantized(self, log_mel: Float[Tensor, "b m n"]) -> Float32[Tensor, "b m n"]:
+        """Levels of a spectrogram in nats, in the model's range."""
+        return self.to_model(self.to_stored(self._normalise(log_mel)))
 
     def waveform(self, signal: Float[Tensor, "b m n"]) -> Float[Tensor, "b 1 t"]:
         """Approximate the waveform of a spectrogram in the model's range: linear amplitude in [-1, 1].
@@ -202,12 +228,7 @@ class LogMelModality(Modality):
             InputError: for another type, shape or range, for less than one frame, or for an unreadable file.
         """
         sounds = waveforms(signal, self.config.read)
-        shortest = min(sound.shape[-1] for sound in sounds)
-        if shortest < self.config.hop:
-            raise InputError(
-                f"expected sounds of at least one frame ({self.config.hop} samples), received {shortest} "
-                "samples: pad them with zeros"
-            )
+        check_length(min(sound.shape[-1] for sound in sounds), self.config.hop)
         return [self.to_model(self.to_stored(self.from_waveform(sound))) for sound in sounds]
 
     def preview(self, rows: Sequence[Any]) -> Image.Image:

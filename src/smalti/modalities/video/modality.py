@@ -16,6 +16,7 @@ from torch import Tensor
 from smalti.core.errors import InputError
 from smalti.core.modality import MODALITIES, Modality
 from smalti.core.signals import Levels, SignalSpec
+from smalti.core.streaming import ElementwiseStream
 from smalti.data.sources.base import Content, UnreadableItem
 from smalti.modalities.image.pixels import (
     LEVELS,
@@ -144,6 +145,10 @@ class VideoModality(Modality):
         raise InputError(
             f"expected clips as tensors, arrays, files or a list of these, received {type(signal).__name__}"
         )
+
+    def stream(self) -> ElementwiseStream:
+        """Return a converter of blocks of frames, as for `check`."""
+        return ElementwiseStream(self.check, self.plural_name)
 
     def preview(self, rows: Sequence[Any]) -> Image.Image:
         """Draw strips of evenly spaced frames: for each clip, one strip per element of `rows`.

@@ -1,0 +1,84 @@
+"""Encoding of recordings and clips while they arrive."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from jaxtyping import Int64
+from torch import Tensor
+
+from smalti.core.errors import InputError
+from smalti.core.modality import Modality
+from smalti.core.models import Autoencoder
+from smalti.core.precision import full_precision
+from smalti.data.padding import padded
+from smalti.encoders.pooling import PoolingEncoder
+from smalti.models.streaming import CodeStream
+
+
+@final
+class EncodingStream:
+    """Encodes one recording or clip that arrives in blocks, such as the samples of a microphone.
+
+    The codes that `push` and `flush` return, joined along their third axis, are those that
+    `Tokenizer.encode` returns for the whole, bit for bit.
+
+    Args:
+        model: in evaluation mode.
+        modality: of the signal.
+
+    Raises:
+        InputError: if codes, or the signal that the model sees, depend on the whole signal.
+    """
+
+    def __init__(self, model: Autoencoder, modality: Modality) -> None:
+        field = model.receptive_field
+        if not (modality.is_ragged and modality.spec.has_time):
+            raise InputError(
+                f"expected a model of signals of any length for a stream, received one of "
+                f"{modality.plural_name}: pass them to encode"
+            )
+        if field is None or isinstance(model.encoder, PoolingEncoder):
+            raise InputError(
+                "expected a model whose codes depend on a bounded part of the signal for a stream, received "
+                f"one with a {type(model.encoder).__name__} whose codes depend on all of it: pass whole "
+                "signals to encode"
+            )
+        self._model, self._modality = model, modality
+        self._signal, self._codes = modality.stream(), CodeStream(model)
+        self.look_ahead = self._signal.look_ahead(field.after)
+        """Samples (of clips, frames) after the span of a code that must arrive before it is returned."""
+        self._has_ended = False
+
+    def push(self, block: Any) -> Int64[Tensor, "1 g _ *grid"]:
+        """Add a block, and return the codes that are determined since the last one, often none.
+
+        Args:
+            block: the next part of the signal, as a tensor or an array, as for `Tokenizer.encode`.
+
+        Raises:
+            InputError: if its type, range or shape is wrong, or the stream has ended.
+        """
+        self._check_open()
+        with full_precision(self._model):
+            signal = self._signal.push(block)
+        return self._codes.push(signal[0]).unsqueeze(0)
+
+    def flush(self) -> Int64[Tensor, "1 g _ *grid"]:
+        """End the signal, and return the remaining codes.
+
+        Raises:
+            InputError: if the signal is too short to be encoded, or the stream has ended.
+        """
+        self._check_open()
+        with full_precision(self._model):
+            rest = self._signal.flush()
+            rest = padded(self._modality, rest, self._model.stride, self._codes.known)
+        self._has_ended = True
+        return self._codes.flush(rest[0]).unsqueeze(0)
+
+    def _check_open(self) -> None:
+        if self._has_ended:
+            raise InputError(
+                "expected a stream that goes on, received one that was flushed: open another one"
+            )
