@@ -35,7 +35,7 @@ from tests.speech_runs import PhoneRun, SoundRun
 
 def signal_of(tokenizer: Tokenizer, file: Path) -> torch.Tensor:
     levels = torch.from_numpy(tokenizer.modality.decode(file))[None]
-    return padded(tokenizer.modality, tokenizer.modality.to_model(levels), tokenizer.autoencoder.stride)
+    return padded(tokenizer.modality, tokenizer.modality.to_model(levels), tokenizer.autoencoder.strides)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def encoded(
     result = command("encode", units.path, "--data", strangers, "--out", file)
     assert result.status == 0, result.err
     return {
-        name: row for names, codes, _ in read_codes(file)[1] for name, row in zip(names, codes, strict=True)
+        name: row for names, codes, *_ in read_codes(file)[1] for name, row in zip(names, codes, strict=True)
     }
 
 
@@ -178,7 +178,7 @@ def test_a_batch_of_recordings_gives_the_codes_of_each_alone(spoken: SoundRun, t
     assert done[-1] == (7, 7)
     for item, array in zip(items, arrays, strict=True):
         signal = tokenizer.modality.to_model(torch.from_numpy(array)[None])
-        whole = padded(tokenizer.modality, signal, stride)
+        whole = padded(tokenizer.modality, signal, [stride])
         assert torch.equal(item.codes, tokenizer.autoencoder.encode(whole)[0])
         assert item.codes.shape[1] == -(-item.length // stride)
     some = encode_items(tokenizer.autoencoder, tokenizer.modality, store, indices=np.array([6, 1]))
@@ -201,7 +201,7 @@ def test_models_of_a_bounded_receptive_field_encode_unequal_items_together(tmp_p
             signal = modality.to_model(torch.from_numpy(array)[None])
             (alone,) = encode_signals(model, modality, [signal])
             assert torch.equal(item.codes, alone[0])
-            assert torch.equal(item.codes, model.encode(padded(modality, signal, model.stride))[0])
+            assert torch.equal(item.codes, model.encode(padded(modality, signal, model.strides))[0])
             assert item.codes.shape == (1, -(-array.shape[1] // model.stride))
 
 

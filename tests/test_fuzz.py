@@ -98,7 +98,7 @@ def as_json(values: Any, rng: random.Random) -> bytes:
 
 def packed(folder: Path, rng: random.Random) -> None:
     grid = (3, 4)
-    info = PackedInfo(num_codes=500, num_codebooks=2, grid=grid, model="ab", name="n", label="x", length=9)
+    info = PackedInfo(num_codes=500, num_codebooks=2, grid=grid, model="ab", name="n", label="x", size=(9,))
     content = pack(np.arange(24).reshape(2, *grid), info)
     if rng.random() < 0.5:
         # A header that is well-formed, with other values.
@@ -145,7 +145,7 @@ def table(folder: Path, rng: random.Random) -> None:
         pq.write_table(made.replace_schema_metadata({"smalti": as_json(metadata, rng)}), path)
     if rng.random() < 0.5:
         path.write_bytes(damaged(path.read_bytes(), rng))
-    for names, codes, _ in read_codes(path)[1]:
+    for names, codes, *_ in read_codes(path)[1]:
         assert len(names) == len(codes)
 
 

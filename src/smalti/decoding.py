@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from smalti.core.arguments import check_count, check_draws
@@ -47,6 +48,37 @@ def decode_codes(
         own = conditions.part(items).to(device)
         parts.append(model.decode(codes[items].to(device), own, generator, temperature).cpu())
     return torch.cat(parts)
+
+
+def cropped(
+    signals: Sequence[Shaped[Tensor, "b c *_"]], sizes: Sequence[Sequence[int]]
+) -> list[Shaped[Tensor, "b c *_"]]:
+    """Remove the padding of decoded signals.
+
+    Args:
+        signals: of any sizes.
+        sizes: of each original, along the first axes after the channels.
+
+    Raises:
+        InputError: if there is not one size for each signal, or one is not within its signal.
+    """
+    if len(sizes) != len(signals):
+        raise InputError(
+            f"expected a size for each of {len(signals)} items, received {len(sizes)}: pass as many sizes as "
+            "items"
+        )
+    for signal, size in zip(signals, sizes, strict=True):
+        sides = signal.shape[2:]
+        is_size = len(size) <= len(sides) and all(isinstance(wanted, int | np.integer) for wanted in size)
+        if not is_size or any(not 0 < wanted <= side for wanted, side in zip(size, sides, strict=False)):
+            raise InputError(
+                f"expected a size within that of the decoded item, {tuple(sides)}, received {tuple(size)}: "
+                "pass the size of the original"
+            )
+    return [
+        signal[(slice(None), slice(None), *map(slice, size))]
+        for signal, size in zip(signals, sizes, strict=True)
+    ]
 
 
 def check_shape(codes: Int64[Tensor, "b g *grid"], item: Sequence[int | None]) -> None:

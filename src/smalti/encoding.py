@@ -31,7 +31,7 @@ from smalti.core.models import Autoencoder
 from smalti.core.precision import in_full_precision
 from smalti.data.columns import Columns
 from smalti.data.ingest import decode_ahead, readable, readable_columns
-from smalti.data.padding import padded, whole_length
+from smalti.data.padding import padded, whole_size
 from smalti.data.sources.base import Source, UnreadableItem
 from smalti.data.store import Store
 from smalti.data.store_layout import Actions, Decoded
@@ -54,7 +54,7 @@ class EncodedItem:
         name: name in the source.
         codes: `(G, *grid)`, on the CPU.
         label: class name used by the source; None if unlabelled.
-        length: length of the signal along its first axis, without padding.
+        size: size of the signal, without padding.
         actions: actions of a clip, one per frame; None if the source has none.
         columns: further conditions of the item, by name; see `smalti.data.columns`.
     """
@@ -62,9 +62,14 @@ class EncodedItem:
     name: str
     codes: Int64[Tensor, " g *grid"]
     label: str | None
-    length: int
+    size: tuple[int, ...]
     actions: Actions | None = None
     columns: Columns = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """Length of the signal along its first axis, without padding."""
+        return self.size[0]
 
 
 @torch.no_grad()
@@ -152,7 +157,7 @@ def encode_signals(
     """
     ids = [-1] * len(signals) if labels is None else labels
     if modality.is_ragged:
-        reads = [_reader(modality, one, model.stride) for one in signals]
+        reads = [_reader(modality, one, model.strides) for one in signals]
         sizes = [tuple(one.shape[2:]) for one in signals]
         return [codes.unsqueeze(0) for codes in _ragged_codes(model, reads, sizes, ids)]
     codes: list[Tensor] = []
@@ -284,7 +289,7 @@ def _batched(
         codes = _codes_of(model, modality, batch, rows, labels, generator)
         counter.add(len(batch))
         for item, one in zip(batch, codes, strict=True):
-            yield EncodedItem(item.name, one, item.label, item.array.shape[1], item.actions, item.columns)
+            yield EncodedItem(item.name, one, item.label, item.array.shape[1:], item.actions, item.columns)
 
     for item in items:
         batch.append(item)
@@ -309,7 +314,7 @@ def _codes_of(
     """Codes of each item, in order."""
     ids = [-1 if (name := item.label) is None else labels.get(name, -1) for item in items]
     if modality.is_ragged:
-        reads = [_level_reader(modality, item.array, model.stride) for item in items]
+        reads = [_level_reader(modality, item.array, model.strides) for item in items]
         return _ragged_codes(
             model, reads, [item.array.shape[1:] for item in items], ids, statistics, generator
         )
@@ -342,24 +347,30 @@ def _ragged_codes(
             _encoded(model, read(0, size[0]).unsqueeze(0).to(_device(model)), row, [label], generator)[0]
             for read, size, label, row in zip(reads, sizes, labels, rows, strict=True)
         ]
-    whole = [(whole_length(length, model.stride), *others) for length, *others in sizes]
+    whole = [whole_size(size, model.strides) for size in sizes]
     codes = encode_each(model, reads, whole, Conditions(label=_ids(model, labels)))
     return [one.cpu() for one in codes]
 
 
-def _level_reader(modality: Modality, levels: np.ndarray, stride: int) -> Read:
+def _level_reader(modality: Modality, levels: np.ndarray, strides: Sequence[int]) -> Read:
     """Return a function that reads parts of an item's stored levels, in the model's range."""
+    if not modality.spec.has_time:
+        whole = torch.from_numpy(np.array(levels)).unsqueeze(0)
+        return _reader(modality, modality.to_model(whole), strides)
 
     def read(begin: int, end: int) -> Tensor:
         part = torch.from_numpy(np.ascontiguousarray(levels[:, begin:end])).unsqueeze(0)
-        return padded(modality, modality.to_model(part), stride)[0]
+        return padded(modality, modality.to_model(part), strides)[0]
 
     return read
 
 
-def _reader(modality: Modality, signal: Float[Tensor, "1 c *size"], stride: int) -> Read:
+def _reader(modality: Modality, signal: Float[Tensor, "1 c *size"], strides: Sequence[int]) -> Read:
     """Return a function that reads parts of a signal in the model's range."""
-    return lambda begin, end: padded(modality, signal[:, :, begin:end], stride)[0]
+    if modality.spec.has_time:
+        return lambda begin, end: padded(modality, signal[:, :, begin:end], strides)[0]
+    whole = padded(modality, signal, strides)[0]  # what its end is continued by may lie before a part
+    return lambda begin, end: whole[:, begin:end]
 
 
 def _encoded(

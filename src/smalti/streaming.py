@@ -73,7 +73,7 @@ class EncodingStream:
         self._check_open()
         with full_precision(self._model):
             rest = self._signal.flush()
-            rest = padded(self._modality, rest, self._model.stride, self._codes.known)
+            rest = padded(self._modality, rest, self._model.strides, self._codes.known)
         self._has_ended = True
         return self._codes.flush(rest[0]).unsqueeze(0)
 

@@ -16,14 +16,16 @@ from smalti.core.conditions import Conditions, given_conditions, with_label
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.hub import locate, upload
+from smalti.core.modality import Modality
 from smalti.core.precision import full_precision
 from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from smalti.core.priors import Prior, TrainablePrior
 from smalti.core.suggestions import suggestion
 from smalti.data.sources.base import Source
 from smalti.data.store import Store
-from smalti.decoding import check_shape, decode_codes
+from smalti.decoding import check_shape, cropped, decode_codes
 from smalti.encoding import BATCH, EncodedItem, check_signals, encode_items, encode_signals
+from smalti.models.sizes import check_any_size
 from smalti.nn.symbols import as_codes
 from smalti.priors.batches import continued, drawn_codes
 from smalti.streaming import EncodingStream
@@ -60,16 +62,18 @@ class Tokenizer:
 
     Args:
         trained: a model with codes, and its priors.
+        modality: of the signals; None for that of the model's training.
 
     Raises:
         InputError: if the model has no codes.
     """
 
-    def __init__(self, trained: TrainedModel) -> None:
+    def __init__(self, trained: TrainedModel, modality: Modality | None = None) -> None:
         self.trained, self.autoencoder = trained, trained.autoencoder
         self.recipe, self.classes, self.actions = trained.recipe, trained.classes, trained.actions
         """Names of the actions in clips, by id."""
-        self.directory, self.modality, self.device = trained.directory, trained.modality, trained.device
+        self.directory, self.device = trained.directory, trained.device
+        self.modality = modality or trained.modality
         self.priors = trained.priors
         """Priors by name, from the least to the most informed."""
 
@@ -79,6 +83,20 @@ class Tokenizer:
     ) -> Tokenizer:
         """Load a tokenizer (see `load`); `load_priors=False` skips the learned priors, unchecked."""
         return cls(load_trained(path_or_hub_name, device, load_priors))
+
+    def native(self) -> Tokenizer:
+        """Return this tokenizer for pictures or clips of any height and width.
+
+        It encodes all pixels of an item, continued by reflection to a multiple of the model's stride, so that
+        items have code grids of their own, and `encode`, `decode` and `reconstruct` return lists. `sizes` of
+        `decode` removes the continuation.
+
+        Raises:
+            InputError: for other signals, or a model that takes signals of its training size only.
+        """
+        modality = self.modality.native()
+        check_any_size(self.autoencoder)
+        return Tokenizer(self.trained, modality)
 
     @property
     def fingerprint(self) -> str:
@@ -97,9 +115,11 @@ class Tokenizer:
 
     @property
     def stored_code_shape(self) -> tuple[int | None, ...]:
-        """`code_shape`, with None as the first grid dimension where items differ in length."""
-        num_codebooks, first, *others = self.code_shape
-        return (num_codebooks, None if self.modality.is_ragged else first, *others)
+        """`code_shape`, with None for the grid dimensions in which items differ."""
+        num_codebooks, *grid = self.code_shape
+        stored = self.modality.stored_shape[1:]
+        sides = zip(grid, stored, strict=True)
+        return (num_codebooks, *(None if side is None else places for places, side in sides))
 
     def encode(
         self,
@@ -123,7 +143,8 @@ class Tokenizer:
         Returns:
             For images, int64 `(B, G, h, w)`. For audio, whose lengths differ, a list with one `(1, G, n)`
             tensor per item: the n codes cover the item, padded with silence at its end. For clips, a list of
-            `(1, G, n, h, w)` tensors, padded with black frames.
+            `(1, G, n, h, w)` tensors, padded with black frames; for images of a `native` tokenizer, a list of
+            `(1, G, h, w)` tensors.
 
         Raises:
             InputError: if the size or range of a signal does not fit, the class is unknown, or a setting is
@@ -186,6 +207,7 @@ class Tokenizer:
         seed: int | None = 0,
         temperature: float = 1.0,
         conditions: Conditions | None = None,
+        sizes: Sequence[Sequence[int]] | None = None,
     ) -> Any:
         """Decode codes to images and clips (uint8) or audio (amplitudes in [-1, 1]).
 
@@ -197,14 +219,20 @@ class Tokenizer:
             seed: of the draws of an autoregressive decoder; None uses a new random seed.
             temperature: of those draws.
             conditions: further conditions that the decoder reads, of each item.
+            sizes: original size of each item, such as `(height, width)`, to which its padding is removed; the
+                first sides suffice, such as `(frames,)` of a clip.
 
         Returns:
-            A list for a list of tensors or arrays, otherwise a tensor.
+            A list for a list of tensors or arrays, or with sizes; otherwise a tensor.
 
         Raises:
             InputError: if codes are out of range or have the wrong shape, the class is unknown, the
                 decoder is not class-conditional, it does not read a condition, or a setting is out of range.
         """
+        if sizes is not None:
+            whole = self.decode(codes, batch_size, class_name, seed, temperature, conditions)
+            items = whole if isinstance(whole, list) else list(whole.split(1))
+            return cropped(items, sizes)
         if isinstance(codes, list | tuple) and any(hasattr(one, "shape") for one in codes):
             conditions = given_conditions(conditions, len(codes))
             given = [conditions.part([index]) for index in range(len(codes))]
@@ -245,16 +273,17 @@ class Tokenizer:
         class_name: str | None = None,
         sample_rate: int | None = None,
     ) -> Any:
-        """Encode and decode signals; audio and clips keep their own length.
+        """Encode and decode signals; audio and clips keep their own length, images of a `native` tokenizer
+        their own size.
 
         Args:
             signals: as in `encode`.
-            batch_size: maximum number of images per batch; audio and clips are decoded one by one.
+            batch_size: maximum number of images per batch; items of different sizes are decoded one by one.
             class_name: class (speaker) for a class-conditional decoder, as in `decode`.
             sample_rate: as in `encode`.
 
         Returns:
-            For images, a tensor; for audio and clips, a list with one tensor per item (see `decode`).
+            For images, a tensor; for items of different sizes, a list with one tensor each (see `decode`).
 
         Raises:
             InputError: as `encode` and `decode`.
@@ -273,10 +302,11 @@ class Tokenizer:
         seed: int = 0,
         temperature: float = 1.0,
     ) -> Float[Tensor, "1 c *size"]:
-        """Encode and decode one signal in the model's range, keeping its length; see `decode`."""
+        """Encode and decode one signal in the model's range, keeping its size; see `decode`."""
         (codes,) = encode_signals(self.autoencoder, self.modality, [signal])
         decoded = self.decode_signals(codes, class_name=class_name, seed=seed, temperature=temperature)
-        return decoded[:, :, : signal.shape[2]]
+        (cropped_to_signal,) = cropped([decoded], [signal.shape[2:]])
+        return cropped_to_signal
 
     def sample_codes(
         self,
@@ -314,7 +344,7 @@ class Tokenizer:
         chosen = self._chosen(prior)
         num = check_count("num", num)
         length = None if length is None else check_count("length", length)
-        if length is not None and not self.modality.is_ragged:
+        if length is not None and not (self.modality.is_ragged and self.modality.spec.has_time):
             raise InputError(
                 f"expected no length for {self.modality.plural_name} of one size, received {length}: "
                 "leave it out"

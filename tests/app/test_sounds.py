@@ -104,7 +104,7 @@ def test_all_files_of_codes_hold_what_the_tokenizer_gives(codes: Codes, spoken: 
         assert len(expected) == math.ceil(spoken.lengths[name] / HOP), name
         np.testing.assert_array_equal(rows[name], expected, err_msg=name)
         np.testing.assert_array_equal(packed[name].codes, expected[None], err_msg=name)
-        assert packed[name].info.length == spoken.lengths[name]
+        assert packed[name].info.size == (spoken.lengths[name],)
         assert packed[name].info.label == Path(name).parent.name
     assert len({tuple(each) for each in codes.expected.values()}) > 10, "the codes say something"
 
@@ -257,7 +257,9 @@ def nats_item_by_item(tokenizer: Tokenizer, spoken: SoundRun, codes: Codes) -> d
     model, first = tokenizer.autoencoder, None
     for name, length in spoken.lengths.items():
         levels = torch.from_numpy(tokenizer.modality.decode(spoken.data / name))[None]
-        signal = padded(tokenizer.modality, tokenizer.modality.to_model(levels), tokenizer.autoencoder.stride)
+        signal = padded(
+            tokenizer.modality, tokenizer.modality.to_model(levels), tokenizer.autoencoder.strides
+        )
         speaker = Conditions(label=torch.tensor([sorted(SPEAKERS).index(Path(name).parent.name)]))
         own = torch.from_numpy(codes.expected[name])[None, None]
         with torch.no_grad():

@@ -16,6 +16,7 @@ import torch
 
 from smalti.data.packed import read_packed
 from smalti.data.padding import padded
+from smalti.modalities.video.modality import VideoConfig
 from smalti.tokenizer import Tokenizer, load
 from tests import videos
 from tests.runs import TRAINING, WIDTHS, Result, command
@@ -85,13 +86,19 @@ def tokenizer(run: ClipRun) -> Tokenizer:
     return load(run.path, "cpu")
 
 
-def frames_of(path: Path) -> int:
-    """Frames of an MP4 that plays at the run's rate, in the run's size."""
+def frames_of(path: Path, size: tuple[int, int] = (16, 16)) -> int:
+    """Frames of an MP4 that plays at the run's rate, of this height and width."""
     with av.open(str(path)) as container:
         (stream,) = container.streams.video
         assert stream.average_rate == RATE_HZ
-        assert (stream.height, stream.width) == (16, 16)
+        assert (stream.height, stream.width) == size
         return sum(1 for _ in container.decode(stream))
+
+
+def native_size(path: Path) -> tuple[int, int]:
+    """Height and width of a clip."""
+    shape = VideoConfig().build().native().decode(path).shape
+    return shape[2], shape[3]
 
 
 def mp4_of(name: str) -> str:
@@ -128,7 +135,7 @@ def test_codes_to_files_and_back(run: ClipRun, tokenizer: Tokenizer, smalti: Sma
         assert codes.shape == (1, 1, *grids[name])
         np.testing.assert_array_equal(rows[name], codes.flatten())
         np.testing.assert_array_equal(packed[name].codes, codes[0])
-        assert packed[name].info.length == LENGTHS[name]
+        assert packed[name].info.size == (LENGTHS[name],)
         units = packed[name].info.units
         assert units is not None
         assert units.seconds == pytest.approx(LENGTHS[name] / RATE_HZ)
@@ -156,7 +163,7 @@ def test_reconstructions_are_as_long_as_what_was_given(
     again = {path.name: path for path in (tmp_path / "again").glob("[!.]*")}
     assert again.keys() == {"2.mp4", "1.mp4", "pictures.mp4", "comparison.png"}
     for name in names:
-        assert frames_of(again[Path(mp4_of(name)).name]) == LENGTHS[name]
+        assert frames_of(again[Path(mp4_of(name)).name], native_size(run.data / name)) == LENGTHS[name]
     (clip,) = tokenizer.reconstruct(run.data / names[0])
     assert clip.dtype == torch.uint8
     assert clip.shape == (1, 3, LENGTHS[names[0]], 16, 16)
@@ -179,10 +186,10 @@ def test_evaluation_counts_each_clip_by_its_frames(
         signal = tokenizer.modality.check(run.data / name)[0]
         with torch.no_grad():
             own = tokenizer.autoencoder.encode(
-                padded(tokenizer.modality, signal, tokenizer.autoencoder.stride)
+                padded(tokenizer.modality, signal, tokenizer.autoencoder.strides)
             )
             decoded = tokenizer.autoencoder.likelihood(own).log_prob(
-                padded(tokenizer.modality, signal, tokenizer.autoencoder.stride)
+                padded(tokenizer.modality, signal, tokenizer.autoencoder.strides)
             )
             learned -= tokenizer.priors["learned"].log_prob(own).item()
         nats -= decoded[:, :, :length].double().sum().item()

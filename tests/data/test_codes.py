@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from smalti.core import files
 from smalti.core.errors import InputError
 from smalti.data import codes as codes_module
-from smalti.data.codes import FORMAT, CodesInfo, check_codes, read_codes, write_codes
+from smalti.data.codes import FORMAT, CodesBatch, CodesInfo, check_codes, read_codes, write_codes
 
 INFO = CodesInfo(grid=(2, 3), num_codebooks=2, num_codes=512, model="ab12" * 8, classes=("cat", "dog"))
 
@@ -32,7 +32,7 @@ def batches(*sizes: int, info: CodesInfo = INFO):
 
 
 def joined(parts):
-    names, codes, labels = zip(*parts, strict=True)
+    names, codes, labels = list(zip(*parts, strict=True))[:3]
     return [*chain(*names)], np.concatenate(codes), [*chain(*labels)]
 
 
@@ -201,7 +201,7 @@ class TestReadRefuses:
         metadata = {b"smalti": json.dumps({"format": FORMAT + 1, "future": 1}).encode()}
         self.refused(
             rewritten(path, metadata=metadata),
-            r"newer version of smalti \(format 2; this one reads up to 1\)",
+            r"newer version of smalti \(format 3; this one reads up to 2\)",
         )
 
     @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"1", b"{}", b'{"format": 1}', b"\xff"])
@@ -273,7 +273,7 @@ class TestRagged:
         received, read = read_codes(path, batch_size)
         assert received == info
         assert received.is_ragged
-        for (names, codes, labels), expected in zip(read, self.batches(info=info), strict=True):
+        for (names, codes, labels, _), expected in zip(read, self.batches(info=info), strict=True):
             assert (names, labels) == (expected[0], expected[2])
             assert codes.dtype == np.int64
             np.testing.assert_array_equal(codes, expected[1])
@@ -282,8 +282,8 @@ class TestRagged:
         codes = np.arange(24).reshape(3, 2, 4)
         write_codes(tmp_path / "c", RAGGED, [(["a", "b", "c"], codes, [None] * 3), *self.batches((5,))])
         read = list(read_codes(tmp_path / "c")[1])
-        assert [codes.shape for _, codes, _ in read] == [(1, 2, 4)] * 3 + [(1, 2, 5)]
-        np.testing.assert_array_equal(np.concatenate([codes for _, codes, _ in read[:3]]), codes)
+        assert [batch.codes.shape for batch in read] == [(1, 2, 4)] * 3 + [(1, 2, 5)]
+        np.testing.assert_array_equal(np.concatenate([batch.codes for batch in read[:3]]), codes)
 
     def test_row_groups_are_of_a_useful_size(self, tmp_path: Path, monkeypatch):
         monkeypatch.setattr(codes_module, "_ROW_GROUP_CODES", 20)
@@ -318,8 +318,8 @@ class TestRagged:
     def test_other_integer_types(self, path: Path):
         rows = [codes.flatten().tolist() for _, codes, _ in self.batches()]
         read = read_codes(rewritten(path, codes=pa.array(rows, pa.large_list(pa.int16()))))[1]
-        for (_, codes, _), expected in zip(read, self.batches(), strict=True):
-            np.testing.assert_array_equal(codes, expected[1])
+        for batch, expected in zip(read, self.batches(), strict=True):
+            np.testing.assert_array_equal(batch.codes, expected[1])
 
     def test_are_not_taken_for_those_of_a_fixed_grid(self):
         with pytest.raises(InputError, match=r"received \(2, None\) out of 512"):
@@ -346,3 +346,68 @@ class TestRagged:
     def test_only_the_first_side_may_differ(self):
         with pytest.raises(ValidationError):
             CodesInfo.model_validate(RAGGED.model_dump() | {"grid": (3, None)})
+
+
+class TestOwnGrids:
+    """Files whose items differ in several sides of the grid."""
+
+    INFO = RAGGED.model_copy(update={"grid": (None, None)})
+    GRIDS = ((2, 3), (3, 2), (1, 5))
+
+    def batches(self):
+        rng = np.random.default_rng(1)
+        for index, grid in enumerate(self.GRIDS):
+            codes = rng.integers(0, 512, (1, 2, *grid))
+            size = tuple(4 * side - 1 for side in grid)
+            yield CodesBatch([f"item {index}"], codes, ["cat"], [size])
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        write_codes(tmp_path / "codes.parquet", self.INFO, self.batches())
+        return tmp_path / "codes.parquet"
+
+    def test_round_trip(self, path: Path):
+        info, read = read_codes(path)
+        assert info == self.INFO
+        for batch, expected in zip(read, self.batches(), strict=True):
+            assert batch[0] == expected[0]
+            assert batch.sizes == expected.sizes
+            np.testing.assert_array_equal(batch.codes, expected.codes)
+
+    def test_others_read_grids_and_sizes(self, path: Path):
+        frame = pd.read_parquet(path)
+        assert [tuple(grid) for grid in frame["grid"]] == [*self.GRIDS]
+        assert tuple(frame["size"][2]) == (3, 19)
+
+    def test_an_older_version_says_that_it_is_old(self, path: Path, tmp_path: Path):
+        layout = json.loads(pq.read_schema(path).metadata[b"smalti"])["format"]
+        write_codes(tmp_path / "one", RAGGED, TestRagged().batches())
+        assert (layout, json.loads(pq.read_schema(tmp_path / "one").metadata[b"smalti"])["format"]) == (2, 1)
+
+    @pytest.mark.parametrize("sizes", [None, [(3, 4)], [(3, 4), (3,)], [(3, 4), (0, 4)]])
+    def test_batches_without_the_size_of_each_item(self, tmp_path: Path, sizes):
+        with pytest.raises(InputError):
+            write_codes(
+                tmp_path / "c",
+                self.INFO,
+                [CodesBatch(["a", "b"], np.zeros((2, 2, 1, 1), np.int64), [None] * 2, sizes)],
+            )
+        assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize("name", ["grid", "size"])
+    @pytest.mark.parametrize("row", [None, [], [6], [0, 3], [-2, -3], [2, None], [1, 2, 3]], ids=str)
+    def test_damaged_sides(self, path: Path, name: str, row):
+        column = pa.array([row, [3, 2], [1, 5]], pa.list_(pa.int32()))
+        with pytest.raises(InputError):
+            list(read_codes(rewritten(path, **{name: column}))[1])
+
+    @pytest.mark.parametrize("grid", [[3, 3], [2**20, 2**20], [2**31 - 1, 1]], ids=str)
+    def test_grids_of_another_number_of_codes(self, path: Path, grid):
+        column = pa.array([grid, [3, 2], [1, 5]], pa.list_(pa.int32()))
+        with pytest.raises(InputError):
+            list(read_codes(rewritten(path, grid=column))[1])
+
+    @pytest.mark.parametrize("name", ["grid", "size"])
+    def test_a_missing_column(self, path: Path, name: str):
+        with pytest.raises(InputError):
+            read_codes(rewritten(path, **{name: None}))

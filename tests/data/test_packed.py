@@ -41,19 +41,22 @@ INFO = PackedInfo(
     name="kōan.wav",
     label="cat",
     units=Units(seconds=0.5),
-    length=8000,
+    size=(8000,),
     version="0.1.0",
 )
 CODES = np.array([[0, 1, 2], [3, 4, 0]])
 
 GOLDEN_HEADER = (
     '{"num_codes":5,"num_codebooks":2,"grid":[3],"model":"ab12","name":"kōan.wav","label":"cat",'
-    '"units":{"seconds":0.5},"length":8000,"version":"0.1.0"}'
+    '"units":{"seconds":0.5},"size":[8000],"version":"0.1.0"}'
 ).encode()
 # Three bits a code, in the order 0 3 | 1 4 | 2 0, and six bits of padding.
 GOLDEN_PAYLOAD = bytes([0b000_011_00, 0b1_100_010_0, 0b00_000000])
-GOLDEN_CHECKSUM = bytes.fromhex("e60a0ffe")
-GOLDEN = b"SMALTI\x00\x01\x94\x00\x00\x00" + GOLDEN_HEADER + GOLDEN_PAYLOAD + GOLDEN_CHECKSUM
+GOLDEN_CHECKSUM = bytes.fromhex("5db994b5")
+GOLDEN = b"SMALTI\x00\x02\x94\x00\x00\x00" + GOLDEN_HEADER + GOLDEN_PAYLOAD + GOLDEN_CHECKSUM
+
+HEADER_1 = GOLDEN_HEADER.replace(b'"size":[8000]', b'"length":8000')
+VERSION_1 = b"SMALTI\x00\x01\x94\x00\x00\x00" + HEADER_1 + GOLDEN_PAYLOAD + bytes.fromhex("e60a0ffe")
 
 
 def sealed(body: bytes) -> bytes:
@@ -63,7 +66,7 @@ def sealed(body: bytes) -> bytes:
 def crafted(header: dict | bytes, payload: bytes = GOLDEN_PAYLOAD) -> bytes:
     """A file with any header, with a checksum that fits, as an enemy would make it."""
     content = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return sealed(b"SMALTI\0\1" + struct.pack("<I", len(content)) + content + payload)
+    return sealed(b"SMALTI\0\2" + struct.pack("<I", len(content)) + content + payload)
 
 
 def altered(**fields) -> dict:
@@ -157,6 +160,15 @@ class TestLayout:
     def test_the_bytes_are_fixed_forever(self):
         assert pack(CODES, INFO) == GOLDEN
         np.testing.assert_array_equal(unpack(GOLDEN, "c").codes, CODES)
+
+    @pytest.mark.parametrize("header", [HEADER_1, HEADER_1.replace(b"8000", b"null")], ids=["sound", "image"])
+    def test_version_1(self, header: bytes):
+        body = b"SMALTI\0\1" + struct.pack("<I", len(header)) + header + GOLDEN_PAYLOAD
+        content = sealed(body)
+        assert (content == VERSION_1) == (header == HEADER_1)
+        expected = INFO if header == HEADER_1 else INFO.model_copy(update={"size": None})
+        assert unpack(content, "c").info == expected
+        np.testing.assert_array_equal(unpack(content, "c").codes, CODES)
 
     def test_others_may_write_the_header_in_their_way(self):
         spaced = json.dumps(json.loads(GOLDEN_HEADER), indent=2, sort_keys=True).encode()
@@ -260,7 +272,8 @@ class TestPackRefuses:
             {"units": {"seconds": 0.0}},
             {"units": {"seconds": math.inf}},
             {"units": {"frames": 1}},
-            {"length": 0},
+            {"size": (0,)},
+            {"size": ()},
             {"extra": 1},
         ],
         ids=str,
@@ -306,12 +319,12 @@ class TestUnpackRefuses:
     @pytest.mark.parametrize("layout", [FORMAT + 1, 255])
     def test_newer_version(self, layout: int):
         body = b"SMALTI\0" + bytes([layout]) + b"a layout that is not known yet"
-        words = rf"newer version of smalti \(format {layout}; this one reads up to 1\): run pip install -U"
+        words = rf"newer version of smalti \(format {layout}; this one reads up to 2\): run pip install -U"
         self.refused(body, words)
         self.refused(body[:8], words)
 
     def test_version_zero(self):
-        self.refused(b"SMALTI\0\0" + GOLDEN[8:], "expected a format from 1 to 1 in .*, received 0")
+        self.refused(b"SMALTI\0\0" + GOLDEN[8:], "expected a format from 1 to 2 in .*, received 0")
 
     def test_prefix_alone(self):
         self.refused(GOLDEN[:10], "expected at least 12 bytes in .*, received 10")
@@ -362,7 +375,9 @@ class TestUnpackRefuses:
                     {"units": 0.5},
                     {"units": {"seconds": -1}},
                     {"units": {"seconds": 1, "metres": 1}},
-                    {"length": 0.5},
+                    {"size": 0.5},
+                    {"size": [0.5]},
+                    {"length": 8000},
                     {"version": None},
                     {"future": 1},
                 )

@@ -29,6 +29,8 @@ from smalti.app.options import (
     Quiet,
     Run,
     RunPath,
+    Size,
+    SizeOrNative,
     Split,
     Temperature,
     TopK,
@@ -128,6 +130,7 @@ def encode(
         ),
     ],
     split: Split = None,
+    size: Size = "model",
     shards: Annotated[
         int | None, typer.Option("--shards", min=1, metavar="N", help="Write N Parquet files.")
     ] = None,
@@ -149,7 +152,8 @@ def encode(
         from smalti.app.commands.encode_shards import encode_shards
         from smalti.app.parts import Part
 
-        encode_shards(run, data, out, shards, None if shard is None else Part.parse(shard), split, quiet)
+        part = None if shard is None else Part.parse(shard)
+        encode_shards(run, data, out, shards, part, split, quiet, size)
         return
     if shard is not None:
         from smalti.core.errors import InputError
@@ -157,7 +161,7 @@ def encode(
         raise InputError(f"expected --shards with --shard, received only --shard {shard}: add --shards N")
     from smalti.app.commands.encode import encode as verb
 
-    verb(run, data, out, split, quiet)
+    verb(run, data, out, split, quiet, size)
 
 
 @app.command()
@@ -261,6 +265,7 @@ def reconstruct(
     run: Run,
     files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Pictures, sounds or clips.")],
     out: Out,
+    size: SizeOrNative = None,
     plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
@@ -270,7 +275,7 @@ def reconstruct(
     """
     from smalti.app.commands.reconstruct import reconstruct as verb
 
-    verb(run, files, out, quiet)
+    verb(run, files, out, quiet, size)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -79,6 +79,12 @@ OutOrRun = Annotated[
     ),
 ]
 Split = Annotated[str | None, typer.Option("--split", help="Split of the source to use.")]
+_SIZE = "`native` takes pictures and clips at their own height and width, `model` at those of the training."
+Size = Annotated[Literal["model", "native"], typer.Option("--size", help=_SIZE)]
+SizeOrNative = Annotated[
+    Literal["model", "native"] | None,
+    typer.Option("--size", help=f"{_SIZE} Default: native, if the model takes any size."),
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value ...]", help="Recipe settings to change.")
 ]

@@ -29,7 +29,7 @@ class Modality(ABC):
 
     Stored items `(C, *size)` are integer levels, which models see scaled to [-1, 1], or floats of a
     continuous domain, which models see standardised. If `is_ragged`, items differ in length along the first
-    axis after the channels (time), and `spec.size` is the size of training crops.
+    axes after the channels, and `spec.size` is the size of training crops.
     """
 
     extensions: tuple[str, ...]
@@ -39,7 +39,8 @@ class Modality(ABC):
     plural_name: str
     """Plural name of its items in messages, such as "pictures"."""
     is_ragged: bool = False
-    """True if items differ in length along the first axis after the channels (time)."""
+    """True if items differ in length along the axes that `stored_shape` leaves open: time, for sounds and
+    clips, and height and width in a `native` modality."""
     readers: int | None = None
     """Number of decoding threads; None for one per core. 1 keeps only one decoded item in memory, for large
     items whose decoder uses several threads itself."""
@@ -52,9 +53,20 @@ class Modality(ABC):
 
     @property
     def stored_shape(self) -> tuple[int | None, ...]:
-        """Shape of a stored item; the side after the channels is None if items differ in length."""
+        """Shape of a stored item; None for the sides in which items differ, which come first."""
         spec = self.spec
         return (spec.channels, None if self.is_ragged else spec.size[0], *spec.size[1:])
+
+    def native(self) -> Modality:
+        """Return the modality of items of any height and width, as the files have them.
+
+        Raises:
+            InputError: if there is none, as by default.
+        """
+        raise InputError(
+            f"expected pictures or clips for their native height and width, received a model of "
+            f"{self.plural_name}: leave out the size"
+        )
 
     @property
     @abstractmethod

@@ -117,6 +117,11 @@ class LatentVariableModel(Trainable, Pretrained):
         return math.prod(self.encoder.time_strides or self.encoder.strides)
 
     @property
+    def strides(self) -> tuple[int, ...]:
+        """Signal positions per latent along each axis."""
+        return (self.stride, *(math.prod(self.encoder.strides),) * (self.signal.ndim - 1))
+
+    @property
     @abstractmethod
     def title(self) -> str:
         """Name of the model in tables, such as "VQ-VAE, ema codebook"."""

@@ -2,18 +2,20 @@
 
 Its columns are `name` (string), `label` (string or null) and `codes` (list of int32: a code grid
 `(G, *grid)`, row-major). The schema's metadata holds a `CodesInfo` as JSON under the key `smalti`. If items
-differ in the first side of the grid, that side is null there and follows from the length of each row.
+differ in the first side of the grid, that side is null there and follows from the length of each row. If they
+differ in more sides, these are null, and two more columns have the grid and the size of each original:
+`grid` and `size` (lists of int32).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,23 +28,46 @@ from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.metadata import parse_json
 
-FORMAT = 1
-"""Version of the layout, incremented when an older smalti could no longer read the files."""
+FORMAT = 2
+"""Newest version of the layout: 2 for files with a grid of each item, 1 for all others, which an older smalti
+can read."""
 
 METADATA_KEY = b"smalti"
 _ROW_GROUP_CODES = 1 << 20
 """Codes per row group: large enough to compress and scan well, small enough to hold in memory."""
 _NO_CODES_FILE = "is not a file of codes written by smalti"
+_DAMAGED = "the file is damaged or edited; encode the data again"
+_COLUMNS = ("name", "label", "codes")
+_OWN_GRIDS = ("grid", "size")
+"""Columns of files whose items differ in several sides of the grid."""
+_Sides = list[tuple[int, ...]] | None
 
-CodesBatch = tuple[list[str], Int64[np.ndarray, "_ _ ..."], list[str | None]]
-"""Names, codes `(B, G, *grid)` and class names of a batch of items; B may differ between batches."""
+
+class CodesBatch(NamedTuple):
+    """A batch of items; its size may differ between batches.
+
+    Attributes:
+        names: of the items.
+        codes: `(B, G, *grid)`.
+        labels: class names.
+        sizes: size of each original, of items that differ in several sides of the grid.
+    """
+
+    names: list[str]
+    codes: Int64[np.ndarray, "_ _ ..."]
+    labels: list[str | None]
+    sizes: list[tuple[int, ...]] | None = None
+
+
+AnyBatch = CodesBatch | tuple[list[str], Int64[np.ndarray, "_ _ ..."], list[str | None]]
+"""A batch to write, as `CodesBatch` or as its first three fields."""
 
 
 class CodesInfo(Configuration):
     """Metadata of a codes file.
 
     Attributes:
-        grid: shape of one item's grid of code positions; its first side is None if items differ in it.
+        grid: shape of one item's grid of code positions; its first sides are None if items differ in them.
         num_codebooks: codes at each position, G.
         num_codes: entries of each codebook; codes are in [0, num_codes).
         model: fingerprint of the tokenizer, hexadecimal.
@@ -59,9 +84,9 @@ class CodesInfo(Configuration):
 
     @field_validator("grid")
     @classmethod
-    def _only_the_first_side_differs(cls, grid: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        if None in grid[1:]:
-            raise ValueError(f"expected null as the first side only, received {grid}")
+    def _the_first_sides_differ(cls, grid: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        if None in grid[grid.count(None) :]:
+            raise ValueError(f"expected null as the first sides only, received {grid}")
         return grid
 
     @property
@@ -74,6 +99,11 @@ class CodesInfo(Configuration):
         """True if items differ in the first side of the grid."""
         return bool(self.grid) and self.grid[0] is None
 
+    @property
+    def has_own_grids(self) -> bool:
+        """True if items differ in more sides, so that the file has the grid and the size of each."""
+        return self.grid.count(None) > 1
+
     def admits(self, shape: tuple[int, ...]) -> bool:
         """Return True if an item's codes may have this shape."""
         return len(shape) == len(self.shape) and all(
@@ -83,14 +113,14 @@ class CodesInfo(Configuration):
 
 
 def write_codes(
-    path: str | Path, info: CodesInfo, batches: Iterable[CodesBatch], may_be_empty: bool = False
+    path: str | Path, info: CodesInfo, batches: Iterable[AnyBatch], may_be_empty: bool = False
 ) -> int:
     """Write a codes file atomically, batch by batch, replacing an existing one.
 
     Args:
         path: path of the file.
         info: metadata of the file.
-        batches: names, int64 codes `(B, G, *grid)` and class names (or None) of the items.
+        batches: the items; with sizes, if `info.has_own_grids`.
         may_be_empty: whether to write a file without items, as one of several files may be.
 
     Returns:
@@ -101,10 +131,11 @@ def write_codes(
             full.
     """
     path = Path(path)
-    metadata = {METADATA_KEY: json.dumps({"format": FORMAT, **info.model_dump()}).encode()}
-    schema = pa.schema(
-        [("name", pa.string()), ("label", pa.string()), ("codes", pa.list_(pa.int32()))], metadata=metadata
-    )
+    layout = FORMAT if info.has_own_grids else 1
+    metadata = {METADATA_KEY: json.dumps({"format": layout, **info.model_dump()}).encode()}
+    columns = {"name": pa.string(), "label": pa.string(), "codes": pa.list_(pa.int32())}
+    columns |= dict.fromkeys(_columns_of(info)[3:], pa.list_(pa.int32()))
+    schema = pa.schema(list(columns.items()), metadata=metadata)
     count = 0
     with atomic_file(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for table in _row_groups(info, batches, schema):
@@ -131,11 +162,12 @@ def read_codes(path: str | Path, batch_size: int = 1024) -> tuple[CodesInfo, Ite
     path = Path(path)
     with _parquet_errors(path), pq.ParquetFile(path) as file:
         metadata = file.schema_arrow.metadata or {}
-        missing = {"name", "label", "codes"} - set(file.schema_arrow.names)
-    if METADATA_KEY not in metadata or missing:
-        what = f"it has no columns {sorted(missing)}" if missing else "it has no smalti metadata"
-        raise InputError(f"{path} {_NO_CODES_FILE} ({what}): make one with smalti encode")
+        names = set(file.schema_arrow.names)
+    _check_columns(path, names, _COLUMNS)
+    if METADATA_KEY not in metadata:
+        raise InputError(f"{path} {_NO_CODES_FILE} (it has no smalti metadata): make one with smalti encode")
     info = _parse_info(path, metadata[METADATA_KEY])
+    _check_columns(path, names, _columns_of(info))
     return info, _batches(path, info, batch_size)
 
 
@@ -158,11 +190,25 @@ def check_codes(info: CodesInfo, expected: CodesInfo) -> None:
         )
 
 
-def _row_groups(info: CodesInfo, batches: Iterable[CodesBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+def _check_columns(path: Path, names: set[str], needed: Sequence[str]) -> None:
+    if missing := sorted(set(needed) - names):
+        raise InputError(
+            f"{path} {_NO_CODES_FILE} (it has no columns {missing}): make one with smalti encode"
+        )
+
+
+def _columns_of(info: CodesInfo) -> tuple[str, ...]:
+    """Names of the columns of a file, in order."""
+    return (*_COLUMNS, *(_OWN_GRIDS if info.has_own_grids else ()))
+
+
+def _row_groups(info: CodesInfo, batches: Iterable[AnyBatch], schema: pa.Schema) -> Iterator[pa.Table]:
     """Check batches of any size and join them into row groups of at least `_ROW_GROUP_CODES` codes."""
     pending: list[pa.Table] = []
     waiting = 0
-    for names, codes, labels in batches:
+    for batch in batches:
+        names, codes, labels = batch[:3]
+        sizes = batch.sizes if isinstance(batch, CodesBatch) else None
         if not info.admits(codes.shape[1:]) or not len(codes) == len(labels) == len(names):
             raise InputError(
                 f"expected {len(names)} labels and codes of shape {(len(names), *info.shape)} "
@@ -174,6 +220,9 @@ def _row_groups(info: CodesInfo, batches: Iterable[CodesBatch], schema: pa.Schem
         offsets = np.arange(0, codes.size + 1, per_item, dtype=np.int32)
         lists = pa.ListArray.from_arrays(offsets, codes.reshape(-1).astype(np.int32))
         columns = [pa.array(names, pa.string()), pa.array(labels, pa.string()), lists]
+        if info.has_own_grids:
+            grids = [list(codes.shape[2:])] * len(names)
+            columns += [pa.array(each, pa.list_(pa.int32())) for each in (grids, _checked(sizes, codes))]
         pending.append(pa.Table.from_arrays(columns, schema=schema))
         waiting += codes.size
         if waiting >= _ROW_GROUP_CODES:
@@ -183,39 +232,77 @@ def _row_groups(info: CodesInfo, batches: Iterable[CodesBatch], schema: pa.Schem
         yield pa.concat_tables(pending)
 
 
+def _checked(sizes: list[tuple[int, ...]] | None, codes: Int64[np.ndarray, "b g *grid"]) -> list[list[int]]:
+    """Check that there is a size for each item, with as many sides as its grid."""
+    given = [list(size) for size in sizes or ()]
+    if len(given) != len(codes) or any(len(size) != codes.ndim - 2 or min(size) < 1 for size in given):
+        raise InputError(
+            f"expected the size of each of {len(codes)} items, with {codes.ndim - 2} sides, received "
+            f"{given}: pass sizes with the codes"
+        )
+    return given
+
+
 def _batches(path: Path, info: CodesInfo, batch_size: int) -> Iterator[CodesBatch]:
     with _parquet_errors(path), pq.ParquetFile(path) as file:
-        for record in file.iter_batches(batch_size, columns=["name", "label", "codes"]):
+        for record in file.iter_batches(batch_size, columns=list(_columns_of(info))):
             # Other tools rewrite these columns with int64, large or dictionary types.
             lists = record.column("codes").cast(pa.list_(pa.int64()))
             names = record.column("name").cast(pa.string()).to_pylist()
             if None in names:
-                raise InputError(
-                    f"expected a name for each item in {path}, received null: "
-                    f"the file is damaged or edited; encode the data again"
-                )
+                raise InputError(f"expected a name for each item in {path}, received null: {_DAMAGED}")
             labels = record.column("label").cast(pa.string()).to_pylist()
-            if info.is_ragged:
-                for row, (name, label) in enumerate(zip(names, labels, strict=True)):
-                    yield [name], _to_array(path, lists.slice(row, 1), info), [label]
-            else:
-                yield names, _to_array(path, lists, info), labels
+            if not info.is_ragged:
+                yield CodesBatch(names, _to_array(path, lists, info, info.shape), labels)
+                continue
+            grids, sizes = _own_grids(path, record, info)
+            for row, (name, label) in enumerate(zip(names, labels, strict=True)):
+                own = lists.slice(row, 1)
+                shape = _ragged_shape(own, info) if grids is None else (info.num_codebooks, *grids[row])
+                size = None if sizes is None else [sizes[row]]
+                yield CodesBatch([name], _to_array(path, own, info, shape), [label], size)
 
 
-def _to_array(path: Path, lists: pa.ListArray, info: CodesInfo) -> Int64[np.ndarray, "b g *grid"]:
-    lengths = np.diff(lists.offsets.to_numpy())
+def _own_grids(path: Path, record: pa.RecordBatch, info: CodesInfo) -> tuple[_Sides, _Sides]:
+    """Return the grid and the size of each item; None if the length of a row gives its grid."""
+    if not info.has_own_grids:
+        return None, None
+    given = []
+    for name in _OWN_GRIDS:
+        rows = record.column(name).cast(pa.list_(pa.int64())).to_pylist()
+        for row in rows:
+            sides = row or [0]
+            # A grid that is too large for its row is refused with the row.
+            if len(sides) != len(info.grid) or any(side is None or side < 1 for side in sides):
+                raise InputError(
+                    f"expected {len(info.grid)} positive sides in the column {name} of {path}, received "
+                    f"{row}: {_DAMAGED}"
+                )
+        given.append([tuple(row) for row in rows])
+    if not all(info.admits((info.num_codebooks, *grid)) for grid in given[0]):
+        raise InputError(f"expected grids like {info.grid} in {path}, received others: {_DAMAGED}")
+    return given[0], given[1]
+
+
+def _ragged_shape(row: pa.ListArray, info: CodesInfo) -> tuple[int, ...]:
+    """Shape of an item's codes, by the length of its row."""
     fixed = math.prod(side for side in info.shape if side is not None)
-    # Ragged items come one by one; the length of a row gives its number of positions.
-    positions = max(1, int(lengths[0]) // fixed) if info.is_ragged else 1
-    per_item = fixed * positions
+    positions = max(1, len(row.flatten()) // fixed)
+    return tuple(positions if side is None else side for side in info.shape)
+
+
+def _to_array(
+    path: Path, lists: pa.ListArray, info: CodesInfo, shape: tuple[int | None, ...]
+) -> Int64[np.ndarray, "b g *grid"]:
+    """Codes of some rows, all of one shape."""
+    lengths = np.diff(lists.offsets.to_numpy())
+    per_item = math.prod(side for side in shape if side is not None)
     flat = lists.flatten()
     if lists.null_count or flat.null_count or (lengths != per_item).any():
         wrong = next((str(length) for length in lengths if length != per_item), "missing codes")
         raise InputError(
-            f"expected {per_item} codes an item in {path} (shape {info.shape}), received {wrong}: "
-            f"the file is damaged or edited; encode the data again"
+            f"expected {per_item} codes an item in {path} (shape {info.shape}), received {wrong}: {_DAMAGED}"
         )
-    shape = [positions if side is None else side for side in info.shape]
     codes = flat.to_numpy().reshape(len(lists), *shape)
     _check_range(str(path), codes, info.num_codes)
     return codes

@@ -16,6 +16,7 @@ Reading executes nothing from the file, and the sizes in its header are checked 
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 import zlib
@@ -32,9 +33,11 @@ from pydantic_core import PydanticSerializationError
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
+from smalti.core.metadata import parse_json
 
-FORMAT = 1
-"""Version of the layout, incremented when an older smalti could no longer read the files."""
+FORMAT = 2
+"""Version of the layout, incremented when an older smalti could no longer read the files. Files of version 1
+have one side, `length`, in place of `size`."""
 ENDING = ".smc"
 """Extension of packed files."""
 
@@ -75,7 +78,8 @@ class PackedInfo(Configuration):
         name: name of the item, for display only: never use it as a path to write to.
         label: class name of the item, or None.
         units: units of the bit rate, or None if only bits/dim is meaningful.
-        length: size of the original along its ragged axis (samples of a sound), or None.
+        size: sides of the original along the axes in which items differ: the samples of a sound, the height
+            and width of a picture of its native size; None if items have one size.
         version: smalti version that wrote the file.
     """
 
@@ -87,7 +91,7 @@ class PackedInfo(Configuration):
     name: str
     label: str | None = None
     units: Units | None = None
-    length: _Count | None = None
+    size: Annotated[tuple[_Count, ...], Field(min_length=1, max_length=8)] | None = None
     version: str = version("smalti")
 
     @property
@@ -161,7 +165,7 @@ def unpack(content: bytes, where: str | Path) -> PackedCodes:
         InputError: if it is not a packed file, was written by a newer smalti, or is damaged.
     """
     header, payload = _split(content, where)
-    info = _parse_info(header, where)
+    info = _parse_info(header, content[len(_MAGIC)], where)
     _check_free(info, where)
     expected_bytes = -(-bits_of(info) // 8)
     if len(payload) != expected_bytes:
@@ -275,14 +279,28 @@ def _split(content: bytes, where: str | Path) -> tuple[memoryview, memoryview]:
     return view[_PREFIX.size : payload_start], view[payload_start:payload_end]
 
 
-def _parse_info(header: memoryview, where: str | Path) -> PackedInfo:
+def _parse_info(header: memoryview, layout: int, where: str | Path) -> PackedInfo:
     try:
-        return PackedInfo.model_validate_json(bytes(header), strict=True)
-    except ValidationError as error:
+        current = bytes(header) if layout > 1 else _from_version_1(header)
+        return PackedInfo.model_validate_json(current, strict=True)
+    except (ValidationError, ValueError) as error:
         raise InputError(
             f"expected a smalti header in {where}, received one that is damaged or has other fields: "
             f"{_DAMAGED}"
         ) from error
+
+
+def _from_version_1(header: memoryview) -> bytes:
+    """Convert a header with a `length` to one with a `size`.
+
+    Raises:
+        ValueError: if it is not JSON.
+    """
+    fields = parse_json(bytes(header))
+    if isinstance(fields, dict) and "length" in fields:
+        length = fields.pop("length")
+        fields["size"] = None if length is None else [length]
+    return json.dumps(fields).encode()
 
 
 def _check_checksum(content: bytes, where: str | Path) -> None:

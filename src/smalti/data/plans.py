@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, final
+from typing import Annotated, Any, Literal, final
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
@@ -50,6 +50,7 @@ class Plan(Configuration):
             without files.
         is_listed: whether the plan lists the input's files.
         class_depth: as in `FileItems`, of a listed input.
+        size: "native" for items at their own height and width, "model" for those of the model.
         format: version of the layout.
     """
 
@@ -61,6 +62,7 @@ class Plan(Configuration):
     input: str
     is_listed: bool = False
     class_depth: NonNegativeInt | None = None
+    size: Literal["model", "native"] = "model"
     format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
 
     def bounds(self, shard: int) -> tuple[int, int]:
@@ -91,7 +93,9 @@ class Input:
     open: Callable[[], Source]
 
 
-def make_plan(folder: Path, data: Input, model: str, num_shards: int) -> Plan:
+def make_plan(
+    folder: Path, data: Input, model: str, num_shards: int, size: Literal["model", "native"] = "model"
+) -> Plan:
     """Make and store the plan of an output folder, unless another process does; return the stored one.
 
     Args:
@@ -99,6 +103,7 @@ def make_plan(folder: Path, data: Input, model: str, num_shards: int) -> Plan:
         data: the input.
         model: fingerprint of the tokenizer.
         num_shards: number of files.
+        size: of the items.
 
     Raises:
         InputError: if there are more shards than items.
@@ -121,6 +126,7 @@ def make_plan(folder: Path, data: Input, model: str, num_shards: int) -> Plan:
             split=split,
             num_items=num_items,
             num_shards=num_shards,
+            size=size,
             **_described(source, split, data.path, temporary),
         )
         (temporary / SETTINGS).write_text(json.dumps(plan.model_dump(), indent=2) + "\n")

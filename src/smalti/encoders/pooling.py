@@ -124,6 +124,6 @@ def _pool(
     encoder = model.encoder
     assert isinstance(encoder, PoolingEncoder)
     levels = (torch.from_numpy(np.ascontiguousarray(store.item(index))) for index in members)
-    signals = [padded(modality, modality.to_model(one.unsqueeze(0)), model.stride)[0] for one in levels]
+    signals = [padded(modality, modality.to_model(one.unsqueeze(0)), model.strides)[0] for one in levels]
     with torch.no_grad():
         return encoder.pool([signal.to(encoder.pooled.device) for signal in signals])

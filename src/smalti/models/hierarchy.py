@@ -140,6 +140,11 @@ class Hierarchy(Autoencoder):
         return math.prod(math.prod(encoder.strides) for encoder in self.encoders)
 
     @property
+    def strides(self) -> tuple[int, ...]:
+        """Signal positions per coarsest code along each axis."""
+        return (self.stride,) * self.signal.ndim
+
+    @property
     def grid(self) -> tuple[int, ...]:
         """Size of the coarsest grid."""
         return self._grid

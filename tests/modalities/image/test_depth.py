@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from smalti.data.sources.base import UnreadableItem
 from smalti.modalities.image import depth
 from smalti.modalities.image.depth import survey
+from smalti.modalities.image.fit import Cover
 from smalti.modalities.image.modality import ImageConfig
 from smalti.modalities.image.pictures import read_picture
 from smalti.modalities.video.modality import VideoConfig
@@ -32,7 +33,7 @@ CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
 
 def read(content, channels: int = 3, size: tuple[int, int] = (256, 256), **options) -> np.ndarray:
     options = {"filter": "lanczos", "background": "white", **options}
-    return read_picture(content, channels, size, **options).transpose(1, 2, 0)
+    return read_picture(content, channels, Cover(*size), **options).transpose(1, 2, 0)
 
 
 def png(pixels: np.ndarray, kind: int, transparent: tuple[int, ...] = ()) -> bytes:

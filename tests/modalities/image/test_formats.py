@@ -12,6 +12,7 @@ from PIL import Image
 
 from smalti.data.sources.base import UnreadableItem
 from smalti.modalities.arrays.modality import ArrayConfig
+from smalti.modalities.image.fit import Cover
 from smalti.modalities.image.formats import EXTENSIONS
 from smalti.modalities.image.pictures import read_picture
 
@@ -44,7 +45,7 @@ RESCALED = {"ICNS"}
 """Types that Pillow writes in sizes of its own."""
 WRITTEN = sorted(set(Image.SAVE) - NOT_WRITTEN - RESCALED)
 
-read = partial(read_picture, size=(SIDE, SIDE), filter="lanczos", background="white")
+read = partial(read_picture, fit=Cover(SIDE, SIDE), filter="lanczos", background="white")
 
 
 def smooth(mode: str) -> Image.Image:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from smalti.data.sources.base import UnreadableItem
+from smalti.modalities.image.fit import Cover
 from smalti.modalities.image.pictures import read_picture
 
 
@@ -18,7 +19,7 @@ def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     content = bytearray(buffer.getvalue())
     content[500:540] = b"\xff" * 40
     with pytest.raises(UnreadableItem):
-        read_picture(bytes(content), 3, (64, 64), "lanczos", "white")
+        read_picture(bytes(content), 3, Cover(64, 64), "lanczos", "white")
     assert capfd.readouterr().err == ""
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from smalti.data.sources.base import UnreadableItem
+from smalti.modalities.image.fit import Cover
 from smalti.modalities.image.formats import EXTENSIONS
 from smalti.modalities.image.pictures import read_picture
 
@@ -26,7 +27,7 @@ GREY = RNG.integers(0, 256, (HEIGHT, WIDTH), np.uint8)
 
 def reader(channels=3, size=(HEIGHT, WIDTH), filter="lanczos", background="white") -> Callable:
     size = (size, size) if isinstance(size, int) else size
-    return partial(read_picture, channels=channels, size=size, filter=filter, background=background)
+    return partial(read_picture, channels=channels, fit=Cover(*size), filter=filter, background=background)
 
 
 def encoded(image: Image.Image, file_format: str, **options) -> bytes:

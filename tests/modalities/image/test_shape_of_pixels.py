@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from smalti.modalities.image.fit import Cover
 from smalti.modalities.image.pictures import read_picture
 
 HALVES = np.repeat(np.array([[0, 255]], np.uint8), 32, axis=0).repeat(16, axis=1)
@@ -21,7 +22,7 @@ def encoded(pixels: np.ndarray, name: str, **options) -> bytes:
 
 
 def read(content: bytes, size: tuple[int, int], channels: int = 1) -> np.ndarray:
-    return read_picture(content, channels, size, "box", "white")[0]
+    return read_picture(content, channels, Cover(*size), "box", "white")[0]
 
 
 @pytest.mark.parametrize("name", ["PNG", "TIFF", "JPEG", "BMP"])

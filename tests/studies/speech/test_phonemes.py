@@ -55,7 +55,7 @@ def codes_of(units: PhoneRun, names: Sequence[str]) -> dict[str, list[int]]:
     for name in {*names, *store.names}:
         levels = torch.from_numpy(tokenizer.modality.decode(units.data / name))[None]
         signal = tokenizer.modality.to_model(levels)
-        signals[name] = padded(tokenizer.modality, signal, tokenizer.autoencoder.stride)
+        signals[name] = padded(tokenizer.modality, signal, tokenizer.autoencoder.strides)
     codes = {}
     for name in names:
         own = [

@@ -27,6 +27,7 @@ from smalti.core.modality import Modality
 from smalti.data.codes import CodesInfo, check_codes, read_codes
 from smalti.data.packed import ENDING, read_packed
 from smalti.data.sources.parquet import parquet_files
+from smalti.decoding import cropped
 from smalti.tokenizer import Tokenizer
 
 BATCH = 64
@@ -64,6 +65,8 @@ def decode(
             of another command exists; nothing is written in these cases.
     """
     tokenizer = Tokenizer.from_pretrained(run, load_priors=False)
+    if _are_native(codes):
+        tokenizer = tokenizer.native()
     # The codes are read twice, so that all of them are checked before anything is written.
     names, digest = _surveyed(codes, tokenizer)
     targets = output_paths(out, names, tokenizer.modality.ending)
@@ -106,7 +109,7 @@ def decode(
             # The files of one batch are written while the next one is decoded.
             finish(WAITING * workers)
             for index, (target, one) in enumerate(zip(own, batch, strict=True)):
-                signal = None if signals is None else signals[index : index + 1, :, : one.length]
+                signal = None if signals is None else _signal(signals[index : index + 1], one)
                 pending.append(pool.submit(_save, folder, target, tokenizer.modality, signal))
         finish(0)
     note(f"{out} holds {amount(len(targets), tokenizer.modality.plural_name)}.", quiet)
@@ -131,11 +134,16 @@ def _save(folder: OutputFolder, target: Path, modality: Modality, signal: Tensor
 
 @dataclass(frozen=True)
 class _Item:
-    """One item of a file of codes: name, codes `(1, G, *grid)`, and length (None: no cropping)."""
+    """One item of a file of codes: name, codes `(1, G, *grid)`, and size (None: no cropping)."""
 
     name: str
     codes: Tensor
-    length: int | None
+    size: tuple[int, ...] | None
+
+
+def _signal(decoded: Tensor, item: _Item) -> Tensor:
+    """Remove the padding of a decoded signal `(1, C, *size)`."""
+    return decoded if item.size is None else cropped([decoded], [item.size])[0]
 
 
 def _batches(items: Iterable[_Item], tokenizer: Tokenizer) -> Iterator[list[_Item]]:
@@ -171,7 +179,7 @@ def _surveyed(path: Path, tokenizer: Tokenizer) -> tuple[list[str], str]:
     names, digest = [], hashlib.sha256()
     for one in _read(path, tokenizer):
         names.append(one.name)
-        digest.update(f"{one.name!r} {tuple(one.codes.shape)} {one.length}".encode())
+        digest.update(f"{one.name!r} {tuple(one.codes.shape)} {one.size}".encode())
         digest.update(one.codes.numpy().tobytes())
     return names, digest.hexdigest()
 
@@ -180,29 +188,44 @@ def _read(path: Path, tokenizer: Tokenizer) -> Iterator[_Item]:
     """Read the items of a table, of a compact file, or of a directory of either."""
     expected = codes_info(tokenizer)
     if path.is_dir():
-        files = [*sorted(path.rglob(f"*{ENDING}")), *parquet_files(path)]
-        if not files:
-            raise InputError(
-                f"expected files that end in {ENDING} or .parquet below {path}, found none: check the path"
-            )
-        for file in files:
+        for file in _files(path):
             yield from _read(file, tokenizer)
     elif path.suffix == ENDING:
         yield _read_packed(path, expected)
     else:
         info, batches = read_codes(path)
         check_codes(info, expected)
-        for names, codes, _ in batches:
-            for name, one in zip(names, torch.from_numpy(codes.copy()), strict=True):
-                yield _Item(name, one.unsqueeze(0), None)
+        for names, codes, _, sizes in batches:
+            rows = zip(names, torch.from_numpy(codes.copy()), sizes or [None] * len(names), strict=True)
+            for name, one, size in rows:
+                yield _Item(name, one.unsqueeze(0), size)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files of codes in a directory."""
+    files = [*sorted(folder.rglob(f"*{ENDING}")), *parquet_files(folder)]
+    if not files:
+        raise InputError(
+            f"expected files that end in {ENDING} or .parquet below {folder}, found none: check the path"
+        )
+    return files
+
+
+def _are_native(path: Path) -> bool:
+    """Return True if the items, of a directory the first one, have a height and a width of their own."""
+    path = _files(path)[0] if path.is_dir() else path
+    if path.suffix == ENDING:
+        return len(read_packed(path).info.size or ()) > 1
+    return path.is_file() and read_codes(path)[0].has_own_grids
 
 
 def _read_packed(path: Path, expected: CodesInfo) -> _Item:
     packed = read_packed(path)
     info = packed.info
-    grid = (None, *info.grid[1:]) if expected.is_ragged and info.grid else info.grid
+    num_open = expected.grid.count(None)
+    grid = (*(None,) * num_open, *info.grid[num_open:]) if len(info.grid) >= num_open else info.grid
     check_codes(
         CodesInfo(grid=grid, num_codebooks=info.num_codebooks, num_codes=info.num_codes, model=info.model),
         expected,
     )
-    return _Item(info.name, torch.from_numpy(packed.codes).unsqueeze(0), info.length)
+    return _Item(info.name, torch.from_numpy(packed.codes).unsqueeze(0), info.size)

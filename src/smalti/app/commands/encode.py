@@ -15,6 +15,7 @@ from smalti.app.console import amount, counting, note
 from smalti.app.data import open_data, pick_split, report_skipped
 from smalti.app.files import codes_info, last_change_ns
 from smalti.app.names import OutputNames
+from smalti.app.native import Size, at_size
 from smalti.app.options import folder
 from smalti.app.outputs import OutputFolder
 from smalti.app.runs import check_model, model_of
@@ -32,7 +33,9 @@ from smalti.training.checkpoints import RunDirectory
 TABLE = ".parquet"
 
 
-def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool = False) -> int:
+def encode(
+    run: str, data: str, out: Path, split: str | None = None, quiet: bool = False, size: Size = "model"
+) -> int:
     """Encode every item of a source and return the number of items.
 
     Unreadable files are skipped and reported. The same command completes a stopped one: a directory keeps its
@@ -45,6 +48,8 @@ def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool
             or a directory for one compact file per item.
         split: split of the source; None selects `all` if it exists, else `train`.
         quiet: hide progress.
+        size: "native" encodes pictures and clips of any height and width whole; "model" brings them to the
+            size of the training.
 
     Raises:
         InputError: for a user error, when no item can be read, or when the output file exists.
@@ -53,7 +58,7 @@ def encode(run: str, data: str, out: Path, split: str | None = None, quiet: bool
         folder(out)
     elif out.exists():
         raise InputError(f"{out} exists already: choose another --out")
-    tokenizer = Tokenizer.from_pretrained(run, load_priors=False)
+    tokenizer = at_size(Tokenizer.from_pretrained(run, load_priors=False), size)
     source = open_data(data, tokenizer.modality)
     check_model(RunDirectory(tokenizer.directory), model_of(source))
     if tokenizer.device.type == "cpu" and not tokenizer.modality.is_ragged:
@@ -82,7 +87,8 @@ def table_batches(tokenizer: Tokenizer, encoded: Iterator[EncodedItem]) -> Itera
     """Yield table rows in batches; items of equal shape are encoded together."""
     for items in same_shape(encoded):
         labels = [tokenizer.shown_class(item.label) for item in items]
-        yield [item.name for item in items], torch.stack([item.codes for item in items]).numpy(), labels
+        codes = torch.stack([item.codes for item in items]).numpy()
+        yield CodesBatch([item.name for item in items], codes, labels, [item.size for item in items])
 
 
 @dataclass
@@ -149,6 +155,7 @@ class _Remaining(Source):
             data=str(path.resolve()) if (path := Path(data).expanduser()).exists() else data,
             split=split,
             items=source.count(split),
+            **({} if tokenizer.modality is tokenizer.trained.modality else {"size": "native"}),
         )
         self.folder.check(out.rglob(f"*{ENDING}"))
         self._data = Path(data).expanduser().absolute()
@@ -260,6 +267,7 @@ def _write_single(
 
 def _packed_info(tokenizer: Tokenizer, fingerprint: str, item: EncodedItem) -> PackedInfo:
     seconds = tokenizer.modality.seconds(item.length)
+    num_open = tokenizer.modality.stored_shape.count(None)
     return PackedInfo(
         num_codes=tokenizer.autoencoder.num_codes,
         num_codebooks=tokenizer.autoencoder.num_codebooks,
@@ -268,7 +276,7 @@ def _packed_info(tokenizer: Tokenizer, fingerprint: str, item: EncodedItem) -> P
         name=item.name,
         label=tokenizer.shown_class(item.label),
         units=None if seconds is None else Units(seconds=seconds),
-        length=item.length if tokenizer.modality.is_ragged else None,
+        size=item.size[:num_open] or None,
     )
 
 

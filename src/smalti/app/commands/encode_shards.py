@@ -10,6 +10,7 @@ from smalti.app.commands.encode import table_batches
 from smalti.app.console import amount, counting, note
 from smalti.app.data import open_data, pick_split, report_skipped
 from smalti.app.files import codes_info
+from smalti.app.native import Size, at_size
 from smalti.app.options import folder
 from smalti.app.outputs import OutputFolder
 from smalti.app.parts import Part, rank_device, rank_part
@@ -36,6 +37,7 @@ def encode_shards(
     part: Part | None = None,
     split: str | None = None,
     quiet: bool = False,
+    size: Size = "model",
 ) -> int:
     """Encode this process's part of the shards that are not complete; return the number of items in its part.
 
@@ -50,6 +52,7 @@ def encode_shards(
         part: part of this job; None for all shards. The ranks of `torchrun` divide it further.
         split: split of the source; None selects `all` if it exists, else `train`.
         quiet: hide progress.
+        size: as in `encode`.
 
     Raises:
         InputError: for a user error, or if the model or the input differ from those of the plan.
@@ -57,7 +60,7 @@ def encode_shards(
     folder(out)
     rank = rank_part()
     quiet = quiet or rank.index > 0
-    tokenizer = Tokenizer.from_pretrained(run, rank_device(), load_priors=False)
+    tokenizer = at_size(Tokenizer.from_pretrained(run, rank_device(), load_priors=False), size)
     _check_independent(tokenizer)
     if tokenizer.device.type == "cpu" and not tokenizer.modality.is_ragged:
         keep_freed_memory()
@@ -66,7 +69,7 @@ def encode_shards(
         split=lambda source: pick_split(source, split, "all", "train"),
         open=lambda: _opened(data, tokenizer),
     )
-    plan = _plan(out, given, tokenizer, num_shards, split)
+    plan = _plan(out, given, tokenizer, num_shards, split, size)
     work = _Work(tokenizer, plan, planned_input(out, plan, given), out)
     shards = rank.of(part or Part()).numbers(num_shards)
     total = sum(end - begin for begin, end in map(plan.bounds, shards))
@@ -109,7 +112,9 @@ def _opened(data: str, tokenizer: Tokenizer) -> Source:
     return source
 
 
-def _plan(out: Path, given: Input, tokenizer: Tokenizer, num_shards: int, split: str | None) -> Plan:
+def _plan(
+    out: Path, given: Input, tokenizer: Tokenizer, num_shards: int, split: str | None, size: Size
+) -> Plan:
     """Return the plan of the output folder, made now if there is none.
 
     Raises:
@@ -119,12 +124,13 @@ def _plan(out: Path, given: Input, tokenizer: Tokenizer, num_shards: int, split:
         ledger = OutputFolder(out, "encode", shards=num_shards)
         ledger.check(out.rglob("*.parquet"))
         ledger.begin()
-        make_plan(out, given, tokenizer.fingerprint, num_shards)
+        make_plan(out, given, tokenizer.fingerprint, num_shards, size)
     plan = read_plan(out)
     differences = {
         "the model": (plan.model, tokenizer.fingerprint),
         "--shards": (plan.num_shards, num_shards),
         "--split": (plan.split, split or plan.split),
+        "--size": (plan.size, size),
     }
     for what, (expected, received) in differences.items():
         if expected != received:

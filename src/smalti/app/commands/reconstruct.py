@@ -11,6 +11,7 @@ from torch import Tensor
 from smalti.app.console import amount, counting, note
 from smalti.app.data import report_skipped
 from smalti.app.files import items_of, signal_of, stamp
+from smalti.app.native import Size, at_size
 from smalti.app.outputs import COMPARISON, OutputFolder, output_paths
 from smalti.core.errors import InputError
 from smalti.data.ingest import readable
@@ -21,7 +22,9 @@ COMPARED = 64
 """Maximum number of items in the comparison."""
 
 
-def reconstruct(run: str, files: Sequence[Path], out: Path, quiet: bool = False) -> int:
+def reconstruct(
+    run: str, files: Sequence[Path], out: Path, quiet: bool = False, size: Size | None = None
+) -> int:
     """Write each item's reconstruction, and one picture with originals above reconstructions.
 
     The same command completes a stopped one.
@@ -31,6 +34,8 @@ def reconstruct(run: str, files: Sequence[Path], out: Path, quiet: bool = False)
         files: files, or folders of files.
         out: output directory.
         quiet: hide progress.
+        size: "native" keeps the height and width of pictures and clips; "model" brings them to the size of
+            the training; None is "native" where the model takes any size.
 
     Returns:
         The number of reconstructions.
@@ -39,12 +44,12 @@ def reconstruct(run: str, files: Sequence[Path], out: Path, quiet: bool = False)
         InputError: when a file does not exist, no file can be read, or an output file of another command
             exists.
     """
-    tokenizer = Tokenizer.from_pretrained(run, load_priors=False)
+    tokenizer = at_size(Tokenizer.from_pretrained(run, load_priors=False), size)
     modality = tokenizer.modality
     items = list(items_of(modality, files))
     names = [readable(item.name) for item in items]
     comparison, *targets = output_paths(out, [COMPARISON, *names], modality.ending)
-    folder = OutputFolder(out, "reconstruct", model=tokenizer.fingerprint, files=stamp(items))
+    folder = OutputFolder(out, "reconstruct", model=tokenizer.fingerprint, files=stamp(items), size=size)
     folder.check([comparison, *targets])
     skipped: list[dict[str, str]] = []
     originals: list[Tensor] = []

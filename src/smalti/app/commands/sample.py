@@ -61,7 +61,7 @@ def sample(
     )
     folder.check([table, overview, *(out / name for name in names)])
     if table.exists():
-        codes = torch.cat([torch.tensor(batch) for _, batch, _ in read_codes(table)[1]])
+        codes = torch.cat([torch.tensor(batch) for _, batch, *_ in read_codes(table)[1]])
     else:
         with counting("Sampling", quiet) as count:
             codes = tokenizer.sample_codes(

@@ -21,6 +21,7 @@ from smalti.data.manifest import ShardRecord, checksum, read_record
 from smalti.data.plans import Input, Plan, planned_input, read_plan
 from smalti.data.sources import Source
 from smalti.data.sources.section import Section
+from smalti.decoding import cropped
 from smalti.tokenizer import Tokenizer
 
 LISTED = 10
@@ -107,7 +108,10 @@ def verify(
         survey.read(codes)
     survey.faults += _duplicates(files, survey.repeated())
     if data is not None and run is not None and not survey.faults:
-        sample = _Sample(Tokenizer.from_pretrained(run, load_priors=False), codes, plan, data)
+        tokenizer = Tokenizer.from_pretrained(run, load_priors=False)
+        if survey.info is not None and survey.info.has_own_grids:
+            tokenizer = tokenizer.native()
+        sample = _Sample(tokenizer, codes, plan, data)
         survey.faults += sample.faults(files, num, quiet)
     if survey.faults:
         for text in survey.faults[:LISTED]:
@@ -245,7 +249,6 @@ class _Sample:
         encoded = next(tokenizer.encode_items(one, self._split))
         signal = tokenizer.modality.to_model(torch.from_numpy(tokenizer.modality.decode(item.content))[None])
         label = tokenizer.shown_class(encoded.label) if tokenizer.autoencoder.num_label_classes else None
-        decoded = tokenizer.decode_signals(encoded.codes[None], class_name=label)[
-            :, :, : signal.shape[2]
-        ].cpu()
+        whole = tokenizer.decode_signals(encoded.codes[None], class_name=label).cpu()
+        (decoded,) = cropped([whole], [signal.shape[2:]])
         return encoded.codes.numpy(), float((decoded - signal.cpu()).square().mean())

@@ -61,7 +61,7 @@ class CodesSource(Source):
     def items(self, split: str) -> Iterator[Item]:
         require_split(split, self.splits, self.description)
         for file in self._files[split]:
-            for names, codes, labels in read_codes(file)[1]:
+            for names, codes, labels, *_ in read_codes(file)[1]:
                 for name, grid, label in zip(names, codes, labels, strict=True):
                     yield Item(name, np.asarray(grid), label)
 

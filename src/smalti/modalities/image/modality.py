@@ -16,6 +16,7 @@ from smalti.core.errors import InputError
 from smalti.core.modality import MODALITIES, Modality
 from smalti.core.signals import Levels, SignalSpec
 from smalti.data.sources.base import UnreadableItem
+from smalti.modalities.image.fit import Fit, Whole
 from smalti.modalities.image.formats import EXTENSIONS
 from smalti.modalities.image.lossless import lossless_bits_per_dim
 from smalti.modalities.image.pictures import MODES, to_picture
@@ -24,7 +25,9 @@ from smalti.modalities.image.pixels import (
     PictureConfig,
     as_levels,
     as_tensor,
+    channels_first,
     in_range,
+    of_one_size,
     picture_grid,
     to_model,
     to_stored,
@@ -61,13 +64,27 @@ class ImageModality(Modality):
     ending = ".png"
     plural_name = "pictures"
 
-    def __init__(self, config: ImageConfig) -> None:
+    def __init__(self, config: ImageConfig, fit: Fit | None = None) -> None:
         """
+        Args:
+            config: settings.
+            fit: how pictures are scaled and cropped; None for that of the settings.
+
         Raises:
             InputError: if the size is not set.
         """
-        self.config = config
+        self.config, self.fit = config, fit or config.fit
         self.height, self.width = config.sides
+        self.is_ragged = None in self.fit.sides
+
+    def native(self) -> ImageModality:
+        """Return the modality of whole pictures of any size."""
+        return ImageModality(self.config, Whole())
+
+    @property
+    def stored_shape(self) -> tuple[int | None, ...]:
+        """Shape of a stored item; None for the sides in which items differ."""
+        return (self.config.channels, *self.fit.sides)
 
     @property
     def spec(self) -> SignalSpec:
@@ -81,7 +98,7 @@ class ImageModality(Modality):
 
     def protocol(self) -> dict[str, Any]:
         """Return every setting that affects measurements on these images, as plain JSON values."""
-        return self.config.reading()
+        return self.config.reading(self.fit)
 
     def decode(self, content: Path | bytes | np.ndarray | Image.Image) -> UInt8[np.ndarray, "c h w"]:
         """Read one image with `read_picture`. An image of the modality's size keeps its exact pixels.
@@ -92,7 +109,7 @@ class ImageModality(Modality):
         Raises:
             UnreadableItem: with the reason, if the image cannot be read.
         """
-        return self.config.read(content)
+        return self.config.read(content, self.fit)
 
     def augment(
         self, stored: UInt8[Tensor, "b c h w"], draws: Float[Tensor, " b"]
@@ -110,7 +127,7 @@ class ImageModality(Modality):
         """Convert [-1, 1] to the nearest level 0..255, clipped: the exact inverse of `to_model`."""
         return to_stored(signal)
 
-    def check(self, signal: Any) -> Float32[Tensor, "b c h w"]:
+    def check(self, signal: Any) -> Any:
         """Validate user input and convert it to the model's range.
 
         Args:
@@ -118,20 +135,27 @@ class ImageModality(Modality):
                 `(C, H, W)`, or with the channels last, or `(H, W)` for greyscale; a PIL image, a file or its
                 bytes, which `decode` resizes; or a list of these.
 
+        Returns:
+            `(B, C, H, W)`, or a list of `(1, C, H, W)` if pictures keep their own size.
+
         Raises:
             InputError: for another type, range, number of channels or size, or for an unreadable file.
         """
+        batches = self._batches(signal)
+        return [one for batch in batches for one in batch.split(1)] if self.is_ragged else torch.cat(batches)
+
+    def _batches(self, signal: Any) -> list[Float32[Tensor, "_ c h w"]]:
         match signal:
             case Tensor():
-                return self._check_tensor(signal)
+                return [self._check_tensor(signal)]
             case np.ndarray():
-                return self._check_tensor(as_tensor(signal))
+                return [self._check_tensor(as_tensor(signal))]
             case Image.Image() | str() | Path() | bytes():
-                return self._check_tensor(torch.from_numpy(self._read(signal)))
+                return [self._check_tensor(torch.from_numpy(self._read(signal)))]
             case list() | tuple():
                 if not signal:
                     raise InputError("expected at least one image, received an empty list")
-                return torch.cat([self.check(one) for one in signal])
+                return [batch for one in signal for batch in self._batches(one)]
         raise InputError(
             f"expected images as a tensor, an array, a PIL image, a file or a list of these, "
             f"received {type(signal).__name__}"
@@ -150,23 +174,22 @@ class ImageModality(Modality):
         """Draw images in a grid: one row per element of `rows`, one column per image.
 
         Args:
-            rows: batches `(B, C, H, W)`, or lists of `(C, H, W)`, of the same shape, uint8 or float in
-                [-1, 1], with the originals in `rows[0]`.
+            rows: batches `(B, C, H, W)`, or lists of `(C, H, W)`, uint8 or float in [-1, 1], with the
+                originals in `rows[0]`. The same image has one size in all rows.
             columns: images side by side; further images continue below in further bands of rows.
             scale: integer magnification; None enlarges small images to about 96 pixels.
 
         Raises:
             InputError: if the rows are empty or differ in shape.
         """
-        stacked = [torch.stack(row) if isinstance(row, list) else row for row in rows]
-        batches = [self._pixels(row) for row in stacked]
-        shapes = {batch.shape for batch in batches}
-        if len(shapes) != 1 or 0 in batches[0].shape:
+        pictures = [[self._pixels(one[None])[0] for one in row] for row in rows]
+        shapes = {tuple(one.shape for one in row) for row in pictures}
+        if len(shapes) != 1 or not pictures[0] or any(0 in shape for shape in next(iter(shapes))):
             raise InputError(
-                f"expected non-empty rows of images of the same shape, received {sorted(shapes)}: "
-                f"pass batches of equal shape"
+                f"expected non-empty rows of images of the same shape, received {sorted(shapes)}: pass as "
+                "many images in each row, and the same image in one size"
             )
-        return picture_grid(batches, columns, scale)
+        return picture_grid(of_one_size(pictures), columns, scale)
 
     def save(self, signal: Tensor | np.ndarray, path: str | Path) -> None:
         """Write one image, `(C, H, W)` or `(1, C, H, W)`, uint8 or float in [-1, 1], as PNG.
@@ -190,12 +213,20 @@ class ImageModality(Modality):
             raise InputError(f"{name} cannot be read as an image: {error}; check the file") from error
 
     def _check_tensor(self, signal: Tensor) -> Float32[Tensor, "b c h w"]:
-        expected = (self.config.channels, self.height, self.width)
-        batch = _channels_first(signal, expected)
+        expected = self.stored_shape
+        if expected[0] == 1 and signal.ndim == 2:
+            signal = signal.unsqueeze(0)
+        batch = channels_first(signal, expected)
         if batch is None:
+            sides = [side or axis for side, axis in zip(expected, "CHW", strict=True)]
+            advice = (
+                "pass images of at least one pixel"
+                if self.is_ragged
+                else "resize them, or pass PIL images or files, which are resized"
+            )
             raise InputError(
-                f"expected images of shape (B, {expected[0]}, {expected[1]}, {expected[2]}), received "
-                f"{tuple(signal.shape)}: resize them, or pass PIL images or files, which are resized"
+                f"expected images of shape (B, {', '.join(map(str, sides))}), received "
+                f"{tuple(signal.shape)}: {advice}"
             )
         return in_range(batch)
 
@@ -207,16 +238,3 @@ class ImageModality(Modality):
                 f"expected images (B, C, H, W) with 1 or 3 channels, received {tuple(batch.shape)}"
             )
         return as_levels(batch)
-
-
-def _channels_first(signal: Tensor, expected: tuple[int, int, int]) -> Tensor | None:
-    """Rearrange a signal to `(B, C, H, W)` with the expected `(C, H, W)`; None if its shape does not fit."""
-    channels, height, width = expected
-    shape = tuple(signal.shape)
-    if shape[-3:] == expected and signal.ndim in (3, 4):
-        return signal.reshape(-1, *expected) if signal.ndim == 3 else signal
-    if shape[-3:] == (height, width, channels) and signal.ndim in (3, 4):
-        return signal.movedim(-1, -3).reshape(-1, *expected)
-    if channels == 1 and shape == (height, width):
-        return signal.reshape(1, *expected)
-    return None

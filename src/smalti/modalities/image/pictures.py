@@ -1,4 +1,4 @@
-"""Read images of all common file types as uint8 arrays of one size.
+"""Read images of all common file types as uint8 arrays.
 
 Images that cannot be read raise `UnreadableItem` with the reason.
 """
@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from smalti.data.sources.base import UnreadableItem
 from smalti.modalities.image.depth import AUTO, array_levels, raw_mode, read_deep
+from smalti.modalities.image.fit import Fit
 from smalti.modalities.image.formats import open_picture
 from smalti.modalities.image.libtiff import silence_libtiff
 
@@ -62,12 +63,12 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 def read_picture(
     content: Path | bytes | np.ndarray | Image.Image,
     channels: int,
-    size: tuple[int, int],
+    fit: Fit,
     filter: str,
     background: str,
     pixel_range: str = AUTO,
 ) -> UInt8[np.ndarray, "c h w"]:
-    """Read one image, scale it to cover the size, and crop it at the centre.
+    """Read one image, and bring it to the size of an item.
 
     EXIF orientation is applied, transparent pixels show the background, and pixels that are not square by the
     stated resolution are resampled to square ones. Other images that already have the size keep their exact
@@ -77,7 +78,7 @@ def read_picture(
         content: a file, its bytes, a PIL image, or pixels: uint8 or uint16, `(H, W)` or `(H, W, C)`, 1 to 4
             channels.
         channels: 1 for greyscale, 3 for colour; other images are converted.
-        size: height and width of the result.
+        fit: how it is scaled and cropped.
         filter: one of `FILTERS`, for resizing.
         background: one of `BACKGROUNDS`, the colour behind transparent pixels.
         pixel_range: the values of pictures of more than 8 bits that become 0..255: "LOW:HIGH"; "12bit" for
@@ -92,7 +93,7 @@ def read_picture(
         # One image of that size at a time, since every thread would hold several copies of it.
         with _large if image.width * image.height > LARGE else nullcontext():
             upright, aspect = _upright(image, data, BACKGROUNDS[background], pixel_range)
-            return _fit(upright, aspect, channels, size, FILTERS[filter])
+            return _pixels(upright, aspect, channels, fit, filter)
 
     if isinstance(content, np.ndarray):
         return fitted(_from_pixels(content, pixel_range))
@@ -161,31 +162,12 @@ def _opaque(image: Image.Image, background: int) -> Image.Image:
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _fit(
-    image: Image.Image, aspect: float, channels: int, size: tuple[int, int], resampling: Image.Resampling
-) -> UInt8[np.ndarray, "c h w"]:
-    """Scale an upright image to cover the size, and crop it at the centre.
-
-    Args:
-        image: of mode L or RGB.
-        aspect: width of its pixels divided by their height.
-        channels: 1 or 3.
-        size: height and width of the result.
-        resampling: filter.
-    """
-    height, width = size
+def _pixels(image: Image.Image, aspect: float, channels: int, fit: Fit, filter: str) -> np.ndarray:
+    """Bring an upright image of mode L or RGB, with pixels of this aspect, to the size of an item."""
     if image.mode != MODES[channels]:
         image = image.convert(MODES[channels])
-    if aspect != 1:
-        # The largest central part that has the shape of the result when it is shown.
-        shape = width / height / aspect
-        part = (min(image.width, image.height * shape), min(image.height, image.width / shape))
-        left, top = (image.width - part[0]) / 2, (image.height - part[1]) / 2
-        box = (left, top, min(left + part[0], image.width), min(top + part[1], image.height))
-        image = image.resize((width, height), resampling, box=box)
-    elif image.size != (width, height):
-        image = ImageOps.fit(image, (width, height), method=resampling)
-    pixels = np.asarray(image).reshape(height, width, channels)
+    image = fit.apply(image, aspect, FILTERS[filter])
+    pixels = np.asarray(image).reshape(image.height, image.width, channels)
     return np.array(pixels.transpose(2, 0, 1), order="C")
 
 

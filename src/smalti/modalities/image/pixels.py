@@ -22,6 +22,7 @@ from torch import Tensor
 from smalti.core.errors import InputError
 from smalti.core.modality import ModalityConfig
 from smalti.modalities.image.depth import AUTO, parse_range, survey
+from smalti.modalities.image.fit import Cover, Fit
 from smalti.modalities.image.pictures import read_picture, to_picture
 
 LEVELS = 256
@@ -31,6 +32,8 @@ RANGE_TOLERANCE = 1e-4
 PREVIEW_SIDE = 96
 """Small images are enlarged in previews until their longer side has about this many pixels."""
 PREVIEW_GAP = 2
+PREVIEW_MOST = 384
+"""Longest side of pictures of different sizes in a preview."""
 
 P = TypeVar("P", bound="PictureConfig")
 
@@ -90,20 +93,34 @@ class PictureConfig(ModalityConfig):
         chosen, notes = survey(contents)
         return self.model_copy(update={"range": chosen}), notes
 
-    def read(self, content: Path | bytes | np.ndarray | Image.Image) -> UInt8[np.ndarray, "c h w"]:
+    @property
+    def fit(self) -> Fit:
+        """How items are scaled and cropped: to cover the size, then at the centre.
+
+        Raises:
+            InputError: if the size is not set.
+        """
+        return Cover(*self.sides)
+
+    def read(
+        self, content: Path | bytes | np.ndarray | Image.Image, fit: Fit | None = None
+    ) -> UInt8[np.ndarray, "c h w"]:
         """Read one image with `read_picture`. An image that already has the size keeps its exact pixels.
+
+        Args:
+            content: as for `read_picture`.
+            fit: how the image is scaled and cropped; None for `fit` of the settings.
 
         Raises:
             UnreadableItem: with the reason, if the image cannot be read.
         """
-        return read_picture(content, self.channels, self.sides, self.filter, self.background, self.range)
+        return read_picture(content, self.channels, fit or self.fit, self.filter, self.background, self.range)
 
-    def reading(self) -> dict[str, Any]:
+    def reading(self, fit: Fit | None = None) -> dict[str, Any]:
         """Return the settings of `read` and the model's range, for a modality's protocol."""
         return {
             "channels": self.channels,
-            "size": list(self.sides),
-            "crop": "centre",
+            **(fit or self.fit).protocol(),
             "filter": self.filter,
             "background": self.background,
             "pixel_range": self.range,
@@ -174,6 +191,56 @@ def as_tensor(array: np.ndarray) -> Tensor:
     if array.dtype.kind not in "biuf":
         raise InputError(f"expected an array of uint8 or float, received {array.dtype}")
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def channels_first(signal: Tensor, expected: Sequence[int | None]) -> Tensor | None:
+    """Return a signal as a batch `(B, C, *size)`, also if it is one item or has the channels last.
+
+    Args:
+        signal: from a user.
+        expected: shape `(C, *size)` of an item; None for any side.
+
+    Returns:
+        None if the shape does not fit.
+    """
+    ndim = len(expected)
+    if signal.ndim not in (ndim, ndim + 1) or 0 in signal.shape[-ndim:]:
+        return None
+    for batch in (signal, signal.movedim(-1, -ndim)):
+        if all(side in (None, given) for given, side in zip(batch.shape[-ndim:], expected, strict=True)):
+            return batch.reshape(-1, *batch.shape[-ndim:])
+    return None
+
+
+def of_one_size(
+    rows: Sequence[Sequence[UInt8[np.ndarray, "_ _ _"]]],
+) -> list[UInt8[np.ndarray, "b c h w"]]:
+    """Stack rows of pictures for a preview; pictures of different sizes are reduced, and framed in white.
+
+    Args:
+        rows: of equally many pictures.
+    """
+    shapes = {picture.shape for row in rows for picture in row}
+    if len(shapes) <= 1:
+        return [np.stack(row) for row in rows]
+    reduced = [[_reduced(picture) for picture in row] for row in rows]
+    height, width = (max(one.shape[axis] for row in reduced for one in row) for axis in (1, 2))
+    return [np.stack([_framed(one, height, width) for one in row]) for row in reduced]
+
+
+def _reduced(picture: UInt8[np.ndarray, "_ _ _"]) -> UInt8[np.ndarray, "_ _ _"]:
+    """Scale a picture down to sides of at most `PREVIEW_MOST`."""
+    channels, height, width = picture.shape
+    if max(height, width) <= PREVIEW_MOST:
+        return picture
+    image = to_picture(picture.transpose(1, 2, 0))
+    image.thumbnail((PREVIEW_MOST, PREVIEW_MOST), Image.Resampling.BOX)
+    return np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
+
+
+def _framed(picture: UInt8[np.ndarray, "_ _ _"], height: int, width: int) -> UInt8[np.ndarray, "_ _ _"]:
+    below, right = height - picture.shape[1], width - picture.shape[2]
+    return np.pad(picture, ((0, 0), (0, below), (0, right)), constant_values=255)
 
 
 def picture_grid(

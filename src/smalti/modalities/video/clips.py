@@ -96,6 +96,8 @@ def read_clip(content: Content, frame_rate_hz: float | None, fitted: Fitted) -> 
         at = f" at {frame_rate_hz:g} frames per second" if frame_rate_hz else ""
         count = f"{len(frames)} frame{'' if len(frames) == 1 else 's'}"
         raise UnreadableItem(f"too short: it has {count}{at}, a clip has at least {SHORTEST}")
+    if len({frame.shape for frame in frames}) > 1:
+        raise UnreadableItem("its frames differ in size")
     return np.stack(frames, axis=1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -18,12 +19,15 @@ from smalti.core.modality import MODALITIES, Modality
 from smalti.core.signals import Levels, SignalSpec
 from smalti.core.streaming import ElementwiseStream
 from smalti.data.sources.base import Content, UnreadableItem
+from smalti.modalities.image.fit import Fit, Whole
 from smalti.modalities.image.pixels import (
     LEVELS,
     PictureConfig,
     as_levels,
     as_tensor,
+    channels_first,
     in_range,
+    of_one_size,
     picture_grid,
     to_model,
     to_stored,
@@ -73,13 +77,26 @@ class VideoModality(Modality):
     is_ragged = True
     readers = 1
 
-    def __init__(self, config: VideoConfig) -> None:
+    def __init__(self, config: VideoConfig, fit: Fit | None = None) -> None:
         """
+        Args:
+            config: settings.
+            fit: how frames are scaled and cropped; None for that of the settings.
+
         Raises:
             InputError: if the size is not set.
         """
-        self.config = config
+        self.config, self.fit = config, fit or config.fit
         self.height, self.width = config.sides
+
+    def native(self) -> VideoModality:
+        """Return the modality of clips of any height and width."""
+        return VideoModality(self.config, Whole())
+
+    @property
+    def stored_shape(self) -> tuple[int | None, ...]:
+        """Shape of a stored item; None for the sides in which items differ."""
+        return (self.config.channels, None, *self.fit.sides)
 
     @property
     def spec(self) -> SignalSpec:
@@ -94,7 +111,7 @@ class VideoModality(Modality):
 
     def protocol(self) -> dict[str, Any]:
         """Return every setting that affects measurements on these clips, as plain JSON values."""
-        return {**self.config.reading(), "frame_rate_hz": self.config.frame_rate_hz}
+        return {**self.config.reading(self.fit), "frame_rate_hz": self.config.frame_rate_hz}
 
     def decode(self, content: Content) -> UInt8[np.ndarray, "c f h w"]:
         """Read one clip with `read_clip`, at the modality's size and frame rate.
@@ -102,7 +119,7 @@ class VideoModality(Modality):
         Raises:
             UnreadableItem: with the reason, if the clip cannot be read.
         """
-        return read_clip(content, self.config.frame_rate_hz, self.config.read)
+        return read_clip(content, self.config.frame_rate_hz, partial(self.config.read, fit=self.fit))
 
     def to_model(self, levels: UInt8[Tensor, "b c f h w"]) -> Float32[Tensor, "b c f h w"]:
         """Convert levels 0..255 to [-1, 1]: x / 127.5 - 1."""
@@ -167,8 +184,8 @@ class VideoModality(Modality):
             )
         clips = [[self._levels(clip) for clip in row[:SHOWN]] for row in rows]
         columns = min(STRIP, max(clip.shape[1] for row in clips for clip in row))
-        strips = [np.concatenate([_strip(clip, columns) for clip in row]) for row in clips]
-        return picture_grid(strips, columns)
+        strips = [[frame for clip in row for frame in _strip(clip, columns)] for row in clips]
+        return picture_grid(of_one_size(strips), columns)
 
     def save(self, signal: Tensor | np.ndarray, path: str | Path) -> None:
         """Write one clip as MP4 or GIF, by the extension of the path.
@@ -198,16 +215,14 @@ class VideoModality(Modality):
             raise InputError(f"{name} cannot be read as a clip: {error}; check the file") from error
 
     def _checked(self, signal: Tensor) -> list[Float32[Tensor, "1 c _ h w"]]:
-        channels, sides = self.config.channels, (self.height, self.width)
-        clips = signal.unsqueeze(0) if signal.ndim == 4 else signal
-        is_first = clips.ndim == 5 and (clips.shape[1], *clips.shape[3:]) == (channels, *sides)
-        is_last = clips.ndim == 5 and tuple(clips.shape[2:]) == (*sides, channels)
-        if not (is_first or is_last) or 0 in clips.shape:
+        clips = channels_first(signal, self.stored_shape)
+        if clips is None or not len(clips):
+            sides = ", ".join(str(side or axis) for side, axis in zip(self.stored_shape, "CFHW", strict=True))
             raise InputError(
-                f"expected non-empty clips of shape (B, {channels}, F, {sides[0]}, {sides[1]}), "
-                f"received {tuple(signal.shape)}: resize them, or pass files, which are resized"
+                f"expected non-empty clips of shape (B, {sides}), received {tuple(signal.shape)}: resize "
+                "them, or pass files, which are resized"
             )
-        return list(in_range(clips if is_first else clips.movedim(-1, 1)).split(1))
+        return list(in_range(clips).split(1))
 
     def _levels(self, clip: Tensor | np.ndarray) -> UInt8[np.ndarray, "c f h w"]:
         """Convert one clip to levels on the CPU."""

@@ -115,7 +115,7 @@ def _reliance_on_codes(run: Path, codes: Path, split: str) -> dict[str, Any]:
     tokenizer = load(str(run))
     model = tokenizer.autoencoder
     use = CodebookUse(model.num_codebooks, model.num_codes)
-    for _, grids, _ in read_codes(codes / f"{split}.parquet", 64)[1]:
+    for _, grids, *_ in read_codes(codes / f"{split}.parquet", 64)[1]:
         use.update(tokenizer.encode(torch.tensor(grids)))
     return {
         **nats,
