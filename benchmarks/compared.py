@@ -1,6 +1,6 @@
-"""Tables and plot of the comparisons of quantizers in `results/quantizers.jsonl`.
+"""Tables and plots of the comparisons of quantizers in `results/quantizers.jsonl`.
 
-`python benchmarks/compared.py` draws the plot of the documents; `tables.py` writes the tables.
+`python benchmarks/compared.py` draws the plots of the documents; `tables.py` writes the tables.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from smalti.studies.quantizers.autoencoders import columns_of
 from smalti.studies.quantizers.bounds import decibels
 from smalti.studies.quantizers.experiment import Column
-from smalti.studies.quantizers.gaussian import COLUMNS
+from smalti.studies.quantizers.figures import rate_distortion
 from smalti.studies.quantizers.report import note_on_marks, overview, tables_of
 from smalti.studies.quantizers.significance import mean, short_name
 from smalti.studies.records import Record, by, markdown, read_records
@@ -20,6 +20,15 @@ from smalti.studies.records import Record, by, markdown, read_records
 ROOT = Path(__file__).parents[1]
 GAUSSIAN = {"gaussian": "independent", "gaussian-0.9": "correlation 0.9"}
 """Data sets of Gaussian vectors, and their names in the tables."""
+TRAINED = {
+    "fashion-mnist": "Fashion-MNIST",
+    "frames-9": "frames",
+    "frames-14": "frames",
+    "an4": "AN4",
+    "cifar10": "CIFAR-10",
+}
+"""Data sets of trained autoencoders, and their names in the tables."""
+ERROR = Column("mse_over_variance", "MSE / variance", ".3f", has_error=True, is_score=True)
 ABOVE = Column("above_shannon_db", "above Shannon, dB", ".2f", has_error=True, is_score=True)
 USAGE = Column("usage", "usage", ".0%")
 KMEANS = "k-means (Lloyd)"
@@ -27,18 +36,17 @@ MARKERS = ("o", "s")
 COLOURS = ("#9ecae1", "#2171b5")
 
 
-def comparison(dataset: str, unit: str = "bits") -> str:
+def comparison(dataset: str) -> str:
     """Tables of a comparison: rate and distortion; code use, cost and loss weights.
 
     Args:
         dataset: name that `collect.py --dataset` gave it.
-        unit: of the likelihood, "bits" or "nats".
     """
     chosen = [record for record in records() if record["dataset"] == dataset]
     if not chosen:
         return "No results yet.\n"
-    columns = COLUMNS if "above_shannon_db" in chosen[0]["metrics"] else columns_of(unit)
-    tables = [markdown(*table) for table in tables_of(chosen, columns)]
+    unit = "nats" if "nats_per_dim" in chosen[0]["metrics"] else "bits"
+    tables = [markdown(*table) for table in tables_of(chosen, columns_of(unit))]
     return "\n".join((note_on_marks(chosen) + "\n", *tables))
 
 
@@ -56,6 +64,21 @@ def gaussian_usage() -> str:
     """Table of the share of codes that occur among the test vectors."""
     chosen = [record for record in records() if record["dataset"] in GAUSSIAN]
     return markdown(*overview(chosen, USAGE, GAUSSIAN)) if chosen else "No results yet.\n"
+
+
+def errors() -> str:
+    """Table of the squared errors, by quantizer, data set and rate."""
+    return _overview(ERROR)
+
+
+def usage() -> str:
+    """Table of the share of codes that occur in the test items, by quantizer, data set and rate."""
+    return _overview(USAGE)
+
+
+def _overview(column: Column) -> str:
+    chosen = [record for record in records() if record["dataset"] in TRAINED]
+    return markdown(*overview(chosen, column, TRAINED)) if chosen else "No results yet.\n"
 
 
 def records() -> list[Record]:
@@ -109,5 +132,13 @@ def draw(path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def draw_all(folder: Path) -> None:
+    """Draw the plots of all comparisons into a folder."""
+    draw(folder / "gaussian.png")
+    for dataset, chosen in by(records(), "dataset").items():
+        if dataset in TRAINED:
+            rate_distortion(chosen, (), folder / f"quantizers_{dataset.replace('-', '_')}.png")
+
+
 if __name__ == "__main__":
-    draw(ROOT / "docs" / "images" / "gaussian.png")
+    draw_all(ROOT / "docs" / "images")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from compared import comparison, gaussian, gaussian_usage
+from compared import TRAINED, comparison, errors, gaussian, gaussian_usage, usage
 from names import with_present_names
 
 from smalti.studies.likelihood.recipes import BUDGETS, PAPER, PARTS, SCALES
@@ -408,7 +408,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "files": files,
     "gaussian": gaussian,
     "gaussian-usage": gaussian_usage,
-    "fashion-mnist": lambda: comparison("fashion-mnist"),
+    "quantizers-errors": errors,
+    "quantizers-usage": usage,
+    **{name: lambda name=name: comparison(name) for name in TRAINED},
     **{name: lambda name=name: bounds(name) for name in STUDIES},
 }
 
