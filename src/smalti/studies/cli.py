@@ -59,7 +59,12 @@ def reproduce(
         str, typer.Option("--part", help="Study of a data set: table, codes, beta, codebook or likelihood.")
     ] = "table",
     budget: Annotated[
-        str, typer.Option("--budget", help="tiny: smoke test; cpu: two cores; paper: the paper's settings.")
+        str,
+        typer.Option(
+            "--budget",
+            help="tiny: smoke test; cpu: two cores; cpu-long: a day of two cores (cifar10); paper: as the "
+            "paper.",
+        ),
     ] = "cpu",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs per model (VIMCO: one).")] = 1,
     pretrain: Annotated[

@@ -19,7 +19,7 @@ from smalti.modalities.image.modality import ImageModality
 from smalti.models.vae import VAEConfig
 from smalti.models.vimco import VIMCOConfig
 from smalti.quantizers.vq import VectorQuantizer
-from smalti.studies.likelihood.recipes import BUDGETS, CLASSES, CODEBOOKS, HUB_NAMES, PARTS, SCALES, study
+from smalti.studies.likelihood.recipes import CLASSES, CODEBOOKS, HUB_NAMES, PARTS, SCALES, study
 from smalti.studies.records import bounds_table, read_records
 from tests.runs import digests, smooth
 
@@ -209,9 +209,8 @@ def test_a_sweep_through_the_command(smalti, data, tmp_path):
     assert (tmp_path / f"{made.name}-tiny" / "reconstructions.png").is_file()
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize(("name", "budget"), [(name, budget) for name in SCALES for budget in SCALES[name]])
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("name", SCALES)
 def test_the_models_of_every_study_differ_and_can_be_built(name, part, budget):
     entries = study(name, part, budget).entries
     assert len({entry.name for entry in entries}) == len(entries)
@@ -248,6 +247,7 @@ def test_mistakes_get_a_sentence(mistake, data, tmp_path, pictures):
     assert "expected a data set to reproduce, received 'mnist'" in message("mnist", "--data", data)
     assert "expected a part" in message("cifar10", "--data", data, "--part", "all")
     assert "expected a budget" in message("cifar10", "--data", data, "--budget", "gpu")
+    assert "expected a budget" in message("fashion-mnist", "--data", data, "--budget", "cpu-long")
     assert "expected a model of cifar10-table, received 'gan'" in message(
         "cifar10", "--data", data, "--only", "gan"
     )
