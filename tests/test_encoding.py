@@ -23,7 +23,8 @@ from smalti.data.store_layout import Decoded
 from smalti.decoders.conv import ConvDecoderConfig
 from smalti.encoders.context import ContextEncoder
 from smalti.encoders.conv import ConvEncoderConfig
-from smalti.encoding import encode_items, encode_signals
+from smalti.encoding import EncodedItem, encode_items, encode_signals
+from smalti.modalities.audio import sounds as audio
 from smalti.modalities.audio.modality import AudioConfig
 from smalti.models.vqvae import VQVAEConfig
 from smalti.studies.speech import phonemes as study
@@ -203,6 +204,32 @@ def test_models_of_a_bounded_receptive_field_encode_unequal_items_together(tmp_p
             assert torch.equal(item.codes, alone[0])
             assert torch.equal(item.codes, model.encode(padded(modality, signal, model.strides))[0])
             assert item.codes.shape == (1, -(-array.shape[1] // model.stride))
+
+
+def test_long_files_are_encoded_while_they_are_read(
+    spoken: SoundRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modality = AudioConfig(sample_rate_hz=8000, length=64).build()
+    model = VQVAEConfig(encoder=ConvEncoderConfig.tiny(), decoder=ConvDecoderConfig.tiny()).build(
+        modality.spec
+    )
+    source = open_source(str(spoken.data), modality.extensions, None)
+    found: list[tuple[list[EncodedItem], list[str]]] = []
+    done: list[tuple[int, int]] = []
+    for shortest in (1 << 40, 1):
+        monkeypatch.setattr(audio, "LONG_BYTES", shortest)
+        skipped: list[dict[str, str]] = []
+        items = encode_items(
+            model.eval(), modality, source, skipped=skipped, progress=lambda *each: done.append(each)
+        )
+        found.append((list(items), [entry["name"] for entry in skipped]))
+    assert done[-1] == (25, 25)
+    (at_once, skipped_at_once), (arrived, skipped_arrived) = found
+    assert sorted(skipped_arrived) == sorted(skipped_at_once) == ["anna/empty.wav", "ben/cut.flac"]
+    assert [item.name for item in arrived] == list(spoken.lengths)
+    for one, other in zip(at_once, arrived, strict=True):
+        assert (one.name, one.length, one.label) == (other.name, other.length, other.label)
+        assert torch.equal(one.codes, other.codes)
 
 
 def test_a_run_that_normalizes_over_recordings_cannot_be_streamed(spoken: SoundRun) -> None:

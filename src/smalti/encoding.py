@@ -8,7 +8,8 @@ An encoder may be conditioned on statistics of all items of a label, such as a s
 3. an item without a label, or a signal encoded on its own: its own statistics.
 
 Codes do not depend on the other items of a batch. Items that may differ in length are encoded in windows
-(`smalti.models.windows`) if their codes have a bounded receptive field, and one by one if not.
+(`smalti.models.windows`) if their codes have a bounded receptive field, and one by one if not. In the first
+case, long files are encoded while they are decoded, in bounded memory.
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder
 from smalti.core.precision import in_full_precision
+from smalti.data.arrivals import Arriving, ItemCounter, decoded_items, joined, part_of
 from smalti.data.columns import Columns
-from smalti.data.ingest import decode_ahead, readable, readable_columns
+from smalti.data.ingest import readable
 from smalti.data.padding import padded, whole_size
 from smalti.data.sources.base import Source, UnreadableItem
 from smalti.data.store import Store
 from smalti.data.store_layout import Actions, Decoded
 from smalti.encoders.pooling import PoolingEncoder, item_statistics
 from smalti.models.windows import Read, encode_each
+from smalti.streaming import EncodingStream, is_local
 
 BATCH = 64
 AHEAD_BYTES = 64 << 20
@@ -110,18 +113,19 @@ def encode_items(
         yield from _encode_store(model, modality, data, indices, labels, batch_size, generator, progress)
         return
     skipped = [] if skipped is None else skipped
-    decoded = _decoded(modality, data, split, batch_size, skipped)
+    decoded = decoded_items(modality, data, split, batch_size, skipped, is_local(model))
     if not isinstance(model.encoder, PoolingEncoder):
-        counter = _Counter(data.count(split), skipped, progress)
-        yield from _batched(model, modality, decoded, counter, None, labels, batch_size, generator)
+        counter = ItemCounter(data.count(split), skipped, progress)
+        settings = (labels, batch_size, generator, skipped)
+        yield from _batched(model, modality, decoded, counter, None, *settings)
         return
     # Statistics of a label need all its items first; decoding them once to a store is faster than twice.
-    counter = _Counter(data.count(split), skipped, _part_of(progress, 0))
+    counter = ItemCounter(data.count(split), skipped, part_of(progress, 0))
     with TemporaryDirectory(prefix="smalti-") as scratch:
         dtype = modality.spec.domain.dtype
-        counted = counter.each(decoded)
+        counted = counter.each(each for each in decoded if isinstance(each, Decoded))
         store = Store.write(Path(scratch) / "data", counted, modality.stored_shape, dtype, split=split)
-        second = _part_of(progress, 1)
+        second = part_of(progress, 1)
         yield from _encode_store(model, modality, store, None, labels, batch_size, generator, second)
 
 
@@ -219,72 +223,28 @@ def _encode_store(
                 store.columns_of(index),
             )
 
-    counter = _Counter(len(chosen), [], progress)
-    yield from _batched(model, modality, items(), counter, rows, labels, batch_size, generator)
-
-
-def _decoded(
-    modality: Modality, source: Source, split: str, batch_size: int, skipped: list[dict[str, str]]
-) -> Iterator[Decoded]:
-    """Yield the readable items of a source; append the others to `skipped`."""
-    ahead = 1 if modality.is_ragged else batch_size
-    done = 0
-    for item, levels in decode_ahead(source.items(split), modality.decode, modality.readers, ahead):
-        done += 1
-        if isinstance(levels, UnreadableItem):
-            skipped.append({"name": readable(item.name), "reason": readable(str(levels))})
-        else:
-            label = None if item.label is None else readable(item.label)
-            yield Decoded(readable(item.name), levels, label, item.actions, readable_columns(item.columns))
-    if skipped and len(skipped) == done:
-        raise InputError(
-            f"none of the {done} items of {source.description} can be read (the first, "
-            f"{skipped[0]['name']}: {skipped[0]['reason']}): check the files"
-        )
-
-
-@final
-class _Counter:
-    """Reports the number of processed items, including unreadable ones."""
-
-    def __init__(
-        self, total: int, skipped: Sequence[object], report: Callable[[int, int], None] | None
-    ) -> None:
-        self._total, self._skipped, self._report, self._done = total, skipped, report, 0
-
-    def add(self, num: int) -> None:
-        self._done += num
-        if self._report is not None:
-            self._report(min(self._total, self._done + len(self._skipped)), self._total)
-
-    def each(self, items: Iterable[Decoded]) -> Iterator[Decoded]:
-        for item in items:
-            yield item
-            self.add(1)
-
-
-def _part_of(report: Callable[[int, int], None] | None, part: int) -> Callable[[int, int], None] | None:
-    """Map the progress of one of two passes over the items to progress over both."""
-    if report is None:
-        return None
-    return lambda done, total: report(part * total + done, 2 * total)
+    counter = ItemCounter(len(chosen), [], progress)
+    yield from _batched(model, modality, items(), counter, rows, labels, batch_size, generator, [])
 
 
 def _batched(
     model: Autoencoder,
     modality: Modality,
-    items: Iterable[Decoded],
-    counter: _Counter,
+    items: Iterable[Decoded | Arriving],
+    counter: ItemCounter,
     statistics: Float[Tensor, "n v"] | None,
     labels: Mapping[str, int],
     batch_size: int,
     generator: torch.Generator | None,
+    skipped: list[dict[str, str]],
 ) -> Iterator[EncodedItem]:
-    """Encode items a batch at a time, in order."""
+    """Encode items a batch at a time, in order; long ones one by one."""
     batch: list[Decoded] = []
     begin = num_bytes = 0
 
     def flush() -> Iterator[EncodedItem]:
+        if not batch:
+            return
         rows = None if statistics is None else statistics[begin : begin + len(batch)]
         codes = _codes_of(model, modality, batch, rows, labels, generator)
         counter.add(len(batch))
@@ -292,14 +252,40 @@ def _batched(
             yield EncodedItem(item.name, one, item.label, item.array.shape[1:], item.actions, item.columns)
 
     for item in items:
+        if isinstance(item, Arriving):
+            yield from flush()
+            begin, num_bytes, batch = begin + len(batch), 0, []
+            try:
+                yield _streamed(model, modality, item, labels)
+                counter.add(1)
+            except UnreadableItem as error:
+                skipped.append({"name": item.name, "reason": readable(str(error))})
+            continue
         batch.append(item)
         num_bytes += item.array.nbytes
         if len(batch) == batch_size or (modality.is_ragged and num_bytes >= AHEAD_BYTES):
             yield from flush()
             begin, num_bytes, batch = begin + len(batch), 0, []
-    if batch:
-        yield from flush()
+    yield from flush()
     counter.add(0)
+
+
+def _streamed(
+    model: Autoencoder, modality: Modality, item: Arriving, labels: Mapping[str, int]
+) -> EncodedItem:
+    """Encode a long item while it is decoded.
+
+    Raises:
+        UnreadableItem: if it cannot be read to its end, or is too short.
+    """
+    label = -1 if item.label is None else labels.get(item.label, -1)
+    stream = EncodingStream(model, modality, Conditions(label=_ids(model, [label])))
+    try:
+        parts = [stream.push(block) for block in joined(item.blocks)]
+        codes = torch.cat([*parts, stream.flush()], 2)[0]
+    except InputError as error:
+        raise UnreadableItem(str(error)) from error
+    return EncodedItem(item.name, codes, item.label, stream.size, item.actions, item.columns)
 
 
 @in_full_precision
@@ -341,7 +327,7 @@ def _ragged_codes(
         statistics: of each signal, for a pooling encoder.
         generator: draws codes from the posterior.
     """
-    if model.receptive_field is None or isinstance(model.encoder, PoolingEncoder):
+    if not is_local(model):
         rows = [None] * len(reads) if statistics is None else statistics.unsqueeze(1)
         return [
             _encoded(model, read(0, size[0]).unsqueeze(0).to(_device(model)), row, [label], generator)[0]

@@ -7,6 +7,7 @@ from typing import Any, final
 from jaxtyping import Int64
 from torch import Tensor
 
+from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder
@@ -14,6 +15,11 @@ from smalti.core.precision import full_precision
 from smalti.data.padding import padded
 from smalti.encoders.pooling import PoolingEncoder
 from smalti.models.streaming import CodeStream
+
+
+def is_local(model: Autoencoder) -> bool:
+    """True if each code depends on a bounded part of its signal, and on nothing else."""
+    return model.receptive_field is not None and not isinstance(model.encoder, PoolingEncoder)
 
 
 @final
@@ -26,29 +32,35 @@ class EncodingStream:
     Args:
         model: in evaluation mode.
         modality: of the signal.
+        conditions: of the signal; None if there are none.
 
     Raises:
         InputError: if codes, or the signal that the model sees, depend on the whole signal.
     """
 
-    def __init__(self, model: Autoencoder, modality: Modality) -> None:
+    def __init__(self, model: Autoencoder, modality: Modality, conditions: Conditions | None = None) -> None:
         field = model.receptive_field
         if not (modality.is_ragged and modality.spec.has_time):
             raise InputError(
                 f"expected a model of signals of any length for a stream, received one of "
                 f"{modality.plural_name}: pass them to encode"
             )
-        if field is None or isinstance(model.encoder, PoolingEncoder):
+        if field is None or not is_local(model):
             raise InputError(
                 "expected a model whose codes depend on a bounded part of the signal for a stream, received "
                 f"one with a {type(model.encoder).__name__} whose codes depend on all of it: pass whole "
                 "signals to encode"
             )
         self._model, self._modality = model, modality
-        self._signal, self._codes = modality.stream(), CodeStream(model)
+        self._signal, self._codes = modality.stream(), CodeStream(model, conditions)
         self.look_ahead = self._signal.look_ahead(field.after)
         """Samples (of clips, frames) after the span of a code that must arrive before it is returned."""
-        self._has_ended = False
+        self._length, self._others, self._has_ended = 0, (), False
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Size of the model's signal so far, without padding."""
+        return (self._length, *self._others)
 
     def push(self, block: Any) -> Int64[Tensor, "1 g _ *grid"]:
         """Add a block, and return the codes that are determined since the last one, often none.
@@ -62,6 +74,7 @@ class EncodingStream:
         self._check_open()
         with full_precision(self._model):
             signal = self._signal.push(block)
+        self._length, self._others = self._length + signal.shape[2], tuple(signal.shape[3:])
         return self._codes.push(signal[0]).unsqueeze(0)
 
     def flush(self) -> Int64[Tensor, "1 g _ *grid"]:
@@ -73,6 +86,7 @@ class EncodingStream:
         self._check_open()
         with full_precision(self._model):
             rest = self._signal.flush()
+            self._length += rest.shape[2]
             rest = padded(self._modality, rest, self._model.strides, self._codes.known)
         self._has_ended = True
         return self._codes.flush(rest[0]).unsqueeze(0)

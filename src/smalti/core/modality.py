@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
@@ -132,6 +132,18 @@ class Modality(ABC):
             f"expected {self.plural_name} whose conversion does not depend on the whole, received "
             f"{type(self).__name__}: pass whole signals to encode"
         )
+
+    def blocks(self, content: Any) -> Iterator[Any] | None:
+        """Decode a long item to blocks for `stream`, in bounded memory; by default None, for no such item.
+
+        Args:
+            content: as for `decode`.
+
+        Raises:
+            UnreadableItem: as `decode`; the iterator raises it, too.
+        """
+        del content
+        return None
 
     def warnings(self, item: np.ndarray) -> list[str]:
         """Return warnings about a decoded item, such as "silent throughout"."""

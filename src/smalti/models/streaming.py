@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from smalti.core.conditions import Conditions
 from smalti.core.models import Autoencoder
 from smalti.core.precision import full_precision
 from smalti.models.windows import Window, Windows
@@ -21,12 +22,13 @@ class CodeStream:
 
     Args:
         model: with a receptive field, in evaluation mode.
+        conditions: of the signal; None if there are none.
     """
 
-    def __init__(self, model: Autoencoder) -> None:
+    def __init__(self, model: Autoencoder, conditions: Conditions | None = None) -> None:
         field = model.receptive_field
         assert field is not None
-        self._model, self._after = model, field.after
+        self._model, self._after, self._conditions = model, field.after, conditions
         self._windows: Windows | None = None
         self._kept: Tensor | None = None
         self._begin = 0
@@ -63,7 +65,8 @@ class CodeStream:
     def _codes(self, windows: Windows, until: int, is_end: bool) -> Int64[Tensor, "g _ *grid"]:
         """Compute the codes from the first one that was not returned, and drop what no other code needs."""
         with full_precision(self._model):
-            made = [one.cpu() for one in windows.encode(self._cut(windows, until, is_end))]
+            cut = self._cut(windows, until, is_end)
+            made = [one.cpu() for one in windows.encode(cut, self._conditions)]
         self._done = until
         unneeded = max(0, until // windows.codes * windows.codes - windows.before) * windows.stride
         if unneeded > self._begin:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
@@ -13,6 +14,10 @@ from jaxtyping import Float32
 from smalti.data.sources.base import UnreadableItem
 from smalti.modalities.audio import ffmpeg, libsndfile, mpeg, ogg
 from smalti.modalities.containers import check_extent
+
+HEAD_BYTES = 1 << 13
+"""Bytes at the beginning that a signature, or the format of a WAV file, does not exceed."""
+BLOCK_BYTES = 1 << 20
 
 Decoded = tuple[Float32[np.ndarray, " t"], int]
 
@@ -37,6 +42,17 @@ class Kind:
         starts = [found.start() for found in self.signature.finditer(data)]
         ends = [*starts[1:], len(data)]
         return [self._one(data[begin:end]) for begin, end in zip(starts, ends, strict=True)]
+
+    def count(self, file: io.BufferedIOBase) -> int:
+        """Count the signatures in a file, block by block."""
+        file.seek(0)
+        found, before = 0, b""
+        while block := file.read(BLOCK_BYTES):
+            # A signature across a border is found with the block after it, one in the overlap not again.
+            within = (each.end() for each in self.signature.finditer(before + block))
+            found += sum(end > len(before) for end in within)
+            before = block[-HEAD_BYTES:]
+        return found
 
     def _one(self, data: bytes) -> Decoded:
         check_extent(io.BytesIO(data))
@@ -95,6 +111,24 @@ def decode(data: bytes) -> Decoded:
             "split it"
         )
     return np.concatenate([samples for samples, _ in decoded]), rates[0]
+
+
+def open_blocks(path: Path) -> tuple[Iterator[Float32[np.ndarray, " t"]], int] | None:
+    """Open a file that is decoded block by block; return the blocks and the sample rate in Hz.
+
+    Returns None for a file that is only decoded at once: one of a kind that libsndfile does not read, or
+    several that were joined end to end.
+
+    Raises:
+        UnreadableItem: as `decode`; the iterator raises it, too.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+        kind = next((kind for kind in KINDS if kind.has_libsndfile and kind.signature.match(head)), None)
+        if kind is None or MPEG_IN_WAV.match(head) or kind.count(file) > 1:
+            return None
+        check_extent(file)
+    return libsndfile.open_blocks(path)
 
 
 def _reader(data: bytes) -> Callable[[bytes], list[Decoded]]:

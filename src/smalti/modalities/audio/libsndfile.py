@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,27 +40,52 @@ def read(data: bytes) -> tuple[Float32[np.ndarray, " t"], int] | None:
     Raises:
         UnreadableItem: if the file is damaged or truncated.
     """
+    file = _opened(_Memory(data))
+    if file is None:
+        return None
+    with file:
+        return np.concatenate([np.empty(0, np.float32), *_all_blocks(file)]), file.samplerate
+
+
+def open_blocks(path: Path) -> tuple[Iterator[Float32[np.ndarray, " t"]], int] | None:
+    """Open a file that is decoded block by block; return the blocks and the sample rate in Hz.
+
+    Returns None as `read` does. The iterator closes the file, and raises `UnreadableItem` for a file that is
+    found to be damaged or truncated.
+
+    Raises:
+        UnreadableItem: as `read`, if it is known before the samples are decoded.
+    """
+    file = _opened(str(path))
+    if file is None:
+        return None
+
+    def blocks() -> Iterator[Float32[np.ndarray, " t"]]:
+        with file:
+            yield from _all_blocks(file)
+
+    return blocks(), file.samplerate
+
+
+def _opened(content: str | io.BytesIO) -> SoundFile | None:
+    """Open a file, and check what its header states."""
     with needs_extra("audio"):
         import soundfile
 
     try:
-        file = soundfile.SoundFile(_Memory(data))
+        file = soundfile.SoundFile(content)
     except soundfile.SoundFileError:
         return None
-    with file:
+    try:
         if file.frames == UNKNOWN_FRAMES:
+            file.close()
             return None
         check_rate(file.samplerate)
         _check_length(file)
-        try:
-            samples = np.concatenate([np.empty(0, np.float32), *_blocks(file)])
-        except soundfile.SoundFileError as error:
-            raise UnreadableItem("damaged or truncated: it cannot be read to its end") from error
-        if len(samples) < file.frames:
-            raise UnreadableItem(
-                f"damaged or truncated: {len(samples)} of its {file.frames} samples can be read"
-            )
-        return samples, file.samplerate
+    except UnreadableItem:
+        file.close()
+        raise
+    return file
 
 
 class _Memory(io.BytesIO):
@@ -82,8 +108,16 @@ def _check_length(file: SoundFile) -> None:
         raise UnreadableItem(f"truncated: it holds {held} of its {claimed} bytes of samples")
 
 
-def _blocks(file: SoundFile) -> Iterator[Float32[np.ndarray, " t"]]:
-    """Yield the mean of the channels block by block."""
-    frames = max(1, VALUES_AT_ONCE // file.channels)
-    while len(block := file.read(frames, dtype="float32", always_2d=True)):
-        yield mono(block)
+def _all_blocks(file: SoundFile) -> Iterator[Float32[np.ndarray, " t"]]:
+    """Yield the mean of the channels block by block, as many samples as the header states."""
+    import soundfile
+
+    num_frames, at_once = 0, max(1, VALUES_AT_ONCE // file.channels)
+    try:
+        while len(block := file.read(at_once, dtype="float32", always_2d=True)):
+            num_frames += len(block)
+            yield mono(block)
+    except soundfile.SoundFileError as error:
+        raise UnreadableItem("damaged or truncated: it cannot be read to its end") from error
+    if num_frames < file.frames:
+        raise UnreadableItem(f"damaged or truncated: {num_frames} of its {file.frames} samples can be read")

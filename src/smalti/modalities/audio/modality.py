@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -213,6 +213,14 @@ class AudioModality(Modality):
     def stream(self) -> ElementwiseStream:
         """Return a converter of blocks of linear amplitude, as for `check`."""
         return ElementwiseStream(self.check, self.plural_name)
+
+    def blocks(self, content: Any) -> Iterator[Float32[np.ndarray, " t"]] | None:
+        """Read a long file block by block; None for any other content.
+
+        Raises:
+            UnreadableItem: with the reason, if the sound cannot be read; the iterator raises it, too.
+        """
+        return self.config.blocks(content)
 
     def preview(self, rows: Sequence[Any]) -> Image.Image:
         """Plot log-mel spectrograms: one row per element of `rows`, one column per sound, at most eight.

@@ -6,6 +6,7 @@ cannot be read raise `UnreadableItem` with the reason.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from smalti.core.errors import InputError
 from smalti.core.extras import needs_extra
 from smalti.data.sources.base import UnreadableItem
 from smalti.modalities.audio.channels import mono
-from smalti.modalities.audio.kinds import decode
+from smalti.modalities.audio.kinds import decode, open_blocks
 
 EXTENSIONS = (
     ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".w64",
@@ -24,6 +25,10 @@ EXTENSIONS = (
 
 WRITTEN = {".wav": "WAV", ".flac": "FLAC"}
 """Extensions of the files that can be written, and the format names of libsndfile."""
+
+LONG_BYTES = 1 << 22
+"""Size of a file from which it is read block by block, if its format allows that."""
+NOT_FINITE = "it has samples that are NaN or infinite: write it again"
 
 FULL_SCALE = 0.999
 CLIPPED_SHARE = 1e-3
@@ -50,6 +55,51 @@ def read_sound(content: Path | bytes | np.ndarray, sample_rate_hz: int) -> Float
     if isinstance(content, np.ndarray):
         return _finished(_from_samples(content), sample_rate_hz, sample_rate_hz)
     return _finished(*decode(_bytes(content)), sample_rate_hz)
+
+
+def sound_blocks(path: Path, sample_rate_hz: int) -> Iterator[Float32[np.ndarray, " t"]] | None:
+    """Read a long sound block by block, in bounded memory; the blocks, joined, are those of `read_sound`.
+
+    Args:
+        path: a file.
+        sample_rate_hz: sample rate of the result.
+
+    Returns:
+        The blocks, which may be empty, or None for a file that is short, or that is only read at once.
+
+    Raises:
+        UnreadableItem: with the reason, if the sound cannot be read; the iterator raises it, too.
+    """
+    try:
+        opened = open_blocks(path) if path.stat().st_size >= LONG_BYTES else None
+    except OSError as error:
+        raise UnreadableItem(error.strerror or str(error)) from error
+    if opened is None:
+        return None
+    blocks, rate_hz = opened
+    finite = map(_finite, blocks)
+    if rate_hz != sample_rate_hz:
+        finite = _resampled_blocks(finite, rate_hz, sample_rate_hz)
+    return (np.clip(block, -1, 1) for block in finite)
+
+
+def _resampled_blocks(
+    blocks: Iterator[Float32[np.ndarray, " t"]], rate_hz: int, target_hz: int
+) -> Iterator[Float32[np.ndarray, " t"]]:
+    with needs_extra("audio"):
+        import soxr
+
+    resampler = soxr.ResampleStream(rate_hz, target_hz, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        yield resampler.resample_chunk(block)
+    yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+
+
+def _finite(samples: Float32[np.ndarray, " t"]) -> Float32[np.ndarray, " t"]:
+    """Refuse samples that are not finite."""
+    if not np.isfinite(samples).all():
+        raise UnreadableItem(NOT_FINITE)
+    return samples
 
 
 def sound_notes(samples: Float32[np.ndarray, " t"]) -> list[str]:
@@ -87,7 +137,7 @@ def _finished(samples: np.ndarray, rate_hz: int, target_hz: int) -> Float32[np.n
     if not samples.size:
         raise UnreadableItem("the sound has no samples")
     if not np.isfinite(samples).all():
-        raise UnreadableItem("it has samples that are NaN or infinite: write it again")
+        raise UnreadableItem(NOT_FINITE)
     return resampled(samples, rate_hz, target_hz)
 
 

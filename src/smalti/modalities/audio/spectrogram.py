@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -193,6 +193,14 @@ class LogMelModality(Modality):
                 "encode"
             )
         return LogMelStream(self.log_mel, self._quantized)
+
+    def blocks(self, content: Any) -> Iterator[Float32[np.ndarray, " t"]] | None:
+        """Read a long file block by block; None for any other content, or if utterances are normalised.
+
+        Raises:
+            UnreadableItem: with the reason, if the sound cannot be read; the iterator raises it, too.
+        """
+        return None if self.config.normalise != "none" else self.config.blocks(content)
 
     def _quantized(self, log_mel: Float[Tensor, "b m n"]) -> Float32[Tensor, "b m n"]:
         """Levels of a spectrogram in nats, in the model's range."""

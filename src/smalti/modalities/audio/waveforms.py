@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from smalti.core.arguments import check_count
 from smalti.core.errors import InputError
 from smalti.core.modality import ModalityConfig
 from smalti.data.sources.base import UnreadableItem
-from smalti.modalities.audio.sounds import read_sound, resampled
+from smalti.modalities.audio.sounds import read_sound, resampled, sound_blocks
 from smalti.nn.spectral import FLOOR
 
 RANGE_TOLERANCE = 1e-4
@@ -59,6 +59,18 @@ class SoundConfig(ModalityConfig):
         """
         samples = read_sound(content, self.sample_rate_hz)
         return trim_silence(samples, self.sample_rate_hz) if self.trim else samples
+
+    def blocks(self, content: Any) -> Iterator[Float32[np.ndarray, " t"]] | None:
+        """Read a long file block by block; None for any other content.
+
+        Trimming needs the whole sound.
+
+        Raises:
+            UnreadableItem: with the reason, if the sound cannot be read; the iterator raises it, too.
+        """
+        if self.trim or not isinstance(content, Path):
+            return None
+        return sound_blocks(content, self.sample_rate_hz)
 
     def reading(self) -> dict[str, Any]:
         """Return the settings of `read` for a modality's protocol."""
