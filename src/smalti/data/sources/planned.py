@@ -42,8 +42,8 @@ def state_of(path: str | Path) -> State:
 
 def entries_of(files: FileItems) -> Iterator[Entry]:
     """Yield the files with their states now."""
-    root = str(files.root)
-    return ((name, state_of(os.path.join(root, name))) for name in files.names)
+    # Not os.path.join, which takes as long as the call to the file system.
+    return ((name, state_of(f"{files.root}/{name}")) for name in files.names)
 
 
 def digest_of(entries: Iterable[Entry]) -> str:
@@ -145,7 +145,7 @@ class PlannedFolder(Source):
         return next((name for name, state in entries if self._state(name) != state), None)
 
     def _state(self, name: str) -> State:
-        return state_of(os.path.join(self._files.root, name))
+        return state_of(f"{self._files.root}/{name}")
 
 
 def changed_item(name: str, place: object) -> InputError:
