@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -59,34 +60,37 @@ def start(words: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def killed(
-    commands: Sequence[Sequence[str]], out: Path, kills: int, most_s: float, seed: int
+    commands: Sequence[Sequence[str]], out: Path, shards: int, kills: int, most_s: float
 ) -> tuple[float, list[int]]:
     """Run commands together until all succeed; kill one at a random moment, `kills` times.
 
     Args:
         commands: share the output.
         out: the output.
-        kills: number of kills.
-        most_s: longest time from the (re)start of a process to its kill.
-        seed: of the moments and of the victims.
+        shards: their number.
+        kills: number of kills, spread over the progress of the run.
+        most_s: longest time from a point of progress to a kill.
 
     Returns:
         Seconds in all, and the number of complete shards at each kill.
     """
-    rng = random.Random(seed)
+    rng = random.Random(len(commands))
     moments: list[int] = []
     began = time.perf_counter()
     running = [start(words) for words in commands]
-    for _ in range(kills):
+    for progress in sorted(rng.randrange(shards - 1) for _ in range(kills)):
+        while complete(out) < progress:
+            time.sleep(0.01)
         time.sleep(rng.uniform(0, most_s))
-        victim = rng.randrange(len(commands))
-        if running[victim].poll() is None:
-            os.killpg(running[victim].pid, 9)
+        alive = [index for index, process in enumerate(running) if process.poll() is None]
+        if alive:
+            victim = rng.choice(alive)
+            os.killpg(running[victim].pid, signal.SIGKILL)
+            running[victim].wait()
             moments.append(complete(out))
-        running[victim].wait()
-        running[victim] = start(commands[victim])
-    while any(process.wait() for process in running):
-        running = [start(words) for words in commands]
+            running[victim] = start(commands[victim])
+    if any([process.wait() for process in running]):
+        raise SystemExit("a process that was not killed has failed")
     return time.perf_counter() - began, moments
 
 
@@ -115,14 +119,13 @@ def main(
         whole = timed_command(words("whole"))
         expected = digests(root / "whole")
         empty = timed_command(words("whole"))  # nothing is left to do
-        # So long that the moments are spread over the whole run.
-        most_s = empty.wall + 2 * (whole.wall - empty.wall) / kills
+        most_s = empty.wall + (whole.wall - empty.wall) / shards
         outcomes = {
             "one process": [words("one")],
             "two processes": [words("two", "--shard", "0/2"), words("two", "--shard", "1/2")],
         }
         for (what, commands), out in zip(outcomes.items(), ("one", "two"), strict=True):
-            seconds, moments = killed(commands, root / out, kills, most_s, seed=len(commands))
+            seconds, moments = killed(commands, root / out, shards, kills, most_s)
             is_same = digests(root / out) == expected
             record(
                 "shards",

@@ -299,3 +299,19 @@ def test_real_cifar10_as_jpeg():
     labels, counts = np.unique([item.label for item in source.items("test")], return_counts=True)
     assert labels.tolist()[:3] == ["airplane", "automobile", "bird"]
     assert set(counts.tolist()) == {1000}
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+@pytest.mark.parametrize(("begin", "end"), [(0, 0), (0, 5), (1, 3), (4, 9), (5, 5)])
+def test_sections(tmp_path, ending, begin, end):
+    path = tmp_path / f"data.{ending}"
+    with tarfile.open(path, "w:gz" if ending.endswith("gz") else "w") as tar:
+        for index in (3, 0, 4, 1, 2):
+            member = tarfile.TarInfo(f"{index}.png")
+            member.size = index
+            tar.addfile(member, io.BytesIO(bytes(index)))
+    source = TarSource(path, (".png",))
+    items = list(source.items("all"))
+    assert [item.name for item in items] == ["3.png", "0.png", "4.png", "1.png", "2.png"]
+    assert [item.content for item in items] == [bytes(index) for index in (3, 0, 4, 1, 2)]
+    assert list(source.section("all", begin, end)) == items[begin:end]

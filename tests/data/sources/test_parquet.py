@@ -285,3 +285,13 @@ def test_labels_that_are_no_unicode_are_refused(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "train.parquet")
     with pytest.raises(InputError, match="train"):
         list(open_source(str(tmp_path), (".png",)).items("train"))
+
+
+@pytest.mark.parametrize(("begin", "end"), [(0, 0), (0, 23), (3, 4), (5, 15), (9, 11), (21, 23), (22, 30)])
+def test_sections_across_files_and_row_groups(tmp_path, monkeypatch, begin, end):
+    monkeypatch.setattr(parquet, "ROWS_AT_ONCE", 2)
+    for index, num in enumerate((10, 1, 12)):
+        write(tmp_path / f"{index}.parquet", {"image": cells(*map(bytes, range(num)))}, row_group_size=3)
+    source = ParquetSource(tmp_path)
+    section = [(item.name, item.content) for item in source.section("all", begin, end)]
+    assert section == [(item.name, item.content) for item in source.items("all")][begin:end]

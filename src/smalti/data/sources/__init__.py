@@ -1,7 +1,7 @@
 """Sources of items.
 
-Folders, tar files, Parquet files, tables of episodes, data sets of the Hugging Face Hub, idx files, the CIFAR
-archives, tile grids, and codes files.
+Folders, tar files, WebDataset shards, Parquet files, tables of episodes, data sets of the Hugging Face Hub,
+idx files, the CIFAR archives, tile grids, and codes files.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from smalti.data.sources.idx import IdxSource
 from smalti.data.sources.parquet import ParquetSource
 from smalti.data.sources.speech import SpeechSource
 from smalti.data.sources.table import TableSource
+from smalti.data.sources.webdataset import WebDatasetSource
 
 __all__ = ["Item", "Source", "UnreadableItem", "open_source"]
 
@@ -119,6 +120,8 @@ def _open_path(path: Path, extensions: Sequence[str], pattern: str | None) -> So
         return EpisodesSource(path)
     if ParquetSource.accepts(path):
         return ParquetSource(path, of_arrays=ARRAYS_ENDING in extensions)
+    if WebDatasetSource.accepts(path):
+        return WebDatasetSource(path, extensions)
     if TarSource.accepts(path):
         return TarSource(path, extensions)
     return FolderSource(path, extensions)

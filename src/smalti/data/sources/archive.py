@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import final
+from typing import Literal, final
 
 from smalti.core.errors import InputError
 from smalti.data.sources.base import Item, Source
@@ -93,11 +93,16 @@ class TarSource(Source):
         return len(self._files[split])
 
     def items(self, split: str) -> Iterator[Item]:
+        return self.section(split, 0, self.count(split))
+
+    def section(self, split: str, begin: int, end: int) -> Iterator[Item]:
         require_split(split, self.splits, self.description)
-        files = self._files[split]
         depth = self._class_depths[split]
-        names = {self._numbers[self._top + file]: file for file in files}
-        last = max(names)
+        names = {self._numbers[self._top + file]: file for file in self._files[split]}
+        names = {number: names[number] for number in sorted(names)[begin:end]}
+        last = max(names, default=-1)
+        if last < 0:
+            return
         with closing(read_members(self._path)) as members:
             for number, (_, read) in enumerate(members):
                 if number in names:
@@ -124,7 +129,10 @@ def read_members(path: Path) -> Generator[tuple[tarfile.TarInfo, Callable[[], by
         with (
             _decompressed(path) as stream,
             # Stream mode ("r|") never seeks: a step back in a compressed file decompresses it from the start.
-            tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", tarinfo=_StrictHeader) as archive,
+            # In a plain file, members that nobody reads are passed over.
+            tarfile.open(
+                fileobj=stream, mode=_mode(stream), encoding="utf-8", tarinfo=_StrictHeader
+            ) as archive,
         ):
             while (member := archive.next()) is not None:
                 yield member, _reader(archive, member, path)
@@ -167,6 +175,10 @@ def _decompressed(path: Path) -> io.BufferedIOBase:
     with path.open("rb") as file:
         start = file.read(max(map(len, DECOMPRESSORS)))
     return next((open_ for magic, open_ in DECOMPRESSORS.items() if start.startswith(magic)), _plain)(path)
+
+
+def _mode(stream: io.BufferedIOBase) -> Literal["r:", "r|"]:
+    return "r:" if isinstance(stream, io.BufferedReader) else "r|"
 
 
 def _plain(path: Path) -> io.BufferedIOBase:

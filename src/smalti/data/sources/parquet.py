@@ -59,7 +59,10 @@ class ParquetSource(Source):
         self._signal = signal_column(self._schema, files[0], of_arrays)
         self._label = _label_column(self._schema)
         self._names = class_names(self._schema, self._label)
-        self._counts = {split: sum(map(self._rows, self._files[split])) for split in self.splits}
+        self._num_rows = {file: self._rows(file) for split in self.splits for file in self._files[split]}
+        self._counts = {
+            split: sum(self._num_rows[file] for file in self._files[split]) for split in self.splits
+        }
         if not any(self._counts.values()):
             raise InputError(f"expected rows in {path}, found none")
         sizes = ", ".join(f"{name} {self._counts[name]:,}" for name in self.splits)
@@ -79,9 +82,16 @@ class ParquetSource(Source):
         return self._counts[split]
 
     def items(self, split: str) -> Iterator[Item]:
+        return self.section(split, 0, self.count(split))
+
+    def section(self, split: str, begin: int, end: int) -> Iterator[Item]:
         require_split(split, self.splits, self.description)
+        first = 0
         for file in self._files[split]:
-            yield from self._rows_of(file)
+            last = first + self._num_rows[file]
+            if first < end and begin < last:
+                yield from self._rows_of(file, max(begin, first) - first, min(end, last) - first)
+            first = last
 
     def notes(self, split: str) -> list[str]:
         require_split(split, self.splits, self.description)
@@ -103,17 +113,20 @@ class ParquetSource(Source):
                 )
         return rows
 
-    def _rows_of(self, file: Path) -> Iterator[Item]:
+    def _rows_of(self, file: Path, begin: int, end: int) -> Iterator[Item]:
         columns = [name for name in (self._signal, self._label) if name is not None]
         prefix = file.relative_to(self._root).as_posix()
-        row = 0
+        row = begin
         try:
             # With a buffer, a column of a row group is read in pieces.
             with pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as table:
-                for batch in table.iter_batches(ROWS_AT_ONCE, columns=columns):
-                    cells = batch.column(self._signal).to_pylist()
+                groups, skip = _row_groups(table, begin, end)
+                for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=columns):
+                    rows = batch.slice(min(skip, len(batch)), end - row)
+                    skip = max(0, skip - len(batch))
+                    cells = rows.column(self._signal).to_pylist()
                     labels = (
-                        [None] * len(cells) if self._label is None else batch.column(self._label).to_pylist()
+                        [None] * len(cells) if self._label is None else rows.column(self._label).to_pylist()
                     )
                     for cell, label in zip(cells, labels, strict=True):
                         content = as_array(cell) if self._of_arrays else signal_content(cell, file.parent)
@@ -125,6 +138,13 @@ class ParquetSource(Source):
             raise InputError(
                 f"expected intact Parquet in {file}, but it cannot be read after row {row}: download it again"
             ) from error
+
+
+def _row_groups(table: pq.ParquetFile, begin: int, end: int) -> tuple[list[int], int]:
+    """Return the row groups that hold rows `begin` to `end`, and the place of the first row in them."""
+    ends = np.cumsum([0, *(table.metadata.row_group(i).num_rows for i in range(table.num_row_groups))])
+    groups = [i for i in range(table.num_row_groups) if ends[i] < end and begin < ends[i + 1]]
+    return groups, begin - int(ends[groups[0]]) if groups else 0
 
 
 def _visible_files(folder: Path) -> list[Path]:
