@@ -26,7 +26,8 @@ from timing import Time
 from smalti.app.parts import Part
 from smalti.data.manifest import ShardRecord, read_record, write_record
 from smalti.data.plans import DIRECTORY, FILES, Input, Plan, make_plan
-from smalti.data.sources.base import FileItems, Item, Source
+from smalti.data.sources.base import Item, Source
+from smalti.data.sources.local import LocalFiles
 from smalti.data.sources.planned import read_listing
 
 HOUR = 3600.0
@@ -73,8 +74,8 @@ class Imagined(Source):
     def items(self, split: str) -> Iterator[Item]:
         return map(self.files(split).item, self.files(split).names)
 
-    def files(self, split: str) -> FileItems:
-        return FileItems(Path("/nowhere"), Names(self._num), 0)
+    def files(self, split: str) -> LocalFiles:
+        return LocalFiles(Path("/nowhere"), Names(self._num), 0)
 
 
 class Worker:
@@ -179,7 +180,7 @@ def main(
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "codes"
         began = time.perf_counter()
-        given = Input(Path("/nowhere"), lambda _: "all", lambda: Imagined(items))
+        given = Input("/nowhere", lambda _: "all", lambda: Imagined(items))
         plan = make_plan(out, given, "0" * 16, shards)
         planned_s = time.perf_counter() - began
         plan_bytes = (out / DIRECTORY / FILES).stat().st_size

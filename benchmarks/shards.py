@@ -89,7 +89,8 @@ def killed(
             running[victim].wait()
             moments.append(complete(out))
             running[victim] = start(commands[victim])
-    if any([process.wait() for process in running]):
+    statuses = [process.wait() for process in running]
+    if any(statuses):
         raise SystemExit("a process that was not killed has failed")
     return time.perf_counter() - began, moments
 

@@ -260,3 +260,20 @@ def test_the_output_may_lie_in_the_data(trained: Path, own: Path, whole: Path, s
     assert smalti(*words(trained, own, own / "codes", "--shard", "0/2")).status == 0
     assert smalti(*words(trained, own, own / "codes")).status == 0
     assert np.all([rows(own / "codes" / path.name) == rows(path) for path in whole.glob("*.parquet")])
+
+
+def test_an_address(
+    trained: Path, data: Path, whole: Path, tmp_path: Path, smalti: Smalti, mistake: Mistake
+) -> None:
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    system.pipe({f"/pictures/{path.relative_to(data)}": path.read_bytes() for path in data.rglob("*.png")})
+    out = tmp_path / "codes"
+    assert smalti(*words(trained, "memory://pictures", out, "--shard", "1/2")).status == 0
+    assert smalti(*words(trained, "memory://pictures", out)).status == 0
+    assert all((out / path.name).read_bytes() == path.read_bytes() for path in whole.glob("*.parquet"))
+    (out / "manifest" / "00005.json").unlink()
+    system.pipe("/pictures/dog/025.png", b"changed")
+    mistake(*words(trained, "memory://pictures", out))
+    system.rm("/pictures", recursive=True)

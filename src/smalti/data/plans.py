@@ -20,15 +20,15 @@ from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_directory
 from smalti.core.metadata import parse_json
-from smalti.data.sources.base import Source
+from smalti.data.sources.base import Files, Source
+from smalti.data.sources.local import LocalFiles, state_of
 from smalti.data.sources.planned import (
-    PlannedFolder,
+    PlannedSource,
     digest_of,
-    entries_of,
     read_listing,
-    state_of,
     write_listing,
 )
+from smalti.data.sources.remote import RemoteFiles, is_remote
 from smalti.data.sources.walk import walk
 
 DIRECTORY = "plan"
@@ -49,7 +49,7 @@ class Plan(Configuration):
         input: digest of the input: the names, sizes and times of its files, or the description of an input
             without files.
         is_listed: whether the plan lists the input's files.
-        class_depth: as in `FileItems`, of a listed input.
+        class_depth: as in `Files`, of a listed input.
         size: "native" for items at their own height and width, "model" for those of the model.
         format: version of the layout.
     """
@@ -83,14 +83,25 @@ class Input:
     """The data of a sharded encoding.
 
     Attributes:
-        path: its path, which need not exist.
+        address: its path, which need not exist, or an address such as `s3://bucket/folder`.
         split: its split.
         open: opens it, which may mean to list a folder of millions of files.
     """
 
-    path: Path
+    address: str
     split: Callable[[Source], str]
     open: Callable[[], Source]
+
+    @property
+    def path(self) -> Path:
+        """Its local path."""
+        return Path(self.address).expanduser()
+
+    def files(self, class_depth: int | None) -> Files:
+        """The place of its files, without listing them."""
+        if is_remote(self.address):
+            return RemoteFiles.at(self.address, (), class_depth)
+        return LocalFiles(self.path.parent if self.path.is_file() else self.path, (), class_depth)
 
 
 def make_plan(
@@ -143,7 +154,7 @@ def _described(source: Source, split: str, path: Path, directory: Path) -> dict[
     if files is None:
         return {"input": input_digest(path, source)}
     write_listing(directory / FOLDERS, ((name, (0, time)) for name, time in sorted(files.folders.items())))
-    digest = write_listing(directory / FILES, entries_of(files))
+    digest = write_listing(directory / FILES, files.entries())
     return {"input": digest, "is_listed": True, "class_depth": files.class_depth}
 
 
@@ -183,19 +194,19 @@ def planned_input(folder: Path, plan: Plan, data: Input) -> Source:
     Raises:
         InputError: if the input has changed since the plan was made.
     """
-    root = data.path.parent if data.path.is_file() else data.path
     if not plan.is_listed:
         source = data.open()
         if input_digest(data.path, source) != plan.input or _count(source, plan.split) != plan.num_items:
-            raise _changed(plan, data.path)
+            raise _changed(plan, data.address)
         return source
-    if not _has_same_folders(folder / DIRECTORY / FOLDERS, root):
+    place = data.files(plan.class_depth)
+    times = ((name, time) for name, (_, time) in read_listing(folder / DIRECTORY / FOLDERS))
+    if not place.has_same_folders(times):
         source = data.open()
         files = source.files(plan.split) if plan.split in source.splits else None
-        if files is None or digest_of(entries_of(files)) != plan.input:
-            raise _changed(plan, data.path)
-    listing = folder / DIRECTORY / FILES
-    return PlannedFolder(listing, root, plan.class_depth, plan.split, plan.num_items, plan.source)
+        if files is None or digest_of(files.entries()) != plan.input:
+            raise _changed(plan, data.address)
+    return PlannedSource(folder / DIRECTORY / FILES, place, plan.split, plan.num_items, plan.source)
 
 
 def input_digest(path: Path, source: Source) -> str:
@@ -211,18 +222,8 @@ def _count(source: Source, split: str) -> int:
     return source.count(split) if split in source.splits else 0
 
 
-def _has_same_folders(listing: Path, root: Path) -> bool:
-    """Return True if no entry was added to a folder or removed from one."""
-    try:
-        return all(
-            (root / name).stat().st_mtime_ns == changed for name, (_, changed) in read_listing(listing)
-        )
-    except OSError:
-        return False
-
-
-def _changed(plan: Plan, path: Path) -> InputError:
+def _changed(plan: Plan, address: str) -> InputError:
     return InputError(
-        f"expected the input of the plan, {plan.source}, but {path} has changed since: restore it, or choose "
-        "another --out"
+        f"expected the input of the plan, {plan.source}, but {address} has changed since: restore it, or "
+        "choose another --out"
     )

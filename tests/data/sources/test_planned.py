@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from smalti.core.errors import InputError
 from smalti.data.sources import planned
 from smalti.data.sources.folder import FolderSource
+from smalti.data.sources.local import LocalFiles, state_of
 from smalti.data.sources.planned import (
-    PlannedFolder,
+    PlannedSource,
     digest_of,
-    entries_of,
     read_listing,
-    state_of,
     write_listing,
 )
 
@@ -61,8 +60,9 @@ def test_sections_are_those_of_the_list(
 def test_items_are_those_of_the_folder(folder: Path, tmp_path: Path) -> None:
     source = FolderSource(folder, (".png",))
     files = source.files("all")
-    write_listing(tmp_path / "files.arrow", entries_of(files))
-    planned_source = PlannedFolder(tmp_path / "files.arrow", folder, files.class_depth, "all", 5, "pictures")
+    write_listing(tmp_path / "files.arrow", files.entries())
+    place = LocalFiles(folder, class_depth=files.class_depth)
+    planned_source = PlannedSource(tmp_path / "files.arrow", place, "all", 5, "pictures")
     assert list(planned_source.items("all")) == list(source.items("all"))
     assert list(planned_source.section("all", 1, 3)) == list(source.section("all", 1, 3))
     assert planned_source.changed("all", 0, 5) is None

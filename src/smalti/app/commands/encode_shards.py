@@ -21,7 +21,7 @@ from smalti.data.codes import write_codes
 from smalti.data.manifest import MANIFEST, ShardRecord, Skipped, checksum, read_record, write_record
 from smalti.data.plans import Input, Plan, has_plan, make_plan, planned_input, read_plan
 from smalti.data.sources import Source
-from smalti.data.sources.planned import changed_item
+from smalti.data.sources.local import changed_item
 from smalti.data.sources.section import Section
 from smalti.encoders.pooling import PoolingEncoder
 from smalti.encoding import EncodedItem
@@ -65,7 +65,7 @@ def encode_shards(
     if tokenizer.device.type == "cpu" and not tokenizer.modality.is_ragged:
         keep_freed_memory()
     given = Input(
-        Path(data).expanduser(),
+        data,
         split=lambda source: pick_split(source, split, "all", "train"),
         open=lambda: _opened(data, tokenizer),
     )

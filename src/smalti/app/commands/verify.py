@@ -197,7 +197,7 @@ class _Sample:
             self._source = opened()
             self._split = pick_split(self._source, None, "all", "train")
         else:
-            given = Input(Path(data).expanduser(), lambda _: plan.split, opened)
+            given = Input(data, lambda _: plan.split, opened)
             self._source, self._split = planned_input(codes, plan, given), plan.split
 
     def faults(self, files: list[Path], num: int, quiet: bool) -> list[str]:

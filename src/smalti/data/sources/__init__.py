@@ -25,6 +25,7 @@ from smalti.data.sources.grids import TileGridSource
 from smalti.data.sources.hub import HubSource
 from smalti.data.sources.idx import IdxSource
 from smalti.data.sources.parquet import ParquetSource
+from smalti.data.sources.remote import RemoteSource, is_remote
 from smalti.data.sources.speech import SpeechSource
 from smalti.data.sources.table import TableSource
 from smalti.data.sources.webdataset import WebDatasetSource
@@ -43,10 +44,11 @@ paths state the speakers."""
 
 
 def open_source(text: str, extensions: Sequence[str], pattern: str | None = None) -> Source:
-    """Open a local path or a data set of the Hugging Face Hub as a source.
+    """Open a local path, an address, or a data set of the Hugging Face Hub as a source.
 
     Args:
-        text: path of a folder or file, or "owner/name" (or "owner/name:config") of a data set of the Hub. A
+        text: path of a folder or file, an address such as `s3://bucket/folder` (see `RemoteSource`), or
+            "owner/name" (or "owner/name:config") of a data set of the Hub. A
             local path takes precedence, and a text whose first part is a local folder is a path.
         extensions: extensions of the files to look for in a folder or a tar file, such as ".png".
         pattern: regular expression over the file paths in a folder, with a group `speaker` or `label`; see
@@ -55,6 +57,8 @@ def open_source(text: str, extensions: Sequence[str], pattern: str | None = None
     Raises:
         InputError: if the path or the data set does not exist, or holds nothing usable.
     """
+    if is_remote(text):
+        return RemoteSource(text, extensions)
     path = _local(text)
     if path is not None:
         return _open_path(path, extensions, pattern)

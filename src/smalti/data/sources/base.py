@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -41,26 +41,54 @@ class Item:
     columns: Columns = field(default_factory=dict, hash=False)
 
 
-@dataclass(frozen=True)
-class FileItems:
-    """Items that are the files of one folder.
+State = tuple[int, int]
+"""Size in bytes and time of the last change in nanoseconds; (-1, -1) for a file that is not there."""
 
-    Attributes:
-        root: the folder.
-        names: paths from there, which are the names of the items, in order.
+Entry = tuple[str, State]
+"""Path and state of a file."""
+
+
+class Files(ABC):
+    """Items that are the files of one place, listed by their paths from there.
+
+    Args:
+        names: paths, which are the names of the items, in order.
         class_depth: index of the path's component that is the class; None without classes.
-        folders: time of the last change of each folder that was listed, nanoseconds, by its path from `root`.
     """
 
-    root: Path
-    names: Sequence[str]
-    class_depth: int | None
-    folders: Mapping[str, int] = field(default_factory=dict, hash=False)
+    folders: Mapping[str, int]
+    """Time of the last change of each folder that was listed, nanoseconds, by its path."""
 
-    def item(self, name: str) -> Item:
-        """The item of a name."""
-        label = None if self.class_depth is None else PurePosixPath(name).parts[self.class_depth]
-        return Item(name, self.root / name, label)
+    def __init__(self, names: Sequence[str] = (), class_depth: int | None = None) -> None:
+        self.names, self.class_depth, self.folders = names, class_depth, {}
+
+    def label(self, name: str) -> str | None:
+        """Class of an item."""
+        return None if self.class_depth is None else PurePosixPath(name).parts[self.class_depth]
+
+    @abstractmethod
+    def entries(self) -> Iterator[Entry]:
+        """Yield all names with the states of their files now."""
+
+    @abstractmethod
+    def items(self, entries: Iterable[Entry]) -> Iterator[Item]:
+        """Yield the items of entries of a listing, in order.
+
+        Raises:
+            InputError: if a file has changed since it was listed.
+        """
+
+    @abstractmethod
+    def changed(self, entries: Iterable[Entry]) -> str | None:
+        """Return the first name whose file has changed since it was listed, as far as that is known."""
+
+    @abstractmethod
+    def has_same_folders(self, times: Iterable[tuple[str, int]]) -> bool:
+        """Return True if no file was added or removed, as far as that is known without listing them again.
+
+        Args:
+            times: `folders` as they were.
+        """
 
 
 class Source(ABC):
@@ -84,8 +112,8 @@ class Source(ABC):
         """Yield the items from index `begin` up to `end` of a split; faster than `items` if it can seek."""
         return islice(self.items(split), begin, end)
 
-    def files(self, split: str) -> FileItems | None:
-        """Describe the items of a split if they are the files of one folder; None otherwise."""
+    def files(self, split: str) -> Files | None:
+        """The items of a split if they are the files of one place; None otherwise."""
         return None
 
     def changed(self, split: str, begin: int, end: int) -> str | None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import final
 
 from smalti.core.errors import InputError
-from smalti.data.sources.base import FileItems, Item, Source
+from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import ordered_splits, require_split
 from smalti.data.sources.listing import Listing, class_depths, normal_endings, some
+from smalti.data.sources.local import LocalFiles
 from smalti.data.sources.walk import is_run, kind_of, walk
 
 FRAMES_ENDING = ".frames"
@@ -69,9 +70,9 @@ class FolderSource(Source):
         files = self.files(split)
         return map(files.item, files.names[begin:end])
 
-    def files(self, split: str) -> FileItems:
+    def files(self, split: str) -> LocalFiles:
         require_split(split, self.splits, self.description)
-        return FileItems(self._root, self._files[split], self._class_depths[split], self._folders)
+        return LocalFiles(self._root, self._files[split], self._class_depths[split], self._folders)
 
     def notes(self, split: str) -> list[str]:
         require_split(split, self.splits, self.description)

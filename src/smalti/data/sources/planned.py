@@ -1,4 +1,4 @@
-"""A stored listing of a folder: its files are listed once, and each process streams its part of them."""
+"""A stored listing of files: a place is listed once, and each process streams its part of the list."""
 
 from __future__ import annotations
 
@@ -13,37 +13,13 @@ import numpy as np
 import pyarrow as pa
 
 from smalti.core.errors import InputError
-from smalti.data.sources.base import FileItems, Item, Source
+from smalti.data.sources.base import Entry, Files, Item, Source
 from smalti.data.sources.conventions import require_split
 
 ROWS = 1 << 16
 """Entries per record batch, the unit in which a listing is read."""
 
 _SCHEMA = pa.schema([("name", pa.binary()), ("size", pa.int64()), ("changed_ns", pa.int64())])
-
-State = tuple[int, int]
-"""Size in bytes and time of the last change in nanoseconds; (-1, -1) for a file that is not there."""
-
-Entry = tuple[str, State]
-"""Path and state of a file."""
-
-
-def state_of(path: str | Path) -> State:
-    """Return the state of a file, or of a folder that is one item, over its files."""
-    try:
-        status = os.stat(path)
-        if not os.path.isdir(path):
-            return status.st_size, status.st_mtime_ns
-        states = [entry.stat() for entry in os.scandir(path)]
-    except (OSError, ValueError):
-        return -1, -1
-    return sum(one.st_size for one in states), max((one.st_mtime_ns for one in states), default=0)
-
-
-def entries_of(files: FileItems) -> Iterator[Entry]:
-    """Yield the files with their states now."""
-    # Not os.path.join, which takes as long as the call to the file system.
-    return ((name, state_of(f"{files.root}/{name}")) for name in files.names)
 
 
 def digest_of(entries: Iterable[Entry]) -> str:
@@ -101,23 +77,19 @@ def _update(digest: hashlib._Hash, names: list[bytes], states: np.ndarray) -> No
 
 
 @final
-class PlannedFolder(Source):
-    """The files of a folder as a listing names them.
+class PlannedSource(Source):
+    """The files of a place as a listing names them.
 
     Args:
         listing: written by `write_listing`.
-        root: the folder.
-        class_depth: as in `FileItems`.
+        files: the place; its names are not used.
         split: the split that is listed.
         count: number of its files.
         description: of the source.
     """
 
-    def __init__(
-        self, listing: Path, root: Path, class_depth: int | None, split: str, count: int, description: str
-    ) -> None:
-        self._listing, self._count = listing, count
-        self._files = FileItems(root, (), class_depth)
+    def __init__(self, listing: Path, files: Files, split: str, count: int, description: str) -> None:
+        self._listing, self._files, self._count = listing, files, count
         self.splits, self.description = (split,), description
 
     def count(self, split: str) -> int:
@@ -134,23 +106,8 @@ class PlannedFolder(Source):
             InputError: if a file has changed since it was listed.
         """
         require_split(split, self.splits, self.description)
-        for name, state in read_listing(self._listing, begin, end):
-            if self._state(name) != state:
-                raise changed_item(name, self._files.root)
-            yield self._files.item(name)
+        return self._files.items(read_listing(self._listing, begin, end))
 
     def changed(self, split: str, begin: int, end: int) -> str | None:
         require_split(split, self.splits, self.description)
-        entries = read_listing(self._listing, begin, end)
-        return next((name for name, state in entries if self._state(name) != state), None)
-
-    def _state(self, name: str) -> State:
-        return state_of(f"{self._files.root}/{name}")
-
-
-def changed_item(name: str, place: object) -> InputError:
-    """Return the error for an item that has changed since it was listed."""
-    return InputError(
-        f"expected {name} of {place} as it was when the plan was made, but it has changed since: restore it, "
-        "or choose another --out"
-    )
+        return self._files.changed(read_listing(self._listing, begin, end))

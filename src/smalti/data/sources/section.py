@@ -10,7 +10,7 @@ from typing import final
 import numpy as np
 
 from smalti.data.sources.base import Content, Item, Source
-from smalti.data.sources.planned import state_of
+from smalti.data.sources.local import state_of
 
 
 @final
