@@ -28,8 +28,8 @@ lint: .venv/.dev
 	$(BIN)/pyright
 
 # Small models sample on one thread; the rest is measured on one and on two.
-ALONE := start memory sampling rollout wavenet
-BOTH := search quantizers step priors folder
+ALONE := start memory long sampling rollout wavenet
+BOTH := search quantizers step priors folder ragged
 
 bench: $(PEERS)/.installed
 	set -e; for name in $(ALONE) $(BOTH); do OMP_NUM_THREADS=1 $(PEERS)/bin/python benchmarks/$$name.py; done

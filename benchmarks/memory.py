@@ -18,6 +18,7 @@ import psutil
 import torch
 import typer
 from record import record
+from resident import resident_kib
 from search import PEER, peer_of
 from timing import Time
 
@@ -46,12 +47,6 @@ def measure(name: str, num: int) -> None:
         before = resident_kib("VmRSS")
         searches[name](tokens, codebook)
     print((resident_kib("VmHWM") - before) / 1024)
-
-
-def resident_kib(kind: str) -> int:
-    """Return the current (VmRSS) or peak (VmHWM) resident memory."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(kind)).split()[1])
 
 
 def measured(name: str, num: int) -> Time:

@@ -35,6 +35,9 @@ def padded(
         strides: positions per code along each axis.
         before: positions along time before this part of a signal.
     """
+    sides = (before + signal.shape[2], *signal.shape[3:])
+    if not any(side % stride for side, stride in zip(sides, strides, strict=True)):
+        return signal
     for axis, (name, stride) in enumerate(zip(modality.spec.axes, strides, strict=True), 2):
         side = signal.shape[axis]
         missing = -(before + side if name == TIME else side) % stride

@@ -23,12 +23,12 @@ from smalti.core.conditions import Conditions
 from smalti.core.locality import Extent
 from smalti.core.models import Autoencoder
 
-POSITIONS_AT_ONCE = {"cpu": 1 << 12}
+POSITIONS_AT_ONCE = {"cpu": 1 << 13}
 """Signal positions in a call by type of device: on CPUs, activations that fit the caches are fastest."""
 POSITIONS_ELSEWHERE = 1 << 20
 LEAST_POSITIONS = 1 << 6
 """Least number of positions of a window, without its overlap."""
-OVERLAPS = 8
+OVERLAPS = 16
 """Least number of codes of a window for each code of overlap."""
 
 Read = Callable[[int, int], Float[Tensor, "c n *size"]]
@@ -36,7 +36,7 @@ Read = Callable[[int, int], Float[Tensor, "c n *size"]]
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Window:
     """A window of a signal.
 
@@ -80,6 +80,7 @@ class Windows:
         at_once = POSITIONS_AT_ONCE.get(self.device.type, POSITIONS_ELSEWHERE)
         self.rows = max(1, at_once // (self.size * positions))
         """Windows in a call."""
+        self._rows: Tensor | None = None
 
     @property
     def no_codes(self) -> Int64[Tensor, "g 0 *grid"]:
@@ -138,18 +139,21 @@ class Windows:
         """
         remaining = iter(windows)
         while group := list(islice(remaining, self.rows)):
-            given = None if conditions is None else conditions.part(self._items(group))
+            given = conditions.part(self._items(group)) if conditions else None
             codes = self._model.encode_within(self._stacked(group), self._extent(group), given)
-            for window, own in zip(group, codes, strict=False):
-                yield own[:, window.codes]
+            for row, window in enumerate(group):
+                yield codes[row, :, window.codes]
 
     def _stacked(self, group: Sequence[Window]) -> Float[Tensor, "b c n *size"]:
         """Stack windows to the shape of every call."""
         like = group[0].signal
         shape = (self.rows, like.shape[0], self.size * self.stride, *like.shape[2:])
-        rows = like.new_zeros(shape)
-        for row, window in zip(rows, group, strict=False):
-            row[:, window.first : window.first + window.signal.shape[1]] = window.signal
+        # One buffer, since new pages of memory for each call take as long as a layer.
+        if self._rows is None or self._rows.dtype != like.dtype or self._rows.device != like.device:
+            self._rows = like.new_empty(shape)
+        rows = self._rows.zero_()
+        for row, window in enumerate(group):
+            rows[row, :, window.first : window.first + window.signal.shape[1]] = window.signal
         return rows.to(self.device)
 
     def _extent(self, group: Sequence[Window]) -> Extent:
