@@ -210,6 +210,7 @@ def _encode_store(
     chosen = np.arange(store.count) if indices is None else indices
     statistics = item_statistics(model, modality, store, labels)
     rows = None if statistics is None else statistics[chosen]
+    size = None if modality.is_ragged else modality.spec.size
 
     def items() -> Iterator[Decoded]:
         for index in chosen.tolist():
@@ -217,7 +218,7 @@ def _encode_store(
             class_name = store.classes[label] if label >= 0 else None
             yield Decoded(
                 store.names[index],
-                store.item(index),
+                store.item(index, size),
                 class_name,
                 store.actions_of(index),
                 store.columns_of(index),

@@ -110,7 +110,7 @@ def batch(request, tmp_path_factory) -> Batch:
     store = written(tmp_path_factory.mktemp("data") / "s", request.param == "crops")
     if request.param == "loader":
         return Loader(store, indices=np.array([3, 1, 2]), batch_size=6).batch(0)
-    return CropLoader(store, np.array([3, 1, 2]), length=LENGTH, batch_size=6).batch(0)
+    return CropLoader(store, np.array([3, 1, 2]), size=(LENGTH,), batch_size=6).batch(0)
 
 
 def test_the_decoder_gets_the_columns_of_each_item(batch):
@@ -162,7 +162,7 @@ def test_continuous_actions_go_from_a_table_of_episodes_to_a_decoder(tmp_path, k
         modality.spec.domain.dtype,
         workers=1,
     )
-    loader = CropLoader(store, length=LENGTH, batch_size=2, to_model=modality.to_model)
+    loader = CropLoader(store, size=(LENGTH,), batch_size=2, to_model=modality.to_model)
     for position, each in enumerate(vectors):
         batch = loader.items(np.array([position]))
         begin = max(0, len(each) - LENGTH) // 2

@@ -92,7 +92,7 @@ def test_crops_come_with_their_actions(tmp_path):
     names = [str(number) for number in range(9)]
     short = [Decoded("b", frames[:, :2], None, names[:2])]
     store = write(tmp_path / "store", [Decoded("a", frames, None, names), *short])
-    loader = CropLoader(store, length=4, batch_size=64)
+    loader = CropLoader(store, size=(4,), batch_size=64)
     batch = loader.batch(0)
     actions, lengths = batch.conditions["action"].data, batch.lengths
     inside = torch.arange(4) < lengths.unsqueeze(1)

@@ -236,7 +236,7 @@ def check_conditions(conditions, item: int, begin: int, num_frames: int, positio
 
 @pytest.mark.parametrize("indices", [None, np.array([3, 0, 2])])
 def test_crops_come_with_their_columns(clips, indices):
-    loader = CropLoader(clips, indices, length=4, batch_size=64)
+    loader = CropLoader(clips, indices, size=(4,), batch_size=64)
     begins = set()
     batches = [*(loader.batch(step) for step in range(2)), *loader.watch(2), *loader.sequential()]
     for batch in batches:
@@ -259,7 +259,7 @@ def test_batches_come_with_their_columns(pictures, indices):
 
 
 def test_ids_keep_their_names_in_batches(clips):
-    batch = CropLoader(clips, length=9, batch_size=2).whole(2)
+    batch = CropLoader(clips, size=(9,), batch_size=2).whole(2)
     names = clips.columns["gait"].spec.names
     ids = batch.conditions["gait"].data[0].tolist()
     received = [names[number] if number >= 0 else None for number in ids]

@@ -35,7 +35,7 @@ def store(tmp_path_factory) -> Store:
 
 
 def loader(store: Store, length: int = 4, batch_size: int = 6, **options) -> CropLoader:
-    return CropLoader(store, length=length, batch_size=batch_size, padding=PADDING, **options)
+    return CropLoader(store, size=(length,), batch_size=batch_size, padding=PADDING, **options)
 
 
 def parts(batch: Batch) -> list[np.ndarray]:
@@ -189,7 +189,7 @@ class TestChosen:
 class TestWhole:
     @pytest.mark.parametrize("multiple", [1, 3, 4])
     def test_every_item_once_and_padded_to_a_multiple(self, store, multiple):
-        crops = loader(store, multiple=multiple)
+        crops = loader(store, strides=(multiple,))
         batches = list(crops.sequential(17))
         assert len(batches) == 5
         for batch, expected in zip(batches, items(), strict=True):
@@ -201,7 +201,7 @@ class TestWhole:
             assert (batch.lengths is None) == (width == part.shape[1])
 
     def test_one_of_them(self, store):
-        batch = loader(store, indices=np.array([3, 1]), multiple=3).whole(1)
+        batch = loader(store, indices=np.array([3, 1]), strides=(3,)).whole(1)
         assert [place(part) for part in parts(batch)] == [(1, 0)]
         assert batch.lengths.tolist() == [2]
 
@@ -220,7 +220,7 @@ class TestRefuses:
         "wrong", [{"length": 0}, {"batch_size": 0}, {"indices": np.array([], np.int64)}], ids=str
     )
     def test_nothing(self, store, wrong):
-        with pytest.raises(InputError, match="at least one item, a batch and a crop of at least one, rec"):
+        with pytest.raises(InputError, match="at least one item, a batch of at least one, and crops"):
             loader(store, **wrong)
 
     def test_unequal_shares(self, store):
@@ -234,7 +234,7 @@ def test_other_axes_than_time(tmp_path: Path):
     given_items = [rng.integers(0, 99, (3, length, 2, 4)).astype(np.uint8) for length in (4, 6)]
     named = [(f"{i}", item, None) for i, item in enumerate(given_items)]
     store = Store.write(tmp_path / "s", named, (3, None, 2, 4), "uint8")
-    crops = CropLoader(store, length=5, batch_size=4)
+    crops = CropLoader(store, size=(5,), batch_size=4)
     for expected, batch in zip(given_items, crops.sequential(), strict=True):
         np.testing.assert_array_equal(batch.data[0].numpy(), expected)
     batch = crops.batch(0)

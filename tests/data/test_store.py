@@ -366,8 +366,8 @@ class TestRagged:
         with pytest.raises(InputError, match=rf"signals.bin should hold {sum(lengths) * 6} bytes"):
             Store.open(directory)
 
-    @pytest.mark.parametrize("shape", [[None, 3], [3, None, None], [3, 2, None]])
-    def test_only_the_side_after_the_channels_may_differ(self, tmp_path: Path, shape):
+    @pytest.mark.parametrize("shape", [[None, 3], [3, 2, None], [3, None, 2, None]])
+    def test_only_the_first_sides_after_the_channels_may_differ(self, tmp_path: Path, shape):
         directory = self.write(tmp_path / "s", self.items(5, 1)).directory
         index = json.loads((directory / "index.json").read_text())
         (directory / "index.json").write_text(json.dumps(index | {"shape": shape}))

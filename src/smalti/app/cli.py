@@ -397,6 +397,7 @@ def evaluate(
         int, typer.Option("--draws", min=1, help="Samples from each posterior (VAE and VIMCO).")
     ] = 50,
     files: Files = False,
+    size: Size = "model",
     protocol: Protocol = False,
     plugin: Plugin = None,
     quiet: Quiet = False,
@@ -408,7 +409,7 @@ def evaluate(
     from smalti.app.commands.evaluate import evaluate as verb
     from smalti.app.commands.evaluate import show
 
-    report = verb(run, data, split, quiet=quiet or as_json, draws=draws, files=files)
+    report = verb(run, data, split, quiet=quiet or as_json, draws=draws, files=files, size=size)
     if as_json:
         print(json.dumps(report, indent=2))
     else:

@@ -92,7 +92,7 @@ def open_loader(
     indices: np.ndarray | None = None,
     labels: np.ndarray | None = None,
 ) -> Loader | CropLoader:
-    """Load batches of a store's signals; signals of varying length are cropped, or padded to whole codes.
+    """Load batches of a store's signals; signals of varying size are cropped, or padded to whole codes.
 
     Raises:
         InputError: if the store lacks a condition that the model reads.
@@ -113,7 +113,7 @@ def open_loader(
     return CropLoader(
         store,
         indices,
-        length=modality.spec.size[0],
+        size=modality.spec.size[: store.num_open],
         batch_size=batch_size,
         seed=seed,
         device=device,
@@ -121,7 +121,8 @@ def open_loader(
         to_mask=modality.mask,
         labels=labels,
         padding=modality.padding,
-        multiple=model.stride,
+        strides=model.strides[: store.num_open],
+        augment=None if modality.is_ragged else modality.augment,
     )
 
 

@@ -57,6 +57,19 @@ class Modality(ABC):
         spec = self.spec
         return (spec.channels, None if self.is_ragged else spec.size[0], *spec.size[1:])
 
+    @property
+    def portion(self) -> str | None:
+        """Says what is read of items, for reports; None if it is all of them."""
+        return None
+
+    def for_training(self) -> Modality:
+        """Return the modality of the items of which training uses crops, by default this one.
+
+        Its items may be larger than `spec.size`, along the first axes; their middle is what this modality
+        decodes.
+        """
+        return self
+
     def native(self) -> Modality:
         """Return the modality of items of any height and width, as the files have them.
 
@@ -94,7 +107,7 @@ class Modality(ABC):
     ) -> Shaped[Tensor, "b c *size"]:
         """Change stored items at random for training; unchanged unless the modality overrides it.
 
-        Only items of one size are augmented, so this is not called if `is_ragged`.
+        Only batches of one size are augmented, so this is not called if `is_ragged`.
 
         Args:
             stored: items of a training batch.

@@ -1,12 +1,13 @@
-"""Batches of ragged items: random crops for training, whole items for encoding and evaluation.
+"""Batches of ragged items: random crops for training, whole items for evaluation.
 
 Like those of `loader`, they are a function of the step alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -17,16 +18,19 @@ from torch import Tensor
 from smalti.core.conditions import Batch, Conditions, ConditionValue
 from smalti.core.errors import InputError
 from smalti.data.columns import Column
-from smalti.data.loader import nothing_missing
+from smalti.data.loader import augmentation_draws, nothing_missing
+from smalti.data.padding import reflected
 from smalti.data.store import Store
 
 
 @final
 class CropLoader:
-    """Crops of one length, centred at positions drawn uniformly from all items.
+    """Crops of one size, centred at positions drawn uniformly from all items.
 
-    Long items therefore have more crops than short ones. A crop near the end of its item is moved inside; an
-    item shorter than a crop is padded, and `Batch.lengths` gives its length.
+    Crops are cut along the axes in which items differ: time of sounds and clips, height and width of
+    pictures. Large items therefore have more crops than small ones. A crop near the end of its item is moved
+    inside; an item shorter than a crop is padded, and `Batch.lengths` gives its length. Pictures are no
+    smaller than a crop.
 
     The columns of a store become conditions of the batches, under their names. Columns with a value per frame
     are cropped like the signal; their padding is -1 for ids and 0 for vectors.
@@ -40,7 +44,7 @@ class CropLoader:
         store: Store,
         indices: Int64[np.ndarray, " m"] | None = None,
         *,
-        length: int,
+        size: Sequence[int],
         batch_size: int,
         seed: int = 0,
         device: torch.device | str = "cpu",
@@ -48,13 +52,14 @@ class CropLoader:
         to_mask: Callable[[Tensor], Tensor | None] | None = None,
         labels: Int64[np.ndarray, " n"] | None = None,
         padding: int | float = 0,
-        multiple: int = 1,
+        strides: Sequence[int] = (),
+        augment: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         """
         Args:
             store: of ragged items.
             indices: items to use; None for all.
-            length: of a crop, along the axis after the channels.
+            size: of a crop, along the axes in which items differ.
             batch_size: crops in a batch, over all processes.
             seed: of the draws, 0 or more.
             device: of the batches.
@@ -62,24 +67,29 @@ class CropLoader:
             to_mask: maps stored items to `Batch.mask`; None if no value can be missing.
             labels: class ids of all items, -1 for none; None takes those of the store.
             padding: level that fills up items shorter than the batch.
-            multiple: whole items are padded to a multiple of this.
+            strides: whole items are padded to multiples of these; () pads none.
+            augment: changes the stored items of training batches; see `Modality.augment`.
 
         Raises:
-            InputError: for an empty set, batch or crop.
+            InputError: for an empty set, batch or crop, or a crop with another number of sides.
         """
         assert store.lengths is not None
         chosen = np.arange(store.count) if indices is None else indices
         self.count = len(chosen)
-        if self.count < 1 or batch_size < 1 or length < 1:
+        if self.count < 1 or batch_size < 1 or len(size) != store.num_open or min(size) < 1:
             raise InputError(
-                f"expected at least one item, a batch and a crop of at least one, received {self.count} "
-                f"items in batches of {batch_size} crops of {length}: check the data and the settings"
+                f"expected at least one item, a batch of at least one, and crops with {store.num_open} sides "
+                f"of at least one, received {self.count} items in batches of {batch_size} crops of "
+                f"{tuple(size)}: check the data and the settings"
             )
         self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
-        self._length, self._padding, self._multiple = length, padding, multiple
+        self._size, self._padding = np.array(size, np.int64), padding
+        self._strides = np.array(strides or (1,) * len(size), np.int64)
+        self._augment = augment
         self._to_model, self._to_mask = to_model or Tensor.long, to_mask or nothing_missing
         self._signals = store.signals
         self._lengths, self._begins = store.lengths[chosen], store.begins[chosen]
+        self._sides = store.open_sides[chosen]
         self._ends = np.cumsum(self._lengths)
         given = (store.labels if labels is None else labels)[chosen]
         self._labels = torch.from_numpy(given) if (given >= 0).any() else None
@@ -90,9 +100,14 @@ class CropLoader:
         """Statistics of each item's speaker, passed on as the condition `voice`."""
 
     @property
+    def num_sides(self) -> int:
+        """Number of sides in which items differ."""
+        return len(self._size)
+
+    @property
     def steps_per_epoch(self) -> float:
         """Batches whose crops have as many positions in total as the data."""
-        return max(1.0, self._lengths.sum() / self._length) / self.batch_size
+        return max(1.0, self._lengths.sum() / math.prod(self._size.tolist())) / self.batch_size
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """Return batch number `step`, or one process's share of it; see `Loader.batch`.
@@ -106,8 +121,10 @@ class CropLoader:
                 f"received {self.batch_size}: choose a multiple of {world}"
             )
         share = self.batch_size // world
+        own = slice(rank * share, (rank + 1) * share)
         drawn = np.random.default_rng([self.seed, step]).integers(self._ends[-1], size=self.batch_size)
-        return self._centred(drawn[rank * share : (rank + 1) * share])
+        draws = None if self._augment is None else augmentation_draws(self.seed, step, self.batch_size)[own]
+        return self._centred(drawn[own], draws)
 
     def speakers(self) -> dict[int, list[int]]:
         """Return the positions of the items of each label; an item without one has its own key, below -1."""
@@ -132,76 +149,123 @@ class CropLoader:
 
     def items(self, positions: Int64[np.ndarray, " b"]) -> Batch:
         """Return the middle crops of the items at these positions of the set as one batch."""
-        return self._crops(positions, np.maximum(0, self._lengths[positions] - self._length) // 2)
+        return self._gather(positions, np.maximum(0, self._sides[positions] - self._size) // 2, self._size)
 
     def sequential(self, batch_size: int | None = None) -> Iterator[Batch]:
-        """Yield every whole item once, in order, in batches of one because lengths differ."""
+        """Yield every whole item once, in order, in batches of one because sizes differ."""
         del batch_size
         for position in range(self.count):
             yield self.whole(position)
 
     def whole(self, position: int) -> Batch:
-        """Return the whole item at a position of the set, padded to a multiple of `multiple`."""
-        length = int(self._lengths[position])
-        padded = -(-length // self._multiple) * self._multiple
-        return self._gather(np.array([position]), np.zeros(1, np.int64), padded)
+        """Return the whole item at a position of the set, padded to multiples of the strides.
 
-    def _centred(self, centres: Int64[np.ndarray, " b"]) -> Batch:
+        A length is filled up, and `Batch.lengths` gives that of the item; pictures are continued by
+        reflection, and `Batch.mask` excludes the continuation.
+        """
+        item, begin = np.array([position]), np.zeros((1, len(self._size)), np.int64)
+        sides = self._sides[position]
+        padded = -(-sides // self._strides) * self._strides
+        if len(sides) == 1:
+            return self._gather(item, begin, padded)
+        batch = self._gather(item, begin, sides)
+        return batch if (padded == sides).all() else _continued(batch, padded.tolist())
+
+    def _centred(self, centres: Int64[np.ndarray, " b"], draws: Float[Tensor, " b"] | None = None) -> Batch:
         """Return crops around positions of the concatenation of all items."""
         items = np.searchsorted(self._ends, centres, side="right")
+        sides = self._sides[items]
         inside = centres - (self._ends[items] - self._lengths[items])
-        last = np.maximum(0, self._lengths[items] - self._length)
-        return self._crops(items, np.clip(inside - self._length // 2, 0, last))
+        last = np.maximum(0, sides - self._size)
+        begins = np.clip(_unravelled(inside, sides) - self._size // 2, 0, last)
+        return self._gather(items, begins, self._size, draws)
 
-    def _crops(self, items: np.ndarray, offsets: np.ndarray) -> Batch:
-        return self._gather(items, offsets, self._length)
-
-    def _gather(self, items: np.ndarray, offsets: np.ndarray, length: int) -> Batch:
-        inside = np.minimum(length, self._lengths[items] - offsets)
-        stretches = _Stretches(self._begins[items] + offsets, inside, length)
-        rows = stretches.of(self._signals, self._padding)
-        signals = torch.from_numpy(np.ascontiguousarray(np.moveaxis(rows, 1, 2))).to(self.device)
+    def _gather(
+        self,
+        items: Int64[np.ndarray, " b"],
+        begins: Int64[np.ndarray, "b sides"],
+        size: Int64[np.ndarray, " sides"],
+        draws: Float[Tensor, " b"] | None = None,
+    ) -> Batch:
+        """Cut one part of each item, and augment them by draws if there are any."""
+        parts = _Parts(self._begins[items], self._sides[items], begins, size)
+        rows = parts.of(self._signals, self._padding)
+        stored = np.ascontiguousarray(np.moveaxis(rows, 1 + len(size), 1))
+        signals = torch.from_numpy(stored).to(self.device)
+        if self._augment is not None and draws is not None:
+            signals = self._augment(signals, draws.to(self.device))
         positions = torch.from_numpy(items)
         actions = None
         if self._actions is not None:
-            actions = torch.from_numpy(stretches.of(self._actions, -1)).to(self.device)
+            actions = torch.from_numpy(parts.of(self._actions, -1)).to(self.device)
         labels = None if self._labels is None else self._labels[positions].to(self.device)
         voices = None if self.voices is None else self.voices[positions].to(self.device)
-        columns = {name: self._condition(column, items, stretches) for name, column in self._columns.items()}
+        columns = {name: self._condition(column, items, parts) for name, column in self._columns.items()}
         conditions = Conditions(label=labels, voice=voices, action=actions, **columns)
-        is_full = bool((inside == length).all())
-        lengths = None if is_full else torch.from_numpy(inside.astype(np.int64)).to(self.device)
+        inside = parts.lengths
+        is_full = bool((inside == size[0]).all())
+        lengths = None if is_full else torch.from_numpy(inside).to(self.device)
         return Batch(self._to_model(signals), conditions, lengths, self._to_mask(signals))
 
-    def _condition(self, column: Column, items: np.ndarray, stretches: _Stretches) -> ConditionValue:
+    def _condition(self, column: Column, items: np.ndarray, parts: _Parts) -> ConditionValue:
         """Return a column of some items, cropped where it has a value per frame."""
         spec = column.spec
         values = (
-            stretches.of(column.data, spec.padding)
-            if spec.is_per_frame
-            else column.data[self._indices[items]]
+            parts.of(column.data, spec.padding) if spec.is_per_frame else column.data[self._indices[items]]
         )
         return column.condition(torch.from_numpy(values).to(self.device))
 
 
 @final
 @dataclass(frozen=True)
-class _Stretches:
-    """Adjacent rows of several items, each followed by padding.
+class _Parts:
+    """One part of each of several items, filled up with padding.
 
     Attributes:
-        begins: first row of each.
-        counts: rows of each.
-        length: of the padded stretches.
+        rows: first row of each item.
+        sides: of each item.
+        begins: first position of each part in its item.
+        size: of every part.
     """
 
-    begins: np.ndarray
-    counts: np.ndarray
-    length: int
+    rows: Int64[np.ndarray, " b"]
+    sides: Int64[np.ndarray, "b sides"]
+    begins: Int64[np.ndarray, "b sides"]
+    size: Int64[np.ndarray, " sides"]
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, " b"]:
+        """Length of each part along the first axis, without padding."""
+        return np.minimum(self.size[0], self.sides[:, 0] - self.begins[:, 0])
 
     def of(self, source: np.ndarray, padding: int | float) -> np.ndarray:
-        """Copy the stretches of an array of rows, `(B, length, *others)`."""
-        copied = np.full((len(self.begins), self.length, *source.shape[1:]), padding, source.dtype)
-        for row, begin, count in zip(copied, self.begins, self.counts, strict=True):
-            row[:count] = source[begin : begin + count]
+        """Copy the parts of an array of rows, `(B, *size, *others)`."""
+        others = source.shape[1:]
+        copied = np.full((len(self.rows), *self.size, *others), padding, source.dtype)
+        for part, first, sides, begins in zip(copied, self.rows, self.sides, self.begins, strict=True):
+            item = source[first : first + math.prod(sides.tolist())].reshape(*sides, *others)
+            cut = item[tuple(slice(at, at + n) for at, n in zip(begins, self.size, strict=True))]
+            part[tuple(map(slice, cut.shape[: len(sides)]))] = cut
         return copied
+
+
+def _unravelled(
+    rows: Int64[np.ndarray, " b"], sides: Int64[np.ndarray, "b sides"]
+) -> Int64[np.ndarray, "b sides"]:
+    """Position along each axis of one row of each item."""
+    positions = np.empty_like(sides)
+    for axis in reversed(range(sides.shape[1])):
+        rows, positions[:, axis] = np.divmod(rows, sides[:, axis])
+    return positions
+
+
+def _continued(batch: Batch, size: Sequence[int]) -> Batch:
+    """Continue the items of a batch by reflection to a larger size, and mask the continuation."""
+    data = batch.data
+    mask = torch.ones_like(data, dtype=torch.bool) if batch.mask is None else batch.mask
+    for axis, side in enumerate(size, 2):
+        given = data.shape[axis]
+        data = data.index_select(axis, reflected(given, side).to(data.device))
+        more = (*mask.shape[:axis], side - given, *mask.shape[axis + 1 :])
+        mask = torch.cat([mask, mask.new_zeros(more)], axis)
+    return replace(batch, data=data, mask=mask)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -24,7 +24,10 @@ def no_progress(done: int, total: int) -> None:
 
 
 def fingerprints(
-    store: Store, indices: Iterable[int] | None = None, progress: Callable[[int, int], None] = no_progress
+    store: Store,
+    indices: Iterable[int] | None = None,
+    progress: Callable[[int, int], None] = no_progress,
+    size: Sequence[int] | None = None,
 ) -> Int64[np.ndarray, " n"]:
     """Return a 64-bit hash of each item's decoded values, type and shape.
 
@@ -32,11 +35,12 @@ def fingerprints(
         store: the items.
         indices: items to hash; None for all.
         progress: called with the number of items done and the total.
+        size: of the middle part of each item to hash; None for the whole.
     """
     chosen = range(store.count) if indices is None else list(indices)
     hashes = np.empty(len(chosen), np.int64)
     for position, index in enumerate(chosen):
-        item = store.item(index)
+        item = store.item(index, size)
         hashed = blake2b(f"{item.dtype.str} {item.shape}".encode(), digest_size=_BYTES)
         hashed.update(np.ascontiguousarray(item).data)
         hashes[position] = int.from_bytes(hashed.digest(), "little", signed=True)

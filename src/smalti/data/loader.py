@@ -131,7 +131,8 @@ class Loader:
         positions = self._order(step * self.batch_size + rank * share, share)
         if self._augment is None:
             return self._gather(positions)
-        return self._gather(positions, self._draws(step)[rank * share : (rank + 1) * share])
+        draws = augmentation_draws(self.seed, step, self.batch_size)
+        return self._gather(positions, draws[rank * share : (rank + 1) * share])
 
     def sequential(self, batch_size: int | None = None) -> Iterator[Batch]:
         """Yield every item once, in order, for evaluation; the last batch may be smaller."""
@@ -163,11 +164,6 @@ class Loader:
             order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
             self._epoch_cache = cached = (epoch, torch.from_numpy(order))
         return cached[1]
-
-    def _draws(self, step: int) -> Float[Tensor, " batch"]:
-        """Draw a number in [0, 1) for each item of a training batch, over all processes."""
-        drawn = np.random.default_rng([self.seed, step, 1]).random(self.batch_size, np.float32)
-        return torch.from_numpy(drawn)
 
     def _gather(self, positions: Int64[Tensor, " b"], draws: Float[Tensor, " b"] | None = None) -> Batch:
         """Gather the items at these positions of the set, augmented by draws if there are any."""
@@ -226,6 +222,11 @@ def split_indices(
 def evenly_spaced(indices: np.ndarray, num: int) -> np.ndarray:
     """Return at most `num` evenly spaced indices, since neighbours may share a class."""
     return indices[np.linspace(0, len(indices) - 1, min(num, len(indices))).round().astype(np.int64)]
+
+
+def augmentation_draws(seed: int, step: int, num: int) -> Float[Tensor, " num"]:
+    """Draw a number in [0, 1) for each item of a training batch, over all processes."""
+    return torch.from_numpy(np.random.default_rng([seed, step, 1]).random(num, np.float32))
 
 
 def nothing_missing(items: Tensor) -> None:

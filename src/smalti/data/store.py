@@ -1,7 +1,8 @@
 """Decoded data on disk, memory-mapped: every item has the same shape, so that a batch is one gather.
 
-Items may differ in length along the axis after their channels (time). Such ragged items are stored with that
-axis first, so that a stretch of one is adjacent in the file. See `store_layout` for the files.
+Items may differ in the sides after their channels: in their length (time), or in height and width. Such
+ragged items are stored with these axes first, so that a stretch of one is adjacent in the file. See
+`store_layout` for the files.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from smalti.data.store_layout import (
     Decoded,
     Shape,
     check_sizes,
-    is_ragged,
     is_replaceable,
+    num_open,
     read_index,
 )
 from smalti.data.store_writer import StoreWriter
@@ -39,15 +40,16 @@ class Store:
 
     Attributes:
         directory: location on disk.
-        signals: `(count, *shape)`, a memory map of the items; of ragged items `(sum of lengths, *others)`.
-            Changes to it never reach the disk.
+        signals: `(count, *shape)`, a memory map of the items; of ragged items `(sum of lengths, *others)`,
+            one row for each position along the sides in which they differ. Changes never reach the disk.
         labels: class id of each item; -1 for none.
         classes: class names, by id.
         skipped: items that could not be decoded, as {"name", "reason"}.
         source: description of the source.
         split: name of the split.
         protocol: settings of the decoding.
-        lengths: of each ragged item, or None.
+        lengths: number of rows of each ragged item, or None.
+        sizes: of each item that differs in several sides, these sides; or None.
         action_names: names of the actions, by id.
         actions: action id at each row of the signals of ragged items, -1 for none; None if no item has any.
         columns: further conditions of the items, by name.
@@ -65,6 +67,7 @@ class Store:
     action_names: tuple[str, ...] = ()
     actions: Int64[np.ndarray, " rows"] | None = None
     columns: Mapping[str, Column] = field(default_factory=dict)
+    sizes: Int64[np.ndarray, "count sides"] | None = None
 
     @property
     def count(self) -> int:
@@ -73,9 +76,22 @@ class Store:
 
     @property
     def shape(self) -> Shape:
-        """Shape of one item; the side after the channels is None if items differ in it."""
-        others = self.signals.shape[1:]
-        return others if self.lengths is None else (others[0], None, *others[1:])
+        """Shape of one item; None for the sides in which items differ."""
+        channels, *others = self.signals.shape[1:]
+        return (channels, *(None,) * self.num_open, *others)
+
+    @property
+    def num_open(self) -> int:
+        """Number of sides in which items differ."""
+        if self.sizes is not None:
+            return self.sizes.shape[1]
+        return 0 if self.lengths is None else 1
+
+    @property
+    def open_sides(self) -> Int64[np.ndarray, "count sides"]:
+        """Sides of each ragged item in which items differ."""
+        assert self.lengths is not None
+        return self.lengths[:, None] if self.sizes is None else self.sizes
 
     @cached_property
     def begins(self) -> Int64[np.ndarray, " count"]:
@@ -83,12 +99,22 @@ class Store:
         assert self.lengths is not None
         return np.cumsum(self.lengths) - self.lengths
 
-    def item(self, index: int) -> np.ndarray:
-        """One item, in its shape."""
+    def item(self, index: int, size: Sequence[int] | None = None) -> np.ndarray:
+        """One item, in its shape.
+
+        Args:
+            index: of the item.
+            size: of the middle part to return, along the axes after the channels; None for all of the item.
+        """
         if self.lengths is None:
             return self.signals[index]
-        begin = self.begins[index]
-        return np.moveaxis(self.signals[begin : begin + self.lengths[index]], 0, 1)
+        begin, sides = self.begins[index], self.open_sides[index].tolist()
+        rows = self.signals[begin : begin + self.lengths[index]]
+        whole = np.moveaxis(rows.reshape(*sides, *rows.shape[1:]), len(sides), 0)
+        if size is None:
+            return whole
+        begins = [max(0, side - wanted) // 2 for side, wanted in zip(sides, size, strict=False)]
+        return whole[(slice(None), *(slice(at, at + n) for at, n in zip(begins, size, strict=False)))]
 
     def actions_of(self, index: int) -> Actions | None:
         """Actions of a clip by name, or None if no item has any."""
@@ -161,14 +187,22 @@ class Store:
         index = read_index(directory)
         dtype = np.dtype(index.dtype)
         check_sizes(directory, index, {"labels.bin": index.count * 8, "names.txt": index.names_bytes})
-        lengths = None
-        if is_ragged(index.shape):
+        lengths = sizes = None
+        if num_open(index.shape):
             check_sizes(directory, index, {"lengths.bin": index.count * 8})
             lengths = np.fromfile(directory / "lengths.bin", np.int64)
             if lengths.min() < 1:
                 raise InputError(
                     f"{directory / 'lengths.bin'} names an item of length {lengths.min()}: "
                     f"it is damaged; delete {directory} and prepare it again"
+                )
+        if lengths is not None and (sides := num_open(index.shape)) > 1:
+            check_sizes(directory, index, {"sizes.bin": index.count * sides * 8})
+            sizes = np.fromfile(directory / "sizes.bin", np.int64).reshape(index.count, sides)
+            if sizes.min() < 1 or (np.prod(sizes.astype(object), axis=1) != lengths).any():
+                raise InputError(
+                    f"{directory / 'sizes.bin'} disagrees with the lengths of the items: it is damaged; "
+                    f"delete {directory} and prepare it again"
                 )
         rows = index.count if lengths is None else sum(lengths.tolist())
         shape = (rows, *(side for side in index.shape if side is not None))
@@ -209,6 +243,7 @@ class Store:
             action_names=index.actions,
             actions=actions,
             columns=columns,
+            sizes=sizes,
         )
 
     @classmethod
@@ -233,7 +268,7 @@ class Store:
             directory: location; must not exist, or hold nothing but a store.
             decoded: items, taken one by one; a tuple (name, array, class name or None) is an item without
                 actions and columns.
-            shape: of one item; the side after the channels is None if items differ in it.
+            shape: of one item; the first sides after the channels are None if items differ in them.
             dtype: an integer or float type.
             classes: class names by id; None numbers the names that occur, sorted.
             actions: their names by id; None numbers those that occur, sorted.

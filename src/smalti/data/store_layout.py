@@ -1,7 +1,8 @@
 """Layout of a store on disk: its files, its index, and the checks before anything is read.
 
 A store is a directory: `index.json` (what it is), `signals.bin` (items one after another), `labels.bin`
-(int64), `lengths.bin` of ragged items (int64), `actions.bin` of clips with actions (int64, one per frame),
+(int64), `lengths.bin` of ragged items (int64 numbers of rows), `sizes.bin` of items that differ in several
+sides (int64), `actions.bin` of clips with actions (int64, one per frame),
 `column-NAME.bin` for each further condition (int64 ids or float32 vectors, one per item or per frame), and
 `names.txt` (one JSON string per line).
 """
@@ -24,10 +25,12 @@ from smalti.data.columns import FILE_NAME, NO_COLUMNS, Columns, ColumnSpec
 FORMAT = 3
 """Version of the layout; a store of another version is prepared again."""
 
-FILES = frozenset({"index.json", "signals.bin", "labels.bin", "lengths.bin", "actions.bin", "names.txt"})
+FILES = frozenset(
+    {"index.json", "signals.bin", "labels.bin", "lengths.bin", "sizes.bin", "actions.bin", "names.txt"}
+)
 
 Shape = tuple[int | None, ...]
-"""Shape of an item, channels first; the side after them is None if items differ in it."""
+"""Shape of an item, channels first; the first sides after them are None if items differ in them."""
 
 
 Actions = Sequence[str | None]
@@ -69,9 +72,9 @@ class Index(Configuration):
     protocol: dict[str, Any]
 
 
-def is_ragged(shape: Shape) -> bool:
-    """Return True if items differ in the axis after their channels."""
-    return len(shape) > 1 and shape[1] is None
+def num_open(shape: Shape) -> int:
+    """Return the number of sides in which items differ; they follow the channels."""
+    return shape.count(None)
 
 
 def read_index(directory: Path) -> Index:
@@ -103,7 +106,8 @@ def read_index(directory: Path) -> Index:
         )
     try:
         index = Index.model_validate(content)
-        if np.dtype(index.dtype).kind not in "iuf" or None in (*index.shape[:1], *index.shape[2:]):
+        fixed = (*index.shape[:1], *index.shape[1 + num_open(index.shape) :])
+        if np.dtype(index.dtype).kind not in "iuf" or None in fixed:
             raise TypeError(index.dtype)
         if len({spec.name for spec in index.columns}) < len(index.columns):
             raise TypeError(index.columns)

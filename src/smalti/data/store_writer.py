@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from smalti.core.errors import InputError
 from smalti.data.column_files import ColumnWriter
-from smalti.data.store_layout import FORMAT, Actions, Decoded, Index, Shape, is_ragged, some
+from smalti.data.store_layout import FORMAT, Actions, Decoded, Index, Shape, num_open, some
 
 
 class StoreWriter:
@@ -31,7 +32,8 @@ class StoreWriter:
         self.action_names = actions
         self.actions: list[Actions | None] = []
         self.columns = ColumnWriter(column_names)
-        self.lengths: list[int] | None = [] if is_ragged(shape) else None
+        self.num_open = num_open(shape)
+        self.sizes: list[tuple[int, ...]] = []
         self.known = None if classes is None else frozenset(classes)
         self.labels: list[str | None] = []
         self.signals_file: IO[bytes] = (directory / "signals.bin").open("wb")
@@ -53,24 +55,25 @@ class StoreWriter:
                 f"expected one of the {len(self.known)} known classes ({some(self.classes or ())}), "
                 f'received "{label}" for {name}: remove or rename that class, or train with it'
             )
-        if actions is not None and (self.lengths is None or len(actions) != array.shape[1]):
+        if actions is not None and (self.num_open != 1 or len(actions) != array.shape[1]):
             raise InputError(
                 f"expected an action for each frame of a clip, received {len(actions)} actions for {name} of "
                 f"shape {array.shape}: correct the actions, or leave them out"
             )
         self.columns.append(name, columns, array.shape[1] if array.ndim > 1 else None)
-        if self.lengths is not None:
-            self.lengths.append(array.shape[1])
-            array = np.moveaxis(array, 1, 0)
+        if self.num_open:
+            self.sizes.append(array.shape[1 : 1 + self.num_open])
+            array = np.moveaxis(array, 0, self.num_open)
         self.signals_file.write(np.ascontiguousarray(array).data)
         self.names_file.write(json.dumps(name).encode("ascii") + b"\n")
         self.labels.append(label)
         self.actions.append(actions)
 
     def _fits(self, array: np.ndarray) -> bool:
-        if self.lengths is None or array.ndim != len(self.shape):
-            return array.shape == self.shape
-        return array.shape[1] > 0 and (array.shape[0], None, *array.shape[2:]) == self.shape
+        return array.ndim == len(self.shape) and all(
+            given > 0 if side is None else given == side
+            for given, side in zip(array.shape, self.shape, strict=True)
+        )
 
     def finish(self, **description: Any) -> None:
         """Close the files of the items, and write labels, actions, columns and the index."""
@@ -97,8 +100,11 @@ class StoreWriter:
         for file in (self.signals_file, self.names_file):
             file.close()
         (self.directory / "labels.bin").write_bytes(labels.tobytes())
-        if self.lengths is not None:
-            (self.directory / "lengths.bin").write_bytes(np.array(self.lengths, np.int64).tobytes())
+        if self.num_open:
+            lengths = np.array([math.prod(size) for size in self.sizes], np.int64)
+            (self.directory / "lengths.bin").write_bytes(lengths.tobytes())
+        if self.num_open > 1:
+            (self.directory / "sizes.bin").write_bytes(np.array(self.sizes, np.int64).tobytes())
         (self.directory / "index.json").write_text(index.model_dump_json(indent=1), encoding="utf-8")
 
     def _write_actions(self) -> tuple[str, ...]:
@@ -119,7 +125,7 @@ class StoreWriter:
             np.full(length, -1, np.int64)
             if actions is None
             else np.array([ids[name] for name in actions], np.int64)
-            for actions, length in zip(self.actions, self.lengths or (), strict=True)
+            for actions, (length,) in zip(self.actions, self.sizes, strict=True)
         ]
         (self.directory / "actions.bin").write_bytes(np.concatenate(rows).tobytes())
         return tuple(names)

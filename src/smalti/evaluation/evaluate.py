@@ -100,11 +100,8 @@ def evaluate(
                     "Batch(data)"
                 )
             measured = measure(model, batch, densities, draws, generator)
-            lengths = batch.lengths
-            if lengths is None and batch.data.shape[2] != model.signal.size[0]:
-                lengths = torch.full((len(batch.data),), batch.data.shape[2])
-            is_ragged = is_ragged or lengths is not None
-            density.update(measured, lengths, None if batch.mask is None else batch.num_values())
+            is_ragged = is_ragged or batch.lengths is not None or batch.data.shape[2:] != model.signal.size
+            density.update(measured, dims=batch.num_values())
             if measured.reconstruction is not None:
                 reconstruction.update(batch.data, measured.reconstruction, batch.lengths, batch.mask)
             if isinstance(model, Autoencoder) and measured.codes is not None:

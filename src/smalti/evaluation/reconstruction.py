@@ -39,7 +39,10 @@ class Reconstruction:
         lengths: Int64[Tensor, " b"] | None = None,
         mask: Bool[Tensor, "b c *size"] | None = None,
     ) -> None:
-        """Add a batch, each item up to its length on the first axis, without missing values."""
+        """Add a batch, each item up to its length on the first axis, without missing values.
+
+        Of pictures, the mask is False beyond their size.
+        """
         if lengths is not None:
             for i, length in enumerate(lengths.tolist()):
                 part = (slice(i, i + 1), slice(None), slice(length))
@@ -47,6 +50,12 @@ class Reconstruction:
             return
         if self._signal.is_continuous:
             self._update_continuous(original, reconstruction, mask)
+            return
+        if mask is not None:
+            for i, inside in enumerate(mask[:, 0]):
+                height, width = (int(inside.any(axis).sum()) for axis in (1, 0))
+                part = (slice(i, i + 1), slice(None), slice(height), slice(width))
+                self.update(original[part], reconstruction[part])
             return
         x = (original.float() + 1) / 2
         y = (reconstruction.float().clamp(-1, 1) + 1) / 2

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from smalti.modalities.image.fit import Cover, Whole
+from smalti.modalities.image.fit import Cover, Middle, Whole
 
 LANCZOS = Image.Resampling.LANCZOS
 SIDES = st.integers(1, 40)
@@ -36,6 +36,41 @@ def test_pixels_become_square_without_a_loss(aspect, size):
     assert Whole().apply(picture(10, 6), aspect, LANCZOS).size == size
 
 
+@given(width=SIDES, height=SIDES, shorter=st.none() | SIDES, least=st.tuples(SIDES, SIDES))
+def test_scaled_pictures_cover_the_least_size(width, height, shorter, least):
+    scaled = Whole(shorter, least).apply(picture(width, height), 1.0, LANCZOS)
+    assert scaled.height >= least[0]
+    assert scaled.width >= least[1]
+    if shorter is not None and min(width, height) * max(least) <= shorter * min(width, height):
+        assert min(scaled.size) == shorter
+    ratio = scaled.width / scaled.height * height / width
+    assert abs(ratio - 1) <= 1 / min(scaled.size) + 1e-9
+
+
+@given(width=SIDES, height=SIDES, shorter=st.none() | SIDES, least=st.tuples(SIDES, SIDES))
+def test_the_middle_is_that_of_the_scaled_picture(width, height, shorter, least):
+    whole, image = Whole(shorter, least), picture(width, height)
+    middle = np.asarray(Middle(whole).apply(image, 1.0, LANCZOS))
+    scaled = np.asarray(whole.apply(image, 1.0, LANCZOS))
+    top, left = ((scaled.shape[axis] - least[axis]) // 2 for axis in (0, 1))
+    np.testing.assert_array_equal(middle, scaled[top : top + least[0], left : left + least[1]])
+
+
+FITS = [
+    Cover(4, 6),
+    Whole(),
+    Whole(8, (4, 6)),
+    Whole(9, (4, 6)),
+    Middle(Whole(8, (4, 6))),
+    Middle(Whole(None, (4, 6))),
+]
+
+
 def test_protocols_differ():
-    assert Cover(4, 6).protocol() == {"size": [4, 6], "crop": "centre"}
-    assert Whole().protocol() == {"size": "native", "crop": "none"}
+    texts = {str(fit.protocol()) for fit in FITS}
+    assert len(texts) == len(FITS)
+    assert Cover(4, 6).protocol() == {"size": [4, 6], "crop": "centre"}, "that of runs of earlier versions"
+
+
+def test_portions_differ():
+    assert len({fit.portion("pictures") for fit in FITS}) == len(FITS)

@@ -209,10 +209,11 @@ def _chosen(
 
 
 def _num_crops(trained: TrainedModel, store: Store, indices: np.ndarray) -> int:
-    """Number of items, or of crops that are as long as ragged ones together."""
+    """Number of items, or of crops that are as large as ragged ones together."""
     if store.lengths is None:
         return len(indices)
-    return max(1, round(store.lengths[indices].sum() / trained.modality.spec.size[0]))
+    crop = math.prod(trained.modality.spec.size[: store.num_open])
+    return max(1, round(store.lengths[indices].sum() / crop))
 
 
 def _num_items(trained: TrainedModel) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,25 +13,35 @@ import numpy as np
 import torch
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
 from smalti.app.commands.evaluate_files import PROTOCOL, check_files, measure_files, note_of_files
 from smalti.app.console import amount, counting, note
 from smalti.app.data import known_labels, open_data, open_loader, pick_split, prepare
+from smalti.app.native import Size
 from smalti.app.runs import check_model, model_of
 from smalti.core.conditions import Batch
 from smalti.core.errors import InputError, printable
 from smalti.core.files import atomic_file
+from smalti.core.modality import Modality
+from smalti.data.crops import CropLoader
 from smalti.data.fingerprints import fingerprints, read_fingerprints
+from smalti.data.loader import Loader
 from smalti.data.store import Store
 from smalti.encoders.pooling import item_statistics
 from smalti.evaluation.bounds import LabelPrior
 from smalti.evaluation.evaluate import Evaluation
 from smalti.evaluation.evaluate import evaluate as measure
 from smalti.evaluation.figures import usage_histogram
+from smalti.models.sizes import check_any_size
 from smalti.tokenizer import Tokenizer, load_trained
 from smalti.trained import TrainedModel, prior_directory
 from smalti.training.checkpoints import RESULTS, RunDirectory
 
+SHOWN = 16
+"""Maximum number of items in the figure of reconstructions."""
+GRIDLESS = ("uniform", "unigram")
+"""Priors over code grids of any size."""
 COMPARED = 200
 """Maximum number of items that are also written in lossless formats, for comparison."""
 
@@ -43,6 +54,7 @@ def evaluate(
     quiet: bool = False,
     draws: int = 50,
     files: bool = False,
+    size: Size = "model",
 ) -> dict[str, Any]:
     """Evaluate a run on a source, and save `evaluation.json` and figures if the run is local.
 
@@ -56,17 +68,20 @@ def evaluate(
         quiet: hide progress.
         draws: posterior samples per item, for models with a stochastic posterior.
         files: whether to compress the items to a real file, too, and restore them.
+        size: "native" measures whole pictures of any height and width, without learned priors; "model"
+            those of the size of the training.
 
     Raises:
         InputError: for a user error.
     """
     trained = load_trained(run)
+    modality = trained.modality if size == "model" else _native(trained, files)
     tokenizer = None
     if files:
         # On the CPU, as files of other devices could not be read elsewhere.
         tokenizer = Tokenizer(trained if trained.device.type == "cpu" else load_trained(run, "cpu"))
         check_files(tokenizer)
-    source = open_data(data, trained.modality)
+    source = open_data(data, modality)
     check_model(RunDirectory(trained.directory), model_of(source))
     name = pick_split(source, split, "test", "validation", "all")
     is_local = Path(run).expanduser().is_dir()
@@ -75,29 +90,28 @@ def evaluate(
             Path(scratch) / "data",
             source,
             name,
-            trained.modality,
+            modality,
             quiet=quiet,
             skipped_in=f"{RESULTS} in the run" if is_local else "what --json prints",
         ).with_names(trained.columns)
         labels = known_labels(trained, store)
-        loader = open_loader(
-            store, trained.modality, trained.model, batch_size, trained.device, labels=labels
-        )
-        loader.voices = item_statistics(trained.model, trained.modality, store, trained.label_ids)
+        loader = open_loader(store, modality, trained.model, batch_size, trained.device, labels=labels)
+        loader.voices = item_statistics(trained.model, modality, store, trained.label_ids)
         priors = [
             prior
             for prior in trained.priors.values()
-            if (labels >= 0).any() or not isinstance(prior, LabelPrior)
+            if ((labels >= 0).any() or not isinstance(prior, LabelPrior))
+            and (size == "model" or prior.name in GRIDLESS)
         ]
         with counting("Evaluating", quiet) as count:
             batches = _counted(loader.sequential(), store.count, count)
             result = measure(trained.model, priors, batches, draws)
-        report = _report(trained, store, result, data, draws)
+        report = _report(trained, modality, store, result, data, draws)
         if tokenizer is not None:
             report["files"] = measure_files(tokenizer, store, result.density, Path(scratch), quiet)
             report["protocol"]["files"] = PROTOCOL
         if is_local:
-            _save(trained, report, result, next(loader.watch(16)))
+            _save(trained, modality, report, result, _shown(loader))
     return report
 
 
@@ -122,7 +136,7 @@ def show(report: dict[str, Any], protocol: bool = False) -> None:
     for name, bits in report.get("lossless_bits_per_dim", {}).items():
         table.add_row(f"{name} (files)", _figure(bits))
     show_table(table)
-    notes = (_note_of_training_data, note_of_lossless, note_of_files, _note_of_density)
+    notes = (_note_of_pixels, _note_of_training_data, note_of_lossless, note_of_files, _note_of_density)
     for sentence in (each(report) for each in notes):
         if sentence is not None:
             show_table(escape(sentence))
@@ -151,13 +165,29 @@ def _counted(batches: Iterable[Batch], total: int, progress: Callable[[int, int]
         progress(done, total)
 
 
-def _save(trained: TrainedModel, report: dict[str, Any], result: Evaluation, batch: Batch) -> None:
+def _shown(loader: Loader | CropLoader) -> list[Batch]:
+    """Return the first items: whole pictures of native size, or the middle of sounds and clips."""
+    if isinstance(loader, CropLoader) and loader.num_sides > 1:
+        return list(islice(loader.sequential(), SHOWN))
+    return [next(loader.watch(SHOWN))]
+
+
+def _save(
+    trained: TrainedModel,
+    modality: Modality,
+    report: dict[str, Any],
+    result: Evaluation,
+    batches: Sequence[Batch],
+) -> None:
     """Write the report and figures into the run; print a note instead of failing if that is impossible."""
-    shown = batch.data[:16]
+    shown: list[Tensor] = []
+    again: list[Tensor] = []
     generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        again = trained.model.reconstruct(shown, batch.conditions, generator).cpu()
-    shown = shown.cpu()
+    for batch in batches:
+        with torch.no_grad():
+            made = trained.model.reconstruct(batch.data, batch.conditions, generator)
+        shown += batch.data.cpu()
+        again += made.cpu()
     figures = trained.directory / "figures"
     try:
         with atomic_file(trained.directory / RESULTS) as temporary:
@@ -165,7 +195,7 @@ def _save(trained: TrainedModel, report: dict[str, Any], result: Evaluation, bat
         figures.mkdir(exist_ok=True)
         if result.counts is not None:
             usage_histogram(result.counts, figures / "usage_evaluation.png")
-        trained.modality.preview([shown, again]).save(figures / "reconstructions_evaluation.png")
+        modality.preview([shown, again]).save(figures / "reconstructions_evaluation.png")
     except (InputError, OSError) as error:
         note(f"The report is not saved in the run: {error}")
 
@@ -196,6 +226,29 @@ def _num_trained_on(trained: TrainedModel, store: Store) -> int | None:
     return None if known is None else int(np.isin(fingerprints(store), known).sum())
 
 
+def _note_of_pixels(report: dict[str, Any]) -> str | None:
+    """Return a sentence that says which part of each item was measured; None for all of it."""
+    measured = report.get("measured")
+    return f"Measured: {measured}." if measured else None
+
+
+def _native(trained: TrainedModel, files: bool) -> Modality:
+    """Return the modality of pictures of native size.
+
+    Raises:
+        InputError: for clips, for a model that takes one size, or with real files.
+    """
+    modality = trained.modality.native()
+    if modality.spec.has_time:
+        raise InputError(
+            f"expected pictures for --size native, received {modality.plural_name}: leave out --size"
+        )
+    if files:
+        raise InputError("expected no --files with --size native, received both: leave one of them out")
+    check_any_size(trained.autoencoder)
+    return modality
+
+
 def _note_of_training_data(report: dict[str, Any]) -> str | None:
     """Return a sentence if the run was trained on some of the items; None if not, or if it is not known."""
     seen, num = report.get("num_trained_on"), report["num"]
@@ -218,8 +271,13 @@ def _note_of_density(report: dict[str, Any]) -> str | None:
     return f"{subject} {' and '.join(names)} {verb} no density, only samples: there are no {unit} to report."
 
 
-def _report(trained: TrainedModel, store: Store, result: Evaluation, data: str, draws: int) -> dict[str, Any]:
+def _report(
+    trained: TrainedModel, modality: Modality, store: Store, result: Evaluation, data: str, draws: int
+) -> dict[str, Any]:
     report = result.to_json()
+    is_native = modality is not trained.modality
+    if is_native and (left_out := sorted({*trained.priors} - {*GRIDLESS})):
+        report["protocol"]["priors"] = f"without {', '.join(left_out)}, over grids of one size"
     lossless = _lossless(trained, store)
     if lossless:
         report["protocol"]["lossless_bits_per_dim"] = (
@@ -241,7 +299,8 @@ def _report(trained: TrainedModel, store: Store, result: Evaluation, data: str, 
             for name in trained.learned
         },
         "draws": draws,
-        "num_trained_on": _num_trained_on(trained, store),
+        "measured": modality.portion,
+        "num_trained_on": None if is_native else _num_trained_on(trained, store),
         "skipped": store.skipped,
         **report,
         **lossless,

@@ -107,7 +107,7 @@ def train_recipe(
     recipe = resumed(run, recipe)
     modality = recipe.data.build()
     _check_settings(run, recipe, data, modality, start)
-    source = open_run_data(data, modality, run, run.path / DATA_DIRECTORY, quiet)
+    source = open_run_data(data, modality.for_training(), run, run.path / DATA_DIRECTORY, quiet)
     if not isinstance(source, PreparedSource):
         check_model(run, model_of(source))
     engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
@@ -115,7 +115,7 @@ def train_recipe(
     if not run.is_begun:
         recipe = _surveyed(recipe, source, quiet)
         modality = recipe.data.build()
-    store = _prepared(run, source, modality, engine, quiet)
+    store = _prepared(run, source, modality.for_training(), engine, quiet)
     training, _ = split_indices(store.count, recipe.validation_fraction)
     recipe = measured(recipe, (store.item(index) for index in training.tolist()))
     modality = recipe.data.build()
@@ -125,7 +125,7 @@ def train_recipe(
     check_start(run, begun_with)
     if engine.is_main:
         run.write_config(_description(recipe, data, _origin(run, source, data), store, begun_with))
-        _remember_items(run, store, training, start, quiet)
+        _remember_items(run, store, modality, training, start, quiet)
     items = _Items.of(store, recipe, engine, modality, model)
     if recipe.pretraining is not None:
         _pretrain(recipe.pretraining, model, items, modality, run, engine, quiet)
@@ -176,13 +176,19 @@ def _prepared(run: RunDirectory, source: Source, modality: Modality, engine: Eng
 
 
 def _remember_items(
-    run: RunDirectory, store: Store, training: np.ndarray, start: Path | None, quiet: bool
+    run: RunDirectory,
+    store: Store,
+    modality: Modality,
+    training: np.ndarray,
+    start: Path | None,
+    quiet: bool,
 ) -> None:
     """Save the fingerprints of the training items, and of those that the initial weights were trained on."""
     if run.is_begun and read_fingerprints(run.path) is not None:
         return
     with counting("Fingerprints", quiet) as count:
-        own = fingerprints(store, training.tolist(), count)
+        size = None if modality.is_ragged else modality.spec.size
+        own = fingerprints(store, training.tolist(), count, size)
     earlier = None if start is None else read_fingerprints(start)
     write_fingerprints(run.path, own if earlier is None else np.concatenate([own, earlier]))
 

@@ -125,7 +125,7 @@ def train_prior_recipe(
         if store.lengths is None:
             return Loader(store, indices=indices, batch_size=size, seed=seed, device=engine.device)
         length = prior.grid[0]
-        return CropLoader(store, indices, length=length, batch_size=size, seed=seed, device=engine.device)
+        return CropLoader(store, indices, size=(length,), batch_size=size, seed=seed, device=engine.device)
 
     loader = loader_of(training)
     watched = loader_of(held_out) if len(held_out) else None

@@ -31,6 +31,10 @@ class Fit(ABC):
     def protocol(self) -> dict[str, Any]:
         """Return the rule as plain JSON values: the keys `size` and `crop`, and further ones."""
 
+    @abstractmethod
+    def portion(self, plural_name: str) -> str:
+        """Say which part of items the results show."""
+
 
 @final
 @dataclass(frozen=True)
@@ -62,11 +66,23 @@ class Cover(Fit):
     def protocol(self) -> dict[str, Any]:
         return {"size": [self.height, self.width], "crop": "centre"}
 
+    def portion(self, plural_name: str) -> str:
+        size = f"{self.height}x{self.width} (height x width)"
+        return f"{plural_name} scaled to cover {size}, and cropped at the centre"
+
 
 @final
 @dataclass(frozen=True)
 class Whole(Fit):
-    """Keeps the whole picture, at its own size."""
+    """Keeps the whole picture.
+
+    Attributes:
+        shorter: length to which the shorter side is scaled; None for pictures of their own size.
+        least: height and width that the result has at least; smaller pictures are enlarged.
+    """
+
+    shorter: int | None = None
+    least: tuple[int, int] = (1, 1)
 
     @property
     def sides(self) -> tuple[None, None]:
@@ -74,9 +90,51 @@ class Whole(Fit):
 
     def apply(self, image: Image.Image, aspect: float, resampling: Image.Resampling) -> Image.Image:
         # The shorter side of a pixel is enlarged, so that no detail is lost.
-        wide, high = max(1.0, aspect), max(1.0, 1 / aspect)
-        size = (round(image.width * wide), round(image.height * high))
+        width, height = image.width * max(1.0, aspect), image.height * max(1.0, 1 / aspect)
+        scale = 1.0 if self.shorter is None else self.shorter / min(width, height)
+        least_height, least_width = self.least
+        scale = max(scale, least_width / width, least_height / height)
+        size = (max(least_width, round(width * scale)), max(least_height, round(height * scale)))
         return image if image.size == size else image.resize(size, resampling)
 
     def protocol(self) -> dict[str, Any]:
-        return {"size": "native", "crop": "none"}
+        if self == Whole():
+            return {"size": "native", "crop": "none"}
+        return {"size": "native", "crop": "none", "resize": self.shorter, "least": list(self.least)}
+
+    def portion(self, plural_name: str) -> str:
+        return f"whole {plural_name}, {self.scale}"
+
+    @property
+    def scale(self) -> str:
+        """Says how pictures are scaled."""
+        return "at their own size" if self.shorter is None else f"scaled to a shorter side of {self.shorter}"
+
+
+@final
+@dataclass(frozen=True)
+class Middle(Fit):
+    """Cuts out the middle of a picture.
+
+    Attributes:
+        whole: how the picture is scaled before; its `least` is the size of the result.
+    """
+
+    whole: Whole
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        return self.whole.least
+
+    def apply(self, image: Image.Image, aspect: float, resampling: Image.Resampling) -> Image.Image:
+        scaled = self.whole.apply(image, aspect, resampling)
+        height, width = self.sides
+        left, top = (scaled.width - width) // 2, (scaled.height - height) // 2
+        return scaled.crop((left, top, left + width, top + height))
+
+    def protocol(self) -> dict[str, Any]:
+        return {"size": list(self.sides), "crop": "middle", "resize": self.whole.shorter}
+
+    def portion(self, plural_name: str) -> str:
+        height, width = self.sides
+        return f"the middle {height}x{width} (height x width) of {plural_name} {self.whole.scale}"

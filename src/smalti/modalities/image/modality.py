@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
+from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from smalti.core.errors import InputError
 from smalti.core.modality import MODALITIES, Modality
 from smalti.core.signals import Levels, SignalSpec
 from smalti.data.sources.base import UnreadableItem
-from smalti.modalities.image.fit import Fit, Whole
+from smalti.modalities.image.fit import Fit, Middle, Whole
 from smalti.modalities.image.formats import EXTENSIONS
 from smalti.modalities.image.lossless import lossless_bits_per_dim
 from smalti.modalities.image.pictures import MODES, to_picture
@@ -41,10 +42,35 @@ class ImageConfig(PictureConfig):
     Attributes:
         flip: mirror half of the training images horizontally, at random; not for letters or digits.
             Validation and evaluation use the images as they are.
+        crop: "none" scales pictures to cover `size`. "random" trains on another crop of `size` at each step,
+            cut out at the working size (see `resize`); "center" on the middle. Everything but training uses
+            the middle, unless it encodes pictures of their native size.
+        resize: length of the shorter side at the working size of a crop; none for pictures as they are. Both
+            sides are at least those of `size`.
     """
 
     kind: Literal["image"] = "image"
     flip: bool = False
+    crop: Literal["none", "random", "center"] = "none"
+    resize: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _resizes_crops_only(self) -> ImageConfig:
+        if self.crop == "none" and self.resize is not None:
+            raise ValueError(
+                f"expected crop=random or crop=center with resize={self.resize}, received crop=none; set "
+                "one of them, or leave resize out"
+            )
+        return self
+
+    @property
+    def fit(self) -> Fit:
+        """How items are scaled and cropped, except for random crops.
+
+        Raises:
+            InputError: if the size is not set.
+        """
+        return super().fit if self.crop == "none" else Middle(Whole(self.resize, self.sides))
 
     @classmethod
     def tiny(cls) -> ImageConfig:
@@ -76,6 +102,17 @@ class ImageModality(Modality):
         self.config, self.fit = config, fit or config.fit
         self.height, self.width = config.sides
         self.is_ragged = None in self.fit.sides
+
+    @property
+    def portion(self) -> str:
+        """Says which pixels of pictures are read."""
+        return self.fit.portion(self.plural_name)
+
+    def for_training(self) -> ImageModality:
+        """Return the modality of pictures of the working size, for random crops."""
+        if self.config.crop != "random":
+            return self
+        return ImageModality(self.config, Whole(self.config.resize, self.config.sides))
 
     def native(self) -> ImageModality:
         """Return the modality of whole pictures of any size."""

@@ -89,6 +89,11 @@ class VideoModality(Modality):
         self.config, self.fit = config, fit or config.fit
         self.height, self.width = config.sides
 
+    @property
+    def portion(self) -> str:
+        """Says which pixels of frames are read."""
+        return self.fit.portion("frames")
+
     def native(self) -> VideoModality:
         """Return the modality of clips of any height and width."""
         return VideoModality(self.config, Whole())
