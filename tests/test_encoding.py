@@ -26,10 +26,12 @@ from smalti.encoders.conv import ConvEncoderConfig
 from smalti.encoding import EncodedItem, encode_items, encode_signals
 from smalti.modalities.audio import sounds as audio
 from smalti.modalities.audio.modality import AudioConfig
+from smalti.modalities.video import modality as video
+from smalti.modalities.video.modality import VideoConfig
 from smalti.models.vqvae import VQVAEConfig
 from smalti.studies.speech import phonemes as study
 from smalti.tokenizer import Tokenizer, load
-from tests import sounds
+from tests import sounds, videos
 from tests.runs import command
 from tests.speech_runs import PhoneRun, SoundRun
 
@@ -230,6 +232,24 @@ def test_long_files_are_encoded_while_they_are_read(
     for one, other in zip(at_once, arrived, strict=True):
         assert (one.name, one.length, one.label) == (other.name, other.length, other.label)
         assert torch.equal(one.codes, other.codes)
+
+
+@pytest.mark.parametrize("is_native", [False, True])
+def test_long_clips_are_encoded_while_they_are_read(
+    is_native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modality = VideoConfig(size=(8, 8), frames=4).build()
+    encoder = ConvEncoderConfig(channels=8, residual_channels=4, strides=(2, 2), time_strides=(2, 1))
+    model = VQVAEConfig(encoder=encoder, decoder=ConvDecoderConfig.tiny()).build(modality.spec).eval()
+    modality = modality.native() if is_native else modality
+    videos.save(tmp_path / "clip", videos.moving(41, 18, 21), videos.LOSSLESS)
+    source = open_source(str(tmp_path), modality.extensions, None)
+    monkeypatch.setattr(video, "LONG_BYTES", 1)
+    (arrived,) = encode_items(model, modality, source)
+    monkeypatch.setattr(type(modality), "blocks", lambda *_: None)
+    (at_once,) = encode_items(model, modality, source)
+    assert arrived.size == at_once.size == (41, *((18, 21) if is_native else (8, 8)))
+    assert torch.equal(arrived.codes, at_once.codes)
 
 
 def test_a_run_that_normalizes_over_recordings_cannot_be_streamed(spoken: SoundRun) -> None:

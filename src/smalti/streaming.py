@@ -74,7 +74,8 @@ class EncodingStream:
         self._check_open()
         with full_precision(self._model):
             signal = self._signal.push(block)
-        self._length, self._others = self._length + signal.shape[2], tuple(signal.shape[3:])
+            self._length, self._others = self._length + signal.shape[2], tuple(signal.shape[3:])
+            signal = padded(self._modality, signal, (1, *self._model.strides[1:]))
         return self._codes.push(signal[0]).unsqueeze(0)
 
     def flush(self) -> Int64[Tensor, "1 g _ *grid"]:

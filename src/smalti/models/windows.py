@@ -28,8 +28,10 @@ POSITIONS_AT_ONCE = {"cpu": 1 << 13}
 POSITIONS_ELSEWHERE = 1 << 20
 LEAST_POSITIONS = 1 << 6
 """Least number of positions of a window, without its overlap."""
+MOST_POSITIONS = 1 << 20
+"""Most positions of a window, unless the overlap has more: of large frames, few are encoded together."""
 OVERLAPS = 16
-"""Least number of codes of a window for each code of overlap."""
+"""Number of codes of a window for each code of overlap, within these limits."""
 
 Read = Callable[[int, int], Float[Tensor, "c n *size"]]
 """Returns positions `[begin, end)` of a signal in the model's range, padded to whole codes."""
@@ -73,7 +75,9 @@ class Windows:
         self.device = next(model.parameters()).device
         self.before, self.after = (-(-reach // self.stride) for reach in (field.before, field.after))
         positions = self.stride * math.prod(size)
-        self.codes = max(OVERLAPS * (self.before + self.after), -(-LEAST_POSITIONS // positions))
+        overlap = self.before + self.after
+        fewest, most = -(-LEAST_POSITIONS // positions), MOST_POSITIONS // positions
+        self.codes = max(fewest, overlap, min(OVERLAPS * overlap, most))
         """Codes that a window is responsible for."""
         self.size = self.before + self.codes + self.after
         """Codes of a window, with the overlap on both sides."""

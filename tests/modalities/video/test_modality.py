@@ -19,8 +19,9 @@ from pydantic import ValidationError
 
 from smalti.core.errors import InputError
 from smalti.data.sources.base import UnreadableItem
-from smalti.modalities.video import clips
-from smalti.modalities.video.clips import at_rate
+from smalti.modalities.video import clips, modality
+from smalti.modalities.video.clips import at_rate, clip_blocks
+from smalti.modalities.video.files import write_clip
 from smalti.modalities.video.modality import VideoConfig, VideoModality
 from tests import videos
 
@@ -44,6 +45,25 @@ class TestReading:
         error = np.abs(clip.astype(int) - frames.transpose(3, 0, 1, 2)).mean()
         assert error == 0 if kind is videos.LOSSLESS else error < 12
         np.testing.assert_array_equal(MODALITY.decode(file.read_bytes()), clip)
+
+    @pytest.mark.parametrize("kind", videos.KINDS[:3], ids=lambda kind: kind.ending)
+    def test_blocks_are_the_whole(
+        self, tmp_path: Path, kind: videos.Kind, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = videos.save(tmp_path / "clip", videos.moving(12, 16, 24), kind)
+        assert MODALITY.blocks(file) is None  # short
+        monkeypatch.setattr(modality, "LONG_BYTES", 1)
+        monkeypatch.setattr(clips, "BLOCK_BYTES", 5 * 16 * 24 * 3)
+        blocks = list(MODALITY.blocks(file) or ())
+        assert [block.shape[1] for block in blocks] == [5, 5, 2]
+        np.testing.assert_array_equal(np.concatenate(blocks, 1), MODALITY.decode(file))
+        assert MODALITY.blocks(file.read_bytes()) is None
+        assert MODALITY.native().blocks(file) is not None
+
+    def test_blocks_of_one_frame_are_refused(self, tmp_path: Path) -> None:
+        file = videos.save(tmp_path / "clip", videos.moving(1, 16, 24), videos.LOSSLESS)
+        with pytest.raises(UnreadableItem):
+            list(clip_blocks(file, None, lambda pixels: pixels.transpose(2, 0, 1)))
 
     def test_an_animated_gif_keeps_its_pixels(self, tmp_path: Path) -> None:
         frames = videos.moving(5, 16, 24)
@@ -349,7 +369,7 @@ class TestFigures:
     def test_a_fast_gif_has_all_its_frames(self, tmp_path: Path, rate_hz: float) -> None:
         modality = VideoModality(VideoConfig(size=(16, 24), frame_rate_hz=None))
         clip = modality.decode(videos.moving(20, 16, 24, shift=1))
-        clips.write_clip(clip.transpose(1, 2, 3, 0), tmp_path / "clip.gif", rate_hz)
+        write_clip(clip.transpose(1, 2, 3, 0), tmp_path / "clip.gif", rate_hz)
         np.testing.assert_array_equal(modality.decode(tmp_path / "clip.gif"), clip)
 
     def test_without_h264_it_is_mpeg4(self, tmp_path: Path, monkeypatch) -> None:

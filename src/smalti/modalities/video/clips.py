@@ -1,7 +1,7 @@
-"""Read clips from video files of all common types and from folders of frames, and write them.
+"""Read clips from video files of all common types and from folders of frames.
 
-This is the only module that uses PyAV (FFmpeg), which is imported when a clip is first read or written. Clips
-that cannot be read raise `UnreadableItem` with the reason.
+PyAV (FFmpeg) is imported when a clip is first read. Clips that cannot be read raise `UnreadableItem` with the
+reason.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from smalti.core.errors import InputError
 from smalti.core.extras import needs_extra
 from smalti.data.sources.base import Content, UnreadableItem
 from smalti.data.sources.folder import FRAMES_ENDING
@@ -35,14 +34,8 @@ if TYPE_CHECKING:
 EXTENSIONS = (".mp4", ".m4v", ".mov", ".3gp", ".webm", ".mkv", ".avi", ".wmv", ".gif", FRAMES_ENDING)
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,gif"
 """Formats that FFmpeg may open; others, such as playlists, could make it open further files."""
-WRITTEN = (".mp4", ".gif")
-"""Extensions of the files that can be written."""
-ENCODERS = {
-    "libx264": {"crf": "12"},
-    "mpeg4": {"qmin": "1", "qmax": "3"},
-}
-"""Encoders for .mp4 in order of preference, with settings of high quality."""
-
+BLOCK_BYTES = 1 << 22
+"""Size of a block of frames."""
 SHORTEST = 2
 """Minimum number of frames of a clip."""
 MISSING_SHARE, MISSING_FRAMES = 0.02, 2
@@ -55,8 +48,6 @@ WIDEST_PIXEL = 8
 """Largest plausible ratio of the sides of a pixel."""
 HDR_TRANSFER = 16
 """Code of the PQ transfer function (SMPTE ST 2084), in which a picture on another display looks dull."""
-GIF_RATE_HZ = 50
-"""Highest frame rate of a GIF that players and FFmpeg accept."""
 LONGEST_GAP_S = 600
 """Longest plausible duration of a frame: a damaged file may state years, filled with copies of the frame."""
 UNKNOWN_RATE_HZ = 25.0
@@ -84,21 +75,50 @@ def read_clip(content: Content, frame_rate_hz: float | None, fitted: Fitted) -> 
         UnreadableItem: with the reason, if the clip cannot be read, is truncated, or has fewer than two
             frames.
     """
+    return np.stack([*_of_one_size(_frames(content, frame_rate_hz, fitted), frame_rate_hz)], axis=1)
+
+
+def clip_blocks(
+    file: Path, frame_rate_hz: float | None, fitted: Fitted
+) -> Iterator[UInt8[np.ndarray, "c f h w"]]:
+    """Read a video file block by block, in bounded memory; the blocks, joined, are what `read_clip` returns.
+
+    Raises:
+        UnreadableItem: as `read_clip`, while the blocks are read.
+    """
+    kept: list[np.ndarray] = []
+    for frame in _of_one_size(_from_file(file, frame_rate_hz, fitted), frame_rate_hz):
+        kept.append(frame)
+        if len(kept) * frame.nbytes >= BLOCK_BYTES:
+            yield np.stack(kept, axis=1)
+            kept = []
+    if kept:
+        yield np.stack(kept, axis=1)
+
+
+def _frames(content: Content, frame_rate_hz: float | None, fitted: Fitted) -> Iterator[np.ndarray]:
     if isinstance(content, np.ndarray):
-        frames = [fitted(pixels) for pixels in _checked(content)]
+        yield from (fitted(pixels) for pixels in _checked(content))
     elif isinstance(content, tuple):
-        frames = [_from_frame(number, frame, fitted) for number, frame in enumerate(content)]
+        yield from (_from_frame(number, frame, fitted) for number, frame in enumerate(content))
     elif isinstance(content, Path) and content.is_dir():
-        frames = [_from_picture(file, fitted) for file in _numbered(content)]
+        yield from (_from_picture(file, fitted) for file in _numbered(content))
     else:
-        frames = _from_file(content, frame_rate_hz, fitted)
-    if len(frames) < SHORTEST:
+        yield from _from_file(content, frame_rate_hz, fitted)
+
+
+def _of_one_size(frames: Iterable[np.ndarray], frame_rate_hz: float | None) -> Iterator[np.ndarray]:
+    """Yield frames; refuse too few, or frames of different sizes."""
+    count, shape = 0, None
+    for frame in frames:
+        count, shape = count + 1, shape or frame.shape
+        if frame.shape != shape:
+            raise UnreadableItem("its frames differ in size")
+        yield frame
+    if count < SHORTEST:
         at = f" at {frame_rate_hz:g} frames per second" if frame_rate_hz else ""
-        count = f"{len(frames)} frame{'' if len(frames) == 1 else 's'}"
-        raise UnreadableItem(f"too short: it has {count}{at}, a clip has at least {SHORTEST}")
-    if len({frame.shape for frame in frames}) > 1:
-        raise UnreadableItem("its frames differ in size")
-    return np.stack(frames, axis=1)
+        counted = f"{count} frame{'' if count == 1 else 's'}"
+        raise UnreadableItem(f"too short: it has {counted}{at}, a clip has at least {SHORTEST}")
 
 
 def deep_frames(contents: Iterable[Content]) -> Iterator[Path | bytes | np.ndarray]:
@@ -123,28 +143,7 @@ def deep_frames(contents: Iterable[Content]) -> Iterator[Path | bytes | np.ndarr
                 yield from frames
 
 
-def write_clip(frames: UInt8[np.ndarray, "f h w c"], path: str | Path, frame_rate_hz: float) -> None:
-    """Write a clip as MP4 (H.264, or MPEG-4 without an H.264 encoder) or GIF, by the extension of the path.
-
-    Both formats reduce colour precision. MP4 requires even sides: the last row or column of an odd side is
-    repeated. GIF merges equal successive frames into one of longer duration and plays at most 50 frames per
-    second, so that faster clips play more slowly.
-
-    Raises:
-        InputError: for another extension.
-    """
-    match Path(path).suffix.lower():
-        case ".mp4":
-            _write_mp4(frames, path, frame_rate_hz)
-        case ".gif":
-            _write_gif(frames, path, frame_rate_hz)
-        case _:
-            raise InputError(
-                f"expected a path that ends in {' or '.join(WRITTEN)}, received {path}: rename it"
-            )
-
-
-def _from_file(content: Path | bytes, frame_rate_hz: float | None, fitted: Fitted) -> list[np.ndarray]:
+def _from_file(content: Path | bytes, frame_rate_hz: float | None, fitted: Fitted) -> Iterator[np.ndarray]:
     with needs_extra("video"):
         import av
         from av.error import EOFError as FileEndError
@@ -165,7 +164,7 @@ def _from_file(content: Path | bytes, frame_rate_hz: float | None, fitted: Fitte
             check_extent(file)
             check_single(file)
             with av.open(file, "r", options={"format_whitelist": FORMATS}) as container:
-                return _decoded(container, frame_rate_hz, fitted)
+                yield from _decoded(container, frame_rate_hz, fitted)
         except UnreadableItem:
             raise
         except (InvalidDataError, FileEndError) as error:
@@ -176,7 +175,7 @@ def _from_file(content: Path | bytes, frame_rate_hz: float | None, fitted: Fitte
             raise UnreadableItem(f"FFmpeg cannot read it ({words[0]})") from error
 
 
-def _decoded(container: InputContainer, frame_rate_hz: float | None, fitted: Fitted) -> list[np.ndarray]:
+def _decoded(container: InputContainer, frame_rate_hz: float | None, fitted: Fitted) -> Iterator[np.ndarray]:
     # The cover image of some files is a video stream too, but `best` prefers moving pictures.
     stream = cast("VideoStream | None", container.streams.best("video"))
     if stream is None:
@@ -190,14 +189,13 @@ def _decoded(container: InputContainer, frame_rate_hz: float | None, fitted: Fit
     shown = _Shown(container, stream)
     rate_hz = None if frame_rate_hz is None else Fraction(frame_rate_hz).limit_denominator(1_000_000)
     wanted = (frame for _, _, frame in shown) if rate_hz is None else at_rate(shown, rate_hz)
-    frames: list[np.ndarray] = []
-    last: VideoFrame | None = None
+    last: tuple[VideoFrame, np.ndarray] | None = None
     for frame in wanted:
         # A frame that is sampled several times is resized once.
-        frames.append(frames[-1] if frame is last else fitted(_pixels(frame, width)))
-        last = frame
+        if last is None or frame is not last[0]:
+            last = frame, fitted(_pixels(frame, width))
+        yield last[1]
     shown.check_whole()
-    return frames
 
 
 class _Shown:
@@ -376,33 +374,3 @@ def _parts(name: str) -> Iterator[tuple[int, str]]:
     """Split a name into numbers and the text between them, for sorting."""
     for part in re.split(r"([0-9]+)", name):
         yield (int(part), "") if part.isdecimal() and part.isascii() else (-1, part)
-
-
-def _write_mp4(frames: UInt8[np.ndarray, "f h w c"], path: str | Path, frame_rate_hz: float) -> None:
-    with needs_extra("video"):
-        import av
-        import av.codec
-
-    encoder = next(name for name in ENCODERS if name in av.codec.codecs_available)
-    _, height, width, _ = frames.shape
-    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    with av.open(str(path), "w", format="mp4") as container:
-        stream: Any = container.add_stream(encoder, rate=Fraction(frame_rate_hz).limit_denominator(1000))
-        stream.height, stream.width = even.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.options = ENCODERS[encoder]
-        for pixels in even:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(_colour(pixels), format="rgb24")))
-        container.mux(stream.encode())
-
-
-def _write_gif(frames: UInt8[np.ndarray, "f h w c"], path: str | Path, frame_rate_hz: float) -> None:
-    first, *others = (Image.fromarray(_colour(pixels)) for pixels in frames)
-    # GIF durations are whole hundredths of a second; rounding the end times keeps the total duration right.
-    ends = np.round(np.arange(len(frames) + 1) * 100 / min(frame_rate_hz, GIF_RATE_HZ)).astype(int)
-    durations = [int(hundredths) * 10 for hundredths in np.diff(ends)]
-    first.save(path, format="GIF", save_all=True, append_images=others, duration=durations, loop=0)
-
-
-def _colour(pixels: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))

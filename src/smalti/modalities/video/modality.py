@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, final
@@ -32,8 +32,17 @@ from smalti.modalities.image.pixels import (
     to_model,
     to_stored,
 )
-from smalti.modalities.video.clips import EXTENSIONS, UNKNOWN_RATE_HZ, deep_frames, read_clip, write_clip
+from smalti.modalities.video.clips import (
+    EXTENSIONS,
+    UNKNOWN_RATE_HZ,
+    clip_blocks,
+    deep_frames,
+    read_clip,
+)
+from smalti.modalities.video.files import write_clip
 
+LONG_BYTES = 1 << 22
+"""Size of a video file from which it is read block by block."""
 SHOWN = 8
 """Maximum number of clips in a preview; more would be too small to see."""
 STRIP = 8
@@ -171,6 +180,15 @@ class VideoModality(Modality):
     def stream(self) -> ElementwiseStream:
         """Return a converter of blocks of frames, as for `check`."""
         return ElementwiseStream(self.check, self.plural_name)
+
+    def blocks(self, content: Any) -> Iterator[UInt8[np.ndarray, "c f h w"]] | None:
+        """Read a long video file block by block; None for a short one and for any other content."""
+        if not (isinstance(content, Path) and content.is_file()):
+            return None
+        # A small file may hold many frames of its own size.
+        if None not in self.fit.sides and content.stat().st_size < LONG_BYTES:
+            return None
+        return clip_blocks(content, self.config.frame_rate_hz, partial(self.config.read, fit=self.fit))
 
     def preview(self, rows: Sequence[Any]) -> Image.Image:
         """Draw strips of evenly spaced frames: for each clip, one strip per element of `rows`.
