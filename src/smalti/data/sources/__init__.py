@@ -25,7 +25,7 @@ from smalti.data.sources.grids import TileGridSource
 from smalti.data.sources.hub import HubSource
 from smalti.data.sources.idx import IdxSource
 from smalti.data.sources.parquet import ParquetSource
-from smalti.data.sources.remote import RemoteSource, is_remote
+from smalti.data.sources.remote import is_remote, open_remote
 from smalti.data.sources.speech import SpeechSource
 from smalti.data.sources.table import TableSource
 from smalti.data.sources.webdataset import WebDatasetSource
@@ -47,7 +47,7 @@ def open_source(text: str, extensions: Sequence[str], pattern: str | None = None
     """Open a local path, an address, or a data set of the Hugging Face Hub as a source.
 
     Args:
-        text: path of a folder or file, an address such as `s3://bucket/folder` (see `RemoteSource`), or
+        text: path of a folder or file, an address such as `s3://bucket/folder` (see `open_remote`), or
             "owner/name" (or "owner/name:config") of a data set of the Hub. A
             local path takes precedence, and a text whose first part is a local folder is a path.
         extensions: extensions of the files to look for in a folder or a tar file, such as ".png".
@@ -58,7 +58,7 @@ def open_source(text: str, extensions: Sequence[str], pattern: str | None = None
         InputError: if the path or the data set does not exist, or holds nothing usable.
     """
     if is_remote(text):
-        return RemoteSource(text, extensions)
+        return open_remote(text, extensions, of_arrays=ARRAYS_ENDING in extensions)
     path = _local(text)
     if path is not None:
         return _open_path(path, extensions, pattern)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, final
+from pathlib import Path, PurePath
+from typing import Any, TypeVar, final
 
 import numpy as np
 import pyarrow as pa
@@ -26,20 +27,64 @@ from smalti.data.sources.conventions import (
 )
 from smalti.data.sources.walk import walk
 
+F = TypeVar("F", bound=PurePath)
+
 ROWS_AT_ONCE = 64
 BUFFER_BYTES = 1 << 20
 
 
+class ParquetFiles(ABC):
+    """Parquet files of a source.
+
+    Attributes:
+        description: of the place.
+        root: folder of all files.
+        paths: of the files, sorted.
+    """
+
+    description: str
+    root: PurePath
+    paths: Sequence[PurePath]
+
+    @abstractmethod
+    def open(self, path: PurePath) -> Any:
+        """Return what pyarrow opens: a path or a file object."""
+
+    @abstractmethod
+    def content(self, cell: object, path: PurePath) -> Path | bytes:
+        """Content of a row's signal, in a file; see `signal_content`."""
+
+
+@final
+class LocalParquetFiles(ParquetFiles):
+    """A Parquet file, or those below a folder.
+
+    Args:
+        path: the file or folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.description = str(path)
+        self.root = path if path.is_dir() else path.parent
+        self.paths = parquet_files(path) if path.is_dir() else [path]
+
+    def open(self, path: PurePath) -> Any:
+        return path
+
+    def content(self, cell: object, path: PurePath) -> Path | bytes:
+        return signal_content(cell, Path(path).parent)
+
+
 @final
 class ParquetSource(Source):
-    """A Parquet file, or the Parquet files below a folder.
+    """A Parquet file, or the Parquet files below a folder or an address.
 
     The signal is a binary column or a struct with a field `bytes` (and `path`); the class is a column such as
     `label`, with the class names that Hugging Face stores in the schema. The split is stated by a file name
     such as `train-00000-of-00002.parquet`, or by a folder called train.
 
     Args:
-        path: the file or folder.
+        place: the file or folder, or the files of another place.
         of_arrays: read the signal from a column of nested lists of numbers instead of encoded files.
 
     Raises:
@@ -47,14 +92,14 @@ class ParquetSource(Source):
             state their split.
     """
 
-    def __init__(self, path: Path, of_arrays: bool = False):
-        self._root = path if path.is_dir() else path.parent
-        files = parquet_files(path) if path.is_dir() else [path]
+    def __init__(self, place: Path | ParquetFiles, of_arrays: bool = False):
+        self._place = place if isinstance(place, ParquetFiles) else LocalParquetFiles(place)
+        files, path = self._place.paths, self._place.description
         if not files:
             raise InputError(f"expected a folder with .parquet files, found none in {path}")
-        self._files = files_by_split(files, self._root)
+        self._files = files_by_split(files, self._place.root)
         self.splits = ordered_splits(self._files)
-        self._schema = read_footer(files[0])[0]
+        self._schema = read_footer(self._place.open(files[0]))[0]
         self._of_arrays = of_arrays
         self._signal = signal_column(self._schema, files[0], of_arrays)
         self._label = _label_column(self._schema)
@@ -100,9 +145,9 @@ class ParquetSource(Source):
             return []
         return [f"column {self._signal} was used as the signal, column {', '.join(others)} was ignored"]
 
-    def _rows(self, file: Path) -> int:
+    def _rows(self, file: PurePath) -> int:
         """Return the number of rows of a file after checking its columns against the first file."""
-        schema, rows = read_footer(file)
+        schema, rows = read_footer(self._place.open(file))
         for name in filter(None, (self._signal, self._label)):
             expected = self._schema.field(name).type
             received = schema.field(name).type if name in schema.names else "no such column"
@@ -113,13 +158,13 @@ class ParquetSource(Source):
                 )
         return rows
 
-    def _rows_of(self, file: Path, begin: int, end: int) -> Iterator[Item]:
+    def _rows_of(self, file: PurePath, begin: int, end: int) -> Iterator[Item]:
         columns = [name for name in (self._signal, self._label) if name is not None]
-        prefix = file.relative_to(self._root).as_posix()
+        prefix = file.relative_to(self._place.root).as_posix()
         row = begin
         try:
             # With a buffer, a column of a row group is read in pieces.
-            with pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as table:
+            with pq.ParquetFile(self._place.open(file), buffer_size=BUFFER_BYTES) as table:
                 groups, skip = _row_groups(table, begin, end)
                 for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=columns):
                     rows = batch.slice(min(skip, len(batch)), end - row)
@@ -129,7 +174,7 @@ class ParquetSource(Source):
                         [None] * len(cells) if self._label is None else rows.column(self._label).to_pylist()
                     )
                     for cell, label in zip(cells, labels, strict=True):
-                        content = as_array(cell) if self._of_arrays else signal_content(cell, file.parent)
+                        content = as_array(cell) if self._of_arrays else self._place.content(cell, file)
                         yield Item(f"{prefix}#{row}", content, class_name(label, self._names))
                         row += 1
         except InputError:
@@ -157,7 +202,7 @@ def parquet_files(folder: Path) -> list[Path]:
     return [file for file in _visible_files(folder) if file.suffix.lower() == ".parquet"]
 
 
-def _split_of(file: Path, root: Path) -> str | None:
+def _split_of(file: PurePath, root: PurePath) -> str | None:
     """Return the split stated by the file's name, else by its nearest folder, or None."""
     hub_name = re.match(r"([A-Za-z]\w*)-\d+-of-\d+$", file.stem)
     start = hub_name or re.match(rf"({'|'.join(SPLIT_NAMES)})(?![a-z])", file.stem.lower())
@@ -167,13 +212,13 @@ def _split_of(file: Path, root: Path) -> str | None:
     return next((SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES), None)
 
 
-def files_by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
+def files_by_split(files: Sequence[F], root: PurePath) -> dict[str, list[F]]:
     """Group files by the split that their names or folders below `root` state; "all" if none does.
 
     Raises:
         InputError: if only some of the files state their split.
     """
-    splits: dict[str | None, list[Path]] = {}
+    splits: dict[str | None, list[F]] = {}
     for file in files:
         splits.setdefault(_split_of(file, root), []).append(file)
     unnamed = splits.pop(None, [])
@@ -186,8 +231,8 @@ def files_by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
     return {split: list(group) for split, group in splits.items() if split} or {"all": unnamed}
 
 
-def read_footer(file: Path) -> tuple[pa.Schema, int]:
-    """Read the schema and the number of rows.
+def read_footer(file: Any) -> tuple[pa.Schema, int]:
+    """Read the schema and the number of rows of a file, given by its path or opened.
 
     Raises:
         InputError: if the file is not Parquet or is damaged, or two of its columns have one name.
@@ -240,7 +285,7 @@ def _signal_candidates(schema: pa.Schema, of_arrays: bool = False) -> list[str]:
     return preferred_first(names, SIGNAL_COLUMNS)
 
 
-def signal_column(schema: pa.Schema, file: Path, of_arrays: bool = False) -> str:
+def signal_column(schema: pa.Schema, file: PurePath, of_arrays: bool = False) -> str:
     """Return the name of the signal column; see `ParquetSource`.
 
     Raises:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from typing import Any, final
 
 from smalti.core.errors import InputError
@@ -14,11 +14,13 @@ from smalti.data.sources.base import Entry, Files, Item, Source, State
 from smalti.data.sources.conventions import ordered_splits, require_split
 from smalti.data.sources.listing import Listing, class_depths, normal_endings
 from smalti.data.sources.local import changed_item
+from smalti.data.sources.parquet import ParquetFiles, ParquetSource
 from smalti.data.sources.walk import is_hidden
 
 AT_ONCE = 32
 """Files that are fetched at the same time; each waits for the network most of its time."""
-VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "last_modified", "LastModified", "created")
+PARQUET = ".parquet"
+VERSIONS = ("ETag", "blob_id", "etag", "md5Hash", "mtime", "last_modified", "LastModified", "created")
 """Fields of file systems that change with a file's content, the most reliable ones first."""
 
 
@@ -42,7 +44,7 @@ class RemoteFiles(Files):
         self, system: Any, root: str, names: Sequence[str] = (), class_depth: int | None = None
     ) -> None:
         super().__init__(names, class_depth)
-        self._system, self._root = system, root
+        self.system, self.root = system, root
 
     @classmethod
     def at(cls, address: str, names: Sequence[str] = (), class_depth: int | None = None) -> RemoteFiles:
@@ -65,12 +67,12 @@ class RemoteFiles(Files):
 
     def listed(self) -> dict[str, State]:
         """States of all files by path, sorted."""
-        found: dict[str, Any] = self._system.find(self._root, detail=True)
-        if self._root in found:
+        found: dict[str, Any] = self.system.find(self.root, detail=True)
+        if self.root in found:
             raise InputError(
-                f"expected the address of a folder, received {self._root}, a file: pass its folder"
+                f"expected the address of a folder, received {self.root}, a file: pass its folder"
             )
-        states = {path.removeprefix(f"{self._root}/"): _state(fields) for path, fields in found.items()}
+        states = {path.removeprefix(f"{self.root}/"): _state(fields) for path, fields in found.items()}
         return dict(sorted(states.items()))
 
     def entries(self) -> Iterator[Entry]:
@@ -99,21 +101,21 @@ class RemoteFiles(Files):
         return True
 
     def _read(self, name: str) -> bytes:
-        return self._system.cat_file(f"{self._root}/{name}")
+        return self.system.cat_file(f"{self.root}/{name}")
 
     def _item(self, entry: Entry, content: Future[bytes]) -> Item:
         name, (size, _) = entry
         try:
             read = content.result()
         except FileNotFoundError:
-            raise changed_item(name, self._root) from None
+            raise changed_item(name, self.root) from None
         except Exception as error:  # each file system has its own exceptions
             raise InputError(
-                f"expected to read {name} of {self._root}, but that failed ({_reason(error)}): check the "
+                f"expected to read {name} of {self.root}, but that failed ({_reason(error)}): check the "
                 "network, and run the same command again"
             ) from error
         if size not in (-1, len(read)):
-            raise changed_item(name, self._root)
+            raise changed_item(name, self.root)
         return Item(name, read, self.label(name))
 
 
@@ -129,34 +131,79 @@ def _state(fields: dict[str, Any]) -> State:
 
 
 @final
+class RemoteParquetFiles(ParquetFiles):
+    """Parquet files below an address.
+
+    Args:
+        address: the address.
+        states: files below it.
+    """
+
+    def __init__(self, address: str, states: Mapping[str, State]) -> None:
+        place = RemoteFiles.at(address)
+        self._system, self.root = place.system, PurePosixPath(place.root)
+        names = [name for name in states if name.lower().endswith(PARQUET)]
+        self.paths = [self.root / name for name in names]
+        # The description identifies the content: a plan compares it.
+        version = zlib.crc32(repr([(name, states[name]) for name in names]).encode())
+        self.description = f"{address} (version {version:08x})"
+
+    def open(self, path: PurePath) -> Any:
+        return self._system.open(str(path), "rb")
+
+    def content(self, cell: object, path: PurePath) -> bytes:
+        """The bytes in the row; paths of other files are not followed."""
+        held = cell.get("bytes") if isinstance(cell, dict) else cell
+        return held if isinstance(held, bytes) else b""
+
+
+def open_remote(address: str, extensions: Sequence[str], of_arrays: bool = False) -> Source:
+    """Open a folder of files, or of Parquet files only, at an address. Hidden files are left out.
+
+    Args:
+        address: such as `s3://bucket/folder`, or `hf://datasets/owner/name` for a data set of the Hub.
+        extensions: extensions of the wanted files.
+        of_arrays: see `ParquetSource`.
+
+    Raises:
+        InputError: if the address cannot be opened, or holds nothing usable.
+    """
+    try:
+        found = RemoteFiles.at(address).listed()
+    except InputError:
+        raise
+    except Exception as error:  # each file system has its own exceptions
+        raise InputError(
+            f"expected files below {address}, but they cannot be listed ({_reason(error)}): check the "
+            "address and the access to it"
+        ) from error
+    states = {name: state for name, state in found.items() if not any(map(is_hidden, name.split("/")))}
+    names = [name for name in states if name.lower() != "readme.md"]
+    if names and all(name.lower().endswith(PARQUET) for name in names):
+        return ParquetSource(RemoteParquetFiles(address, states), of_arrays)
+    return RemoteSource(address, states, extensions)
+
+
+@final
 class RemoteSource(Source):
     """The files below an address that have one of the given extensions, as `FolderSource` reads them.
 
-    Hidden files are left out. The files are fetched as they are needed, many at the same time, and not kept.
+    The files are fetched as they are needed, many at the same time, and not kept.
 
     Args:
         address: such as `s3://bucket/folder`.
+        states: files below it.
         extensions: extensions of the wanted files, such as ".png", in any case.
 
     Raises:
-        InputError: if the address cannot be opened, or holds no wanted file.
+        InputError: if there is no wanted file.
     """
 
-    def __init__(self, address: str, extensions: Sequence[str]) -> None:
-        self._place = RemoteFiles.at(address)
+    def __init__(self, address: str, states: Mapping[str, State], extensions: Sequence[str]) -> None:
+        self._states = states
         listing = Listing(normal_endings(extensions))
-        try:
-            self._states = self._place.listed()
-        except InputError:
-            raise
-        except Exception as error:  # each file system has its own exceptions
-            raise InputError(
-                f"expected files below {address}, but they cannot be listed ({_reason(error)}): check the "
-                "address and the access to it"
-            ) from error
-        for name in self._states:
-            if not any(is_hidden(part) for part in PurePosixPath(name).parts):
-                (listing.wanted if listing.wants(name) else listing.others).append(name)
+        for name in states:
+            (listing.wanted if listing.wants(name) else listing.others).append(name)
         if not listing.wanted:
             raise listing.none_wanted(f"below {address}")
         names, self._notes = listing.by_split()
