@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import final
 
@@ -26,6 +27,8 @@ from smalti.tokenizer import Tokenizer
 
 LISTED = 10
 """Most faults that are printed."""
+FIRST = 256
+"""Rows of a file from which the sample is taken."""
 SAMPLE = 8
 """Default number of items that are encoded again."""
 
@@ -229,10 +232,9 @@ class _Sample:
                 f"expected the run of the model {info.model}, received that of "
                 f"{self._tokenizer.fingerprint}: pass the run that encoded the codes"
             )
-        batch = next(batches, None)
-        if batch is not None:
-            step = -(-len(batch[0]) // num)
-            yield from zip(batch[0][::step], batch[1][::step], strict=True)
+        rows = (row for batch in batches for row in zip(*batch[:2], strict=True))
+        first = list(islice(rows, max(num, FIRST)))
+        yield from first[:: -(-len(first) // num) or 1]
 
     @torch.no_grad()
     def _again(self, file: Path, name: str) -> tuple[np.ndarray, float]:
