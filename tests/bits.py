@@ -37,6 +37,10 @@ def bits_model(encoder: Encoder, signal: SignalSpec) -> VQVAE:
     for weight in encoder.parameters():
         torch.nn.init.normal_(weight, std=0.4)
     likelihood = GaussianConfig().build(signal)
-    settings = {"strides": encoder.strides[::-1], "time_strides": encoder.time_strides[::-1]}
+    settings = {
+        "strides": encoder.strides[::-1],
+        "time_strides": encoder.time_strides[::-1],
+        "per_frame": encoder.is_per_frame,
+    }
     decoder = ConvDecoder(DIM, likelihood.num_parameters, signal.ndim, **TINY, **settings)
     return VQVAE(encoder, Bits(), decoder, likelihood, signal).eval()

@@ -83,7 +83,8 @@ def test_measured_shapes_and_signs(case, spec):
         torch.testing.assert_close(bound.log_prob, -(bound.rate + bound.distortion))
     assert measured.reconstruction.shape == x.shape
     assert measured.reconstruction.abs().max() <= 1 + 1e-6
-    assert torch.equal(measured.reconstruction, model.reconstruct(x))
+    # Signals of time are reconstructed in windows, whose sums are rounded differently.
+    torch.testing.assert_close(measured.reconstruction, model.reconstruct(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("draws", [1, 2, 5])

@@ -10,14 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.parts import Encoder
 from smalti.core.signals import SignalSpec
+from smalti.decoders.conv import ConvDecoder
 from smalti.encoders.conv import ConvEncoder
 from smalti.models.vqvae import VQVAE
 from smalti.models.windows import Windows, encode_batch, encode_each
 from smalti.quantizers.multi_scale import MultiScaleVQ
-from tests.bits import DIM, TINY, bits_model
+from tests.bits import DIM, TINY, Bits, bits_model
 
 
 def model(encoder: Encoder, size: Sequence[int], channels: int = 1) -> VQVAE:
@@ -67,6 +69,31 @@ def test_the_latents_are_those_of_the_whole(own: VQVAE) -> None:
             whole = own.encoder(item[None])
         made = own.quantizer.decode(own.encode(item[None]))
         torch.testing.assert_close(made, whole, rtol=1e-4, atol=1e-4)
+
+
+@EVERY
+@settings(max_examples=4, deadline=None)
+@given(lengths=st.lists(st.integers(1, 200), min_size=1, max_size=2))
+def test_a_decoded_signal_is_that_of_the_whole(own: VQVAE, lengths: list[int]) -> None:
+    assert own.decoded_field is not None
+    for item in signals(own, lengths):
+        codes = own.encode(torch.stack([item, -item, item / 2]))
+        decoded = own.decode(codes)
+        assert decoded.shape == (3, *item.shape)
+        with torch.no_grad():
+            torch.testing.assert_close(decoded, own.likelihood(codes).mean(), rtol=1e-4, atol=1e-4)
+        assert all(torch.equal(own.decode(codes[[row]])[0], decoded[row]) for row in range(3))
+
+
+def test_a_signal_is_decoded_under_its_own_label() -> None:
+    decoder = ConvDecoder(DIM, 1, 1, **TINY, strides=(3, 2), conditions={"label": 4})
+    labelled = VQVAE(WAVES.encoder, Bits(), decoder, WAVES.family, WAVES.signal).eval()
+    torch.nn.init.normal_(decoder.label.weight)
+    codes = labelled.encode(torch.stack(signals(WAVES, [150, 150])))
+    given = Conditions(label=torch.tensor([2, -1]))
+    with torch.no_grad():
+        expected = labelled.likelihood(codes, given).mean()
+    torch.testing.assert_close(labelled.decode(codes, given), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_every_call_has_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,6 +192,20 @@ class Autoencoder(LatentVariableModel):
         """Encode windows of longer signals to codes; see `Encoder.within`."""
         raise NotImplementedError(f"{type(self).__name__} has a receptive field, but no encode_within")
 
+    @property
+    def decoded_field(self) -> ReceptiveField | None:
+        """Codes that a decoded position depends on, along the first axis; None, by default, for all of them.
+
+        A model that returns one also has `decode_within`, and a likelihood with a mean.
+        """
+        return None
+
+    def decode_within(
+        self, codes: Int64[Tensor, "b g *grid"], extent: Extent, conditions: Conditions | None = None
+    ) -> Float[Tensor, "b c *size"]:
+        """Decode windows of codes to the mean of their signals; see `Decoder.within`."""
+        raise NotImplementedError(f"{type(self).__name__} has a decoded field, but no decode_within")
+
     def draw_codes(
         self,
         signal: Float[Tensor, "b c *size"],

@@ -120,6 +120,20 @@ class Decoder(nn.Module, ABC):
         attribute `condition_names`. Bounds on ln p(x) name them, and are measured without any others.
         """
 
+    @property
+    def receptive_field(self) -> ReceptiveField | None:
+        """Latents that a position depends on, along the first axis; None, by default, for all of them.
+
+        A decoder that returns one also has `within`, and signals of any length are decoded in windows.
+        """
+        return None
+
+    def within(
+        self, latents: Float[Tensor, "b d *grid"], extent: Extent, conditions: Conditions | None = None
+    ) -> Float[Tensor, "b p *size"]:
+        """Compute the parameters for windows of longer signals; see `Encoder.within`."""
+        raise NotImplementedError(f"{type(self).__name__} has a receptive field, but no method within")
+
 
 class Quantizer(Pretrained, ABC):
     """A module latents -> codes -> latents, with G codes per position, each one of K."""
@@ -256,6 +270,8 @@ class LikelihoodFamily(nn.Module, ABC):
     gives_logits: bool = False
     """True for a softmax whose parameters `(B, C*L, *size)` are the logits of each element's levels; an
     autoregressive network outputs these directly, and draws from them as from codes."""
+    is_per_position: bool = False
+    """True if a position's likelihood has a mean, and depends on the parameters of that position alone."""
     is_per_element: bool = True
     """True if the decoder sets all parameters of each element's distribution, so that none is shared."""
 

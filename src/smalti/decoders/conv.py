@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, final
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from smalti.core.conditioners import ConditionedConfig, Conditioner, Conditioners
 from smalti.core.conditions import Conditions, id_sizes
+from smalti.core.locality import Extent, ReceptiveField
 from smalti.core.parts import DECODERS, Decoder, DecoderConfig, Encoder, LikelihoodFamily
 from smalti.core.signals import SignalSpec
 from smalti.nn.blocks import (
@@ -23,6 +25,7 @@ from smalti.nn.blocks import (
     stage_strides,
     upsample,
 )
+from smalti.nn.receptive import receptive_field, within
 from smalti.nn.symbols import hide_labels, label_indices
 
 Stride = Annotated[int, Field(ge=1)]
@@ -118,6 +121,31 @@ class ConvDecoder(Decoder):
             InputError: if a label or another condition is out of range or has the wrong shape.
         """
         x = each_frame(self._first, latents) if self.is_per_frame else self._first(latents)
+        x = self._conditioned(x, conditions)
+        return each_frame(self.layers, x) if self.is_per_frame else self.layers(x)
+
+    @property
+    def receptive_field(self) -> ReceptiveField | None:
+        """Of the convolutions; None with group normalization over frames, or with conditioners."""
+        if len(self.conditioners):
+            return None
+        if self.is_per_frame:
+            return ReceptiveField(0, 0)
+        stride = math.prod(self.config.time_strides or self.config.strides or ())
+        return receptive_field(nn.Sequential(self.first, *self.layers), stride, 1)
+
+    def within(
+        self, latents: Float[Tensor, "b d *grid"], extent: Extent, conditions: Conditions | None = None
+    ) -> Float[Tensor, "b p *size"]:
+        """Parameters of the likelihood for windows of longer signals."""
+        if self.is_per_frame:
+            return self(latents, conditions)
+        x = within([self.first], channels_last(latents), extent)
+        return within(self.layers, self._conditioned(x, conditions), extent)
+
+    def _conditioned(
+        self, x: Float[Tensor, "b c *grid"], conditions: Conditions | None
+    ) -> Float[Tensor, "b c *grid"]:
         if self.label is not None:
             num_classes = self.condition_sizes["label"]
             labels = label_indices(conditions, len(x), num_classes, x.device)
@@ -127,7 +155,7 @@ class ConvDecoder(Decoder):
         if len(self.conditioners):
             prepared = self.conditioners.prepare(conditions, x.shape[0], x.shape[2:], hide=self.training)
             x = self.conditioners(x, prepared)
-        return each_frame(self.layers, x) if self.is_per_frame else self.layers(x)
+        return x
 
     def _first(self, latents: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b c *grid"]:
         return self.first(channels_last(latents))

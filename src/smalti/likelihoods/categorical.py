@@ -105,6 +105,7 @@ class CategoricalFamily(LikelihoodFamily):
         levels: exact levels of each channel.
     """
 
+    is_per_position = True
     kind = "categorical"
     gives_logits = True
 

@@ -136,6 +136,8 @@ class CoupledLogisticMixtureFamily(LikelihoodFamily):
         components: M, for each position.
     """
 
+    is_per_position = True
+
     anchors: Tensor
 
     kind = "coupled_logistic_mixture"

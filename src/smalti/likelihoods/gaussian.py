@@ -77,6 +77,7 @@ class GaussianFamily(LikelihoodFamily):
         levels: exact levels of each channel.
     """
 
+    is_per_position = True
     is_per_element = False
 
     kind = "gaussian"

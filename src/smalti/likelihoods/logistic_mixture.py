@@ -77,6 +77,8 @@ class LogisticMixtureFamily(LikelihoodFamily):
         components: M, for each element.
     """
 
+    is_per_position = True
+
     anchors: Tensor
 
     kind = "logistic_mixture"

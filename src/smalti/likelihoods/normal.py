@@ -57,6 +57,7 @@ class NormalFamily(LikelihoodFamily):
         channels: of the signal.
     """
 
+    is_per_position = True
     kind = "normal"
     is_per_element = False
     is_density = True

@@ -29,7 +29,7 @@ from smalti.models.networks import (
     configs_of,
     tiny_networks,
 )
-from smalti.models.windows import encode_batch
+from smalti.models.windows import decode_batch, encode_batch
 from smalti.nn.collectives import rand_over_ranks
 from smalti.nn.jitter import jitter
 from smalti.quantizers.vq import VectorQuantizerConfig
@@ -146,8 +146,7 @@ class VQVAE(Autoencoder):
         Raises:
             InputError: if the encoder's strides do not divide the size.
         """
-        is_traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()
-        if self.signal.has_time and self.receptive_field is not None and not is_traced:
+        if self._has_windows and self.receptive_field is not None:
             self.encoder.grid(signal.shape[2:])
             return encode_batch(self, signal, conditions)
         return self.quantizer.encode(self.encoder(signal, conditions))
@@ -164,6 +163,39 @@ class VQVAE(Autoencoder):
     ) -> Int64[Tensor, "b g *grid"]:
         """Encode windows of longer signals to codes."""
         return self.quantizer.encode(self.encoder.within(signal, extent, conditions))
+
+    @property
+    def decoded_field(self) -> ReceptiveField | None:
+        """Of the decoder; None for codes or a likelihood that depend on several positions."""
+        is_local = self.quantizer.is_per_position and self.family.is_per_position
+        return self.decoder.receptive_field if is_local else None
+
+    @torch.no_grad()
+    @in_full_precision
+    def decode_within(
+        self, codes: Int64[Tensor, "b g *grid"], extent: Extent, conditions: Conditions | None = None
+    ) -> Float[Tensor, "b c *size"]:
+        """Decode windows of codes to the mean of their signals."""
+        latents = self.quantizer.decode(codes)
+        return self.family(self.decoder.within(latents, extent, conditions), conditions).mean()
+
+    @in_full_precision
+    def decode(
+        self,
+        codes: Int64[Tensor, "b g *grid"],
+        conditions: Conditions | None = None,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+    ) -> Float[Tensor, "b c *size"]:
+        """The mean of p(x | codes), of signals with a time axis in windows; a draw if the mean is unknown."""
+        if self._has_windows and self.decoded_field is not None and codes.numel():
+            return decode_batch(self, codes, conditions)
+        return self.likelihood(codes, conditions).mean_or_draw(generator, temperature)
+
+    @property
+    def _has_windows(self) -> bool:
+        is_traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+        return self.signal.has_time and not is_traced
 
     def likelihood(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None

@@ -59,6 +59,20 @@ class Window:
     item: int = 0
 
 
+def shape_of_calls(overlap: int, positions: int, device: torch.device) -> tuple[int, int]:
+    """Choose the number of codes that a window is responsible for, and the number of windows in a call.
+
+    Args:
+        overlap: codes of a window beside these.
+        positions: of the signal for each code along the first axis.
+        device: of the model.
+    """
+    fewest, most = -(-LEAST_POSITIONS // positions), MOST_POSITIONS // positions
+    codes = max(fewest, overlap, min(OVERLAPS * overlap, most))
+    at_once = POSITIONS_AT_ONCE.get(device.type, POSITIONS_ELSEWHERE)
+    return codes, max(1, at_once // ((codes + overlap) * positions))
+
+
 @final
 class Windows:
     """Cuts signals into windows of one shape, and encodes these.
@@ -74,16 +88,12 @@ class Windows:
         self._model, self.stride, self._others = model, model.stride, tuple(size)
         self.device = next(model.parameters()).device
         self.before, self.after = (-(-reach // self.stride) for reach in (field.before, field.after))
-        positions = self.stride * math.prod(size)
-        overlap = self.before + self.after
-        fewest, most = -(-LEAST_POSITIONS // positions), MOST_POSITIONS // positions
-        self.codes = max(fewest, overlap, min(OVERLAPS * overlap, most))
-        """Codes that a window is responsible for."""
+        self.codes, self.rows = shape_of_calls(
+            self.before + self.after, self.stride * math.prod(size), self.device
+        )
+        """Codes that a window is responsible for, and windows in a call."""
         self.size = self.before + self.codes + self.after
         """Codes of a window, with the overlap on both sides."""
-        at_once = POSITIONS_AT_ONCE.get(self.device.type, POSITIONS_ELSEWHERE)
-        self.rows = max(1, at_once // (self.size * positions))
-        """Windows in a call."""
         self._rows: Tensor | None = None
 
     @property
@@ -208,3 +218,42 @@ def encode_batch(
 
     reads = [read(row) for row in range(len(signal))]
     return torch.stack(encode_each(model, reads, [tuple(signal.shape[2:])] * len(reads), conditions))
+
+
+def decode_batch(
+    model: Autoencoder, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None
+) -> Float[Tensor, "b c *size"]:
+    """Decode codes in windows of one shape: none of the signals depends on the others of the batch.
+
+    Args:
+        model: with a decoded field, in evaluation mode.
+        codes: of at least one signal, and one position.
+        conditions: of each signal.
+    """
+    field = model.decoded_field
+    assert field is not None
+    strides, num_codes = model.strides, codes.shape[2]
+    others = [side * stride for side, stride in zip(codes.shape[3:], strides[1:], strict=True)]
+    own, rows = shape_of_calls(field.before + field.after, strides[0] * math.prod(others), codes.device)
+    size = field.before + own + field.after
+    places = [(item, first) for item in range(len(codes)) for first in range(0, num_codes, own)]
+    decoded: Tensor | None = None
+    for begin in range(0, len(places), rows):
+        group = places[begin : begin + rows]
+        part, bounds = codes.new_zeros(rows, codes.shape[1], size, *codes.shape[3:]), [(0, 0)] * rows
+        for row, (item, first) in enumerate(group):
+            start = first - field.before
+            bounds[row] = max(0, -start), min(size, num_codes - start)
+            inside = slice(*bounds[row])
+            part[row, :, inside] = codes[item, :, inside.start + start : inside.stop + start]
+        items = [item for item, _ in group] + [group[0][0]] * (rows - len(group))
+        given = conditions.part(torch.tensor(items, device=codes.device)) if conditions else None
+        signal = model.decode_within(part, Extent(tuple(bounds), size), given)
+        if decoded is None:
+            decoded = signal.new_empty(len(codes), signal.shape[1], num_codes * strides[0], *others)
+        for row, (item, first) in enumerate(group):
+            until = min(first + own, num_codes)
+            wanted = signal[row, :, field.before * strides[0] :][:, : (until - first) * strides[0]]
+            decoded[item, :, first * strides[0] : until * strides[0]] = wanted
+    assert decoded is not None
+    return decoded
