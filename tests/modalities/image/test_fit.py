@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from smalti.modalities.image.fit import Cover, Middle, Whole
+from smalti.modalities.image.fit import Cover, Middle, Picture, Whole
 
 LANCZOS = Image.Resampling.LANCZOS
 SIDES = st.integers(1, 40)
@@ -20,7 +20,7 @@ def picture(width: int, height: int) -> Image.Image:
 @given(width=SIDES, height=SIDES, side=SIDES)
 def test_cover_is_pillows_fit(width, height, side):
     image = picture(width, height)
-    fitted = Cover(side, 7).apply(image, 1.0, LANCZOS)
+    fitted = Cover(side, 7).apply(Picture(image), LANCZOS)
     assert fitted.size == (7, side)
     np.testing.assert_array_equal(fitted, ImageOps.fit(image, (7, side), LANCZOS))
 
@@ -28,17 +28,17 @@ def test_cover_is_pillows_fit(width, height, side):
 @given(width=SIDES, height=SIDES)
 def test_whole_pictures_keep_their_pixels(width, height):
     image = picture(width, height)
-    assert Whole().apply(image, 1.0, LANCZOS) is image
+    assert Whole().apply(Picture(image), LANCZOS) is image
 
 
 @pytest.mark.parametrize(("aspect", "size"), [(2.0, (20, 6)), (0.5, (10, 12))])
 def test_pixels_become_square_without_a_loss(aspect, size):
-    assert Whole().apply(picture(10, 6), aspect, LANCZOS).size == size
+    assert Whole().apply(Picture(picture(10, 6), aspect), LANCZOS).size == size
 
 
 @given(width=SIDES, height=SIDES, shorter=st.none() | SIDES, least=st.tuples(SIDES, SIDES))
 def test_scaled_pictures_cover_the_least_size(width, height, shorter, least):
-    scaled = Whole(shorter, least).apply(picture(width, height), 1.0, LANCZOS)
+    scaled = Whole(shorter, least).apply(Picture(picture(width, height)), LANCZOS)
     assert scaled.height >= least[0]
     assert scaled.width >= least[1]
     if shorter is not None and min(width, height) * max(least) <= shorter * min(width, height):
@@ -50,8 +50,8 @@ def test_scaled_pictures_cover_the_least_size(width, height, shorter, least):
 @given(width=SIDES, height=SIDES, shorter=st.none() | SIDES, least=st.tuples(SIDES, SIDES))
 def test_the_middle_is_that_of_the_scaled_picture(width, height, shorter, least):
     whole, image = Whole(shorter, least), picture(width, height)
-    middle = np.asarray(Middle(whole).apply(image, 1.0, LANCZOS))
-    scaled = np.asarray(whole.apply(image, 1.0, LANCZOS))
+    middle = np.asarray(Middle(whole).apply(Picture(image), LANCZOS))
+    scaled = np.asarray(whole.apply(Picture(image), LANCZOS))
     top, left = ((scaled.shape[axis] - least[axis]) // 2 for axis in (0, 1))
     np.testing.assert_array_equal(middle, scaled[top : top + least[0], left : left + least[1]])
 

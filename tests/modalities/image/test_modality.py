@@ -15,6 +15,7 @@ from smalti.core.errors import InputError
 from smalti.core.signals import SignalSpec
 from smalti.modalities.image.modality import ImageConfig, ImageModality
 from smalti.modalities.image.pictures import BACKGROUNDS, FILTERS, MODES
+from smalti.modalities.image.pixels import JPEG
 
 HEIGHT, WIDTH = 6, 9
 RNG = np.random.default_rng(0)
@@ -69,6 +70,7 @@ class TestConfig:
             "crop": "centre",
             "filter": "box",
             "background": "black",
+            "jpeg": JPEG,
             "pixel_range": "auto",
             "range": [-1.0, 1.0],
             "levels": 256,

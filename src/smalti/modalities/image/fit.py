@@ -9,6 +9,41 @@ from typing import Any, final
 from PIL import Image, ImageOps
 
 
+@final
+@dataclass(frozen=True)
+class Picture:
+    """An upright picture.
+
+    Attributes:
+        image: its pixels.
+        aspect: width of a pixel divided by its height.
+        reduction: factor by which the decoder has reduced the picture.
+        box: part of the reduced image that shows the picture, since its sides need not divide; None for all.
+    """
+
+    image: Image.Image
+    aspect: float = 1.0
+    reduction: int = 1
+    box: tuple[float, float, float, float] | None = None
+
+    @property
+    def part(self) -> tuple[float, float, float, float]:
+        """Left, upper, right and lower side of the picture in its image."""
+        return self.box or (0.0, 0.0, float(self.image.width), float(self.image.height))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, as the file states them."""
+        left, top, right, bottom = self.part
+        return round((right - left) * self.reduction), round((bottom - top) * self.reduction)
+
+    def resized(self, size: tuple[int, int], resampling: Image.Resampling) -> Image.Image:
+        """Return the image at a size; unchanged if it has that size."""
+        if self.image.size == size and self.box is None:
+            return self.image
+        return self.image.resize(size, resampling, box=self.box)
+
+
 class Fit(ABC):
     """A rule by which upright pictures are scaled and cropped."""
 
@@ -18,14 +53,12 @@ class Fit(ABC):
         """Height and width of the result; None where pictures keep their own."""
 
     @abstractmethod
-    def apply(self, image: Image.Image, aspect: float, resampling: Image.Resampling) -> Image.Image:
-        """Scale and crop an image.
+    def scale(self, width: float, height: float) -> float:
+        """Return the factor by which a picture of square pixels is scaled."""
 
-        Args:
-            image: upright.
-            aspect: width of its pixels divided by their height; those of the result are square.
-            resampling: filter.
-        """
+    @abstractmethod
+    def apply(self, picture: Picture, resampling: Image.Resampling) -> Image.Image:
+        """Scale and crop a picture; the pixels of the result are square."""
 
     @abstractmethod
     def protocol(self) -> dict[str, Any]:
@@ -52,16 +85,22 @@ class Cover(Fit):
     def sides(self) -> tuple[int, int]:
         return self.height, self.width
 
-    def apply(self, image: Image.Image, aspect: float, resampling: Image.Resampling) -> Image.Image:
+    def scale(self, width: float, height: float) -> float:
+        return max(self.width / width, self.height / height)
+
+    def apply(self, picture: Picture, resampling: Image.Resampling) -> Image.Image:
         size = (self.width, self.height)
-        if aspect == 1:
+        if picture.aspect == 1 and picture.box is None:
+            image = picture.image
             return image if image.size == size else ImageOps.fit(image, size, method=resampling)
         # The largest central part that has the shape of the result when it is shown.
-        shape = self.width / self.height / aspect
-        part = (min(image.width, image.height * shape), min(image.height, image.width / shape))
-        left, top = (image.width - part[0]) / 2, (image.height - part[1]) / 2
-        box = (left, top, min(left + part[0], image.width), min(top + part[1], image.height))
-        return image.resize(size, resampling, box=box)
+        first, top, last, bottom = picture.part
+        shape = self.width / self.height / picture.aspect
+        width = min(last - first, (bottom - top) * shape)
+        height = min(bottom - top, (last - first) / shape)
+        left, upper = (first + last - width) / 2, (top + bottom - height) / 2
+        box = (left, upper, min(left + width, last), min(upper + height, bottom))
+        return picture.image.resize(size, resampling, box=box)
 
     def protocol(self) -> dict[str, Any]:
         return {"size": [self.height, self.width], "crop": "centre"}
@@ -88,14 +127,19 @@ class Whole(Fit):
     def sides(self) -> tuple[None, None]:
         return None, None
 
-    def apply(self, image: Image.Image, aspect: float, resampling: Image.Resampling) -> Image.Image:
-        # The shorter side of a pixel is enlarged, so that no detail is lost.
-        width, height = image.width * max(1.0, aspect), image.height * max(1.0, 1 / aspect)
-        scale = 1.0 if self.shorter is None else self.shorter / min(width, height)
+    def scale(self, width: float, height: float) -> float:
         least_height, least_width = self.least
-        scale = max(scale, least_width / width, least_height / height)
+        wanted = 1.0 if self.shorter is None else self.shorter / min(width, height)
+        return max(wanted, least_width / width, least_height / height)
+
+    def apply(self, picture: Picture, resampling: Image.Resampling) -> Image.Image:
+        # The shorter side of a pixel is enlarged, so that no detail is lost.
+        width = picture.size[0] * max(1.0, picture.aspect)
+        height = picture.size[1] * max(1.0, 1 / picture.aspect)
+        scale = self.scale(width, height)
+        least_height, least_width = self.least
         size = (max(least_width, round(width * scale)), max(least_height, round(height * scale)))
-        return image if image.size == size else image.resize(size, resampling)
+        return picture.resized(size, resampling)
 
     def protocol(self) -> dict[str, Any]:
         if self == Whole():
@@ -103,10 +147,10 @@ class Whole(Fit):
         return {"size": "native", "crop": "none", "resize": self.shorter, "least": list(self.least)}
 
     def portion(self, plural_name: str) -> str:
-        return f"whole {plural_name}, {self.scale}"
+        return f"whole {plural_name}, {self.working_size}"
 
     @property
-    def scale(self) -> str:
+    def working_size(self) -> str:
         """Says how pictures are scaled."""
         return "at their own size" if self.shorter is None else f"scaled to a shorter side of {self.shorter}"
 
@@ -126,8 +170,11 @@ class Middle(Fit):
     def sides(self) -> tuple[int, int]:
         return self.whole.least
 
-    def apply(self, image: Image.Image, aspect: float, resampling: Image.Resampling) -> Image.Image:
-        scaled = self.whole.apply(image, aspect, resampling)
+    def scale(self, width: float, height: float) -> float:
+        return self.whole.scale(width, height)
+
+    def apply(self, picture: Picture, resampling: Image.Resampling) -> Image.Image:
+        scaled = self.whole.apply(picture, resampling)
         height, width = self.sides
         left, top = (scaled.width - width) // 2, (scaled.height - height) // 2
         return scaled.crop((left, top, left + width, top + height))
@@ -137,4 +184,4 @@ class Middle(Fit):
 
     def portion(self, plural_name: str) -> str:
         height, width = self.sides
-        return f"the middle {height}x{width} (height x width) of {plural_name} {self.whole.scale}"
+        return f"the middle {height}x{width} (height x width) of {plural_name} {self.whole.working_size}"

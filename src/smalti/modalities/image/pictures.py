@@ -6,9 +6,11 @@ Images that cannot be read raise `UnreadableItem` with the reason.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from smalti.data.sources.base import UnreadableItem
 from smalti.modalities.image.depth import AUTO, array_levels, raw_mode, read_deep
-from smalti.modalities.image.fit import Fit
+from smalti.modalities.image.fit import Fit, Picture
 from smalti.modalities.image.formats import open_picture
 from smalti.modalities.image.libtiff import silence_libtiff
 
@@ -29,6 +31,10 @@ FILTERS = {
     "box": Image.Resampling.BOX,
     "nearest": Image.Resampling.NEAREST,
 }
+SMOOTH = frozenset(FILTERS.values()) - {Image.Resampling.NEAREST}
+"""Filters that average pixels when they scale down, so that a picture may be reduced before."""
+MARGIN = 2
+"""Size to which the decoder of a JPEG may reduce it, as a multiple of that to which it is scaled."""
 MODES = {1: "L", 3: "RGB"}
 BACKGROUNDS = {"white": 255, "black": 0}
 
@@ -45,6 +51,8 @@ _UPRIGHT = {
 }
 _TURNED = (5, 6, 7, 8)
 """Orientations that exchange width and height."""
+_MIRRORED_ACROSS, _MIRRORED_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)
+"""Orientations for which the first column, or row, of the upright image was the last one of a side."""
 
 GREY_SCALES = {"L;2": 85, "L;4": 17}
 """Factor from a stored grey of 2 or 4 bits to 0..255, by Pillow's name of the layout."""
@@ -72,7 +80,8 @@ def read_picture(
 
     EXIF orientation is applied, transparent pixels show the background, and pixels that are not square by the
     stated resolution are resampled to square ones. Other images that already have the size keep their exact
-    pixels. Only the first frame of an animation is read.
+    pixels. A JPEG that is scaled down to a quarter or less is reduced by its decoder first. Only the first
+    frame of an animation is read.
 
     Args:
         content: a file, its bytes, a PIL image, or pixels: uint8 or uint16, `(H, W)` or `(H, W, C)`, 1 to 4
@@ -90,10 +99,14 @@ def read_picture(
     """
 
     def fitted(image: Image.Image, data: bytes | None = None) -> UInt8[np.ndarray, "c h w"]:
+        stated = image.size
+        reduction = _reduce(image, fit) if FILTERS[filter] in SMOOTH else 1
         # One image of that size at a time, since every thread would hold several copies of it.
         with _large if image.width * image.height > LARGE else nullcontext():
-            upright, aspect = _upright(image, data, BACKGROUNDS[background], pixel_range)
-            return _pixels(upright, aspect, channels, fit, filter)
+            picture = _upright(image, data, BACKGROUNDS[background], pixel_range)
+            if reduction > 1:
+                picture = replace(picture, reduction=reduction, box=_shown(image, picture, stated, reduction))
+            return _pixels(picture, channels, fit, filter)
 
     if isinstance(content, np.ndarray):
         return fitted(_from_pixels(content, pixel_range))
@@ -114,14 +127,30 @@ def to_picture(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def _upright(
-    image: Image.Image, data: bytes | None, background: int, pixel_range: str
-) -> tuple[Image.Image, float]:
-    """Convert an image to mode L or RGB, applying transparency and EXIF orientation.
+def _reduce(image: Image.Image, fit: Fit) -> int:
+    """Let the decoder of a JPEG reduce it by 2, 4 or 8, if it remains large enough to be scaled down.
+
+    The pixels then differ by less than a level on average (`MARGIN`) from those of the whole picture scaled
+    down.
+
+    Args:
+        image: not loaded; it changes.
+        fit: how the picture is scaled.
 
     Returns:
-        The image, and the width of its pixels divided by their height.
+        The factor; 1 for pictures that are decoded whole.
     """
+    if image.format not in ("JPEG", "MPO") or 0 in image.size or _aspect(image) != 1:
+        return 1
+    width, height = map(float, image.size)
+    is_turned = _orientation(image) in _TURNED
+    scale = MARGIN * (fit.scale(height, width) if is_turned else fit.scale(width, height))
+    drafted = image.draft(image.mode, (math.ceil(scale * width), math.ceil(scale * height)))
+    return 1 if drafted is None else round(width / drafted[1][2])
+
+
+def _upright(image: Image.Image, data: bytes | None, background: int, pixel_range: str) -> Picture:
+    """Convert an image to mode L or RGB, applying transparency and EXIF orientation."""
     if 0 in image.size:
         raise UnreadableItem("the image has no pixels")
     aspect = _aspect(image)
@@ -142,7 +171,29 @@ def _upright(
             image = Image.composite(image, behind, Image.fromarray(deep.alpha))
     is_turned = before in _TURNED or orientation in _TURNED
     upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-    return upright, 1 / aspect if is_turned else aspect
+    return Picture(upright, 1 / aspect if is_turned else aspect)
+
+
+def _shown(
+    image: Image.Image, picture: Picture, stated: tuple[int, int], reduction: int
+) -> tuple[float, float, float, float]:
+    """Part of a reduced picture that shows it.
+
+    A side that the reduction does not divide ends in a pixel that is partly beyond the picture, at the left
+    or above if the image was mirrored.
+
+    Args:
+        image: with its orientation.
+        picture: the same, upright.
+        stated: width and height of the image before it was reduced.
+        reduction: factor.
+    """
+    orientation, upright = _orientation(image), picture.image
+    across, down = stated[::-1] if orientation in _TURNED else stated
+    width, height = across / reduction, down / reduction
+    left = upright.width - width if orientation in _MIRRORED_ACROSS else 0.0
+    top = upright.height - height if orientation in _MIRRORED_DOWN else 0.0
+    return left, top, left + width, top + height
 
 
 def _scale_transparent_grey(image: Image.Image) -> None:
@@ -162,11 +213,11 @@ def _opaque(image: Image.Image, background: int) -> Image.Image:
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _pixels(image: Image.Image, aspect: float, channels: int, fit: Fit, filter: str) -> np.ndarray:
-    """Bring an upright image of mode L or RGB, with pixels of this aspect, to the size of an item."""
-    if image.mode != MODES[channels]:
-        image = image.convert(MODES[channels])
-    image = fit.apply(image, aspect, FILTERS[filter])
+def _pixels(picture: Picture, channels: int, fit: Fit, filter: str) -> np.ndarray:
+    """Bring a picture of mode L or RGB to the size of an item."""
+    if picture.image.mode != MODES[channels]:
+        picture = replace(picture, image=picture.image.convert(MODES[channels]))
+    image = fit.apply(picture, FILTERS[filter])
     pixels = np.asarray(image).reshape(image.height, image.width, channels)
     return np.array(pixels.transpose(2, 0, 1), order="C")
 

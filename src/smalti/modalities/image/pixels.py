@@ -23,11 +23,14 @@ from smalti.core.errors import InputError
 from smalti.core.modality import ModalityConfig
 from smalti.modalities.image.depth import AUTO, parse_range, survey
 from smalti.modalities.image.fit import Cover, Fit
-from smalti.modalities.image.pictures import read_picture, to_picture
+from smalti.modalities.image.pictures import MARGIN, read_picture, to_picture
 
 LEVELS = 256
 RANGE_TOLERANCE = 1e-4
 """Tolerated excess over [-1, 1], for rounding errors."""
+
+JPEG = f"those scaled down are reduced by their decoder first, to at least {MARGIN} times the size"
+"""How large JPEGs are decoded, unless `filter` is nearest."""
 
 PREVIEW_SIDE = 96
 """Small images are enlarged in previews until their longer side has about this many pixels."""
@@ -123,6 +126,7 @@ class PictureConfig(ModalityConfig):
             **(fit or self.fit).protocol(),
             "filter": self.filter,
             "background": self.background,
+            "jpeg": JPEG,
             "pixel_range": self.range,
             "range": [-1.0, 1.0],
             "levels": LEVELS,
