@@ -13,7 +13,7 @@ from pathlib import Path
 from compared import TRAINED, comparison, errors, gaussian, gaussian_usage, usage
 from names import with_present_names
 
-from smalti.studies.likelihood.recipes import BUDGETS, PAPER, PARTS, SCALES
+from smalti.studies.likelihood.recipes import PAPER, PARTS, SCALES
 from smalti.studies.records import (
     Record,
     bounds_table,
@@ -28,6 +28,7 @@ from smalti.studies.records import (
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     "README.md",
+    "docs/comparison.md",
     "docs/compression.md",
     "docs/experiments.md",
     "docs/likelihood.md",
@@ -36,6 +37,8 @@ DOCUMENTS = (
     "docs/speed.md",
     "docs/video.md",
 )
+BUDGETS = ("tiny", "cpu", "cpu-long", "paper")
+"""Budgets of studies in ascending order."""
 PROCESSOR = ("encode_processor_s", "decode_processor_s")
 MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -155,9 +158,7 @@ def swaps() -> str:
 
 def likelihood(experiment: str) -> list[Record]:
     """Return the records of one likelihood study at its largest budget."""
-    chosen = by(records_of(ROOT / "results" / "likelihood.jsonl"), "experiment").get(experiment, [])
-    largest = max((BUDGETS.index(record["budget"]) for record in chosen), default=0)
-    return [record for record in chosen if record["budget"] == BUDGETS[largest]]
+    return largest(by(records_of(ROOT / "results" / "likelihood.jsonl"), "experiment").get(experiment, []))
 
 
 def phonemes() -> str:

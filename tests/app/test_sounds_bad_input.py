@@ -95,9 +95,9 @@ def flipped(content: bytes) -> bytes:
 
 
 def renamed(content: bytes) -> bytes:
-    """Another length in the header, and no other checksum."""
-    assert b'"length":' in content
-    return content.replace(b'"length":', b'"lengtH":')
+    """Another key in the header, and no other checksum."""
+    assert b'"size":' in content
+    return content.replace(b'"size":', b'"sizE":')
 
 
 @pytest.mark.parametrize(
