@@ -24,8 +24,6 @@ TRAINED = {
     "fashion-mnist": "Fashion-MNIST",
     "frames-9": "frames",
     "frames-14": "frames",
-    "an4": "AN4",
-    "cifar10": "CIFAR-10",
 }
 """Data sets of trained autoencoders, and their names in the tables."""
 ERROR = Column("mse_over_variance", "MSE / variance", ".3f", has_error=True, is_score=True)

@@ -88,14 +88,13 @@ def speed() -> str:
 def speed_in_full() -> str:
     """Table of all comparisons."""
     header = ["work", "threads", "compared with", "smalti", "alternative", "ratio", "CPU time ratio"]
-    rows = [
-        [
-            *row_of_speed(r),
-            f"{three_digits(r['theirs_processor'] / r['ours_processor'])}x" if r["ours_processor"] else "-",
-        ]
-        for r in newest_comparisons()
-    ]
-    return markdown(header, rows)
+    return markdown(header, [[*row_of_speed(r), processor_ratio(r)] for r in newest_comparisons()])
+
+
+def processor_ratio(r: Record) -> str:
+    """Return the ratio of the processor times; "-" where one of them is not known."""
+    ours, theirs = r["ours_processor"], r["theirs_processor"]
+    return f"{three_digits(theirs / ours)}x" if ours and theirs else "-"
 
 
 def newest_comparisons() -> list[Record]:

@@ -43,7 +43,7 @@ def test_codes_go_through_a_file_and_back(run, data, tmp_path):
     assert command("encode", run, "--data", data, "--out", tmp_path / "codes.parquet").status == 0
     info, batches = read_codes(tmp_path / "codes.parquet")
     assert (info.grid, info.num_codebooks) == ((2, 2), 5)
-    codes = np.concatenate([part for _, part, _ in batches])
+    codes = np.concatenate([batch.codes for batch in batches])
     assert command("decode", run, tmp_path / "codes.parquet", "--out", tmp_path / "decoded").status == 0
     tokenizer = load(run)
     assert tokenizer.decode(torch.from_numpy(codes)).shape == (20, 3, 16, 16)

@@ -85,7 +85,7 @@ def test_it_writes_clips_a_strip_and_codes(run, data, tmp_path):
     names = sorted(path.name for path in (tmp_path / "out").glob("[!.]*"))
     assert names == ["00000.gif", "00000.mp4", "00001.gif", "00001.mp4", "codes.parquet", "strip.png"]
     info, batches = read_codes(tmp_path / "out" / "codes.parquet")
-    drawn = np.concatenate([codes for _, codes, _ in batches])
+    drawn = np.concatenate([batch.codes for batch in batches])
     assert info.grid == (None, 4, 4)
     assert drawn.shape == (2, 2, 7, 4, 4)
     tokenizer = load(run)

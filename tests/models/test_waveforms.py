@@ -329,4 +329,6 @@ class TestBound:
     def test_the_decoder_with_a_mean_still_gives_it(self):
         model, x = build(decoder=LABELLED_CONV).eval(), waves()
         measured = self.measured(model, x, None)
-        assert torch.equal(measured.reconstruction, model.reconstruct(x, LABELS))
+        # It is decoded in windows, whose sums have another order.
+        expected = model.reconstruct(x, LABELS)
+        torch.testing.assert_close(measured.reconstruction, expected, rtol=1e-4, atol=1e-5)
