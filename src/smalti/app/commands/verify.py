@@ -36,7 +36,7 @@ SAMPLE = 8
 @final
 @dataclass
 class _Survey:
-    """What was read of files of codes.
+    """Findings in files of codes, which `verify` has read.
 
     Attributes:
         num_items: rows.
