@@ -236,8 +236,11 @@ def test_foreign_files_are_not_overwritten(
     trained: Path, data: Path, tmp_path: Path, mistake: Mistake
 ) -> None:
     (tmp_path / "codes").mkdir()
-    (tmp_path / "codes" / "train.parquet").write_bytes(b"mine")
+    mine = tmp_path / "codes" / "train.parquet"
+    mine.write_bytes(b"mine")
     mistake(*words(trained, data, tmp_path / "codes"))
+    assert mine.read_bytes() == b"mine"
+    assert not list((tmp_path / "codes").glob("*-of-*.parquet"))
 
 
 def test_a_source_without_a_listing(

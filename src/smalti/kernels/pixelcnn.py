@@ -19,10 +19,9 @@ from jaxtyping import Float32, Int64
 from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
-from smalti.core.errors import InputError
 from smalti.core.priors import SamplingKernel
 from smalti.kernels.products import add_panels, in_panels
-from smalti.kernels.sampling import Array, array, bias, draw_symbol, gate, inner, loop, weight
+from smalti.kernels.sampling import Array, array, bias, check_left, draw_symbol, gate, inner, loop, weight
 
 if TYPE_CHECKING:
     from smalti.autoregressive.gated_layer import GatedLayer, LayerState
@@ -264,11 +263,7 @@ class PixelCNNKernel(SamplingKernel):
         Raises:
             InputError: if fewer than T symbols are left in the grids.
         """
-        left = self._symbols - self._drawn
-        if len(uniform) > left:
-            raise InputError(
-                f"expected at most {left} further symbols, received {len(uniform)}: start with a new state"
-            )
+        check_left(len(uniform), self._symbols - self._drawn)
         symbols = np.empty(uniform.shape, np.int64)
         # An integer temperature would be a new type, for which numba would compile again.
         _run(symbols, uniform, float(temperature), self._drawn, *self._arrays, self._logits)

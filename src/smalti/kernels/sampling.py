@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
+from smalti.core.errors import InputError
+
 Array = np.ndarray
 
 # By default, numba checks each divisor for zero, which keeps loops from being vectorised.
@@ -103,6 +105,16 @@ def draw_symbol(logits: Any, weights: Any, uniform: Any, temperature: Any) -> An
         if cumulative > threshold:
             return k
     return num_codes - 1
+
+
+def check_left(num: int, left: int) -> None:
+    """Check that a loop has enough symbols left to draw.
+
+    Raises:
+        InputError: if it has fewer than `num`.
+    """
+    if num > left:
+        raise InputError(f"expected at most {left} further symbols, received {num}: start with a new state")
 
 
 def array(tensor: torch.Tensor) -> Float32[Array, ...]:

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from smalti.core.errors import InputError
 from smalti.core.priors import SamplingKernel
 from smalti.kernels.products import add_panels, add_product, in_panels
 from smalti.kernels.sampling import (
     Array,
     array,
     bias,
+    check_left,
     draw_symbol,
     exp_of_negative,
     gelu,
@@ -225,11 +225,7 @@ class TransformerKernel(SamplingKernel):
         Raises:
             InputError: if fewer than T symbols are left in the grids.
         """
-        left = self._symbols - self._drawn
-        if len(uniform) > left:
-            raise InputError(
-                f"expected at most {left} further symbols, received {len(uniform)}: start with a new state"
-            )
+        check_left(len(uniform), self._symbols - self._drawn)
         symbols = np.empty((len(uniform) + 1, len(self._last)), np.int64)
         symbols[0] = self._last
         # An integer temperature would be a new type, for which numba would compile again.
