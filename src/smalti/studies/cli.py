@@ -153,24 +153,35 @@ def compare(
     jobs: Annotated[
         int, typer.Option("--jobs", min=1, help="Processes, with one thread each if there are several.")
     ] = 1,
+    known: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--known",
+            metavar="RECORDS",
+            help="records.jsonl of the same comparison made elsewhere, whose trainings are not repeated.",
+        ),
+    ] = None,
     out: Out = Path("compared"),
     plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
     """Compare quantizers on your data: same network, budget and bits; rate, distortion, code use and cost.
 
-    The same command goes on after an interruption; quantizers and seeds can be added.
+    The same command goes on after an interruption; quantizers and seeds can be added. Runs may be deleted
+    when records.jsonl has been written.
 
     Example: `smalti compare vq,fsq --data letters --recipe letters --bits 448 --steps 500 --out compared`
     """
     from smalti.core.errors import InputError
     from smalti.studies.quantizers.compare import compare as verb
+    from smalti.studies.quantizers.known import read_known
 
     try:
         rates = [float(text) for text in (bits or "").split(",") if text]
     except ValueError:
         raise InputError(f"expected numbers for --bits, received {bits!r}: write for example 441") from None
-    verb(words, data, out, recipe, rates, steps, prior_steps, seeds, search, fraction, jobs, quiet)
+    records = read_known(known or ())
+    verb(words, data, out, recipe, rates, steps, prior_steps, seeds, search, fraction, jobs, records, quiet)
 
 
 def collect(

@@ -13,7 +13,7 @@ from smalti.core.errors import Diverged, InputError, UnknownKind
 from smalti.studies.quantizers import tasks
 from smalti.studies.quantizers.compare import split_words
 from smalti.studies.quantizers.tasks import Task, perform
-from smalti.studies.records import read_records
+from smalti.studies.records import read_records, write_records
 from tests import forked
 from tests.runs import WIDTHS, command, digests
 
@@ -185,6 +185,59 @@ def test_a_kill_is_made_good_and_equal_seeds_give_equal_records(compared, words,
     assert steady(records) == steady(expected)
     now = digests(tmp_path / "out" / "runs")
     assert {name: now[name] for name in finished} == finished
+
+
+def test_known_records_are_not_trained_again(compared, words, tmp_path):
+    out, records = tmp_path / "out", compared / "records.jsonl"
+    elsewhere = tmp_path / "elsewhere.jsonl"
+    renamed = [{**record, "dataset": "mine"} for record in read_records(records)]
+    write_records(elsewhere, [{"experiment": "table"}, *renamed])
+    result = command(*words, "--out", out, "--known", elsewhere)
+    assert result.status == 0, result.err
+    assert read_records(out / "records.jsonl") == renamed
+    assert not (out / "runs").exists()
+    assert (out / "table.md").read_text() == (compared / "table.md").read_text()
+
+
+def test_a_search_is_known_to_other_seeds(compared, words, tmp_path):
+    """A deleted run is not missed once its record is written."""
+    out = shutil.copytree(compared, tmp_path / "out", symlinks=True)
+    shutil.rmtree(out / "runs")
+    words = ["vq" if word == "vq,fsq" else word for word in words]
+    result = command(*words, "--out", out, "--seeds", "2")
+    assert result.status == 0, result.err
+    assert [path.name for path in (out / "runs" / "vq-24bits").iterdir()] == ["seed1"]
+    first, second = read_records(out / "records.jsonl")
+    assert first == read_records(compared / "records.jsonl")[0]
+    assert (second["seed"], second["weights"], second["search"]) == (1, first["weights"], first["search"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "record"),
+    [
+        (("training.learning_rate=0.1",), {}),
+        (("--prior-steps", "3"), {}),
+        ((), {"measured_on": "other pictures"}),
+        ((), {"config": {"model": 3}}),
+    ],
+)
+def test_records_of_other_settings_are_not_taken(changes, record, compared, words, tmp_path):
+    elsewhere = tmp_path / "elsewhere.jsonl"
+    write_records(elsewhere, [{**each, **record} for each in read_records(compared / "records.jsonl")])
+    words = ["fsq" if word == "vq,fsq" else word for word in words]
+    result = command(*words, "--out", tmp_path / "out", "--known", elsewhere, *changes)
+    assert result.status == 0, result.err
+    assert (tmp_path / "out" / "runs" / "fsq-24bits" / "seed0" / "evaluation.json").is_file()
+
+
+def test_files_that_are_no_records_get_a_sentence(words, mistake, tmp_path):
+    def message(file):
+        return mistake(*words, "--out", tmp_path / "out", "--known", file)
+
+    assert "found none" in message(tmp_path / "missing.jsonl")
+    for content in (b"\xff\xfe", b"{", b"[1]\n{"):
+        (tmp_path / "bad").write_bytes(content)
+        assert "one JSON record a line" in message(tmp_path / "bad")
 
 
 @pytest.mark.parametrize(

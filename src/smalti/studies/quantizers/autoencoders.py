@@ -185,7 +185,7 @@ class AutoencoderExperiment(Experiment):
     def trial(self, title: str, config: QuantizerConfig, path: Path) -> Task:
         """The autoencoder alone, for a share of its steps."""
         steps = max(1, round(self._recipe.training.steps * self._fraction))
-        recipe = self._with(config, 0).changed({"training.steps": steps})
+        recipe = self.unit_settings(config, 0).changed({"training.steps": steps})
         return Training(title, recipe, self._data, self._store, path, None)
 
     def score(self, path: Path) -> float:
@@ -196,7 +196,18 @@ class AutoencoderExperiment(Experiment):
 
     def unit(self, title: str, config: QuantizerConfig, seed: int, path: Path) -> Task:
         """Autoencoder, prior and evaluation."""
-        return Training(title, self._with(config, seed), self._data, self._store, path, self._split)
+        return Training(title, self.unit_settings(config, seed), self._data, self._store, path, self._split)
+
+    @property
+    def measured_on(self) -> str:
+        """The source and its splits."""
+        return described(self._source, self._split, self._data)
+
+    def unit_settings(self, config: QuantizerConfig, seed: int) -> Recipe:
+        """The recipe with this quantizer and seed."""
+        return self._recipe.changed(
+            {"model.quantizer": config, "training.seed": seed, "prior.training.seed": seed}
+        )
 
     def time(self, path: Path) -> dict[str, float]:
         """Times of batches of the training's size."""
@@ -237,7 +248,7 @@ class AutoencoderExperiment(Experiment):
         return {
             "dataset": Path(self._data).name,
             "split": report["split"],
-            "measured_on": described(self._source, self._split, self._data),
+            "measured_on": self.measured_on,
             "model": quantizers_of(model)[0].title,
             "prior": LEARNED,
             "bits": nominal_bits(model),
@@ -266,7 +277,7 @@ class AutoencoderExperiment(Experiment):
         items = len(split_indices(Store.open(self._store).count, recipe.validation_fraction)[0])
         item = f"item of length {modality.spec.size[0]:,}" if modality.is_ragged else "item"
         return (
-            f"Data: {described(self._source, self._split, self._data)}, {self._split} split. Each model: "
+            f"Data: {self.measured_on}, {self._split} split. Each model: "
             f"recipe {recipe.name}, {recipe.training.steps:,} steps of {recipe.training.batch_size} on "
             f"{items:,} items; prior: {recipe.prior.training.steps:,} steps of "
             f"{recipe.prior.training.batch_size}. Bits are per {item}: nominal (uniform prior), under the "
@@ -279,11 +290,6 @@ class AutoencoderExperiment(Experiment):
         """Test items above their reconstructions."""
         picture = path / "figures" / PICTURE
         return picture if picture.is_file() else None
-
-    def _with(self, config: QuantizerConfig, seed: int) -> Recipe:
-        return self._recipe.changed(
-            {"model.quantizer": config, "training.seed": seed, "prior.training.seed": seed}
-        )
 
     @cached_property
     def _base_model(self) -> Autoencoder:

@@ -19,13 +19,15 @@ from smalti.studies.quantizers.autoencoders import AutoencoderExperiment
 from smalti.studies.quantizers.entries import Entry, entries_of
 from smalti.studies.quantizers.experiment import Experiment
 from smalti.studies.quantizers.gaussian import GAUSSIAN, GaussianExperiment
+from smalti.studies.quantizers.known import KnownRecords, Searched
 from smalti.studies.quantizers.report import write_report
 from smalti.studies.quantizers.tasks import DIVERGED, Task, perform
-from smalti.studies.records import Record, write_records
+from smalti.studies.records import Record, read_records, write_records
 
 SETTINGS = "compare.json"
 TIMES = "times.json"
 RUNS = "runs"
+RECORDS = "records.jsonl"
 MOST_POSITION_BITS = 1024
 """Bits at a position, above which a model would have thousands of codebooks."""
 MOST_RATIO = 2.0
@@ -57,6 +59,26 @@ class Contender:
         return self.name if self.bits is None else f"{self.name}, {self.bits:g} bits"
 
 
+@final
+@dataclass(frozen=True)
+class Unit:
+    """A training with the whole budget.
+
+    Attributes:
+        contender: quantizer and rate.
+        searched: the chosen loss weights, and the trials.
+        seed: of the training.
+        config: the quantizer with the chosen weights.
+        task: training and evaluation.
+    """
+
+    contender: Contender
+    searched: Searched
+    seed: int
+    config: QuantizerConfig
+    task: Task
+
+
 def compare(
     words: Sequence[str],
     data: str,
@@ -69,12 +91,13 @@ def compare(
     num_trials: int = 3,
     fraction: float = 0.25,
     jobs: int = 1,
+    known: Sequence[Record] = (),
     quiet: bool = False,
 ) -> list[Record]:
     """Train and measure quantizers, and write records, tables, a plot and a page.
 
     Finished parts are skipped, so the same command goes on after an interruption; quantizers, rates and
-    seeds can be added.
+    seeds can be added. What the records in `out` tell is not trained again, even if its run was deleted.
 
     Args:
         words: quantizers (see `entries_of`), and `key=value` settings of the recipe or of Gaussian vectors.
@@ -88,6 +111,8 @@ def compare(
         num_trials: settings of the loss weights to search, odd; 1 keeps the defaults.
         fraction: share of the steps that a trial of the search trains.
         jobs: number of processes.
+        known: records of the same comparison made elsewhere. What they tell is not trained again, and they
+            are among the results. Those of other data, networks or budgets are left out.
         quiet: hide progress.
 
     Returns:
@@ -102,34 +127,20 @@ def compare(
     experiment = _experiment(recipe, data, assignments, out, steps, prior_steps, fraction, quiet)
     contenders = list(_contenders(entries, bits, experiment, out / RUNS))
     _check_settings(out, {**experiment.settings(), "search_trials": num_trials})
-    reasons = perform(list(_trials(contenders, experiment, num_trials)), jobs, quiet)
-    searched, failed = {}, {}
-    for contender in contenders:
-        try:
-            searched[contender.title] = _searched(contender, experiment, num_trials, reasons)
-        except InputError as error:
-            failed[contender.title] = str(error)
-    kept = [contender for contender in contenders if contender.title in searched]
+    before = KnownRecords([*read_records(out / RECORDS), *known], experiment, num_trials)
+    searched, failed = _search(contenders, experiment, before, num_trials, jobs, quiet)
     units = [
-        (contender, seed, _unit(contender, searched[contender.title][0], seed, experiment))
-        for contender in kept
+        _unit(contender, searched[contender.title], seed, experiment)
+        for contender in contenders
+        if contender.title in searched
         for seed in range(seeds)
     ]
-    failed |= perform([task for _, _, task in units], jobs, quiet)
-    done, records = [], []
-    for contender, seed, task in units:
-        if task.title in failed:
-            continue
-        try:
-            records.append(_record(contender, seed, searched[contender.title], experiment, quiet))
-            done.append((contender, seed))
-        except InputError as error:
-            failed[task.title] = str(error)
-    write_records(out / "records.jsonl", records)
+    records = _measure(units, experiment, before, failed, jobs, quiet)
+    write_records(out / RECORDS, records)
     pictures = {
         contender.title: experiment.pictures(contender.folder / "seed0")
-        for contender, seed in done
-        if seed == 0
+        for contender in contenders
+        if any((record["entry"], record["seed"]) == (contender.title, 0) for record in records)
     }
     write_report(out, records, experiment, pictures, failed, quiet)
     if failed:
@@ -252,6 +263,35 @@ def _settings_to_try(contender: Contender, num: int) -> list[tuple[search.Weight
     return [(weights, contender.folder / f"search{number}") for number, weights in enumerate(tried)]
 
 
+def _search(
+    contenders: Sequence[Contender],
+    experiment: Experiment,
+    before: KnownRecords,
+    num: int,
+    jobs: int,
+    quiet: bool,
+) -> tuple[dict[str, Searched], dict[str, str]]:
+    """Choose the loss weights of each contender.
+
+    Returns:
+        The choices and the failures, by title.
+    """
+    searched: dict[str, Searched] = {}
+    failed: dict[str, str] = {}
+    for contender in contenders:
+        found = before.searched(contender.title, contender.config, contender.entry.weights)
+        if found is not None:
+            searched[contender.title] = found
+    missing = [contender for contender in contenders if contender.title not in searched]
+    reasons = perform(list(_trials(missing, experiment, num)), jobs, quiet)
+    for contender in missing:
+        try:
+            searched[contender.title] = _searched(contender, experiment, num, reasons)
+        except InputError as error:
+            failed[contender.title] = str(error)
+    return searched, failed
+
+
 def _trials(contenders: Sequence[Contender], experiment: Experiment, num: int) -> Iterator[Task]:
     for contender in contenders:
         for weights, path in _settings_to_try(contender, num):
@@ -260,10 +300,6 @@ def _trials(contenders: Sequence[Contender], experiment: Experiment, num: int) -
 
 def _trial_title(contender: Contender, weights: search.Weights) -> str:
     return f"{contender.title}, search {search.described(weights)}"
-
-
-Searched = tuple[search.Weights, list[dict[str, Any]]]
-"""Chosen loss weights, and all trials with their scores."""
 
 
 def _searched(contender: Contender, experiment: Experiment, num: int, reasons: Mapping[str, str]) -> Searched:
@@ -289,26 +325,59 @@ def _searched(contender: Contender, experiment: Experiment, num: int, reasons: M
     return chosen, trials
 
 
-def _unit(contender: Contender, weights: search.Weights, seed: int, experiment: Experiment) -> Task:
-    config = contender.config.changed(weights)
-    return experiment.unit(f"{contender.title}, seed {seed}", config, seed, contender.folder / f"seed{seed}")
+def _unit(contender: Contender, searched: Searched, seed: int, experiment: Experiment) -> Unit:
+    config = contender.config.changed(searched[0])
+    title, path = f"{contender.title}, seed {seed}", contender.folder / f"seed{seed}"
+    return Unit(contender, searched, seed, config, experiment.unit(title, config, seed, path))
 
 
-def _record(
-    contender: Contender, seed: int, searched: Searched, experiment: Experiment, quiet: bool
-) -> Record:
-    path = contender.folder / f"seed{seed}"
+def _measure(
+    units: Sequence[Unit],
+    experiment: Experiment,
+    before: KnownRecords,
+    failed: dict[str, str],
+    jobs: int,
+    quiet: bool,
+) -> list[Record]:
+    """Train the units that have neither a finished run nor a known record; return the records of all.
+
+    Args:
+        failed: errors by title, to which those of units are added.
+    """
+    known: dict[str, Record] = {}
+    for unit in units:
+        if not unit.task.is_done():
+            record = before.unit(unit.contender.title, unit.config, unit.seed)
+            known |= {} if record is None else {unit.task.title: record}
+    if known:
+        note(f"{len(known)} of {len(units)} trainings are known from records.", quiet)
+    failed |= perform([unit.task for unit in units if unit.task.title not in known], jobs, quiet)
+    records = []
+    for unit in units:
+        title = unit.task.title
+        if title in failed:
+            continue
+        try:
+            records.append(known[title] if title in known else _record(unit, experiment, quiet))
+        except InputError as error:
+            failed[title] = str(error)
+    return records
+
+
+def _record(unit: Unit, experiment: Experiment, quiet: bool) -> Record:
+    contender, path = unit.contender, unit.task.path
     measured = experiment.measured(path)
-    times = _times(path, f"{contender.title}, seed {seed}", experiment, quiet)
+    times = _times(path, unit.task.title, experiment, quiet)
+    weights, trials = unit.searched
     return {
         "experiment": "compare",
         "entry": contender.title,
         "quantizer": getattr(contender.config, "kind", contender.name),
-        "seed": seed,
+        "seed": unit.seed,
         **measured,
         "asked_bits": contender.bits,
-        "weights": searched[0],
-        "search": searched[1],
+        "weights": weights,
+        "search": trials,
         "threads": int(times.pop("threads")),
         "metrics": {"bits": measured["bits"], **measured["metrics"], **times},
     }

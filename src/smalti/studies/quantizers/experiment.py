@@ -9,6 +9,7 @@ from typing import Any, final
 
 from torch import nn
 
+from smalti.core.config import Configuration
 from smalti.core.parts import QuantizerConfig
 from smalti.studies.quantizers.entries import Target
 from smalti.studies.quantizers.tasks import Task
@@ -82,6 +83,15 @@ class Experiment(ABC):
     @abstractmethod
     def unit(self, title: str, config: QuantizerConfig, seed: int, path: Path) -> Task:
         """The training with the whole budget, and its evaluation on the test split."""
+
+    @property
+    @abstractmethod
+    def measured_on(self) -> str:
+        """Data of all units, for their records."""
+
+    @abstractmethod
+    def unit_settings(self, config: QuantizerConfig, seed: int) -> Configuration:
+        """Settings of a unit, which its record repeats under `config`."""
 
     @abstractmethod
     def time(self, path: Path) -> dict[str, float]:

@@ -98,7 +98,8 @@ class GaussianExperiment(Experiment):
     def trial(self, title: str, config: QuantizerConfig, path: Path) -> Task:
         """The training for a share of its steps."""
         steps = max(1, round(self._source.training.steps * self._fraction))
-        return self._task(title, config, 0, path, steps)
+        settings = self.unit_settings(config, 0).changed({"source.training.steps": steps})
+        return VectorTraining(title, settings, path)
 
     def score(self, path: Path) -> float:
         """Mean squared error of validation vectors."""
@@ -106,7 +107,19 @@ class GaussianExperiment(Experiment):
 
     def unit(self, title: str, config: QuantizerConfig, seed: int, path: Path) -> Task:
         """The whole training."""
-        return self._task(title, config, seed, path, self._source.training.steps)
+        return VectorTraining(title, self.unit_settings(config, seed), path)
+
+    @property
+    def measured_on(self) -> str:
+        """Kind, dimension and correlation of the vectors."""
+        source = self._source
+        kind = "Gauss-Markov" if source.correlation else "Gaussian"
+        correlation = f", correlation {source.correlation:g}" if source.correlation else ""
+        return f"{kind} vectors of dimension {source.dimension}{correlation}"
+
+    def unit_settings(self, config: QuantizerConfig, seed: int) -> VectorRun:
+        """The source with this quantizer and seed."""
+        return VectorRun(source=self._source.changed({"training.seed": seed}), quantizer=config)
 
     def time(self, path: Path) -> dict[str, float]:
         """Times of batches of the training's size."""
@@ -132,7 +145,7 @@ class GaussianExperiment(Experiment):
         stages = [
             {
                 "prior": None,
-                "data": self._described(),
+                "data": self.measured_on,
                 "items": training.batch_size * training.steps,
                 "steps": last_step(run),
                 "batch_size": training.batch_size,
@@ -144,7 +157,7 @@ class GaussianExperiment(Experiment):
         return {
             "dataset": GAUSSIAN,
             "split": "test",
-            "measured_on": self._described(),
+            "measured_on": self.measured_on,
             "model": settings.quantizer.build().title,
             "prior": None,
             "bits": bits,
@@ -180,23 +193,13 @@ class GaussianExperiment(Experiment):
         """Source, budget, and the meaning of the figures."""
         training = self._source.training
         return (
-            f"Data: {self._described()}. Each quantizer stands between two residual networks with two hidden "
+            f"Data: {self.measured_on}. Each quantizer stands between two residual networks with two hidden "
             f"layers of {self._source.hidden} units, trained for {training.steps:,} steps of "
             f"{training.batch_size} new vectors; {self._source.num_test:,} others are measured. Bits are per "
             "vector: nominal, and under the frequencies of the codes (unigram). The Shannon bound and "
             "k-means are those of the nominal bits. Times are medians of batches of "
             f"{training.batch_size}; MiB of the quantizer's weights."
         )
-
-    def _described(self) -> str:
-        source = self._source
-        kind = "Gauss-Markov" if source.correlation else "Gaussian"
-        correlation = f", correlation {source.correlation:g}" if source.correlation else ""
-        return f"{kind} vectors of dimension {source.dimension}{correlation}"
-
-    def _task(self, title: str, config: QuantizerConfig, seed: int, path: Path, steps: int) -> Task:
-        source = self._source.changed({"training.steps": steps, "training.seed": seed})
-        return VectorTraining(title, VectorRun(source=source, quantizer=config), path)
 
     def _lloyd(self, bits: float) -> float | None:
         """Squared error of k-means, computed once."""
