@@ -19,6 +19,7 @@ from smalti.decoders.autoregressive import (
     AutoregressiveLikelihood,
     PixelCNNDecoderConfig,
     WaveNetDecoderConfig,
+    init_ordered,
 )
 from smalti.encoders.conv import ConvEncoderConfig
 from smalti.likelihoods.categorical import Categorical, CategoricalConfig
@@ -294,3 +295,30 @@ def test_entropy_coding_is_exact_and_takes_the_bits_of_log_prob(factor, levels, 
     decoded = torch.zeros_like(symbols)
     likelihood.code(decoded, Decoder(encoder.finish()))
     assert torch.equal(decoded, symbols)
+
+
+def test_ordered_levels_begin_with_similar_embeddings():
+    """Level by level, not only at the ends; the scale is that of torch's own initialization."""
+    torch.manual_seed(0)
+    embedding = torch.nn.Embedding(64, 200)
+    init_ordered(embedding)
+    weight = embedding.weight.detach()
+    assert weight.square().mean() == pytest.approx(1, abs=0.1)
+    distance = torch.cdist(weight, weight)
+    near = torch.stack([distance.diagonal(offset).mean() for offset in (1, 4, 16)])
+    assert (near[1:] > 2 * near[:-1]).all()
+    assert distance.diagonal(1).max() < distance.diagonal(16).min()
+
+
+def test_a_pixelcnn_decoder_of_pixels_begins_ordered():
+    spec = SignalSpec(1, (4, 4), 64)
+    encoder = ConvEncoderConfig(strides=(2,), channels=4).build(spec, DIM)
+
+    def steps(ordered):
+        torch.manual_seed(0)
+        settings = PixelCNNDecoderConfig.tiny().model_copy(update={"ordered": ordered})
+        _, made = settings.build(spec, DIM, encoder, CategoricalConfig().build(spec))
+        weight = made.network.embeddings[0].weight.detach()
+        return (weight[1:] - weight[:-1]).square().mean()
+
+    assert steps(True) < 0.1 * steps(False)

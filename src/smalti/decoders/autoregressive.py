@@ -1,8 +1,8 @@
 """Autoregressive decoders: latents become the local condition of a network over the signal's elements.
 
 A WaveNet over the samples of a waveform (van den Oord et al. 2017, section 4.3), or a gated PixelCNN over a
-grid of codes (the second stage of section 4.2). `LocalDecoder` maps latents to parameters `(B, P, *coarse)`,
-and `AutoregressiveFamily` maps these to a likelihood.
+grid of codes (the second stage of section 4.2) or over pixels. `LocalDecoder` maps latents to parameters
+`(B, P, *coarse)`, and `AutoregressiveFamily` maps these to a likelihood.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from smalti.core.priors import AutoregressiveNetwork
 from smalti.core.signals import SignalSpec
 from smalti.likelihoods.levels import from_levels, to_levels
 from smalti.nn.blocks import CONVOLUTIONS, ResidualBlock, upsample
+
+NUM_FREQUENCIES = 8
+"""Cosines in the first embedding of ordered levels."""
 
 
 @final
@@ -178,6 +181,21 @@ class AutoregressiveFamily(LikelihoodFamily):
         )
 
 
+@torch.no_grad()
+def init_ordered(embedding: nn.Embedding) -> None:
+    """Initialize the embedding of ordered levels: neighbouring levels get similar vectors.
+
+    Each channel is a random sum of eight cosines of the level, the amplitude of frequency f falling as 1/f,
+    of mean square 1 over the channels' weights. An embedding of independent vectors must learn the order.
+    """
+    weight = embedding.weight
+    frequencies = torch.arange(1, NUM_FREQUENCIES + 1, dtype=weight.dtype, device=weight.device)
+    phases = torch.linspace(0, math.pi, len(weight), dtype=weight.dtype, device=weight.device)
+    amplitudes = torch.randn_like(weight[:1].expand(NUM_FREQUENCIES, -1)) / frequencies.unsqueeze(1)
+    amplitudes = amplitudes / amplitudes.norm(dim=0)
+    weight.copy_((phases.unsqueeze(1) * frequencies).cos() @ amplitudes * math.sqrt(2))
+
+
 class _LocalDecoderConfig(DecoderConfig):
     """Settings shared by autoregressive decoders.
 
@@ -270,16 +288,19 @@ class WaveNetDecoderConfig(_LocalDecoderConfig):
 
 @DECODERS.register
 class PixelCNNDecoderConfig(_LocalDecoderConfig):
-    """Settings of an autoregressive decoder of code grids.
+    """Settings of an autoregressive decoder of code grids, or of images.
 
     Attributes:
-        network: the gated PixelCNN over the codes.
+        ordered: whether the levels are ordered, as those of pixels are and codes are not; their embeddings
+            begin accordingly (`init_ordered`).
+        network: the gated PixelCNN over the codes or pixels.
     """
 
     kind: Literal["pixelcnn"] = "pixelcnn"
     channels: int = Field(default=128, ge=1)
     residual_channels: int = Field(default=64, ge=1)
     residual_blocks: int = Field(default=2, ge=0)
+    ordered: bool = False
     network: GatedPixelCNNConfig = GatedPixelCNNConfig()
 
     @classmethod
@@ -308,6 +329,10 @@ class PixelCNNDecoderConfig(_LocalDecoderConfig):
             )
         local = self.local(dim, signal.ndim)
         network = self.network.build(signal.levels, signal.channels, conditions, local_channels=self.channels)
+        if self.ordered:
+            for embedding in (*network.embeddings, *network.prefixes):
+                assert isinstance(embedding, nn.Embedding)
+                init_ordered(embedding)
         frame = self.frame(encoder)
         family = AutoregressiveFamily(network, likelihood, self.channels, frame, signal.levels)
         return local, family

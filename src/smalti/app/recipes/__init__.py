@@ -13,6 +13,7 @@ RECIPES: dict[str, RecipeFunction] = {
     "hierarchy": images.hierarchy,
     "letters": images.letters,
     "mnist": images.mnist,
+    "mnist-lossless": images.mnist_lossless,
     "fashion-mnist": images.fashion_mnist,
     "cifar10": images.cifar10,
     "cifar10-coupled": images.cifar10_coupled,

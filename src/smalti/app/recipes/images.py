@@ -7,6 +7,7 @@ from typing import Any
 from smalti.app.recipes.training import cosine, short_cosine
 from smalti.autoregressive.hierarchy import HierarchicalPixelCNNConfig
 from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
+from smalti.decoders.autoregressive import PixelCNNDecoderConfig
 from smalti.decoders.conv import ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoderConfig
 from smalti.likelihoods.categorical import CategoricalConfig
@@ -102,6 +103,32 @@ def mnist() -> Recipe:
     thousand.
     """
     return _grey28("mnist", validation_fraction=0.05)
+
+
+def mnist_lossless() -> Recipe:
+    """Greyscale pictures of 28x28 for lossless compression: one code of 256, and a PixelCNN over the pixels.
+
+    The likelihood is that of a PixelCNN decoder, so few codes are worth their bits. Pixels are drawn and
+    coded one by one: 10,000 pictures take minutes. It also compresses Fashion-MNIST.
+
+    Command: smalti train mnist-lossless --data FOLDER --out runs/lossless, train-prior and then compress
+    Cost: about half an hour of one core.
+    Expect: below 3.15 bits/dim on Fashion-MNIST's test split; see results/files.jsonl.
+    """
+    return _grey28("mnist-lossless", validation_fraction=0.05).changed(
+        {
+            "model.encoder.strides": (2, 2, 7),
+            "model.quantizer.num_codes": 256,
+            "model.decoder": PixelCNNDecoderConfig(
+                channels=64,
+                ordered=True,
+                network=GatedPixelCNNConfig(channels=48, layers=6, head_channels=128),
+            ),
+            "model.likelihood": CategoricalConfig(),
+            "training": cosine(steps=3_000, batch_size=32, learning_rate=1e-3),
+            "prior.training": cosine(steps=500, batch_size=64, learning_rate=1e-3),
+        }
+    )
 
 
 def fashion_mnist() -> Recipe:
