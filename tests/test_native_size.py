@@ -16,6 +16,7 @@ from smalti.core.models import Autoencoder, ModelConfig
 from smalti.core.signals import SignalSpec
 from smalti.data.codes import read_codes
 from smalti.data.packed import read_packed
+from smalti.encoding import encode_signals
 from smalti.models.hierarchy import HierarchyConfig
 from smalti.models.sizes import check_any_size
 from smalti.models.vqvae import VQVAEConfig
@@ -148,6 +149,18 @@ def model_of(config: ModelConfig) -> Autoencoder:
 @pytest.mark.parametrize("config", [VQVAEConfig.tiny(), HierarchyConfig.tiny()], ids=["vqvae", "hierarchy"])
 def test_convolutional_models_take_any_size(config: ModelConfig) -> None:
     check_any_size(model_of(config))
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_models_whose_codes_depend_on_all_pixels_encode_every_row(size: tuple[int, int]) -> None:
+    model = model_of(HierarchyConfig.tiny())
+    assert model.receptive_field is None
+    modality = smalti.ImageConfig(size=(16, 16)).build().native()
+    levels = np.random.default_rng(0).integers(256, size=(1, 3, *size), dtype=np.uint8)
+    ends = [(0, -side % stride) for side, stride in zip(size, model.strides, strict=True)]
+    whole = np.pad(levels, [(0, 0), (0, 0), *ends], mode="reflect")
+    (codes,) = encode_signals(model, modality, [modality.to_model(torch.from_numpy(levels))])
+    assert torch.equal(codes, model.encode(modality.to_model(torch.from_numpy(whole))))
 
 
 def test_multi_scale_models_take_one_size() -> None:

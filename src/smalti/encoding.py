@@ -328,13 +328,13 @@ def _ragged_codes(
         statistics: of each signal, for a pooling encoder.
         generator: draws codes from the posterior.
     """
+    whole = [whole_size(size, model.strides) for size in sizes]
     if not is_local(model):
         rows = [None] * len(reads) if statistics is None else statistics.unsqueeze(1)
         return [
             _encoded(model, read(0, size[0]).unsqueeze(0).to(_device(model)), row, [label], generator)[0]
-            for read, size, label, row in zip(reads, sizes, labels, rows, strict=True)
+            for read, size, label, row in zip(reads, whole, labels, rows, strict=True)
         ]
-    whole = [whole_size(size, model.strides) for size in sizes]
     codes = encode_each(model, reads, whole, Conditions(label=_ids(model, labels)))
     return [one.cpu() for one in codes]
 
