@@ -1,10 +1,12 @@
 """`smalti encode --shards` under kills: the files are byte for byte those of an undisturbed run.
 
-Small pictures are encoded into shards: once undisturbed, once by a process that is killed at random moments
-by SIGKILL and started again, and once by two processes of which one is killed at random each time. The
-digests of all files of the three outputs must be equal. Recorded are the seconds of the undisturbed command,
-and those of the killed ones until they are complete. Run as `python benchmarks/shards.py`: 100,000 pictures
-in 64 shards and 10 kills take about half an hour, `--num 2000 --shards 16` a few minutes.
+Small pictures are encoded into shards four times: undisturbed; by one process; by two, each with a part of
+the shards; and by the actors of a Ray cluster on this machine. Processes of the last three are killed at
+random moments by SIGKILL and started again. With Ray, the victims are an actor, which Ray starts again, and
+the driver, with which its cluster ends, in turn. The digests of all files of the four outputs must be equal,
+and so must their rows. Recorded are the seconds of the undisturbed command, and those of the killed ones
+until they are complete. Run as `python benchmarks/shards.py`: 100,000 pictures in 64 shards, 10 kills in all.
+`--num 2000 --shards 16` takes a few minutes.
 """
 
 from __future__ import annotations
@@ -18,26 +20,34 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import psutil
 import typer
 from PIL import Image
 from record import record
 from timing import Time, timed_command
 
-SIDE, PER_FOLDER = 32, 1000
+from smalti.data.codes import read_codes
+
+SIDE, PER_FOLDER = 16, 1000
+WIDTHS = [
+    f"{part}.{width}=8" for part in ("encoder", "decoder") for width in ("channels", "residual_channels")
+]
 
 
 def make_pictures(directory: Path, num: int) -> None:
-    """Write pictures of noise as JPEG in folders of a thousand."""
+    """Write pictures of coarse noise as PNG in folders of a thousand."""
     rng = np.random.default_rng(0)
     for index in range(num):
-        path = directory / f"{index // PER_FOLDER:04}" / f"{index:07}.jpg"
+        path = directory / f"{index // PER_FOLDER:04}" / f"{index:07}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-        coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(path, quality=90)
+        coarse.resize((SIDE, SIDE), Image.Resampling.NEAREST).save(path, compress_level=1)
 
 
 def digests(out: Path) -> dict[str, str]:
@@ -47,6 +57,16 @@ def digests(out: Path) -> dict[str, str]:
         for path in sorted(out.rglob("*"))
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(out).parts)
     }
+
+
+def rows(out: Path) -> list[tuple[str, bytes]]:
+    """Names and codes of all items of an output, in the order of the shards."""
+    return [
+        (name, codes.tobytes())
+        for file in sorted(out.glob("*.parquet"))
+        for batch in read_codes(file)[1]
+        for name, codes in zip(batch[0], batch[1], strict=True)
+    ]
 
 
 def complete(out: Path) -> int:
@@ -59,59 +79,91 @@ def start(words: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
-def killed(
-    commands: Sequence[Sequence[str]], out: Path, shards: int, kills: int, most_s: float
-) -> tuple[float, list[int]]:
-    """Run commands together until all succeed; kill one at a random moment, `kills` times.
+def actors(driver: int) -> list[int]:
+    """Processes of the actors of a driver's cluster that encode."""
+    found = []
+    for process in psutil.Process(driver).children(recursive=True):
+        with suppress(psutil.Error):
+            if "ShardActor" in " ".join(process.cmdline()):
+                found.append(process.pid)
+    return found
+
+
+@dataclass
+class Killed:
+    """Processes that share an output, killed at random moments until it is complete.
 
     Args:
-        commands: share the output.
+        commands: their words.
         out: the output.
-        shards: their number.
-        kills: number of kills, spread over the progress of the run.
-        most_s: longest time from a point of progress to a kill.
-
-    Returns:
-        Seconds in all, and the number of complete shards at each kill.
+        has_actors: whether actors of the commands are killed in turn with the commands themselves.
     """
-    rng = random.Random(len(commands))
-    moments: list[int] = []
-    began = time.perf_counter()
-    running = [start(words) for words in commands]
-    # A restarted process may be killed at once, since the others or its predecessor made the progress.
-    for progress in sorted(rng.randrange(shards - 2) for _ in range(kills)):
-        while complete(out) < progress:
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, most_s))
-        alive = [index for index, process in enumerate(running) if process.poll() is None]
-        if alive:
-            victim = rng.choice(alive)
-            os.killpg(running[victim].pid, signal.SIGKILL)
-            running[victim].wait()
-            moments.append(complete(out))
-            running[victim] = start(commands[victim])
-    statuses = [process.wait() for process in running]
-    if any(statuses):
-        raise SystemExit("a process that was not killed has failed")
-    return time.perf_counter() - began, moments
+
+    commands: Sequence[Sequence[str]]
+    out: Path
+    has_actors: bool = False
+    moments: list[int] = field(default_factory=list)
+    victims: list[str] = field(default_factory=list)
+
+    def run(self, shards: int, kills: int, most_s: float) -> float:
+        """Run until all commands succeed; return the seconds.
+
+        Args:
+            shards: their number.
+            kills: number of kills, spread over the progress of the run.
+            most_s: longest time from a point of progress to a kill.
+        """
+        rng = random.Random(len(self.commands) + self.has_actors)
+        began = time.perf_counter()
+        self._running = [start(words) for words in self.commands]
+        # A restarted process may be killed at once, since the others or its predecessor made the progress.
+        for turn, progress in enumerate(sorted(rng.randrange(shards - 2) for _ in range(kills))):
+            while complete(self.out) < progress:
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, most_s))
+            alive = [index for index, process in enumerate(self._running) if process.poll() is None]
+            if alive:
+                self._kill(rng.choice(alive), self.has_actors and turn % 2 == 0, rng)
+        if any(process.wait() for process in self._running):
+            raise SystemExit("a process that was not killed has failed")
+        return time.perf_counter() - began
+
+    def _kill(self, index: int, is_actor: bool, rng: random.Random) -> None:
+        process = self._running[index]
+        if is_actor:
+            while process.poll() is None and not (pids := actors(process.pid)):
+                time.sleep(0.01)
+            if process.poll() is None:
+                os.kill(rng.choice(pids), signal.SIGKILL)
+                self._note("actor")
+            return
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        self._note("driver" if self.has_actors else "process")
+        self._running[index] = start(self.commands[index])
+
+    def _note(self, victim: str) -> None:
+        self.victims.append(victim)
+        self.moments.append(complete(self.out))
 
 
 def main(
     num: Annotated[int, typer.Option(help="Number of pictures.")] = 100_000,
     shards: Annotated[int, typer.Option(help="Number of shards.")] = 64,
-    kills: Annotated[int, typer.Option(help="Number of kills of each run.")] = 10,
+    kills: Annotated[int, typer.Option(help="Number of kills of all runs together.")] = 10,
     threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
 ) -> None:
-    """Train the recipe `image` for two steps, and encode the pictures with it three times."""
+    """Train the recipe `image` for two steps, and encode the pictures with it four times."""
     os.environ |= {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    os.environ.pop("RAY_ADDRESS", None)
     smalti = [sys.executable, "-m", "smalti"]
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         data, model = root / "pictures", root / "model"
         make_pictures(data, num)
-        sizes = ["size=32", "training.steps=2"]
+        settings = [f"size={SIDE}", "training.steps=2", *WIDTHS]
         subprocess.run(
-            [*smalti, "train", "image", "--data", data, "--out", model, *sizes, "--quiet"], check=True
+            [*smalti, "train", "image", "--data", data, "--out", model, *settings, "--quiet"], check=True
         )
 
         def words(out: str, *more: str) -> list[str]:
@@ -119,32 +171,41 @@ def main(
             return [*smalti, "encode", str(model), *where, "--shards", str(shards), "--quiet", *more]
 
         whole = timed_command(words("whole"))
-        expected = digests(root / "whole")
+        expected, expected_rows = digests(root / "whole"), rows(root / "whole")
         empty = timed_command(words("whole"))  # nothing is left to do
         most_s = max(0.05, (whole.wall - empty.wall) / shards)
         outcomes = {
-            "one process": [words("one")],
-            "two processes": [words("two", "--shard", "0/2"), words("two", "--shard", "1/2")],
+            "one process": Killed([words("one")], root / "one"),
+            "two processes": Killed(
+                [words("two", "--shard", "0/2"), words("two", "--shard", "1/2")], root / "two"
+            ),
+            "Ray": Killed([words("ray", "--engine", "ray")], root / "ray", has_actors=True),
         }
-        for (what, commands), out in zip(outcomes.items(), ("one", "two"), strict=True):
-            seconds, moments = killed(commands, root / out, shards, kills, most_s)
-            is_same = digests(root / out) == expected
+        for index, (what, killed) in enumerate(outcomes.items()):
+            # Of 10 kills, 3, 3 and 4.
+            seconds = killed.run(shards, kills * (index + 1) // 3 - kills * index // 3, most_s)
+            is_same = digests(killed.out) == expected
+            is_same_set = rows(killed.out) == expected_rows
             record(
                 "shards",
-                work=f"smalti encode of {num} JPEG files of {SIDE}x{SIDE} into {shards} shards",
-                peer=f"{what}, killed {len(moments)} times by SIGKILL and started again",
+                work=f"smalti encode of {num} PNG files of {SIDE}x{SIDE} into {shards} shards",
+                peer=f"{what}, killed {len(killed.moments)} times by SIGKILL and started again",
                 threads=threads,
                 ours=whole,
                 theirs=Time(seconds, None),
                 benchmark="encode-shards",
-                complete_shards_at_kills=moments,
+                killed=killed.victims,
+                complete_shards_at_kills=killed.moments,
                 start_s=empty.wall,
                 files=len(expected),
+                rows=len(expected_rows),
                 is_byte_for_byte_the_same=is_same,
+                has_same_rows=is_same_set,
+                packages=("ray",) if killed.has_actors else (),
             )
-            if not is_same:
+            if not is_same or not is_same_set:
                 raise SystemExit(f"{what}: the files differ")
-        subprocess.run([*smalti, "verify", root / "two", "--run", model, "--data", data], check=True)
+        subprocess.run([*smalti, "verify", root / "ray", "--run", model, "--data", data], check=True)
 
 
 if __name__ == "__main__":

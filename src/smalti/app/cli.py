@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -140,25 +140,39 @@ def encode(
             "--shard", metavar="i/n", help="Part of the shards for job i of n, from 0. Default: all."
         ),
     ] = None,
+    engine: Annotated[
+        Literal["ray"] | None,
+        typer.Option("--engine", help="`ray` encodes the shards by the processes of a Ray cluster."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            metavar="ADDRESS",
+            help="Of the Ray cluster. Default: RAY_ADDRESS, or else one on this machine.",
+        ),
+    ] = None,
     plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
     """Encode pictures, sounds or clips as a Parquet table with one row per item, or as compact files.
 
     Examples: `smalti encode runs/mine --data photos --out codes.parquet`,
-    `smalti encode runs/mine --data photos --out codes --shards 64 --shard 0/8`
+    `smalti encode runs/mine --data photos --out codes --shards 64 --shard 0/8`,
+    `smalti encode runs/mine --data photos --out codes --shards 64 --engine ray`
     """
     if shards is not None:
         from smalti.app.commands.encode_shards import encode_shards
         from smalti.app.parts import Part
 
         part = None if shard is None else Part.parse(shard)
-        encode_shards(run, data, out, shards, part, split, quiet, size)
+        encode_shards(run, data, out, shards, part, split, quiet, size, engine, address)
         return
-    if shard is not None:
-        from smalti.core.errors import InputError
+    for name, value in {"--shard": shard, "--engine": engine, "--address": address}.items():
+        if value is not None:
+            from smalti.core.errors import InputError
 
-        raise InputError(f"expected --shards with --shard, received only --shard {shard}: add --shards N")
+            raise InputError(f"expected --shards with {name}, received only {name} {value}: add --shards N")
     from smalti.app.commands.encode import encode as verb
 
     verb(run, data, out, split, quiet, size)

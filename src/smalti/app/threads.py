@@ -24,12 +24,17 @@ def choose_threads(environment: MutableMapping[str, str] = os.environ) -> None:
     if "torch" in sys.modules:
         return
     environment.setdefault("OMP_WAIT_POLICY", "passive")
-    available = _available()
     processes = int(number) if (number := environment.get("LOCAL_WORLD_SIZE", "")).isdecimal() else 1
     # Left alone otherwise: OpenMP itself starts one thread per processor that the process may run on.
-    count = max(1, min(available, _quota() or available) // max(1, processes))
-    if count < available:
+    count = max(1, usable_processors() // max(1, processes))
+    if count < _available():
         environment.setdefault("OMP_NUM_THREADS", str(count))
+
+
+def usable_processors() -> int:
+    """Number of processors that this process may run on and that its control group grants."""
+    available = _available()
+    return min(available, _quota() or available)
 
 
 def _available() -> int:
