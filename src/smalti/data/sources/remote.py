@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -141,7 +142,8 @@ class RemoteParquetFiles(ParquetFiles):
 
     def __init__(self, address: str, states: Mapping[str, State]) -> None:
         place = RemoteFiles.at(address)
-        self._system, self.root = place.system, PurePosixPath(place.root)
+        self._system, self._address, self.root = place.system, place.root, PurePosixPath(place.root)
+        self._ranges: bool | None = None
         names = [name for name in states if name.lower().endswith(PARQUET)]
         self.paths = [self.root / name for name in names]
         # The description identifies the content: a plan compares it.
@@ -149,7 +151,18 @@ class RemoteParquetFiles(ParquetFiles):
         self.description = f"{address} (version {version:08x})"
 
     def open(self, path: PurePath) -> Any:
-        return self._system.open(str(path), "rb")
+        # Not str(path): a path joins the slashes of http://.
+        address = f"{self._address}/{path.relative_to(self.root)}"
+        if self._has_ranges(address):
+            return self._system.open(address, "rb")
+        return io.BytesIO(self._system.cat_file(address))
+
+    def _has_ranges(self, address: str) -> bool:
+        """False for a web server that sends whole files only, such as Python's `http.server`."""
+        if self._ranges is None:
+            is_web = address.startswith(("http://", "https://"))
+            self._ranges = not is_web or len(self._system.cat_file(address, start=0, end=1)) == 1
+        return self._ranges
 
     def content(self, cell: object, path: PurePath) -> bytes:
         """The bytes in the row; paths of other files are not followed."""
