@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,15 +12,18 @@ from torch import Tensor
 
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
+from smalti.decoding import cropped
 from smalti.encoders.conv import ConvEncoder
 from smalti.encoders.log_mel import LogMelEncoder
 from smalti.encoding import encode_signals
 from smalti.modalities.audio.modality import AudioConfig
 from smalti.modalities.audio.spectrogram import LogMelConfig
 from smalti.modalities.image.modality import ImageConfig
+from smalti.modalities.video import modality as video
 from smalti.modalities.video.modality import VideoConfig
 from smalti.models.vqvae import VQVAE
-from smalti.streaming import EncodingStream
+from smalti.streaming import EncodingStream, reconstructed_blocks
+from tests import videos
 from tests.bits import DIM, TINY, bits_model
 
 SOUND = AudioConfig(sample_rate_hz=4000, length=66).build()
@@ -80,6 +85,28 @@ def test_the_memory_of_a_stream_does_not_grow() -> None:
         stream.push(torch.zeros(4000))
     assert stream._signal._samples.shape[-1] < 256 * 32 + 4200
     assert stream._codes._kept.shape[1] < 1000
+
+
+@pytest.mark.parametrize("modality", [SOUND, MELS, CLIP], ids=["sound", "mels", "clip"])
+@pytest.mark.parametrize("length", [40, 3001])
+def test_a_signal_is_reconstructed_and_written_block_by_block(
+    modality: Modality, length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "write_clip", videos.write_pixels)
+    model = {SOUND: WAVES, MELS: FRAMES, CLIP: CLIPS}[modality]
+    torch.manual_seed(length)
+    signal = torch.rand(1, length) * 2 - 1
+    if modality is CLIP:
+        signal = torch.randint(0, 256, (3, length // 40, 8, 8), dtype=torch.uint8)
+    (checked,) = modality.check(signal)
+    (codes,) = encode_signals(model, modality, [checked])
+    (expected,) = cropped([model.decode(codes)], [checked.shape[2:]])
+    modality.save(expected, tmp_path / f"whole{modality.ending}")
+    blocks = list(reconstructed_blocks(model, modality, signal.split(700 if modality is not CLIP else 3, 1)))
+    modality.save_blocks(blocks, tmp_path / f"blocks{modality.ending}")
+    assert torch.equal(torch.cat(blocks, 2), expected)
+    whole, written = (tmp_path / f"{name}{modality.ending}" for name in ("whole", "blocks"))
+    assert whole.read_bytes() == written.read_bytes()
 
 
 def test_what_cannot_be_streamed_is_refused() -> None:

@@ -1,10 +1,11 @@
-"""Encoding of recordings and clips while they arrive."""
+"""Encoding of recordings and clips while they arrive, and their reconstruction block by block."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, final
 
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from smalti.core.conditions import Conditions
@@ -14,6 +15,7 @@ from smalti.core.models import Autoencoder
 from smalti.core.precision import full_precision
 from smalti.data.padding import padded
 from smalti.encoders.pooling import PoolingEncoder
+from smalti.models.decoded_windows import decode_parts
 from smalti.models.streaming import CodeStream
 
 
@@ -97,3 +99,60 @@ class EncodingStream:
             raise InputError(
                 "expected a stream that goes on, received one that was flushed: open another one"
             )
+
+
+def reconstructed_blocks(
+    model: Autoencoder, modality: Modality, blocks: Iterable[Any], conditions: Conditions | None = None
+) -> Iterator[Float[Tensor, "1 c _ *size"]]:
+    """Encode and decode a recording or clip block by block, in bounded memory.
+
+    Args:
+        model: in evaluation mode.
+        modality: of the signal.
+        blocks: of the signal, see `Modality.blocks`.
+        conditions: of the decoder.
+
+    Yields:
+        The reconstruction in the model's range, without padding, on the CPU.
+
+    Raises:
+        InputError: if codes or decoded positions depend on the whole signal, or the signal is too short.
+    """
+    if model.decoded_field is None:
+        raise InputError(
+            "expected a decoder whose positions depend on a bounded part of the codes to decode in blocks, "
+            f"received a {type(model.decoder).__name__}: pass whole signals to reconstruct"
+        )
+    stream = EncodingStream(model, modality)
+
+    def parts() -> Iterator[Int64[Tensor, "1 g _ *grid"]]:
+        for block in blocks:
+            yield stream.push(block)
+        yield stream.flush()
+
+    length = 0
+    for block in decode_parts(model, parts(), conditions):
+        # While the signal goes on, all codes lie within it; its padding follows its last position.
+        (own,) = cropped_blocks([block], (stream.size[0] - length, *stream.size[1:]))
+        length += own.shape[2]
+        yield own
+
+
+def cropped_blocks(
+    blocks: Iterable[Float[Tensor, "1 c _ *size"]], size: Sequence[int] | None
+) -> Iterator[Float[Tensor, "1 c _ *size"]]:
+    """Remove the padding of a signal in blocks, moved to the CPU.
+
+    Args:
+        blocks: along the first axis.
+        size: of the original, along the first axes after the channels; None for no padding.
+    """
+    done = 0
+    for block in blocks:
+        if size is not None:
+            remaining, *others = size
+            sides = (remaining - done, *others)
+            block = block[(slice(None), slice(None), *(slice(side) for side in sides))]
+        done += block.shape[2]
+        if block.shape[2]:
+            yield block.cpu()

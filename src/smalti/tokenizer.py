@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -25,10 +25,11 @@ from smalti.data.sources.base import Source
 from smalti.data.store import Store
 from smalti.decoding import check_shape, cropped, decode_codes
 from smalti.encoding import BATCH, EncodedItem, check_signals, encode_items, encode_signals
+from smalti.models.decoded_windows import decode_parts
 from smalti.models.sizes import check_any_size
 from smalti.nn.symbols import as_codes
 from smalti.priors.batches import continued, drawn_codes
-from smalti.streaming import EncodingStream
+from smalti.streaming import EncodingStream, cropped_blocks, reconstructed_blocks
 from smalti.trained import LEARNED, PRIOR_DIRECTORY, UNIGRAM_FILE, TrainedModel
 
 FILES = (CONFIG_FILE, WEIGHTS_FILE)
@@ -254,7 +255,64 @@ class Tokenizer:
         """Decode codes `(B, G, *grid)` to signals in the model's range; see `decode`."""
         codes = as_codes(codes)
         check_shape(codes, self.stored_code_shape)
-        given = given_conditions(conditions, len(codes))
+        given = self._conditions(len(codes), class_name, conditions)
+        return decode_codes(self.autoencoder, codes, given, batch_size, seed, temperature)
+
+    def decode_blocks(
+        self,
+        codes: Any,
+        class_name: str | None = None,
+        seed: int | None = 0,
+        temperature: float = 1.0,
+        conditions: Conditions | None = None,
+        size: Sequence[int] | None = None,
+    ) -> Iterator[Float[Tensor, "1 c _ *size"]]:
+        """Decode one recording or clip block by block, in bounded memory if `has_blocks`; see `decode`.
+
+        Args:
+            codes: `(1, G, *grid)`.
+            class_name, seed, temperature, conditions: as for `decode`.
+            size: of the original, along its first axes, to which the padding is removed.
+
+        Returns:
+            Blocks along time, in the model's range, for `Modality.save_blocks`. Joined, they are the signal
+            that `decode_signals` returns, bit for bit.
+
+        Raises:
+            InputError: as `decode`.
+        """
+        codes = as_codes(codes)
+        check_shape(codes, self.stored_code_shape)
+        given = self._conditions(1, class_name, conditions)
+        if self.has_blocks:
+            blocks = decode_parts(self.autoencoder, [codes], given.to(self.device))
+        else:
+            blocks = iter([decode_codes(self.autoencoder, codes, given, 1, seed, temperature)])
+        return cropped_blocks(blocks, size)
+
+    def reconstruct_blocks(
+        self, blocks: Iterable[Any], class_name: str | None = None
+    ) -> Iterator[Float[Tensor, "1 c _ *size"]]:
+        """Encode and decode one recording or clip block by block, in bounded memory; see `decode_blocks`.
+
+        Args:
+            blocks: the parts of the signal, as for `stream`.
+            class_name: as for `decode`.
+
+        Raises:
+            InputError: for a model whose codes, or whose decoded positions, depend on the whole signal.
+        """
+        given = self._conditions(1, class_name, None).to(self.device)
+        return reconstructed_blocks(self.autoencoder, self.modality, blocks, given)
+
+    @property
+    def has_blocks(self) -> bool:
+        """True if each decoded position depends on a bounded part of the codes of a recording or clip."""
+        return self.modality.spec.has_time and self.autoencoder.decoded_field is not None
+
+    def _conditions(self, num: int, class_name: str | None, conditions: Conditions | None) -> Conditions:
+        """Conditions of a number of items to decode."""
+        given = given_conditions(conditions, num)
         check_given_conditions(given, self.autoencoder)
         label = -1 if class_name is None else self.label(class_name)
         if class_name is not None and not self.autoencoder.num_label_classes:
@@ -262,9 +320,7 @@ class Tokenizer:
                 f"expected no class for a decoder that is not class-conditional, received {class_name!r}: "
                 "leave it out, or train a class-conditional one (kind=wavenet, or decoder.use_labels=true)"
             )
-        if self.classes:
-            given = with_label(given, label, len(codes))
-        return decode_codes(self.autoencoder, codes, given, batch_size, seed, temperature)
+        return with_label(given, label, num) if self.classes else given
 
     def reconstruct(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from smalti.app.commands import decode, reconstruct
 from smalti.data.packed import read_packed
 from smalti.data.padding import padded
-from smalti.modalities.video.modality import VideoConfig
+from smalti.modalities.video import modality as video
+from smalti.modalities.video.modality import VideoConfig, VideoModality
 from smalti.tokenizer import Tokenizer, load
 from tests import videos
 from tests.runs import TRAINING, WIDTHS, Result, command
@@ -167,6 +170,46 @@ def test_reconstructions_are_as_long_as_what_was_given(
     (clip,) = tokenizer.reconstruct(run.data / names[0])
     assert clip.dtype == torch.uint8
     assert clip.shape == (1, 3, LENGTHS[names[0]], 16, 16)
+
+
+def test_long_clips_are_read_and_written_block_by_block(
+    run: ClipRun, smalti: Smalti, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["slide/2.mkv", "slide/3.mov", BROKEN[0]]
+    files = [run.data / name for name in names]
+    data = tmp_path / "data"
+    data.mkdir()
+    for file in files[:2]:
+        shutil.copy(file, data)
+    assert smalti("encode", run.path, "--data", data, "--out", tmp_path / "codes", "--quiet").status == 0
+    for folder in ("whole", "blocks"):
+        monkeypatch.setattr(video, "write_clip", videos.write_pixels)
+        if folder == "blocks":
+            monkeypatch.setattr(video, "LONG_BYTES", 1)
+            monkeypatch.setattr(reconstruct, "LEAST_SHOWN", 2)
+            monkeypatch.setattr(reconstruct, "SHOWN_VALUES", 1)
+            monkeypatch.setattr(decode, "BATCH_VALUES", 1)
+            monkeypatch.setattr(Tokenizer, "through_codes", None)
+            monkeypatch.setattr(Tokenizer, "decode_signals", None)
+        else:
+            monkeypatch.setattr(VideoModality, "blocks", lambda *_: None)
+        for size in ("native", "model"):
+            command = ("reconstruct", run.path, *files, "--out", tmp_path / folder / size, "--size", size)
+            result = smalti(*command)
+            assert result.status == 0, result.err
+            assert "cut.webm: truncated" in result.err
+        command = ("decode", run.path, tmp_path / "codes", "--out", tmp_path / folder / "decoded", "--quiet")
+        assert smalti(*command).status == 0
+        monkeypatch.undo()
+    whole, blocks = (
+        {
+            path.relative_to(tmp_path / folder): path.read_bytes()
+            for path in (tmp_path / folder).rglob("*.mp4")
+        }
+        for folder in ("whole", "blocks")
+    )
+    assert len(whole) == 6
+    assert blocks == whole
 
 
 def test_evaluation_counts_each_clip_by_its_frames(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, cycle, islice, pairwise
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from smalti.core.parts import Encoder
 from smalti.core.signals import SignalSpec
 from smalti.decoders.conv import ConvDecoder
 from smalti.encoders.conv import ConvEncoder
+from smalti.models import decoded_windows
+from smalti.models.decoded_windows import decode_parts
 from smalti.models.vqvae import VQVAE
 from smalti.models.windows import Windows, encode_batch, encode_each
 from smalti.quantizers.multi_scale import MultiScaleVQ
@@ -31,6 +34,7 @@ MELS = model(ConvEncoder(5, DIM, 1, **{**TINY, "residual_blocks": 2}, strides=(2
 DEEP = model(ConvEncoder(1, DIM, 1, **{**TINY, "residual_blocks": 3}, strides=(5, 1)), (10,))
 CLIPS = model(ConvEncoder(2, DIM, 3, **TINY, strides=(2, 2), time_strides=(1, 2)), (4, 8, 4), 2)
 FRAMES = model(ConvEncoder(2, DIM, 3, **TINY, strides=(2, 2), per_frame=True, norm="group"), (4, 8, 4), 2)
+PICTURES = bits_model(ConvEncoder(1, DIM, 2, **TINY, strides=(2, 2)), SignalSpec(1, (16, 8)))
 EVERY = pytest.mark.parametrize(
     "own", [WAVES, MELS, DEEP, CLIPS, FRAMES], ids=["waves", "mels", "deep", "clips", "frames"]
 )
@@ -83,6 +87,58 @@ def test_a_decoded_signal_is_that_of_the_whole(own: VQVAE, lengths: list[int]) -
         with torch.no_grad():
             torch.testing.assert_close(decoded, own.likelihood(codes).mean(), rtol=1e-4, atol=1e-4)
         assert all(torch.equal(own.decode(codes[[row]])[0], decoded[row]) for row in range(3))
+
+
+@EVERY
+@settings(max_examples=4, deadline=None)
+@given(length=st.integers(1, 300), sizes=st.lists(st.integers(0, 90), min_size=1, max_size=3))
+def test_parts_of_codes_are_decoded_to_blocks_of_the_whole(own: VQVAE, length: int, sizes: list[int]) -> None:
+    codes = own.encode(signals(own, [length])[0][None])
+    ends = list(accumulate(islice(cycle([*sizes, 1]), length)))
+    parts = [codes[:, :, begin:end] for begin, end in pairwise([0, *ends, length])]
+    blocks = list(decode_parts(own, parts))
+    assert torch.equal(torch.cat(blocks, 2), own.decode(codes))
+
+
+def test_codes_are_drawn_only_when_they_are_needed() -> None:
+    codes = WAVES.encode(signals(WAVES, [4000])[0][None])
+    drawn, longest = 0, 0
+
+    def parts() -> Iterator[Tensor]:
+        nonlocal drawn
+        for part in codes.split(10, 2):
+            drawn += part.shape[2]
+            yield part
+
+    decoded = 0
+    for block in decode_parts(WAVES, parts()):
+        longest = max(longest, drawn - decoded // WAVES.stride)
+        decoded += block.shape[2]
+    assert decoded == 4000 * WAVES.stride
+    assert longest < 2000
+
+
+@pytest.mark.parametrize("size", [(16, 8), (96, 40), (200, 24)])
+def test_a_picture_of_another_size_is_decoded_in_windows(size: tuple[int, int]) -> None:
+    codes = PICTURES.encode(torch.randn(2, 1, *size, generator=torch.Generator().manual_seed(0)))
+    calls: list[int] = []
+    plain = PICTURES.decode_within
+
+    def counted(codes: Tensor, *more: object) -> Tensor:
+        calls.append(codes.shape[2])
+        return plain(codes, *more)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(PICTURES, "decode_within", counted)
+        patched.setattr(decoded_windows, "MOST_PIXELS", 1 << 10)
+        decoded = PICTURES.decode(codes)
+    with torch.no_grad():
+        torch.testing.assert_close(decoded, PICTURES.likelihood(codes).mean(), rtol=1e-4, atol=1e-4)
+    if size == PICTURES.signal.size:
+        assert not calls
+    else:
+        assert len(calls) > 1
+        assert len(set(calls)) == 1
 
 
 def test_a_signal_is_decoded_under_its_own_label() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
@@ -191,6 +192,17 @@ class Modality(ABC):
             signal: `(C, *size)` or `(1, C, *size)`, levels or floats in [-1, 1].
             path: path of the file.
         """
+
+    def save_blocks(self, blocks: Iterable[Float[Tensor, "1 c _ *size"]], path: str | Path) -> None:
+        """Write one signal to the file that `save` writes, given block by block along its first axis.
+
+        A modality whose files can be written in bounded memory overrides it; by default, blocks are joined.
+
+        Args:
+            blocks: in the model's range; at least one.
+            path: path of the file.
+        """
+        self.save(torch.cat(list(blocks), 2), path)
 
 
 class ModalityConfig(Configuration):

@@ -19,6 +19,7 @@ from smalti.core.precision import in_full_precision
 from smalti.core.results import Loss
 from smalti.core.signals import SignalSpec
 from smalti.models.checks import check_types
+from smalti.models.decoded_windows import decode_batch
 from smalti.models.distortion import mean_distortion, per_observed_dim
 from smalti.models.networks import (
     NetworksConfig,
@@ -29,7 +30,7 @@ from smalti.models.networks import (
     configs_of,
     tiny_networks,
 )
-from smalti.models.windows import decode_batch, encode_batch
+from smalti.models.windows import encode_batch
 from smalti.nn.collectives import rand_over_ranks
 from smalti.nn.jitter import jitter
 from smalti.quantizers.vq import VectorQuantizerConfig
@@ -146,7 +147,7 @@ class VQVAE(Autoencoder):
         Raises:
             InputError: if the encoder's strides do not divide the size.
         """
-        if self._has_windows and self.receptive_field is not None:
+        if self.signal.has_time and not _is_traced() and self.receptive_field is not None:
             self.encoder.grid(signal.shape[2:])
             return encode_batch(self, signal, conditions)
         return self.quantizer.encode(self.encoder(signal, conditions))
@@ -187,15 +188,14 @@ class VQVAE(Autoencoder):
         generator: torch.Generator | None = None,
         temperature: float = 1.0,
     ) -> Float[Tensor, "b c *size"]:
-        """The mean of p(x | codes), of signals with a time axis in windows; a draw if the mean is unknown."""
-        if self._has_windows and self.decoded_field is not None and codes.numel():
+        """The mean of p(x | codes); a draw if the mean is unknown.
+
+        Signals with a time axis, and others of another size than in training, are decoded in windows.
+        """
+        may_be_large = self.signal.has_time or tuple(codes.shape[2:]) != self._grid
+        if may_be_large and not _is_traced() and self.decoded_field is not None and codes.numel():
             return decode_batch(self, codes, conditions)
         return self.likelihood(codes, conditions).mean_or_draw(generator, temperature)
-
-    @property
-    def _has_windows(self) -> bool:
-        is_traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()
-        return self.signal.has_time and not is_traced
 
     def likelihood(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None
@@ -228,6 +228,10 @@ class VQVAE(Autoencoder):
 
     def _decoded(self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None) -> Likelihood:
         return self.family(self.decoder(latents, conditions), conditions)
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch.compiler.is_exporting()
 
 
 @MODELS.register

@@ -59,15 +59,18 @@ class Window:
     item: int = 0
 
 
-def shape_of_calls(overlap: int, positions: int, device: torch.device) -> tuple[int, int]:
+def shape_of_calls(
+    overlap: int, positions: int, device: torch.device, most_positions: int = MOST_POSITIONS
+) -> tuple[int, int]:
     """Choose the number of codes that a window is responsible for, and the number of windows in a call.
 
     Args:
         overlap: codes of a window beside these.
         positions: of the signal for each code along the first axis.
         device: of the model.
+        most_positions: of a window, unless the overlap has more.
     """
-    fewest, most = -(-LEAST_POSITIONS // positions), MOST_POSITIONS // positions
+    fewest, most = -(-LEAST_POSITIONS // positions), most_positions // positions
     codes = max(fewest, overlap, min(OVERLAPS * overlap, most))
     at_once = POSITIONS_AT_ONCE.get(device.type, POSITIONS_ELSEWHERE)
     return codes, max(1, at_once // ((codes + overlap) * positions))
@@ -218,42 +221,3 @@ def encode_batch(
 
     reads = [read(row) for row in range(len(signal))]
     return torch.stack(encode_each(model, reads, [tuple(signal.shape[2:])] * len(reads), conditions))
-
-
-def decode_batch(
-    model: Autoencoder, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None
-) -> Float[Tensor, "b c *size"]:
-    """Decode codes in windows of one shape: none of the signals depends on the others of the batch.
-
-    Args:
-        model: with a decoded field, in evaluation mode.
-        codes: of at least one signal, and one position.
-        conditions: of each signal.
-    """
-    field = model.decoded_field
-    assert field is not None
-    strides, num_codes = model.strides, codes.shape[2]
-    others = [side * stride for side, stride in zip(codes.shape[3:], strides[1:], strict=True)]
-    own, rows = shape_of_calls(field.before + field.after, strides[0] * math.prod(others), codes.device)
-    size = field.before + own + field.after
-    places = [(item, first) for item in range(len(codes)) for first in range(0, num_codes, own)]
-    decoded: Tensor | None = None
-    for begin in range(0, len(places), rows):
-        group = places[begin : begin + rows]
-        part, bounds = codes.new_zeros(rows, codes.shape[1], size, *codes.shape[3:]), [(0, 0)] * rows
-        for row, (item, first) in enumerate(group):
-            start = first - field.before
-            bounds[row] = max(0, -start), min(size, num_codes - start)
-            inside = slice(*bounds[row])
-            part[row, :, inside] = codes[item, :, inside.start + start : inside.stop + start]
-        items = [item for item, _ in group] + [group[0][0]] * (rows - len(group))
-        given = conditions.part(torch.tensor(items, device=codes.device)) if conditions else None
-        signal = model.decode_within(part, Extent(tuple(bounds), size), given)
-        if decoded is None:
-            decoded = signal.new_empty(len(codes), signal.shape[1], num_codes * strides[0], *others)
-        for row, (item, first) in enumerate(group):
-            until = min(first + own, num_codes)
-            wanted = signal[row, :, field.before * strides[0] :][:, : (until - first) * strides[0]]
-            decoded[item, :, first * strides[0] : until * strides[0]] = wanted
-    assert decoded is not None
-    return decoded

@@ -14,6 +14,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -97,6 +98,13 @@ def decode(
 
         for batch in _batches(_read(codes, tokenizer), tokenizer):
             own = list(islice(remaining, len(batch)))
+            if tokenizer.has_blocks and _values(batch[0], tokenizer) > BATCH_VALUES:
+                finish(0)
+                write = partial(_save_blocks, tokenizer, batch[0], class_name)
+                folder.save(own[0], write)
+                done += 1
+                count(done, len(targets))
+                continue
             signals = None
             # Decoded whole if one of its files is missing, so that a repeated command writes the same files.
             if not all(target.exists() for target in own):
@@ -132,6 +140,12 @@ def _save(folder: OutputFolder, target: Path, modality: Modality, signal: Tensor
         folder.save(target, partial(modality.save, signal))
 
 
+def _save_blocks(tokenizer: Tokenizer, item: _Item, class_name: str | None, path: Path) -> None:
+    """Decode a long recording or clip while it is written, in bounded memory."""
+    blocks = tokenizer.decode_blocks(item.codes, class_name=class_name, size=item.size)
+    tokenizer.modality.save_blocks(blocks, path)
+
+
 @dataclass(frozen=True)
 class _Item:
     """One item of a file of codes: name, codes `(1, G, *grid)`, and size (None: no cropping)."""
@@ -151,17 +165,22 @@ def _batches(items: Iterable[_Item], tokenizer: Tokenizer) -> Iterator[list[_Ite
 
     A decoder that draws gets its items one by one, since each is drawn with the same seed.
     """
-    model, is_drawn = tokenizer.autoencoder, _draws(tokenizer)
+    is_drawn = _draws(tokenizer)
     batch: list[_Item] = []
     for item in items:
-        values = model.signal.dims * math.prod(item.codes.shape[2:]) / math.prod(model.grid)
-        most = 1 if is_drawn else min(BATCH, BATCH_VALUES // values)
+        most = 1 if is_drawn else min(BATCH, BATCH_VALUES // _values(item, tokenizer))
         if batch and (len(batch) >= most or item.codes.shape != batch[0].codes.shape):
             yield batch
             batch = []
         batch.append(item)
     if batch:
         yield batch
+
+
+def _values(item: _Item, tokenizer: Tokenizer) -> float:
+    """Return the number of values of an item's signal."""
+    model = tokenizer.autoencoder
+    return model.signal.dims * math.prod(item.codes.shape[2:]) / math.prod(model.grid)
 
 
 @torch.no_grad()
@@ -180,7 +199,7 @@ def _surveyed(path: Path, tokenizer: Tokenizer) -> tuple[list[str], str]:
     for one in _read(path, tokenizer):
         names.append(one.name)
         digest.update(f"{one.name!r} {tuple(one.codes.shape)} {one.size}".encode())
-        digest.update(one.codes.numpy().tobytes())
+        digest.update(np.ascontiguousarray(one.codes.numpy()).data)
     return names, digest.hexdigest()
 
 

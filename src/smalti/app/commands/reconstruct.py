@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from smalti.app.console import amount, counting, note
@@ -14,12 +16,20 @@ from smalti.app.files import items_of, signal_of, stamp
 from smalti.app.native import Size, at_size
 from smalti.app.outputs import COMPARISON, OutputFolder, output_paths
 from smalti.core.errors import InputError
+from smalti.core.modality import Modality
+from smalti.data.arrivals import joined
 from smalti.data.ingest import readable
 from smalti.data.sources import UnreadableItem
+from smalti.data.sources.base import Content
+from smalti.streaming import is_local
 from smalti.tokenizer import Tokenizer
 
 COMPARED = 64
 """Maximum number of items in the comparison."""
+SHOWN_VALUES = 1 << 20
+"""Values of a long recording or clip in the comparison, which shows its beginning."""
+LEAST_SHOWN = 8
+"""Least number of positions along time of that beginning."""
 
 
 def reconstruct(
@@ -58,12 +68,14 @@ def reconstruct(
         for done, (item, name, target) in enumerate(zip(items, names, targets, strict=True), 1):
             if len(originals) < COMPARED or not target.exists():
                 try:
-                    signal = signal_of(modality, item.content)
-                    again = tokenizer.through_codes(signal)
-                    folder.save(target, partial(modality.save, again))
+                    pair = _by_blocks(tokenizer, item.content, folder, target)
+                    if pair is None:
+                        signal = signal_of(modality, item.content)
+                        pair = signal, tokenizer.through_codes(signal)
+                        folder.save(target, partial(modality.save, pair[1]))
                     if len(originals) < COMPARED:
-                        originals.append(signal[0])
-                        reconstructed.append(again[0])
+                        originals.append(pair[0][0])
+                        reconstructed.append(pair[1][0])
                 except UnreadableItem as error:
                     skipped.append({"name": name, "reason": readable(str(error))})
             count(done, len(items))
@@ -76,3 +88,74 @@ def reconstruct(
     num = len(items) - len(skipped)
     note(f"{out} holds {amount(num, 'reconstructions')}; {COMPARISON} shows the originals above them.", quiet)
     return num
+
+
+def _by_blocks(
+    tokenizer: Tokenizer, content: Content, folder: OutputFolder, target: Path
+) -> tuple[Tensor, Tensor] | None:
+    """Reconstruct a long recording or clip while it is read and written, in bounded memory.
+
+    Returns:
+        The beginnings of the signal and of its reconstruction; None if it is short, or has to be whole.
+
+    Raises:
+        UnreadableItem: if it cannot be read.
+    """
+    modality = tokenizer.modality
+    if not (tokenizer.has_blocks and is_local(tokenizer.autoencoder)):
+        return None
+    blocks, again = modality.blocks(content), modality.blocks(content)
+    if blocks is None or again is None:
+        return None
+    original, reconstruction = _Beginning(), _Beginning()
+    made = reconstruction.of(_readable(tokenizer.reconstruct_blocks(joined(blocks))))
+    if not target.exists():
+        folder.save(target, lambda path: modality.save_blocks(made, path))
+    for shown, rest in ((reconstruction, made), (original, original.of(_readable(_signal(modality, again))))):
+        while not shown.is_full and next(rest, None) is not None:
+            pass
+    return original.signal, reconstruction.signal
+
+
+def _readable(blocks: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Yield blocks; a signal that cannot be encoded is an unreadable item."""
+    try:
+        yield from blocks
+    except InputError as error:
+        raise UnreadableItem(str(error)) from error
+
+
+def _signal(modality: Modality, blocks: Iterable[Any]) -> Iterator[Tensor]:
+    """Convert the blocks of a file to those of its signal."""
+    stream = modality.stream()
+    for block in blocks:
+        yield stream.push(block)
+    yield stream.flush()
+
+
+class _Beginning:
+    """Keeps the beginning of a signal that passes in blocks, for the comparison."""
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+        self._missing: int | None = None
+
+    def of(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the blocks `(1, C, n, *size)`."""
+        for block in blocks:
+            if self._missing is None and block.numel():
+                self._missing = max(LEAST_SHOWN, SHOWN_VALUES * block.shape[2] // block.numel())
+            if self._missing:
+                self._kept.append(block[:, :, : self._missing].clone())
+                self._missing -= self._kept[-1].shape[2]
+            yield block
+
+    @property
+    def is_full(self) -> bool:
+        """True if no further block is needed."""
+        return self._missing == 0
+
+    @property
+    def signal(self) -> Tensor:
+        """The beginning, `(1, C, n, *size)`."""
+        return torch.cat(self._kept, 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -20,7 +20,7 @@ from smalti.core.modality import MODALITIES, Modality
 from smalti.core.signals import Levels, SignalSpec
 from smalti.core.streaming import ElementwiseStream
 from smalti.likelihoods.levels import from_levels, to_levels
-from smalti.modalities.audio.sounds import EXTENSIONS, sound_notes, write_sound
+from smalti.modalities.audio.sounds import EXTENSIONS, sound_notes, write_sound, write_sound_blocks
 from smalti.modalities.audio.waveforms import SoundConfig, only, separate, spectrogram_figure, waveforms
 from smalti.nn.spectral import LogMel, mu_law_decode, mu_law_encode
 
@@ -257,6 +257,11 @@ class AudioModality(Modality):
         """
         samples = self._encoding.samples(self._floats(only(signal, 1))[0])
         write_sound(samples, path, self.config.sample_rate_hz)
+
+    def save_blocks(self, blocks: Iterable[Float[Tensor, "1 1 _"]], path: str | Path) -> None:
+        """Write one sound, given block by block in the model's range, in bounded memory; see `save`."""
+        samples = (self._encoding.samples(self._floats(only(block, 1))[0]) for block in blocks)
+        write_sound_blocks(samples, path, self.config.sample_rate_hz)
 
     def _floats(self, signal: Tensor) -> Float32[Tensor, "1 t"]:
         """Convert levels or floats `(1, T)` to the model's range."""

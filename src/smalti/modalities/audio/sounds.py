@@ -6,7 +6,7 @@ cannot be read raise `UnreadableItem` with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -121,15 +121,30 @@ def write_sound(samples: Shaped[np.ndarray, " t"], path: str | Path, sample_rate
     Raises:
         InputError: for another extension, or samples that are not finite numbers.
     """
+    pcm = samples if samples.dtype == np.int16 else _to_16_bits(samples)
+    write_sound_blocks([pcm], path, sample_rate_hz)
+
+
+def write_sound_blocks(
+    blocks: Iterable[Shaped[np.ndarray, " t"]], path: str | Path, sample_rate_hz: int
+) -> None:
+    """Write a mono sound that is given block by block; see `write_sound`.
+
+    Raises:
+        InputError: as `write_sound`.
+    """
     with needs_extra("audio"):
         import soundfile
 
     kind = WRITTEN.get(Path(path).suffix.lower())
     if kind is None:
         raise InputError(f"expected a path that ends in {' or '.join(WRITTEN)}, received {path}: rename it")
-    pcm = samples if samples.dtype == np.int16 else _to_16_bits(samples)
-    with open(path, "wb") as file:
-        soundfile.write(file, pcm, sample_rate_hz, format=kind, subtype="PCM_16")
+    with (
+        open(path, "wb") as opened,
+        soundfile.SoundFile(opened, "w", sample_rate_hz, 1, subtype="PCM_16", format=kind) as file,
+    ):
+        for samples in blocks:
+            file.write(samples if samples.dtype == np.int16 else _to_16_bits(samples))
 
 
 def _finished(samples: np.ndarray, rate_hz: int, target_hz: int) -> Float32[np.ndarray, " t"]:

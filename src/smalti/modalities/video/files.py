@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,17 @@ GIF_RATE_HZ = 50
 """Highest frame rate of a GIF that players and FFmpeg accept."""
 
 
-def write_clip(frames: UInt8[np.ndarray, "f h w c"], path: str | Path, frame_rate_hz: float) -> None:
+def write_clip(frames: Iterable[UInt8[np.ndarray, "h w c"]], path: str | Path, frame_rate_hz: float) -> None:
     """Write a clip as MP4 (H.264, or MPEG-4 without an H.264 encoder) or GIF, by the extension of the path.
 
     Both formats reduce colour precision. MP4 requires even sides: the last row or column of an odd side is
     repeated. GIF merges equal successive frames into one of longer duration and plays at most 50 frames per
     second, so that faster clips play more slowly.
+
+    Args:
+        frames: at least one; the frames of an MP4 are written as they come, those of a GIF together.
+        path: path of the file.
+        frame_rate_hz: frames per second.
 
     Raises:
         InputError: for another extension.
@@ -46,28 +53,30 @@ def write_clip(frames: UInt8[np.ndarray, "f h w c"], path: str | Path, frame_rat
             )
 
 
-def _write_mp4(frames: UInt8[np.ndarray, "f h w c"], path: str | Path, frame_rate_hz: float) -> None:
+def _write_mp4(frames: Iterable[UInt8[np.ndarray, "h w c"]], path: str | Path, frame_rate_hz: float) -> None:
     with needs_extra("video"):
         import av
         import av.codec
 
     encoder = next(name for name in ENCODERS if name in av.codec.codecs_available)
-    _, height, width, _ = frames.shape
-    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    remaining = iter(frames)
+    first = next(remaining)
+    height, width, _ = first.shape
     with av.open(str(path), "w", format="mp4") as container:
         stream: Any = container.add_stream(encoder, rate=Fraction(frame_rate_hz).limit_denominator(1000))
-        stream.height, stream.width = even.shape[1:3]
+        stream.height, stream.width = height + height % 2, width + width % 2
         stream.pix_fmt = "yuv420p"
         stream.options = ENCODERS[encoder]
-        for pixels in even:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(_colour(pixels), format="rgb24")))
+        for pixels in chain([first], remaining):
+            even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(_colour(even), format="rgb24")))
         container.mux(stream.encode())
 
 
-def _write_gif(frames: UInt8[np.ndarray, "f h w c"], path: str | Path, frame_rate_hz: float) -> None:
+def _write_gif(frames: Iterable[UInt8[np.ndarray, "h w c"]], path: str | Path, frame_rate_hz: float) -> None:
     first, *others = (Image.fromarray(_colour(pixels)) for pixels in frames)
     # GIF durations are whole hundredths of a second; rounding the end times keeps the total duration right.
-    ends = np.round(np.arange(len(frames) + 1) * 100 / min(frame_rate_hz, GIF_RATE_HZ)).astype(int)
+    ends = np.round(np.arange(len(others) + 2) * 100 / min(frame_rate_hz, GIF_RATE_HZ)).astype(int)
     durations = [int(hundredths) * 10 for hundredths in np.diff(ends)]
     first.save(path, format="GIF", save_all=True, append_images=others, duration=durations, loop=0)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Shaped, UInt8
 from PIL import Image
 from pydantic import Field, PositiveInt
 from torch import Tensor
@@ -226,8 +226,14 @@ class VideoModality(Modality):
             raise InputError(
                 f"expected one clip, received {len(signal)}: save them one by one, or use preview"
             )
-        levels = self._levels(signal[0] if signal.ndim == 5 else signal)
-        write_clip(levels.transpose(1, 2, 3, 0), path, self.config.frame_rate_hz or UNKNOWN_RATE_HZ)
+        self.save_blocks([signal if signal.ndim == 5 else signal[None]], path)
+
+    def save_blocks(
+        self, blocks: Iterable[Shaped[Tensor | np.ndarray, "1 c _ h w"]], path: str | Path
+    ) -> None:
+        """Write one clip, given block by block, in bounded memory if it becomes an MP4; see `save`."""
+        frames = (frame for block in blocks for frame in self._levels(block[0]).transpose(1, 2, 3, 0))
+        write_clip(frames, path, self.config.frame_rate_hz or UNKNOWN_RATE_HZ)
 
     def _read(self, clip: str | Path | bytes) -> UInt8[np.ndarray, "c f h w"]:
         """Read one clip that the user passed; convert `UnreadableItem` to `InputError`."""
