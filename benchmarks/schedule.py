@@ -24,8 +24,8 @@ from record import record
 from timing import Time
 
 from smalti.app.parts import Part
-from smalti.data.manifest import ShardRecord, read_record, write_record
-from smalti.data.plans import DIRECTORY, FILES, Input, Plan, make_plan
+from smalti.data.manifest import DIRECTORY, Plan, ShardRecord, read_record, write_record
+from smalti.data.plans import FILES, Input, make_plan
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.local import LocalFiles
 from smalti.data.sources.planned import read_listing
@@ -96,7 +96,7 @@ class Worker:
 
     def remaining(self) -> list[int]:
         """Shards without a line in the manifest, as a started process finds them."""
-        return [shard for shard in self._shards if read_record(self._out, shard) is None]
+        return [shard for shard in self._shards if read_record(self._out, self._plan, shard) is None]
 
     def work(self, now_s: float, until_s: float) -> float | None:
         """Encode from a start until a failure.
@@ -186,7 +186,7 @@ def main(
         plan_bytes = (out / DIRECTORY / FILES).stat().st_size
         workers = [Worker(Part(i, gpus), plan, out, rate, start_s) for i in range(gpus)]
         seconds, failures = simulate(workers, failures_h, down_s)
-        records = [read_record(out, shard) for shard in range(shards)]
+        records = [read_record(out, plan, shard) for shard in range(shards)]
         rows = [row for one in records if one for row in (one.begin, one.end)]
         if rows[0] != 0 or rows[-1] != items or rows[1:-1:2] != rows[2::2] or None in records:
             raise SystemExit("the shards do not cover the rows")

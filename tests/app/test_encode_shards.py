@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smalti.core.errors import InputError
 from smalti.data.codes import read_codes
-from smalti.data.manifest import read_record
-from smalti.data.plans import read_plan
+from smalti.data.manifest import read_plan, read_record
 from smalti.data.sources.codes import CodesSource
 from tests import forked
 from tests.runs import Result, command, digests
@@ -72,7 +72,7 @@ def test_rows_and_order_are_those_of_one_table(
 
 def test_manifest_states_counts_and_skipped_items(whole: Path) -> None:
     plan = read_plan(whole)
-    records = [record for shard in range(SHARDS) if (record := read_record(whole, shard))]
+    records = [record for shard in range(SHARDS) if (record := read_record(whole, plan, shard))]
     assert [(record.begin, record.end) for record in records] == [plan.bounds(i) for i in range(SHARDS)]
     assert sum(record.num_items for record in records) == plan.num_items - 1 == 39
     assert [one.name for record in records for one in record.skipped] == [UNREADABLE]
@@ -134,6 +134,23 @@ def test_damaged_shards_are_written_again(
     second.write_bytes(second.read_bytes()[:-1])
     assert smalti(*words(trained, data, out)).status == 0
     assert digests(out) == digests(whole)
+
+
+def test_the_line_of_another_shard_is_refused(
+    trained: Path, data: Path, whole: Path, tmp_path: Path, mistake: Mistake
+) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "codes"))
+    shutil.copy(out / "manifest" / "00000.json", out / "manifest" / "00001.json")
+    assert "00001.json" in mistake(*words(trained, data, out))
+    mistake("tokens", out, "--out", tmp_path / "tokens")
+
+
+def test_incomplete_codes_are_not_read(trained: Path, whole: Path, tmp_path: Path, mistake: Mistake) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "codes"))
+    next(out.glob("*.parquet")).unlink()
+    assert f"1 of {SHARDS}" in mistake("decode", trained, out, "--out", tmp_path / "decoded")
+    with pytest.raises(InputError):
+        CodesSource(out)
 
 
 def test_a_shard_may_hold_unreadable_items_only(
@@ -254,7 +271,8 @@ def test_a_source_without_a_listing(
             tar.add(file, file.relative_to(data))
     assert smalti(*words(trained, archive, out, "--shard", "1/2")).status == 0
     assert smalti(*words(trained, archive, out)).status == 0
-    assert sum(record.num_items for i in range(SHARDS) if (record := read_record(out, i))) == 39
+    plan = read_plan(out)
+    assert sum(record.num_items for i in range(SHARDS) if (record := read_record(out, plan, i))) == 39
     archive.touch()
     mistake(*words(trained, archive, out))
 

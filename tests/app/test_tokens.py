@@ -56,6 +56,14 @@ def test_shards_give_the_tokens_of_one_table(shards: Path, written: Path, tmp_pa
     assert digests(tmp_path / "tokens") == digests(written)
 
 
+def test_only_the_files_of_the_plan_are_read(shards: Path, written: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(shards, tmp_path / "shards"))
+    shutil.copy(next(own.glob("*.parquet")), own / "copy.parquet")
+    for out in (own / "tokens", own / "again"):
+        tokens(own, out, "npy", "bos,eos,row", 10, quiet=True)
+        assert digests(out) == digests(written)
+
+
 def test_known_tokens(codes: Path, tmp_path: Path) -> None:
     tokens(codes, tmp_path / "tokens", "npy", "eos=2,row", 32_000, 0, quiet=True)
     layout = TokenLayout.read(tmp_path / "tokens" / "tokens.json")

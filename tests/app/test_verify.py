@@ -87,8 +87,12 @@ def repeated(codes: Path) -> None:
     rewrite(codes, 1, lambda table: table.set_column(0, table.schema.field("name"), first))
 
 
+def another_line(codes: Path) -> None:
+    shutil.copy(codes / "manifest" / "00000.json", codes / "manifest" / "00001.json")
+
+
 @pytest.mark.parametrize(
-    "damage", [missing, cut, flip, out_of_range, fewer, repeated], ids=lambda one: one.__name__
+    "damage", [missing, cut, flip, out_of_range, fewer, repeated, another_line], ids=lambda one: one.__name__
 )
 def test_damage_is_found(damage: Callable[[Path], None], codes: Path) -> None:
     damage(codes)

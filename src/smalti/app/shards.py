@@ -16,8 +16,17 @@ from smalti.app.runs import check_model, model_of
 from smalti.core.allocator import keep_freed_memory
 from smalti.core.errors import InputError
 from smalti.data.codes import write_codes
-from smalti.data.manifest import ShardRecord, Skipped, checksum, read_record, write_record
-from smalti.data.plans import Input, Plan, has_plan, make_plan, planned_input, read_plan
+from smalti.data.manifest import (
+    Plan,
+    ShardRecord,
+    Skipped,
+    checksum,
+    has_plan,
+    read_plan,
+    read_record,
+    write_record,
+)
+from smalti.data.plans import Input, make_plan, planned_input
 from smalti.data.sources import Source
 from smalti.data.sources.local import changed_item
 from smalti.data.sources.section import Section
@@ -101,7 +110,7 @@ class ShardEncoder:
         return self._complete(shard) or self._encode(shard, progress)
 
     def _complete(self, shard: int) -> ShardRecord | None:
-        record = read_record(self._out, shard)
+        record = read_record(self._out, self.plan, shard)
         if record is not None:
             changed = self._source.changed(self.plan.split, record.begin, record.end)
             if changed is not None:

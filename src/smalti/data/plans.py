@@ -1,4 +1,4 @@
-"""The plan of a sharded encoding: which items each file of codes holds, stored once for all processes.
+"""Make the plan of a sharded encoding, stored once for all processes, and open its input.
 
 A plan is the directory `plan` in the output folder. `plan.json` holds a `Plan`. If the items are the files of
 one folder, `files.arrow` lists them and `folders.arrow` their folders, so that no process lists them again.
@@ -12,14 +12,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, final
+from typing import Any, Literal, final
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
-
-from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_directory
-from smalti.core.metadata import parse_json
+from smalti.data.manifest import DIRECTORY, SETTINGS, Plan, read_plan
 from smalti.data.sources.base import Files, Source
 from smalti.data.sources.local import LocalFiles, state_of
 from smalti.data.sources.planned import (
@@ -31,50 +28,7 @@ from smalti.data.sources.planned import (
 from smalti.data.sources.remote import RemoteFiles, is_remote
 from smalti.data.sources.walk import walk
 
-DIRECTORY = "plan"
-SETTINGS, FILES, FOLDERS = "plan.json", "files.arrow", "folders.arrow"
-FORMAT = 1
-
-
-@final
-class Plan(Configuration):
-    """Settings of a sharded encoding.
-
-    Attributes:
-        model: fingerprint of the tokenizer.
-        source: description of the input.
-        split: split of the input.
-        num_items: items of the split, unreadable ones included.
-        num_shards: files of codes.
-        input: digest of the input: the names, sizes and times of its files, or the description of an input
-            without files.
-        is_listed: whether the plan lists the input's files.
-        class_depth: as in `Files`, of a listed input.
-        size: "native" for items at their own height and width, "model" for those of the model.
-        format: version of the layout.
-    """
-
-    model: str
-    source: str
-    split: str
-    num_items: NonNegativeInt
-    num_shards: PositiveInt
-    input: str
-    is_listed: bool = False
-    class_depth: NonNegativeInt | None = None
-    size: Literal["model", "native"] = "model"
-    format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
-
-    def bounds(self, shard: int) -> tuple[int, int]:
-        """Index of the first item of a shard, and of the first one after it."""
-        return (
-            shard * self.num_items // self.num_shards,
-            (shard + 1) * self.num_items // self.num_shards,
-        )
-
-    def file(self, shard: int) -> str:
-        """Name of a shard's file of codes, in the pattern of the Hugging Face Hub."""
-        return f"{self.split}-{shard:05d}-of-{self.num_shards:05d}.parquet"
+FILES, FOLDERS = "files.arrow", "folders.arrow"
 
 
 @final
@@ -156,31 +110,6 @@ def _described(source: Source, split: str, path: Path, directory: Path) -> dict[
     write_listing(directory / FOLDERS, ((name, (0, time)) for name, time in sorted(files.folders.items())))
     digest = write_listing(directory / FILES, files.entries())
     return {"input": digest, "is_listed": True, "class_depth": files.class_depth}
-
-
-def has_plan(folder: Path) -> bool:
-    """Return True if a folder has a plan."""
-    return (folder / DIRECTORY / SETTINGS).is_file()
-
-
-def read_plan(folder: Path) -> Plan:
-    """Read the plan of an output folder.
-
-    Raises:
-        InputError: if there is none, or it is damaged or of a newer version.
-    """
-    path = folder / DIRECTORY / SETTINGS
-    try:
-        return Plan.model_validate(parse_json(path.read_bytes()))
-    except OSError as error:
-        raise InputError(
-            f"expected the output of smalti encode --shards, found no {path}: check the path"
-        ) from error
-    except (ValueError, ValidationError) as error:
-        raise InputError(
-            f"expected a plan of this version of smalti in {path}, received another file: choose another "
-            "--out, or run pip install -U smalti"
-        ) from error
 
 
 def planned_input(folder: Path, plan: Plan, data: Input) -> Source:

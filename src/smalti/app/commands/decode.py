@@ -27,7 +27,7 @@ from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.data.codes import CodesInfo, check_codes, read_codes
 from smalti.data.packed import ENDING, read_packed
-from smalti.data.sources.parquet import parquet_files
+from smalti.data.sources.codes import codes_files
 from smalti.decoding import cropped
 from smalti.tokenizer import Tokenizer
 
@@ -222,7 +222,7 @@ def _read(path: Path, tokenizer: Tokenizer) -> Iterator[_Item]:
 
 def _files(folder: Path) -> list[Path]:
     """Return the files of codes in a directory."""
-    files = [*sorted(folder.rglob(f"*{ENDING}")), *parquet_files(folder)]
+    files = [*sorted(folder.rglob(f"*{ENDING}")), *codes_files(folder)]
     if not files:
         raise InputError(
             f"expected files that end in {ENDING} or .parquet below {folder}, found none: check the path"

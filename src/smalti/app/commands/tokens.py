@@ -12,9 +12,7 @@ from smalti.app.console import amount, counting, note
 from smalti.core.errors import InputError
 from smalti.core.suggestions import suggestion
 from smalti.data.codes import CodesInfo, check_codes, read_codes
-from smalti.data.manifest import read_record
-from smalti.data.plans import has_plan, read_plan
-from smalti.data.sources.parquet import parquet_files
+from smalti.data.sources.codes import codes_files
 from smalti.tokens.files import WRITERS, write_tokens
 from smalti.tokens.layout import TokenLayout
 
@@ -68,15 +66,7 @@ def _files(codes: Path) -> list[Path]:
     """
     if not codes.is_dir():
         return [codes]
-    if has_plan(codes):
-        plan = read_plan(codes)
-        missing = sum(read_record(codes, shard) is None for shard in range(plan.num_shards))
-        if missing:
-            raise InputError(
-                f"expected complete codes in {codes}, but {missing} of {amount(plan.num_shards, 'shards')} "
-                "are missing: run the same smalti encode command again"
-            )
-    files = parquet_files(codes)
+    files = codes_files(codes)
     if not files:
         raise InputError(f"expected Parquet files of codes in {codes}, found none: check the path")
     return files

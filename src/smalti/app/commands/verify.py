@@ -18,8 +18,8 @@ from smalti.app.data import open_data, pick_split
 from smalti.core.errors import InputError
 from smalti.data.codes import CodesInfo, check_codes, read_codes
 from smalti.data.ingest import readable
-from smalti.data.manifest import ShardRecord, checksum, read_record
-from smalti.data.plans import Input, Plan, planned_input, read_plan
+from smalti.data.manifest import Plan, ShardRecord, checksum, read_plan, read_record
+from smalti.data.plans import Input, planned_input
 from smalti.data.sources import Source
 from smalti.data.sources.section import Section
 from smalti.decoding import cropped
@@ -138,11 +138,11 @@ def _checked_shards(folder: Path, plan: Plan, survey: _Survey, quiet: bool) -> I
     with counting("Verifying", quiet) as count:
         for shard in range(plan.num_shards):
             try:
-                record = read_record(folder, shard)
+                record = read_record(folder, plan, shard)
                 if record is None:
                     missing += 1
                     continue
-                _check_shard(folder, plan, shard, record, survey)
+                _check_shard(folder, plan, record, survey)
                 yield folder / record.file
             except InputError as error:
                 survey.faults.append(str(error))
@@ -151,15 +151,10 @@ def _checked_shards(folder: Path, plan: Plan, survey: _Survey, quiet: bool) -> I
         survey.faults.append(f"{missing} of {amount(plan.num_shards, 'shards')} are not complete")
 
 
-def _check_shard(folder: Path, plan: Plan, shard: int, record: ShardRecord, survey: _Survey) -> None:
+def _check_shard(folder: Path, plan: Plan, record: ShardRecord, survey: _Survey) -> None:
     path = folder / record.file
     if checksum(path) != record.sha256:
         raise InputError(f"{path} differs from its checksum in the manifest")
-    expected = (plan.file(shard), shard, *plan.bounds(shard), plan.model)
-    if (record.file, record.shard, record.begin, record.end, record.model) != expected:
-        raise InputError(f"the manifest's line of shard {shard} is not that of the plan")
-    if record.num_items + len(record.skipped) != record.end - record.begin:
-        raise InputError(f"{path} holds or skips another number of items than the plan gives it")
     if survey.read(path) != (record.num_items, record.num_codes):
         raise InputError(f"{path} holds another number of items or codes than the manifest states")
     if survey.info is None or survey.info.model != plan.model:

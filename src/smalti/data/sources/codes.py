@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from smalti.core.errors import InputError
 from smalti.data.codes import METADATA_KEY, CodesInfo, check_codes, read_codes
+from smalti.data.manifest import has_plan, read_plan, read_record
 from smalti.data.sources.base import Item, Source
 from smalti.data.sources.conventions import ordered_splits, require_split
 from smalti.data.sources.parquet import files_by_split, parquet_files
@@ -26,11 +27,12 @@ class CodesSource(Source):
         path: the file or folder.
 
     Raises:
-        InputError: if a file is damaged, the files come from different models, or there are no codes.
+        InputError: if a file is damaged, the files come from different models, there are no codes, or a
+            shard is not complete.
     """
 
     def __init__(self, path: Path):
-        files = parquet_files(path) if path.is_dir() else [path]
+        files = codes_files(path) if path.is_dir() else [path]
         self._files = files_by_split(files, path if path.is_dir() else path.parent)
         self.splits = ordered_splits(self._files)
         self.info: CodesInfo = read_codes(files[0])[0]
@@ -51,7 +53,7 @@ class CodesSource(Source):
     @staticmethod
     def accepts(path: Path) -> bool:
         """Return True for a codes file, or a folder of nothing else."""
-        files = parquet_files(path) if path.is_dir() else [path]
+        files = codes_files(path) if path.is_dir() else [path]
         return bool(files) and all(file.suffix.lower() == ".parquet" and _has_codes(file) for file in files)
 
     def count(self, split: str) -> int:
@@ -64,6 +66,25 @@ class CodesSource(Source):
             for names, codes, labels, *_ in read_codes(file)[1]:
                 for name, grid, label in zip(names, codes, labels, strict=True):
                     yield Item(name, np.asarray(grid), label)
+
+
+def codes_files(folder: Path) -> list[Path]:
+    """Return the Parquet files below a folder of codes, in order: those of its plan, if it has one.
+
+    Raises:
+        InputError: if a shard of the plan is not complete.
+    """
+    if not has_plan(folder):
+        return parquet_files(folder)
+    plan = read_plan(folder)
+    shards = range(plan.num_shards)
+    missing = sum(read_record(folder, plan, shard) is None for shard in shards)
+    if missing:
+        raise InputError(
+            f"expected complete codes in {folder}, but {missing} of {plan.num_shards} shards are missing: "
+            "run the same smalti encode command again"
+        )
+    return [folder / plan.file(shard) for shard in shards]
 
 
 def _has_codes(file: Path) -> bool:
