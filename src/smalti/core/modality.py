@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
+from pydantic import Field
 from torch import Tensor
 
 from smalti.core.config import Configuration
@@ -206,7 +207,17 @@ class Modality(ABC):
 
 
 class ModalityConfig(Configuration):
-    """Settings of a modality."""
+    """Settings of a modality.
+
+    Attributes:
+        stream: train on items that are decoded as they are needed, rather than on a decoded copy on the disk;
+            for items of one size.
+        stream_buffer: number of items that a stream holds decoded, and shuffles together; twice as many are
+            in memory.
+    """
+
+    stream: bool = False
+    stream_buffer: int = Field(default=4096, ge=1)
 
     measured_fields: ClassVar[tuple[str, ...]] = ()
     """Names of the settings that `surveyed` and `measured` fill; each is "not given" while it has its

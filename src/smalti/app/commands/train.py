@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +11,14 @@ import torch
 
 from smalti import __version__
 from smalti.app.console import counting, note, watching
-from smalti.app.data import PreparedSource, open_loader, open_run_data, prepare, training_split
+from smalti.app.data import (
+    PreparedSource,
+    open_run_data,
+    prepare,
+    report_skipped,
+    training_split,
+)
+from smalti.app.finished import finish
 from smalti.app.pretraining import check_parts, pretrain
 from smalti.app.provenance import commit, described, device
 from smalti.app.recipes import get_recipe
@@ -23,7 +29,6 @@ from smalti.app.runs import (
     check_model,
     check_start,
     check_target,
-    draw_learning_curves,
     log_summary,
     measured,
     model_of,
@@ -31,33 +36,26 @@ from smalti.app.runs import (
     resumed,
 )
 from smalti.app.sizes import check_memory, signal_bytes
-from smalti.core.conditions import NO_SIZES, Batch
+from smalti.app.streamed import StreamedData
+from smalti.app.training_items import WATCHED_ITEMS, TrainingItems
+from smalti.core.conditions import NO_SIZES
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
-from smalti.core.plugins import loaded_plugins, plugin_hint, plugin_options
+from smalti.core.plugins import loaded_plugins, plugin_hint
 from smalti.core.weights import ForeignWeights, digest, load_weights, short
 from smalti.data.crops import CropLoader
 from smalti.data.fingerprints import fingerprints, read_fingerprints, write_fingerprints
-from smalti.data.loader import Loader, evenly_spaced, split_indices
+from smalti.data.loader import split_indices
 from smalti.data.sources import Source
 from smalti.data.store import Store
-from smalti.encoders.pooling import item_statistics, remember_statistics
-from smalti.encoding import encode_items, same_shape
-from smalti.evaluation.codebook import counts_by_codebook
 from smalti.evaluation.evaluate import evaluate
-from smalti.evaluation.figures import code_maps, usage_histogram
 from smalti.priors.uniform import UniformPrior
-from smalti.priors.unigram import UnigramPrior
 from smalti.recipe import Pretraining, Recipe
-from smalti.trained import UNIGRAM_FILE, TrainedModel, check_num_codes, write_unigram
+from smalti.trained import check_num_codes
 from smalti.training.checkpoints import RunDirectory
 from smalti.training.engine import Engine
 from smalti.training.loop import fit
-
-SHOWN_ITEMS = 16
-WATCHED_ITEMS = 512
-"""Maximum number of held-out items evaluated during training; `evaluate` uses all of them."""
 
 
 def train(
@@ -115,6 +113,8 @@ def train_recipe(
     if not run.is_begun:
         recipe = _surveyed(recipe, source, quiet)
         modality = recipe.data.build()
+    if recipe.data.stream:
+        return _train_streamed(recipe, source, data, run, engine, start, quiet)
     store = _prepared(run, source, modality.for_training(), engine, quiet)
     training, _ = split_indices(store.count, recipe.validation_fraction)
     recipe = measured(recipe, (store.item(index) for index in training.tolist()))
@@ -126,13 +126,48 @@ def train_recipe(
     if engine.is_main:
         run.write_config(_description(recipe, data, _origin(run, source, data), store, begun_with))
         _remember_items(run, store, modality, training, start, quiet)
-    items = _Items.of(store, recipe, engine, modality, model)
+    items = TrainingItems.of(store, recipe, engine, modality, model)
     if recipe.pretraining is not None:
         _pretrain(recipe.pretraining, model, items, modality, run, engine, quiet)
     items.give_statistics(model, modality, store)
     _fit(model, items, recipe, run, engine, quiet)
     if engine.is_main:
-        _finish(run, items, quiet, suggest)
+        finish(run, items, quiet, suggest)
+    engine.wait()
+    return run
+
+
+def _train_streamed(
+    recipe: Recipe,
+    source: Source,
+    data: str,
+    run: RunDirectory,
+    engine: Engine,
+    start: Path | None,
+    quiet: bool,
+) -> RunDirectory:
+    """Train from items that are decoded as they are needed, without a store."""
+    streamed = StreamedData(source, training_split(source), recipe, WATCHED_ITEMS)
+    identity = streamed.check(run)
+    recipe = measured(recipe, streamed.beginning(recipe.data.build().for_training()))
+    modality = recipe.data.build()
+    model = _seeded_model(recipe, modality, streamed.condition_sizes)
+    begun_with = _start(model, start)
+    check_start(run, begun_with)
+    training = streamed.training(modality.for_training(), model, engine.device)
+    if engine.is_main:
+        origin = _origin(run, source, data) | identity
+        run.write_config(_description(recipe, data, origin, streamed, begun_with))
+    nothing = np.arange(0)
+    items = TrainingItems(training, streamed.held_out(modality, engine.device), nothing, nothing)
+    try:
+        _fit(model, items, recipe, run, engine, quiet)
+        if engine.is_main:
+            finish(run, items, quiet, suggest=False)
+    finally:
+        training.close()
+    if engine.is_main:
+        report_skipped([{"name": name, "reason": reason} for name, reason in training.skipped.items()])
     engine.wait()
     return run
 
@@ -160,7 +195,9 @@ def _seeded_model(recipe: Recipe, modality: Modality, conditions: Mapping[str, i
 
 def _surveyed(recipe: Recipe, source: Source, quiet: bool) -> Recipe:
     """Return the recipe with the choices that depend on the training files, such as the range of pixels."""
-    data, notes = recipe.data.surveyed(item.content for item in source.items(training_split(source)))
+    split = training_split(source)
+    seen = min(recipe.data.stream_buffer, source.count(split)) if recipe.data.stream else source.count(split)
+    data, notes = recipe.data.surveyed(item.content for item in source.section(split, 0, seen))
     for text in notes:
         note(text, quiet)
     return recipe.model_copy(update={"data": data})
@@ -206,7 +243,7 @@ def _origin(run: RunDirectory, source: Source, data: str) -> dict[str, Any]:
 
 
 def _description(
-    recipe: Recipe, data: str, origin: dict[str, Any], store: Store, begun_with: str | None
+    recipe: Recipe, data: str, origin: dict[str, Any], store: Store | StreamedData, begun_with: str | None
 ) -> dict[str, Any]:
     """Return the content of the run's config.json."""
     return {
@@ -228,7 +265,7 @@ def _description(
 def _pretrain(
     pretraining: Pretraining,
     model: LatentVariableModel,
-    items: _Items,
+    items: TrainingItems,
     modality: Modality,
     run: RunDirectory,
     engine: Engine,
@@ -243,7 +280,7 @@ def _pretrain(
 
 def _fit(
     model: LatentVariableModel,
-    items: _Items,
+    items: TrainingItems,
     recipe: Recipe,
     run: RunDirectory,
     engine: Engine,
@@ -300,88 +337,3 @@ def _start(model: LatentVariableModel, start: Path | None) -> str | None:
             "remove --from, or use the settings in its config.json"
         ) from None
     return short(digest(tensors))
-
-
-@dataclass(frozen=True)
-class _Items:
-    """Training items and validation items, each with their indices in the store."""
-
-    training: Loader | CropLoader
-    held_out: Loader | CropLoader | None
-    training_indices: np.ndarray
-    held_out_indices: np.ndarray
-
-    @classmethod
-    def of(
-        cls, store: Store, recipe: Recipe, engine: Engine, modality: Modality, model: LatentVariableModel
-    ) -> _Items:
-        training, held_out = split_indices(store.count, recipe.validation_fraction)
-        watched = evenly_spaced(held_out, WATCHED_ITEMS) if len(held_out) else held_out
-        size, seed = recipe.training.batch_size, recipe.training.seed
-
-        def loader(indices: np.ndarray) -> Loader | CropLoader:
-            return open_loader(store, modality, model, size, engine.device, seed, indices)
-
-        return cls(loader(training), loader(watched) if len(watched) else None, training, watched)
-
-    def give_statistics(self, model: LatentVariableModel, modality: Modality, store: Store) -> None:
-        """Store the label statistics of the training items in an encoder that needs them, and attach them."""
-        remember_statistics(model, modality, store, self.training_indices)
-        labels = {name: label for label, name in enumerate(store.classes)}
-        statistics = item_statistics(model, modality, store, labels)
-        if statistics is not None:
-            self.training.voices = statistics[self.training_indices]
-            if self.held_out is not None:
-                self.held_out.voices = statistics[self.held_out_indices]
-
-    def watched(self) -> Iterator[Batch]:
-        assert self.held_out is not None
-        return self.held_out.watch()
-
-
-def _finish(run: RunDirectory, items: _Items, quiet: bool, suggest: bool) -> None:
-    """Write the figures of a finished run; for a model with codes, count the codes of the training items."""
-    trained = TrainedModel.load(run.path, load_priors=False)
-    modality = trained.modality
-    run.figures_path.mkdir(exist_ok=True)
-    looked_at = items.held_out or items.training
-    batch = looked_at.items(evenly_spaced(np.arange(looked_at.count), SHOWN_ITEMS))
-    shown, conditions = batch.data.to(trained.device), batch.conditions.to(trained.device)
-    generator = torch.Generator().manual_seed(trained.recipe.training.seed)
-    with torch.no_grad():
-        reconstructed = trained.model.reconstruct(shown, conditions, generator).cpu()
-    modality.preview([shown.cpu(), reconstructed]).save(run.figures_path / "reconstructions.png")
-    draw_learning_curves(run)
-    next_step = ""
-    if isinstance(trained.model, Autoencoder):
-        _count_codes(run, trained, items, quiet)
-        codes = trained.model.encode(shown, conditions)[:8].cpu()
-        code_maps(codes, trained.model.num_codes, run.figures_path / "codes.png")
-        next_step = f" Next: smalti train-prior {run.path}{plugin_options()}" if suggest else ""
-    note(f"The run is in {run.path}.{next_step}", quiet)
-
-
-def _count_codes(run: RunDirectory, trained: TrainedModel, items: _Items, quiet: bool) -> None:
-    """Save the number of occurrences of each code in the training items."""
-    model = trained.autoencoder
-    unigram = UnigramPrior(model.num_codes, model.num_codebooks, model.grid)
-    encoded = encode_items(
-        model,
-        trained.modality,
-        Store.open(run.path / DATA_DIRECTORY),
-        indices=items.training_indices,
-        labels=trained.label_ids,
-        batch_size=256,
-        generator=torch.Generator().manual_seed(trained.recipe.training.seed),
-    )
-    with counting("Counting codes", quiet) as count:
-        done = 0
-        for group in same_shape(encoded, 256):
-            unigram.count(torch.stack([item.codes for item in group]))
-            done += len(group)
-            count(done, len(items.training_indices))
-    write_unigram(run.path / UNIGRAM_FILE, unigram, trained.fingerprint)
-    counts = counts_by_codebook(unigram.counts, model.codebook_ids)
-    usage_histogram(counts, run.figures_path / "usage.png")
-    used = (counts > 0).float().mean().item()
-    note(f"{used:.1%} of the codes are used on the training data ({model.title}).", quiet)

@@ -163,6 +163,12 @@ def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path,
     if directory.is_dir() and Store.open(directory).protocol == protocol:
         return
     data = run_path / DATA_DIRECTORY
+    if tokenizer.recipe.data.stream:
+        raise InputError(
+            f"expected a run with its decoded training data to train a prior on, received {run_path}, which "
+            "was trained with data.stream=true and holds none: write codes or tokens with smalti encode and "
+            "smalti tokens, or train with data.stream=false"
+        )
     if not data.is_dir():
         raise InputError(
             f"expected the run's training data in {data}, found none: "

@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from smalti.app.commands.train import SHOWN_ITEMS
 from smalti.app.console import note
 from smalti.app.data import open_data, pick_split, prepare
+from smalti.app.finished import SHOWN_ITEMS
 from smalti.app.provenance import described, is_jpeg
 from smalti.core.conditions import Batch
 from smalti.core.errors import InputError

@@ -1,0 +1,82 @@
+"""`data.stream=true`: training from a source, without a decoded copy of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from smalti.data.stream import StreamLoader
+from tests.runs import TINY, Result
+
+Smalti = Callable[..., Result]
+STREAMED = [*TINY, "data.stream=true", "data.stream_buffer=8", "training.checkpoint_every=2"]
+
+
+@pytest.fixture
+def streamed(pictures: Path, tmp_path: Path, smalti: Smalti) -> Path:
+    out = tmp_path / "streamed"
+    result = smalti("train", "image", "--data", pictures, "--out", out, *STREAMED, "--quiet")
+    assert result.status == 0, result.err
+    return out
+
+
+def test_a_run_without_a_store(streamed: Path, pictures: Path, smalti: Smalti, tmp_path: Path) -> None:
+    assert not (streamed / "data").exists()
+    config = json.loads((streamed / "config.json").read_text())
+    assert config["classes"] == ["cat", "dog"]
+    assert config["streamed"]["held_out"][0] == "all"
+    assert (streamed / "unigram.json").is_file()
+    assert (streamed / "figures" / "reconstructions.png").is_file()
+    result = smalti("encode", streamed, "--data", pictures, "--out", tmp_path / "codes.parquet", "--quiet")
+    assert result.status == 0, result.err
+    refused = smalti("train-prior", streamed)
+    assert refused.status == 2
+    assert "data.stream=true" in refused.err
+
+
+def test_a_killed_run_resumes_to_the_same_weights(
+    streamed: Path, pictures: Path, smalti: Smalti, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "killed"
+    command = ("train", "image", "--data", pictures, "--out", out, *STREAMED, "--quiet")
+    plain = StreamLoader.batch
+
+    def killed(self: StreamLoader, step: int, rank: int = 0, world: int = 1):
+        if step == 3:
+            raise KeyboardInterrupt
+        return plain(self, step, rank, world)
+
+    monkeypatch.setattr(StreamLoader, "batch", killed)
+    assert smalti(*command).status != 0
+    monkeypatch.undo()
+    resumed = smalti(*command)
+    assert resumed.status == 0, resumed.err
+    one, other = (load_file(run / "model.safetensors") for run in (streamed, out))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_changed_source_is_refused(streamed: Path, pictures: Path, smalti: Smalti, tmp_path: Path) -> None:
+    moved = tmp_path / "fewer"
+    shutil.copytree(pictures, moved)
+    out = tmp_path / "run"
+    steps = ["training.steps=2", "validation_fraction=0"]
+    first = smalti("train", "image", "--data", moved, "--out", out, *STREAMED, *steps, "--quiet")
+    assert first.status == 0, first.err
+    (moved / "cat" / "000.png").unlink()
+    again = smalti("train", "image", "--data", moved, "--out", out, *STREAMED, *steps, "--quiet")
+    assert again.status == 2
+    assert "begun with" in again.err
+
+
+def test_items_of_different_sizes_are_refused(smalti: Smalti, tmp_path: Path, pictures: Path) -> None:
+    command = ("train", "image", "--data", pictures, "--out", tmp_path / "x")
+    result = smalti(*command, *STREAMED, "data.crop=random", "--quiet")
+    assert result.status == 2
+    assert "items of one size" in result.err
