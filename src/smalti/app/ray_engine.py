@@ -37,6 +37,8 @@ ATTEMPTS = 5
 ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Reports of dead workers are printed even if the workers' own output is not.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
     # Without a value, Ray announces at each start what it will do in future versions.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
