@@ -161,9 +161,10 @@ def main(
         root = Path(directory)
         data, model = root / "pictures", root / "model"
         make_pictures(data, num)
+        some = data / "0000"
         settings = [f"size={SIDE}", "training.steps=2", *WIDTHS]
         subprocess.run(
-            [*smalti, "train", "image", "--data", data, "--out", model, *settings, "--quiet"], check=True
+            [*smalti, "train", "image", "--data", some, "--out", model, *settings, "--quiet"], check=True
         )
 
         def words(out: str, *more: str) -> list[str]:
