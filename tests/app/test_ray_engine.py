@@ -36,11 +36,12 @@ Mistake = Callable[..., str]
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """Address of a cluster on this machine, to which this process is connected."""
+    engine = RayEngine("local")
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("smalti.app.ray_engine.usable_processors", lambda: 1)
-        with RayEngine("local").connected():
+        with engine.connected():
             yield ray.get_runtime_context().gcs_address
 
 
