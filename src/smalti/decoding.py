@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.models import Autoencoder
 from smalti.core.precision import in_full_precision
+from smalti.nn.symbols import as_codes
 from smalti.priors.draws import seeded_generator
 
 
@@ -81,16 +83,17 @@ def cropped(
     ]
 
 
-def check_shape(codes: Int64[Tensor, "b g *grid"], item: Sequence[int | None]) -> None:
-    """Check the shape of codes of at least one item.
+def checked_codes(codes: Any, item: Sequence[int | None]) -> Int64[Tensor, "b g *grid"]:
+    """Codes of at least one item as a tensor.
 
     Args:
-        codes: of the items.
+        codes: of the items, of any integer type, as a tensor, an array or nested lists.
         item: shape `(G, *grid)` of an item; None for a side of any length.
 
     Raises:
-        InputError: if the shape differs, or there is no item.
+        InputError: if they are of another type or shape, or there is no item.
     """
+    codes = as_codes(codes)
     fits = codes.ndim == 1 + len(item) and all(
         side > 0 if expected is None else side == expected
         for expected, side in zip(item, codes.shape[1:], strict=True)
@@ -101,3 +104,4 @@ def check_shape(codes: Int64[Tensor, "b g *grid"], item: Sequence[int | None]) -
             f"expected codes of shape (B, {', '.join(sides)}), received "
             f"{tuple(codes.shape)}: pass codes of at least one item, made by this model"
         )
+    return codes

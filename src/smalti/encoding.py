@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from smalti.core.arguments import BATCH
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
@@ -41,7 +42,6 @@ from smalti.encoders.pooling import PoolingEncoder, item_statistics
 from smalti.models.windows import Read, encode_each
 from smalti.streaming import EncodingStream, is_local
 
-BATCH = 64
 AHEAD_BYTES = 64 << 20
 """Maximum bytes of items that are read before they are encoded, not counting the last one."""
 
@@ -169,6 +169,19 @@ def encode_signals(
         batch = torch.cat([*signals[begin : begin + batch_size]]).to(_device(model))
         codes += _encoded(model, batch, None, ids[begin : begin + batch_size]).split(1)
     return codes
+
+
+def check_data(data: object) -> None:
+    """Check that data is a source or a store.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    if not isinstance(data, Source | Store):
+        raise InputError(
+            f"expected a source or a store, received a {type(data).__name__}: open a folder with "
+            "smalti.data.sources.open_source, or pass files to encode"
+        )
 
 
 @in_full_precision

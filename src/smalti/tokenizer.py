@@ -4,57 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Unpack, final
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from smalti.core.arguments import as_path, check_count
-from smalti.core.conditioners import check_given_conditions, readable_conditions
-from smalti.core.conditions import Conditions, given_conditions, with_label
-from smalti.core.errors import InputError
-from smalti.core.files import atomic_file
-from smalti.core.hub import locate, upload
+from smalti.core.arguments import BATCH, as_path, check_count
+from smalti.core.conditioners import shared_conditions
+from smalti.core.conditions import Conditions, given_conditions
+from smalti.core.hub import upload
 from smalti.core.modality import Modality
 from smalti.core.precision import full_precision
-from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from smalti.core.priors import Prior, TrainablePrior
-from smalti.core.suggestions import suggestion
 from smalti.data.sources.base import Source
 from smalti.data.store import Store
-from smalti.decoding import check_shape, cropped, decode_codes
-from smalti.encoding import BATCH, EncodedItem, check_signals, encode_items, encode_signals
+from smalti.decoding import checked_codes, cropped, decode_codes
+from smalti.encoding import EncodedItem, check_data, check_signals, encode_items, encode_signals
 from smalti.models.decoded_windows import decode_parts
 from smalti.models.sizes import check_any_size
 from smalti.nn.symbols import as_codes
-from smalti.priors.batches import continued, drawn_codes
+from smalti.priors.batches import continued, drawn_codes, grid_of_length
+from smalti.priors.draws import DrawSettings
+from smalti.stored_priors import LEARNED
 from smalti.streaming import EncodingStream, cropped_blocks, reconstructed_blocks
-from smalti.trained import LEARNED, PRIOR_DIRECTORY, UNIGRAM_FILE, TrainedModel
-
-FILES = (CONFIG_FILE, WEIGHTS_FILE)
-PATTERNS = (*FILES, UNIGRAM_FILE, *(f"{PRIOR_DIRECTORY}*/{file}" for file in FILES))
-"""Files that `load` downloads from a repository on the Hub."""
-
-
-def load(path_or_hub_name: str | Path, device: str | torch.device | None = None) -> Tokenizer:
-    """Load a tokenizer from a run, a `save_pretrained` directory, or the Hugging Face Hub.
-
-    Args:
-        path_or_hub_name: a directory, or `owner/name`.
-        device: None selects a GPU if one is available.
-
-    Raises:
-        InputError: if the run does not exist, is incomplete or broken, or was written by a newer version.
-    """
-    return Tokenizer.from_pretrained(path_or_hub_name, device)
-
-
-def load_trained(
-    path_or_hub_name: str | Path, device: str | torch.device | None = None, load_priors: bool = True
-) -> TrainedModel:
-    """Load a trained model, with or without codes, from a run or the Hub; see `load`."""
-    return TrainedModel.load(locate(path_or_hub_name, PATTERNS), device, load_priors)
+from smalti.trained import TrainedModel, load_trained
 
 
 @final
@@ -82,7 +56,16 @@ class Tokenizer:
     def from_pretrained(
         cls, path_or_hub_name: str | Path, device: str | torch.device | None = None, load_priors: bool = True
     ) -> Tokenizer:
-        """Load a tokenizer (see `load`); `load_priors=False` skips the learned priors, unchecked."""
+        """Load a tokenizer from a run, a `save_pretrained` directory, or the Hugging Face Hub.
+
+        Args:
+            path_or_hub_name: a directory, or `owner/name`.
+            device: None selects a GPU if one is available.
+            load_priors: False skips the learned priors, unchecked.
+
+        Raises:
+            InputError: if the run does not exist, is incomplete or broken, or was written by a newer version.
+        """
         return cls(load_trained(path_or_hub_name, device, load_priors))
 
     def native(self) -> Tokenizer:
@@ -153,7 +136,7 @@ class Tokenizer:
         """
         batch_size = check_count("batch_size", batch_size)
         checked = check_signals(self.autoencoder, self.modality, signals, sample_rate)
-        label = -1 if class_name is None else self.label(class_name)
+        label = self.trained.label(class_name)
         items = checked if self.modality.is_ragged else checked.split(1)
         codes = encode_signals(self.autoencoder, self.modality, items, [label] * len(items), batch_size)
         return codes if self.modality.is_ragged else torch.cat(codes)
@@ -180,11 +163,7 @@ class Tokenizer:
         Raises:
             InputError: for other data, or if no item of a source can be read.
         """
-        if not isinstance(data, Source | Store):
-            raise InputError(
-                f"expected a source or a store, received a {type(data).__name__}: open a folder with "
-                "smalti.data.sources.open_source, or pass files to encode"
-            )
+        check_data(data)
         return encode_items(
             self.autoencoder,
             self.modality,
@@ -195,10 +174,6 @@ class Tokenizer:
             skipped=skipped,
             progress=progress,
         )
-
-    def shown_class(self, label: str | None) -> str | None:
-        """The model's display name of a class, given the name used by a source."""
-        return None if label is None else self.recipe.class_names.get(label, label)
 
     def decode(
         self,
@@ -235,10 +210,9 @@ class Tokenizer:
             items = whole if isinstance(whole, list) else list(whole.split(1))
             return cropped(items, sizes)
         if isinstance(codes, list | tuple) and any(hasattr(one, "shape") for one in codes):
-            conditions = given_conditions(conditions, len(codes))
-            given = [conditions.part([index]) for index in range(len(codes))]
+            given = given_conditions(conditions, len(codes))
             settings = (batch_size, class_name, seed, temperature)
-            return [self.decode(one, *settings, own) for one, own in zip(codes, given, strict=True)]
+            return [self.decode(one, *settings, given.part([index])) for index, one in enumerate(codes)]
         signals = self.decode_signals(codes, batch_size, class_name, seed, temperature, conditions)
         with full_precision(self.autoencoder):
             return self.modality.render(signals)
@@ -253,9 +227,8 @@ class Tokenizer:
         conditions: Conditions | None = None,
     ) -> Float[Tensor, "b c *size"]:
         """Decode codes `(B, G, *grid)` to signals in the model's range; see `decode`."""
-        codes = as_codes(codes)
-        check_shape(codes, self.stored_code_shape)
-        given = self._conditions(len(codes), class_name, conditions)
+        codes = checked_codes(codes, self.stored_code_shape)
+        given = self.trained.decoder_conditions(len(codes), class_name, conditions)
         return decode_codes(self.autoencoder, codes, given, batch_size, seed, temperature)
 
     def decode_blocks(
@@ -281,9 +254,8 @@ class Tokenizer:
         Raises:
             InputError: as `decode`.
         """
-        codes = as_codes(codes)
-        check_shape(codes, self.stored_code_shape)
-        given = self._conditions(1, class_name, conditions)
+        codes = checked_codes(codes, self.stored_code_shape)
+        given = self.trained.decoder_conditions(1, class_name, conditions)
         if self.has_blocks:
             blocks = decode_parts(self.autoencoder, [codes], given.to(self.device))
         else:
@@ -302,25 +274,13 @@ class Tokenizer:
         Raises:
             InputError: for a model whose codes, or whose decoded positions, depend on the whole signal.
         """
-        given = self._conditions(1, class_name, None).to(self.device)
+        given = self.trained.decoder_conditions(1, class_name, None).to(self.device)
         return reconstructed_blocks(self.autoencoder, self.modality, blocks, given)
 
     @property
     def has_blocks(self) -> bool:
         """True if each decoded position depends on a bounded part of the codes of a recording or clip."""
         return self.modality.spec.has_time and self.autoencoder.decoded_field is not None
-
-    def _conditions(self, num: int, class_name: str | None, conditions: Conditions | None) -> Conditions:
-        """Conditions of a number of items to decode."""
-        given = given_conditions(conditions, num)
-        check_given_conditions(given, self.autoencoder)
-        label = -1 if class_name is None else self.label(class_name)
-        if class_name is not None and not self.autoencoder.num_label_classes:
-            raise InputError(
-                f"expected no class for a decoder that is not class-conditional, received {class_name!r}: "
-                "leave it out, or train a class-conditional one (kind=wavenet, or decoder.use_labels=true)"
-            )
-        return with_label(given, label, num) if self.classes else given
 
     def reconstruct(
         self,
@@ -397,20 +357,11 @@ class Tokenizer:
             InputError: if there is no learned prior or no such class, the prior does not read a condition or
                 draws no such length, or a setting is out of range.
         """
-        chosen = self._chosen(prior)
+        chosen = self.trained.chosen_prior(prior)
         num = check_count("num", num)
-        length = None if length is None else check_count("length", length)
-        if length is not None and not (self.modality.is_ragged and self.modality.spec.has_time):
-            raise InputError(
-                f"expected no length for {self.modality.plural_name} of one size, received {length}: "
-                "leave it out"
-            )
-        label = -1 if class_name is None else self.label(class_name)
-        given = given_conditions(conditions, num)
-        takes_label = chosen.num_labels if isinstance(chosen, TrainablePrior) else class_name
-        given = with_label(given, label, num) if takes_label else given
+        grid = grid_of_length(length, self.modality, self.autoencoder.grid)
+        given = self.trained.prior_conditions(chosen, num, class_name, conditions)
         settings = (temperature, top_k, top_p)
-        grid = None if length is None else (length, *self.autoencoder.grid[1:])
         return drawn_codes(chosen, num, given.to(self.device), settings, grid, batch_size, seed, progress)
 
     def rollout(
@@ -420,13 +371,8 @@ class Tokenizer:
         before: Sequence[str | None] | None = None,
         num: int = 1,
         *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        batch_size: int = BATCH,
         prior: str = LEARNED,
-        progress: Callable[[int, int], None] | None = None,
+        **settings: Unpack[DrawSettings],
     ) -> Int64[Tensor, "b g all *grid"]:
         """Continue a clip's codes under actions: one code frame per action, without decoding to pixels.
 
@@ -436,8 +382,8 @@ class Tokenizer:
                 an action unspecified.
             before: actions at the given frames except the last, F - 1 of them; None leaves all unspecified.
             num: number B of continuations.
-            temperature, top_k, top_p: of each draw.
-            seed, batch_size, prior, progress: as in `sample_codes`.
+            prior: name of the learned prior.
+            settings: temperature, top_k, top_p, seed, batch_size and progress, as in `sample_codes`.
 
         Returns:
             The given frames followed by one frame per action, `(B, G, F + len(actions), *grid)`.
@@ -446,21 +392,9 @@ class Tokenizer:
             InputError: if there is no learned prior that continues codes, the model has no clips, the codes
                 or actions do not fit, or a setting is out of range.
         """
-        return continued(
-            self._learned(prior),
-            self.autoencoder.signal,
-            self.actions,
-            as_codes(given).to(self.device),
-            actions,
-            before,
-            num,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            batch_size=batch_size,
-            progress=progress,
-        )
+        learned, codes = self.trained.learned_prior(prior), as_codes(given).to(self.device)
+        signal = self.autoencoder.signal
+        return continued(learned, signal, self.actions, codes, actions, before, num, **settings)
 
     def sample(
         self, num: int, class_name: str | None = None, conditions: Conditions | None = None, **settings: Any
@@ -470,47 +404,15 @@ class Tokenizer:
         Prior and decoder each get the conditions that they read; one of them must read each.
         """
         num, prior = check_count("num", num), settings.get("prior", LEARNED)
-        given = given_conditions(conditions, num)
-        reader = self._chosen(prior)
-        check_given_conditions(given, reader, self.autoencoder)
-        of_prior = given.only(*readable_conditions(reader))
-        of_decoder = given.only(*readable_conditions(self.autoencoder))
+        readers = self.trained.chosen_prior(prior), self.autoencoder
+        of_prior, of_decoder = shared_conditions(given_conditions(conditions, num), *readers)
         codes = self.sample_codes(num, class_name, conditions=of_prior, **settings)
         decoder_class = class_name if self.autoencoder.num_label_classes else None
         return self.decode(codes, class_name=decoder_class, seed=settings.get("seed"), conditions=of_decoder)
 
-    def _chosen(self, prior: object) -> Prior:
-        chosen = self._learned(prior) if isinstance(prior, str) else prior
-        if not isinstance(chosen, Prior):
-            raise InputError(
-                f"expected a Prior or the name of one, received a {type(prior).__name__}: leave it out for "
-                "the learned prior"
-            )
-        return chosen
-
-    def _learned(self, name: str) -> TrainablePrior:
-        known = self.trained.learned
-        if name in known:
-            return known[name]
-        if name == LEARNED or not known:
-            raise InputError(
-                f"expected a learned prior in {self.directory / PRIOR_DIRECTORY}, found none: "
-                f"run `smalti train-prior {self.directory}` first"
-            )
-        raise InputError(
-            f"expected a learned prior of this run, received {name!r}: {suggestion(name, known)}"
-        )
-
     def label(self, class_name: str) -> int:
-        """Label of a class.
-
-        Raises:
-            InputError: if the class does not exist.
-        """
-        if class_name not in self.classes:
-            hint = suggestion(str(class_name), self.classes, "the classes are")
-            raise InputError(f"expected a class of this model, received {class_name!r}: {hint}")
-        return self.classes.index(class_name)
+        """Label of a class; raises `InputError` if it does not exist."""
+        return self.trained.label(class_name)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the configuration, weights and priors as they are in memory, in the format that `load` reads.
@@ -528,11 +430,9 @@ class Tokenizer:
         Raises:
             InputError: if the decoder is autoregressive.
         """
-        from smalti.models.programs import programs
+        from smalti.models.programs import save_programs
 
-        for name, program in zip(("encode", "decode"), programs(self.autoencoder), strict=True):
-            with atomic_file(as_path(directory) / f"{name}.pt2") as temporary:
-                torch.export.save(program, temporary)
+        save_programs(self.autoencoder, as_path(directory))
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload to the Hugging Face Hub and return the URL.
@@ -543,3 +443,6 @@ class Tokenizer:
             token: access token; None uses the stored login.
         """
         return upload(self.save_pretrained, repository, "Upload a smalti tokenizer", private, token)
+
+
+load = Tokenizer.from_pretrained

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,20 +11,19 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from torch import Tensor
 
 from smalti.core.arguments import as_device
 from smalti.core.building import build_stored
-from smalti.core.conditions import NO_SIZES
+from smalti.core.conditioners import check_given_conditions
+from smalti.core.conditions import Conditions, given_conditions, with_label
 from smalti.core.errors import InputError
-from smalti.core.files import atomic_file
-from smalti.core.metadata import parse_json
+from smalti.core.hub import locate
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
 from smalti.core.plugins import listed_plugins, loaded_plugins, plugin_hint
 from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE, check_no_run
 from smalti.core.priors import DensityPrior, Prior, TrainablePrior
-from smalti.core.weights import CHECKSUM, digest, short
+from smalti.core.suggestions import suggestion
 from smalti.core.weights import fingerprint as fingerprint_of
 from smalti.nn.symbols import check_counts
 from smalti.priors.base import PriorConfig
@@ -33,15 +31,24 @@ from smalti.priors.labelled import LabelledPrior
 from smalti.priors.uniform import UniformPrior
 from smalti.priors.unigram import UnigramPrior
 from smalti.recipe import Recipe, parse
+from smalti.stored_priors import (
+    LEARNED,
+    PRIOR_DIRECTORY,
+    UNIGRAM_FILE,
+    fingerprints,
+    prior_directories,
+    prior_directory,
+    read_prior,
+    read_unigram,
+    write_unigram,
+)
 from smalti.training.checkpoints import RunDirectory
 
-PRIOR_DIRECTORY = "prior"
-UNIGRAM_FILE = "unigram.json"
+FILES = (CONFIG_FILE, WEIGHTS_FILE)
+PATTERNS = (*FILES, UNIGRAM_FILE, *(f"{PRIOR_DIRECTORY}*/{file}" for file in FILES))
+"""Files that `load_trained` downloads from a repository on the Hub."""
 KEPT_KEYS = ("smalti", "plugins", "codes_of", "start", "commit")
 """Keys of a run's config.json that a saved model keeps. The location of the training data stays private."""
-TRAINED_ON = "trained_on"
-LEARNED = "learned"
-"""Name of the prior in `PRIOR_DIRECTORY`; a prior called NAME is in `PRIOR_DIRECTORY-NAME`."""
 
 
 @final
@@ -110,11 +117,11 @@ class TrainedModel:
         fingerprint = fingerprint_of(model)
         unigram, learned, prior_recipes, trained_on = None, {}, {}, {}
         if isinstance(model, Autoencoder):
-            counted = _load_unigram(directory / UNIGRAM_FILE, model, fingerprint)
+            counted = read_unigram(directory / UNIGRAM_FILE, model, fingerprint)
             if counted is not None:
                 unigram, trained_on[UnigramPrior.name] = counted
             for path in prior_directories(directory) if load_priors else []:
-                loaded = _load_prior(path, model, sizes, fingerprint)
+                loaded = read_prior(path, model, sizes, fingerprint)
                 if loaded is not None:
                     prior, prior_recipe, trained_on[prior.name] = loaded
                     learned[prior.name] = prior.to(target).eval()
@@ -158,6 +165,59 @@ class TrainedModel:
         named = {name: ids.get(shown, -1) for name, shown in self.recipe.class_names.items()}
         return ids | named
 
+    def label(self, class_name: str | None) -> int:
+        """Label of a class, by its display name; -1 for None.
+
+        Raises:
+            InputError: if the class does not exist.
+        """
+        if class_name is None:
+            return -1
+        if class_name not in self.classes:
+            hint = suggestion(str(class_name), self.classes, "the classes are")
+            raise InputError(f"expected a class of this model, received {class_name!r}: {hint}")
+        return self.classes.index(class_name)
+
+    def decoder_conditions(
+        self, num: int, class_name: str | None, conditions: Conditions | None
+    ) -> Conditions:
+        """Conditions of items to decode.
+
+        Args:
+            num: number of items.
+            class_name: class of all items.
+            conditions: further ones, of each item.
+
+        Raises:
+            InputError: if the class is unknown, the decoder is not class-conditional, or it does not read a
+                condition.
+        """
+        given = given_conditions(conditions, num)
+        check_given_conditions(given, self.autoencoder)
+        label = self.label(class_name)
+        if class_name is not None and not self.autoencoder.num_label_classes:
+            raise InputError(
+                f"expected no class for a decoder that is not class-conditional, received {class_name!r}: "
+                "leave it out, or train a class-conditional one (kind=wavenet, or decoder.use_labels=true)"
+            )
+        return with_label(given, label, num) if self.classes else given
+
+    def prior_conditions(
+        self, prior: Prior, num: int, class_name: str | None, conditions: Conditions | None
+    ) -> Conditions:
+        """Conditions of items to draw from a prior; arguments as for `decoder_conditions`.
+
+        Raises:
+            InputError: if the class is unknown.
+        """
+        label, given = self.label(class_name), given_conditions(conditions, num)
+        takes_label = prior.num_labels if isinstance(prior, TrainablePrior) else class_name
+        return with_label(given, label, num) if takes_label else given
+
+    def shown_class(self, label: str | None) -> str | None:
+        """The display name of a class, given the name used by a source."""
+        return None if label is None else self.recipe.class_names.get(label, label)
+
     @property
     def device(self) -> torch.device:
         """Device of the model."""
@@ -191,6 +251,37 @@ class TrainedModel:
             if isinstance(learned, DensityPrior) and learned.num_labels:
                 priors.append(LabelledPrior(learned))
         return {prior.name: prior for prior in priors}
+
+    def learned_prior(self, name: str = LEARNED) -> TrainablePrior:
+        """A learned prior by name.
+
+        Raises:
+            InputError: if there is none of this name.
+        """
+        if name in self.learned:
+            return self.learned[name]
+        if name == LEARNED or not self.learned:
+            raise InputError(
+                f"expected a learned prior in {self.directory / PRIOR_DIRECTORY}, found none: "
+                f"run `smalti train-prior {self.directory}` first"
+            )
+        raise InputError(
+            f"expected a learned prior of this run, received {name!r}: {suggestion(name, self.learned)}"
+        )
+
+    def chosen_prior(self, prior: object) -> Prior:
+        """A prior to sample from: a learned one by name, or one that is passed.
+
+        Raises:
+            InputError: if it is neither.
+        """
+        chosen = self.learned_prior(prior) if isinstance(prior, str) else prior
+        if not isinstance(chosen, Prior):
+            raise InputError(
+                f"expected a Prior or the name of one, received a {type(prior).__name__}: leave it out for "
+                "the learned prior"
+            )
+        return chosen
 
     @property
     def foreign_priors(self) -> list[str]:
@@ -233,36 +324,28 @@ class TrainedModel:
                 directory / UNIGRAM_FILE, self.unigram, current, self.trained_on.get(self.unigram.name)
             )
         for path in prior_directories(directory):
-            if path.is_dir() and {file.name for file in path.iterdir()} <= {CONFIG_FILE, WEIGHTS_FILE}:
+            if path.is_dir() and {file.name for file in path.iterdir()} <= set(FILES):
                 shutil.rmtree(path)
         known = list(dict.fromkeys([*listed_plugins(self.about), *loaded_plugins()]))
         plugins = {"plugins": known} if known else {}
         for name, prior in self.learned.items():
             recipe = self.prior_recipes[name].model_dump(mode="json")
-            models = _models(current, self.trained_on.get(name))
+            models = fingerprints(current, self.trained_on.get(name))
             config = {"kind": "prior", **plugins, "recipe": recipe, **models}
             _write(prior_directory(directory, name), config, prior)
 
 
-def _models(current: str, trained_on: str | None, key: str = "autoencoder") -> dict[str, str]:
-    """Fingerprints of a prior's model and, if it differs, of the model that it was trained on."""
-    return {key: current, **({} if trained_on in (None, current) else {TRAINED_ON: trained_on})}
+def load_trained(
+    path_or_hub_name: str | Path, device: str | torch.device | None = None, load_priors: bool = True
+) -> TrainedModel:
+    """Load a trained model, with or without codes, from a run or the Hub; see `smalti.load`."""
+    return TrainedModel.load(locate(path_or_hub_name, PATTERNS), device, load_priors)
 
 
 def _write(directory: Path, config: dict[str, Any], module: torch.nn.Module) -> None:
     run = RunDirectory(directory)
     run.write_config(config)
     run.write_model(module.state_dict())
-
-
-def prior_directory(run: Path, name: str = LEARNED) -> Path:
-    """Directory of a run's learned prior of this name."""
-    return run / (PRIOR_DIRECTORY if name == LEARNED else f"{PRIOR_DIRECTORY}-{name}")
-
-
-def prior_directories(run: Path) -> list[Path]:
-    """Directories of a run's learned priors, the main one first."""
-    return [run / PRIOR_DIRECTORY, *sorted(run.glob(f"{PRIOR_DIRECTORY}-*"))]
 
 
 def check_num_codes(model: LatentVariableModel) -> None:
@@ -273,43 +356,6 @@ def check_num_codes(model: LatentVariableModel) -> None:
     """
     if isinstance(model, Autoencoder):
         check_counts(model.num_codes, model.num_codebooks)
-
-
-def new_prior(
-    recipe: PriorConfig,
-    autoencoder: Autoencoder,
-    conditions: Mapping[str, int] = NO_SIZES,
-    name: str = LEARNED,
-) -> TrainablePrior:
-    """Build an untrained prior over an autoencoder's codes.
-
-    Args:
-        recipe: settings of the prior.
-        autoencoder: model of the codes.
-        conditions: number of ids of each id condition of the data, by name.
-        name: of the prior.
-
-    Raises:
-        InputError: if the prior cannot model the codes or their layout.
-    """
-    # Actions belong to frames: codes that cover several frames have none.
-    left_out = () if autoencoder.stride == 1 else ("action",)
-    sizes = {each: size for each, size in conditions.items() if each not in left_out}
-    prior = recipe.build(autoencoder.num_codes, autoencoder.num_codebooks, autoencoder.grid, sizes)
-    grid = tuple(getattr(prior, "grid", ()))
-    if not isinstance(prior, TrainablePrior) or not grid or grid[1:] != tuple(autoencoder.grid)[1:]:
-        raise InputError(
-            f"expected a TrainablePrior over grids {tuple(autoencoder.grid)}, received a "
-            f"{type(prior).__name__} over {grid}: correct {type(recipe).__name__}.build"
-        )
-    if prior.code_layout not in (None, autoencoder.code_layout):
-        codes = autoencoder.code_layout or "one grid"
-        raise InputError(
-            f"expected a prior for {codes}, received one for {prior.code_layout}: set network.factors to "
-            "those of the autoencoder, or use another network.kind"
-        )
-    prior.name = name
-    return prior
 
 
 def _sizes(
@@ -334,56 +380,3 @@ def _names_by_column(given: object, run: RunDirectory) -> dict[str, tuple[str, .
             f"expected names by column in 'columns' of {run.config_path}: restore the file, or train again"
         )
     return {str(name): _names(ids, "columns", run) for name, ids in given.items()}
-
-
-def write_unigram(path: Path, prior: UnigramPrior, fingerprint: str, trained_on: str | None = None) -> None:
-    """Write the code counts, the fingerprint of the model, and that of the codes' model if it differs."""
-    with atomic_file(path) as temporary:
-        models = _models(fingerprint, trained_on, "model")
-        stored = {**models, CHECKSUM: _digest(prior.counts), "counts": prior.counts.tolist()}
-        temporary.write_text(json.dumps(stored))
-
-
-def _digest(counts: Tensor) -> str:
-    return short(digest({"counts": counts}))
-
-
-def _load_unigram(path: Path, autoencoder: Autoencoder, fingerprint: str) -> tuple[UnigramPrior, str] | None:
-    if not path.is_file():
-        return None
-    expected = (autoencoder.num_codebooks, autoencoder.num_codes)
-    try:
-        stored = parse_json(path.read_bytes())
-        counts = torch.tensor(stored["counts"], dtype=torch.int64)
-        if stored["model"] != fingerprint:
-            return None  # counts of an earlier checkpoint; `train` counts again when it ends
-        if counts.shape != expected:
-            raise ValueError(f"expected counts of shape {expected}, received {tuple(counts.shape)}")
-        if counts.min() < 0 or stored.get(CHECKSUM) not in (None, _digest(counts)):
-            raise ValueError("the counts do not have their checksum")
-    except (ValueError, KeyError, TypeError, RuntimeError, OverflowError, OSError) as error:
-        raise InputError(f"{path} is broken ({error}): remove it and run `smalti train` again") from None
-    prior = UnigramPrior(autoencoder.num_codes, autoencoder.num_codebooks, autoencoder.grid)
-    prior.counts.copy_(counts)
-    return prior, str(stored.get(TRAINED_ON, fingerprint))
-
-
-def _load_prior(
-    directory: Path, autoencoder: Autoencoder, conditions: Mapping[str, int], fingerprint: str
-) -> tuple[TrainablePrior, PriorConfig, str] | None:
-    run = RunDirectory(directory)
-    if not run.model_path.is_file():
-        return None
-    config = run.read_config("autoencoder", "recipe")
-    if config["autoencoder"] != fingerprint:
-        raise InputError(
-            f"the prior in {directory} was trained on codes of another state of the autoencoder "
-            f"({config['autoencoder']}, now {fingerprint}): "
-            f"remove {directory} and run `smalti train-prior` again"
-        )
-    with plugin_hint(config, directory):
-        recipe = parse(PriorConfig, config["recipe"], str(run.config_path))
-    name = directory.name.removeprefix(PRIOR_DIRECTORY).removeprefix("-") or LEARNED
-    tensors = run.read_model()
-    prior = build_stored(lambda: new_prior(recipe, autoencoder, conditions, name), tensors, directory)
-    return prior, recipe, str(config.get(TRAINED_ON, fingerprint))

@@ -20,7 +20,7 @@ from smalti.core.weights import read_tensors
 from smalti.priors.base import PRIORS, PriorConfig
 from smalti.priors.uniform import UniformPrior
 from smalti.recipe import Recipe, parse
-from smalti.trained import new_prior
+from smalti.stored_priors import new_prior
 from tests.examples import as_plugin
 from tests.runs import TINY_PRIOR, Result
 

@@ -7,12 +7,12 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from smalti import __version__
-from smalti.app.cli_archives import archives
+from smalti.app import cli_codes
 from smalti.app.failures import user_error
 from smalti.app.options import (
     DATA_HELP,
@@ -115,163 +115,7 @@ def train_prior(
     verb(run, overrides or [], quiet, name)
 
 
-@app.command()
-def encode(
-    run: Run,
-    data: Data,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            metavar="CODES",
-            help="A .parquet file for all items, a .smc file for one item, or a directory of .smc files "
-            "(with --shards, of Parquet files).",
-            callback=expanded,
-        ),
-    ],
-    split: Split = None,
-    size: Size = "model",
-    shards: Annotated[
-        int | None, typer.Option("--shards", min=1, metavar="N", help="Write N Parquet files.")
-    ] = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            "--shard", metavar="i/n", help="Part of the shards for job i of n, from 0. Default: all."
-        ),
-    ] = None,
-    engine: Annotated[
-        Literal["ray"] | None,
-        typer.Option("--engine", help="`ray` encodes the shards by the processes of a Ray cluster."),
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--address",
-            metavar="ADDRESS",
-            help="Of the Ray cluster. Default: RAY_ADDRESS, or else one on this machine.",
-        ),
-    ] = None,
-    plugin: Plugin = None,
-    quiet: Quiet = False,
-) -> None:
-    """Encode pictures, sounds or clips as a Parquet table with one row per item, or as compact files.
-
-    Examples: `smalti encode runs/mine --data photos --out codes.parquet`,
-    `smalti encode runs/mine --data photos --out codes --shards 64 --shard 0/8`,
-    `smalti encode runs/mine --data photos --out codes --shards 64 --engine ray`
-    """
-    if shards is not None:
-        from smalti.app.commands.encode_shards import encode_shards
-        from smalti.app.parts import Part
-
-        part = None if shard is None else Part.parse(shard)
-        encode_shards(run, data, out, shards, part, split, quiet, size, engine, address)
-        return
-    for name, value in {"--shard": shard, "--engine": engine, "--address": address}.items():
-        if value is not None:
-            from smalti.core.errors import InputError
-
-            raise InputError(f"expected --shards with {name}, received only {name} {value}: add --shards N")
-    from smalti.app.commands.encode import encode as verb
-
-    verb(run, data, out, split, quiet, size)
-
-
-@app.command()
-def decode(
-    run: Run,
-    codes: Annotated[Path, typer.Argument(metavar="CODES", help="Output of `smalti encode`.")],
-    out: Out,
-    class_name: Annotated[
-        str | None, typer.Option("--class", metavar="NAME", help="Class or speaker for the decoder.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed for decoders that sample.")] = 0,
-    temperature: DecoderTemperature = 1.0,
-    plugin: Plugin = None,
-    quiet: Quiet = False,
-) -> None:
-    """Decode codes into pictures, sounds or clips.
-
-    Example: `smalti decode runs/mine codes.parquet --out decoded`
-    """
-    from smalti.app.commands.decode import decode as verb
-
-    verb(run, codes, out, quiet, class_name, seed, temperature)
-
-
-@app.command()
-def verify(
-    codes: Annotated[
-        Path,
-        typer.Argument(
-            metavar="CODES", help="Output of `smalti encode --shards`, or a Parquet file.", callback=expanded
-        ),
-    ],
-    run: Annotated[
-        str | None, typer.Option("--run", metavar="RUN", help="The run that encoded the codes, for --data.")
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", metavar="SOURCE", help="The source, of which a sample is encoded again."),
-    ] = None,
-    num: Annotated[int, typer.Option("--num", min=1, help="Items of the sample.")] = 8,
-    plugin: Plugin = None,
-    quiet: Quiet = False,
-) -> None:
-    """Check counts, ranges, checksums and duplicates of codes, and a sample of them against their source.
-
-    Example: `smalti verify codes --run runs/mine --data photos`
-    """
-    from smalti.app.commands.verify import verify as verb
-
-    verb(codes, run, data, num, quiet)
-
-
-@app.command()
-def tokens(
-    codes: Annotated[
-        Path,
-        typer.Argument(
-            metavar="CODES",
-            help="Parquet file of codes, or a folder of them: output of `smalti encode`.",
-            callback=expanded,
-        ),
-    ],
-    out: Out,
-    to: Annotated[
-        str, typer.Option("--to", metavar="FORMAT", help="parquet, webdataset, megatron or npy.")
-    ] = "parquet",
-    separators: Annotated[
-        str,
-        typer.Option(
-            "--separators",
-            help="Tokens before and after items (bos, eos) and after rows and frames (row, frame); eos=2 is "
-            "a token that your language model has already; none for none.",
-        ),
-    ] = "bos,eos",
-    offset: Annotated[int, typer.Option("--offset", min=0, help="First token to use.")] = 0,
-    stride: Annotated[
-        int | None,
-        typer.Option(
-            "--stride",
-            min=0,
-            help="Distance between the tokens of consecutive codebooks; 0 lets all share their tokens. "
-            "Default: the number of codes.",
-        ),
-    ] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Write codes as token sequences for training a language model, and a description of the tokens.
-
-    Example: `smalti tokens codes.parquet --to megatron --separators bos,eos,row --out tokens`
-    """
-    from smalti.app.commands.tokens import tokens as verb
-
-    verb(codes, out, to, separators, offset, stride, quiet)
-
-
-app.add_typer(archives)
+cli_codes.add_commands(app)
 
 
 @app.command()

@@ -17,7 +17,8 @@ from smalti.encoding import encode_items, same_shape
 from smalti.evaluation.codebook import counts_by_codebook
 from smalti.evaluation.figures import code_maps, usage_histogram
 from smalti.priors.unigram import UnigramPrior
-from smalti.trained import UNIGRAM_FILE, TrainedModel, write_unigram
+from smalti.stored_priors import UNIGRAM_FILE, write_unigram
+from smalti.trained import TrainedModel
 from smalti.training.checkpoints import RunDirectory
 
 SHOWN_ITEMS = 16

@@ -15,6 +15,9 @@ import torch
 
 from smalti.core.errors import InputError
 
+BATCH = 64
+"""Default of `batch_size`: the most items that are encoded, decoded or drawn at once."""
+
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
     """Return a whole number of any integer type as an int.

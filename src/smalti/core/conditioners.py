@@ -228,5 +228,19 @@ def check_given_conditions(given: Collection[str], *modules: nn.Module) -> None:
         )
 
 
+def shared_conditions(given: Conditions, *modules: nn.Module) -> list[Conditions]:
+    """For each module, the conditions that it can be given.
+
+    Args:
+        given: each is of at least one of the modules.
+        modules: models or networks.
+
+    Raises:
+        InputError: if a condition is unknown to all of them.
+    """
+    check_given_conditions(given, *modules)
+    return [given.only(*readable_conditions(module)) for module in modules]
+
+
 def _listed(names: Collection[str]) -> str:
     return ", ".join(sorted(names)) or "none"

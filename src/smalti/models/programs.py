@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import final
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from smalti.core.errors import InputError
+from smalti.core.files import atomic_file
 from smalti.core.models import Autoencoder
 
 MORE_THAN_ONE = 2
@@ -66,3 +68,14 @@ def programs(autoencoder: Autoencoder) -> tuple[ExportedProgram, ExportedProgram
         torch.export.export(_Encode(autoencoder), (signal,), dynamic_shapes=(batch,)),
         torch.export.export(_Decode(autoencoder), (codes,), dynamic_shapes=(batch,)),
     )
+
+
+def save_programs(autoencoder: Autoencoder, directory: Path) -> None:
+    """Write the `programs` of a model, `encode.pt2` and `decode.pt2`.
+
+    Raises:
+        InputError: as `programs`.
+    """
+    for name, program in zip(("encode", "decode"), programs(autoencoder), strict=True):
+        with atomic_file(directory / f"{name}.pt2") as temporary:
+            torch.export.save(program, temporary)

@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from smalti.core.arguments import check_count
+from smalti.core.arguments import BATCH, check_count
 from smalti.core.conditioners import readable_conditions
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
+from smalti.core.modality import Modality
 from smalti.core.precision import full_precision
 from smalti.core.priors import Prior, TrainablePrior
 from smalti.core.signals import SignalSpec
@@ -51,6 +52,27 @@ def drawn_codes(
     return draw_in_batches(draw, num, batch_size, seed, progress)
 
 
+def grid_of_length(length: int | None, modality: Modality, grid: Sequence[int]) -> tuple[int, ...] | None:
+    """Grid to draw for a length along the time axis; None for None.
+
+    Args:
+        length: in codes.
+        modality: of the signals.
+        grid: of the model's training.
+
+    Raises:
+        InputError: if the signals do not differ in length, or it is out of range.
+    """
+    if length is None:
+        return None
+    length = check_count("length", length)
+    if not (modality.is_ragged and modality.spec.has_time):
+        raise InputError(
+            f"expected no length for {modality.plural_name} of one size, received {length}: leave it out"
+        )
+    return (length, *grid[1:])
+
+
 def continued(
     prior: TrainablePrior,
     signal: SignalSpec,
@@ -60,12 +82,12 @@ def continued(
     before: Sequence[str | None] | None,
     num: int,
     *,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int | None,
-    batch_size: int,
-    progress: Progress | None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    batch_size: int = BATCH,
+    progress: Progress | None = None,
 ) -> Int64[Tensor, "b g all *grid"]:
     """Draw one code frame per action after given frames; see `Tokenizer.rollout` for the other arguments.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -12,6 +13,17 @@ from smalti.core.arguments import check_count, check_seed
 
 Progress = Callable[[int, int], None]
 """Called with (symbols drawn, total symbols)."""
+
+
+class DrawSettings(TypedDict, total=False):
+    """Settings of draws from a prior, see `smalti.Tokenizer.sample_codes`."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int | None
+    batch_size: int
+    progress: Progress | None
 
 
 def seeded_generator(seed: int | None) -> torch.Generator:

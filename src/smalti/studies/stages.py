@@ -14,8 +14,9 @@ from smalti.app.runs import check_data, check_start, check_target
 from smalti.core.models import Autoencoder
 from smalti.priors.base import PriorConfig
 from smalti.recipe import Recipe
+from smalti.stored_priors import LEARNED, prior_directory
 from smalti.studies.records import last_step
-from smalti.trained import LEARNED, TrainedModel, prior_directory
+from smalti.trained import TrainedModel
 from smalti.training.checkpoints import RESULTS, RunDirectory
 
 

@@ -24,7 +24,7 @@ from smalti.models.vae import VAE
 from smalti.models.vimco import VIMCO
 from smalti.models.vqvae import VQVAE
 from smalti.priors.autoregressive import LearnedPrior
-from smalti.trained import new_prior
+from smalti.stored_priors import new_prior
 
 IMAGES = [name for name in RECIPES if isinstance(get_recipe(name).data, ImageConfig)]
 LEVELS = [name for name in IMAGES if isinstance(get_recipe(name).model, HierarchyConfig)]

@@ -14,9 +14,9 @@ import pytest
 
 from smalti.core.errors import InputError
 from smalti.core.models import Autoencoder
+from smalti.stored_priors import new_prior
 from smalti.studies.records import read_records
 from smalti.studies.speech.recipes import BUDGETS, speech_study
-from smalti.trained import new_prior
 from tests import sounds
 from tests.runs import Result, command, digests
 from tests.speech_runs import PhoneRun

@@ -21,8 +21,8 @@ from smalti.app.provenance import device
 from smalti.data.loader import split_indices
 from smalti.evaluation.figures import code_maps
 from smalti.modalities.image.modality import ImageModality
+from smalti.stored_priors import PRIOR_DIRECTORY
 from smalti.tokenizer import Tokenizer, load
-from smalti.trained import PRIOR_DIRECTORY
 from smalti.training.checkpoints import RunDirectory
 
 SAMPLES_PER_CLASS = 4

@@ -25,8 +25,7 @@ from smalti.data.store import Store
 from smalti.encoders.pooling import item_statistics
 from smalti.evaluation.diagnosis.measurements import Measurements, check_quantizers, measure_codebooks
 from smalti.evaluation.diagnosis.rules import Finding, find_faults
-from smalti.tokenizer import load_trained
-from smalti.trained import TrainedModel
+from smalti.trained import TrainedModel, load_trained
 from smalti.training.checkpoints import RunDirectory
 
 DIAGNOSIS = "diagnosis.json"

@@ -86,7 +86,7 @@ def encode(
 def table_batches(tokenizer: Tokenizer, encoded: Iterator[EncodedItem]) -> Iterator[CodesBatch]:
     """Yield table rows in batches; items of equal shape are encoded together."""
     for items in same_shape(encoded):
-        labels = [tokenizer.shown_class(item.label) for item in items]
+        labels = [tokenizer.trained.shown_class(item.label) for item in items]
         codes = torch.stack([item.codes for item in items]).numpy()
         yield CodesBatch([item.name for item in items], codes, labels, [item.size for item in items])
 
@@ -274,7 +274,7 @@ def _packed_info(tokenizer: Tokenizer, fingerprint: str, item: EncodedItem) -> P
         grid=tuple(item.codes.shape[1:]),
         model=fingerprint,
         name=item.name,
-        label=tokenizer.shown_class(item.label),
+        label=tokenizer.trained.shown_class(item.label),
         units=None if seconds is None else Units(seconds=seconds),
         size=item.size[:num_open] or None,
     )

@@ -34,8 +34,9 @@ from smalti.evaluation.evaluate import Evaluation
 from smalti.evaluation.evaluate import evaluate as measure
 from smalti.evaluation.figures import usage_histogram
 from smalti.models.sizes import check_any_size
-from smalti.tokenizer import Tokenizer, load_trained
-from smalti.trained import TrainedModel, prior_directory
+from smalti.stored_priors import prior_directory
+from smalti.tokenizer import Tokenizer
+from smalti.trained import TrainedModel, load_trained
 from smalti.training.checkpoints import RESULTS, RunDirectory
 
 SHOWN = 16

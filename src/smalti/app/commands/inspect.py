@@ -10,7 +10,7 @@ from smalti.app.console import amount
 from smalti.core.errors import InputError, printable
 from smalti.core.models import Autoencoder
 from smalti.core.signals import SignalSpec
-from smalti.tokenizer import load_trained
+from smalti.trained import load_trained
 from smalti.training.checkpoints import RESULTS, RunDirectory
 
 

@@ -18,8 +18,8 @@ from smalti.data.actions import parse_actions
 from smalti.data.sources import Item, UnreadableItem
 from smalti.modalities.image.pixels import as_levels, picture_grid
 from smalti.modalities.video.modality import VideoModality
+from smalti.stored_priors import LEARNED
 from smalti.tokenizer import load
-from smalti.trained import LEARNED
 
 GIVEN = 6
 """Default number of context frames, as in van den Oord et al. 2017, section 4.4."""

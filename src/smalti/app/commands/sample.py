@@ -14,8 +14,8 @@ from smalti.app.files import prior_fingerprint, write_table
 from smalti.app.outputs import OutputFolder
 from smalti.core.errors import InputError
 from smalti.data.codes import read_codes
+from smalti.stored_priors import LEARNED
 from smalti.tokenizer import load
-from smalti.trained import LEARNED
 
 BATCH = 64
 """Items decoded per batch; for decoders that sample, it affects the results of a seed."""

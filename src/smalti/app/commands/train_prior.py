@@ -27,8 +27,9 @@ from smalti.data.store import Store
 from smalti.data.store_layout import Decoded
 from smalti.encoding import encode_items
 from smalti.priors.base import PriorConfig
+from smalti.stored_priors import LEARNED, new_prior, prior_directory
 from smalti.tokenizer import Tokenizer
-from smalti.trained import LEARNED, TrainedModel, new_prior, prior_directory
+from smalti.trained import TrainedModel
 from smalti.training.checkpoints import RunDirectory
 from smalti.training.engine import Engine
 from smalti.training.loop import fit

@@ -245,7 +245,9 @@ class _Sample:
         one = Section(self._source, self._split, index, index + 1)
         encoded = next(tokenizer.encode_items(one, self._split))
         signal = tokenizer.modality.to_model(torch.from_numpy(tokenizer.modality.decode(item.content))[None])
-        label = tokenizer.shown_class(encoded.label) if tokenizer.autoencoder.num_label_classes else None
+        label = (
+            tokenizer.trained.shown_class(encoded.label) if tokenizer.autoencoder.num_label_classes else None
+        )
         whole = tokenizer.decode_signals(encoded.codes[None], class_name=label).cpu()
         (decoded,) = cropped([whole], [signal.shape[2:]])
         return encoded.codes.numpy(), float((decoded - signal.cpu()).square().mean())

@@ -28,6 +28,7 @@ from smalti.data.store import Store
 from smalti.evaluation.bounds import LabelPrior
 from smalti.models.vqvae import VQVAE
 from smalti.quantizers.vq import VectorQuantizer
+from smalti.stored_priors import prior_directory
 from smalti.studies.likelihood.approximation import next_nearest, with_swaps
 from smalti.studies.likelihood.recipes import CLASSES, HUB_NAMES, Entry, Study, study
 from smalti.studies.records import (
@@ -41,7 +42,7 @@ from smalti.studies.records import (
     write_records,
 )
 from smalti.studies.stages import evaluate_once, train_model_once, train_prior_once
-from smalti.trained import TrainedModel, prior_directory
+from smalti.trained import TrainedModel
 from smalti.training.checkpoints import RESULTS, RunDirectory
 from smalti.training.loop import TrainingConfig
 

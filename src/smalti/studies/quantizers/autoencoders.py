@@ -26,13 +26,14 @@ from smalti.data.loader import split_indices
 from smalti.data.store import Store
 from smalti.encoders.pooling import item_statistics
 from smalti.recipe import Recipe
+from smalti.stored_priors import LEARNED, new_prior, prior_directory
 from smalti.studies.quantizers.entries import Target
 from smalti.studies.quantizers.experiment import Column, Curve, Experiment, mib
 from smalti.studies.quantizers.tasks import Task
 from smalti.studies.quantizers.timing import call_ms, step_ms
 from smalti.studies.records import Record, last_step, stage
 from smalti.studies.stages import evaluate_once, train_model_once, train_prior_once
-from smalti.trained import LEARNED, TrainedModel, check_num_codes, new_prior, prior_directory
+from smalti.trained import TrainedModel, check_num_codes
 from smalti.training.checkpoints import RESULTS, RunDirectory
 
 HELD_OUT = 0.05

@@ -15,6 +15,7 @@ from smalti.app.pretraining import DIRECTORY as PRETRAINING
 from smalti.app.provenance import described
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
+from smalti.stored_priors import prior_directory
 from smalti.studies.records import Record, publish, stage
 from smalti.studies.speech.conversion import convert_all
 from smalti.studies.speech.phonemes import RESULTS as PHONEMES
@@ -22,7 +23,6 @@ from smalti.studies.speech.phonemes import phonemes
 from smalti.studies.speech.recipes import PAPER_PHONEMES, SpeechStudy, speech_study
 from smalti.studies.stages import evaluate_once, train_model_once, train_prior_once
 from smalti.tokenizer import load
-from smalti.trained import prior_directory
 from smalti.training.checkpoints import RESULTS, RunDirectory
 
 CONVERSION = "conversion.json"

@@ -12,9 +12,9 @@ from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.data.sources import Source
 from smalti.recipe import Recipe
+from smalti.stored_priors import prior_directory
 from smalti.studies.records import Record, stage
 from smalti.studies.stages import train_model_once, train_prior_once
-from smalti.trained import prior_directory
 from smalti.training.checkpoints import RESULTS, RunDirectory
 
 DRAWS = 10

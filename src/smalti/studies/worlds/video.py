@@ -18,6 +18,7 @@ from smalti.core.errors import InputError
 from smalti.data.sources import Item, Source
 from smalti.data.store import Store
 from smalti.priors.autoregressive import LearnedPrior
+from smalti.stored_priors import LEARNED
 from smalti.studies.records import Record, publish
 from smalti.studies.stages import evaluate_once
 from smalti.studies.worlds.judges import psnr_by_frame, sharpness_by_frame, train_action_judge, windows
@@ -36,7 +37,6 @@ from smalti.studies.worlds.video_figures import (
 )
 from smalti.studies.worlds.video_page import write_video_page
 from smalti.tokenizer import Tokenizer, load
-from smalti.trained import LEARNED
 
 EXPERIMENT = "video"
 QUESTION = "Do clips generated in code space follow the actions that condition them?"
