@@ -131,3 +131,13 @@ def test_bad_blocks_are_refused() -> None:
         assert stream.flush().shape[2] > 0
         with pytest.raises(InputError):
             stream.push(torch.zeros(4))
+
+
+def test_frames_of_another_size_are_refused_and_change_nothing() -> None:
+    clips, frames = CLIP.native(), 2 * torch.rand(3, 8, 8, 8) - 1
+    stream = EncodingStream(CLIPS, clips)
+    parts = [stream.push(frames[:, :5])]
+    with pytest.raises(InputError):
+        stream.push(torch.zeros(3, 2, 8, 12))
+    parts += [stream.push(frames[:, 5:]), stream.flush()]
+    assert torch.equal(torch.cat(parts, 2), whole(CLIPS, clips, frames))

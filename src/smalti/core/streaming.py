@@ -65,6 +65,13 @@ class ElementwiseStream(SignalStream):
             raise InputError(
                 f"expected a block of one signal, received {len(checked)}: open a stream for each"
             )
+        size = tuple(checked[0].shape[3:])
+        before = size if self._empty is None else tuple(self._empty.shape[3:])
+        if size != before:
+            raise InputError(
+                f"expected a block of the size {before} of the earlier ones, received {size}: open a stream "
+                "for each size"
+            )
         self._empty = checked[0][:, :, :0]
         return checked[0]
 
