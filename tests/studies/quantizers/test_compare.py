@@ -191,7 +191,8 @@ def test_known_records_are_not_trained_again(compared, words, tmp_path):
     out, records = tmp_path / "out", compared / "records.jsonl"
     elsewhere = tmp_path / "elsewhere.jsonl"
     renamed = [{**record, "dataset": "mine"} for record in read_records(records)]
-    write_records(elsewhere, [{"experiment": "table"}, *renamed])
+    incomplete = [{name: record[name] for name in ("experiment", "entry", "seed")} for record in renamed]
+    write_records(elsewhere, [{"experiment": "table"}, *incomplete, *renamed])
     result = command(*words, "--out", out, "--known", elsewhere)
     assert result.status == 0, result.err
     assert read_records(out / "records.jsonl") == renamed

@@ -17,6 +17,9 @@ from smalti.studies.records import Record, read_records
 Searched = tuple[search.Weights, list[dict[str, Any]]]
 """Chosen loss weights, and all trials with their scores."""
 
+FIELDS = {"entry", "seed", "weights", "search", "measured_on", "config"}
+"""Fields of a record by which it is compared with a training."""
+
 
 @final
 class KnownRecords:
@@ -101,5 +104,10 @@ def read_known(paths: Sequence[Path]) -> list[Record]:
                 f"expected one JSON record a line for --known, received something else in {path}: pass the "
                 "records.jsonl of a comparison"
             ) from None
-        found += [each for each in records if isinstance(each, dict) and each.get("experiment") == "compare"]
+        found += [each for each in records if isinstance(each, dict) and _is_complete(each)]
     return found
+
+
+def _is_complete(record: Record) -> bool:
+    """Return True for a record of a comparison that states what it measured."""
+    return record.get("experiment") == "compare" and record.keys() >= FIELDS
