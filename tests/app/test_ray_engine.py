@@ -194,3 +194,16 @@ def test_ranks_are_refused(
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "torchrun" in mistake(*words(trained, data, tmp_path / "codes", "--engine", "ray"))
+
+
+@pytest.mark.slow
+def test_a_shard_that_kills_its_actors_stops_the_command(
+    cluster: str, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    """By a plugin, which the actors load as well: only they write files of codes."""
+    kill = "def kill(*_, **__): os.kill(os.getpid(), 9)"
+    (tmp_path / "poison.py").write_text(f"import os, smalti.app.shards as s\n{kill}\ns.write_codes = kill\n")
+    command = words(trained, data, tmp_path / "codes", "--engine", "ray", "--plugin", "poison")
+    driver = forked.start("-m", "smalti", *command, folder=tmp_path, variables={"RAY_ADDRESS": cluster})
+    assert driver.wait(timeout=900) == 2
+    assert "has died 5 times" in driver.printed

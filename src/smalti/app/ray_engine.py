@@ -139,8 +139,13 @@ class RayEngine:
             _check_answers(self._address)
             with _silent_descriptor():
                 ray.init(self._address, log_to_driver=False, logging_level=logging.CRITICAL, **settings)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # a start that takes too long raises no narrower one
             reason = " ".join(str(error).split())
+            if self._address == "local":
+                raise InputError(
+                    f"Ray could not start on this machine ({reason}): run the same command again when the "
+                    "machine is less busy, or leave out --engine"
+                ) from error
             raise InputError(
                 f"expected a Ray cluster at {self._address}, which cannot be used ({reason}): check "
                 f"--address and {ADDRESS}, or leave both out for a cluster on this machine"
