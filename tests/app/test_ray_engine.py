@@ -207,3 +207,14 @@ def test_a_shard_that_kills_its_actors_stops_the_command(
     driver = forked.start("-m", "smalti", *command, folder=tmp_path, variables={"RAY_ADDRESS": cluster})
     assert driver.wait(timeout=900) == 2
     assert "has died 5 times" in driver.printed
+
+
+def test_a_cluster_that_does_not_start(
+    trained: Path, data: Path, tmp_path: Path, mistake: Mistake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", mock.Mock(side_effect=Exception("the node timed out")))
+    message = mistake(*words(trained, data, tmp_path / "codes", "--engine", "ray"))
+    assert "the node timed out" in message
+    assert "--address" not in message
