@@ -100,10 +100,11 @@ def run(
     folder: Path | None = None,
     variables: Mapping[str, str] | None = None,
     num_ranks: int = 1,
+    timeout: float = 300,
 ) -> str:
-    """Run a program to its end and return its output; it must succeed."""
+    """Run a program to its end, within a number of seconds, and return its output; it must succeed."""
     program = start(*words, folder=folder, variables=variables, num_ranks=num_ranks)
-    status = program.wait()
+    status = program.wait(timeout)
     assert status == 0, f"{words} ended with status {status}\n{program.printed}"
     return program.printed
 

@@ -67,7 +67,8 @@ SHRINK = {
         "smalti",
         "train",
         "units",
-    ): f"{SMALL_SOUNDS} model.encoder.channels=8 pretraining.training.batch_size=2",
+    ): f"{SMALL_SOUNDS} model.encoder.channels=8 pretraining.training.batch_size=2 "
+    "pretraining.task.num_clusters=8",
     (
         "smalti",
         "train",
@@ -113,8 +114,8 @@ SHRINK = {
     "prior.network.head_channels=8 --bits 112 --steps 2 --prior-steps 2 --seeds 1 --search 1",
     ("smalti", "compare"): "training.batch_size=64 --steps 5 --seeds 1 --search 1",
 }
-MOST_ITEMS = {"smalti demo --write-images": 104, "smalti collect speech": 32, "smalti collect doom": 320}
-"""Most items that commands make: four pictures of each letter, four recordings of each speaker, 16 walks."""
+MOST_ITEMS = {"smalti demo --write-images": 52, "smalti collect speech": 16, "smalti collect doom": 320}
+"""Most items that commands make: two pictures of each letter, two recordings of each speaker, 16 walks."""
 # What sets up the environment that the tests already run in is looked at, not run.
 SET_UP = ("pip", "source")
 NO_VARIABLES: Mapping[str, str] = {}
