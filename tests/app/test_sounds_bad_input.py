@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smalti.core.errors import InputError
 from smalti.data.packed import PackedInfo, pack, read_packed
 from tests import sounds
 from tests.runs import Result, digests
@@ -286,3 +287,30 @@ def test_signals_that_are_no_sounds(spoken: SoundRun) -> None:
     ):
         with pytest.raises(InputError, match=message):
             tokenizer.encode(wave)
+
+
+# train and compare
+
+
+def test_a_quantizer_of_one_grid_is_refused_before_training(
+    spoken: SoundRun, tmp_path: Path, mistake: Mistake
+) -> None:
+    for split, speaker in (("train", "anna"), ("test", "ben")):
+        shutil.copytree(spoken.data / speaker, tmp_path / "data" / split / speaker)
+    words = ["--recipe", "digits-spectral", "--bits", "28", "--out", tmp_path / "compared"]
+    settings = ["model.encoder.strides=2,2", "data.length=16"]
+    message = mistake("compare", "multi-scale", "--data", tmp_path / "data", *words, *settings)
+    assert "quantizer of latents of any length, since sounds differ in length" in message
+    assert not (tmp_path / "compared").exists()
+
+
+def test_training_checks_its_quantizer_for_any_length(spoken: SoundRun, tmp_path: Path) -> None:
+    from smalti.app.commands.train import train_recipe
+    from smalti.app.recipes.speech import digits_spectral
+    from smalti.quantizers.multi_scale import MultiScaleVQConfig
+
+    quantizer = MultiScaleVQConfig(scales=((1,), (2,), (4,)))
+    changes = {"model.quantizer": quantizer, "model.encoder.strides": (2, 2), "data.length": 16}
+    with pytest.raises(InputError, match="takes one grid only"):
+        train_recipe(digits_spectral().changed(changes), str(spoken.data), tmp_path / "run", quiet=True)
+    assert left(tmp_path) == []

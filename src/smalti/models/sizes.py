@@ -1,4 +1,4 @@
-"""Check that a model takes signals of other sizes than that of its training."""
+"""Checks that a model takes signals of other sizes than that of its training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from torch import Tensor
 
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
-from smalti.core.models import Autoencoder
+from smalti.core.models import Autoencoder, LatentVariableModel
+from smalti.core.parts import Quantizer
 from smalti.core.precision import in_full_precision
 
 
@@ -43,6 +44,29 @@ def check_any_size(model: Autoencoder) -> None:
         raise _only_own_size(model) from error
     if mean is not None and tuple(mean.shape[2:]) != size:
         raise _only_own_size(model)
+
+
+def check_any_length(model: LatentVariableModel, noun: str) -> None:
+    """Check that no quantizer takes latents of one grid only, as those of the training crops.
+
+    Args:
+        model: for signals that may differ in length.
+        noun: of the signals, in the plural, for the message.
+
+    Raises:
+        InputError: if one does.
+    """
+    other = tuple(side + 1 for side in model.signal.size)  # longer than any grid of latents
+    for part in model.modules():
+        if not isinstance(part, Quantizer):
+            continue
+        try:
+            part.code_grid(other)
+        except InputError as error:
+            raise InputError(
+                f"expected a quantizer of latents of any length, since {noun} differ in length, received "
+                f"{part.title}, which takes one grid only: use another quantizer, such as kind=residual"
+            ) from error
 
 
 def _sides(model: Autoencoder) -> list[tuple[int, int]]:

@@ -50,6 +50,7 @@ from smalti.data.loader import split_indices
 from smalti.data.sources import Source
 from smalti.data.store import Store
 from smalti.evaluation.evaluate import evaluate
+from smalti.models.sizes import check_any_length
 from smalti.priors.uniform import UniformPrior
 from smalti.recipe import Pretraining, Recipe
 from smalti.trained import check_num_codes
@@ -181,6 +182,8 @@ def _check_settings(
     check_memory(lambda: recipe.model.build(modality.spec), recipe.training, signal_bytes)
     model = _seeded_model(recipe, modality, NO_SIZES)
     check_num_codes(model)
+    if modality.is_ragged:
+        check_any_length(model, modality.plural_name)
     if recipe.pretraining is not None:
         check_parts(model)
     if start is not None:

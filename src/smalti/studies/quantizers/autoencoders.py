@@ -25,6 +25,7 @@ from smalti.core.parts import Quantizer, QuantizerConfig
 from smalti.data.loader import split_indices
 from smalti.data.store import Store
 from smalti.encoders.pooling import item_statistics
+from smalti.models.sizes import check_any_length
 from smalti.recipe import Recipe
 from smalti.stored_priors import LEARNED, new_prior, prior_directory
 from smalti.studies.quantizers.entries import Target
@@ -179,6 +180,9 @@ class AutoencoderExperiment(Experiment):
         """Codes an item times log2 K; also checks that the prior can model such codes."""
         model = self._model(config)
         check_num_codes(model)
+        modality = self._recipe.data.build()
+        if modality.is_ragged:
+            check_any_length(model, modality.plural_name)
         with torch.device("meta"):
             new_prior(self._recipe.prior, model)
         return nominal_bits(model)
