@@ -22,6 +22,8 @@ GAUSSIAN = {"gaussian": "independent", "gaussian-0.9": "correlation 0.9"}
 """Data sets of Gaussian vectors, and their names in the tables."""
 TRAINED = {
     "fashion-mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "an4": "AN4",
     "frames-9": "frames",
     "frames-14": "frames",
 }

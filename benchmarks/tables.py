@@ -353,15 +353,18 @@ def video_horizon() -> str:
 
 
 def files() -> str:
-    """Table of lossless files by codec and prior."""
+    """Table of lossless files by data set, codec and prior."""
     rows = []
     for record in read_records(ROOT / "results" / "files.jsonl"):
         own = record["metrics"]
         bound = f"{own['bits_per_dim']:.4f}" if "bits_per_dim" in own else "-"
         times = [f"{own[name]:.0f} s" if name in own else "-" for name in PROCESSOR]
         size = [f"{own['bytes']:,}", f"{own['bits_per_dim_of_files']:.4f}"]
-        rows.append([record["codec"], record["prior"] or "-", *size, bound, *times])
-    return markdown(["", "prior", "bytes", "bits/dim", "bound", "coding", "decoding"], rows)
+        model = f"{own['model_bytes'] / 1e6:.1f} MB" if own.get("model_bytes") else "-"
+        names = [record["dataset"], record["codec"], record["prior"] or "-"]
+        rows.append([*names, *size, bound, *times, model])
+    header = ["data", "codec", "prior", "bytes", "bits/dim", "bound", "coding", "decoding", "model"]
+    return markdown(header, rows)
 
 
 def worlds(experiment: str) -> list[Record]:
