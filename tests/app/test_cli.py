@@ -179,6 +179,7 @@ def test_recipes(smalti: Smalti) -> None:
         "hierarchy",
         "letters",
         "mnist",
+        "mnist-lossless",
         "fashion-mnist",
         "cifar10",
         "cifar10-coupled",

@@ -106,7 +106,7 @@ def mnist() -> Recipe:
 
 
 def mnist_lossless() -> Recipe:
-    """Greyscale pictures of 28x28 for lossless compression: one code of 256, and a PixelCNN over the pixels.
+    """Greyscale 28x28, lossless compression: 1x1 codes out of 256, and a PixelCNN over the pixels.
 
     The likelihood is that of a PixelCNN decoder, so few codes are worth their bits. Pixels are drawn and
     coded one by one: 10,000 pictures take minutes. It also compresses Fashion-MNIST.
