@@ -366,4 +366,5 @@ def test_a_quantizer_of_ones_own_is_used_by_name(tmp_path: Path) -> None:
     ):
         variables = {"SMALTI_PLUGINS": "own_quantizer"}
         forked.run("-m", "smalti", *command.split(), folder=tmp_path, variables=variables)
-    assert len(list((tmp_path / "from_signs").rglob("*.png"))) == 60
+    given, decoded = (list((tmp_path / name).rglob("*.png")) for name in ("pictures", "from_signs"))
+    assert len(decoded) == len(given) > 0
