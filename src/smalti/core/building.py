@@ -144,7 +144,8 @@ class _LimitedTensors(TorchFunctionMode):
     """Refuse tensors larger than the memory of the machine.
 
     Random values are not drawn: without values, that and a dispatch mode, which would also see the operations
-    inside of torch's functions, import `torch._dynamo`, which takes as long as importing torch itself.
+    inside of torch's functions, import `torch._dynamo`, which takes as long as importing torch itself. Nor is
+    `torch.linspace` computed, which without values imports sympy.
     """
 
     def __init__(self) -> None:
@@ -156,7 +157,10 @@ class _LimitedTensors(TorchFunctionMode):
     ) -> Any:
         if func in FILLS:
             return args[0] if args else (kwargs or {})["tensor"]
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is torch.linspace and not {"device", "out"} & kwargs.keys():
+            func = _spaced
+        result = func(*args, **kwargs)
         for each in tree_leaves(result):
             if isinstance(each, Tensor) and each.numel() * each.element_size() > self._most:
                 raise TooLarge(
@@ -191,3 +195,8 @@ def _limited_modules(most: int) -> Iterator[None]:
 def in_gb(size: int) -> str:
     """A number of bytes for messages."""
     return f"{size / 1e9:,.1f} GB"
+
+
+def _spaced(start: Any, end: Any, steps: int, **options: Any) -> Tensor:
+    """Tensor like that of `torch.linspace`, with any values."""
+    return torch.empty(steps, **options)
