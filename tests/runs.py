@@ -14,6 +14,8 @@ from PIL import Image
 
 LEDGER = ".smalti.json"
 """As in `smalti.app.outputs`, which may not be imported before jaxtyping has installed its hook."""
+UNREADABLE = "cat/004.png"
+"""Of the fixture `data`, an item that is no picture."""
 WIDTHS = [
     f"{part}.{width}" for part in ("encoder", "decoder") for width in ("channels=8", "residual_channels=4")
 ]

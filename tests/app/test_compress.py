@@ -112,9 +112,9 @@ def test_damage_is_one_sentence(
     path = tmp_path / "a.sma"
     for place in (3, 40, len(content) // 2, len(content) - 60):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        mistake("decompress", trained, path, "--out", tmp_path / "out")
+        assert str(path) in mistake("decompress", trained, path, "--out", tmp_path / "out")
     path.write_bytes(content[:-1])
-    mistake("decompress", trained, path, "--out", tmp_path / "out")
+    assert str(path) in mistake("decompress", trained, path, "--out", tmp_path / "out")
 
 
 def test_mistakes_are_one_sentence(

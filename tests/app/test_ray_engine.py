@@ -21,13 +21,12 @@ from smalti.app.ray_engine import RayEngine, ShardActor
 from smalti.app.shards import ShardedEncoding
 from smalti.data.manifest import ShardRecord
 from tests import forked
-from tests.runs import Result, command, digests
+from tests.runs import UNREADABLE, Result, digests
 
 # Not imported: the engine sets variables that Ray reads at its import.
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
 
 SHARDS = 20
-UNREADABLE = "cat/004.png"
 
 Smalti = Callable[..., Result]
 Mistake = Callable[..., str]
@@ -43,23 +42,6 @@ def cluster() -> Iterator[str]:
         patch.setattr("smalti.app.ray_engine.usable_processors", lambda: 1)
         with engine.connected():
             yield ray.get_runtime_context().gcs_address
-
-
-@pytest.fixture(scope="module")
-def data(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pictures, one of them unreadable."""
-    folder = Path(shutil.copytree(pictures, tmp_path_factory.mktemp("data") / "pictures"))
-    (folder / UNREADABLE).write_bytes(b"Dear Anna")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(trained: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output without Ray."""
-    out = tmp_path_factory.mktemp("whole") / "codes"
-    result = command(*words(trained, data, out))
-    assert result.status == 0, result.err
-    return out
 
 
 def words(run: Path, data: Path, out: Path, *more: object) -> list[object]:
@@ -150,7 +132,7 @@ def test_a_changed_model_is_refused(
     tokenizer = load(trained, "cpu")
     next(tokenizer.autoencoder.parameters()).data += 1
     tokenizer.save_pretrained(tmp_path / "other")
-    mistake(*words(tmp_path / "other", data, whole, "--engine", "ray"))
+    assert "the model" in mistake(*words(tmp_path / "other", data, whole, "--engine", "ray"))
 
 
 def test_a_missing_package_names_its_extra(
@@ -185,7 +167,7 @@ def test_options_that_need_another(trained: Path, data: Path, tmp_path: Path, mi
     command = words(trained, data, tmp_path / "codes")
     assert "--engine ray" in mistake(*command, "--address", "auto")
     assert "--shards" in mistake(*command[:-2], "--engine", "ray")
-    mistake(*command, "--engine", "roy")
+    assert "roy" in mistake(*command, "--engine", "roy")
 
 
 def test_ranks_are_refused(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -38,6 +42,46 @@ def test_a_run_without_a_store(streamed: Path, pictures: Path, smalti: Smalti, t
     refused = smalti("train-prior", streamed)
     assert refused.status == 2
     assert "data.stream=true" in refused.err
+
+
+def parquet(pictures: Path, folder: Path) -> Path:
+    """Shards of pictures with a label."""
+    files = sorted(pictures.rglob("*.png"))
+    for shard in range(3):
+        table = {
+            "image": [{"bytes": file.read_bytes(), "path": file.name} for file in files[shard::3]],
+            "label": [file.parent.name for file in files[shard::3]],
+        }
+        pyarrow.parquet.write_table(pyarrow.table(table), folder / f"train-{shard:05d}-of-00003.parquet")
+    return folder
+
+
+def tars(pictures: Path, folder: Path) -> Path:
+    """Shards of a WebDataset."""
+    files = sorted(pictures.rglob("*.png"))
+    for shard in range(3):
+        with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
+            for file in files[shard::3]:
+                tar.add(file, f"{file.stem}.png")
+                label = tarfile.TarInfo(f"{file.stem}.cls")
+                label.size = len(file.parent.name)
+                tar.addfile(label, io.BytesIO(file.parent.name.encode()))
+    return folder
+
+
+@pytest.mark.parametrize("write", [parquet, tars], ids=lambda one: one.__name__)
+def test_shards_are_streamed(
+    write: Callable[[Path, Path], Path], pictures: Path, tmp_path: Path, smalti: Smalti
+) -> None:
+    (tmp_path / "shards").mkdir()
+    data, out = write(pictures, tmp_path / "shards"), tmp_path / "run"
+    result = smalti("train", "image", "--data", data, "--out", out, *STREAMED)
+    assert result.status == 0, result.err
+    assert "Not streamed, since only classes by folder are: label." in result.err
+    assert not (out / "data").exists()
+    table = tmp_path / "codes.parquet"
+    assert smalti("encode", out, "--data", data, "--out", table, "--quiet").status == 0
+    assert pyarrow.parquet.read_metadata(table).num_rows == 40
 
 
 def test_a_killed_run_resumes_to_the_same_weights(

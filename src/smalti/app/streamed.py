@@ -93,6 +93,17 @@ class StreamedData:
             )
         return {SPLIT: own}
 
+    def left_out(self) -> list[str]:
+        """Notes on the conditions of the first item that training does not see, one sentence each."""
+        item = next(iter(self.source.section(self.split, 0, 1)), None)
+        if item is None:
+            return []
+        names = [*item.columns]
+        names += ["label"] if item.label is not None and not self.classes else []
+        names += ["actions"] if item.actions is not None else []
+        listed = ", ".join(readable(name) for name in names)
+        return [f"Not streamed, since only classes by folder are: {listed}."] if names else []
+
     def beginning(self, modality: Modality) -> Iterator[np.ndarray]:
         """Decode the first items of a buffer, from which settings are measured."""
         end = self._begin + self._recipe.data.stream_buffer

@@ -157,6 +157,8 @@ def _train_streamed(
     check_start(run, begun_with)
     training = streamed.training(modality.for_training(), model, engine.device)
     if engine.is_main:
+        for text in streamed.left_out():
+            note(text, quiet)
         origin = _origin(run, source, data) | identity
         run.write_config(_description(recipe, data, origin, streamed, begun_with))
     nothing = np.arange(0)
