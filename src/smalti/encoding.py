@@ -367,7 +367,8 @@ def _level_reader(modality: Modality, levels: np.ndarray, strides: Sequence[int]
 
 def _reader(modality: Modality, signal: Float[Tensor, "1 c *size"], strides: Sequence[int]) -> Read:
     """Return a function that reads parts of a signal in the model's range."""
-    if modality.spec.has_time:
+    size = tuple(signal.shape[2:])
+    if modality.spec.has_time and size != whole_size(size, strides):
         return lambda begin, end: padded(modality, signal[:, :, begin:end], strides)[0]
     whole = padded(modality, signal, strides)[0]  # what its end is continued by may lie before a part
     return lambda begin, end: whole[:, begin:end]

@@ -168,9 +168,13 @@ class Windows:
         # One buffer, since new pages of memory for each call take as long as a layer.
         if self._rows is None or self._rows.dtype != like.dtype or self._rows.device != like.device:
             self._rows = like.new_empty(shape)
-        rows = self._rows.zero_()
-        for row, window in enumerate(group):
-            rows[row, :, window.first : window.first + window.signal.shape[1]] = window.signal
+        rows = self._rows
+        for row, window in zip(rows, group, strict=False):
+            end = window.first + window.signal.shape[1]
+            row[:, window.first : end] = window.signal
+            if window.first or end < row.shape[1]:
+                row[:, : window.first] = row[:, end:] = 0
+        rows[len(group) :] = 0
         return rows.to(self.device)
 
     def _extent(self, group: Sequence[Window]) -> Extent:
