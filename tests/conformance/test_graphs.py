@@ -26,7 +26,7 @@ EXPORTED = f"exported and ({SOME}) and not ({WITH_EACH}) and not ({ENCODE_AS_OTH
 EVERY_PARTITION = "test_partitioned_it"
 # Their graphs repeat those of `lfq-grouped` and `bsq` for more bits, and that of `vq-diveq` for each stage.
 REPETITIVE = "many-codes or residual-diveq"
-# What a quantizer does in evaluation is part of its exported graph, and torch's generated code of its traced one.
+# Evaluation is part of each exported graph, and generated code is torch's own.
 IN_OTHERS = "evaluation or generated"
 COMPILED = f"not exported and not {EVERY_PARTITION} and not ({REPETITIVE}) and not ({IN_OTHERS})"
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, final
+from typing import Literal, final
 
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from smalti.core.conditioners import ConditionedConfig, Conditioner, Conditioners
-from smalti.core.conditions import Conditions, id_sizes
+from smalti.core.conditioners import Conditioner
+from smalti.core.conditions import Conditions
 from smalti.core.locality import Extent, ReceptiveField
-from smalti.core.parts import DECODERS, Decoder, DecoderConfig, Encoder, LikelihoodFamily
+from smalti.core.parts import DECODERS, Encoder, LikelihoodFamily
 from smalti.core.signals import SignalSpec
+from smalti.decoders.conditioned import ConditionedDecoder, UpsamplingConfig
 from smalti.nn.blocks import (
     ACTIVATIONS,
     BLOCKS,
@@ -26,13 +27,10 @@ from smalti.nn.blocks import (
     upsample,
 )
 from smalti.nn.receptive import receptive_field, within
-from smalti.nn.symbols import hide_labels, label_indices
-
-Stride = Annotated[int, Field(ge=1)]
 
 
 @final
-class ConvDecoder(Decoder):
+class ConvDecoder(ConditionedDecoder):
     """3x3 convolution over the latents, residual blocks, transposed convolutions (4x4 at stride 2).
 
     van den Oord et al. 2017, section 4.1.
@@ -76,9 +74,7 @@ class ConvDecoder(Decoder):
         per_frame: bool = False,
         conditioners: Mapping[str, Conditioner] | None = None,
     ) -> None:
-        super().__init__()
-        self.condition_sizes = sizes = id_sizes(conditions, "label")
-        self.conditioners = Conditioners(conditioners)
+        super().__init__(channels, conditions, label_dropout, conditioners)
         self.config = ConvDecoderConfig(
             channels=channels,
             residual_channels=residual_channels,
@@ -88,7 +84,7 @@ class ConvDecoder(Decoder):
             time_strides=() if per_frame else tuple(time_strides),
             per_frame=per_frame,
             head_channels=head_channels,
-            use_labels="label" in sizes,
+            use_labels=self.label is not None,
             label_dropout=label_dropout,
             conditioners=self.conditioners.configs(),
         )
@@ -97,8 +93,6 @@ class ConvDecoder(Decoder):
             ndim, time_strides = 2, ()
         conv = CONVOLUTIONS[ndim]
         self.first = conv(dim, channels, 3, padding=1)
-        self.label_dropout = label_dropout
-        self.label = nn.Embedding(sizes["label"] + 1, channels) if sizes else None
         activation = ACTIVATIONS[norm]
         layers: list[nn.Module] = [
             BLOCKS[norm](ndim, channels, residual_channels) for _ in range(residual_blocks)
@@ -121,7 +115,7 @@ class ConvDecoder(Decoder):
             InputError: if a label or another condition is out of range or has the wrong shape.
         """
         x = each_frame(self._first, latents) if self.is_per_frame else self._first(latents)
-        x = self._conditioned(x, conditions)
+        x = self.conditioned(x, conditions)
         return each_frame(self.layers, x) if self.is_per_frame else self.layers(x)
 
     @property
@@ -141,46 +135,22 @@ class ConvDecoder(Decoder):
         if self.is_per_frame:
             return self(latents, conditions)
         x = within([self.first], channels_last(latents), extent)
-        return within(self.layers, self._conditioned(x, conditions), extent)
-
-    def _conditioned(
-        self, x: Float[Tensor, "b c *grid"], conditions: Conditions | None
-    ) -> Float[Tensor, "b c *grid"]:
-        if self.label is not None:
-            num_classes = self.condition_sizes["label"]
-            labels = label_indices(conditions, len(x), num_classes, x.device)
-            if self.training:
-                labels = hide_labels(labels, self.label_dropout, num_classes)
-            x = x + self.label(labels).view(*x.shape[:2], *(1,) * (x.ndim - 2))
-        if len(self.conditioners):
-            prepared = self.conditioners.prepare(conditions, x.shape[0], x.shape[2:], hide=self.training)
-            x = self.conditioners(x, prepared)
-        return x
+        return within(self.layers, self.conditioned(x, conditions), extent)
 
     def _first(self, latents: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b c *grid"]:
         return self.first(channels_last(latents))
 
 
 @DECODERS.register
-class ConvDecoderConfig(ConditionedConfig, DecoderConfig):
-    """Settings of a `ConvDecoder`; `conditioners` as in `ConditionedConfig`.
-
-    Attributes:
-        strides, time_strides, per_frame: None for those of the encoder, reversed.
-        use_labels: whether the decoder is conditioned on each item's label (for example the speaker).
-    """
+class ConvDecoderConfig(UpsamplingConfig):
+    """Settings of a `ConvDecoder`."""
 
     kind: Literal["conv"] = "conv"
     channels: int = Field(default=128, ge=1)
     residual_channels: int = Field(default=32, ge=1)
     residual_blocks: int = Field(default=2, ge=0)
     norm: Norm = "none"
-    strides: tuple[Stride, ...] | None = Field(default=None, max_length=32)
-    time_strides: tuple[Stride, ...] | None = Field(default=None, max_length=32)
-    per_frame: bool | None = None
     head_channels: int = Field(default=0, ge=0)
-    use_labels: bool = False
-    label_dropout: float = Field(default=0.1, ge=0, le=1)
 
     @classmethod
     def tiny(cls) -> ConvDecoderConfig:
@@ -196,7 +166,6 @@ class ConvDecoderConfig(ConditionedConfig, DecoderConfig):
         conditions: Mapping[str, int] | None = None,
     ) -> tuple[ConvDecoder, LikelihoodFamily]:
         """Build the decoder; the likelihood is unchanged."""
-        time_strides = encoder.time_strides[::-1] if self.time_strides is None else self.time_strides
         decoder = ConvDecoder(
             dim,
             likelihood.num_parameters,
@@ -205,19 +174,11 @@ class ConvDecoderConfig(ConditionedConfig, DecoderConfig):
             residual_channels=self.residual_channels,
             residual_blocks=self.residual_blocks,
             norm=self.norm,
-            strides=encoder.strides[::-1] if self.strides is None else self.strides,
             head_channels=self.head_channels,
-            conditions=conditions if self.use_labels else None,
-            label_dropout=self.label_dropout,
-            time_strides=time_strides,
-            per_frame=encoder.is_per_frame if self.per_frame is None else self.per_frame,
             conditioners=self.build_conditioners(self.channels),
+            **self.resolved(encoder, conditions),
         )
         return decoder, likelihood
-
-    def for_any_encoder(self) -> ConvDecoderConfig:
-        """Return the settings of a decoder that reverses the downsampling of its encoder."""
-        return self.changed({"strides": None, "time_strides": None, "per_frame": None})
 
     def between_levels(self) -> ConvDecoderConfig:
         """Return the settings without conditions and without a head."""

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from smalti.core.conditions import Conditions
 from smalti.core.parts import ENCODERS, Encoder, EncoderConfig
 from smalti.core.signals import SignalSpec
-from smalti.encoders.conv import ConvEncoderConfig, fitting_grid
+from smalti.encoders.conv import ConvEncoderConfig
+from smalti.encoders.strided import fitting_grid
 from smalti.likelihoods.levels import to_levels
 
 NETWORK = ConvEncoderConfig(strides=(3, 7))

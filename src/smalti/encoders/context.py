@@ -20,8 +20,8 @@ from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.parts import ENCODERS, EncoderConfig
 from smalti.core.signals import SignalSpec
-from smalti.encoders.conv import fitting_grid
 from smalti.encoders.pooling import PoolingEncoder
+from smalti.encoders.strided import fitting_grid
 from smalti.encoders.voice import VoiceConfig, VoiceFinder
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal, final
+from typing import Literal, final
 
 from jaxtyping import Float
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.core.conditions import Conditions
-from smalti.core.errors import InputError
 from smalti.core.locality import Extent, ReceptiveField
-from smalti.core.parts import ENCODERS, Encoder, EncoderConfig
+from smalti.core.parts import ENCODERS
 from smalti.core.signals import SignalSpec
+from smalti.encoders.strided import StridedEncoder, StridedEncoderConfig
 from smalti.nn.blocks import (
     ACTIVATIONS,
     BLOCKS,
@@ -22,16 +22,12 @@ from smalti.nn.blocks import (
     Norm,
     channels_last,
     downsample,
-    each_frame,
-    stage_strides,
 )
 from smalti.nn.receptive import receptive_field, within
 
-Stride = Annotated[int, Field(ge=1)]
-
 
 @final
-class ConvEncoder(Encoder):
+class ConvEncoder(StridedEncoder):
     """Strided convolutions (4x4 at stride 2), residual blocks, then a 1x1 convolution to the latents.
 
     van den Oord et al. 2017, section 4.1. The 1x1 projection is an addition that sets the dimension of the
@@ -70,8 +66,7 @@ class ConvEncoder(Encoder):
         time_strides: Sequence[int] = (),
         per_frame: bool = False,
     ) -> None:
-        super().__init__()
-        self.config = ConvEncoderConfig(
+        config = ConvEncoderConfig(
             channels=channels,
             residual_channels=residual_channels,
             residual_blocks=residual_blocks,
@@ -80,18 +75,12 @@ class ConvEncoder(Encoder):
             time_strides=tuple(time_strides),
             per_frame=per_frame,
         )
-        if (time_strides or per_frame) and ndim != 3:
-            raise InputError(
-                f"expected clips (three axes) for time_strides or per_frame, received signals of {ndim}: "
-                "leave both out"
-            )
-        self.strides, self.is_per_frame = tuple(strides), per_frame
-        self.time_strides = (1,) * len(self.strides) if per_frame else tuple(time_strides)
-        ndim = 2 if per_frame else ndim
+        super().__init__(ndim, strides, time_strides, per_frame)
+        self.config, ndim = config, self.network_ndim
         activation = ACTIVATIONS[norm]
         layers: list[nn.Module] = []
         width = in_channels
-        for stride in stage_strides(ndim, self.strides, tuple(time_strides)):
+        for stride in self.stages:
             layers += [downsample(ndim, width, channels, stride), activation()]
             width = channels
         layers.pop()  # the residual block starts with its own ReLU
@@ -100,11 +89,9 @@ class ConvEncoder(Encoder):
         layers += [activation(), CONVOLUTIONS[ndim](width, dim, 1)]
         self.layers = nn.Sequential(*layers)
 
-    def forward(
-        self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
-    ) -> Float[Tensor, "b d *grid"]:
-        """Encode a signal to latents; `*grid` is `*size` divided by the product of the strides."""
-        return each_frame(self._latents, signal) if self.is_per_frame else self._latents(signal)
+    def latents(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b d *grid"]:
+        """Apply the layers."""
+        return self.layers(channels_last(signal))
 
     @property
     def receptive_field(self) -> ReceptiveField | None:
@@ -119,15 +106,9 @@ class ConvEncoder(Encoder):
         """Encode windows of longer signals to latents."""
         return self(signal) if self.is_per_frame else within(self.layers, channels_last(signal), extent)
 
-    def _latents(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b d *grid"]:
-        return self.layers(channels_last(signal))
-
-    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        return fitting_grid(size, self.strides, self.time_strides)
-
 
 @ENCODERS.register
-class ConvEncoderConfig(EncoderConfig):
+class ConvEncoderConfig(StridedEncoderConfig):
     """Settings of a `ConvEncoder`."""
 
     kind: Literal["conv"] = "conv"
@@ -135,20 +116,6 @@ class ConvEncoderConfig(EncoderConfig):
     residual_channels: int = Field(default=32, ge=1)
     residual_blocks: int = Field(default=2, ge=0)
     norm: Norm = "none"
-    strides: tuple[Stride, ...] = Field(default=(2, 2), min_length=1, max_length=32)
-    time_strides: tuple[Stride, ...] = Field(default=(), max_length=32)
-    per_frame: bool = False
-
-    @model_validator(mode="after")
-    def _one_for_each_stage(self) -> ConvEncoderConfig:
-        if self.time_strides and self.per_frame:
-            raise ValueError("expected no time_strides together with per_frame; leave one of them out")
-        if self.time_strides and len(self.time_strides) != len(self.strides):
-            raise ValueError(
-                f"expected as many time_strides as strides, {len(self.strides)}; received "
-                f"{len(self.time_strides)}"
-            )
-        return self
 
     @classmethod
     def tiny(cls) -> ConvEncoderConfig:
@@ -162,47 +129,3 @@ class ConvEncoderConfig(EncoderConfig):
             InputError: if time_strides or per_frame is set and the signal does not have three axes.
         """
         return ConvEncoder(signal.channels, dim, signal.ndim, **self.model_dump(exclude={"kind"}))
-
-
-def fitting_grid(
-    size: Sequence[int], strides: Sequence[int], time_strides: Sequence[int] = ()
-) -> tuple[int, ...]:
-    """Latent grid of a signal of this size: its sides divided by the product of the strides.
-
-    Args:
-        size: of the signal; for clips the first side is the number of frames.
-        strides: of the stages.
-        time_strides: strides over the first side, if they differ.
-
-    Raises:
-        InputError: if the strides do not divide the size.
-    """
-    factors = [math.prod(strides)] * len(size)
-    if time_strides:
-        factors[0] = math.prod(time_strides)
-    if any(length % factor for length, factor in zip(size, factors, strict=True)):
-        fitting = [
-            max(1, round(length / factor)) * factor for length, factor in zip(size, factors, strict=True)
-        ]
-        of_frames = f"a number of frames that is a multiple of {factors[0]} and " if len(size) == 3 else ""
-        raise InputError(
-            f"expected {of_frames}a size whose sides are multiples of {factors[-1]} "
-            f"(strides {tuple(strides)}), received {_by(size)}: set {_settings(fitting)}, "
-            "or change the encoder strides"
-        )
-    return tuple(length // factor for length, factor in zip(size, factors, strict=True))
-
-
-def _by(size: Sequence[int]) -> str:
-    return "x".join(str(length) for length in size)
-
-
-def _settings(size: Sequence[int]) -> str:
-    """Data settings that produce signals of this size."""
-    match len(size):
-        case 1:
-            return f"data.length={size[0]}"
-        case 3:
-            return f"data.frames={size[0]} data.size={_by(size[1:])}"
-        case _:
-            return f"data.size={_by(size)}"

@@ -18,7 +18,8 @@ from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.parts import ENCODERS, Encoder, EncoderConfig
 from smalti.core.signals import SignalSpec
-from smalti.encoders.conv import ConvEncoderConfig, fitting_grid
+from smalti.encoders.conv import ConvEncoderConfig
+from smalti.encoders.strided import fitting_grid
 from smalti.nn.spectral import LogMel, mu_law_decode
 
 MU_LAW_LEVELS = 256

@@ -30,7 +30,8 @@ from smalti.core.precision import in_full_precision
 from smalti.core.results import Loss, Quantized
 from smalti.core.signals import SignalSpec
 from smalti.decoders.conv import ConvDecoderConfig
-from smalti.encoders.conv import ConvEncoderConfig, fitting_grid
+from smalti.encoders.conv import ConvEncoderConfig
+from smalti.encoders.strided import fitting_grid
 from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
 from smalti.models.distortion import mean_distortion, per_observed_dim
 from smalti.models.networks import check_fit, configs_of, output_shape

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, final
+from typing import Annotated, Any, Literal, final
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
+Stride = Annotated[int, Field(ge=1)]
+"""Of a stage, in a config."""
 FRAMES_AT_ONCE = 256
 """Maximum number of frames in one pass through a network, which bounds the memory for long clips."""
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from smalti.core.locality import Extent, ReceptiveField
 from smalti.nn.blocks import ResidualBlock
+from smalti.nn.seanet import ResidualUnit, Snake, TimeConvolution, TimeUpsampling
 
 Interval = tuple[int, int]
 """First position, and the one after the last."""
@@ -28,6 +29,7 @@ def inputs_of(layer: nn.Module, outputs: Interval) -> Interval | None:
 @inputs_of.register(nn.ReLU)
 @inputs_of.register(nn.SiLU)
 @inputs_of.register(nn.GELU)
+@inputs_of.register(Snake)
 def _of_activation(layer: nn.Module, outputs: Interval) -> Interval | None:
     del layer
     return outputs
@@ -56,8 +58,22 @@ def _of_transposed_convolution(layer: TransposedConvolution, outputs: Interval) 
     return -((reach - begin - padding) // stride), (end - 1 + padding) // stride + 1
 
 
+@inputs_of.register(TimeConvolution)
+def _of_time_convolution(layer: TimeConvolution, outputs: Interval) -> Interval | None:
+    begin, end = outputs
+    return begin * layer.stride - layer.before, end * layer.stride + layer.after
+
+
+@inputs_of.register(TimeUpsampling)
+def _of_time_upsampling(layer: TimeUpsampling, outputs: Interval) -> Interval | None:
+    # Output o is a sum over the inputs i with o + cut - 2s + 1 <= i * s <= o + cut.
+    stride, (begin, end) = layer.stride, outputs
+    return -((2 * stride - 1 - begin - layer.cut) // stride), (end - 1 + layer.cut) // stride + 1
+
+
 @inputs_of.register(ResidualBlock)
-def _of_residual_block(layer: ResidualBlock, outputs: Interval) -> Interval | None:
+@inputs_of.register(ResidualUnit)
+def _of_residual_block(layer: ResidualBlock | ResidualUnit, outputs: Interval) -> Interval | None:
     return inputs_of(layer.layers, outputs)
 
 

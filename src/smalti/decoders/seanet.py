@@ -1,0 +1,152 @@
+"""The decoder of EnCodec and DAC for waveforms and other sequences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, final
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from smalti.core.conditioners import Conditioner
+from smalti.core.conditions import Conditions
+from smalti.core.errors import InputError
+from smalti.core.locality import Extent, ReceptiveField
+from smalti.core.parts import DECODERS, Encoder, LikelihoodFamily
+from smalti.core.signals import SignalSpec
+from smalti.decoders.conditioned import ConditionedDecoder, UpsamplingConfig
+from smalti.nn.receptive import receptive_field, within
+from smalti.nn.seanet import DILATIONS, ResidualUnit, Snake, TimeConvolution, TimeUpsampling
+
+Size = Literal["S", "B", "L"]
+SIZES: dict[Size, int] = {"S": 24, "B": 48, "L": 96}
+"""Channels at the rate of the signal, by the name of a size: one and a half times those of the encoder."""
+
+
+@final
+class SEANetDecoder(ConditionedDecoder):
+    """Transposed convolutions, each followed by residual units with dilations 1, 3 and 9.
+
+    Kumar et al. 2023 (DAC).
+
+    Args:
+        dim: channels of the latents.
+        out_channels: channels of the output, the parameters of a likelihood.
+        size: "S", "B" or "L": 24, 48 or 96 channels at the rate of the signal, and twice as many before each
+            stage.
+        channels: channels at the rate of the signal; None for those of the size.
+        causal: whether positions depend on no later latents.
+        strides: upsampling factor of each stage, in order: an encoder's, reversed.
+        conditions: number of ids of each id condition of the data, by name; the decoder embeds `label` (for
+            example the speaker).
+        label_dropout: share of the labels that training hides, so that items without a label can be decoded.
+        conditioners: modules for the activations of the first convolution, on the latents' grid.
+    """
+
+    def __init__(
+        self,
+        dim: int = 64,
+        out_channels: int = 1,
+        *,
+        size: Size = "S",
+        channels: int | None = None,
+        causal: bool = False,
+        strides: Sequence[int] = (8, 5, 4, 2),
+        conditions: Mapping[str, int] | None = None,
+        label_dropout: float = 0.1,
+        conditioners: Mapping[str, Conditioner] | None = None,
+    ) -> None:
+        width = (channels or SIZES[size]) << len(strides)
+        super().__init__(width, conditions, label_dropout, conditioners)
+        self.config = SEANetDecoderConfig(
+            size=size,
+            channels=channels,
+            causal=causal,
+            strides=tuple(strides),
+            use_labels=self.label is not None,
+            label_dropout=label_dropout,
+            conditioners=self.conditioners.configs(),
+        )
+        self.first = TimeConvolution(dim, width, 7, causal=causal)
+        layers: list[nn.Module] = []
+        for stride in strides:
+            layers += [Snake(width), TimeUpsampling(width, width // 2, stride, causal)]
+            width //= 2
+            layers += [ResidualUnit(width, dilation, causal) for dilation in DILATIONS]
+        layers += [Snake(width), TimeConvolution(width, out_channels, 7, causal=causal)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(
+        self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b p *size"]:
+        """Parameters of the likelihood; the length is that of the latents times the product of the strides.
+
+        Raises:
+            InputError: if a label or another condition is out of range or has the wrong shape.
+        """
+        return self.layers(self.conditioned(self.first(latents), conditions))
+
+    @property
+    def receptive_field(self) -> ReceptiveField | None:
+        """Of the convolutions; None with conditioners."""
+        if len(self.conditioners):
+            return None
+        stride = math.prod(self.config.strides or ())
+        return receptive_field(nn.Sequential(self.first, *self.layers), stride, 1)
+
+    def within(
+        self, latents: Float[Tensor, "b d *grid"], extent: Extent, conditions: Conditions | None = None
+    ) -> Float[Tensor, "b p *size"]:
+        """Parameters of the likelihood for windows of longer signals."""
+        x = within([self.first], latents, extent)
+        return within(self.layers, self.conditioned(x, conditions), extent)
+
+
+@DECODERS.register
+class SEANetDecoderConfig(UpsamplingConfig):
+    """Settings of a `SEANetDecoder`."""
+
+    kind: Literal["seanet"] = "seanet"
+    size: Size = "S"
+    channels: int | None = Field(default=None, ge=1)
+    causal: bool = False
+
+    @classmethod
+    def tiny(cls) -> SEANetDecoderConfig:
+        """The smallest config with every part, for tests."""
+        return cls(channels=2)
+
+    def build(
+        self,
+        signal: SignalSpec,
+        dim: int,
+        encoder: Encoder,
+        likelihood: LikelihoodFamily,
+        conditions: Mapping[str, int] | None = None,
+    ) -> tuple[SEANetDecoder, LikelihoodFamily]:
+        """Build the decoder; the likelihood is unchanged.
+
+        Raises:
+            InputError: if the signal has more than one axis.
+        """
+        if signal.ndim != 1:
+            raise InputError(
+                f"expected signals with one axis for a decoder of kind seanet, received signals of "
+                f"{signal.ndim} axes: use kind=resnet or kind=conv"
+            )
+        settings = self.resolved(encoder, conditions)
+        strides = settings["strides"]
+        decoder = SEANetDecoder(
+            dim,
+            likelihood.num_parameters,
+            size=self.size,
+            channels=self.channels,
+            causal=self.causal,
+            strides=strides,
+            conditions=settings["conditions"],
+            label_dropout=self.label_dropout,
+            conditioners=self.build_conditioners((self.channels or SIZES[self.size]) << len(strides)),
+        )
+        return decoder, likelihood

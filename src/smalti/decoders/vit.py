@@ -1,0 +1,142 @@
+"""A vision transformer from latents to patches, in any number of dimensions and for any size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, final
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from smalti.core.conditioners import Conditioner
+from smalti.core.conditions import Conditions
+from smalti.core.parts import DECODERS, Encoder, LikelihoodFamily
+from smalti.core.signals import SignalSpec
+from smalti.decoders.conditioned import ConditionedDecoder, UpsamplingConfig
+from smalti.encoders.vit import Size, dimensions, patch
+from smalti.nn.attention import GridTransformer
+from smalti.nn.blocks import CONVOLUTIONS, TRANSPOSED, each_frame, stage_strides
+
+
+@final
+class ViTDecoder(ConditionedDecoder):
+    """Mirrors a `ViTEncoder`: transformer blocks over the grid, then a linear map from positions to patches.
+
+    Yu et al. 2022, ViT-VQGAN (arXiv 2110.04627), with rotary positions.
+
+    Args:
+        dim: channels of the latents.
+        out_channels: channels of the output, the parameters of a likelihood.
+        ndim: axes of the signal.
+        size: "S", "B" or "L": channels (256, 512, 768) and layers (4, 8, 12).
+        channels: of every layer; None for those of the size.
+        layers: transformer blocks; None for those of the size.
+        heads: of the attention; None for one for 64 channels each.
+        strides: their product is the side of a patch.
+        conditions: number of ids of each id condition of the data, by name; the decoder embeds `label`.
+        label_dropout: share of the labels that training hides, so that items without a label can be decoded.
+        time_strides: the same for the frames of a patch, where it differs from `strides`.
+        per_frame: whether each frame of a clip is decoded separately, as an image.
+        conditioners: modules for the inputs of the transformer, on the latents' grid.
+
+    Raises:
+        InputError: if the heads do not divide the channels.
+    """
+
+    def __init__(
+        self,
+        dim: int = 64,
+        out_channels: int = 3,
+        ndim: int = 2,
+        *,
+        size: Size = "S",
+        channels: int | None = None,
+        layers: int | None = None,
+        heads: int | None = None,
+        strides: Sequence[int] = (8,),
+        conditions: Mapping[str, int] | None = None,
+        label_dropout: float = 0.1,
+        time_strides: Sequence[int] = (),
+        per_frame: bool = False,
+        conditioners: Mapping[str, Conditioner] | None = None,
+    ) -> None:
+        width, depth, num_heads = dimensions(size, channels, layers, heads)
+        super().__init__(width, conditions, label_dropout, conditioners)
+        self.config = ViTDecoderConfig(
+            size=size,
+            channels=channels,
+            layers=layers,
+            heads=heads,
+            strides=tuple(strides),
+            time_strides=() if per_frame else tuple(time_strides),
+            per_frame=per_frame,
+            use_labels=self.label is not None,
+            label_dropout=label_dropout,
+            conditioners=self.conditioners.configs(),
+        )
+        self.is_per_frame = per_frame
+        if per_frame:
+            ndim, time_strides = 2, ()
+        side = patch(stage_strides(ndim, strides, time_strides))
+        self.first = CONVOLUTIONS[ndim](dim, width, 1)
+        self.transformer = GridTransformer(width, depth, num_heads)
+        self.patches = TRANSPOSED[ndim](width, out_channels, side, side)  # pyright: ignore[reportArgumentType]
+
+    def forward(
+        self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b p *size"]:
+        """Parameters of the likelihood; `*size` is `*grid` times the sides of a patch.
+
+        Raises:
+            InputError: if a label or another condition is out of range or has the wrong shape.
+        """
+        x = each_frame(self.first, latents) if self.is_per_frame else self.first(latents)
+        x = self.conditioned(x, conditions)
+        return each_frame(self._signal, x) if self.is_per_frame else self._signal(x)
+
+    def _signal(self, x: Float[Tensor, "b c *grid"]) -> Float[Tensor, "b p *size"]:
+        return self.patches(self.transformer(x))
+
+
+@DECODERS.register
+class ViTDecoderConfig(UpsamplingConfig):
+    """Settings of a `ViTDecoder`."""
+
+    kind: Literal["vit"] = "vit"
+    size: Size = "S"
+    channels: int | None = Field(default=None, ge=2)
+    layers: int | None = Field(default=None, ge=1)
+    heads: int | None = Field(default=None, ge=1)
+
+    @classmethod
+    def tiny(cls) -> ViTDecoderConfig:
+        """The smallest config with every part, for tests."""
+        return cls(channels=16, layers=1, heads=2)
+
+    def build(
+        self,
+        signal: SignalSpec,
+        dim: int,
+        encoder: Encoder,
+        likelihood: LikelihoodFamily,
+        conditions: Mapping[str, int] | None = None,
+    ) -> tuple[ViTDecoder, LikelihoodFamily]:
+        """Build the decoder; the likelihood is unchanged.
+
+        Raises:
+            InputError: if the heads do not divide the channels.
+        """
+        width, _, _ = dimensions(self.size, self.channels, self.layers, self.heads)
+        decoder = ViTDecoder(
+            dim,
+            likelihood.num_parameters,
+            signal.ndim,
+            size=self.size,
+            channels=self.channels,
+            layers=self.layers,
+            heads=self.heads,
+            conditioners=self.build_conditioners(width),
+            **self.resolved(encoder, conditions),
+        )
+        return decoder, likelihood

@@ -1,0 +1,106 @@
+"""Transformer blocks over a grid of any size, with rotary positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+BASE = 100.0
+"""Of the wavelengths of rotary positions: grids have tens of positions along an axis, not thousands."""
+
+
+def rotary_angles(
+    grid: Sequence[int], head_dim: int, device: torch.device | None = None
+) -> Float[Tensor, "n h"]:
+    """Angles by which pairs of channels are rotated at each position of a grid, in row-major order.
+
+    The pairs are divided among the axes, so products of queries and keys depend on distances along each axis.
+    Source: Su et al. 2021, "RoFormer" (arXiv 2104.09864); several axes as in Heo et al. 2024 (2403.13298).
+
+    Args:
+        grid: sides of the grid.
+        head_dim: channels of a head, even; the result has half as many columns.
+        device: of the result.
+    """
+    pairs = head_dim // 2
+    numbers = [pairs // len(grid) + (axis < pairs % len(grid)) for axis in range(len(grid))]
+    columns: list[Tensor] = []
+    for axis, (side, number) in enumerate(zip(grid, numbers, strict=True)):
+        wavelengths = BASE ** (torch.arange(number, dtype=torch.float32, device=device) / max(1, number))
+        angles = torch.arange(side, dtype=torch.float32, device=device)[:, None] / wavelengths
+        shape = [1] * len(grid)
+        shape[axis] = side
+        columns.append(angles.view(*shape, number).expand(*grid, number).flatten(0, -2))
+    return torch.cat(columns, 1)
+
+
+def rotate(x: Float[Tensor, "b heads n d"], angles: Float[Tensor, "n h"]) -> Float[Tensor, "b heads n d"]:
+    """Rotate the pairs of channels `(i, i + d/2)` of queries or keys."""
+    cosine, sine = angles.cos(), angles.sin()
+    first, second = x.chunk(2, -1)
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], -1)
+
+
+@final
+class TransformerBlock(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); every position attends to all others.
+
+    Args:
+        channels: channels of the input and the output.
+        heads: number of heads.
+        expansion: hidden channels of the MLP, as a multiple of the channels.
+    """
+
+    def __init__(self, channels: int, heads: int, expansion: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.query_key_value = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, expansion * channels), nn.GELU(), nn.Linear(expansion * channels, channels)
+        )
+
+    def forward(self, x: Float[Tensor, "b n c"], angles: Float[Tensor, "n h"]) -> Float[Tensor, "b n c"]:
+        """Same shape as the input.
+
+        Args:
+            x: positions of a grid, in row-major order.
+            angles: of the grid, see `rotary_angles`.
+        """
+        parts = self.query_key_value(self.attention_norm(x)).unflatten(2, (3, self.heads, -1))
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(rotate(query, angles), rotate(key, angles), value)
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+@final
+class GridTransformer(nn.Module):
+    """Transformer blocks over activations `(B, C, *grid)` of any size, and a last normalization.
+
+    Args:
+        channels: channels of the input and the output.
+        layers: number of blocks.
+        heads: number of heads, which divides the channels.
+    """
+
+    def __init__(self, channels: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.head_dim = channels // heads
+        self.blocks = nn.ModuleList(TransformerBlock(channels, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Float[Tensor, "b c *grid"]) -> Float[Tensor, "b c *grid"]:
+        """Same shape as the input."""
+        grid = x.shape[2:]
+        angles = rotary_angles(grid, self.head_dim, x.device).to(x.dtype)
+        positions = x.flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            positions = block(positions, angles)
+        return self.norm(positions).transpose(1, 2).unflatten(2, grid)
