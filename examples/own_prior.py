@@ -1,5 +1,5 @@
-"""A masked prior of your own (MaskGIT, arXiv 2202.04200), used by name, in the folder that holds this file:
-smalti train-prior RUN --plugin own_prior --name masked kind=masked training.steps=2000
+"""A masked prior of your own (as MaskGIT, arXiv 2202.04200), used by name, in the folder of this file:
+smalti train-prior RUN --plugin own_prior --name masked kind=in-rounds training.steps=2000
 """
 
 import math
@@ -11,7 +11,7 @@ from torch import nn
 import smalti
 
 
-class MaskedPrior(smalti.TrainablePrior):
+class OwnMaskedPrior(smalti.TrainablePrior):
     """Predicts hidden codes from visible ones; a grid is drawn in rounds, the most certain codes first."""
 
     def __init__(self, num_codes, shape, num_labels, config):
@@ -53,12 +53,12 @@ class MaskedPrior(smalti.TrainablePrior):
 
 
 @smalti.PRIORS.register
-class MaskedPriorConfig(smalti.PriorConfig):
-    kind: Literal["masked"] = "masked"
+class OwnMaskedPriorConfig(smalti.PriorConfig):
+    kind: Literal["in-rounds"] = "in-rounds"
     channels: int = 64
     layers: int = 2
     rounds: int = 8
 
     def build(self, num_codes, num_codebooks, grid, conditions=None):
         num_labels = (conditions or {}).get("label", 0)
-        return MaskedPrior(num_codes, (num_codebooks, *grid), num_labels, self)
+        return OwnMaskedPrior(num_codes, (num_codebooks, *grid), num_labels, self)

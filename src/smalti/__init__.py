@@ -80,6 +80,7 @@ _MODULES = {
     "models.vqvae": "VQVAE VQVAEConfig",
     "priors.autoregressive": "AutoregressivePriorConfig LearnedPrior",
     "priors.base": "PRIORS PriorConfig",
+    "priors.masked": "MaskedPrior MaskedPriorConfig",
     "priors.uniform": "UniformPrior",
     "priors.unigram": "UnigramPrior",
     "quantizers.bsq": "BSQ BSQConfig",

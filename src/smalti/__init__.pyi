@@ -146,6 +146,8 @@ from smalti.priors.autoregressive import AutoregressivePriorConfig as Autoregres
 from smalti.priors.autoregressive import LearnedPrior as LearnedPrior
 from smalti.priors.base import PRIORS as PRIORS
 from smalti.priors.base import PriorConfig as PriorConfig
+from smalti.priors.masked import MaskedPrior as MaskedPrior
+from smalti.priors.masked import MaskedPriorConfig as MaskedPriorConfig
 from smalti.priors.uniform import UniformPrior as UniformPrior
 from smalti.priors.unigram import UnigramPrior as UnigramPrior
 from smalti.quantizers.bsq import BSQ as BSQ

@@ -338,6 +338,7 @@ class Tokenizer:
         progress: Callable[[int, int], None] | None = None,
         length: int | None = None,
         conditions: Conditions | None = None,
+        guidance: float = 1.0,
     ) -> Int64[Tensor, "b g *grid"]:
         """Sample code grids from the learned prior, or from one of your own.
 
@@ -352,17 +353,17 @@ class Tokenizer:
             length: codes along the time axis, for items that differ in length, from a prior that draws any
                 length; None for the training length.
             conditions: further conditions that the prior reads, of each grid.
+            guidance: weight of classifier-free guidance towards the class; 1 for none.
 
         Raises:
             InputError: if there is no learned prior or no such class, the prior does not read a condition or
                 draws no such length, or a setting is out of range.
         """
-        chosen = self.trained.chosen_prior(prior)
-        num = check_count("num", num)
+        chosen, num = self.trained.chosen_prior(prior), check_count("num", num)
         grid = grid_of_length(length, self.modality, self.autoencoder.grid)
-        given = self.trained.prior_conditions(chosen, num, class_name, conditions)
+        given = self.trained.prior_conditions(chosen, num, class_name, conditions).to(self.device)
         settings = (temperature, top_k, top_p)
-        return drawn_codes(chosen, num, given.to(self.device), settings, grid, batch_size, seed, progress)
+        return drawn_codes(chosen, num, given, settings, guidance, grid, batch_size, seed, progress)
 
     def rollout(
         self,

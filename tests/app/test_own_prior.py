@@ -29,7 +29,7 @@ PLUGIN = ("--plugin", NAME)
 MASKED = [
     "channels=8",
     "layers=1",
-    "kind=masked",
+    "kind=in-rounds",
     "rounds=3",
     "training.batch_size=8",
     "training.log_every=2",
@@ -98,14 +98,16 @@ def test_from_training_to_samples(
     other = mistake(
         "train-prior", run, "--name", "masked", *TINY_PRIOR, "training.schedule=constant", *PLUGIN
     )
-    assert "kind=masked" in other
+    assert "kind=in-rounds" in other
     assert "autoregressive" in other
 
 
 @pytest.mark.usefixtures("forget")
 def test_a_recipe_names_its_kind() -> None:
     load_plugin(NAME)
-    recipe = override(get_recipe("image"), ["prior.kind=masked", "prior.rounds=5", "prior.training.steps=9"])
+    recipe = override(
+        get_recipe("image"), ["prior.kind=in-rounds", "prior.rounds=5", "prior.training.steps=9"]
+    )
     assert (recipe.prior.model_dump()["rounds"], recipe.prior.training.steps) == (5, 9)
     assert parse(Recipe, recipe.model_dump(mode="json"), "here") == recipe
 

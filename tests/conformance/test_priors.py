@@ -19,6 +19,7 @@ from smalti.core.priors import DensityPrior, Prior, TrainablePrior
 from smalti.priors.autoregressive import LearnedPrior
 from smalti.priors.base import PRIORS
 from smalti.priors.labelled import LabelledPrior
+from smalti.priors.masked import MaskedPrior
 from smalti.priors.uniform import UniformPrior
 from smalti.priors.unigram import UnigramPrior
 from tests.conformance.classes import concrete
@@ -55,7 +56,16 @@ def counted(num_codebooks: int, num_labels: int) -> UnigramPrior:
 
 def masked(num_codebooks: int, num_labels: int) -> Prior:
     torch.manual_seed(0)
-    config = EXAMPLE.MaskedPriorConfig(channels=8, layers=1, rounds=2)
+    conditions = {"label": num_labels}
+    prior = MaskedPrior(NUM_CODES, num_codebooks, GRID, conditions, channels=16, layers=1, heads=2, rounds=3)
+    with torch.no_grad():
+        prior.head_weights.mul_(50)  # untrained, it would be close to uniform
+    return prior.eval()
+
+
+def own_masked(num_codebooks: int, num_labels: int) -> Prior:
+    torch.manual_seed(0)
+    config = EXAMPLE.OwnMaskedPriorConfig(channels=8, layers=1, rounds=2)
     prior = config.build(NUM_CODES, num_codebooks, GRID, {"label": num_labels}).eval()
     prior.name = "masked"
     return prior
@@ -66,7 +76,8 @@ CASES: dict[type[Prior], Case] = {
     UnigramPrior: Case(counted),
     LearnedPrior: Case(learned, labels=(0, NUM_CLASSES), draws_other_grids=True),
     LabelledPrior: Case(lambda *sizes: LabelledPrior(learned(*sizes)), labels=(NUM_CLASSES,)),
-    EXAMPLE.MaskedPrior: Case(masked, labels=(0, NUM_CLASSES), refuses_conditions=False),
+    MaskedPrior: Case(masked, labels=(0, NUM_CLASSES), draws_other_grids=True),
+    EXAMPLE.OwnMaskedPrior: Case(own_masked, labels=(0, NUM_CLASSES), refuses_conditions=False),
 }
 
 

@@ -155,6 +155,17 @@ def sample(
             "--length", min=1, help="Length of each sound or clip in codes. Default: the training length."
         ),
     ] = None,
+    guidance: Annotated[
+        float,
+        typer.Option("--guidance", min=0, help="Weight of the class: 1 is none, 2 or 3 follow it closely."),
+    ] = 1.0,
+    picture: Annotated[
+        Path | None, typer.Option("--input", metavar="FILE", help="With --keep: the picture to complete.")
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option("--keep", metavar="MASK", help="With --input: a picture, bright where codes are kept."),
+    ] = None,
     plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
@@ -164,7 +175,8 @@ def sample(
     """
     from smalti.app.commands.sample import sample as verb
 
-    verb(run, num, out, class_name, temperature, top_k, top_p, seed, quiet, prior, length)
+    drawing = (temperature, top_k, top_p, seed)
+    verb(run, num, out, class_name, *drawing, quiet, prior, length, guidance, picture, keep)
 
 
 @app.command()

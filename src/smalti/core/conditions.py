@@ -237,6 +237,14 @@ class Conditions(Mapping[str, ConditionValue]):
         """Repeat the conditions of each item `times` times, the copies of an item next to each other."""
         return self._each(lambda tensor: tensor.repeat_interleave(times, 0))
 
+    def unspecified(self) -> Conditions:
+        """Replace every id by -1, "not given"; keep vectors."""
+        return self._each(_not_given)
+
+    def with_unspecified(self) -> Conditions:
+        """Append, for each item, one whose ids are not given, after all of the items."""
+        return self._each(lambda tensor: torch.cat([tensor, _not_given(tensor)]))
+
     def frames(self, frames: slice, num: int) -> Conditions:
         """Select some of `num` frames from values per frame and fields; keep all other conditions.
 
@@ -276,6 +284,10 @@ class Conditions(Mapping[str, ConditionValue]):
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Conditions:
         return Conditions(**{name: value.each(change) for name, value in self._values.items()})
+
+
+def _not_given(tensor: Tensor) -> Tensor:
+    return torch.full_like(tensor, -1) if tensor.dtype == torch.int64 else tensor
 
 
 def _as_value(name: str, value: ConditionValue | Tensor) -> ConditionValue:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from smalti.core.coders import SymbolCoder
@@ -188,18 +189,25 @@ class Prior(nn.Module, ABC):
         progress: Callable[[int, int], None] | None = None,
         grid: Sequence[int] | None = None,
         given: Int64[Tensor, "b g *first"] | None = None,
+        guidance: float = 1.0,
     ) -> Int64[Tensor, "b g *grid"]:
-        """Sample grids of another size, or that continue given codes; by default, a prior does neither.
+        """Sample grids of another size, that continue given codes, or with guidance; by default, none of it.
 
         Args:
             num, conditions, temperature, top_k, top_p, generator: as in `sample`.
             progress: called with (symbols drawn, total symbols), by priors that report it.
             grid: size to draw; None for the prior's own.
             given: the first part of each grid along its first axis, which sampling continues.
+            guidance: see `inpaint`.
 
         Raises:
             InputError: if the prior cannot draw such grids.
         """
+        if guidance != 1:
+            raise InputError(
+                f"expected a prior with classifier-free guidance, received {self.name!r}, which has none: "
+                "use an autoregressive or masked prior, or leave the guidance out"
+            )
         if given is not None:
             raise InputError(
                 f"expected a prior that continues given codes, received {self.name!r}, which draws whole "
@@ -211,6 +219,62 @@ class Prior(nn.Module, ABC):
                 f"received {'x'.join(map(str, grid))}: leave the length out"
             )
         return self.sample(num, conditions, temperature, top_k, top_p, generator)
+
+    def inpaint(
+        self,
+        codes: Int64[Tensor, "b g *grid"],
+        keep: Bool[Tensor, "b g *grid"],
+        conditions: Conditions = NO_CONDITIONS,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+        guidance: float = 1.0,
+    ) -> Int64[Tensor, "b g *grid"]:
+        """Draw some of the codes of grids given the others; by default, a prior cannot.
+
+        Args:
+            codes: of any value where they are drawn.
+            keep: True for the codes that stay.
+            conditions, temperature, top_k, top_p, generator: as in `sample`.
+            guidance: weight w of classifier-free guidance: codes are drawn from the logits
+                l(none) + w (l(conditions) - l(none)). 1 is no guidance; only id conditions are guided.
+
+        Raises:
+            InputError: if the prior cannot, or settings are out of range.
+        """
+        raise InputError(
+            f"expected a prior that draws any part of a grid, received {self.name!r}, which draws codes in a "
+            "fixed order: train a masked one, with kind=masked"
+        )
+
+
+def check_guidance(guidance: float, conditions: Conditions, network: nn.Module) -> float:
+    """Check the weight of classifier-free guidance of a network.
+
+    Args:
+        guidance: the weight; 1 for none.
+        conditions: of the draws.
+        network: with a `config`, which may have a `label_dropout`.
+
+    Raises:
+        InputError: if it is no number of at least 0, no id is given, or training never hid labels.
+    """
+    if isinstance(guidance, bool) or not isinstance(guidance, int | float) or not 0 <= guidance < math.inf:
+        raise InputError(f"expected a guidance of at least 0, received {guidance!r}: pass a number such as 2")
+    if guidance == 1:
+        return 1.0
+    if not any(value.is_ids and value.is_given for value in conditions.values()):
+        raise InputError(
+            f"expected a class or another id condition for a guidance of {guidance:g}, received none: pass a "
+            "class, or leave the guidance out"
+        )
+    if getattr(getattr(network, "config", None), "label_dropout", 1) == 0:
+        raise InputError(
+            "expected a prior whose training hid some labels for guidance, received one with "
+            "label_dropout=0: train it with a label_dropout such as 0.1, or leave the guidance out"
+        )
+    return float(guidance)
 
 
 class DensityPrior(Prior):

@@ -7,7 +7,7 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 BASE = 100.0
@@ -66,17 +66,24 @@ class TransformerBlock(nn.Module):
             nn.Linear(channels, expansion * channels), nn.GELU(), nn.Linear(expansion * channels, channels)
         )
 
-    def forward(self, x: Float[Tensor, "b n c"], angles: Float[Tensor, "n h"]) -> Float[Tensor, "b n c"]:
+    def forward(
+        self,
+        x: Float[Tensor, "b n c"],
+        angles: Float[Tensor, "n h"],
+        attended: Bool[Tensor, "b 1 1 n"] | None = None,
+    ) -> Float[Tensor, "b n c"]:
         """Same shape as the input.
 
         Args:
             x: positions of a grid, in row-major order.
             angles: of the grid, see `rotary_angles`.
+            attended: True for positions that are attended to; None for all.
         """
         parts = self.query_key_value(self.attention_norm(x)).unflatten(2, (3, self.heads, -1))
         query, key, value = parts.permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(rotate(query, angles), rotate(key, angles), value)
-        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        query, key = rotate(query, angles), rotate(key, angles)
+        mixed = F.scaled_dot_product_attention(query, key, value, attended)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -96,11 +103,19 @@ class GridTransformer(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(channels, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, x: Float[Tensor, "b c *grid"]) -> Float[Tensor, "b c *grid"]:
-        """Same shape as the input."""
+    def forward(
+        self, x: Float[Tensor, "b c *grid"], is_inside: Bool[Tensor, "b 1 *grid"] | None = None
+    ) -> Float[Tensor, "b c *grid"]:
+        """Same shape as the input.
+
+        Args:
+            x: activations.
+            is_inside: False for padding, which no position attends to; None without padding.
+        """
         grid = x.shape[2:]
+        attended = None if is_inside is None else is_inside.flatten(1)[:, None, None]
         angles = rotary_angles(grid, self.head_dim, x.device).to(x.dtype)
         positions = x.flatten(2).transpose(1, 2)
         for block in self.blocks:
-            positions = block(positions, angles)
+            positions = block(positions, angles, attended)
         return self.norm(positions).transpose(1, 2).unflatten(2, grid)

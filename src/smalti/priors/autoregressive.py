@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor
 
+from smalti.autoregressive.guidance import GuidedNetwork
 from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.autoregressive.sampling import code, sample
 from smalti.core.arguments import check_grid
@@ -25,6 +26,7 @@ from smalti.core.priors import (
     AutoregressiveNetwork,
     DensityPrior,
     TrainablePrior,
+    check_guidance,
 )
 from smalti.core.results import Loss
 from smalti.core.units import bits_per_dim
@@ -149,6 +151,7 @@ class LearnedPrior(TrainablePrior, DensityPrior, Pretrained):
         progress: Callable[[int, int], None] | None = None,
         grid: Sequence[int] | None = None,
         given: Int64[Tensor, "b g *first"] | None = None,
+        guidance: float = 1.0,
     ) -> Int64[Tensor, "b g *grid"]:
         """Sample grids with the cached sampling loop.
 
@@ -160,6 +163,7 @@ class LearnedPrior(TrainablePrior, DensityPrior, Pretrained):
             progress: called with (symbols drawn, total symbols).
             grid: size to draw; None for the size that the prior was trained on.
             given: int64 `(B, G, *first)`, the first part of each grid, which sampling continues.
+            guidance: see `Prior.inpaint`; other than 1, each step takes at least twice the time.
 
         Raises:
             InputError: for a condition that the network does not read, or settings out of range.
@@ -169,8 +173,9 @@ class LearnedPrior(TrainablePrior, DensityPrior, Pretrained):
                 "expected no class for a prior without classes, received labels: leave --class out"
             )
         check_given_conditions(conditions, self.network)
+        guidance = check_guidance(guidance, conditions, self.network)
         return sample(
-            self.network,
+            self.network if guidance == 1 else GuidedNetwork(self.network, guidance),
             num,
             grid or self.grid,
             conditions,

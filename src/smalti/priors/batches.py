@@ -26,6 +26,7 @@ def drawn_codes(
     num: int,
     conditions: Conditions,
     settings: tuple[float, int | None, float | None],
+    guidance: float,
     grid: Sequence[int] | None,
     batch_size: int,
     seed: int | None,
@@ -38,6 +39,7 @@ def drawn_codes(
         num: number of grids.
         conditions: of each grid, on the device of the prior.
         settings: temperature, top_k and top_p.
+        guidance: weight of classifier-free guidance; 1 for none.
         grid: size to draw; None for the prior's own.
 
     Raises:
@@ -47,7 +49,8 @@ def drawn_codes(
     @full_precision(prior)
     def draw(items: slice, generator: torch.Generator, progress: Progress | None) -> Tensor:
         own, size = conditions.part(items), items.stop - items.start
-        return prior.sample_grids(size, own, *settings, generator, progress, grid)
+        guided: dict[str, Any] = {} if guidance == 1 else {"guidance": guidance}
+        return prior.sample_grids(size, own, *settings, generator, progress, grid, **guided)
 
     return draw_in_batches(draw, num, batch_size, seed, progress)
 

@@ -6,19 +6,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from smalti.app.console import amount, counting, note
 from smalti.app.files import prior_fingerprint, write_table
 from smalti.app.outputs import OutputFolder
 from smalti.core.errors import InputError
+from smalti.core.precision import full_precision
 from smalti.data.codes import read_codes
+from smalti.data.manifest import checksum
+from smalti.priors.draws import draw_in_batches
 from smalti.stored_priors import LEARNED
-from smalti.tokenizer import load
+from smalti.tokenizer import Tokenizer, load
 
 BATCH = 64
 """Items decoded per batch; for decoders that sample, it affects the results of a seed."""
+BRIGHT = 128
+"""Least grey level, of 255, of what a mask keeps."""
 
 
 def sample(
@@ -33,17 +40,28 @@ def sample(
     quiet: bool = False,
     prior: str = LEARNED,
     length: int | None = None,
+    guidance: float = 1.0,
+    picture: Path | None = None,
+    keep: Path | None = None,
 ) -> int:
     """Generate `num` items, write them with an overview picture and their codes, and return `num`.
 
     The same command completes a stopped one.
 
+    Args:
+        picture: whose codes are kept where the mask `keep` is bright, see `kept_codes`; None for new items.
+        keep: picture of the mask.
+
     Raises:
-        InputError: when the run has no learned prior, the class is unknown, a setting is out of range, or an
-            output file of another command exists.
+        InputError: when the run has no learned prior, the class is unknown, a setting is out of range, an
+            output file of another command exists, or only one of `picture` and `keep` is given.
     """
     if num < 1:
         raise InputError(f"expected --num of at least 1, received {num}")
+    if (picture is None) != (keep is None):
+        raise InputError(
+            "expected --input FILE together with --keep MASK, received one of them: add the other"
+        )
     tokenizer = load(run)
     modality = tokenizer.modality
     settings: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
@@ -57,6 +75,8 @@ def sample(
         num=num,
         class_name=class_name,
         length=length,
+        **({} if guidance == 1 else {"guidance": guidance}),
+        **({} if picture is None or keep is None else {"input": checksum(picture), "keep": checksum(keep)}),
         **settings,
     )
     folder.check([table, overview, *(out / name for name in names)])
@@ -64,9 +84,12 @@ def sample(
         codes = torch.cat([torch.tensor(batch) for _, batch, *_ in read_codes(table)[1]])
     else:
         with counting("Sampling", quiet) as count:
-            codes = tokenizer.sample_codes(
-                num, class_name, prior=prior, progress=count, length=length, **settings
-            )
+            if picture is not None and keep is not None:
+                kept = kept_codes(tokenizer, picture, keep)
+                codes = inpainted(tokenizer, prior, num, class_name, kept, guidance, **settings)
+            else:
+                settings |= {"prior": prior, "progress": count, "length": length, "guidance": guidance}
+                codes = tokenizer.sample_codes(num, class_name, **settings)
         write_table(folder, table, tokenizer, names, codes, class_name)
     shown: list[Tensor] = []
     with counting("Decoding", quiet) as count:
@@ -85,3 +108,56 @@ def sample(
     items = amount(num, modality.plural_name)
     note(f"{out} holds {items}, with an overview in samples.png and codes in codes.parquet.", quiet)
     return num
+
+
+def kept_codes(tokenizer: Tokenizer, picture: Path, mask: Path) -> tuple[Tensor, Tensor]:
+    """Codes of a picture, int64 `(1, G, *grid)`, and which of them to keep, bool of the same shape.
+
+    Args:
+        tokenizer: of pictures.
+        picture: file of a picture.
+        mask: file of a picture of any size: where its mean over the pixels of a code is at least half of
+            white, the code is kept.
+
+    Raises:
+        InputError: if a file cannot be read, or the model is none of pictures.
+    """
+    if tokenizer.modality.spec.ndim != 2 or tokenizer.modality.spec.has_time:
+        raise InputError(
+            f"expected a model of pictures for --keep, received one of {tokenizer.modality.plural_name}: use "
+            "Prior.inpaint in Python, or leave --keep out"
+        )
+    codes = tokenizer.encode(picture)
+    try:
+        with Image.open(mask) as opened:
+            grey = opened.convert("L").resize(codes.shape[:1:-1], Image.Resampling.BOX)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"expected a picture as the mask --keep, received {mask} ({error}): pass a file such as a PNG"
+        ) from None
+    keep = torch.from_numpy(np.asarray(grey) >= BRIGHT)
+    return codes, keep.expand_as(codes)
+
+
+def inpainted(
+    tokenizer: Tokenizer,
+    prior: str,
+    num: int,
+    class_name: str | None,
+    kept: tuple[Tensor, Tensor],
+    guidance: float,
+    seed: int,
+    **settings: Any,
+) -> Tensor:
+    """Draw `num` grids that agree with the kept codes; see `Prior.inpaint` for the settings."""
+    chosen = tokenizer.trained.chosen_prior(prior)
+    conditions = tokenizer.trained.prior_conditions(chosen, num, class_name, None).to(tokenizer.device)
+    codes, keep = (each.to(tokenizer.device) for each in kept)
+
+    @full_precision(chosen)
+    def draw(items: slice, generator: torch.Generator, progress: object) -> Tensor:
+        size, own = items.stop - items.start, conditions.part(items)
+        grids, kept = (each.expand(size, *each.shape[1:]) for each in (codes, keep))
+        return chosen.inpaint(grids, kept, own, generator=generator, guidance=guidance, **settings)
+
+    return draw_in_batches(draw, num, BATCH, seed, None)
