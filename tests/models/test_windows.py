@@ -20,7 +20,7 @@ from smalti.encoders.conv import ConvEncoder
 from smalti.models import decoded_windows
 from smalti.models.decoded_windows import decode_parts
 from smalti.models.vqvae import VQVAE
-from smalti.models.windows import Windows, encode_batch, encode_each
+from smalti.models.windows import WindowedEncoder, encode_batch, encode_each
 from smalti.quantizers.multi_scale import MultiScaleVQ
 from tests.bits import DIM, TINY, Bits, bits_model
 
@@ -66,7 +66,7 @@ def test_a_batch_of_unequal_signals_has_the_codes_of_each_alone(own: VQVAE, leng
 @EVERY
 def test_the_latents_are_those_of_the_whole(own: VQVAE) -> None:
     """Up to rounding, since a layer may be computed by another algorithm for another shape."""
-    windows = Windows(own, own.signal.size[1:])
+    windows = WindowedEncoder(own, own.signal.size[1:])
     for length in (1, windows.codes - 1, windows.codes, windows.codes + 1, 3 * windows.codes + 2):
         (item,) = signals(own, [length])
         with torch.no_grad():

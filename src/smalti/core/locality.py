@@ -34,10 +34,14 @@ class Extent:
     Attributes:
         bounds: of each window, the first code of the signal and the one after the last.
         size: number of codes in a window.
+        reach: number of codes beyond an end that outputs within the signal depend on; None for any number.
+        is_clear: whether the values of the input beyond the ends are zero already.
     """
 
     bounds: tuple[tuple[int, int], ...]
     size: int
+    reach: int | None = None
+    is_clear: bool = False
 
     @property
     def is_whole(self) -> bool:
@@ -45,14 +49,15 @@ class Extent:
         return all(bounds == (0, self.size) for bounds in self.bounds)
 
     def clear(self, x: Float[Tensor, "b c n *size"]) -> None:
-        """Set activations beyond the ends of each signal to zero, in place, as the padding of a layer is.
+        """Set activations within reach beyond the ends of each signal to zero, in place, as a layer pads.
 
         Args:
             x: activations of the windows, with n a multiple of their number of codes.
         """
         positions_per_code = x.shape[2] // self.size
+        reach = self.size if self.reach is None else self.reach
         for row, (begin, end) in enumerate(self.bounds):
             if begin > 0:
-                x[row, :, : begin * positions_per_code] = 0
+                x[row, :, max(0, begin - reach) * positions_per_code : begin * positions_per_code] = 0
             if end < self.size:
-                x[row, :, end * positions_per_code :] = 0
+                x[row, :, end * positions_per_code : (end + reach) * positions_per_code] = 0

@@ -13,7 +13,7 @@ from torch import Tensor
 from smalti.core.conditions import Conditions
 from smalti.core.models import Autoencoder
 from smalti.core.precision import full_precision
-from smalti.models.windows import Window, Windows
+from smalti.models.windows import WindowedEncoder, Windows
 
 
 @final
@@ -29,7 +29,7 @@ class CodeStream:
         field = model.receptive_field
         assert field is not None
         self._model, self._after, self._conditions = model, field.after, conditions
-        self._windows: Windows | None = None
+        self._windows: WindowedEncoder | None = None
         self._kept: Tensor | None = None
         self._begin = 0
         """Position of the first kept value in the signal."""
@@ -43,7 +43,7 @@ class CodeStream:
             signal: in the model's range; of any length, also 0.
         """
         if self._windows is None:
-            self._windows = Windows(self._model, signal.shape[2:])
+            self._windows = WindowedEncoder(self._model, signal.shape[2:])
         self._kept = signal if self._kept is None else torch.cat([self._kept, signal], 1)
         determined = max(0, self.known - self._after) // self._model.stride
         return self._codes(self._windows, max(self._done, determined), is_end=False)
@@ -62,7 +62,7 @@ class CodeStream:
         return self._begin + (0 if self._kept is None else self._kept.shape[1])
 
     @torch.no_grad()
-    def _codes(self, windows: Windows, until: int, is_end: bool) -> Int64[Tensor, "g _ *grid"]:
+    def _codes(self, windows: WindowedEncoder, until: int, is_end: bool) -> Int64[Tensor, "g _ *grid"]:
         """Compute the codes from the first one that was not returned, and drop what no other code needs."""
         with full_precision(self._model):
             cut = self._cut(windows, until, is_end)
@@ -76,16 +76,12 @@ class CodeStream:
             self._begin = unneeded
         return torch.cat([windows.no_codes, *made], 1)
 
-    def _cut(self, windows: Windows, until: int, is_end: bool) -> Iterator[Window]:
+    def _cut(self, windows: WindowedEncoder, until: int, is_end: bool) -> Iterator[Windows]:
         """Yield the windows of the codes from the first one that was not returned."""
         for number in range(self._done // windows.codes, windows.count(until)):
             first = number * windows.codes
-            own = slice(
-                windows.before + max(0, self._done - first),
-                windows.before + min(windows.codes, until - first),
-            )
-            window = windows.window(number, self._read, self.known, until if is_end else None)
-            yield replace(window, codes=own)
+            window = windows.windows(number, self._read, self.known, until if is_end else None)
+            yield replace(window, codes=slice(max(0, self._done - first), min(windows.codes, until - first)))
 
     def _read(self, begin: int, end: int) -> Float[Tensor, "c n *size"]:
         assert self._kept is not None

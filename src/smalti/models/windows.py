@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import final
 
 import torch
@@ -39,22 +38,20 @@ Read = Callable[[int, int], Float[Tensor, "c n *size"]]
 
 @final
 @dataclass(slots=True, eq=False)
-class Window:
-    """A window of a signal.
+class Windows:
+    """Consecutive windows of a signal.
 
     Attributes:
-        signal: the values that are known, `(C, n, *size)`, with n at most the length of a window.
-        first: position of the first of them in the window.
-        begin: first code in the window that belongs to the signal.
-        end: code after the last one.
-        codes: the codes to compute, counted in the window.
+        signal: the values that are known, `(C, n, *size)`, within the windows.
+        first: position of the first of them, counted from the beginning of the first window.
+        bounds: of each window, its first code that belongs to the signal, and the one after the last.
+        codes: the codes to compute, of those that the windows are responsible for.
         item: number of the signal.
     """
 
     signal: Float[Tensor, "c n *size"]
     first: int
-    begin: int
-    end: int
+    bounds: tuple[tuple[int, int], ...]
     codes: slice
     item: int = 0
 
@@ -77,7 +74,7 @@ def shape_of_calls(
 
 
 @final
-class Windows:
+class WindowedEncoder:
     """Cuts signals into windows of one shape, and encodes these.
 
     Args:
@@ -109,82 +106,111 @@ class Windows:
         """Return the number of windows of a signal of so many codes."""
         return -(-num_codes // self.codes)
 
-    def of(self, read: Read, num_codes: int, item: int = 0) -> Iterator[Window]:
-        """Yield the windows of a signal.
+    def of(self, read: Read, num_codes: int, item: int = 0, used: int = 0) -> Iterator[Windows]:
+        """Yield the windows of a signal, as many at a time as have room in a call.
 
         Args:
             read: returns a part of the signal.
             num_codes: of the signal.
             item: number of the signal.
+            used: number of windows of other signals in the first call.
         """
-        for number in range(self.count(num_codes)):
-            yield self.window(number, read, num_codes * self.stride, num_codes, item)
+        number, total, room = 0, self.count(num_codes), self.rows - used
+        while number < total:
+            count = min(room, total - number)
+            yield self.windows(number, read, num_codes * self.stride, num_codes, item, count)
+            number, room = number + count, self.rows
 
-    def window(
-        self, number: int, read: Read, known: int, num_codes: int | None = None, item: int = 0
-    ) -> Window:
-        """Cut one window of a signal.
+    def windows(
+        self,
+        number: int,
+        read: Read,
+        known: int,
+        num_codes: int | None = None,
+        item: int = 0,
+        count: int = 1,
+    ) -> Windows:
+        """Cut consecutive windows of a signal.
 
         Args:
-            number: of the window.
+            number: of the first window.
             read: returns a part of the signal.
             known: positions of the signal that can be read.
             num_codes: of the signal; None if it goes on beyond them.
             item: number of the signal.
+            count: number of windows.
         """
         start = number * self.codes - self.before
         first = max(0, start)
-        stop = min((start + self.size) * self.stride, known)
-        ahead = self.size if num_codes is None else num_codes - start
-        return Window(
-            read(first * self.stride, stop),
+        span = (count - 1) * self.codes + self.size
+        end = start + span if num_codes is None else num_codes
+        starts = range(start, start + count * self.codes, self.codes)
+        return Windows(
+            read(first * self.stride, min((start + span) * self.stride, known)),
             (first - start) * self.stride,
-            first - start,
-            min(self.size, ahead),
-            slice(self.before, min(self.before + self.codes, ahead)),
+            tuple((max(0, -each), min(self.size, end - each)) for each in starts),
+            slice(0, min(count * self.codes, end - number * self.codes)),
             item,
         )
 
     def encode(
-        self, windows: Iterable[Window], conditions: Conditions | None = None
+        self, windows: Iterable[Windows], conditions: Conditions | None = None
     ) -> Iterator[Int64[Tensor, "g n *grid"]]:
-        """Yield the codes that each window is responsible for, in order.
+        """Yield the codes that the windows are responsible for, in order.
 
         Args:
-            windows: of any signals.
+            windows: of any signals, at most as many together as have room in a call.
             conditions: of each signal, by its number; None if there are none.
         """
-        remaining = iter(windows)
-        while group := list(islice(remaining, self.rows)):
-            given = conditions.part(self._items(group)) if conditions else None
-            codes = self._model.encode_within(self._stacked(group), self._extent(group), given)
-            for row, window in enumerate(group):
-                yield codes[row, :, window.codes]
+        group: list[Windows] = []
+        used = 0
+        for each in windows:
+            if used + len(each.bounds) > self.rows:
+                yield from self._encoded(group, conditions)
+                group, used = [], 0
+            group.append(each)
+            used += len(each.bounds)
+        if group:
+            yield from self._encoded(group, conditions)
 
-    def _stacked(self, group: Sequence[Window]) -> Float[Tensor, "b c n *size"]:
+    def _encoded(
+        self, group: Sequence[Windows], conditions: Conditions | None
+    ) -> Iterator[Int64[Tensor, "g n *grid"]]:
+        bounds = [own for each in group for own in each.bounds]
+        unused = self.rows - len(bounds)
+        given = None
+        if conditions:
+            # Rows that are not used have the conditions of the first one.
+            items = [each.item for each in group for _ in each.bounds] + [group[0].item] * unused
+            given = conditions.part(torch.tensor(items, device=self.device))
+        reach = max(self.before, self.after)
+        extent = Extent((*bounds, *[(0, 0)] * unused), self.size, reach, is_clear=True)
+        codes = self._model.encode_within(self._stacked(group), extent, given)
+        own = codes[:, :, self.before : self.before + self.codes]
+        row = 0
+        for each in group:
+            part = own[row : row + len(each.bounds)].transpose(0, 1).flatten(1, 2)
+            yield part[:, each.codes]
+            row += len(each.bounds)
+
+    def _stacked(self, group: Sequence[Windows]) -> Float[Tensor, "b c n *size"]:
         """Stack windows to the shape of every call."""
         like = group[0].signal
-        shape = (self.rows, like.shape[0], self.size * self.stride, *like.shape[2:])
+        length, step = self.size * self.stride, self.codes * self.stride
         # One buffer, since new pages of memory for each call take as long as a layer.
         if self._rows is None or self._rows.dtype != like.dtype or self._rows.device != like.device:
-            self._rows = like.new_empty(shape)
-        rows = self._rows
-        for row, window in zip(rows, group, strict=False):
-            end = window.first + window.signal.shape[1]
-            row[:, window.first : end] = window.signal
-            if window.first or end < row.shape[1]:
-                row[:, : window.first] = row[:, end:] = 0
-        rows[len(group) :] = 0
+            self._rows = like.new_empty(self.rows, like.shape[0], length, *like.shape[2:])
+        rows, row = self._rows, 0
+        for each in group:
+            count, signal = len(each.bounds), each.signal
+            span = (count - 1) * step + length
+            if signal.shape[1] < span:
+                signal = like.new_zeros(like.shape[0], span, *like.shape[2:])
+                signal[:, each.first : each.first + each.signal.shape[1]] = each.signal
+            rows[row : row + count] = signal.unfold(1, length, step).movedim(1, 0).movedim(-1, 2)
+            row += count
+        rows[row:] = 0
         return rows.to(self.device)
-
-    def _extent(self, group: Sequence[Window]) -> Extent:
-        unused = [(0, 0)] * (self.rows - len(group))
-        return Extent((*((each.begin, each.end) for each in group), *unused), self.size)
-
-    def _items(self, group: Sequence[Window]) -> Int64[Tensor, " b"]:
-        """Number of the signal of each row; rows that are not used have that of the first one."""
-        items = [window.item for window in group]
-        return torch.tensor(items + items[:1] * (self.rows - len(group)), device=self.device)
 
 
 def encode_each(
@@ -201,18 +227,24 @@ def encode_each(
         sizes: of each signal; the first side is a multiple of the model's stride.
         conditions: of each signal.
     """
-    codes: list[Tensor] = [torch.empty(0)] * len(reads)
+    parts: list[list[Tensor]] = [[] for _ in reads]
     members: dict[tuple[int, ...], list[int]] = {}
     for index, (_, *size) in enumerate(sizes):
         members.setdefault(tuple(size), []).append(index)
     for size, chosen in members.items():
-        windows = Windows(model, size)
-        lengths = {index: sizes[index][0] // model.stride for index in chosen}
-        cut = (each for i in chosen for each in windows.of(reads[i], lengths[i], i))
-        made = windows.encode(cut, conditions)
-        for i in chosen:
-            codes[i] = torch.cat(list(islice(made, windows.count(lengths[i]))), 1)
-    return codes
+        encoder, items = WindowedEncoder(model, size), list[int]()
+
+        def cut(encoder: WindowedEncoder, chosen: list[int], items: list[int]) -> Iterator[Windows]:
+            used = 0
+            for item in chosen:
+                for each in encoder.of(reads[item], sizes[item][0] // encoder.stride, item, used):
+                    items.append(item)
+                    used = (used + len(each.bounds)) % encoder.rows
+                    yield each
+
+        for number, codes in enumerate(encoder.encode(cut(encoder, chosen, items), conditions)):
+            parts[items[number]].append(codes)
+    return [own[0] if len(own) == 1 else torch.cat(own, 1) for own in parts]
 
 
 def encode_batch(

@@ -109,9 +109,10 @@ def within(
         x: windows.
         extent: of the signals.
     """
-    x = x if extent.is_whole else x.clone()
+    is_clear = extent.is_whole or extent.is_clear
+    x = x if is_clear else x.clone()
     for layer in layers:
-        if inputs_of(layer, (0, 1)) != (0, 1):
+        if not is_clear and inputs_of(layer, (0, 1)) != (0, 1):
             extent.clear(x)
-        x = layer(x)
+        x, is_clear = layer(x), extent.is_whole
     return x
