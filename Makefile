@@ -41,6 +41,7 @@ peers: $(PEERS)/.installed
 results: .venv/.installed
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/compared.py
+	$(BIN)/python benchmarks/coupled.py
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

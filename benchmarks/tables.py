@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import coupled
 from compared import TRAINED, comparison, errors, gaussian, gaussian_usage, usage
 from names import with_present_names
 
@@ -408,6 +409,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "lab-second": lab_second,
     "video-actions": video_actions,
     "video-horizon": video_horizon,
+    "coupled": coupled.table,
     "files": files,
     "gaussian": gaussian,
     "gaussian-usage": gaussian_usage,
