@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 from smalti.core.conditioners import ConditionedConfig, Conditioner, Conditioners
 from smalti.core.conditions import Conditions, id_sizes
 from smalti.core.parts import Decoder, DecoderConfig, Encoder
-from smalti.nn.blocks import Stride
+from smalti.nn.blocks import Stride, channels_last, each_frame
 from smalti.nn.symbols import hide_labels, label_indices
 
 
 class ConditionedDecoder(Decoder):
     """A decoder whose activations on the latents' grid are conditioned on a label and by conditioners.
+
+    A subclass sets `first`, the layer that computes these activations.
 
     Args:
         channels: of these activations.
@@ -26,7 +29,10 @@ class ConditionedDecoder(Decoder):
         label_dropout: share of the labels that training hides, so that items without a label can be decoded.
         conditioners: modules for the activations, by the name of the condition that each reads. Saving
             requires that each has a registered config.
+        per_frame: whether each frame of a clip is decoded separately, as an image.
     """
+
+    first: nn.Module
 
     def __init__(
         self,
@@ -34,12 +40,33 @@ class ConditionedDecoder(Decoder):
         conditions: Mapping[str, int] | None = None,
         label_dropout: float = 0.1,
         conditioners: Mapping[str, Conditioner] | None = None,
+        per_frame: bool = False,
     ) -> None:
         super().__init__()
+        self.is_per_frame = per_frame
         self.condition_sizes = sizes = id_sizes(conditions, "label")
         self.conditioners = Conditioners(conditioners)
         self.label_dropout = label_dropout
         self.label = nn.Embedding(sizes["label"] + 1, channels) if sizes else None
+
+    @abstractmethod
+    def upsampled(self, x: Float[Tensor, "b c *grid"]) -> Float[Tensor, "b p *size"]:
+        """Compute the parameters of the likelihood from the conditioned activations, or those of frames."""
+
+    def forward(
+        self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b p *size"]:
+        """Parameters of the likelihood; `*size` is `*grid` times the product of the strides.
+
+        Raises:
+            InputError: if a label or another condition is out of range or has the wrong shape.
+        """
+        if not self.is_per_frame:
+            return self.upsampled(self.conditioned(self._first(latents), conditions))
+        return each_frame(self.upsampled, self.conditioned(each_frame(self._first, latents), conditions))
+
+    def _first(self, latents: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b c *grid"]:
+        return self.first(channels_last(latents))
 
     def conditioned(
         self, x: Float[Tensor, "b c *grid"], conditions: Conditions | None

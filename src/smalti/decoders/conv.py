@@ -22,7 +22,6 @@ from smalti.nn.blocks import (
     CONVOLUTIONS,
     Norm,
     channels_last,
-    each_frame,
     stage_strides,
     upsample,
 )
@@ -74,7 +73,7 @@ class ConvDecoder(ConditionedDecoder):
         per_frame: bool = False,
         conditioners: Mapping[str, Conditioner] | None = None,
     ) -> None:
-        super().__init__(channels, conditions, label_dropout, conditioners)
+        super().__init__(channels, conditions, label_dropout, conditioners, per_frame)
         self.config = ConvDecoderConfig(
             channels=channels,
             residual_channels=residual_channels,
@@ -88,7 +87,6 @@ class ConvDecoder(ConditionedDecoder):
             label_dropout=label_dropout,
             conditioners=self.conditioners.configs(),
         )
-        self.is_per_frame = per_frame
         if per_frame:
             ndim, time_strides = 2, ()
         conv = CONVOLUTIONS[ndim]
@@ -106,17 +104,9 @@ class ConvDecoder(ConditionedDecoder):
             layers += [activation(), conv(width, out_channels, 1)]
         self.layers = nn.Sequential(*layers)
 
-    def forward(
-        self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None = None
-    ) -> Float[Tensor, "b p *size"]:
-        """Parameters of the likelihood; `*size` is `*grid` times the product of the strides.
-
-        Raises:
-            InputError: if a label or another condition is out of range or has the wrong shape.
-        """
-        x = each_frame(self._first, latents) if self.is_per_frame else self._first(latents)
-        x = self.conditioned(x, conditions)
-        return each_frame(self.layers, x) if self.is_per_frame else self.layers(x)
+    def upsampled(self, x: Float[Tensor, "b c *grid"]) -> Float[Tensor, "b p *size"]:
+        """Apply the layers after the first one."""
+        return self.layers(x)
 
     @property
     def receptive_field(self) -> ReceptiveField | None:
@@ -136,9 +126,6 @@ class ConvDecoder(ConditionedDecoder):
             return self(latents, conditions)
         x = within([self.first], channels_last(latents), extent)
         return within(self.layers, self.conditioned(x, conditions), extent)
-
-    def _first(self, latents: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b c *grid"]:
-        return self.first(channels_last(latents))
 
 
 @DECODERS.register

@@ -10,12 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.core.conditioners import Conditioner
-from smalti.core.conditions import Conditions
 from smalti.core.parts import DECODERS, Encoder, LikelihoodFamily
 from smalti.core.signals import SignalSpec
 from smalti.decoders.conditioned import ConditionedDecoder, UpsamplingConfig
 from smalti.encoders.resnet import SIZES, Multiplier, Size
-from smalti.nn.blocks import CONVOLUTIONS, channels_last, each_frame, stage_strides
+from smalti.nn.blocks import CONVOLUTIONS, stage_strides
 from smalti.nn.resnet import NearestUpsampling, ResNetBlock, head, middle, widths
 
 
@@ -63,7 +62,7 @@ class ResNetDecoder(ConditionedDecoder):
         conditioners: Mapping[str, Conditioner] | None = None,
     ) -> None:
         wide = widths(channels or SIZES[size][0], multipliers, len(strides))
-        super().__init__(wide[-1], conditions, label_dropout, conditioners)
+        super().__init__(wide[-1], conditions, label_dropout, conditioners, per_frame)
         self.config = ResNetDecoderConfig(
             size=size,
             channels=channels,
@@ -77,7 +76,6 @@ class ResNetDecoder(ConditionedDecoder):
             label_dropout=label_dropout,
             conditioners=self.conditioners.configs(),
         )
-        self.is_per_frame = per_frame
         if per_frame:
             ndim, time_strides = 2, ()
         stages = stage_strides(ndim, strides, time_strides)
@@ -93,20 +91,9 @@ class ResNetDecoder(ConditionedDecoder):
                 layers.append(NearestUpsampling(ndim, width, stages[stage]))
         self.layers = nn.Sequential(*layers, *head(ndim, width, out_channels))
 
-    def forward(
-        self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None = None
-    ) -> Float[Tensor, "b p *size"]:
-        """Parameters of the likelihood; `*size` is `*grid` times the product of the strides.
-
-        Raises:
-            InputError: if a label or another condition is out of range or has the wrong shape.
-        """
-        x = each_frame(self._first, latents) if self.is_per_frame else self._first(latents)
-        x = self.conditioned(x, conditions)
-        return each_frame(self.layers, x) if self.is_per_frame else self.layers(x)
-
-    def _first(self, latents: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b c *grid"]:
-        return self.first(channels_last(latents))
+    def upsampled(self, x: Float[Tensor, "b c *grid"]) -> Float[Tensor, "b p *size"]:
+        """Apply the layers after the first one."""
+        return self.layers(x)
 
 
 @DECODERS.register

@@ -78,15 +78,9 @@ class SEANetDecoder(ConditionedDecoder):
         layers += [Snake(width), TimeConvolution(width, out_channels, 7, causal=causal)]
         self.layers = nn.Sequential(*layers)
 
-    def forward(
-        self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None = None
-    ) -> Float[Tensor, "b p *size"]:
-        """Parameters of the likelihood; the length is that of the latents times the product of the strides.
-
-        Raises:
-            InputError: if a label or another condition is out of range or has the wrong shape.
-        """
-        return self.layers(self.conditioned(self.first(latents), conditions))
+    def upsampled(self, x: Float[Tensor, "b c *grid"]) -> Float[Tensor, "b p *size"]:
+        """Apply the layers after the first one."""
+        return self.layers(x)
 
     @property
     def receptive_field(self) -> ReceptiveField | None:

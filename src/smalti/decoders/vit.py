@@ -7,16 +7,15 @@ from typing import Literal, final
 
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from smalti.core.conditioners import Conditioner
-from smalti.core.conditions import Conditions
 from smalti.core.parts import DECODERS, Encoder, LikelihoodFamily
 from smalti.core.signals import SignalSpec
 from smalti.decoders.conditioned import ConditionedDecoder, UpsamplingConfig
 from smalti.encoders.vit import Size, dimensions, patch
 from smalti.nn.attention import GridTransformer
-from smalti.nn.blocks import CONVOLUTIONS, TRANSPOSED, each_frame, stage_strides
+from smalti.nn.blocks import CONVOLUTIONS, TRANSPOSED, stage_strides
 
 
 @final
@@ -62,7 +61,7 @@ class ViTDecoder(ConditionedDecoder):
         conditioners: Mapping[str, Conditioner] | None = None,
     ) -> None:
         width, depth, num_heads = dimensions(size, channels, layers, heads)
-        super().__init__(width, conditions, label_dropout, conditioners)
+        super().__init__(width, conditions, label_dropout, conditioners, per_frame)
         self.config = ViTDecoderConfig(
             size=size,
             channels=channels,
@@ -75,28 +74,16 @@ class ViTDecoder(ConditionedDecoder):
             label_dropout=label_dropout,
             conditioners=self.conditioners.configs(),
         )
-        self.is_per_frame = per_frame
         if per_frame:
             ndim, time_strides = 2, ()
         side = patch(stage_strides(ndim, strides, time_strides))
         self.first = CONVOLUTIONS[ndim](dim, width, 1)
-        self.transformer = GridTransformer(width, depth, num_heads)
-        self.patches = TRANSPOSED[ndim](width, out_channels, side, side)  # pyright: ignore[reportArgumentType]
+        patches = TRANSPOSED[ndim](width, out_channels, side, side)  # pyright: ignore[reportArgumentType]
+        self.layers = nn.Sequential(GridTransformer(width, depth, num_heads), patches)
 
-    def forward(
-        self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None = None
-    ) -> Float[Tensor, "b p *size"]:
-        """Parameters of the likelihood; `*size` is `*grid` times the sides of a patch.
-
-        Raises:
-            InputError: if a label or another condition is out of range or has the wrong shape.
-        """
-        x = each_frame(self.first, latents) if self.is_per_frame else self.first(latents)
-        x = self.conditioned(x, conditions)
-        return each_frame(self._signal, x) if self.is_per_frame else self._signal(x)
-
-    def _signal(self, x: Float[Tensor, "b c *grid"]) -> Float[Tensor, "b p *size"]:
-        return self.patches(self.transformer(x))
+    def upsampled(self, x: Float[Tensor, "b c *grid"]) -> Float[Tensor, "b p *size"]:
+        """Apply the layers after the first one."""
+        return self.layers(x)
 
 
 @DECODERS.register
