@@ -37,8 +37,9 @@ def test_from_training_to_a_completed_picture(
     picture = pictures / "cat" / "000.png"
     codes = tokenizer.encode(picture)
     rows, columns = codes.shape[2:]
-    mask = np.zeros((10 * rows, 7 * columns), np.uint8)
-    mask[:, : 7 * (columns // 2)] = 255
+    # Three times as wide as high, so that its middle third is what the model sees.
+    mask = np.zeros((10 * rows, 30 * columns), np.uint8)
+    mask[:, : 10 * columns + 10 * (columns // 2)] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     completing = [*words, tmp_path / "completed", "--input", picture, "--keep", tmp_path / "mask.png"]
     for _ in range(2):  # the same command again changes nothing
@@ -61,6 +62,8 @@ def test_settings_that_do_not_fit(masked: Path, pictures: Path, tmp_path: Path, 
     assert "--keep" in mistake(*words, "--input", picture)
     assert "--input" in mistake(*words, "--keep", picture)
     assert "mask.txt" in mistake(*words, "--input", picture, "--keep", text)
+    assert "nothing.png" in mistake(*words, "--input", picture, "--keep", tmp_path / "nothing.png")
+    assert "--length" in mistake(*words, "--input", picture, "--keep", picture, "--length", 4)
     assert "class" in mistake(*words, "--guidance", 2)
     learned = ["sample", masked, "--out", tmp_path / "out", "--input", picture, "--keep", picture]
     assert "kind=masked" in mistake(*learned)

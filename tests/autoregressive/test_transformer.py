@@ -10,9 +10,9 @@ from smalti.autoregressive.transformer import (
     Transformer,
     TransformerConfig,
     TransformerLayer,
-    encoded_positions,
 )
 from smalti.core.errors import InputError
+from smalti.nn.positions import encoded_positions
 
 
 def tiny_config(**changes) -> TransformerConfig:

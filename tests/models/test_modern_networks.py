@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
@@ -49,11 +50,10 @@ def config(kind: str, settings: dict[str, object] | None = None, **decoder: obje
     """A tiny VQ-VAE of these networks."""
     encoders, decoders = KINDS[kind]
     tiny = VQVAEConfig.tiny()
-    causal = {"causal": True} if (settings or {}).get("causal") else {}
     return tiny.model_copy(
         update={
             "encoder": encoders.tiny().changed(settings or {}),
-            "decoder": decoders.tiny().changed(causal | decoder),
+            "decoder": decoders.tiny().changed(decoder),
         }
     )
 
@@ -117,7 +117,7 @@ def test_a_config_of_the_part_builds_it_again(kind: str, ndim: int) -> None:
 
 @EVERY_KIND
 @torch.no_grad()
-def test_the_decoder_is_told_the_label(kind: str, ndim: int) -> None:
+def test_the_decoder_is_conditioned_on_the_label(kind: str, ndim: int) -> None:
     torch.manual_seed(0)
     model = config(kind, use_labels=True).build(SPECS[ndim], {"label": 2}).eval()
     codes = model.encode(signals(SPECS[ndim], 1))
@@ -142,8 +142,8 @@ def test_a_latent_depends_on_all_of_the_signal(kind: str) -> None:
 
 
 @torch.no_grad()
-def test_without_attention_and_normalization_over_positions_a_block_is_local() -> None:
-    """The convolutions between grids reach as far as VQGAN's: one position to the right, none to the left."""
+def test_a_strided_convolution_reaches_one_position_to_the_right() -> None:
+    """As in VQGAN: one position beyond its own to the right, and none to the left."""
     layer = StridedConvolution(1, 2, [2])
     x = torch.randn(1, 2, 12)
     for position in range(12):
@@ -167,11 +167,16 @@ def test_strides_divide_and_multiply_the_size(strides: tuple[int, ...]) -> None:
 def test_receptive_fields_of_seanet(causal: bool, strides: tuple[int, ...]) -> None:
     """They are the positions whose change reaches a latent, and the latents that reach a position."""
     torch.manual_seed(0)
-    stride, num = math.prod(strides), 40 // len(strides)
+    stride = math.prod(strides)
     encoder = SEANetEncoder(1, 3, channels=2, causal=causal, strides=strides).double().eval()
     decoder = SEANetDecoder(3, 1, channels=2, causal=causal, strides=strides[::-1]).double().eval()
+    of_encoder, of_decoder = encoder.receptive_field, decoder.receptive_field
+    assert of_encoder is not None
+    assert of_decoder is not None
+    reach = -(-max(of_encoder.before, of_encoder.after) // stride) + of_decoder.before + of_decoder.after
+    num, middle = 2 * reach + 5, reach + 2
     signal = torch.randn(1, 1, num * stride, dtype=torch.float64)
-    latents, middle = encoder(signal), num // 2
+    latents = encoder(signal)
     assert latents.shape == (1, 3, num)
     assert decoder(latents).shape == signal.shape
 
@@ -182,19 +187,13 @@ def test_receptive_fields_of_seanet(causal: bool, strides: tuple[int, ...]) -> N
         assert x.grad is not None
         return x.grad[0].abs().sum(0).nonzero().flatten().tolist()
 
-    for network, x, outputs, at, per in (
-        (encoder, signal, slice(middle, middle + 1), middle * stride, stride),
-        (decoder, latents, slice(middle * stride, (middle + 1) * stride), middle, 1),
-    ):
-        field = network.receptive_field
-        assert field is not None
-        found = reaching(network, x, outputs)
-        assert found[0] >= max(0, at - field.before)
-        assert found[-1] <= at + per - 1 + field.after
-        # Of several outputs, some may reach less far than the first and the last one.
-        assert found[0] == max(0, at - field.before)
-        assert found[-1] == min(x.shape[-1] - 1, at + per - 1 + field.after)
-        assert not causal or field.after == 0
+    seen = reaching(encoder, signal, slice(middle, middle + 1))
+    at = middle * stride
+    assert (seen[0], seen[-1]) == (at - of_encoder.before, at + stride - 1 + of_encoder.after)
+    seen = reaching(decoder, latents, slice(at, at + stride))
+    assert (seen[0], seen[-1]) == (middle - of_decoder.before, middle + of_decoder.after)
+    assert seen[0] > 0
+    assert not causal or of_encoder.after == of_decoder.after == 0
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -229,7 +228,8 @@ def test_sizes_differ_in_parameters() -> None:
         ):
             small, base, large = (parameters(build(size)) for size in ("S", "B", "L"))
             assert small * 1.5 < base < large / 1.5
-        assert ResNetEncoder(channels=RESNETS["B"][0], blocks=2).config.size == "S"
+        by_hand = ResNetEncoder(channels=RESNETS["B"][0], blocks=2)
+        assert parameters(by_hand) == parameters(ResNetEncoder(size="B"))
 
 
 @torch.no_grad()
@@ -267,3 +267,27 @@ def test_a_hierarchy_of_residual_networks() -> None:
     assert any(isinstance(part, ResNetEncoder) for part in model.modules())
     assert any(isinstance(part, ResNetDecoder) for part in model.modules())
     assert model.loss(Batch(signals(PICTURE))).total.isfinite()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_decoder_is_causal_as_its_encoder(causal: bool) -> None:
+    model = config("seanet", {"causal": causal}).build(SOUND)
+    field = model.decoder.receptive_field
+    assert field is not None
+    assert (field.after == 0) == causal
+
+
+@torch.no_grad()
+def test_positions_of_equal_patches_differ() -> None:
+    torch.manual_seed(0)
+    decoder = ViTDecoder(4, 3, channels=16, layers=1, heads=2, strides=(2,)).eval()
+    patches = decoder(torch.ones(1, 4, 3, 3))[0].unfold(1, 2, 2).unfold(2, 2, 2).movedim(0, 2).flatten(2)
+    assert len(patches.flatten(0, 1).mul(1e4).round().unique(dim=0)) == 9
+
+
+@pytest.mark.parametrize(
+    "settings", [{"time_strides": (2,), "strides": (2, 2)}, {"time_strides": (1, 2), "per_frame": True}]
+)
+def test_decoders_with_settings_that_contradict_each_other(settings: dict) -> None:
+    with pytest.raises(ValidationError, match="time_strides"):
+        ResNetDecoderConfig(**settings)

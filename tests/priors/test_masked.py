@@ -236,3 +236,37 @@ def test_ids_become_unspecified_and_vectors_stay() -> None:
     assert both["label"].data.tolist() == [1, 2, -1, -1]
     assert torch.equal(both["voice"].data, torch.cat([vectors.data, vectors.data]))
     assert Conditions(label=torch.tensor([1, 2])).unspecified()["label"].data.tolist() == [-1, -1]
+
+
+def test_it_knows_where_codes_belong() -> None:
+    """Before any code is visible, all inputs are equal: only added positions tell places apart."""
+    torch.manual_seed(0)
+    made = MaskedPrior(4, 1, (4, 4), channels=32, layers=2, heads=2, rounds=4)
+    optimizer = torch.optim.Adam(made.parameters(), 3e-3)
+    codes = torch.arange(4).view(1, 1, 4, 1).expand(32, 1, 4, 4).contiguous()
+    for _ in range(120):
+        optimizer.zero_grad()
+        made.loss(Batch(codes)).total.backward()
+        optimizer.step()
+    assert (made.sample(32, generator=seeded()) == codes).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 3, 3), (1, 1, 4, 4), (2, 1, 4)])
+def test_masks_of_another_shape(shape: tuple[int, ...]) -> None:
+    codes = torch.zeros(2, 1, 4, 4, dtype=torch.int64)
+    with pytest.raises(InputError, match="same shape"):
+        prior().inpaint(codes, torch.ones(shape, dtype=torch.bool))
+    with pytest.raises(InputError, match="same shape"):
+        prior().inpaint(codes, torch.ones_like(codes))
+
+
+def test_validation_does_not_depend_on_the_number_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, codes = prior(), torch.randint(5, (6, 1, 4, 4), generator=seeded())
+
+    def loss() -> float:
+        torch.manual_seed(0)
+        return made.loss(Batch(codes)).total.item()
+
+    alone = loss()
+    monkeypatch.setattr("smalti.nn.collectives.rank_and_world", lambda: (0, 4))
+    assert loss() == alone

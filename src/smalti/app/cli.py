@@ -157,7 +157,7 @@ def sample(
     ] = None,
     guidance: Annotated[
         float,
-        typer.Option("--guidance", min=0, help="Weight of the class: 1 is none, 2 or 3 follow it closely."),
+        typer.Option("--guidance", min=0, help="1 disables guidance; 2 or 3 follow the class more closely."),
     ] = 1.0,
     picture: Annotated[
         Path | None, typer.Option("--input", metavar="FILE", help="With --keep: the picture to complete.")

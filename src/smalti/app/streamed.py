@@ -102,7 +102,9 @@ class StreamedData:
         names += ["label"] if item.label is not None and not self.classes else []
         names += ["actions"] if item.actions is not None else []
         listed = ", ".join(readable(name) for name in names)
-        return [f"Not streamed, since only classes by folder are: {listed}."] if names else []
+        return (
+            [f"Streamed training uses only classes given by folders; it ignores: {listed}."] if names else []
+        )
 
     def beginning(self, modality: Modality) -> Iterator[np.ndarray]:
         """Decode the first items of a buffer, from which settings are measured."""

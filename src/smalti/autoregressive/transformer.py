@@ -22,13 +22,11 @@ from smalti.core.conditions import Conditions, id_sizes
 from smalti.core.errors import InputError
 from smalti.core.priors import NETWORKS, AutoregressiveNetwork, NetworkConfig, SamplingKernel
 from smalti.kernels.compiled import compiled_module
+from smalti.nn.positions import encoded_positions
 from smalti.nn.symbols import check_codes, check_counts, check_turn, hide_labels, label_indices
 
 INITIAL_STD = 0.02
 """Standard deviation of the initial weights."""
-LONGEST_WAVE = 100
-"""Ratio of the highest to the lowest frequency of the position encoding: about half a turn in 314 positions.
-The 10,000 that is usual for text would leave most channels nearly constant on the short axes of a grid."""
 WORTH_COMPILING = 64
 """Minimum number of symbols in a grid for compiled sampling; compiling takes ten seconds, once per
 machine."""
@@ -81,25 +79,6 @@ class TransformerConfig(ConditionedConfig, NetworkConfig):
         """Build the untrained network; see `Transformer`."""
         settings = {**self.settings(), "conditioners": self.build_conditioners(self.channels)}
         return Transformer(num_codes, num_codebooks, conditions, **settings)
-
-
-def sinusoids(length: int, channels: int) -> Float[Tensor, "n c"]:
-    """Sines, then cosines, of the coordinates 0 to length - 1 at frequencies 1 to 1/`LONGEST_WAVE`."""
-    pairs = (channels + 1) // 2
-    frequencies = LONGEST_WAVE ** (-torch.arange(pairs) / pairs)
-    angles = torch.arange(length).unsqueeze(1) * frequencies
-    return torch.cat([angles.sin(), angles.cos()], 1)[:, :channels]
-
-
-def encoded_positions(grid: Sequence[int], channels: int) -> Float[Tensor, "p c"]:
-    """Encoding of each position of a grid, in row-major order: the channels are divided among the axes."""
-    axes = len(grid)
-    encodings = []
-    for axis, size in enumerate(grid):
-        share = channels // axes + (axis < channels % axes)
-        along = [size if other == axis else 1 for other in range(axes)]
-        encodings.append(sinusoids(size, share).view(*along, share).expand(*grid, share))
-    return torch.cat(encodings, -1).flatten(0, -2)
 
 
 class TransformerLayer(nn.Module):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from smalti.core.coders import SymbolCoder
@@ -222,30 +223,32 @@ class Prior(nn.Module, ABC):
 
     def inpaint(
         self,
-        codes: Int64[Tensor, "b g *grid"],
-        keep: Bool[Tensor, "b g *grid"],
+        codes: Tensor,
+        keep: Tensor,
         conditions: Conditions = NO_CONDITIONS,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
         generator: torch.Generator | None = None,
         guidance: float = 1.0,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
         """Draw some of the codes of grids given the others; by default, a prior cannot.
 
         Args:
-            codes: of any value where they are drawn.
-            keep: True for the codes that stay.
+            codes: int64 `(B, G, *grid)`, of any value where they are drawn.
+            keep: bool `(B, G, *grid)`, True for the codes that stay.
             conditions, temperature, top_k, top_p, generator: as in `sample`.
             guidance: weight w of classifier-free guidance: codes are drawn from the logits
                 l(none) + w (l(conditions) - l(none)). 1 is no guidance; only id conditions are guided.
+            progress: called with (codes drawn, total codes).
 
         Raises:
             InputError: if the prior cannot, or settings are out of range.
         """
         raise InputError(
-            f"expected a prior that draws any part of a grid, received {self.name!r}, which draws codes in a "
-            "fixed order: train a masked one, with kind=masked"
+            f"expected a prior that draws any part of a grid given the rest, received {self.name!r}, which "
+            "does not: train a masked one, with kind=masked"
         )
 
 
@@ -255,12 +258,12 @@ def check_guidance(guidance: float, conditions: Conditions, network: nn.Module) 
     Args:
         guidance: the weight; 1 for none.
         conditions: of the draws.
-        network: with a `config`, which may have a `label_dropout`.
+        network: whose parts may have a `config` with the share of the conditions that training hides.
 
     Raises:
         InputError: if it is no number of at least 0, no id is given, or training never hid labels.
     """
-    if isinstance(guidance, bool) or not isinstance(guidance, int | float) or not 0 <= guidance < math.inf:
+    if isinstance(guidance, bool) or not isinstance(guidance, Real) or not 0 <= guidance < math.inf:
         raise InputError(f"expected a guidance of at least 0, received {guidance!r}: pass a number such as 2")
     if guidance == 1:
         return 1.0
@@ -269,9 +272,15 @@ def check_guidance(guidance: float, conditions: Conditions, network: nn.Module) 
             f"expected a class or another id condition for a guidance of {guidance:g}, received none: pass a "
             "class, or leave the guidance out"
         )
-    if getattr(getattr(network, "config", None), "label_dropout", 1) == 0:
+    hidden = [
+        getattr(part.config, name)
+        for part in network.modules()
+        for name in ("label_dropout", "action_dropout", "dropout")
+        if hasattr(getattr(part, "config", None), name) and (name != "dropout" or hasattr(part, "num_ids"))
+    ]
+    if hidden and not any(hidden):
         raise InputError(
-            "expected a prior whose training hid some labels for guidance, received one with "
+            "expected a prior whose training hid some conditions for guidance, received one with "
             "label_dropout=0: train it with a label_dropout such as 0.1, or leave the guidance out"
         )
     return float(guidance)

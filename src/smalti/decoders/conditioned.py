@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from smalti.core.conditioners import ConditionedConfig, Conditioner, Conditioners
@@ -20,9 +20,8 @@ from smalti.nn.symbols import hide_labels, label_indices
 class ConditionedDecoder(Decoder):
     """A decoder whose activations on the latents' grid are conditioned on a label and by conditioners.
 
-    A subclass sets `first`, the layer that computes these activations.
-
     Args:
+        first: the layer that computes these activations from latents.
         channels: of these activations.
         conditions: number of ids of each id condition of the data, by name; the decoder embeds `label` (for
             example the speaker), so that codes need not represent it.
@@ -32,10 +31,9 @@ class ConditionedDecoder(Decoder):
         per_frame: whether each frame of a clip is decoded separately, as an image.
     """
 
-    first: nn.Module
-
     def __init__(
         self,
+        first: nn.Module,
         channels: int,
         conditions: Mapping[str, int] | None = None,
         label_dropout: float = 0.1,
@@ -47,6 +45,7 @@ class ConditionedDecoder(Decoder):
         self.condition_sizes = sizes = id_sizes(conditions, "label")
         self.conditioners = Conditioners(conditioners)
         self.label_dropout = label_dropout
+        self.first = first
         self.label = nn.Embedding(sizes["label"] + 1, channels) if sizes else None
 
     @abstractmethod
@@ -102,6 +101,17 @@ class UpsamplingConfig(ConditionedConfig, DecoderConfig):
     per_frame: bool | None = None
     use_labels: bool = False
     label_dropout: float = Field(default=0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_for_each_stage(self) -> UpsamplingConfig:
+        if self.time_strides and self.per_frame:
+            raise ValueError("expected no time_strides together with per_frame; leave one of them out")
+        if self.time_strides and self.strides and len(self.time_strides) != len(self.strides):
+            raise ValueError(
+                f"expected as many time_strides as strides, {len(self.strides)}; received "
+                f"{len(self.time_strides)}"
+            )
+        return self
 
     def resolved(self, encoder: Encoder, conditions: Mapping[str, int] | None) -> dict[str, Any]:
         """Arguments of the decoder that follow from its encoder and the data.

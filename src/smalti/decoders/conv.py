@@ -73,7 +73,9 @@ class ConvDecoder(ConditionedDecoder):
         per_frame: bool = False,
         conditioners: Mapping[str, Conditioner] | None = None,
     ) -> None:
-        super().__init__(channels, conditions, label_dropout, conditioners, per_frame)
+        conv = CONVOLUTIONS[2 if per_frame else ndim]
+        first = conv(dim, channels, 3, padding=1)
+        super().__init__(first, channels, conditions, label_dropout, conditioners, per_frame)
         self.config = ConvDecoderConfig(
             channels=channels,
             residual_channels=residual_channels,
@@ -89,8 +91,6 @@ class ConvDecoder(ConditionedDecoder):
         )
         if per_frame:
             ndim, time_strides = 2, ()
-        conv = CONVOLUTIONS[ndim]
-        self.first = conv(dim, channels, 3, padding=1)
         activation = ACTIVATIONS[norm]
         layers: list[nn.Module] = [
             BLOCKS[norm](ndim, channels, residual_channels) for _ in range(residual_blocks)

@@ -62,7 +62,8 @@ class ResNetDecoder(ConditionedDecoder):
         conditioners: Mapping[str, Conditioner] | None = None,
     ) -> None:
         wide = widths(channels or SIZES[size][0], multipliers, len(strides))
-        super().__init__(wide[-1], conditions, label_dropout, conditioners, per_frame)
+        first = CONVOLUTIONS[2 if per_frame else ndim](dim, wide[-1], 3, padding=1)
+        super().__init__(first, wide[-1], conditions, label_dropout, conditioners, per_frame)
         self.config = ResNetDecoderConfig(
             size=size,
             channels=channels,
@@ -81,7 +82,6 @@ class ResNetDecoder(ConditionedDecoder):
         stages = stage_strides(ndim, strides, time_strides)
         num_blocks = SIZES[size][1] + 1 if blocks is None else blocks
         width = wide[-1]
-        self.first = CONVOLUTIONS[ndim](dim, width, 3, padding=1)
         layers = middle(ndim, width, attention)
         for stage, narrower in enumerate(reversed(wide)):
             for _ in range(num_blocks):

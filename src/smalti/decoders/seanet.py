@@ -59,7 +59,8 @@ class SEANetDecoder(ConditionedDecoder):
         conditioners: Mapping[str, Conditioner] | None = None,
     ) -> None:
         width = (channels or SIZES[size]) << len(strides)
-        super().__init__(width, conditions, label_dropout, conditioners)
+        first = TimeConvolution(dim, width, 7, causal=causal)
+        super().__init__(first, width, conditions, label_dropout, conditioners)
         self.config = SEANetDecoderConfig(
             size=size,
             channels=channels,
@@ -69,7 +70,6 @@ class SEANetDecoder(ConditionedDecoder):
             label_dropout=label_dropout,
             conditioners=self.conditioners.configs(),
         )
-        self.first = TimeConvolution(dim, width, 7, causal=causal)
         layers: list[nn.Module] = []
         for stride in strides:
             layers += [Snake(width), TimeUpsampling(width, width // 2, stride, causal)]
@@ -100,12 +100,16 @@ class SEANetDecoder(ConditionedDecoder):
 
 @DECODERS.register
 class SEANetDecoderConfig(UpsamplingConfig):
-    """Settings of a `SEANetDecoder`."""
+    """Settings of a `SEANetDecoder`.
+
+    Attributes:
+        causal: None for that of a `SEANetEncoder`, and False after any other encoder.
+    """
 
     kind: Literal["seanet"] = "seanet"
     size: Size = "S"
     channels: int | None = Field(default=None, ge=1)
-    causal: bool = False
+    causal: bool | None = None
 
     @classmethod
     def tiny(cls) -> SEANetDecoderConfig:
@@ -125,11 +129,12 @@ class SEANetDecoderConfig(UpsamplingConfig):
         Raises:
             InputError: if the signal has more than one axis.
         """
-        if signal.ndim != 1:
+        if signal.ndim != 1 or self.time_strides or self.per_frame:
             raise InputError(
-                f"expected signals with one axis for a decoder of kind seanet, received signals of "
-                f"{signal.ndim} axes: use kind=resnet or kind=conv"
+                f"expected signals with one axis, and neither time_strides nor per_frame, for a decoder of "
+                f"kind seanet, received signals of {signal.ndim} axes: use kind=resnet or kind=conv"
             )
+        causal = bool(getattr(encoder, "causal", False)) if self.causal is None else self.causal
         settings = self.resolved(encoder, conditions)
         strides = settings["strides"]
         decoder = SEANetDecoder(
@@ -137,7 +142,7 @@ class SEANetDecoderConfig(UpsamplingConfig):
             likelihood.num_parameters,
             size=self.size,
             channels=self.channels,
-            causal=self.causal,
+            causal=causal,
             strides=strides,
             conditions=settings["conditions"],
             label_dropout=self.label_dropout,

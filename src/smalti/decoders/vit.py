@@ -31,7 +31,7 @@ class ViTDecoder(ConditionedDecoder):
         size: "S", "B" or "L": channels (256, 512, 768) and layers (4, 8, 12).
         channels: of every layer; None for those of the size.
         layers: transformer blocks; None for those of the size.
-        heads: of the attention; None for one for 64 channels each.
+        heads: of the attention; None for one head per 64 channels.
         strides: their product is the side of a patch.
         conditions: number of ids of each id condition of the data, by name; the decoder embeds `label`.
         label_dropout: share of the labels that training hides, so that items without a label can be decoded.
@@ -61,7 +61,8 @@ class ViTDecoder(ConditionedDecoder):
         conditioners: Mapping[str, Conditioner] | None = None,
     ) -> None:
         width, depth, num_heads = dimensions(size, channels, layers, heads)
-        super().__init__(width, conditions, label_dropout, conditioners, per_frame)
+        first = CONVOLUTIONS[2 if per_frame else ndim](dim, width, 1)
+        super().__init__(first, width, conditions, label_dropout, conditioners, per_frame)
         self.config = ViTDecoderConfig(
             size=size,
             channels=channels,
@@ -77,7 +78,6 @@ class ViTDecoder(ConditionedDecoder):
         if per_frame:
             ndim, time_strides = 2, ()
         side = patch(stage_strides(ndim, strides, time_strides))
-        self.first = CONVOLUTIONS[ndim](dim, width, 1)
         patches = TRANSPOSED[ndim](width, out_channels, side, side)  # pyright: ignore[reportArgumentType]
         self.layers = nn.Sequential(GridTransformer(width, depth, num_heads), patches)
 

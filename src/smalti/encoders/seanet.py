@@ -53,7 +53,7 @@ class SEANetEncoder(StridedEncoder):
     ) -> None:
         config = SEANetEncoderConfig(size=size, channels=channels, causal=causal, strides=tuple(strides))
         super().__init__(1, strides)
-        self.config = config
+        self.config, self.causal = config, causal
         width = channels or SIZES[size]
         layers: list[nn.Module] = [TimeConvolution(in_channels, width, 7, causal=causal)]
         for stride in self.strides:

@@ -55,7 +55,7 @@ class ViTEncoder(StridedEncoder):
         size: "S", "B" or "L": channels (256, 512, 768) and layers (4, 8, 12).
         channels: of every layer; None for those of the size.
         layers: transformer blocks; None for those of the size.
-        heads: of the attention; None for one for 64 channels each.
+        heads: of the attention; None for one head per 64 channels.
         strides: their product is the side of a patch.
         time_strides: for clips, the same for the frames of a patch; () applies `strides` to time too.
         per_frame: for clips, encode each frame separately, as an image.

@@ -10,8 +10,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from smalti.core.errors import InputError
+from smalti.nn.positions import encoded_positions
+
 BASE = 100.0
-"""Of the wavelengths of rotary positions: grids have tens of positions along an axis, not thousands."""
+"""Ratio of the longest wavelength of rotary positions to the shortest one."""
+POSITION_SCALE = 0.02
+"""Initial scale of the encoded positions that are added to the activations."""
 
 
 def rotary_angles(
@@ -26,8 +31,16 @@ def rotary_angles(
         grid: sides of the grid.
         head_dim: channels of a head, even; the result has half as many columns.
         device: of the result.
+
+    Raises:
+        InputError: if there are fewer pairs than axes.
     """
     pairs = head_dim // 2
+    if pairs < len(grid):
+        raise InputError(
+            f"expected heads of at least {2 * len(grid)} channels for grids with {len(grid)} axes, received "
+            f"{head_dim}: set fewer heads, or more channels"
+        )
     numbers = [pairs // len(grid) + (axis < pairs % len(grid)) for axis in range(len(grid))]
     columns: list[Tensor] = []
     for axis, (side, number) in enumerate(zip(grid, numbers, strict=True)):
@@ -40,8 +53,8 @@ def rotary_angles(
 
 
 def rotate(x: Float[Tensor, "b heads n d"], angles: Float[Tensor, "n h"]) -> Float[Tensor, "b heads n d"]:
-    """Rotate the pairs of channels `(i, i + d/2)` of queries or keys."""
-    cosine, sine = angles.cos(), angles.sin()
+    """Rotate the pairs of channels `(i, i + d/2)` of queries or keys, by angles in float32."""
+    cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x.chunk(2, -1)
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], -1)
 
@@ -91,6 +104,9 @@ class TransformerBlock(nn.Module):
 class GridTransformer(nn.Module):
     """Transformer blocks over activations `(B, C, *grid)` of any size, and a last normalization.
 
+    Encoded positions are added to the activations, and queries and keys are rotated: without the first,
+    equal activations everywhere would stay equal.
+
     Args:
         channels: channels of the input and the output.
         layers: number of blocks.
@@ -99,7 +115,8 @@ class GridTransformer(nn.Module):
 
     def __init__(self, channels: int, layers: int, heads: int) -> None:
         super().__init__()
-        self.head_dim = channels // heads
+        self.channels, self.head_dim = channels, channels // heads
+        self.position_scale = nn.Parameter(torch.full((channels,), POSITION_SCALE))
         self.blocks = nn.ModuleList(TransformerBlock(channels, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(channels)
 
@@ -114,8 +131,9 @@ class GridTransformer(nn.Module):
         """
         grid = x.shape[2:]
         attended = None if is_inside is None else is_inside.flatten(1)[:, None, None]
-        angles = rotary_angles(grid, self.head_dim, x.device).to(x.dtype)
-        positions = x.flatten(2).transpose(1, 2)
+        angles = rotary_angles(grid, self.head_dim, x.device)
+        places = encoded_positions(grid, self.channels).to(self.position_scale)
+        positions = x.flatten(2).transpose(1, 2) + places * self.position_scale
         for block in self.blocks:
             positions = block(positions, angles, attended)
         return self.norm(positions).transpose(1, 2).unflatten(2, grid)

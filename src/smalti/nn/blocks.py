@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 Stride = Annotated[int, Field(ge=1)]
-"""Of a stage, in a config."""
+"""Stride of a stage, in a config."""
 FRAMES_AT_ONCE = 256
 """Maximum number of frames in one pass through a network, which bounds the memory for long clips."""
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from smalti.core.errors import InputError
 from smalti.nn.blocks import CONVOLUTIONS, num_groups
 
 MOST_GROUPS = 32
@@ -19,8 +20,8 @@ EPS = 1e-6
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalization with 32 groups, or the largest smaller number that divides the channels."""
-    return nn.GroupNorm(num_groups(channels, MOST_GROUPS), channels, eps=EPS)
+    """Group normalization with up to 32 groups, as many as divide the channels, of four channels or more."""
+    return nn.GroupNorm(num_groups(channels, min(MOST_GROUPS, max(1, channels // 4))), channels, eps=EPS)
 
 
 @final
@@ -135,6 +136,12 @@ def head(ndim: int, channels: int, out_channels: int) -> list[nn.Module]:
 
 
 def widths(channels: int, multipliers: Sequence[int], num_stages: int) -> list[int]:
-    """Channels at each resolution, the finest first; the last multiplier stands for all further ones."""
+    """Channels at each resolution, the finest first; the last multiplier stands for all further ones.
+
+    Raises:
+        InputError: if there are no multipliers.
+    """
+    if not multipliers:
+        raise InputError("expected at least one multiplier of the channels, received none: pass (1, 2, 4)")
     given = [*multipliers, *[multipliers[-1]] * num_stages]
     return [channels * multiplier for multiplier in given[: num_stages + 1]]

@@ -33,7 +33,7 @@ from smalti.core.results import Loss
 from smalti.core.units import bits_per_dim
 from smalti.nn.attention import GridTransformer
 from smalti.nn.collectives import mean_over_ranks, rand_over_ranks
-from smalti.nn.symbols import check_codes, check_counts, hide_labels, label_indices
+from smalti.nn.symbols import check_code_type, check_codes, check_counts, hide_labels, label_indices
 from smalti.priors.base import PRIORS, PriorConfig
 from smalti.priors.uniform import NO_CONDITIONS
 
@@ -57,7 +57,7 @@ class MaskedPrior(TrainablePrior, Pretrained):
         conditions: number of ids of each id condition of the data, by name; the prior embeds `label`.
         channels: channels of every layer.
         layers: number of transformer blocks.
-        heads: of the attention; None for one for 64 channels each.
+        heads: of the attention; None for one head per 64 channels.
         rounds: passes of the network for a grid, T.
         certainty_noise: scale of Gumbel noise that is added to ln p of the drawn codes before the most
             certain are chosen, falling to 0 in the last round; without noise, grids are less diverse.
@@ -191,10 +191,12 @@ class MaskedPrior(TrainablePrior, Pretrained):
         counted = torch.ones_like(codes, dtype=torch.bool)
         if batch.lengths is not None:
             counted = _within(batch.lengths, codes.shape).expand_as(codes)
-        share = torch.cos(rand_over_ranks((len(codes),), codes.device) * (math.pi / 2))
+        # Only one rank validates.
+        rand = rand_over_ranks if self.training else _rand
+        share = torch.cos(rand((len(codes),), codes.device) * (math.pi / 2))
         number = (share * counted.flatten(1).sum(1)).ceil().long().clamp(min=1)
         # Padding comes last, so that it is never among the codes that are hidden.
-        order = rand_over_ranks(codes.shape, codes.device).masked_fill(~counted, 2).flatten(1).argsort(1)
+        order = rand(codes.shape, codes.device).masked_fill(~counted, 2).flatten(1).argsort(1)
         hidden = (order.argsort(1) < number.unsqueeze(1)).view(codes.shape)
         logits = self.logits(codes, hidden, batch.conditions or NO_CONDITIONS, batch.lengths)
         nats = F.cross_entropy(logits[hidden], codes[hidden], reduction="sum")
@@ -242,24 +244,21 @@ class MaskedPrior(TrainablePrior, Pretrained):
                     f"{tuple(given.shape)}: pass (B, G, first, *others) with fewer positions than the grid"
                 )
             codes[:, :, : given.shape[2]], kept[:, :, : given.shape[2]] = given, True
-        return self.inpaint(
-            codes, kept, conditions, temperature, top_k, top_p, generator, guidance, progress=progress
-        )
+        return self.inpaint(codes, kept, conditions, temperature, top_k, top_p, generator, guidance, progress)
 
     sample_grids = sample
 
     @torch.no_grad()
     def inpaint(
         self,
-        codes: Int64[Tensor, "b g *grid"],
-        keep: Bool[Tensor, "b g *grid"],
+        codes: Tensor,
+        keep: Tensor,
         conditions: Conditions = NO_CONDITIONS,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
         generator: torch.Generator | None = None,
         guidance: float = 1.0,
-        *,
         progress: Callable[[int, int], None] | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
         """Draw the codes that are not kept; see `Prior.inpaint`.
@@ -272,6 +271,14 @@ class MaskedPrior(TrainablePrior, Pretrained):
                 "expected no class for a prior without classes, received labels: leave --class out"
             )
         check_given_conditions(conditions, self)
+        check_code_type(codes)
+        is_mask = isinstance(keep, Tensor) and keep.dtype == torch.bool and keep.shape == codes.shape
+        if not is_mask or not codes.numel() or codes.ndim != 2 + len(self.grid):
+            given = f"{getattr(keep, 'dtype', type(keep).__name__)} {tuple(getattr(keep, 'shape', ()))}"
+            raise InputError(
+                f"expected codes (B, G, *grid) of {len(self.grid)} axes and a bool tensor of the same shape, "
+                f"received codes of shape {tuple(codes.shape)} and {given}: pass what is kept of each code"
+            )
         check_draws(temperature, top_k, top_p)
         guidance = check_guidance(guidance, conditions, self)
         was_training = self.training
@@ -317,9 +324,14 @@ def _most_certain(
     certainty: Float[Tensor, "b g *grid"], hidden: Bool[Tensor, "b g *grid"], left: Int64[Tensor, " b"]
 ) -> Bool[Tensor, "b g *grid"]:
     """True for the most certain of the hidden codes of each item, all but `left` of them, at least one."""
-    ranks = certainty.masked_fill(~hidden, -math.inf).flatten(1).argsort(1, descending=True).argsort(1)
+    ranks = certainty.masked_fill(~hidden, -math.inf).flatten(1)
+    ranks = ranks.argsort(dim=1, descending=True, stable=True).argsort(1)
     number = (hidden.flatten(1).sum(1) - left).clamp(min=1).unsqueeze(1)
     return hidden & (ranks < number).view(hidden.shape)
+
+
+def _rand(shape: Sequence[int], device: torch.device) -> Float[Tensor, ...]:
+    return torch.rand(*shape, device=device)
 
 
 def _gumbel(shape: Sequence[int], generator: torch.Generator | None) -> Float[Tensor, ...]:

@@ -336,11 +336,26 @@ def _restore(
         for name, tensor in under(f"optimizer.{phase}.").items():
             index, slot = name.split(".", 1)
             slots.setdefault(int(index), {})[slot] = tensor
+        _check_slots(optimizer, slots, directory)
         optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     if engine.is_main:  # the only rank that validates and saves
         best.restore(state.tensors)
         directory.truncate_metrics(state.metrics_bytes)
     return state.step
+
+
+def _check_slots(
+    optimizer: torch.optim.Optimizer, slots: Mapping[int, Mapping[str, Tensor]], directory: RunDirectory
+) -> None:
+    """Compare shapes: a fused optimizer would read beyond the state of another parameter."""
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    for index, own in slots.items():
+        shape = parameters[index].shape if index < len(parameters) else None
+        if any(value.ndim and value.shape != shape for value in own.values()):
+            raise InputError(
+                f"expected the state of an optimizer of this model in {directory.path}, received one whose "
+                "parameters have another order or size: train again with another --out"
+            )
 
 
 @contextmanager

@@ -18,14 +18,16 @@ from smalti.core.errors import InputError
 from smalti.core.precision import full_precision
 from smalti.data.codes import read_codes
 from smalti.data.manifest import checksum
-from smalti.priors.draws import draw_in_batches
+from smalti.data.sources.base import UnreadableItem
+from smalti.modalities.image.modality import ImageModality
+from smalti.priors.draws import Progress, draw_in_batches
 from smalti.stored_priors import LEARNED
 from smalti.tokenizer import Tokenizer, load
 
 BATCH = 64
 """Items decoded per batch; for decoders that sample, it affects the results of a seed."""
 BRIGHT = 128
-"""Least grey level, of 255, of what a mask keeps."""
+"""Grey level (0 to 255) from which a code is kept."""
 
 
 def sample(
@@ -58,6 +60,11 @@ def sample(
     """
     if num < 1:
         raise InputError(f"expected --num of at least 1, received {num}")
+    for given in (picture, keep):
+        if given is not None and not given.is_file():
+            raise InputError(f"expected a picture, found no file {given}: correct the name")
+    if keep is not None and length is not None:
+        raise InputError(f"expected no --length together with --keep, received {length}: leave it out")
     if (picture is None) != (keep is None):
         raise InputError(
             "expected --input FILE together with --keep MASK, received one of them: add the other"
@@ -86,7 +93,7 @@ def sample(
         with counting("Sampling", quiet) as count:
             if picture is not None and keep is not None:
                 kept = kept_codes(tokenizer, picture, keep)
-                codes = inpainted(tokenizer, prior, num, class_name, kept, guidance, **settings)
+                codes = inpainted(tokenizer, prior, num, class_name, kept, guidance, count, **settings)
             else:
                 settings |= {"prior": prior, "progress": count, "length": length, "guidance": guidance}
                 codes = tokenizer.sample_codes(num, class_name, **settings)
@@ -116,25 +123,33 @@ def kept_codes(tokenizer: Tokenizer, picture: Path, mask: Path) -> tuple[Tensor,
     Args:
         tokenizer: of pictures.
         picture: file of a picture.
-        mask: file of a picture of any size: where its mean over the pixels of a code is at least half of
-            white, the code is kept.
+        mask: file of a picture of the same shape, in any size: where its mean over the pixels of a code is at
+            least half of white, the code is kept.
 
     Raises:
-        InputError: if a file cannot be read, or the model is none of pictures.
+        InputError: if a file cannot be read, or the model is none of pictures with a code at each position.
     """
     if tokenizer.modality.spec.ndim != 2 or tokenizer.modality.spec.has_time:
         raise InputError(
             f"expected a model of pictures for --keep, received one of {tokenizer.modality.plural_name}: use "
             "Prior.inpaint in Python, or leave --keep out"
         )
+    model, modality = tokenizer.autoencoder, tokenizer.modality
+    if not (isinstance(modality, ImageModality) and getattr(model.quantizer, "is_per_position", False)):
+        raise InputError(
+            f"expected a model with a code at each position of pictures for --keep, received {model.title} "
+            f"of {modality.plural_name}: use Prior.inpaint in Python, or leave --keep out"
+        )
     codes = tokenizer.encode(picture)
+    # Scaled and cropped as the model's pictures are.
+    settings = {"channels": 1, "background": "black", "range": "full"}
     try:
-        with Image.open(mask) as opened:
-            grey = opened.convert("L").resize(codes.shape[:1:-1], Image.Resampling.BOX)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        read = modality.config.model_copy(update=settings).read(mask, modality.fit)
+    except UnreadableItem as error:
         raise InputError(
             f"expected a picture as the mask --keep, received {mask} ({error}): pass a file such as a PNG"
         ) from None
+    grey = Image.fromarray(read[0]).resize(codes.shape[:1:-1], Image.Resampling.BOX)
     keep = torch.from_numpy(np.asarray(grey) >= BRIGHT)
     return codes, keep.expand_as(codes)
 
@@ -146,6 +161,7 @@ def inpainted(
     class_name: str | None,
     kept: tuple[Tensor, Tensor],
     guidance: float,
+    progress: Progress,
     seed: int,
     **settings: Any,
 ) -> Tensor:
@@ -155,9 +171,10 @@ def inpainted(
     codes, keep = (each.to(tokenizer.device) for each in kept)
 
     @full_precision(chosen)
-    def draw(items: slice, generator: torch.Generator, progress: object) -> Tensor:
+    def draw(items: slice, generator: torch.Generator, progress: Progress | None) -> Tensor:
         size, own = items.stop - items.start, conditions.part(items)
         grids, kept = (each.expand(size, *each.shape[1:]) for each in (codes, keep))
-        return chosen.inpaint(grids, kept, own, generator=generator, guidance=guidance, **settings)
+        settings_of_draw = {"generator": generator, "guidance": guidance, "progress": progress}
+        return chosen.inpaint(grids, kept, own, **settings_of_draw, **settings)
 
-    return draw_in_batches(draw, num, BATCH, seed, None)
+    return draw_in_batches(draw, num, BATCH, seed, progress)

@@ -158,7 +158,7 @@ def _train_streamed(
     training = streamed.training(modality.for_training(), model, engine.device)
     if engine.is_main:
         for text in streamed.left_out():
-            note(text, quiet)
+            note(text)
         origin = _origin(run, source, data) | identity
         run.write_config(_description(recipe, data, origin, streamed, begun_with))
     nothing = np.arange(0)
