@@ -19,6 +19,7 @@ from smalti.models.masked import MaskedPrediction, MaskedPredictionConfig
 from smalti.models.vqvae import VQVAEConfig
 from smalti.nn import collectives
 from smalti.priors.autoregressive import LearnedPrior
+from smalti.priors.masked import MaskedPrior
 from smalti.quantizers.bsq import BSQConfig
 from smalti.quantizers.codebooks.gradient import GradientCodebookConfig
 from smalti.quantizers.estimators.nsvq import NSVQConfig
@@ -92,17 +93,24 @@ def with_missing_values() -> Trained:
     return Trained(whole.build, batch)
 
 
+def codes(step: int) -> Batch:
+    """Codes of one axis, with classes; the items of the first rank are shorter."""
+    generator = torch.Generator().manual_seed(step)
+    data = torch.randint(5, (NUM, 2, 6), generator=generator)
+    labels = torch.randint(3, (NUM,), generator=generator)
+    return Batch(data, Conditions(label=labels), lengths=torch.tensor([1, 2, 3, 2, 6, 5, 6, 6]))
+
+
 def prior() -> Trained:
-    """A prior over codes of one axis, with classes; the items of the first rank are shorter."""
-
-    def batch(step: int) -> Batch:
-        generator = torch.Generator().manual_seed(step)
-        codes = torch.randint(5, (NUM, 2, 6), generator=generator)
-        labels = torch.randint(3, (NUM,), generator=generator)
-        return Batch(codes, Conditions(label=labels), lengths=torch.tensor([1, 2, 3, 2, 6, 5, 6, 6]))
-
+    """An autoregressive prior."""
     config = TransformerConfig.tiny().model_copy(update={"label_dropout": 0.5})
-    return Trained(lambda: LearnedPrior(config.build(5, 2, {"label": 3}), (6,)), batch)
+    return Trained(lambda: LearnedPrior(config.build(5, 2, {"label": 3}), (6,)), codes)
+
+
+def masked_prior() -> Trained:
+    """A masked prior, which draws what it hides."""
+    sizes = {"channels": 16, "layers": 1, "heads": 2, "label_dropout": 0.5}
+    return Trained(lambda: MaskedPrior(5, 2, (6,), {"label": 3}, **sizes), codes)
 
 
 def masked() -> Trained:
@@ -150,6 +158,7 @@ CASES: dict[str, Trained] = {
     "vqvae-ibq": vqvae(quantizer=IBQConfig(dim=4, num_codes=8, entropy_weight=2.0, entropy_temperature=0.3)),
     "vqvae-missing": with_missing_values(),
     "prior": prior(),
+    "masked-prior": masked_prior(),
     "masked": masked(),
 }
 
