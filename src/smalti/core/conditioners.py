@@ -171,6 +171,19 @@ def undescribed_conditioners(module: nn.Module) -> list[str]:
     return found
 
 
+def check_described(module: nn.Module) -> None:
+    """Check that a module can be saved: that its config describes its conditioners.
+
+    Raises:
+        InputError: if it does not.
+    """
+    if names := undescribed_conditioners(module):
+        raise InputError(
+            f"expected conditioners with a registered config, received one of {names[0]!r} without: save "
+            "the state_dict() yourself, or register a config of that class and keep it as its `config`"
+        )
+
+
 def check_data_conditions(module: nn.Module, available: Collection[str]) -> None:
     """Check that data has every condition that the conditioners of a model read.
 
@@ -226,6 +239,17 @@ def check_given_conditions(given: Collection[str], *modules: nn.Module) -> None:
             f"expected conditions that the model reads ({_listed(known)}), received {unknown[0]!r}: leave it "
             "out, or correct the name"
         )
+
+
+def check_prior_conditions(given: Collection[str], network: nn.Module) -> None:
+    """Check that a network over codes reads every condition that it is sampled with.
+
+    Raises:
+        InputError: if it does not.
+    """
+    if "label" in given and "label" not in readable_conditions(network):
+        raise InputError("expected no class for a prior without classes, received labels: leave --class out")
+    check_given_conditions(given, network)
 
 
 def shared_conditions(given: Conditions, *modules: nn.Module) -> list[Conditions]:

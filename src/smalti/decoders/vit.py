@@ -22,7 +22,7 @@ from smalti.nn.blocks import CONVOLUTIONS, TRANSPOSED, stage_strides
 class ViTDecoder(ConditionedDecoder):
     """Mirrors a `ViTEncoder`: transformer blocks over the grid, then a linear map from positions to patches.
 
-    Yu et al. 2022, ViT-VQGAN (arXiv 2110.04627), with rotary positions.
+    Yu et al. 2022, ViT-VQGAN (arXiv 2110.04627), with encoded and rotary positions.
 
     Args:
         dim: channels of the latents.
@@ -60,7 +60,7 @@ class ViTDecoder(ConditionedDecoder):
         per_frame: bool = False,
         conditioners: Mapping[str, Conditioner] | None = None,
     ) -> None:
-        width, depth, num_heads = dimensions(size, channels, layers, heads)
+        width, depth = dimensions(size, channels, layers)
         first = CONVOLUTIONS[2 if per_frame else ndim](dim, width, 1)
         super().__init__(first, width, conditions, label_dropout, conditioners, per_frame)
         self.config = ViTDecoderConfig(
@@ -79,7 +79,7 @@ class ViTDecoder(ConditionedDecoder):
             ndim, time_strides = 2, ()
         side = patch(stage_strides(ndim, strides, time_strides))
         patches = TRANSPOSED[ndim](width, out_channels, side, side)  # pyright: ignore[reportArgumentType]
-        self.layers = nn.Sequential(GridTransformer(width, depth, num_heads), patches)
+        self.layers = nn.Sequential(GridTransformer(width, depth, heads), patches)
 
     def upsampled(self, x: Float[Tensor, "b c *grid"]) -> Float[Tensor, "b p *size"]:
         """Apply the layers after the first one."""
@@ -114,7 +114,7 @@ class ViTDecoderConfig(UpsamplingConfig):
         Raises:
             InputError: if the heads do not divide the channels.
         """
-        width, _, _ = dimensions(self.size, self.channels, self.layers, self.heads)
+        width, _ = dimensions(self.size, self.channels, self.layers)
         decoder = ViTDecoder(
             dim,
             likelihood.num_parameters,

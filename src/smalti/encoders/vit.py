@@ -10,7 +10,6 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from smalti.core.errors import InputError
 from smalti.core.parts import ENCODERS
 from smalti.core.signals import SignalSpec
 from smalti.encoders.strided import StridedEncoder, StridedEncoderConfig
@@ -20,33 +19,19 @@ from smalti.nn.blocks import CONVOLUTIONS, Stride
 Size = Literal["S", "B", "L"]
 SIZES: dict[Size, tuple[int, int]] = {"S": (256, 4), "B": (512, 8), "L": (768, 12)}
 """Channels and layers, by the name of a size."""
-HEAD_DIM = 64
 
 
-def dimensions(
-    size: Size, channels: int | None, layers: int | None, heads: int | None
-) -> tuple[int, int, int]:
-    """Channels, layers and heads of a transformer, given or by the size.
-
-    Raises:
-        InputError: if the channels cannot be divided into heads of an even number of channels.
-    """
-    channels = channels or SIZES[size][0]
-    heads = heads or max(1, channels // HEAD_DIM)
-    if channels % (2 * heads):
-        raise InputError(
-            f"expected channels that are a multiple of twice the number of heads, received {channels} "
-            f"channels and {heads} heads: set channels={2 * heads * max(1, round(channels / 2 / heads))}"
-        )
-    return channels, SIZES[size][1] if layers is None else layers, heads
+def dimensions(size: Size, channels: int | None, layers: int | None) -> tuple[int, int]:
+    """Channels and layers of a transformer, given or by the size."""
+    return channels or SIZES[size][0], layers or SIZES[size][1]
 
 
 @final
 class ViTEncoder(StridedEncoder):
     """Patches as vectors, transformer blocks with rotary positions, then a linear map to the latents.
 
-    Yu et al. 2022, ViT-VQGAN (arXiv 2110.04627), with rotary positions in place of learned ones, so that it
-    takes signals of any size. Each latent depends on all of the signal.
+    Yu et al. 2022, ViT-VQGAN (arXiv 2110.04627), with encoded and rotary positions in place of learned ones,
+    so that it takes signals of any size. Each latent depends on all of the signal.
 
     Args:
         in_channels: channels of the signal.
@@ -91,9 +76,9 @@ class ViTEncoder(StridedEncoder):
         super().__init__(ndim, strides, time_strides, per_frame)
         self.config, ndim = config, self.network_ndim
         side = patch(self.stages)
-        width, depth, num_heads = dimensions(size, channels, layers, heads)
+        width, depth = dimensions(size, channels, layers)
         self.patches = CONVOLUTIONS[ndim](in_channels, width, side, side)  # pyright: ignore[reportArgumentType]
-        self.transformer = GridTransformer(width, depth, num_heads)
+        self.transformer = GridTransformer(width, depth, heads)
         self.out = CONVOLUTIONS[ndim](width, dim, 1)
 
     def latents(self, signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "b d *grid"]:

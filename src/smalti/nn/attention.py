@@ -15,6 +15,8 @@ from smalti.nn.positions import encoded_positions
 
 BASE = 100.0
 """Ratio of the longest wavelength of rotary positions to the shortest one."""
+HEAD_DIM = 64
+"""Channels per head by default."""
 POSITION_SCALE = 0.02
 """Initial scale of the encoded positions that are added to the activations."""
 
@@ -100,6 +102,21 @@ class TransformerBlock(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
+def num_heads(channels: int, heads: int | None) -> int:
+    """Number of heads: as given, or one per 64 channels.
+
+    Raises:
+        InputError: if the channels cannot be divided into heads of an even number of channels.
+    """
+    heads = heads or max(1, channels // HEAD_DIM)
+    if channels % (2 * heads):
+        raise InputError(
+            f"expected channels that are a multiple of twice the number of heads, received {channels} "
+            f"channels and {heads} heads: set channels={2 * heads * max(1, round(channels / 2 / heads))}"
+        )
+    return heads
+
+
 @final
 class GridTransformer(nn.Module):
     """Transformer blocks over activations `(B, C, *grid)` of any size, and a last normalization.
@@ -110,11 +127,15 @@ class GridTransformer(nn.Module):
     Args:
         channels: channels of the input and the output.
         layers: number of blocks.
-        heads: number of heads, which divides the channels.
+        heads: number of heads; None for one per 64 channels.
+
+    Raises:
+        InputError: if the channels cannot be divided into heads of an even number of channels.
     """
 
-    def __init__(self, channels: int, layers: int, heads: int) -> None:
+    def __init__(self, channels: int, layers: int, heads: int | None = None) -> None:
         super().__init__()
+        heads = num_heads(channels, heads)
         self.channels, self.head_dim = channels, channels // heads
         self.position_scale = nn.Parameter(torch.full((channels,), POSITION_SCALE))
         self.blocks = nn.ModuleList(TransformerBlock(channels, heads) for _ in range(layers))

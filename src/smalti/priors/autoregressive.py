@@ -16,9 +16,8 @@ from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.autoregressive.sampling import code, sample
 from smalti.core.arguments import check_grid
 from smalti.core.coders import SymbolCoder
-from smalti.core.conditioners import check_given_conditions, readable_conditions, undescribed_conditioners
+from smalti.core.conditioners import check_described, check_prior_conditions, readable_conditions
 from smalti.core.conditions import Batch, Conditions
-from smalti.core.errors import InputError
 from smalti.core.pretrained import Pretrained, settings_of
 from smalti.core.priors import (
     NETWORKS,
@@ -62,11 +61,7 @@ class LearnedPrior(TrainablePrior, DensityPrior, Pretrained):
     def settings(self) -> dict[str, Any]:
         """The network's config, sizes and conditions, and the grid."""
         network = self.network
-        if names := undescribed_conditioners(network):
-            raise InputError(
-                f"expected conditioners with a registered config, received one of {names[0]!r} without: save "
-                "the state_dict() yourself, or register a config of that class and keep it as its `config`"
-            )
+        check_described(network)
         return {
             "network": settings_of(network),
             "num_codes": network.num_codes,
@@ -168,11 +163,7 @@ class LearnedPrior(TrainablePrior, DensityPrior, Pretrained):
         Raises:
             InputError: for a condition that the network does not read, or settings out of range.
         """
-        if "label" in conditions and "label" not in readable_conditions(self.network):
-            raise InputError(
-                "expected no class for a prior without classes, received labels: leave --class out"
-            )
-        check_given_conditions(conditions, self.network)
+        check_prior_conditions(conditions, self.network)
         guidance = check_guidance(guidance, conditions, self.network)
         return sample(
             self.network if guidance == 1 else GuidedNetwork(self.network, guidance),

@@ -21,9 +21,8 @@ from smalti.core.conditioners import (
     ConditionedConfig,
     Conditioner,
     Conditioners,
-    check_given_conditions,
-    readable_conditions,
-    undescribed_conditioners,
+    check_described,
+    check_prior_conditions,
 )
 from smalti.core.conditions import Batch, Conditions, id_sizes
 from smalti.core.errors import InputError
@@ -38,7 +37,6 @@ from smalti.priors.base import PRIORS, PriorConfig
 from smalti.priors.uniform import NO_CONDITIONS
 
 INITIAL_STD = 0.02
-HEAD_DIM = 64
 
 
 @final
@@ -101,12 +99,6 @@ class MaskedPrior(TrainablePrior, Pretrained):
             label_dropout=label_dropout,
             conditioners=self.conditioners.configs(),
         )
-        heads = heads or max(1, channels // HEAD_DIM)
-        if channels % (2 * heads):
-            raise InputError(
-                f"expected channels that are a multiple of twice the number of heads, received {channels} "
-                f"and {heads}: change one of them"
-            )
         # The last row of each codebook stands for a hidden code.
         self.embeddings = nn.Parameter(torch.empty(num_codebooks, num_codes + 1, channels))
         self.label = nn.Embedding(self.num_classes + 1, channels)
@@ -123,11 +115,7 @@ class MaskedPrior(TrainablePrior, Pretrained):
 
     def settings(self) -> dict[str, Any]:
         """The config, sizes and conditions."""
-        if names := undescribed_conditioners(self):
-            raise InputError(
-                f"expected conditioners with a registered config, received one of {names[0]!r} without: save "
-                "the state_dict() yourself, or register a config of that class and keep it as its `config`"
-            )
+        check_described(self)
         return {
             "config": self.config.model_dump(mode="json", exclude={"training"}),
             "num_codes": self.num_codes,
@@ -266,11 +254,7 @@ class MaskedPrior(TrainablePrior, Pretrained):
         Raises:
             InputError: for a condition that the prior does not read, or settings or codes out of range.
         """
-        if "label" in conditions and "label" not in readable_conditions(self):
-            raise InputError(
-                "expected no class for a prior without classes, received labels: leave --class out"
-            )
-        check_given_conditions(conditions, self)
+        check_prior_conditions(conditions, self)
         check_code_type(codes)
         is_mask = isinstance(keep, Tensor) and keep.dtype == torch.bool and keep.shape == codes.shape
         if not is_mask or not codes.numel() or codes.ndim != 2 + len(self.grid):

@@ -129,11 +129,6 @@ def kept_codes(tokenizer: Tokenizer, picture: Path, mask: Path) -> tuple[Tensor,
     Raises:
         InputError: if a file cannot be read, or the model is none of pictures with a code at each position.
     """
-    if tokenizer.modality.spec.ndim != 2 or tokenizer.modality.spec.has_time:
-        raise InputError(
-            f"expected a model of pictures for --keep, received one of {tokenizer.modality.plural_name}: use "
-            "Prior.inpaint in Python, or leave --keep out"
-        )
     model, modality = tokenizer.autoencoder, tokenizer.modality
     if not (isinstance(modality, ImageModality) and getattr(model.quantizer, "is_per_position", False)):
         raise InputError(
