@@ -24,6 +24,7 @@ from smalti.core.validation import sentence_of
 from smalti.modalities.image.modality import ImageConfig
 from smalti.models.masked import MaskedPredictionConfig
 from smalti.models.vqvae import VQVAEConfig
+from smalti.objectives.objective import ObjectiveConfig
 from smalti.priors.autoregressive import AutoregressivePriorConfig
 from smalti.priors.base import PRIORS, AnyPrior, PriorConfig
 from smalti.training.loop import TrainingConfig
@@ -50,6 +51,7 @@ class Recipe(Configuration):
         validation_fraction: share of the training split held out for validation.
         class_names: display names of classes, by their name in the source.
         model: the model to train: a VQ-VAE, or a baseline.
+        objective: what training minimises: by default the model's own loss.
         training: training settings of the autoencoder.
         pretraining: pre-training of its encoder; None for no pre-training.
         prior: the second stage: a prior over the codes, and its training.
@@ -60,6 +62,7 @@ class Recipe(Configuration):
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
     class_names: dict[str, str] = Field(default_factory=dict)
     model: AnyModel = VQVAEConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     pretraining: Pretraining | None = None
     prior: AnyPrior = AutoregressivePriorConfig()

@@ -83,6 +83,10 @@ def train(
             "--from", metavar="RUN", help="Initialize the weights from this run.", callback=expanded
         ),
     ] = None,
+    freeze: Annotated[
+        str | None,
+        typer.Option("--freeze", metavar="codes", help="Keep the codes of --from; train the decoder alone."),
+    ] = None,
     plugin: Plugin = None,
     overrides: Overrides = None,
     quiet: Quiet = False,
@@ -93,7 +97,8 @@ def train(
     """
     from smalti.app.commands.train import train as run
 
-    run(recipe, data, out, overrides or [], quiet, start)
+    kept = [] if freeze is None else [f"objective.freeze={freeze}"]
+    run(recipe, data, out, [*(overrides or []), *kept], quiet, start)
 
 
 @app.command("train-prior")

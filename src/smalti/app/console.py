@@ -137,7 +137,7 @@ def watching(title: str, steps: int, quiet: bool = False) -> Iterator[Watcher]:
         def watch(step: int, values: dict[str, float]) -> None:
             if any(name.startswith("validation ") for name in values):
                 if not quiet:
-                    text = ", ".join(f"{SHORT.get(name, name)} {value:.4g}" for name, value in values.items())
+                    text = ", ".join(f"{_short(name)} {value:.4g}" for name, value in values.items())
                     progress.console.print(f"  step {step}, held out: {text}")
                 return
             forecast = pace.forecast(step)
@@ -148,6 +148,10 @@ def watching(title: str, steps: int, quiet: bool = False) -> Iterator[Watcher]:
             progress.show(step, steps, _rate(progress.tasks[0].speed), text)
 
         yield watch
+
+
+def _short(name: str) -> str:
+    return SHORT.get(name, name.removeprefix("validation "))
 
 
 def _rate(speed: float | None) -> str:

@@ -416,14 +416,16 @@ class Batch:
         mask = None if self.mask is None else self.mask[items]
         return Batch(self.data[items], self.conditions.part(items), lengths, mask)
 
+    def observed(self) -> Bool[Tensor, "b c *size"] | None:
+        """Mask of the values that are neither padding nor missing; None if all are."""
+        if self.lengths is None:
+            return self.mask
+        inside = torch.arange(self.data.shape[2], device=self.data.device) < self.lengths.unsqueeze(1)
+        inside = inside.view(len(inside), 1, -1, *(1,) * (self.data.ndim - 3))
+        return inside.expand_as(self.data) if self.mask is None else self.mask & inside
+
     def num_values(self) -> Int64[Tensor, " b"]:
         """Number of values in each item that are neither padding nor missing: the divisor of scores."""
-        length = self.data.shape[2]
-        if self.mask is None:
-            full = torch.full((len(self.data),), length, device=self.data.device)
-            return (full if self.lengths is None else self.lengths) * (self.data[0].numel() // length)
-        mask = self.mask
-        if self.lengths is not None:
-            inside = torch.arange(length, device=mask.device) < self.lengths.unsqueeze(1)
-            mask = mask & inside.view(len(mask), 1, -1, *(1,) * (mask.ndim - 3))
-        return mask.flatten(1).sum(1)
+        if (observed := self.observed()) is not None:
+            return observed.flatten(1).sum(1)
+        return torch.full((len(self.data),), self.data[0].numel(), device=self.data.device)

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
@@ -50,9 +51,35 @@ class Trainable(nn.Module, ABC):
         """
         return (Phase("all", tuple(self.parameters()), self.loss),)
 
+    @property
+    def product(self) -> nn.Module:
+        """The module that is validated and whose weights a run saves; by default all of it.
+
+        Another one is part of this module, whose other parts only serve to train it.
+        """
+        return self
+
     def forward(self, batch: Batch, phase: Phase | None = None) -> Loss:
         """Compute the loss of a phase, or `loss`; data-parallel wrappers need it to be `forward`."""
         return self.loss(batch) if phase is None else phase.loss(batch)
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """A model's pass over a batch in training, from which losses of the reconstruction are computed.
+
+    Attributes:
+        output: `(B, P, *size)`, the decoder's output, on which the likelihood depends.
+        likelihood: p(x | z).
+        latent_loss: scalar, the model's loss of its latents: the quantizer's terms, or the KL divergence in
+            nats per dimension.
+        terms: parts of that loss by name, detached.
+    """
+
+    output: Tensor
+    likelihood: Likelihood
+    latent_loss: Float[Tensor, ""]
+    terms: dict[str, Tensor]
 
 
 class LatentVariableModel(Trainable, Pretrained):
@@ -125,6 +152,17 @@ class LatentVariableModel(Trainable, Pretrained):
     @abstractmethod
     def title(self) -> str:
         """Name of the model in tables, such as "VQ-VAE, ema codebook"."""
+
+    def forward_pass(self, batch: Batch) -> ForwardPass:
+        """Encode and decode a batch, for a loss with terms of the reconstruction; see `Objective`.
+
+        Raises:
+            InputError: if the model has no single reconstruction in training, as by default.
+        """
+        raise InputError(
+            f"expected a model with one reconstruction in training, received {self.title}: define its "
+            "forward_pass, or train it by its own loss"
+        )
 
     @abstractmethod
     def reconstruct(

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from smalti.core.conditions import Batch, Conditions
 from smalti.core.config import Configuration
+from smalti.core.distortion import loss_of
 from smalti.core.errors import InputError
-from smalti.core.models import MODELS, Autoencoder, ModelConfig
+from smalti.core.models import MODELS, Autoencoder, ForwardPass, ModelConfig
 from smalti.core.parts import (
     AnyDecoder,
     AnyEncoder,
@@ -33,7 +34,6 @@ from smalti.decoders.conv import ConvDecoderConfig
 from smalti.encoders.conv import ConvEncoderConfig
 from smalti.encoders.strided import fitting_grid
 from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
-from smalti.models.distortion import mean_distortion, per_observed_dim
 from smalti.models.networks import check_fit, configs_of, output_shape
 from smalti.nn.blocks import CONVOLUTIONS
 from smalti.nn.levels import Levels
@@ -158,9 +158,12 @@ class Hierarchy(Autoencoder):
 
     def loss(self, batch: Batch) -> Loss:
         """Distortion plus the loss of every level (0 is the finest); logs the distortion in bits/dim."""
+        return loss_of(self.forward_pass(batch), batch, self.signal.domain)
+
+    def forward_pass(self, batch: Batch) -> ForwardPass:
+        """Encode, quantize and decode; the loss of latents is the sum of the quantizers'."""
         quantized, latents = self._quantized(batch.data)
-        log_prob = self._decoded(latents, batch.conditions).log_prob(batch.data)
-        distortion = mean_distortion(log_prob, batch)
+        output = self.decoder(latents, batch.conditions)
         terms = {
             f"{name}_{level}": value
             for level, each in enumerate(quantized)
@@ -168,9 +171,8 @@ class Hierarchy(Autoencoder):
         }
         if all("batch_usage" in each.terms for each in quantized):
             terms["batch_usage"] = torch.stack([each.terms["batch_usage"] for each in quantized]).mean()
-        total = distortion + torch.stack([each.loss for each in quantized]).sum()
-        logged = per_observed_dim(distortion, batch, self.signal.domain)
-        return Loss(total, {f"distortion_{self.signal.domain.unit}_per_dim": logged, **terms})
+        latent_loss = torch.stack([each.loss for each in quantized]).sum()
+        return ForwardPass(output, self.family(output, batch.conditions), latent_loss, terms)
 
     @torch.no_grad()
     @in_full_precision

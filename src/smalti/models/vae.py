@@ -15,15 +15,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.core.conditions import Batch, Conditions
+from smalti.core.distortion import loss_of, per_observed_dim
 from smalti.core.errors import InputError
-from smalti.core.models import MODELS, LatentVariableModel
+from smalti.core.models import MODELS, ForwardPass, LatentVariableModel
 from smalti.core.parts import Likelihood, LikelihoodFamily
 from smalti.core.precision import in_full_precision
 from smalti.core.results import BoundTerms, LatentPrior, Loss
 from smalti.core.signals import SignalSpec
 from smalti.core.units import sum_over_items
 from smalti.models.checks import check_types
-from smalti.models.distortion import mean_distortion, per_observed_dim
 from smalti.models.networks import (
     NetworksConfig,
     as_decoder,
@@ -101,18 +101,17 @@ class VAE(LatentVariableModel):
 
     def loss(self, batch: Batch) -> Loss:
         """-ELBO in nats per dimension, with one draw per item; logs distortion and rate in bits/dim."""
+        return loss_of(self.forward_pass(batch), batch, self.signal.domain)
+
+    def forward_pass(self, batch: Batch) -> ForwardPass:
+        """Encode, draw latents and decode; the loss of latents is the rate, KL(q(z | x) | p(z)) / dims."""
         mean, log_scale = self.posterior(batch.data)
         noise = randn_over_ranks(mean.shape, mean.device)
         rate = kl_to_standard_normal(mean, log_scale).mean() / batch.data[0].numel()
-        likelihood = self.likelihood(mean + log_scale.exp() * noise, batch.conditions)
-        log_prob = likelihood.log_prob(batch.data)
-        distortion = mean_distortion(log_prob, batch)
+        output = self.decoder(mean + log_scale.exp() * noise, batch.conditions)
         domain = self.signal.domain
-        terms = {
-            f"distortion_{domain.unit}_per_dim": per_observed_dim(distortion, batch, domain),
-            f"rate_{domain.unit}_per_dim": per_observed_dim(rate, batch, domain),
-        }
-        return Loss(total=distortion + rate, terms=terms)
+        terms = {f"rate_{domain.unit}_per_dim": per_observed_dim(rate, batch, domain)}
+        return ForwardPass(output, self.family(output, batch.conditions), rate, terms)
 
     @torch.no_grad()
     @in_full_precision

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from smalti.core.conditioners import readable_conditions
 from smalti.core.conditions import Batch, Conditions
+from smalti.core.distortion import per_observed_dim
 from smalti.core.errors import InputError
 from smalti.core.models import MODELS, Autoencoder
 from smalti.core.parts import Likelihood, LikelihoodFamily
@@ -25,7 +26,6 @@ from smalti.core.results import BoundTerms, Loss
 from smalti.core.signals import SignalSpec
 from smalti.core.units import log_mean_exp, sum_over_items
 from smalti.models.checks import check_types
-from smalti.models.distortion import per_observed_dim
 from smalti.models.networks import (
     NetworksConfig,
     as_decoder,

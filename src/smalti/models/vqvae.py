@@ -11,16 +11,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.core.conditions import Batch, Conditions
+from smalti.core.distortion import loss_of
 from smalti.core.errors import InputError
 from smalti.core.locality import Extent, ReceptiveField
-from smalti.core.models import MODELS, Autoencoder
+from smalti.core.models import MODELS, Autoencoder, ForwardPass
 from smalti.core.parts import AnyQuantizer, Likelihood, LikelihoodFamily, Quantizer
 from smalti.core.precision import in_full_precision
 from smalti.core.results import Loss
 from smalti.core.signals import SignalSpec
 from smalti.models.checks import check_types
 from smalti.models.decoded_windows import decode_batch
-from smalti.models.distortion import mean_distortion, per_observed_dim
 from smalti.models.networks import (
     NetworksConfig,
     as_decoder,
@@ -128,14 +128,14 @@ class VQVAE(Autoencoder):
 
     def loss(self, batch: Batch) -> Loss:
         """The paper's three-term loss; logs the distortion in bits/dim, or nats/dim of a density."""
+        return loss_of(self.forward_pass(batch), batch, self.signal.domain)
+
+    def forward_pass(self, batch: Batch) -> ForwardPass:
+        """Encode, quantize and decode; the loss of latents is the quantizer's."""
         quantized = self.quantizer(self.encoder(batch.data, batch.conditions))
         latents = self._regularised(quantized.latents) if self.training else quantized.latents
-        log_prob = self._decoded(latents, batch.conditions).log_prob(batch.data)
-        distortion = mean_distortion(log_prob, batch)
-        unit = self.signal.domain.unit
-        logged = per_observed_dim(distortion, batch, self.signal.domain)
-        terms = {f"distortion_{unit}_per_dim": logged, **quantized.terms}
-        return Loss(total=distortion + quantized.loss, terms=terms)
+        output = self.decoder(latents, batch.conditions)
+        return ForwardPass(output, self.family(output, batch.conditions), quantized.loss, quantized.terms)
 
     @torch.no_grad()
     @in_full_precision

@@ -152,7 +152,7 @@ def fit(
             tensors = _collect(model, averaged, optimizers) | best.tensors()
             # The state is written last: if the process is killed in between, a resumed run rewrites the
             # weights.
-            directory.write_model(best.weights or averaged.state_dict())
+            directory.write_model(best.weights or averaged.product.state_dict())
             directory.write_state(State(step, directory.metrics_bytes, tensors))
 
     # Metrics by phase since the last log line, because a phase need not be due at the step that is logged.
@@ -198,8 +198,8 @@ def fit(
             else:
                 watch(done, {})
             if validate and _due(done, config.validation_interval, config.steps) and engine.is_main:
-                values = _validated(validate, averaged)
-                mark = {} if score is None else {"is_best": best.offer(done, values[score], averaged)}
+                values = _validated(validate, averaged.product)
+                mark = {} if score is None else {"is_best": best.offer(done, values[score], averaged.product)}
                 directory.append_metrics({"step": done, "split": "validation", **values, **mark})
                 engine.track({f"validation/{name}": value for name, value in values.items()}, done)
                 watch(done, {f"validation {name}": value for name, value in values.items()})
@@ -214,7 +214,7 @@ def fit(
                     f"stopped and saved at step {done} of {config.steps}; run the same command to resume"
                 )
     if first >= config.steps and engine.is_main and not directory.model_path.is_file():
-        directory.write_model(best.weights or averaged.state_dict())  # the file was lost
+        directory.write_model(best.weights or averaged.product.state_dict())  # the file was lost
     engine.finish()
     engine.wait()
 

@@ -51,6 +51,7 @@ from smalti.data.sources import Source
 from smalti.data.store import Store
 from smalti.evaluation.evaluate import evaluate
 from smalti.models.sizes import check_any_length
+from smalti.objectives.objective import Objective, no_terms
 from smalti.priors.uniform import UniformPrior
 from smalti.recipe import Pretraining, Recipe
 from smalti.trained import check_num_codes
@@ -186,6 +187,12 @@ def _check_settings(
     check_num_codes(model)
     if modality.is_ragged:
         check_any_length(model, modality.plural_name)
+    recipe.objective.build(model)
+    if recipe.objective.freeze != "nothing" and start is None and not run.is_begun:
+        raise InputError(
+            f"expected the weights of another run with --freeze {recipe.objective.freeze}, received none: "
+            "add --from RUN"
+        )
     if recipe.pretraining is not None:
         check_parts(model)
     if start is not None:
@@ -298,7 +305,14 @@ def _fit(
         else []
     )
 
-    score = f"{model.signal.domain.unit}_per_dim"
+    unit = f"{model.signal.domain.unit}_per_dim"
+    torch.manual_seed(recipe.training.seed)  # of discriminators
+    trainable = recipe.objective.build(model)
+    measured_terms = trainable.measure if isinstance(trainable, Objective) else no_terms
+    # With other terms, no single figure says which weights are best.
+    score = None if recipe.objective.terms or not recipe.objective.likelihood else unit
+    if score is None and recipe.training.keep == "best":
+        note("The last weights will be kept, since several terms are minimised.", quiet)
 
     def validate(candidate: LatentVariableModel) -> dict[str, float]:
         result = evaluate(candidate, priors, items.watched(), draws=1)
@@ -306,15 +320,16 @@ def _fit(
         reconstruction = result.reconstruction
         shown = "psnr" if "psnr" in reconstruction else "mse"
         return (
-            {score: bound[score], f"distortion_{score}": bound["distortion"]}
+            {unit: bound[unit], f"distortion_{unit}": bound["distortion"]}
             | {name: value for name, value in reconstruction.items() if name == shown and value is not None}
             | {name: value for name, value in result.codebook.items() if name == "usage"}
+            | measured_terms(candidate, items.watched())
         )
 
     log_summary(recipe.training, items.training.count, model, quiet)
     with watching("Training", recipe.training.steps, quiet) as watch:
         fit(
-            model,
+            trainable,
             items.training.batch,
             recipe.training,
             run,
@@ -324,7 +339,7 @@ def _fit(
             score,
         )
     if engine.is_main:
-        report_kept(run, recipe.training, score, quiet)
+        report_kept(run, recipe.training, unit, quiet)
 
 
 def _start(model: LatentVariableModel, start: Path | None) -> str | None:

@@ -6,6 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from smalti.core.conditions import Batch
+from smalti.core.models import ForwardPass
+from smalti.core.results import Loss
 from smalti.core.signals import Domain
 from smalti.core.units import per_dim, sum_over_items
 
@@ -30,3 +32,10 @@ def per_observed_dim(per_position: Tensor, batch: Batch, domain: Domain) -> Tens
     # At least one value, so that a batch without any observed value logs a finite number.
     observed = batch.num_values().sum().clamp(min=1)
     return per_dim(per_position.detach() * (batch.data.numel() / observed), 1, domain)
+
+
+def loss_of(run: ForwardPass, batch: Batch, domain: Domain) -> Loss:
+    """Add the distortion of a pass, in nats per position, to its loss of latents; log both."""
+    distortion = mean_distortion(run.likelihood.log_prob(batch.data), batch)
+    logged = per_observed_dim(distortion, batch, domain)
+    return Loss(distortion + run.latent_loss, {f"distortion_{domain.unit}_per_dim": logged, **run.terms})

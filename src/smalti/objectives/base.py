@@ -1,0 +1,116 @@
+"""Terms of an objective: weighted losses of a reconstruction beside the likelihood."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, Any
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from smalti.core.config import Configuration
+from smalti.core.errors import InputError
+from smalti.core.registry import Registry
+from smalti.core.signals import SignalSpec
+
+
+class Term(nn.Module, ABC):
+    """A loss of reconstructions `(B, C, *size)` of signals, differentiable in the reconstruction.
+
+    Args:
+        weight: factor of the term in the objective.
+        start: first training step with the term, counted from 0.
+
+    Raises:
+        InputError: if the weight is not positive, or the start is negative.
+    """
+
+    config: Any = None
+    """The `TermConfig` that builds an equal term, or None."""
+
+    def __init__(self, weight: float = 1.0, start: int = 0) -> None:
+        super().__init__()
+        if not (weight > 0 and start >= 0):
+            raise InputError(
+                f"expected a weight above 0 and a start of at least 0, received {weight} and {start}: leave "
+                "out a term that has no weight"
+            )
+        self.weight, self.start = weight, start
+
+    @abstractmethod
+    def forward(
+        self, reconstruction: Float[Tensor, "b c *size"], signal: Float[Tensor, "b c *size"]
+    ) -> Float[Tensor, ""]:
+        """Compute the loss, a mean over items.
+
+        Args:
+            reconstruction: in the model's range.
+            signal: the original. Where it is padding or missing, the two are equal.
+        """
+
+
+class TermConfig(Configuration):
+    """Settings of a term; each subclass has a `kind: Literal[...]`.
+
+    Attributes:
+        weight: factor of the term in the objective.
+        start: first training step with the term, counted from 0.
+    """
+
+    weight: float = Field(default=1.0, gt=0)
+    start: int = Field(default=0, ge=0)
+
+    @abstractmethod
+    def build(self, signal: SignalSpec) -> Term:
+        """Build the term for signals with these channels, axes and domain.
+
+        Raises:
+            InputError: if it cannot compare such signals.
+        """
+
+
+TERMS = Registry("objective term", TermConfig, "smalti.objectives")
+"""Kinds of terms."""
+
+AnyTerm = Annotated[TermConfig, TERMS]
+
+
+def check_pictures(signal: SignalSpec, name: str) -> None:
+    """Check that signals are pictures or clips with one or three channels in [-1, 1].
+
+    Args:
+        signal: of the model.
+        name: of the term, for the message.
+
+    Raises:
+        InputError: if they are not.
+    """
+    if not signal.has_pictures or signal.ndim > 3 or signal.channels not in (1, 3) or signal.is_continuous:
+        raise InputError(
+            f"expected pictures or clips with 1 or 3 channels for the term {name}, received signals with "
+            f"{signal.channels} channels and the axes {', '.join(signal.axes)}: leave out the term"
+        )
+
+
+def check_waveforms(signal: SignalSpec, name: str) -> None:
+    """Check that signals are waveforms of one channel.
+
+    Args:
+        signal: of the model.
+        name: of the term, for the message.
+
+    Raises:
+        InputError: if they are not.
+    """
+    if signal.axes != ("time",) or signal.channels != 1 or not signal.sample_rate_hz:
+        raise InputError(
+            f"expected waveforms with a sample rate for the term {name}, received signals with "
+            f"{signal.channels} channels and the axes {', '.join(signal.axes)}: leave out the term, or use "
+            "data.kind=audio"
+        )
+
+
+def pictures(signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "n c h w"]:
+    """Return pictures as they are, and the frames of clips as pictures."""
+    return signal.movedim(2, 1).flatten(0, 1) if signal.ndim == 5 else signal
