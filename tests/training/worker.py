@@ -1,6 +1,6 @@
 """A small training run as a program of its own, so that tests can kill it or start it on several ranks.
 
-python worker.py RUN STEPS [vqvae | adversarial]
+python worker.py RUN STEPS [vqvae | adversarial | objective]
 
 With KILLED_AFTER in the environment, the process is killed after so many seconds of its own processor time,
 counted from its second validation; it has then written a checkpoint.
@@ -20,7 +20,11 @@ from smalti.core.models import Trainable
 from smalti.core.signals import SignalSpec
 from smalti.data.loader import Loader
 from smalti.encoders.conv import ConvEncoderConfig
-from smalti.models.vqvae import VQVAEConfig
+from smalti.models.vqvae import VQVAE, VQVAEConfig
+from smalti.objectives.adversarial import AdversarialConfig
+from smalti.objectives.discriminators.patch import PatchDiscriminatorConfig
+from smalti.objectives.objective import ObjectiveConfig
+from smalti.objectives.pixel import L1Config
 from smalti.training.checkpoints import RunDirectory
 from smalti.training.engine import Engine
 from smalti.training.loop import TrainingConfig, fit
@@ -42,13 +46,27 @@ def to_model(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.float() / 127.5 - 1
 
 
-def vqvae() -> Trainable:
+def vqvae() -> VQVAE:
     tiny = VQVAEConfig.tiny()
     encoder = ConvEncoderConfig(channels=8, residual_channels=4, residual_blocks=1, strides=(2,))
     return tiny.changed({"encoder": encoder}).build(SPEC)
 
 
-MODELS = {"vqvae": vqvae, "adversarial": Adversarial}
+def objective() -> Trainable:
+    """The same model with further terms, among them a discriminator that joins in later."""
+    term = AdversarialConfig(
+        discriminator=PatchDiscriminatorConfig(width=4, layers=1),
+        start=6,
+        every=2,
+        lecam=0.1,
+        r1=0.1,
+        feature_matching=0.5,
+    )
+    settings = ObjectiveConfig(likelihood=0.5, terms={"l1": L1Config(weight=2), "judge": term})
+    return settings.build(vqvae())
+
+
+MODELS = {"vqvae": vqvae, "adversarial": Adversarial, "objective": objective}
 
 
 def main(run: str, steps: int, name: str = "vqvae") -> None:

@@ -18,6 +18,7 @@ from smalti.app.options import (
     DATA_HELP,
     Data,
     DecoderTemperature,
+    Features,
     Files,
     HeldOut,
     Out,
@@ -272,6 +273,7 @@ def evaluate(
         int, typer.Option("--draws", min=1, help="Samples from each posterior (VAE and VIMCO).")
     ] = 50,
     files: Files = False,
+    features: Features = False,
     size: Size = "model",
     protocol: Protocol = False,
     plugin: Plugin = None,
@@ -284,7 +286,9 @@ def evaluate(
     from smalti.app.commands.evaluate import evaluate as verb
     from smalti.app.commands.evaluate import show
 
-    report = verb(run, data, split, quiet=quiet or as_json, draws=draws, files=files, size=size)
+    report = verb(
+        run, data, split, quiet=quiet or as_json, draws=draws, files=files, size=size, features=features
+    )
     if as_json:
         print(json.dumps(report, indent=2))
     else:

@@ -122,4 +122,8 @@ Protocol = Annotated[
 Files = Annotated[
     bool, typer.Option("--files", help="Also compress the items losslessly to a real file, and restore them.")
 ]
+Features = Annotated[
+    bool,
+    typer.Option("--features", help="Also compare reconstructions and samples in a network's features."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Hide progress.")]

@@ -52,7 +52,7 @@ class Trainable(nn.Module, ABC):
         return (Phase("all", tuple(self.parameters()), self.loss),)
 
     @property
-    def product(self) -> nn.Module:
+    def product(self) -> Trainable:
         """The module that is validated and whose weights a run saves; by default all of it.
 
         Another one is part of this module, whose other parts only serve to train it.

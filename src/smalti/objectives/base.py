@@ -114,3 +114,9 @@ def check_waveforms(signal: SignalSpec, name: str) -> None:
 def pictures(signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "n c h w"]:
     """Return pictures as they are, and the frames of clips as pictures."""
     return signal.movedim(2, 1).flatten(0, 1) if signal.ndim == 5 else signal
+
+
+def colour(signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "n 3 h w"]:
+    """Return pictures, or the frames of clips, with three channels; one channel counts as grey."""
+    each = pictures(signal)
+    return each.expand(-1, 3, -1, -1) if each.shape[1] == 1 else each

@@ -116,7 +116,6 @@ class Objective(Trainable):
 
     def loss(self, batch: Batch) -> Loss:
         """The model's loss; logs every term without its weight, and the factors of balanced ones."""
-        self.model.trained_steps = self.trained_steps
         run = self.model.forward_pass(batch)
         log_prob = self._likelihood(run, batch)
         distortion = mean_distortion(log_prob, batch)

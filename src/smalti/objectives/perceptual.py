@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from smalti.core.signals import SignalSpec
-from smalti.objectives.base import TERMS, Term, TermConfig, check_pictures, pictures
+from smalti.objectives.base import TERMS, Term, TermConfig, check_pictures, colour
 from smalti.objectives.features import NAME, pretrained_features
 
 
@@ -39,17 +39,12 @@ class Perceptual(Term):
         """Mean distance of pictures or frames; those with one channel count as grey."""
         network = self._network[0].to(signal.device)
         with torch.no_grad():
-            expected = [_normalized(each) for each in network(_colour(signal))]
-        received = [_normalized(each) for each in network(_colour(reconstruction))]
+            expected = [_normalized(each) for each in network(colour(signal))]
+        received = [_normalized(each) for each in network(colour(reconstruction))]
         distances = [
             (ours - theirs).square().sum(1).mean() for ours, theirs in zip(received, expected, strict=True)
         ]
         return torch.stack(distances).mean()
-
-
-def _colour(signal: Tensor) -> Float[Tensor, "n 3 h w"]:
-    each = pictures(signal)
-    return each.expand(-1, 3, -1, -1) if each.shape[1] == 1 else each
 
 
 def _normalized(features: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from smalti.core.signals import SignalSpec
 from smalti.nn.spectral import LogMel
 from smalti.objectives.base import TERMS, Term, TermConfig, check_pictures, check_waveforms, pictures
 
-WINDOWS_MS = (2, 4, 8, 16, 32, 64, 128)
+WINDOWS_MS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 """Windows of the mel distance, milliseconds; Kumar et al. 2023 use 32 to 2048 samples at 44.1 kHz."""
 MELS_PER_FREQUENCY = 5 / 33
 """Mel channels for each frequency of the transform, as there for the shortest window."""

@@ -162,7 +162,7 @@ def fit(
             _seed(config.seed, step)
             rate = config.learning_rate_at(step)
             model.train()
-            model.trained_steps = step
+            _count(step, model)
             batch = batches(step, engine.rank, engine.world)
             if step == first:
                 check_data_conditions(model, batch.conditions)
@@ -185,7 +185,7 @@ def fit(
                 _average(averaged, model, config.weight_ema_at(step))
             done = step + 1
             # Also on the averaged copy, which validation evaluates.
-            model.trained_steps = averaged.trained_steps = done
+            _count(done, model, averaged)
             if done % config.log_every == 0 or done == config.steps:
                 watchdog.check()
                 values = _means(latest, engine) | {"learning_rate": rate}
@@ -230,6 +230,12 @@ def _seed(seed: int, step: int) -> None:
     number of ranks.
     """
     torch.manual_seed(seed * 1_000_003 + step)
+
+
+def _count(steps: int, *models: Trainable) -> None:
+    """Tell models, and what they train, the number of steps done."""
+    for model in models:
+        model.trained_steps = model.product.trained_steps = steps
 
 
 def _phases(model: Trainable) -> tuple[Phase, ...]:

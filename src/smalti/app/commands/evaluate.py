@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from smalti.app.commands import evaluate_features
 from smalti.app.commands.evaluate_files import PROTOCOL, check_files, measure_files, note_of_files
 from smalti.app.console import amount, counting, note
 from smalti.app.data import known_labels, open_data, open_loader, pick_split, prepare
@@ -32,6 +33,7 @@ from smalti.encoders.pooling import item_statistics
 from smalti.evaluation.bounds import LabelPrior
 from smalti.evaluation.evaluate import Evaluation
 from smalti.evaluation.evaluate import evaluate as measure
+from smalti.evaluation.features import PROTOCOL as FEATURE_PROTOCOL
 from smalti.evaluation.figures import usage_histogram
 from smalti.models.sizes import check_any_size
 from smalti.stored_priors import prior_directory
@@ -56,6 +58,7 @@ def evaluate(
     draws: int = 50,
     files: bool = False,
     size: Size = "model",
+    features: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a run on a source, and save `evaluation.json` and figures if the run is local.
 
@@ -71,6 +74,8 @@ def evaluate(
         files: whether to compress the items to a real file, too, and restore them.
         size: "native" measures whole pictures of any height and width, without learned priors; "model"
             those of the size of the training.
+        features: whether to compare reconstructions and samples with the originals in the features of a
+            pretrained network.
 
     Raises:
         InputError: for a user error.
@@ -78,6 +83,8 @@ def evaluate(
     trained = load_trained(run)
     modality = trained.modality if size == "model" else _native(trained, files)
     tokenizer = None
+    if features:
+        evaluate_features.check_features(trained)
     if files:
         # On the CPU, as files of other devices could not be read elsewhere.
         tokenizer = Tokenizer(trained if trained.device.type == "cpu" else load_trained(run, "cpu"))
@@ -111,6 +118,11 @@ def evaluate(
         if tokenizer is not None:
             report["files"] = measure_files(tokenizer, store, result.density, Path(scratch), quiet)
             report["protocol"]["files"] = PROTOCOL
+        if features:
+            report["features"] = evaluate_features.measure_features(
+                trained, loader.sequential, store.count, quiet
+            )
+            report["protocol"]["features"] = FEATURE_PROTOCOL
         if is_local:
             _save(trained, modality, report, result, _shown(loader))
     return report
@@ -137,7 +149,14 @@ def show(report: dict[str, Any], protocol: bool = False) -> None:
     for name, bits in report.get("lossless_bits_per_dim", {}).items():
         table.add_row(f"{name} (files)", _figure(bits))
     show_table(table)
-    notes = (_note_of_pixels, _note_of_training_data, note_of_lossless, note_of_files, _note_of_density)
+    notes = (
+        _note_of_pixels,
+        _note_of_training_data,
+        note_of_lossless,
+        note_of_files,
+        _note_of_density,
+        evaluate_features.note_of_features,
+    )
     for sentence in (each(report) for each in notes):
         if sentence is not None:
             show_table(escape(sentence))

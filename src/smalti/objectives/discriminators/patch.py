@@ -49,7 +49,7 @@ class PatchDiscriminator(Discriminator):
         for layer, (before, after) in enumerate(pairwise(widths), 1):
             stages.append(
                 nn.Sequential(
-                    nn.Conv2d(before, after, 4, 2 if layer < layers else 1, 1),
+                    nn.Conv2d(before, after, 4, 2 if layer < layers else 1, 1, bias=False),
                     nn.GroupNorm(num_groups(after), after),
                     nn.LeakyReLU(SLOPE),
                 )
