@@ -24,6 +24,7 @@ from smalti.core.plugins import listed_plugins, loaded_plugins, plugin_hint
 from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE, check_no_run
 from smalti.core.priors import DensityPrior, Prior, TrainablePrior
 from smalti.core.suggestions import suggestion
+from smalti.core.weights import code_digest
 from smalti.core.weights import fingerprint as fingerprint_of
 from smalti.nn.symbols import check_counts
 from smalti.priors.base import PriorConfig
@@ -47,7 +48,8 @@ from smalti.training.checkpoints import RunDirectory
 FILES = (CONFIG_FILE, WEIGHTS_FILE)
 PATTERNS = (*FILES, UNIGRAM_FILE, *(f"{PRIOR_DIRECTORY}*/{file}" for file in FILES))
 """Files that `load_trained` downloads from a repository on the Hub."""
-KEPT_KEYS = ("smalti", "plugins", "codes_of", "start", "commit")
+SAME_CODES = "same_codes"
+KEPT_KEYS = ("smalti", "plugins", "codes_of", "start", SAME_CODES, "commit")
 """Keys of a run's config.json that a saved model keeps. The location of the training data stays private."""
 
 
@@ -147,6 +149,15 @@ class TrainedModel:
         """Hash of the model's weights as they are in memory; stored with codes to match them to their
         model."""
         return fingerprint_of(self.model)
+
+    @cached_property
+    def same_codes(self) -> tuple[str, ...]:
+        """Fingerprints of models with the same codes, whose decoder this one was trained in place of."""
+        known = self.about.get(SAME_CODES)
+        if not isinstance(known, dict) or not known:
+            return ()
+        own = code_digest(self.model)
+        return tuple(str(model) for model, digest in known.items() if digest == own)
 
     @property
     def condition_sizes(self) -> dict[str, int]:

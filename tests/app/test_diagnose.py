@@ -14,8 +14,8 @@ from smalti.app.recipes.overrides import override
 from smalti.core.conditions import Batch
 from smalti.core.signals import SignalSpec
 from smalti.evaluation.diagnosis.drawing import draw_diagnosis
+from smalti.evaluation.diagnosis.finding import SEVERITIES
 from smalti.evaluation.diagnosis.measurements import measure_codebooks
-from smalti.evaluation.diagnosis.rules import SEVERITIES
 from smalti.models.hierarchy import HierarchyConfig
 from tests.evaluation.spoiled import SETTING
 from tests.runs import digests

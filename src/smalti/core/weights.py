@@ -19,6 +19,8 @@ from smalti.core.errors import InputError
 
 CHECKSUM = "sha256"
 """Key of a file's metadata: the digest of its tensors, hexadecimal."""
+DECODING = ("decoder.", "family.")
+"""Prefixes of a model's tensors on which its codes do not depend."""
 NARROWER = {
     torch.float32: (torch.bfloat16, torch.float16),
     torch.float64: (torch.float32, torch.bfloat16, torch.float16),
@@ -34,6 +36,12 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 def fingerprint(module: torch.nn.Module) -> str:
     """Identify the weights in memory by the first 16 digits of their `digest`."""
     return short(digest(module.state_dict()))
+
+
+def code_digest(module: torch.nn.Module) -> str:
+    """Digest of a model's weights without those of its decoder and likelihood: it identifies its codes."""
+    state = module.state_dict()
+    return digest({name: tensor for name, tensor in state.items() if not name.startswith(DECODING)})
 
 
 def short(full: str) -> str:

@@ -171,13 +171,18 @@ def read_codes(path: str | Path, batch_size: int = 1024) -> tuple[CodesInfo, Ite
     return info, _batches(path, info, batch_size)
 
 
-def check_codes(info: CodesInfo, expected: CodesInfo) -> None:
+def check_codes(info: CodesInfo, expected: CodesInfo, same: Sequence[str] = ()) -> None:
     """Check that codes come from the expected tokenizer.
+
+    Args:
+        info: of the codes.
+        expected: of the tokenizer.
+        same: fingerprints of other tokenizers with the same codes.
 
     Raises:
         InputError: if the model, the grid or the codebooks differ.
     """
-    if info.model != expected.model:
+    if info.model not in (expected.model, *same):
         raise InputError(
             f"expected codes of the model {expected.model[:12]}, received codes of {info.model[:12]}: "
             f"encode the data with this model, or use the model that encoded it"

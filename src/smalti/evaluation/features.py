@@ -30,13 +30,10 @@ Network = Callable[[Tensor], Tensor]
 
 @final
 class FeatureStatistics:
-    """Mean and covariance of the features of a set of pictures.
+    """Features of a set of pictures, and a Gaussian fitted to them.
 
     Args:
         network: maps RGB pictures in [-1, 1] to features; None for EfficientNet-Lite0.
-
-    Attributes:
-        count: number of pictures.
 
     Raises:
         InputError: if the package of EfficientNet-Lite0 is not installed.
@@ -46,30 +43,27 @@ class FeatureStatistics:
         if network is None:
             pretrained_features()
         self._network = network or _efficientnet
-        self.count = 0
-        self._sum: Tensor = torch.zeros(0)
-        self._products: Tensor = torch.zeros(0)
+        self._features: list[Tensor] = []
 
     @torch.no_grad()
-    def update(self, pictures: Float[Tensor, "n c h w"]) -> Float64[Tensor, "n d"]:
+    def update(self, pictures: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """Add pictures in [-1, 1] with one or three channels, and return their features."""
         parts = pictures.float().split(AT_ONCE)
-        features = torch.cat([self._network(colour(part)).double() for part in parts])
+        features = torch.cat([self._network(colour(part)) for part in parts])
         self.add(features)
         return features
 
-    def add(self, features: Float64[Tensor, "n d"]) -> None:
+    def add(self, features: Float[Tensor, "n d"]) -> None:
         """Add pictures whose features are known."""
-        if not self.count:
-            self._sum = features.new_zeros(features.shape[1])
-            self._products = features.new_zeros(features.shape[1], features.shape[1])
-        self.count += len(features)
-        self._sum += features.sum(0)
-        self._products += features.t() @ features
+        self._features.append(features.detach().cpu())
 
     @property
-    def mean(self) -> Float64[Tensor, " d"]:
-        """Mean of the features.
+    def count(self) -> int:
+        """Number of pictures."""
+        return sum(map(len, self._features))
+
+    def gaussian(self) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "r d"]]:
+        """Mean of the features, and a factor R of their unbiased covariance R^T R, with r = min(n, d) rows.
 
         Raises:
             InputError: for fewer than two pictures.
@@ -79,31 +73,23 @@ class FeatureStatistics:
                 f"expected at least 2 pictures for a distance of features, received {self.count}: use more "
                 "data"
             )
-        return self._sum / self.count
-
-    @property
-    def covariance(self) -> Float64[Tensor, "d d"]:
-        """Unbiased covariance of the features."""
-        mean = self.mean
-        return (self._products - self.count * torch.outer(mean, mean)) / (self.count - 1)
+        features = torch.cat(self._features).double()
+        mean = features.mean(0)
+        centred = (features - mean) / (len(features) - 1) ** 0.5
+        # A factor of the covariance is more exact than the matrix, whose small eigenvalues are lost.
+        return mean, torch.linalg.qr(centred).R if len(centred) > centred.shape[1] else centred
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     """Squared Frechet distance of two Gaussians (Heusel et al. 2017, equation 6).
 
-    |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)); the trace of the root is the sum of the singular
-    values of S_a^(1/2) S_b^(1/2).
+    |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)); for S = R^T R, the trace of the root is the sum of
+    the singular values of R_a R_b^T.
     """
-    of_a, of_b = a.covariance, b.covariance
-    root = torch.linalg.svdvals(_root(of_a) @ _root(of_b)).sum()
-    means = (a.mean - b.mean).square().sum()
-    return float(means + of_a.trace() + of_b.trace() - 2 * root)
-
-
-def _root(matrix: Float64[Tensor, "d d"]) -> Float64[Tensor, "d d"]:
-    """Symmetric square root of a covariance; eigenvalues below 0 are rounding errors."""
-    values, vectors = torch.linalg.eigh(matrix)
-    return vectors * values.clamp_min(0).sqrt() @ vectors.t()
+    (mean_a, root_a), (mean_b, root_b) = a.gaussian(), b.gaussian()
+    common = torch.linalg.svdvals(root_a @ root_b.t()).sum()
+    means = (mean_a - mean_b).square().sum()
+    return float(means + root_a.square().sum() + root_b.square().sum() - 2 * common)
 
 
 def _efficientnet(pictures: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -210,10 +210,10 @@ def _read(path: Path, tokenizer: Tokenizer) -> Iterator[_Item]:
         for file in _files(path):
             yield from _read(file, tokenizer)
     elif path.suffix == ENDING:
-        yield _read_packed(path, expected)
+        yield _read_packed(path, expected, tokenizer.trained.same_codes)
     else:
         info, batches = read_codes(path)
-        check_codes(info, expected)
+        check_codes(info, expected, tokenizer.trained.same_codes)
         for names, codes, _, sizes in batches:
             rows = zip(names, torch.from_numpy(codes.copy()), sizes or [None] * len(names), strict=True)
             for name, one, size in rows:
@@ -238,7 +238,7 @@ def _are_native(path: Path) -> bool:
     return path.is_file() and read_codes(path)[0].has_own_grids
 
 
-def _read_packed(path: Path, expected: CodesInfo) -> _Item:
+def _read_packed(path: Path, expected: CodesInfo, same: Sequence[str]) -> _Item:
     packed = read_packed(path)
     info = packed.info
     num_open = expected.grid.count(None)
@@ -246,5 +246,6 @@ def _read_packed(path: Path, expected: CodesInfo) -> _Item:
     check_codes(
         CodesInfo(grid=grid, num_codebooks=info.num_codebooks, num_codes=info.num_codes, model=info.model),
         expected,
+        same,
     )
     return _Item(info.name, torch.from_numpy(packed.codes).unsqueeze(0), info.size)

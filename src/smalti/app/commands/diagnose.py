@@ -23,8 +23,9 @@ from smalti.data.crops import CropLoader
 from smalti.data.loader import Loader, evenly_spaced, split_indices
 from smalti.data.store import Store
 from smalti.encoders.pooling import item_statistics
+from smalti.evaluation.diagnosis.finding import Finding
 from smalti.evaluation.diagnosis.measurements import Measurements, check_quantizers, measure_codebooks
-from smalti.evaluation.diagnosis.rules import Finding, find_faults
+from smalti.evaluation.diagnosis.rules import find_faults
 from smalti.trained import TrainedModel, load_trained
 from smalti.training.checkpoints import RunDirectory
 

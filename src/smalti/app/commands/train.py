@@ -43,18 +43,19 @@ from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
 from smalti.core.plugins import loaded_plugins, plugin_hint
-from smalti.core.weights import ForeignWeights, digest, load_weights, short
+from smalti.core.weights import ForeignWeights, code_digest, digest, load_weights, short
 from smalti.data.crops import CropLoader
 from smalti.data.fingerprints import fingerprints, read_fingerprints, write_fingerprints
 from smalti.data.loader import split_indices
 from smalti.data.sources import Source
 from smalti.data.store import Store
+from smalti.evaluation.diagnosis.adversarial import adversarial_faults
 from smalti.evaluation.evaluate import evaluate
 from smalti.models.sizes import check_any_length
 from smalti.objectives.objective import Objective, no_terms
 from smalti.priors.uniform import UniformPrior
 from smalti.recipe import Pretraining, Recipe
-from smalti.trained import check_num_codes
+from smalti.trained import SAME_CODES, check_num_codes
 from smalti.training.checkpoints import RunDirectory
 from smalti.training.engine import Engine
 from smalti.training.loop import fit
@@ -126,7 +127,8 @@ def train_recipe(
     begun_with = _start(model, start)
     check_start(run, begun_with)
     if engine.is_main:
-        run.write_config(_description(recipe, data, _origin(run, source, data), store, begun_with))
+        origin = _origin(run, source, data) | _same_codes(recipe, model, start)
+        run.write_config(_description(recipe, data, origin, store, begun_with))
         _remember_items(run, store, modality, training, start, quiet)
     items = TrainingItems.of(store, recipe, engine, modality, model)
     if recipe.pretraining is not None:
@@ -160,7 +162,7 @@ def _train_streamed(
     if engine.is_main:
         for text in streamed.left_out():
             note(text)
-        origin = _origin(run, source, data) | identity
+        origin = _origin(run, source, data) | _same_codes(recipe, model, start) | identity
         run.write_config(_description(recipe, data, origin, streamed, begun_with))
     nothing = np.arange(0)
     items = TrainingItems(training, streamed.held_out(modality, engine.device), nothing, nothing)
@@ -254,6 +256,22 @@ def _origin(run: RunDirectory, source: Source, data: str) -> dict[str, Any]:
     }
 
 
+def _same_codes(recipe: Recipe, model: LatentVariableModel, start: Path | None) -> dict[str, Any]:
+    """Return the fingerprints of the models with the same codes, each with the digest of what makes them.
+
+    Args:
+        recipe: of the run.
+        model: with the initial weights.
+        start: the run of these weights.
+    """
+    if recipe.objective.freeze != "codes" or start is None:
+        return {}
+    begun_with, own = RunDirectory(start), code_digest(model)
+    known = begun_with.read_config().get(SAME_CODES, {})
+    known = known if isinstance(known, dict) else {}
+    return {SAME_CODES: {**known, short(digest(begun_with.read_model())): own}}
+
+
 def _description(
     recipe: Recipe, data: str, origin: dict[str, Any], store: Store | StreamedData, begun_with: str | None
 ) -> dict[str, Any]:
@@ -340,6 +358,8 @@ def _fit(
         )
     if engine.is_main:
         report_kept(run, recipe.training, unit, quiet)
+        for fault in adversarial_faults(run.metrics()):
+            note(f"{fault.text[0].upper()}{fault.text[1:]}: {fault.advice}.", quiet)
 
 
 def _start(model: LatentVariableModel, start: Path | None) -> str | None:

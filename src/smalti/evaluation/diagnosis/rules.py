@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any
 
 from smalti.core.config import Configuration
+from smalti.evaluation.diagnosis.adversarial import adversarial_faults
+from smalti.evaluation.diagnosis.finding import SEVERITIES, Finding
 from smalti.evaluation.diagnosis.measurements import Codebook, Measurements
-
-Severity = Literal["error", "warning", "note"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 COLLAPSED = 0.9
 """Share of the positions of one code. Sound runs: up to 0.48, 0.6 with two codes; collapsed runs: above 0.99.
@@ -53,26 +51,6 @@ STILL_FALLING = 0.1
 """Part of the whole fall of the training loss that the last fifth of the logged steps brought."""
 
 
-@final
-@dataclass(frozen=True)
-class Finding:
-    """A fault of a run.
-
-    Attributes:
-        name: of the fault, such as `dead-codes`.
-        severity: "error", "warning" or "note".
-        codebook: name of the quantizer's module; empty for a model with one quantizer, or for the whole run.
-        text: description, with figures.
-        advice: settings to change.
-    """
-
-    name: str
-    severity: Severity
-    codebook: str
-    text: str
-    advice: str
-
-
 Rule = Callable[[Codebook], Finding | None]
 
 
@@ -97,6 +75,7 @@ def _all(measurements: Measurements) -> Iterator[Finding]:
             finding = rule(codebook)
             if finding is not None:
                 yield finding
+    yield from adversarial_faults(measurements.metrics)
     unfinished = still_falling(measurements.metrics)
     if unfinished is not None:
         yield unfinished
