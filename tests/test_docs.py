@@ -32,6 +32,7 @@ DOCUMENTS = (
     "docs/speed.md",
     "docs/figures.md",
     "docs/likelihood.md",
+    "docs/objectives.md",
     "docs/quantizers.md",
     "docs/speech.md",
     "docs/video.md",

@@ -33,7 +33,7 @@ def test_the_stub_names_the_same():
 
 
 def test_there_are_registries():
-    assert len(REGISTRIES) == 11
+    assert len(REGISTRIES) == 13
 
 
 @pytest.mark.parametrize("name", REGISTRIES)

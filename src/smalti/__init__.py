@@ -35,7 +35,7 @@ _MODULES = {
     "core.errors": "InputError UnknownKind",
     "core.locality": "Extent ReceptiveField",
     "core.modality": "MODALITIES Modality ModalityConfig",
-    "core.models": "Autoencoder LatentVariableModel MODELS ModelConfig Trainable",
+    "core.models": "Autoencoder ForwardPass LatentVariableModel MODELS ModelConfig Trainable",
     "core.parts": (
         "DECODERS Decoder DecoderConfig ENCODERS Encoder EncoderConfig LIKELIHOODS Likelihood "
         "LikelihoodConfig LikelihoodFamily QUANTIZERS Quantizer QuantizerConfig"
@@ -61,6 +61,7 @@ _MODULES = {
     "encoding": "encode_items",
     "evaluation.bounds": "measure",
     "evaluation.evaluate": "evaluate",
+    "evaluation.features": "FeatureStatistics frechet_distance",
     "likelihoods.categorical": "Categorical CategoricalConfig CategoricalFamily",
     "likelihoods.coupled_logistic_mixture": (
         "CoupledLogisticMixture CoupledLogisticMixtureConfig CoupledLogisticMixtureFamily"
@@ -78,6 +79,16 @@ _MODULES = {
     "models.vae": "VAE VAEConfig",
     "models.vimco": "VIMCO VIMCOConfig",
     "models.vqvae": "VQVAE VQVAEConfig",
+    "objectives.adversarial": "Adversarial AdversarialConfig",
+    "objectives.base": "TERMS Term TermConfig",
+    "objectives.discriminators.base": "DISCRIMINATORS Discriminator DiscriminatorConfig Verdict",
+    "objectives.discriminators.patch": "PatchDiscriminator PatchDiscriminatorConfig",
+    "objectives.discriminators.waveform": "WaveformDiscriminator WaveformDiscriminatorConfig",
+    "objectives.objective": "Objective ObjectiveConfig",
+    "objectives.perceptual": "Perceptual PerceptualConfig",
+    "objectives.pixel": "L1 L1Config L2 L2Config",
+    "objectives.spectral": "FrequencyDistance FrequencyDistanceConfig MelDistance MelDistanceConfig",
+    "objectives.structural": "MultiScaleSSIM MultiScaleSSIMConfig",
     "priors.autoregressive": "AutoregressivePriorConfig LearnedPrior",
     "priors.base": "PRIORS PriorConfig",
     "priors.masked": "MaskedPrior MaskedPriorConfig",

@@ -42,6 +42,7 @@ from smalti.core.modality import Modality as Modality
 from smalti.core.modality import ModalityConfig as ModalityConfig
 from smalti.core.models import MODELS as MODELS
 from smalti.core.models import Autoencoder as Autoencoder
+from smalti.core.models import ForwardPass as ForwardPass
 from smalti.core.models import LatentVariableModel as LatentVariableModel
 from smalti.core.models import ModelConfig as ModelConfig
 from smalti.core.models import Trainable as Trainable
@@ -102,6 +103,8 @@ from smalti.encoders.vit import ViTEncoderConfig as ViTEncoderConfig
 from smalti.encoding import encode_items as encode_items
 from smalti.evaluation.bounds import measure as measure
 from smalti.evaluation.evaluate import evaluate as evaluate
+from smalti.evaluation.features import FeatureStatistics as FeatureStatistics
+from smalti.evaluation.features import frechet_distance as frechet_distance
 from smalti.likelihoods.categorical import Categorical as Categorical
 from smalti.likelihoods.categorical import CategoricalConfig as CategoricalConfig
 from smalti.likelihoods.categorical import CategoricalFamily as CategoricalFamily
@@ -142,6 +145,35 @@ from smalti.models.vimco import VIMCO as VIMCO
 from smalti.models.vimco import VIMCOConfig as VIMCOConfig
 from smalti.models.vqvae import VQVAE as VQVAE
 from smalti.models.vqvae import VQVAEConfig as VQVAEConfig
+from smalti.objectives.adversarial import Adversarial as Adversarial
+from smalti.objectives.adversarial import AdversarialConfig as AdversarialConfig
+from smalti.objectives.base import TERMS as TERMS
+from smalti.objectives.base import Term as Term
+from smalti.objectives.base import TermConfig as TermConfig
+from smalti.objectives.discriminators.base import DISCRIMINATORS as DISCRIMINATORS
+from smalti.objectives.discriminators.base import Discriminator as Discriminator
+from smalti.objectives.discriminators.base import DiscriminatorConfig as DiscriminatorConfig
+from smalti.objectives.discriminators.base import Verdict as Verdict
+from smalti.objectives.discriminators.patch import PatchDiscriminator as PatchDiscriminator
+from smalti.objectives.discriminators.patch import PatchDiscriminatorConfig as PatchDiscriminatorConfig
+from smalti.objectives.discriminators.waveform import WaveformDiscriminator as WaveformDiscriminator
+from smalti.objectives.discriminators.waveform import (
+    WaveformDiscriminatorConfig as WaveformDiscriminatorConfig,
+)
+from smalti.objectives.objective import Objective as Objective
+from smalti.objectives.objective import ObjectiveConfig as ObjectiveConfig
+from smalti.objectives.perceptual import Perceptual as Perceptual
+from smalti.objectives.perceptual import PerceptualConfig as PerceptualConfig
+from smalti.objectives.pixel import L1 as L1
+from smalti.objectives.pixel import L2 as L2
+from smalti.objectives.pixel import L1Config as L1Config
+from smalti.objectives.pixel import L2Config as L2Config
+from smalti.objectives.spectral import FrequencyDistance as FrequencyDistance
+from smalti.objectives.spectral import FrequencyDistanceConfig as FrequencyDistanceConfig
+from smalti.objectives.spectral import MelDistance as MelDistance
+from smalti.objectives.spectral import MelDistanceConfig as MelDistanceConfig
+from smalti.objectives.structural import MultiScaleSSIM as MultiScaleSSIM
+from smalti.objectives.structural import MultiScaleSSIMConfig as MultiScaleSSIMConfig
 from smalti.priors.autoregressive import AutoregressivePriorConfig as AutoregressivePriorConfig
 from smalti.priors.autoregressive import LearnedPrior as LearnedPrior
 from smalti.priors.base import PRIORS as PRIORS
