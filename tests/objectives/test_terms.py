@@ -20,7 +20,7 @@ from tests.conformance.classes import concrete
 
 PICTURES = SignalSpec(3, (48, 64))
 CLIPS = SignalSpec(1, (4, 32, 32))
-SOUNDS = SignalSpec(1, (4096,), sample_rate_hz=16_000)
+SOUNDS = SignalSpec(1, (4096,), 65_536, sample_rate_hz=16_000)
 SIGNALS = {"pictures": PICTURES, "clips": CLIPS, "sounds": SOUNDS}
 
 
@@ -108,8 +108,8 @@ def blurred(x: np.ndarray) -> np.ndarray:
 
 
 def ms_ssim(x: np.ndarray, y: np.ndarray, weights: tuple[float, ...]) -> float:
-    """Wang et al. 2003, equation 7, of one channel in [-1, 1]."""
-    c1, c2, product = (0.01 * 2) ** 2, (0.03 * 2) ** 2, 1.0
+    """Wang et al. 2003, equation 7, of one channel of intensities from 0 to 1."""
+    c1, c2, product = 0.01**2, 0.03**2, 1.0
     for scale, weight in enumerate(weights):
         if scale:
             x, y = (
@@ -134,11 +134,33 @@ def test_ms_ssim_is_that_of_the_definition() -> None:
     assert len(weights) == 3
     expected = np.mean(
         [
-            ms_ssim(a.double().numpy(), b.double().numpy(), weights)
+            ms_ssim((a.double().numpy() + 1) / 2, (b.double().numpy() + 1) / 2, weights)
             for a, b in zip(other.flatten(0, 1), signal.flatten(0, 1), strict=True)
         ]
     )
     assert MultiScaleSSIM()(other, signal).item() == pytest.approx(1 - expected, abs=1e-4)
+
+
+def test_ms_ssim_of_a_small_shift_is_small_at_every_brightness() -> None:
+    flat = torch.zeros(1, 1, 32, 32)
+    for brightness in (-0.8, 0.0, 0.8):
+        assert MultiScaleSSIM()(flat + brightness + 0.05, flat + brightness - 0.05).item() < 0.2
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_terms_under_autocast(name: str) -> None:
+    """Losses of small errors are not lost in the rounding of bfloat16."""
+    spec = SIGNALS[name]
+    signal = signals(spec).cumsum(-1)
+    signal = signal / signal.abs().amax()
+    other = signal + 0.02 * signals(spec, 1)
+    for kind, term in terms_of(spec).items():
+        expected = term(other, signal)
+        with torch.autocast("cpu", torch.bfloat16):
+            received = term(other, signal)
+        assert received.dtype == torch.float32, kind
+        tolerance = 0.02 if kind == "adversarial" else 1e-3
+        torch.testing.assert_close(received, expected, rtol=tolerance, atol=tolerance * 0.1, msg=kind)
 
 
 def test_ms_ssim_of_opposite_pictures_has_a_finite_slope() -> None:
@@ -216,12 +238,13 @@ def test_grey_pictures_and_frames_count_as_rgb() -> None:
         ("frequency", SOUNDS),
         ("mel", PICTURES),
         ("mel", SignalSpec(1, (400,))),
+        ("mel", SignalSpec(1, (400,), sample_rate_hz=8000)),
         ("adversarial", SOUNDS),
         ("adversarial", SignalSpec(3, (16, 64))),
     ],
 )
 def test_terms_refuse_signals_that_they_cannot_compare(kind: str, spec: SignalSpec) -> None:
-    with pytest.raises(InputError, match=r"leave out|data\.kind|fewer layers"):
+    with pytest.raises(InputError, match=r"leave (it )?out|data\.kind|fewer layers|encoding=linear"):
         TERMS.get(kind)().build(spec)
 
 

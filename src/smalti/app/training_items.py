@@ -45,9 +45,19 @@ class TrainingItems:
 
         return cls(loader(training), loader(watched) if len(watched) else None, training, watched)
 
-    def give_statistics(self, model: LatentVariableModel, modality: Modality, store: Store) -> None:
-        """Store the label statistics of the training items in an encoder that needs them, and attach them."""
-        remember_statistics(model, modality, store, self.training_indices)
+    def give_statistics(
+        self, model: LatentVariableModel, modality: Modality, store: Store, is_frozen: bool
+    ) -> None:
+        """Store the label statistics of the training items in an encoder that needs them, and attach them.
+
+        Args:
+            model: with such an encoder, or another one.
+            modality: of the signals.
+            store: all items.
+            is_frozen: keep the statistics that the encoder has.
+        """
+        if not is_frozen:
+            remember_statistics(model, modality, store, self.training_indices)
         labels = {name: label for label, name in enumerate(store.classes)}
         statistics = item_statistics(model, modality, store, labels)
         if statistics is not None:

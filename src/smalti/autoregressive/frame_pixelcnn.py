@@ -194,7 +194,7 @@ class FramePixelCNN(AutoregressiveNetwork):
         if frames > 1:
             # The memory after a frame conditions the next one; after the last frame it is not needed.
             past = self.memory.start(batch_size, grid)
-            later, _ = self._remembered(seen[:, :, :-1], actions[:, :-1], past)
+            later, _ = self.remembered(seen[:, :, :-1], actions[:, :-1], past)
             known = torch.cat([known, later], 2)
         local = known.transpose(1, 2).flatten(0, 1)
         of_frames = self._by_frame(conditions, frames)
@@ -263,15 +263,24 @@ class FramePixelCNN(AutoregressiveNetwork):
     def _remember(self, codes: Int64[Tensor, "b g f h w"], state: FrameState) -> None:
         """Add complete frames to the memory; the next symbol is the first of the following frame."""
         done = state.actions[:, state.frames : state.frames + codes.shape[2]]
-        known, state.past = self._remembered(codes, done, state.past)
+        known, state.past = self.remembered(codes, done, state.past)
         state.known = known[:, :, -1]
         state.frames += codes.shape[2]
         state.frame, state.symbols = None, 0
 
-    def _remembered(
+    def remembered(
         self, codes: Int64[Tensor, "b g f h w"], actions: Int64[Tensor, "b f"], past: Past
     ) -> tuple[Float[Tensor, "b c f h w"], Past]:
-        """Memory after each of some frames, from their codes and actions."""
+        """Compute the memory after each of some frames, which conditions the next one.
+
+        Args:
+            codes: of the frames.
+            actions: rows of the action embedding; the last row is "not given".
+            past: state before the first of these frames, from `memory.start` or from this method.
+
+        Returns:
+            The memory `(B, C, F, h, w)`, and the state after the last frame.
+        """
         each = zip(self.embeddings, codes.unbind(1), strict=True)
         embedded = torch.stack([embed(c) for embed, c in each]).sum(0)
         action_vectors = None if self.actions is None else self.actions(actions)

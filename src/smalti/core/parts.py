@@ -243,6 +243,13 @@ class Likelihood(ABC):
             f"{type(self).__name__}, which has none: leave out --lossless, or define its method code"
         )
 
+    def straight_through_mean(self) -> Float[Tensor, "b c *size"]:
+        """Compute `mean()` for losses: values that it clips to the model's range keep a gradient.
+
+        By default it has the gradient of `mean()`.
+        """
+        return self.mean()
+
     def known_mean(self) -> Float[Tensor, "b c *size"] | None:
         """Return `mean()`, or None if it is unknown."""
         return self.mean() if self.has_mean else None

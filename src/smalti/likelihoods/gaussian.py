@@ -67,6 +67,10 @@ class Gaussian(Likelihood):
         """Mean of the Gaussian, clipped to the range."""
         return self._mean.clamp(-1, 1)
 
+    def straight_through_mean(self) -> Float[Tensor, "b c *size"]:
+        """The clipped mean, with the gradient of the mean itself."""
+        return self._mean + (self.mean() - self._mean).detach()
+
 
 @final
 class GaussianFamily(LikelihoodFamily):

@@ -53,8 +53,8 @@ class Adversarial(Term):
 
     Args:
         discriminator: judges signals and reconstructions.
-        weight: factor of the term; with `balance`, the norm of its gradient relative to that of all other
-            terms of the reconstruction, both at the decoder's output.
+        weight: factor of the term; with `balance`, the norm of its gradient relative to that of the
+            likelihood and all terms without a discriminator, both at the decoder's output.
         start: first training step of the term, and of the discriminator's phase.
         loss: "hinge", or "non-saturating" cross-entropy.
         balance: scale the term by the norms of gradients (as VQGAN's adaptive weight does, Esser et al. 2021,
@@ -62,8 +62,9 @@ class Adversarial(Term):
         feature_matching: weight, in the model's loss, of the mean absolute difference between features of
             signals and reconstructions, relative to the mean magnitude of the signals' (Kumar et al. 2019).
         r1: weight of half the squared gradient norm of logits at signals (Mescheder et al. 2018).
-        lecam: weight of the squared distance of logits from the average logits of the other kind (Tseng et
-            al. 2021), for few data.
+        lecam: weight of LeCam regularisation (Tseng et al. 2021), for few data: the squares by which logits
+            of signals exceed the average of reconstructions, and those of reconstructions fall below that of
+            signals, as in the authors' code.
         learning_rate_scale: of the discriminator, relative to the model's.
         every: the discriminator learns every so many steps.
 
@@ -142,7 +143,7 @@ class Adversarial(Term):
         return Loss(total, terms)
 
     def _distance_from_averages(self, real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
-        """Tseng et al. 2021, equation 5; averages are copied, since they change before the backward pass."""
+        """LeCam's distance; averages are copied, since they change before the backward pass."""
         of_real, of_fake = self.average_logits.clone()
         return _mean([F.relu(each - of_fake).square() for each in real]) + _mean(
             [F.relu(of_real - each).square() for each in fake]
@@ -165,8 +166,8 @@ def _feature_distance(generated: Sequence[Verdict], real: Sequence[Verdict]) -> 
 
 
 def _gradient_norms(logits: Sequence[Tensor], signal: Tensor) -> Float[Tensor, " b"]:
-    """Squared norm, for each item, of the gradient of the sum over networks of the mean logit."""
-    summed = torch.stack([each.flatten(1).mean(1).sum() for each in logits]).sum()
+    """Squared norm, for each item, of the gradient of the sum over networks of the item's mean logit."""
+    summed = torch.stack([each.mean() * len(signal) for each in logits]).sum()
     (gradient,) = torch.autograd.grad(summed, signal, create_graph=True)
     return gradient.flatten(1).square().sum(1)
 
@@ -187,7 +188,7 @@ class AdversarialConfig(TermConfig):
 
     def build(self, signal: SignalSpec) -> Adversarial:
         """Build the term with an untrained discriminator."""
-        term = Adversarial(
+        return Adversarial(
             self.discriminator.build(signal),
             self.weight,
             self.start,
@@ -199,5 +200,3 @@ class AdversarialConfig(TermConfig):
             learning_rate_scale=self.learning_rate_scale,
             every=self.every,
         )
-        term.config = self
-        return term

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any
+from typing import Annotated
 
 from jaxtyping import Float
 from pydantic import Field
@@ -25,9 +25,6 @@ class Term(nn.Module, ABC):
     Raises:
         InputError: if the weight is not positive, or the start is negative.
     """
-
-    config: Any = None
-    """The `TermConfig` that builds an equal term, or None."""
 
     def __init__(self, weight: float = 1.0, start: int = 0) -> None:
         super().__init__()
@@ -70,6 +67,9 @@ class TermConfig(Configuration):
         """
 
 
+COMPANDED = 256
+"""Levels of mu-law waveforms, whose spectra are not those of the sound."""
+
 TERMS = Registry("objective term", TermConfig, "smalti.objectives")
 """Kinds of terms."""
 
@@ -81,15 +81,15 @@ def check_pictures(signal: SignalSpec, name: str) -> None:
 
     Args:
         signal: of the model.
-        name: of the term, for the message.
+        name: of what compares them, for the message.
 
     Raises:
         InputError: if they are not.
     """
     if not signal.has_pictures or signal.ndim > 3 or signal.channels not in (1, 3) or signal.is_continuous:
         raise InputError(
-            f"expected pictures or clips with 1 or 3 channels for the term {name}, received signals with "
-            f"{signal.channels} channels and the axes {', '.join(signal.axes)}: leave out the term"
+            f"expected pictures or clips of exact levels with 1 or 3 channels for {name}, received "
+            f"{_described(signal)}: leave it out"
         )
 
 
@@ -98,17 +98,28 @@ def check_waveforms(signal: SignalSpec, name: str) -> None:
 
     Args:
         signal: of the model.
-        name: of the term, for the message.
+        name: of what compares them, for the message.
 
     Raises:
         InputError: if they are not.
     """
     if signal.axes != ("time",) or signal.channels != 1 or not signal.sample_rate_hz:
         raise InputError(
-            f"expected waveforms with a sample rate for the term {name}, received signals with "
-            f"{signal.channels} channels and the axes {', '.join(signal.axes)}: leave out the term, or use "
-            "data.kind=audio"
+            f"expected waveforms with one channel and a sample rate for {name}, received "
+            f"{_described(signal)}: leave it out, or use data.kind=audio"
         )
+    if signal.levels <= COMPANDED:
+        raise InputError(
+            f"expected linear waveforms for {name}, received {signal.levels} levels, as mu-law encoding has: "
+            "set data.encoding=linear"
+        )
+
+
+def _described(signal: SignalSpec) -> str:
+    """Properties of signals, for messages."""
+    domain = "continuous values" if signal.is_continuous else f"{signal.levels} levels"
+    rate = f" at {signal.sample_rate_hz} Hz" if signal.sample_rate_hz else ""
+    return f"signals with {signal.channels} channels, the axes {', '.join(signal.axes)} and {domain}{rate}"
 
 
 def pictures(signal: Float[Tensor, "b c *size"]) -> Float[Tensor, "n c h w"]:

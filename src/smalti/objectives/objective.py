@@ -57,10 +57,13 @@ class Objective(Trainable):
         super().__init__()
         terms = dict(terms or {})
         self.likelihood, self.freeze_codes = likelihood, freeze_codes
-        if not (likelihood > 0 or terms) or likelihood < 0:
+        # A balanced term has no scale of its own, and a later one leaves nothing to minimise before it.
+        others = [each for each in terms.values() if not (each.start or getattr(each, "balance", False))]
+        if likelihood < 0 or not (likelihood or others):
             raise InputError(
-                f"expected a likelihood weight above 0, or 0 beside other terms, received {likelihood} and "
-                f"{len(terms)} terms: set objective.likelihood=1"
+                "expected a likelihood weight above 0, or 0 beside a term that starts at step 0 and is not "
+                f"balanced, received {likelihood} and the terms {', '.join(terms) or 'none'}: set "
+                "objective.likelihood=1"
             )
         if terms and not model.family.is_per_position:
             raise InputError(
@@ -90,10 +93,8 @@ class Objective(Trainable):
     def train(self, mode: bool = True) -> Objective:
         """Set the mode of all parts; a model with frozen codes trains its decoder and likelihood alone."""
         super().train(mode)
-        if self.freeze_codes:
-            self.model.eval()
-            for part in self._parts():
-                part.train(mode)
+        for part in self.model.children() if self.freeze_codes else ():
+            part.train(mode and part in self._parts())
         return self
 
     def phases(self) -> Sequence[Phase]:
@@ -123,12 +124,13 @@ class Objective(Trainable):
         logged = {f"distortion_{domain.unit}_per_dim": per_observed_dim(distortion, batch, domain)}
         due = {name: term for name, term in self._terms().items() if self.trained_steps >= term.start}
         reconstruction = self._observed(run, batch) if due else None
-        self._reconstruction = None if reconstruction is None else reconstruction.detach()
         fitted = (self.likelihood or 1.0) * distortion
         values: dict[str, Tensor] = {}
         for name, term in due.items():
             values[name] = term(reconstruction, batch.data)
         adversarial = {name: values[name] for name in self._adversarial() if name in values}
+        # For the phases of the discriminators, in the same step.
+        self._reconstruction = reconstruction.detach() if adversarial and reconstruction is not None else None
         for name, value in values.items():
             if name not in adversarial:
                 fitted = fitted + self._terms()[name].weight * value
@@ -187,7 +189,7 @@ class Objective(Trainable):
 
     def _observed(self, run: ForwardPass, batch: Batch) -> Tensor:
         """The reconstruction, with the signal in place of padding and missing values."""
-        mean, observed = run.likelihood.mean(), batch.observed()
+        mean, observed = run.likelihood.straight_through_mean(), batch.observed()
         return mean if observed is None else torch.where(observed, mean, batch.data)
 
     def _discriminator_loss(self, name: str, batch: Batch) -> Loss:

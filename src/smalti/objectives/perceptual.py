@@ -38,9 +38,11 @@ class Perceptual(Term):
     ) -> Float[Tensor, ""]:
         """Mean distance of pictures or frames; those with one channel count as grey."""
         network = self._network[0].to(signal.device)
-        with torch.no_grad():
-            expected = [_normalized(each) for each in network(colour(signal))]
-        received = [_normalized(each) for each in network(colour(reconstruction))]
+        # Small differences of features would be lost in the rounding of autocast.
+        with torch.autocast(signal.device.type, enabled=False):
+            with torch.no_grad():
+                expected = [_normalized(each) for each in network(colour(signal.float()))]
+            received = [_normalized(each) for each in network(colour(reconstruction.float()))]
         distances = [
             (ours - theirs).square().sum(1).mean() for ours, theirs in zip(received, expected, strict=True)
         ]
@@ -68,5 +70,5 @@ class PerceptualConfig(TermConfig):
         Raises:
             InputError: for other signals than pictures or clips, or if the network is not installed.
         """
-        check_pictures(signal, "perceptual")
+        check_pictures(signal, "the term perceptual")
         return Perceptual(pretrained_features(), self.weight, self.start)

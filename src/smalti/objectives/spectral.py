@@ -127,7 +127,7 @@ class FrequencyDistanceConfig(TermConfig):
 
     def build(self, signal: SignalSpec) -> FrequencyDistance:
         """Build the term."""
-        check_pictures(signal, "frequency")
+        check_pictures(signal, "the term frequency")
         return FrequencyDistance(self.weight, self.start, self.alpha)
 
 
@@ -140,6 +140,6 @@ class MelDistanceConfig(TermConfig):
 
     def build(self, signal: SignalSpec) -> MelDistance:
         """Build the term."""
-        check_waveforms(signal, "mel")
+        check_waveforms(signal, "the term mel")
         assert signal.sample_rate_hz is not None
         return MelDistance(signal.sample_rate_hz, self.weight, self.start, self.windows_ms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, final
 
 import torch
@@ -17,8 +18,8 @@ SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the scales, finest first (Wang et al. 2003, section 3.2)."""
 WINDOW, SIGMA = 11, 1.5
 """Width and standard deviation of the Gaussian window, pixels, at every scale (Wang et al. 2004)."""
-C1, C2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
-"""Constants of Wang et al. 2004, equations 7 and 11, for values of range 2."""
+C1, C2 = 0.01**2, 0.03**2
+"""Constants of Wang et al. 2004, equations 7 and 11, for intensities from 0 to 1."""
 LEAST = 1e-3
 """Least similarity of a scale: powers of a negative one are undefined, and near 0 their slope is infinite."""
 
@@ -51,8 +52,13 @@ class MultiScaleSSIM(Term):
         Raises:
             InputError: for pictures with a side below 11 pixels.
         """
-        x, y = (pictures(each).float().flatten(0, 1).unsqueeze(1) for each in (reconstruction, signal))
         weights = scale_weights(min(signal.shape[-2:]))
+        # Variances are differences of means, which autocast would round away.
+        with torch.autocast(signal.device.type, enabled=False):
+            return 1 - self._similarity(_intensities(reconstruction), _intensities(signal), weights).mean()
+
+    def _similarity(self, x: Tensor, y: Tensor, weights: Sequence[float]) -> Float[Tensor, " n"]:
+        """MS-SSIM of maps `(N, 1, H, W)` with intensities from 0 to 1."""
         similarity = torch.ones_like(x[:, 0, 0, 0])
         for scale, weight in enumerate(weights):
             if scale:
@@ -61,7 +67,7 @@ class MultiScaleSSIM(Term):
             # The luminance counts at the coarsest scale alone (equation 7).
             of_scale = (luminance * structure if scale == len(weights) - 1 else structure).flatten(1).mean(1)
             similarity = similarity * of_scale.clamp_min(LEAST) ** weight
-        return 1 - similarity.mean()
+        return similarity
 
     def _similarities(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Luminance, and contrast with structure, at each position (Wang et al. 2004, section III)."""
@@ -74,6 +80,11 @@ class MultiScaleSSIM(Term):
     def _blurred(self, maps: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 i j"]:
         rows = F.conv2d(maps, self.window.view(1, 1, -1, 1))
         return F.conv2d(rows, self.window.view(1, 1, 1, -1))
+
+
+def _intensities(signal: Tensor) -> Float[Tensor, "n 1 h w"]:
+    """Each channel of pictures in [-1, 1] as a map of values from 0 to 1: luminance has a zero."""
+    return (pictures(signal).float().flatten(0, 1).unsqueeze(1) + 1) / 2
 
 
 def scale_weights(side: int) -> tuple[float, ...]:
@@ -100,6 +111,6 @@ class MultiScaleSSIMConfig(TermConfig):
 
     def build(self, signal: SignalSpec) -> MultiScaleSSIM:
         """Build the term."""
-        check_pictures(signal, "ms-ssim")
+        check_pictures(signal, "the term ms-ssim")
         scale_weights(min(signal.size[-2:]))
         return MultiScaleSSIM(self.weight, self.start)

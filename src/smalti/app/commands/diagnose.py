@@ -80,7 +80,7 @@ def diagnose(
                 training.out_of,
                 directory.metrics(),
             )
-    findings = find_faults(measurements)
+    findings = find_faults(measurements, by_own_loss=trained.recipe.objective.is_plain)
     report = {
         "model": trained.fingerprint,
         "training": training.name,

@@ -43,7 +43,8 @@ def measure_features(
 
     Returns:
         `network`, `num` (pictures or frames of the originals), `reconstructions`, `halves`, which is the
-        distance between every second original and the others, and `samples` by prior, with `num_samples`.
+        distance between every second original and the others, and `samples` by prior, with `num_samples`
+        (pictures or frames).
     """
     originals, again = FeatureStatistics(), FeatureStatistics()
     halves = FeatureStatistics(), FeatureStatistics()
@@ -52,13 +53,13 @@ def measure_features(
         done = 0
         for batch in batches():
             features = originals.update(pictures(batch.data))
-            for offset, half in enumerate(halves):
-                half.add(features[offset::2])
+            for item, own in enumerate(features.chunk(len(batch.data)), done):
+                halves[item % 2].add(own)  # the frames of a clip are in the same half
             again.update(pictures(trained.model.reconstruct(batch.data, batch.conditions, generator)))
             done += len(batch.data)
             count(done, num)
     if min(each.count for each in halves) < 2:
-        raise InputError(f"expected at least 4 pictures for --features, received {num}: use more data")
+        raise InputError(f"expected at least 4 items for --features, received {num}: use more data")
     return {
         "network": NAME,
         "num": originals.count,
@@ -70,7 +71,9 @@ def measure_features(
 
 def _of_samples(trained: TrainedModel, originals: FeatureStatistics, num: int, quiet: bool) -> dict[str, Any]:
     """Distance of each learned prior's samples from the originals; nothing without such a prior."""
-    wanted, distances = min(num, MOST_SAMPLES), {}
+    if not trained.learned:
+        return {}
+    wanted, distances, count_of_pictures = min(num, MOST_SAMPLES), {}, 0
     tokenizer = Tokenizer(trained)
     for name in trained.learned:
         drawn = FeatureStatistics()
@@ -78,10 +81,10 @@ def _of_samples(trained: TrainedModel, originals: FeatureStatistics, num: int, q
             for seed, first in enumerate(range(0, wanted, DRAWN_AT_ONCE)):
                 size = min(DRAWN_AT_ONCE, wanted - first)
                 codes = tokenizer.sample_codes(size, seed=seed, batch_size=size, prior=name)
-                drawn.update(pictures(trained.autoencoder.decode(codes.to(trained.device))))
+                drawn.update(pictures(tokenizer.decode_signals(codes, seed=seed)))
                 count(first + size, wanted)
-        distances[name] = frechet_distance(originals, drawn)
-    return {"samples": distances, "num_samples": wanted} if distances else {}
+        distances[name], count_of_pictures = frechet_distance(originals, drawn), drawn.count
+    return {"samples": distances, "num_samples": count_of_pictures}
 
 
 def note_of_features(report: dict[str, Any]) -> str | None:

@@ -133,7 +133,7 @@ def train_recipe(
     items = TrainingItems.of(store, recipe, engine, modality, model)
     if recipe.pretraining is not None:
         _pretrain(recipe.pretraining, model, items, modality, run, engine, quiet)
-    items.give_statistics(model, modality, store)
+    items.give_statistics(model, modality, store, is_frozen=recipe.objective.freeze != "nothing")
     _fit(model, items, recipe, run, engine, quiet)
     if engine.is_main:
         finish(run, items, quiet, suggest)
@@ -197,6 +197,11 @@ def _check_settings(
         )
     if recipe.pretraining is not None:
         check_parts(model)
+        if recipe.objective.freeze != "nothing":
+            raise InputError(
+                f"expected a recipe without pretraining for --freeze {recipe.objective.freeze}, received one "
+                "that trains the encoder first: leave out --freeze"
+            )
     if start is not None:
         known = RunDirectory(start).read_config().get("classes", [])
         _start(recipe.model.build(modality.spec, {"label": len(known)}), start)

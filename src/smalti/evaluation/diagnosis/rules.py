@@ -54,12 +54,17 @@ STILL_FALLING = 0.1
 Rule = Callable[[Codebook], Finding | None]
 
 
-def find_faults(measurements: Measurements) -> list[Finding]:
-    """Return the faults of a run, worst first; empty if nothing is wrong."""
-    return sorted(_all(measurements), key=lambda each: SEVERITIES.index(each.severity))
+def find_faults(measurements: Measurements, by_own_loss: bool = True) -> list[Finding]:
+    """Return the faults of a run, worst first; empty if nothing is wrong.
+
+    Args:
+        measurements: of the run.
+        by_own_loss: whether the model was trained by its own loss, whose terms are then compared.
+    """
+    return sorted(_all(measurements, by_own_loss), key=lambda each: SEVERITIES.index(each.severity))
 
 
-def _all(measurements: Measurements) -> Iterator[Finding]:
+def _all(measurements: Measurements, by_own_loss: bool) -> Iterator[Finding]:
     latents = [codebook.latents for codebook in measurements.codebooks]
     if not (math.isfinite(measurements.distortion) and all(bool(each.isfinite().all()) for each in latents)):
         yield Finding(
@@ -71,7 +76,7 @@ def _all(measurements: Measurements) -> Iterator[Finding]:
         )
         return
     for codebook in measurements.codebooks:
-        for rule in RULES:
+        for rule in RULES if by_own_loss else [each for each in RULES if each not in BALANCE]:
             finding = rule(codebook)
             if finding is not None:
                 yield finding
@@ -227,7 +232,9 @@ def too_few(codebook: Codebook) -> Finding | None:
 
 def still_falling(metrics: Sequence[Mapping[str, Any]]) -> Finding | None:
     """The training stopped while its loss fell."""
-    losses = [float(line["loss"]) for line in metrics if line.get("split") == "train" and "loss" in line]
+    # With an objective, the model's is one of several phases.
+    found = [line.get("loss", line.get("model/loss")) for line in metrics if line.get("split") == "train"]
+    losses = [float(loss) for loss in found if loss is not None]
     fifth = len(losses) // 5
     if fifth < 2:
         return None
@@ -245,11 +252,14 @@ def still_falling(metrics: Sequence[Mapping[str, Any]]) -> Finding | None:
     )
 
 
+BALANCE: tuple[Rule, ...] = (
+    out_of_balance("commitment_weight", "commitment loss"),
+    out_of_balance("entropy_weight", "entropy loss"),
+)
 RULES: tuple[Rule, ...] = (
     collapse,
     outgrown,
-    out_of_balance("commitment_weight", "commitment loss"),
-    out_of_balance("entropy_weight", "entropy loss"),
+    *BALANCE,
     too_many,
     dead_codes,
     lagging,

@@ -79,7 +79,7 @@ class PatchDiscriminatorConfig(DiscriminatorConfig):
 
     def build(self, signal: SignalSpec) -> PatchDiscriminator:
         """Build the network for pictures or clips."""
-        check_pictures(signal, "adversarial")
+        check_pictures(signal, "a patch discriminator")
         if min(signal.size[-2:]) // 2**self.layers < 3:
             raise InputError(
                 f"expected pictures of at least {3 * 2**self.layers} pixels a side for a discriminator with "

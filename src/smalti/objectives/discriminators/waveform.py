@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from smalti.core.errors import InputError
 from smalti.core.signals import SignalSpec
 from smalti.nn.spectral import ShortTimeFourier
 from smalti.objectives.base import check_waveforms
@@ -42,12 +43,20 @@ class WaveformDiscriminator(Discriminator):
         width: channels of the first layer of every network.
         periods: in samples; () for none.
         windows: lengths of the windows of the spectra, samples; hops are a quarter of a window.
+
+    Raises:
+        InputError: without any network, or for a period below 1 or a window below 8 samples.
     """
 
     def __init__(
         self, width: int = 16, periods: Sequence[int] = PERIODS, windows: Sequence[int] = WINDOWS
     ) -> None:
         super().__init__()
+        if not (periods or windows) or min(periods, default=1) < 1 or min(windows, default=8) < 8:
+            raise InputError(
+                "expected periods of at least 1 sample and windows of at least 8, and one of either, "
+                f"received periods {tuple(periods)} and windows {tuple(windows)}: correct them"
+            )
         self.config = WaveformDiscriminatorConfig(width=width, periods=tuple(periods), windows=tuple(windows))
         networks = [_OfPeriod(period, width) for period in periods]
         self.networks = nn.ModuleList([*networks, *(_OfSpectrum(window, width) for window in windows)])
@@ -123,5 +132,5 @@ class WaveformDiscriminatorConfig(DiscriminatorConfig):
 
     def build(self, signal: SignalSpec) -> WaveformDiscriminator:
         """Build the networks for waveforms."""
-        check_waveforms(signal, "adversarial")
+        check_waveforms(signal, "a waveform discriminator")
         return WaveformDiscriminator(self.width, self.periods, self.windows)
