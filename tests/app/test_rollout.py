@@ -284,3 +284,30 @@ def test_data_without_actions_is_refused(tmp_path):
     assert result.status == 2
     assert "expected clips with actions to reproduce video" in result.err
     assert not (tmp_path / "out").exists()
+
+
+def test_play_shows_each_action(run, data, tmp_path):
+    out = tmp_path / "played"
+    result = command("play", run, "--input", data, "--out", out, "--frames", 3, "--given", 4)
+    assert result.status == 0, result.err
+    names = {f"{name}{ending}" for name in videos.STEPS for ending in (".mp4", ".gif")}
+    assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {*names, "actions.png"}
+    clips = {name: frames_of(out / f"{name}.mp4") for name in videos.STEPS}
+    assert all(clip.shape == (4, 16, 16, 3) for clip in clips.values()), "the last given frame, and three new"
+    before = digests(out)
+    assert command("play", run, "--input", data, "--out", out, "--frames", 3, "--given", 4).status == 0
+    assert digests(out) == before
+    other = command("play", run, "--input", data, "--out", out, "--frames", 4, "--given", 4)
+    assert other.status == 2
+
+
+def test_play_refuses_bad_input(run, data, trained, tmp_path):
+    for words, sentence in [
+        ([run, "--frames", 0], "--frames and --given of at least 1"),
+        ([run, "--given", 30], "lower --given"),
+        ([trained], "train walks"),
+    ]:
+        result = command("play", words[0], "--input", data, "--out", tmp_path / "no", *words[1:])
+        assert result.status == 2
+        assert sentence in result.err
+        assert not (tmp_path / "no").exists()

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from smalti import __version__
-from smalti.app import cli_codes
+from smalti.app import cli_codes, cli_worlds
 from smalti.app.failures import user_error
 from smalti.app.options import (
     DATA_HELP,
@@ -185,59 +185,7 @@ def sample(
     verb(run, num, out, class_name, *drawing, quiet, prior, length, guidance, picture, keep)
 
 
-@app.command()
-def rollout(
-    run: Run,
-    clip: Annotated[
-        str,
-        typer.Option("--input", metavar="CLIP", help="A clip to continue, or a source of clips."),
-    ],
-    out: Out,
-    actions: Annotated[
-        str | None, typer.Option("--actions", help="Actions to apply, such as `forward*10 left*3`.")
-    ] = None,
-    frames: Annotated[
-        int | None, typer.Option("--frames", help="Frames to generate without --actions.")
-    ] = None,
-    num: Annotated[int, typer.Option("--num", help="Number of continuations.")] = 4,
-    given: Annotated[int, typer.Option("--given", help="Number of context frames.")] = 6,
-    start: Annotated[
-        int | None, typer.Option("--start", help="First context frame. Default: the clip's last frames.")
-    ] = None,
-    item: Annotated[int, typer.Option("--item", help="Index of the clip in the input.")] = 0,
-    split: Split = None,
-    temperature: Temperature = 1.0,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Equal seeds give equal clips.")] = 0,
-    prior: PriorName = "learned",
-    plugin: Plugin = None,
-    quiet: Quiet = False,
-) -> None:
-    """Continue a clip under given actions; write MP4, GIF and a strip of all frames.
-
-    Example: `smalti rollout runs/walks --input clip.mp4 --actions "forward*10" --out rolled`
-    """
-    from smalti.app.commands.rollout import rollout as verb
-
-    verb(
-        run,
-        clip,
-        out,
-        actions=actions,
-        frames=frames,
-        num=num,
-        given=given,
-        start=start,
-        item=item,
-        split=split,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        prior=prior,
-        quiet=quiet,
-    )
+cli_worlds.add_commands(app)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from smalti.app.data import open_data, pick_split
 from smalti.app.files import prior_fingerprint, stamp, write_table
 from smalti.app.outputs import OutputFolder
 from smalti.core.errors import InputError
+from smalti.core.modality import Modality
 from smalti.data.actions import parse_actions
 from smalti.data.sources import Item, UnreadableItem
 from smalti.modalities.image.pixels import as_levels, picture_grid
@@ -79,7 +80,7 @@ def rollout(
             f"expected a run over clips with one code grid per frame, received {run} over "
             f"{modality.plural_name}: train one with smalti train walks"
         )
-    chosen = _item(clip, modality, split, item)
+    chosen = chosen_clip(clip, modality, split, item)
     try:
         levels = torch.from_numpy(modality.decode(chosen.content))
     except UnreadableItem as error:
@@ -144,7 +145,12 @@ def _actions_per_frame(actions: str | None, frames: int | None) -> tuple[str | N
     return parse_actions(actions)
 
 
-def _item(clip: str, modality: VideoModality, split: str | None, number: int) -> Item:
+def chosen_clip(clip: str, modality: Modality, split: str | None, number: int) -> Item:
+    """Return one clip of a file or source.
+
+    Raises:
+        InputError: if there is none of this number.
+    """
     source = open_data(clip, modality)
     name = pick_split(source, split, "test", "validation")
     found = next(itertools.islice(source.items(name), max(number, 0), None), None)
