@@ -154,6 +154,16 @@ def test_values_beyond_the_range_keep_a_gradient() -> None:
     assert (slope > 0).all()
 
 
+def test_a_discriminator_may_learn_before_its_term_joins_in() -> None:
+    objective = Objective(model(), {"gan": judge(start=7, head_start=3)})
+    (_, phase) = objective.phases()
+    assert phase.start == 4
+    objective.trained_steps = 4
+    assert "gan" not in objective.loss(batch()).terms
+    assert phase.loss(batch()).total.isfinite()
+    assert Objective(model(), {"gan": judge(start=2, head_start=3)}).phases()[1].start == 0
+
+
 def test_each_phase_reaches_its_own_parameters_alone() -> None:
     objective = Objective(model(), {"gan": judge(every=3, learning_rate_scale=0.5)})
     generator, discriminator = objective.phases()
@@ -328,10 +338,11 @@ def test_models_without_a_reconstruction_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"loss": "wgan"}, {"r1": -1.0}, {"lecam": -0.1}, {"feature_matching": -1.0}]
+    "settings",
+    [{"loss": "wasserstein"}, {"r1": -1.0}, {"lecam": -0.1}, {"feature_matching": -1.0}, {"head_start": -1}],
 )
 def test_adversarial_settings_out_of_range(settings: dict[str, Any]) -> None:
-    with pytest.raises((InputError, Exception), match=r"weights of at least 0|violates"):
+    with pytest.raises(InputError, match="hinge, non-saturating, and weights"):
         judge(**settings)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +55,9 @@ class Adversarial(Term):
         discriminator: judges signals and reconstructions.
         weight: factor of the term; with `balance`, the norm of its gradient relative to that of the
             likelihood and all terms without a discriminator, both at the decoder's output.
-        start: first training step of the term, and of the discriminator's phase.
+        start: first training step of the term, in the model's loss.
+        head_start: steps by which the discriminator's phase begins before the term: what an untrained
+            discriminator says of a reconstruction is noise.
         loss: "hinge", or "non-saturating" cross-entropy.
         balance: scale the term by the norms of gradients (as VQGAN's adaptive weight does, Esser et al. 2021,
             equation 7, at the last layer), so that its weight does not depend on the scale of other terms.
@@ -78,25 +80,28 @@ class Adversarial(Term):
         weight: float = 1.0,
         start: int = 0,
         *,
-        loss: Kind = "hinge",
+        loss: Any = "hinge",
         balance: bool = True,
         feature_matching: float = 0.0,
         r1: float = 0.0,
         lecam: float = 0.0,
         learning_rate_scale: float = 1.0,
         every: int = 1,
+        head_start: int = 0,
     ) -> None:
         super().__init__(weight, start)
-        if loss not in DISCRIMINATOR_LOSSES or min(feature_matching, r1, lecam) < 0:
+        if loss not in DISCRIMINATOR_LOSSES or min(feature_matching, r1, lecam, head_start) < 0:
             raise InputError(
-                f"expected a loss out of {', '.join(DISCRIMINATOR_LOSSES)} and weights of at least 0, "
-                f"received {loss!r}, and feature_matching {feature_matching}, r1 {r1}, lecam {lecam}: "
-                "correct them"
+                f"expected a loss out of {', '.join(DISCRIMINATOR_LOSSES)}, and weights and a head_start of "
+                f"at least 0, received {loss!r}, and feature_matching {feature_matching}, r1 {r1}, lecam "
+                f"{lecam}, head_start {head_start}: correct them"
             )
         self.discriminator = discriminator
         self.kind: Kind = loss
         self.balance, self.feature_matching, self.r1, self.lecam = balance, feature_matching, r1, lecam
         self.learning_rate_scale, self.every = learning_rate_scale, every
+        self.discriminator_start = max(0, start - head_start)
+        """First training step of the discriminator."""
         self.register_buffer("average_logits", torch.zeros(2))
         """Moving averages of the logits of signals and of reconstructions."""
 
@@ -185,6 +190,7 @@ class AdversarialConfig(TermConfig):
     lecam: float = Field(default=0.0, ge=0)
     learning_rate_scale: float = Field(default=1.0, gt=0)
     every: int = Field(default=1, ge=1)
+    head_start: int = Field(default=0, ge=0)
 
     def build(self, signal: SignalSpec) -> Adversarial:
         """Build the term with an untrained discriminator."""
@@ -199,4 +205,5 @@ class AdversarialConfig(TermConfig):
             lecam=self.lecam,
             learning_rate_scale=self.learning_rate_scale,
             every=self.every,
+            head_start=self.head_start,
         )

@@ -108,7 +108,7 @@ class Objective(Trainable):
                     tuple(term.discriminator.parameters()),
                     partial(self._discriminator_loss, name),
                     every=term.every,
-                    start=term.start,
+                    start=term.discriminator_start,
                     learning_rate_scale=term.learning_rate_scale,
                     betas=(0.5, 0.9),
                 )
@@ -122,15 +122,17 @@ class Objective(Trainable):
         distortion = mean_distortion(log_prob, batch)
         domain = self.model.signal.domain
         logged = {f"distortion_{domain.unit}_per_dim": per_observed_dim(distortion, batch, domain)}
-        due = {name: term for name, term in self._terms().items() if self.trained_steps >= term.start}
-        reconstruction = self._observed(run, batch) if due else None
+        step, discriminators = self.trained_steps, self._adversarial().values()
+        due = {name: term for name, term in self._terms().items() if step >= term.start}
+        is_judged = any(step >= term.discriminator_start for term in discriminators)
+        reconstruction = self._observed(run, batch) if due or is_judged else None
         fitted = (self.likelihood or 1.0) * distortion
         values: dict[str, Tensor] = {}
         for name, term in due.items():
             values[name] = term(reconstruction, batch.data)
         adversarial = {name: values[name] for name in self._adversarial() if name in values}
         # For the phases of the discriminators, in the same step.
-        self._reconstruction = reconstruction.detach() if adversarial and reconstruction is not None else None
+        self._reconstruction = reconstruction.detach() if is_judged and reconstruction is not None else None
         for name, value in values.items():
             if name not in adversarial:
                 fitted = fitted + self._terms()[name].weight * value
