@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import coupled
+import objectives
 from compared import TRAINED, comparison, errors, gaussian, gaussian_usage, usage
 from names import with_present_names
 
@@ -33,6 +34,7 @@ DOCUMENTS = (
     "docs/compression.md",
     "docs/experiments.md",
     "docs/likelihood.md",
+    "docs/objectives.md",
     "docs/quantizers.md",
     "docs/speech.md",
     "docs/speed.md",
@@ -411,6 +413,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "video-horizon": video_horizon,
     "coupled": coupled.table,
     "files": files,
+    "objectives": objectives.table,
     "gaussian": gaussian,
     "gaussian-usage": gaussian_usage,
     "quantizers-errors": errors,
