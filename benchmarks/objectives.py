@@ -1,8 +1,8 @@
 """Objectives compared on frames: records, table and picture for `docs/objectives.md`.
 
-`python benchmarks/objectives.py RUNS --data FRAMES` evaluates the runs `RUNS/NAME-seedN` on held-out frames,
-replaces the records in `results/objectives.jsonl`, and draws reconstructions of seed 0. `RUNS/times.txt` has
-a line `NAME-seedN SECONDS` of processor time for each run. `tables.py` writes the table.
+`python benchmarks/objectives.py RUNS --data FRAMES` evaluates the runs `RUNS/NAME-seedN` without a record on
+held-out frames, adds their records to `results/objectives.jsonl`, and draws reconstructions of seed 0.
+`RUNS/times.txt` has a line `NAME-seedN SECONDS` of processor time for each run. `tables.py` writes the table.
 """
 
 from __future__ import annotations
@@ -128,10 +128,11 @@ def main(
     found = [path for name in TITLES for path in sorted(runs.glob(f"{name}-seed[0-9]"))]
     known = {(record["objective"], record["seed"]): record for record in read_records(RECORDS)}
     for run in found:
-        report = evaluate(str(run), data, features=True, quiet=True)
-        record = record_of(run, report, float(times[run.name]))
-        known[record["objective"], record["seed"]] = record
-    write_records(RECORDS, list(known.values()))
+        name, _, seed = run.name.rpartition("-seed")
+        if run.name in times and (name, int(seed)) not in known:
+            report = evaluate(str(run), data, features=True, quiet=True)
+            known[name, int(seed)] = record_of(run, report, float(times[run.name]))
+            write_records(RECORDS, list(known.values()))
     draw([run for run in found if run.name.endswith("seed0")], data)
 
 

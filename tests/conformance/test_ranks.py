@@ -11,13 +11,17 @@ from torch import Tensor
 
 from smalti.autoregressive.transformer import TransformerConfig
 from smalti.core.conditions import Batch, Conditions
-from smalti.core.models import Trainable
+from smalti.core.models import LatentVariableModel, Trainable
 from smalti.core.signals import Continuous, SignalSpec
 from smalti.encoders.context import ContextEncoderConfig
 from smalti.likelihoods.normal import NormalConfig
 from smalti.models.masked import MaskedPrediction, MaskedPredictionConfig
 from smalti.models.vqvae import VQVAEConfig
 from smalti.nn import collectives
+from smalti.objectives.adversarial import AdversarialConfig
+from smalti.objectives.discriminators.patch import PatchDiscriminatorConfig
+from smalti.objectives.objective import ObjectiveConfig
+from smalti.objectives.pixel import L1Config
 from smalti.priors.autoregressive import LearnedPrior
 from smalti.priors.masked import MaskedPrior
 from smalti.quantizers.bsq import BSQConfig
@@ -131,6 +135,22 @@ def masked() -> Trained:
     return Trained(build, batch)
 
 
+def objective() -> Trained:
+    """A model with further terms, one of them balanced by gradients of all ranks."""
+    whole = vqvae(quantizer=GRADIENT)
+    judge = AdversarialConfig(
+        discriminator=PatchDiscriminatorConfig(width=16, layers=1), feature_matching=0.5
+    )
+    config = ObjectiveConfig(terms={"l1": L1Config(), "judge": judge})
+
+    def build() -> Trainable:
+        made = whole.build()
+        assert isinstance(made, LatentVariableModel)
+        return config.build(made)
+
+    return Trained(build, whole.batch)
+
+
 CASES: dict[str, Trained] = {
     **{name: of_signals(case, shares=name != "vqvae-gradient") for name, case in MODELS.items()},
     # With codebooks that collect no statistics, so that the draws alone make the difference.
@@ -157,6 +177,7 @@ CASES: dict[str, Trained] = {
     "vqvae-residual-fsq": vqvae(quantizer=ResidualFSQConfig(levels=(4, 3), quantizer_dropout=0.7)),
     "vqvae-ibq": vqvae(quantizer=IBQConfig(dim=4, num_codes=8, entropy_weight=2.0, entropy_temperature=0.3)),
     "vqvae-missing": with_missing_values(),
+    "objective": objective(),
     "prior": prior(),
     "masked-prior": masked_prior(),
     "masked": masked(),
