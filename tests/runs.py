@@ -42,6 +42,18 @@ TINY_PRIOR = [
     "network.first_kernel_size=3",
 ]
 
+TINY_WALKS = [
+    *TRAINING,
+    *WIDTHS,
+    "size=16",
+    "encoder.strides=2,2",
+    "data.frames=6",
+    "num_codes=16",
+    "code_dim=4",
+    "validation_fraction=0.2",
+]
+TINY_WALKS_PRIOR = [*TRAINING, "frame.channels=8", "frame.layers=2", "memory_channels=8", "memory_layers=2"]
+
 
 @dataclass(frozen=True)
 class Result:

@@ -13,21 +13,9 @@ from smalti.core.errors import InputError
 from smalti.rollouts import Rollouts
 from smalti.tokenizer import Tokenizer, load
 from tests import videos
-from tests.runs import TRAINING, WIDTHS, command
+from tests.runs import TINY_WALKS, TINY_WALKS_PRIOR, command
 
 pytest.importorskip("gymnasium")
-
-SETTINGS = [
-    *TRAINING,
-    *WIDTHS,
-    "size=16",
-    "encoder.strides=2,2",
-    "data.frames=6",
-    "num_codes=16",
-    "code_dim=4",
-    "validation_fraction=0.2",
-]
-PRIOR = [*TRAINING, "frame.channels=8", "frame.layers=2", "memory_channels=8", "memory_layers=2"]
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +29,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "walks"
-    assert command("train", "walks", "--data", data, "--out", path, *SETTINGS).status == 0
-    assert command("train-prior", path, *PRIOR, "--quiet").status == 0
+    assert command("train", "walks", "--data", data, "--out", path, *TINY_WALKS).status == 0
+    assert command("train-prior", path, *TINY_WALKS_PRIOR, "--quiet").status == 0
     return path
 
 

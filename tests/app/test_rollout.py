@@ -16,19 +16,7 @@ from smalti.studies.records import read_records
 from smalti.studies.worlds.video_figures import of_another_clip, stretches
 from smalti.tokenizer import load
 from tests import videos
-from tests.runs import TRAINING, WIDTHS, command, digests
-
-SETTINGS = [
-    *TRAINING,
-    *WIDTHS,
-    "size=16",
-    "encoder.strides=2,2",
-    "data.frames=6",
-    "num_codes=16",
-    "code_dim=4",
-    "validation_fraction=0.2",
-]
-PRIOR = [*TRAINING, "frame.channels=8", "frame.layers=2", "memory_channels=8", "memory_layers=2"]
+from tests.runs import TINY_WALKS, TINY_WALKS_PRIOR, command, digests
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +30,9 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "walks"
-    trained = command("train", "walks", "--data", data, "--out", path, *SETTINGS)
+    trained = command("train", "walks", "--data", data, "--out", path, *TINY_WALKS)
     assert trained.status == 0, trained.err
-    prior = command("train-prior", path, *PRIOR, "--quiet")
+    prior = command("train-prior", path, *TINY_WALKS_PRIOR, "--quiet")
     assert prior.status == 0, prior.err
     return path
 
@@ -155,7 +143,9 @@ def test_codes_that_do_not_fit_are_refused(run):
 
 def test_a_run_of_pictures_is_refused(tmp_path, data):
     run = tmp_path / "pictures"
-    assert command("train", "frames", "--data", data, "--out", run, *SETTINGS[:4], "num_codes=4").status == 0
+    assert (
+        command("train", "frames", "--data", data, "--out", run, *TINY_WALKS[:4], "num_codes=4").status == 0
+    )
     result = rollout(run, "--input", data, "--out", tmp_path / "out")
     assert result.status == 2
     assert "expected a run over clips" in result.err
@@ -166,7 +156,7 @@ def test_clips_whose_actions_do_not_fit_are_skipped_and_named(tmp_path):
         videos.save(tmp_path / "data" / name, videos.moving(6, 16, 16), videos.LOSSLESS)
     table = "file_name,actions\none.mkv,go*6\ntwo.mkv,go*5\nthree.mkv,stop*6\n"
     (tmp_path / "data" / "metadata.csv").write_text(table)
-    result = command("train", "walks", "--data", tmp_path / "data", "--out", tmp_path / "run", *SETTINGS)
+    result = command("train", "walks", "--data", tmp_path / "data", "--out", tmp_path / "run", *TINY_WALKS)
     assert result.status == 0, result.err
     assert "two.mkv: it has 5 actions for 6 frames" in " ".join(result.err.split())
     assert json.loads((tmp_path / "run" / "config.json").read_text())["actions"] == ["go", "stop"]

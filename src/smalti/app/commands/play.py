@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from smalti.app.commands.rollout import GIVEN, chosen_clip
+from smalti.app.commands.rollout import GIVEN, chosen_context
 from smalti.app.console import amount, counting, note
 from smalti.app.files import prior_fingerprint, stamp
 from smalti.app.outputs import OutputFolder
 from smalti.core.errors import InputError
-from smalti.data.sources import UnreadableItem
 from smalti.modalities.image.pixels import picture_grid
 from smalti.rollouts import Rollouts
 from smalti.stored_priors import LEARNED
@@ -64,17 +63,7 @@ def play(
     tokenizer = load(run)
     names = tokenizer.actions
     rollouts = Rollouts(tokenizer, max(1, len(names)), prior, temperature)
-    chosen = chosen_clip(clip, tokenizer.modality, split, item)
-    try:
-        levels = tokenizer.modality.decode(chosen.content)
-    except UnreadableItem as error:
-        raise InputError(f"{chosen.name} cannot be read as a clip: {error}; check the file") from error
-    length = levels.shape[1]
-    begin = length - given if start is None else start
-    if not 0 <= begin <= length - given:
-        raise InputError(
-            f"expected {given} context frames, {chosen.name} has {length}: lower --given or --start"
-        )
+    chosen, levels, begin = chosen_context(clip, tokenizer.modality, split, item, given, start)
     context = np.ascontiguousarray(levels[:, begin : begin + given])
     folder = OutputFolder(
         out,
@@ -90,7 +79,7 @@ def play(
     )
     folder.check([out / STRIP, *(out / f"{name}{ending}" for name in names for ending in (".mp4", ".gif"))])
     rows, generator = range(len(names)), torch.Generator().manual_seed(seed)
-    rollouts.begin(rows, context, _known(chosen.actions, names, length, begin, given))
+    rollouts.begin(rows, context, _known(chosen.actions, names, levels.shape[1], begin, given))
     drawn = [rollouts.frames(rows)]
     with counting("Frames", quiet) as count:
         for done in range(1, frames + 1):

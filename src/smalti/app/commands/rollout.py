@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from smalti.app.console import amount, counting, note
 from smalti.app.data import open_data, pick_split
@@ -80,17 +82,9 @@ def rollout(
             f"expected a run over clips with one code grid per frame, received {run} over "
             f"{modality.plural_name}: train one with smalti train walks"
         )
-    chosen = chosen_clip(clip, modality, split, item)
-    try:
-        levels = torch.from_numpy(modality.decode(chosen.content))
-    except UnreadableItem as error:
-        raise InputError(f"{chosen.name} cannot be read as a clip: {error}; check the file") from error
+    chosen, frames_of_clip, begin = chosen_context(clip, modality, split, item, given, start)
+    levels = torch.from_numpy(frames_of_clip)
     length = levels.shape[1]
-    begin = length - given if start is None else start
-    if not 0 <= begin <= length - given:
-        raise InputError(
-            f"expected {given} context frames, {chosen.name} has {length}: lower --given or --start"
-        )
     before = None
     # Without actions for the new frames, the actions of the context frames are ignored too.
     if any(per_frame) and chosen.actions is not None and len(chosen.actions) == length:
@@ -145,12 +139,40 @@ def _actions_per_frame(actions: str | None, frames: int | None) -> tuple[str | N
     return parse_actions(actions)
 
 
-def chosen_clip(clip: str, modality: Modality, split: str | None, number: int) -> Item:
-    """Return one clip of a file or source.
+def chosen_context(
+    clip: str, modality: Modality, split: str | None, number: int, given: int, start: int | None
+) -> tuple[Item, UInt8[np.ndarray, "c f h w"], int]:
+    """Read one clip of a file or source.
+
+    Args:
+        clip: the file or source.
+        modality: reads clips.
+        split: split of the source.
+        number: index of the clip.
+        given: number of context frames.
+        start: index of the first one; None for the clip's last frames.
+
+    Returns:
+        The item, all its frames, and the index of the first context frame.
 
     Raises:
-        InputError: if there is none of this number.
+        InputError: if there is no such clip, it cannot be read, or it has too few frames.
     """
+    chosen = _item(clip, modality, split, number)
+    try:
+        frames = modality.decode(chosen.content)
+    except UnreadableItem as error:
+        raise InputError(f"{chosen.name} cannot be read as a clip: {error}; check the file") from error
+    length = frames.shape[1]
+    begin = length - given if start is None else start
+    if not 0 <= begin <= length - given:
+        raise InputError(
+            f"expected {given} context frames, {chosen.name} has {length}: lower --given or --start"
+        )
+    return chosen, frames, begin
+
+
+def _item(clip: str, modality: Modality, split: str | None, number: int) -> Item:
     source = open_data(clip, modality)
     name = pick_split(source, split, "test", "validation")
     found = next(itertools.islice(source.items(name), max(number, 0), None), None)
