@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smalti.core.conditions import Batch
-from smalti.core.errors import InputError
+from smalti.core.errors import Diverged, InputError
 from smalti.core.models import ForwardPass, LatentVariableModel
 from smalti.core.signals import SignalSpec
 from smalti.likelihoods.gaussian import GaussianFamily
@@ -27,6 +28,9 @@ from smalti.objectives.discriminators.patch import PatchDiscriminator
 from smalti.objectives.discriminators.waveform import WaveformDiscriminator
 from smalti.objectives.objective import Objective, ObjectiveConfig
 from smalti.objectives.pixel import L1, L2
+from smalti.training.checkpoints import RunDirectory
+from smalti.training.engine import Engine
+from smalti.training.loop import TrainingConfig, fit
 from tests.conformance.classes import concrete
 
 SPEC = SignalSpec(channels=1, size=(16, 16))
@@ -370,3 +374,16 @@ def test_verdicts_do_not_depend_on_the_batch() -> None:
         for ours, theirs in zip(whole, alone, strict=True):
             torch.testing.assert_close(ours.logits[1:2], theirs.logits, rtol=1e-4, atol=1e-5)
             assert ours.features
+
+
+def test_a_discriminator_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    objective = Objective(model(), {"l1": L1(), "gan": judge(start=5, head_start=5)})
+    with torch.no_grad():
+        next(objective.terms["gan"].parameters()).fill_(torch.nan)
+
+    def feed(step: int, rank: int, world: int) -> Batch:
+        return batch()
+
+    config = TrainingConfig(steps=3, precision="fp32", log_every=1)
+    with pytest.raises(Diverged, match=r"gan/(classification|real_logits|fake_logits).* at step 1"):
+        fit(objective, feed, config, RunDirectory(tmp_path), Engine("fp32"))
