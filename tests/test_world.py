@@ -177,6 +177,8 @@ def test_bad_steps_and_runs(tokenizer: Tokenizer, data: Path, trained: Path) -> 
     made = vector(tokenizer, data, 2, given=3)
     with pytest.raises(InputError, match="call reset"):
         made.step(np.array([0, 0]))
+    with pytest.raises(InputError, match="one seed"):
+        made.reset(seed=[0, 1])
     made.reset(seed=0)
     for actions in ([0], [0, 99], [-1, 0]):
         with pytest.raises(InputError, match="2 actions from 0 to 2"):

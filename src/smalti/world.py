@@ -169,7 +169,11 @@ class VectorWorld(VectorEnv):
             seed: one for all worlds.
             options: `clip`, frames `(F, H, W, C)` of a clip to begin all worlds with.
         """
-        super().reset(seed=seed if isinstance(seed, int) else None)
+        if isinstance(seed, list):
+            raise InputError(
+                f"expected one seed for all worlds, drawn together, received {len(seed)}: pass an int"
+            )
+        super().reset(seed=seed)
         if self._generator is None or seed is not None:
             self._generator = torch.Generator().manual_seed(int(self.np_random.integers(2**31)))
         rows = range(self.num_envs)

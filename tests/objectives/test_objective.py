@@ -115,6 +115,15 @@ def test_terms_are_added_by_their_weights() -> None:
     assert not any(value.requires_grad for value in loss.terms.values())
 
 
+def test_without_gradients_every_term_has_its_weight() -> None:
+    made, gan = model().eval(), judge(0.7)
+    objective = Objective(made, {"l1": L1(2.0), "gan": gan}).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            objective.loss(batch()).total, by_hand(made, 1.0, [(2.0, L1()), (0.7, gan)])
+        )
+
+
 def test_a_balanced_term_has_its_share_of_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     made = model().eval()
     without = output_slope(Objective(made, {"l1": L1(2.0)}).eval(), monkeypatch)

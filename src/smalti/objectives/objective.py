@@ -136,8 +136,7 @@ class Objective(Trainable):
         for name, value in values.items():
             if name not in adversarial:
                 fitted = fitted + self._terms()[name].weight * value
-        factors: dict[str, Tensor] = {}
-        total = self._balanced(fitted, adversarial, run, factors) if adversarial else fitted
+        total, factors = self._with_adversarial(fitted, adversarial, run)
         logged |= {name: value.detach() for name, value in values.items()}
         logged |= {f"{name}_factor": factor for name, factor in factors.items()}
         return Loss(total + run.latent_loss, logged | run.terms)
@@ -161,16 +160,18 @@ class Objective(Trainable):
             count += len(batch.data)
         return {name: value / count for name, value in sums.items() if count}
 
-    def _balanced(
-        self,
-        fitted: Tensor,
-        adversarial: Mapping[str, Tensor],
-        run: ForwardPass,
-        factors: dict[str, Tensor],
-    ) -> Tensor:
-        """Add adversarial terms, each scaled to its share of the gradient at the decoder's output."""
-        if not torch.is_grad_enabled() or not run.output.requires_grad:
-            return fitted
+    def _with_adversarial(
+        self, fitted: Tensor, adversarial: Mapping[str, Tensor], run: ForwardPass
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add adversarial terms, and return the factors of those that are balanced.
+
+        A balanced term is scaled to its share of the gradient at the decoder's output; without gradients, as
+        in evaluation, it has its weight alone.
+        """
+        factors: dict[str, Tensor] = {}
+        if not adversarial or not run.output.requires_grad:
+            weights = {name: self._adversarial()[name].weight for name in adversarial}
+            return sum((weights[name] * value for name, value in adversarial.items()), fitted), factors
         at = [run.output, *(each for each in self.model.family.parameters() if each.requires_grad)]
         slopes = gradients(fitted, at)
         total = linearised(fitted, at, slopes)
@@ -181,7 +182,7 @@ class Objective(Trainable):
             if term.balance:
                 factors[name] = factor = term.weight * balance_factor(slopes[0], slope)
             total = total + factor * linearised(value, [run.output], [slope])
-        return total
+        return total, factors
 
     def _likelihood(self, run: ForwardPass, batch: Batch) -> Tensor:
         """ln p(x | z); without a weight, only the likelihood's own parameters depend on it."""
