@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from smalti.data.stream import StreamLoader
-from tests.runs import TINY, Result
+from tests import sounds, videos
+from tests.runs import TINY, TINY_WALKS, Result
+from tests.speech_runs import BROKEN
 
 Smalti = Callable[..., Result]
 STREAMED = [*TINY, "data.stream=true", "data.stream_buffer=8", "training.checkpoint_every=2"]
@@ -77,7 +79,7 @@ def test_shards_are_streamed(
     data, out = write(pictures, tmp_path / "shards"), tmp_path / "run"
     result = smalti("train", "image", "--data", data, "--out", out, *STREAMED)
     assert result.status == 0, result.err
-    assert "it ignores: label." in result.err
+    assert json.loads((out / "config.json").read_text())["classes"] == ["cat", "dog"]
     assert not (out / "data").exists()
     table = tmp_path / "codes.parquet"
     assert smalti("encode", out, "--data", data, "--out", table, "--quiet").status == 0
@@ -119,8 +121,32 @@ def test_a_changed_source_is_refused(streamed: Path, pictures: Path, smalti: Sma
     assert "begun with" in again.err
 
 
-def test_items_of_different_sizes_are_refused(smalti: Smalti, tmp_path: Path, pictures: Path) -> None:
-    command = ("train", "image", "--data", pictures, "--out", tmp_path / "x")
-    result = smalti(*command, *STREAMED, "data.crop=random", "--quiet")
-    assert result.status == 2
-    assert "items of one size" in result.err
+@pytest.mark.parametrize("crop", ["random", "center"])
+def test_crops_of_pictures_are_streamed(crop: str, smalti: Smalti, tmp_path: Path, pictures: Path) -> None:
+    out = tmp_path / "run"
+    command = ("train", "image", "--data", pictures, "--out", out, *STREAMED, f"data.crop={crop}")
+    result = smalti(*command, "data.size=8", "data.flip=true", "data.stream_crops=2", "--quiet")
+    assert result.status == 0, result.err
+    assert not (out / "data").exists()
+
+
+def test_sounds_are_streamed_with_their_speakers(recordings: Path, smalti: Smalti, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = [*sounds.DIGITS, "data.stream=true", "data.stream_buffer=8"]
+    result = smalti("train", "digits", "--data", recordings, "--out", out, *settings)
+    assert result.status == 0, result.err
+    assert not (out / "data").exists()
+    config = json.loads((out / "config.json").read_text())
+    assert config["classes"] == config["streamed_names"]["classes"] == list(sounds.SPEAKERS)
+    assert all(name in result.err for name in BROKEN)
+
+
+def test_clips_are_streamed_with_their_actions(smalti: Smalti, tmp_path: Path) -> None:
+    (tmp_path / "walks").mkdir()
+    videos.save_episodes(tmp_path / "walks" / "train.parquet", videos.random_walks(12, 8))
+    out = tmp_path / "run"
+    settings = [*TINY_WALKS, "data.stream=true", "data.stream_buffer=4", "--quiet"]
+    result = smalti("train", "walks", "--data", tmp_path / "walks", "--out", out, *settings)
+    assert result.status == 0, result.err
+    assert not (out / "data").exists()
+    assert json.loads((out / "config.json").read_text())["actions"] == ["left", "right", "wait"]

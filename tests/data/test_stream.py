@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
+from smalti.data.condition_names import ConditionNames
 from smalti.data.sources import Item, Source
 from smalti.data.stream import StreamLoader
 from smalti.modalities.audio.modality import AudioConfig
 from smalti.modalities.image.modality import ImageConfig
 
 PICTURES = ImageConfig(size=(1, 1), channels=1).build()
+SOUNDS = AudioConfig(sample_rate_hz=8000, length=8, encoding="linear").build()
 
 
 class Numbers(Source):
@@ -40,7 +45,45 @@ class Numbers(Source):
             yield Item(str(index), content, label="odd" if index % 2 else "even")
 
 
+def wav(level: int, length: int) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.full(length, level, np.int16), 8000, format="WAV")
+    return file.getvalue()
+
+
+class Sounds(Source):
+    """Sounds of one level each; the middle third is three times, the last five times as long as the first."""
+
+    def __init__(self, count: int, broken: frozenset[int] = frozenset()) -> None:
+        self.description, self.splits = "sounds", ("all",)
+        self._count, self._broken = count, broken
+
+    @staticmethod
+    def length(index: int) -> int:
+        return 6 * (1 + 2 * (index // 20))
+
+    def count(self, split: str) -> int:
+        return self._count
+
+    def items(self, split: str) -> Iterator[Item]:
+        for index in range(self._count):
+            columns = {} if index % 3 == 0 else {"mood": ("calm", "glad")[index % 3 - 1]}
+            content = b"" if index in self._broken else wav(index, self.length(index))
+            yield Item(str(index), content, label="odd" if index % 2 else "even", columns=columns)
+
+
+def levels_of(batch: Batch) -> torch.Tensor:
+    zero = int(SOUNDS.decode(wav(0, 1))[0, 0])
+    return SOUNDS.to_stored(batch.data)[:, 0].long() - zero
+
+
+def sounds(source: Source, **settings: Any) -> StreamLoader:
+    names = ConditionNames.of_split(source, "all")
+    return StreamLoader(source, "all", SOUNDS, batch_size=6, buffer=20, names=names, **settings)
+
+
 def loader(source: Source, batch_size: int = 6, buffer: int = 20, **settings: Any) -> StreamLoader:
+    settings = {"names": ConditionNames(classes=("even", "odd"))} | settings
     return StreamLoader(source, "all", PICTURES, batch_size=batch_size, buffer=buffer, **settings)
 
 
@@ -80,17 +123,53 @@ def test_only_two_buffers_are_held() -> None:
     held = 0
     for step in range(150):
         levels(own, step)
-        held = max(held, sum(len(future.result()[0]) for future in own._shards.values()))
+        held = max(held, sum(future.result().loader.count for future in own._buffers.values()))
     assert held == 40
 
 
 def test_labels_are_those_of_the_items() -> None:
-    own = loader(Numbers(40), classes=("even", "odd"))
+    own = loader(Numbers(40), names=ConditionNames.of_split(Numbers(40), "all"))
     batch = own.batch(2)
     label = batch.conditions.tensor("label")
     assert label is not None
     assert torch.equal(label, PICTURES.to_stored(batch.data).flatten().long() % 2)
-    assert loader(Numbers(40)).batch(0).conditions.tensor("label") is None
+    with pytest.raises(InputError, match="known classes"):
+        loader(Numbers(40), names=ConditionNames()).batch(0)
+
+
+def test_crops_of_items_of_different_lengths() -> None:
+    """A long item has more crops, none leaves its item, and a batch depends on its step alone."""
+    own = sounds(Sounds(60), crops=2)
+    assert own.count == 120
+    batches = [own.batch(step) for step in range(20)]
+    seen: Counter[int] = Counter()
+    for batch in batches:
+        speaker = batch.conditions.tensor("label")
+        levels = levels_of(batch)
+        assert levels.shape == (6, 8)
+        assert speaker is not None
+        assert torch.equal(speaker, levels[:, 0].long() % 2)
+        mood = batch.conditions["mood"].data
+        lengths = torch.full((6,), 8) if batch.lengths is None else batch.lengths
+        for row, length, index, id_ in zip(
+            levels, lengths, levels[:, 0].tolist(), mood.tolist(), strict=True
+        ):
+            assert (row[:length] == index).all()
+            assert length == min(8, Sounds.length(index))
+            assert id_ == (-1 if index % 3 == 0 else index % 3 - 1)
+            seen[index] += 1
+    # Items 40 to 59 are five times as long as the first 20; buffers differ in their lengths.
+    assert sum(seen[index] for index in range(40, 60)) > 2 * sum(seen[index] for index in range(20))
+    again = sounds(Sounds(60), crops=2)
+    for step in (13, 2):
+        assert torch.equal(again.batch(step).data, batches[step].data)
+
+
+def test_ragged_items_that_cannot_be_read_have_no_crops() -> None:
+    own = sounds(Sounds(24, frozenset({3, 9})))
+    levels = torch.cat([levels_of(own.batch(step))[:, 0] for step in range(8)])
+    assert not {3, 9} & {*levels.tolist()}
+    assert own.skipped.keys() == {"3", "9"}
 
 
 def test_unreadable_items_are_replaced_and_listed() -> None:
@@ -107,5 +186,3 @@ def test_what_cannot_be_streamed() -> None:
         loader(Numbers(8), begin=8)
     with pytest.raises(InputError):
         loader(Numbers(8)).batch(0, 0, 4)
-    with pytest.raises(InputError):
-        StreamLoader(Numbers(8), "all", AudioConfig.tiny().build(), batch_size=1, buffer=4)

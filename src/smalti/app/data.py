@@ -19,6 +19,7 @@ from smalti.core.suggestions import suggestion
 from smalti.data.crops import CropLoader
 from smalti.data.ingest import build_store
 from smalti.data.loader import Loader
+from smalti.data.loaders import loader_of
 from smalti.data.sources import Item, Source, open_source
 from smalti.data.sources.conventions import require_split
 from smalti.data.store import Store
@@ -98,31 +99,15 @@ def open_loader(
         InputError: if the store lacks a condition that the model reads.
     """
     check_data_conditions(model, store.condition_names)
-    if store.lengths is None:
-        return Loader(
-            store,
-            labels,
-            indices,
-            batch_size=batch_size,
-            seed=seed,
-            device=device,
-            to_model=modality.to_model,
-            to_mask=modality.mask,
-            augment=modality.augment,
-        )
-    return CropLoader(
+    return loader_of(
         store,
-        indices,
-        size=modality.spec.size[: store.num_open],
+        modality,
         batch_size=batch_size,
-        seed=seed,
         device=device,
-        to_model=modality.to_model,
-        to_mask=modality.mask,
+        seed=seed,
+        indices=indices,
         labels=labels,
-        padding=modality.padding,
-        strides=model.strides[: store.num_open],
-        augment=None if modality.is_ragged else modality.augment,
+        strides=model.strides,
     )
 
 

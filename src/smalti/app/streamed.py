@@ -10,21 +10,29 @@ import numpy as np
 import torch
 
 from smalti.app.console import note
+from smalti.app.data import open_loader
 from smalti.core.conditioners import check_data_conditions
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.core.models import LatentVariableModel
-from smalti.data.ingest import decode_ahead, readable
+from smalti.data.condition_names import ConditionNames
+from smalti.data.crops import CropLoader
+from smalti.data.in_memory import in_memory
+from smalti.data.ingest import checked, decode_ahead, decoded_item, readable
 from smalti.data.loader import Loader
 from smalti.data.sources import Source
-from smalti.data.sources.base import UnreadableItem
+from smalti.data.sources.base import Item, UnreadableItem
+from smalti.data.store_layout import Decoded
 from smalti.data.stream import StreamLoader
+from smalti.encoders.pooling import PoolingEncoder
 from smalti.recipe import Recipe
 from smalti.training.checkpoints import RunDirectory
 
 VALIDATION = "validation"
 SPLIT = "streamed"
 """Key of a run's config.json: what a resumed run compares with the source."""
+NAMES = "streamed_names"
+"""Key of a run's config.json: the names of the conditions, which a resumed run does not collect again."""
 
 
 @final
@@ -39,23 +47,22 @@ class StreamedData:
         split: to train on.
         recipe: its settings.
         most_held_out: maximum number of items that are held out.
+        run: to begin or to resume.
 
     Raises:
-        InputError: for a recipe that needs stored data.
+        InputError: for a recipe that needs stored data, a run that was begun with other data, or columns that
+            differ between items.
     """
 
-    action_names: tuple[str, ...] = ()
-
-    def __init__(self, source: Source, split: str, recipe: Recipe, most_held_out: int) -> None:
+    def __init__(
+        self, source: Source, split: str, recipe: Recipe, most_held_out: int, run: RunDirectory
+    ) -> None:
         if recipe.pretraining is not None:
             raise InputError(
                 f"expected a recipe without pretraining for data.stream=true, received {recipe.name}: set "
                 "data.stream=false"
             )
         self.source, self.split, self._recipe = source, split, recipe
-        files = source.files(split)
-        labels = set() if files is None else {files.label(name) for name in files.names}
-        self.classes = tuple(sorted(readable(name) for name in labels if name is not None))
         own = VALIDATION in source.splits and split != VALIDATION
         total = source.count(VALIDATION if own else split)
         num = min(most_held_out, round(total * recipe.validation_fraction))
@@ -63,96 +70,104 @@ class StreamedData:
             num = max(1, min(most_held_out, total) if own else num)
         self._held_out_split, self._num_held_out = (VALIDATION if own else split), num
         self._begin = 0 if own else num
+        before = run.read_config() if run.is_begun else {}
+        self.identity = {
+            "source": source.description,
+            "count": source.count(split),
+            "held_out": [self._held_out_split, num],
+        }
+        """What identifies the data."""
+        if before and before.get(SPLIT) != self.identity:
+            raise InputError(
+                f"expected the data that the run in {run.path} was begun with, {before.get(SPLIT)}, received "
+                f"{self.identity}: restore it, or choose another --out"
+            )
+        known = before.get(NAMES)
+        self.names = (
+            ConditionNames.of_split(source, split) if known is None else ConditionNames.model_validate(known)
+        )
+        """Conditions of the items."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by id."""
+        return self.names.classes
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the actions by id."""
+        return self.names.actions
 
     @property
     def names_by_column(self) -> dict[str, tuple[str, ...]]:
-        """Further columns are not streamed."""
-        return {}
+        """Names of the ids of each column of ids."""
+        return self.names.names_by_column
 
     @property
-    def condition_sizes(self) -> dict[str, int]:
-        """Number of ids of each condition."""
-        return {"label": len(self.classes)} if self.classes else {}
-
-    def check(self, run: RunDirectory) -> dict[str, Any]:
-        """Return what identifies the data, for the run's config.
-
-        Raises:
-            InputError: if a run to resume was begun with other data.
-        """
-        own = {
-            "source": self.source.description,
-            "count": self.source.count(self.split),
-            "held_out": [self._held_out_split, self._num_held_out],
-        }
-        before = run.read_config().get(SPLIT) if run.is_begun else own
-        if before != own:
-            raise InputError(
-                f"expected the data that the run in {run.path} was begun with, {before}, received {own}: "
-                "restore it, or choose another --out"
-            )
-        return {SPLIT: own}
-
-    def left_out(self) -> list[str]:
-        """Notes on the conditions of the first item that training does not see, one sentence each."""
-        item = next(iter(self.source.section(self.split, 0, 1)), None)
-        if item is None:
-            return []
-        names = [*item.columns]
-        names += ["label"] if item.label is not None and not self.classes else []
-        names += ["actions"] if item.actions is not None else []
-        listed = ", ".join(readable(name) for name in names)
-        return (
-            [f"Streamed training uses only classes given by folders; it ignores: {listed}."] if names else []
-        )
+    def config(self) -> dict[str, Any]:
+        """What a run's config keeps to resume."""
+        return {SPLIT: self.identity, NAMES: self.names.model_dump(mode="json")}
 
     def beginning(self, modality: Modality) -> Iterator[np.ndarray]:
         """Decode the first items of a buffer, from which settings are measured."""
         end = self._begin + self._recipe.data.stream_buffer
         items = self.source.section(self.split, self._begin, end)
-        for _, read in decode_ahead(items, modality.decode, modality.readers):
-            if not isinstance(read, UnreadableItem):
-                yield read
-
-    def contents(self) -> Iterator[Any]:
-        """Contents of the first items of a buffer."""
-        items = self.source.section(self.split, self._begin, self._begin + self._recipe.data.stream_buffer)
-        return (item.content for item in items)
+        return (item.array for item in _decoded(items, modality))
 
     def training(self, modality: Modality, model: LatentVariableModel, device: torch.device) -> StreamLoader:
-        """Open the loader of the training items."""
-        check_data_conditions(model, frozenset(self.condition_sizes))
-        training = self._recipe.training
+        """Open the loader of the training items.
+
+        Raises:
+            InputError: if the model reads a condition that the items lack, or needs stored data.
+        """
+        check_data_conditions(model, self.names.given)
+        if isinstance(model.encoder, PoolingEncoder):
+            raise InputError(
+                "expected an encoder without statistics of all items of a label for data.stream=true, "
+                f"received one with them in {self._recipe.name}: set data.stream=false"
+            )
+        training, data = self._recipe.training, self._recipe.data
         return StreamLoader(
             self.source,
             self.split,
             modality,
             batch_size=training.batch_size,
-            buffer=self._recipe.data.stream_buffer,
+            buffer=data.stream_buffer,
+            crops=data.stream_crops,
             seed=training.seed,
             device=device,
             begin=self._begin,
-            classes=self.classes,
+            names=self.names,
         )
 
-    def held_out(self, modality: Modality, device: torch.device) -> Loader | None:
+    def held_out(
+        self, modality: Modality, model: LatentVariableModel, device: torch.device
+    ) -> Loader | CropLoader | None:
         """Decode the items that are held out; None if there are none."""
         items = islice(self.source.section(self._held_out_split, 0, self._num_held_out), self._num_held_out)
-        ids = {name: index for index, name in enumerate(self.classes)}
-        arrays, labels = [], []
-        for item, read in decode_ahead(items, modality.decode, modality.readers):
-            if isinstance(read, UnreadableItem):
-                note(f"{readable(item.name)} of the held-out items is skipped: {readable(str(read))}")
-                continue
-            arrays.append(read)
-            labels.append(-1 if item.label is None else ids.get(readable(item.label), -1))
-        if not arrays:
+        stored = modality.for_training()
+        decoded = [self._known(item) for item in _decoded(items, stored, note_skipped=True)]
+        if not decoded:
             return None
-        return Loader(
-            np.stack(arrays),
-            np.array(labels) if self.classes else None,
-            batch_size=self._recipe.training.batch_size,
-            device=device,
-            to_model=modality.to_model,
-            to_mask=modality.mask,
+        store = in_memory(decoded, stored, self.names)
+        return open_loader(store, modality, model, self._recipe.training.batch_size, device)
+
+    def _known(self, item: Decoded) -> Decoded:
+        """The item without conditions that the training items do not have."""
+        columns = {spec.name for spec in self.names.columns}
+        return item._replace(
+            label=item.label if item.label in self.classes else None,
+            actions=item.actions if self.action_names else None,
+            columns={name: value for name, value in item.columns.items() if name in columns},
         )
+
+
+def _decoded(items: Iterator[Item], modality: Modality, note_skipped: bool = False) -> Iterator[Decoded]:
+    """Yield the items that can be read."""
+    for item, read in decode_ahead(items, modality.decode, modality.readers):
+        result = checked(item, read)
+        if not isinstance(result, UnreadableItem):
+            yield decoded_item(item, result)
+        elif note_skipped:
+            reason = readable(str(result))
+            note(f"{readable(item.name)} of the held-out items is skipped: {reason}")

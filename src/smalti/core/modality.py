@@ -210,14 +210,16 @@ class ModalityConfig(Configuration):
     """Settings of a modality.
 
     Attributes:
-        stream: train on items that are decoded as they are needed, rather than on a decoded copy on the disk;
-            for items of one size.
+        stream: train on items that are decoded as they are needed, rather than on a decoded copy on the disk.
         stream_buffer: number of items that a stream holds decoded, and shuffles together; twice as many are
             in memory.
+        stream_crops: number of crops of a stream's item in an epoch, on average: more for long recordings,
+            which are decoded as a whole for each epoch.
     """
 
     stream: bool = False
     stream_buffer: int = Field(default=4096, ge=1)
+    stream_crops: int = Field(default=1, ge=1)
 
     measured_fields: ClassVar[tuple[str, ...]] = ()
     """Names of the settings that `surveyed` and `measured` fill; each is "not given" while it has its

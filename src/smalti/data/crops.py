@@ -105,6 +105,11 @@ class CropLoader:
         return len(self._size)
 
     @property
+    def num_positions(self) -> int:
+        """Number of positions of all items, around each of which there is a crop."""
+        return int(self._ends[-1])
+
+    @property
     def steps_per_epoch(self) -> float:
         """Batches whose crops have as many positions in total as the data."""
         return max(1.0, self._lengths.sum() / math.prod(self._size.tolist())) / self.batch_size
@@ -124,7 +129,7 @@ class CropLoader:
         own = slice(rank * share, (rank + 1) * share)
         drawn = np.random.default_rng([self.seed, step]).integers(self._ends[-1], size=self.batch_size)
         draws = None if self._augment is None else augmentation_draws(self.seed, step, self.batch_size)[own]
-        return self._centred(drawn[own], draws)
+        return self.centred(drawn[own], draws)
 
     def speakers(self) -> dict[int, list[int]]:
         """Return the positions of the items of each label; an item without one has its own key, below -1."""
@@ -145,7 +150,7 @@ class CropLoader:
         size = batch_size or self.batch_size
         centres = (2 * np.arange(num) + 1) * self._ends[-1] // (2 * num)
         for start in range(0, num, size):
-            yield self._centred(centres[start : start + size])
+            yield self.centred(centres[start : start + size])
 
     def items(self, positions: Int64[np.ndarray, " b"]) -> Batch:
         """Return the middle crops of the items at these positions of the set as one batch."""
@@ -171,8 +176,8 @@ class CropLoader:
         batch = self._gather(item, begin, sides)
         return batch if (padded == sides).all() else _continued(batch, padded.tolist())
 
-    def _centred(self, centres: Int64[np.ndarray, " b"], draws: Float[Tensor, " b"] | None = None) -> Batch:
-        """Return crops around positions of the concatenation of all items."""
+    def centred(self, centres: Int64[np.ndarray, " b"], draws: Float[Tensor, " b"] | None = None) -> Batch:
+        """Return crops around positions of the concatenation of all items, augmented by any draws."""
         items = np.searchsorted(self._ends, centres, side="right")
         sides = self._sides[items]
         inside = centres - (self._ends[items] - self._lengths[items])

@@ -71,16 +71,13 @@ def build_store(
     def decoded() -> Iterator[Decoded]:
         done = 0
         for item, read in decode_ahead(source.items(split), decode, workers):
-            result = _checked(item, read)
+            result = checked(item, read)
             if isinstance(result, UnreadableItem):
                 skipped.append({"name": readable(item.name), "reason": readable(str(result))})
             else:
                 for text in warnings(result):
                     items_by_warning.setdefault(text.split(":")[0], []).append(readable(item.name))
-                label = None if item.label is None else readable(item.label)
-                yield Decoded(
-                    readable(item.name), result, label, item.actions, readable_columns(item.columns)
-                )
+                yield decoded_item(item, result)
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -108,7 +105,7 @@ def build_store(
     )
 
 
-def _checked(item: Item, read: Any) -> Any:
+def checked(item: Item, read: Any) -> Any:
     """Return the decoded item, or `UnreadableItem` if its actions or columns do not fit its frames."""
     if isinstance(read, UnreadableItem):
         return read
@@ -119,6 +116,12 @@ def _checked(item: Item, read: Any) -> Any:
         )
     fault = fault_in(item.columns, read.shape[1] if read.ndim > 1 else None)
     return read if fault is None else UnreadableItem(fault)
+
+
+def decoded_item(item: Item, array: np.ndarray) -> Decoded:
+    """The item of a store for a decoded item of a source."""
+    label = None if item.label is None else readable(item.label)
+    return Decoded(readable(item.name), array, label, item.actions, readable_columns(item.columns))
 
 
 def decode_ahead(

@@ -144,9 +144,9 @@ class Loader:
         """Yield the batches evaluated during training: every item."""
         return self.sequential(batch_size)
 
-    def items(self, positions: Int64[np.ndarray, " b"]) -> Batch:
-        """Return the items at these positions of the set as one batch."""
-        return self._gather(torch.from_numpy(positions))
+    def items(self, positions: Int64[np.ndarray, " b"], draws: Float[Tensor, " b"] | None = None) -> Batch:
+        """Return the items at these positions of the set as one batch, augmented by any draws."""
+        return self._gather(torch.from_numpy(positions), None if self._augment is None else draws)
 
     def _order(self, start: int, length: int) -> Int64[Tensor, " length"]:
         """Return items `[start, start + length)` of the endless concatenation of epochs."""

@@ -11,47 +11,94 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import final
+from itertools import groupby
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from smalti.core.conditions import Batch, Conditions
+from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
-from smalti.data.ingest import decode_ahead, readable
-from smalti.data.loader import augmentation_draws
+from smalti.data.condition_names import ConditionNames
+from smalti.data.crops import CropLoader
+from smalti.data.in_memory import in_memory
+from smalti.data.ingest import checked, decode_ahead, decoded_item, readable
+from smalti.data.loader import Loader, augmentation_draws
+from smalti.data.loaders import joined, loader_of
 from smalti.data.sources.base import Source, UnreadableItem
+from smalti.data.store_layout import Decoded
 
 SHARD = 256
 """Most items of a shard; a smaller buffer has smaller ones."""
 LEAST_SHARDS = 4
 """Shards of a buffer, unless there are fewer items."""
 
+Group = tuple[int, ...]
+"""Shards that are shuffled together."""
+
+
+class Place(NamedTuple):
+    """Place in the endless stream of a process: an epoch, a group of it, and a number in the group."""
+
+    epoch: int
+    group: int
+    number: int
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Buffer:
+    """Decoded items of a group.
+
+    Attributes:
+        loader: of the items that could be read.
+        chosen: for each item of the group, the number of the one in the loader that stands for it.
+    """
+
+    loader: Loader | CropLoader
+    chosen: Int64[np.ndarray, " n"]
+
+    @property
+    def num_positions(self) -> int | None:
+        """Number of positions of all items; None for items of one size."""
+        return self.loader.num_positions if isinstance(self.loader, CropLoader) else None
+
+    def batch(self, drawn: Int64[np.ndarray, " b"], draws: Tensor | None) -> Batch:
+        """Return items, or crops around positions of all items, as one batch, augmented by draws."""
+        if isinstance(self.loader, CropLoader):
+            return self.loader.centred(drawn, draws)
+        return self.loader.items(self.chosen[drawn], draws)
+
 
 @final
 class StreamLoader:
     """Shuffled batches of items that are decoded while training goes on.
 
+    Each item comes `crops` times an epoch. Of items that differ in size, an epoch has as many crops, around
+    positions drawn uniformly from all items of a buffer, as `CropLoader` draws them from all items.
+
     It holds two buffers of decoded items: that of the current batch, and the one after it, which a thread
-    decodes meanwhile. An item that cannot be read is replaced by the next one of its shard, and listed.
+    decodes meanwhile. An item that cannot be read is listed; the next one of its shard stands for it.
 
     Args:
         source: of the items.
         split: of the source.
-        modality: of the items, which have one size.
+        modality: of the items.
         batch_size: items in a batch, over all processes.
         buffer: number of items that are shuffled together.
+        crops: number of times that an item comes in an epoch.
         seed: of the order, 0 or more.
         device: of the batches.
         begin: first item of the split that is used.
-        classes: class names by id, of the labels that become a condition; none for unlabelled items.
+        names: of the conditions of the items.
 
     Raises:
-        InputError: if the modality's items differ in size, or there is no item.
+        InputError: if there is no item.
     """
 
     def __init__(
@@ -62,36 +109,39 @@ class StreamLoader:
         *,
         batch_size: int,
         buffer: int,
+        crops: int = 1,
         seed: int = 0,
         device: torch.device | str = "cpu",
         begin: int = 0,
-        classes: Sequence[str] = (),
+        names: ConditionNames | None = None,
     ) -> None:
-        if modality.is_ragged:
-            raise InputError(
-                f"expected items of one size for data.stream=true, received {modality.plural_name} of any "
-                "size or length: set data.stream=false, or, for pictures, another data.crop than random"
-            )
-        self.count = source.count(split) - begin
-        if self.count < 1:
+        self.num_items = source.count(split) - begin
+        if self.num_items < 1:
             raise InputError(
                 f"expected items to train on in the split {split} of {source.description}, received "
-                f"{self.count + begin}, of which {begin} are held out: add data, or lower validation_fraction"
+                f"{self.num_items + begin}, of which {begin} are held out: add data, or lower "
+                "validation_fraction"
             )
         self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
         self.skipped: dict[str, str] = {}
         """Reason for each item that could not be read, by name."""
-        self._source, self._split, self._modality, self._begin = source, split, modality, begin
+        self._source, self._split, self._begin = source, split, begin
+        self._modality, self._decoder = modality, modality.for_training()
+        self._crops, self._names = crops, ConditionNames() if names is None else names
         self._shard = max(1, min(SHARD, buffer // LEAST_SHARDS))
         self._at_once = max(1, buffer // self._shard)
-        self._ids = {name: index for index, name in enumerate(classes)}
         self._decoding = ThreadPoolExecutor(1, thread_name_prefix="stream")
-        self._shards: dict[int, Future[tuple[np.ndarray, np.ndarray]]] = {}
+        self._buffers: dict[Group, Future[_Buffer]] = {}
+
+    @property
+    def count(self) -> int:
+        """Number of items or crops in an epoch, over all processes."""
+        return self.num_items * self._crops
 
     @property
     def num_shards(self) -> int:
         """Number of shards."""
-        return -(-self.count // self._shard)
+        return -(-self.num_items // self._shard)
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """Return one process's share of batch number `step`; see `Loader.batch`.
@@ -112,104 +162,112 @@ class StreamLoader:
         return self._gathered(places, rank, world, draws)
 
     def sequential(self, num: int) -> Iterator[Batch]:
-        """Yield the first `num` items that training sees, or all, in batches."""
+        """Yield the first `num` items or crops that training sees, or all of an epoch, in batches."""
         num = min(num, self.count)
         for begin in range(0, num, self.batch_size):
             places = [self._place(index, 0, 1) for index in range(begin, min(begin + self.batch_size, num))]
             yield self._gathered(places, 0, 1)
 
     def items(self, positions: Int64[np.ndarray, " b"]) -> Batch:
-        """Return items at these positions of the first epoch as one batch."""
+        """Return items or crops at these positions of the first epoch as one batch."""
         return self._gathered([self._place(int(index), 0, 1) for index in positions], 0, 1)
 
     def close(self) -> None:
         """Stop decoding ahead; the loader cannot be used any more."""
         self._decoding.shutdown(wait=True, cancel_futures=True)
 
-    def _place(self, position: int, rank: int, world: int) -> tuple[int, int, int]:
-        """Epoch, group and number in the group of a position in the endless stream of a process."""
+    def _place(self, position: int, rank: int, world: int) -> Place:
+        """Place of a position in the endless stream of a process."""
         epoch = 0
-        while position >= (num := self._sizes(epoch, rank, world)[-1]):
+        while position >= (num := self._ends(epoch, rank, world)[-1]):
             position, epoch = position - num, epoch + 1
-        ends = self._sizes(epoch, rank, world)
+        ends = self._ends(epoch, rank, world)
         group = int(np.searchsorted(ends, position, side="right"))
-        return epoch, group, position - (ends[group - 1] if group else 0)
+        return Place(epoch, group, position - (ends[group - 1] if group else 0))
 
-    def _gathered(
-        self, places: Sequence[tuple[int, int, int]], rank: int, world: int, draws: Tensor | None = None
-    ) -> Batch:
-        arrays, labels = [], []
-        for epoch, group, number in places:
-            shard, item = self._order(epoch, group, rank, world)[number]
-            signals, ids = self._decoded(epoch, group, int(shard), rank, world)
-            arrays.append(signals[item])
-            labels.append(ids[item])
-        stored = torch.from_numpy(np.stack(arrays)).to(self.device)
-        if draws is not None:
-            stored = self._modality.augment(stored, draws.to(self.device))
-        label = torch.tensor(labels, device=self.device) if self._ids else None
-        data, mask = self._modality.to_model(stored), self._modality.mask(stored)
-        return Batch(data, Conditions(label=label), mask=mask)
+    def _gathered(self, places: Sequence[Place], rank: int, world: int, draws: Tensor | None = None) -> Batch:
+        parts, done = [], 0
+        for (epoch, group), run in groupby(places, lambda place: place[:2]):
+            numbers = [place.number for place in run]
+            own = None if draws is None else draws[done : done + len(numbers)]
+            buffer = self._buffer(epoch, group, rank, world)
+            drawn = self._order(epoch, group, rank, world, len(buffer.chosen), buffer.num_positions)
+            parts.append(buffer.batch(drawn[numbers], own))
+            done += len(numbers)
+        return joined(parts)
 
     @lru_cache(maxsize=64)  # noqa: B019 - a run has one loader
-    def _groups(self, epoch: int, rank: int, world: int) -> list[np.ndarray]:
-        """Shards of an epoch of a process, those that are shuffled together in one array."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_shards)[rank::world]
-        return [order[at : at + self._at_once] for at in range(0, len(order), self._at_once)]
+    def _groups(self, epoch: int, rank: int, world: int) -> list[Group]:
+        """Shards of an epoch of a process, those that are shuffled together in one group."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_shards)[rank::world].tolist()
+        return [tuple(sorted(order[at : at + self._at_once])) for at in range(0, len(order), self._at_once)]
 
     @lru_cache(maxsize=4096)  # noqa: B019
-    def _sizes(self, epoch: int, rank: int, world: int) -> list[int]:
-        """Number of items up to the end of each group of an epoch."""
-        sizes = [sum(map(self._size, group.tolist())) for group in self._groups(epoch, rank, world)]
+    def _ends(self, epoch: int, rank: int, world: int) -> list[int]:
+        """Number of items or crops up to the end of each group of an epoch."""
+        sizes = [self._crops * sum(map(self._size, group)) for group in self._groups(epoch, rank, world)]
         return np.cumsum(sizes).tolist()
 
     @lru_cache(maxsize=4)  # noqa: B019
-    def _order(self, epoch: int, group: int, rank: int, world: int) -> Int64[np.ndarray, "n 2"]:
-        """Shard and number in it of each item of a group, shuffled."""
-        shards = self._groups(epoch, rank, world)[group].tolist()
-        items = np.array([(shard, item) for shard in shards for item in range(self._size(shard))])
-        return np.random.default_rng([self.seed, epoch, rank, group]).permutation(items)
+    def _order(
+        self, epoch: int, group: int, rank: int, world: int, num: int, positions: int | None
+    ) -> Int64[np.ndarray, " n"]:
+        """Numbers of the items of a group in an epoch's order, or the positions around which crops are cut.
+
+        Args:
+            epoch, group, rank, world: of the group.
+            num: its items.
+            positions: of all its items; None for items of one size.
+        """
+        draws = np.random.default_rng([self.seed, epoch, rank, group])
+        if positions is None:
+            return draws.permutation(num * self._crops) % num
+        return draws.integers(positions, size=num * self._crops)
 
     def _size(self, shard: int) -> int:
-        return min(self._shard, self.count - shard * self._shard)
+        return min(self._shard, self.num_items - shard * self._shard)
 
-    def _decoded(
-        self, epoch: int, group: int, shard: int, rank: int, world: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Items and label ids of a shard; lets go of all but its group and the next, which are decoded."""
+    def _buffer(self, epoch: int, group: int, rank: int, world: int) -> _Buffer:
+        """Decoded items of a group; lets go of all but it and the next one, which is decoded ahead."""
         groups = self._groups(epoch, rank, world)
         is_last = group + 1 == len(groups)
         following = self._groups(epoch + 1, rank, world)[0] if is_last else groups[group + 1]
-        wanted = [*groups[group].tolist(), *following.tolist()]
-        if shard not in self._shards or any(each not in self._shards for each in wanted):
-            kept = {each: self._shards[each] for each in wanted if each in self._shards}
-            for each, future in self._shards.items():
-                if each not in kept:
-                    future.cancel()
-            self._shards = kept
-            for each in wanted:
-                if each not in kept:
-                    kept[each] = self._decoding.submit(self._read, each)
-        return self._shards[shard].result()
+        wanted = (groups[group], following)
+        if any(each not in self._buffers for each in wanted):
+            for each in [each for each in self._buffers if each not in wanted]:
+                self._buffers.pop(each).cancel()
+            for each in dict.fromkeys(wanted):
+                if each not in self._buffers:
+                    self._buffers[each] = self._decoding.submit(self._read, each)
+        return self._buffers[groups[group]].result()
 
-    def _read(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
-        begin = self._begin + shard * self._shard
-        items = self._source.section(self._split, begin, begin + self._size(shard))
-        arrays: list[np.ndarray] = []
-        ids: list[int] = []
+    def _read(self, group: Group) -> _Buffer:
+        items: list[Decoded] = []
+        chosen: list[int] = []
+        for shard in group:
+            own, places = self._read_shard(shard)
+            chosen += (len(items) + places).tolist()
+            items += own
+        store = in_memory(items, self._decoder, self._names)
+        loader = loader_of(store, self._modality, batch_size=self.batch_size, device=self.device)
+        return _Buffer(loader, np.array(chosen, np.int64))
+
+    def _read_shard(self, shard: int) -> tuple[list[Decoded], Int64[np.ndarray, " n"]]:
+        """Decode the items of a shard; for each, also the number of the one that stands for it."""
+        begin, size = self._begin + shard * self._shard, self._size(shard)
+        items: list[Decoded] = []
         places: list[int] = []
-        """Place among the readable items of each item, or of the next readable one."""
-        for item, read in decode_ahead(items, self._modality.decode, self._modality.readers):
-            places.append(len(arrays))
-            if isinstance(read, UnreadableItem):
-                self.skipped[readable(item.name)] = readable(str(read))
-                continue
-            arrays.append(read)
-            ids.append(-1 if item.label is None else self._ids.get(readable(item.label), -1))
-        if not arrays or len(places) != self._size(shard):
+        section = self._source.section(self._split, begin, begin + size)
+        for item, read in decode_ahead(section, self._decoder.decode, self._decoder.readers):
+            result = checked(item, read)
+            places.append(len(items))
+            if isinstance(result, UnreadableItem):
+                self.skipped[readable(item.name)] = readable(str(result))
+            else:
+                items.append(decoded_item(item, result))
+        if not items or len(places) != size:
             raise InputError(
-                f"expected {self._size(shard)} items from number {begin} of {self._source.description}, "
-                f"received {len(places)}, of which {len(arrays)} can be read: check the data"
+                f"expected {size} items from number {begin} of {self._source.description}, received "
+                f"{len(places)}, of which {len(items)} can be read: check the data"
             )
-        chosen = np.array(places) % len(arrays)
-        return np.stack(arrays)[chosen], np.array(ids)[chosen]
+        return items, np.array(places) % len(items)

@@ -151,21 +151,18 @@ def _train_streamed(
     quiet: bool,
 ) -> RunDirectory:
     """Train from items that are decoded as they are needed, without a store."""
-    streamed = StreamedData(source, training_split(source), recipe, WATCHED_ITEMS)
-    identity = streamed.check(run)
+    streamed = StreamedData(source, training_split(source), recipe, WATCHED_ITEMS, run)
     recipe = measured(recipe, streamed.beginning(recipe.data.build().for_training()))
     modality = recipe.data.build()
-    model = _seeded_model(recipe, modality, streamed.condition_sizes)
+    model = _seeded_model(recipe, modality, streamed.names.sizes)
     begun_with = _start(model, start)
     check_start(run, begun_with)
-    training = streamed.training(modality.for_training(), model, engine.device)
+    training = streamed.training(modality, model, engine.device)
     if engine.is_main:
-        for text in streamed.left_out():
-            note(text)
-        origin = _origin(run, source, data) | _same_codes(recipe, model, start) | identity
+        origin = _origin(run, source, data) | _same_codes(recipe, model, start) | streamed.config
         run.write_config(_description(recipe, data, origin, streamed, begun_with))
     nothing = np.arange(0)
-    items = TrainingItems(training, streamed.held_out(modality, engine.device), nothing, nothing)
+    items = TrainingItems(training, streamed.held_out(modality, model, engine.device), nothing, nothing)
     try:
         _fit(model, items, recipe, run, engine, quiet)
         if engine.is_main:

@@ -11,7 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
 from typing import Literal, final
 
@@ -97,23 +97,33 @@ class TarSource(Source):
 
     def section(self, split: str, begin: int, end: int) -> Iterator[Item]:
         require_split(split, self.splits, self.description)
-        depth = self._class_depths[split]
-        names = {self._numbers[self._top + file]: file for file in self._files[split]}
-        names = {number: names[number] for number in sorted(names)[begin:end]}
+        names = dict(islice(self._in_order(split).items(), begin, end))
         last = max(names, default=-1)
         if last < 0:
             return
         with closing(read_members(self._path)) as members:
             for number, (_, read) in enumerate(members):
                 if number in names:
-                    name = names[number]
-                    yield Item(name, read(), None if depth is None else PurePosixPath(name).parts[depth])
+                    yield self._item(split, names[number], read())
                 if number == last:
                     return
+
+    def annotations(self, split: str) -> Iterator[Item]:
+        require_split(split, self.splits, self.description)
+        return (self._item(split, name, b"") for name in self._in_order(split).values())
 
     def notes(self, split: str) -> list[str]:
         require_split(split, self.splits, self.description)
         return list(self._notes[split])
+
+    def _in_order(self, split: str) -> dict[int, str]:
+        """Names of the files of a split by the numbers of their members, in ascending order."""
+        names = {self._numbers[self._top + file]: file for file in self._files[split]}
+        return dict(sorted(names.items()))
+
+    def _item(self, split: str, name: str, content: bytes) -> Item:
+        depth = self._class_depths[split]
+        return Item(name, content, None if depth is None else PurePosixPath(name).parts[depth])
 
 
 def read_members(path: Path) -> Generator[tuple[tarfile.TarInfo, Callable[[], bytes]], None, None]:

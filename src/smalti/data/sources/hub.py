@@ -52,13 +52,24 @@ class HubSource(Source):
         return self._tables[split].num_rows
 
     def items(self, split: str) -> Iterator[Item]:
+        return self.section(split, 0, self.count(split))
+
+    def section(self, split: str, begin: int, end: int) -> Iterator[Item]:
+        return self._section(split, begin, end, has_contents=True)
+
+    def annotations(self, split: str) -> Iterator[Item]:
+        return self._section(split, 0, self.count(split), has_contents=False)
+
+    def _section(self, split: str, begin: int, end: int, has_contents: bool) -> Iterator[Item]:
         require_split(split, self.splits, self.description)
         table = self._tables[split]
         names = None if self._label is None else getattr(table.features[self._label], "names", None)
-        row: dict[str, Any]
-        for index, row in enumerate(table):  # pyright: ignore[reportAssignmentType]
+        if not has_contents:
+            table = table.select_columns([] if self._label is None else [self._label])
+        for index in range(begin, min(end, self.count(split))):
+            row: dict[str, Any] = table[index]
             label = None if self._label is None else row[self._label]
-            content = signal_content(row[self._signal], self._cache)
+            content = signal_content(row[self._signal], self._cache) if has_contents else b""
             yield Item(f"{split}#{index}", content, class_name(label, names))
 
     def _undecoded(self, table: Dataset) -> Dataset:

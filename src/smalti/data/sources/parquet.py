@@ -130,12 +130,20 @@ class ParquetSource(Source):
         return self.section(split, 0, self.count(split))
 
     def section(self, split: str, begin: int, end: int) -> Iterator[Item]:
+        return self._section(split, begin, end, has_contents=True)
+
+    def annotations(self, split: str) -> Iterator[Item]:
+        return self._section(split, 0, self.count(split), has_contents=False)
+
+    def _section(self, split: str, begin: int, end: int, has_contents: bool) -> Iterator[Item]:
         require_split(split, self.splits, self.description)
         first = 0
         for file in self._files[split]:
             last = first + self._num_rows[file]
             if first < end and begin < last:
-                yield from self._rows_of(file, max(begin, first) - first, min(end, last) - first)
+                yield from self._rows_of(
+                    file, max(begin, first) - first, min(end, last) - first, has_contents
+                )
             first = last
 
     def notes(self, split: str) -> list[str]:
@@ -158,8 +166,9 @@ class ParquetSource(Source):
                 )
         return rows
 
-    def _rows_of(self, file: PurePath, begin: int, end: int) -> Iterator[Item]:
-        columns = [name for name in (self._signal, self._label) if name is not None]
+    def _rows_of(self, file: PurePath, begin: int, end: int, has_contents: bool) -> Iterator[Item]:
+        wanted = (self._signal if has_contents else None, self._label)
+        columns = [name for name in wanted if name is not None]
         prefix = file.relative_to(self._place.root).as_posix()
         row = begin
         try:
@@ -169,12 +178,11 @@ class ParquetSource(Source):
                 for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=columns):
                     rows = batch.slice(min(skip, len(batch)), end - row)
                     skip = max(0, skip - len(batch))
-                    cells = rows.column(self._signal).to_pylist()
-                    labels = (
-                        [None] * len(cells) if self._label is None else rows.column(self._label).to_pylist()
-                    )
+                    unread = [None] * len(rows)
+                    cells = rows.column(self._signal).to_pylist() if has_contents else unread
+                    labels = unread if self._label is None else rows.column(self._label).to_pylist()
                     for cell, label in zip(cells, labels, strict=True):
-                        content = as_array(cell) if self._of_arrays else self._place.content(cell, file)
+                        content = self._content(cell, file) if has_contents else b""
                         yield Item(f"{prefix}#{row}", content, class_name(label, self._names))
                         row += 1
         except InputError:
@@ -183,6 +191,9 @@ class ParquetSource(Source):
             raise InputError(
                 f"expected intact Parquet in {file}, but it cannot be read after row {row}: download it again"
             ) from error
+
+    def _content(self, cell: Any, file: PurePath) -> Path | bytes | np.ndarray:
+        return as_array(cell) if self._of_arrays else self._place.content(cell, file)
 
 
 def _row_groups(table: pq.ParquetFile, begin: int, end: int) -> tuple[list[int], int]:

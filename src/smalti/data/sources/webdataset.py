@@ -86,12 +86,20 @@ class WebDatasetSource(Source):
         return self.section(split, 0, self.count(split))
 
     def section(self, split: str, begin: int, end: int) -> Iterator[Item]:
+        return self._section(split, begin, end, has_contents=True)
+
+    def annotations(self, split: str) -> Iterator[Item]:
+        return self._section(split, 0, self.count(split), has_contents=False)
+
+    def _section(self, split: str, begin: int, end: int, has_contents: bool) -> Iterator[Item]:
         require_split(split, self.splits, self.description)
         first = 0
         for file in self._files[split]:
             last = first + self._num[file]
             if first < end and begin < last:
-                yield from self._samples(file, max(begin, first) - first, min(end, last) - first)
+                yield from self._samples(
+                    file, max(begin, first) - first, min(end, last) - first, has_contents
+                )
             first = last
 
     def _num_samples(self, file: Path) -> int:
@@ -105,7 +113,7 @@ class WebDatasetSource(Source):
                     num += 1
         return num
 
-    def _samples(self, file: Path, begin: int, end: int) -> Iterator[Item]:
+    def _samples(self, file: Path, begin: int, end: int, has_contents: bool) -> Iterator[Item]:
         """Yield samples `begin` to `end` of a file; the members of others are not read."""
         place = "" if self._is_single else f"{file.relative_to(self._root).as_posix()}/"
         index, sample = 0, _Sample("")
@@ -120,7 +128,7 @@ class WebDatasetSource(Source):
                     return
                 if self._is_signal(ending) and sample.content is None:
                     sample.name = f"{key}.{ending}"
-                    sample.content = read() if index >= begin else b""
+                    sample.content = read() if has_contents and index >= begin else b""
                 elif ending in (CLASS_FILE, FIELDS_FILE) and index >= begin:
                     sample.label = _label(ending, read()) or sample.label
         if sample.content is not None and begin <= index < end:
