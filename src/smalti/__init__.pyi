@@ -83,6 +83,8 @@ from smalti.decoders.resnet import ResNetDecoder as ResNetDecoder
 from smalti.decoders.resnet import ResNetDecoderConfig as ResNetDecoderConfig
 from smalti.decoders.seanet import SEANetDecoder as SEANetDecoder
 from smalti.decoders.seanet import SEANetDecoderConfig as SEANetDecoderConfig
+from smalti.decoders.spectral import SpectralDecoder as SpectralDecoder
+from smalti.decoders.spectral import SpectralDecoderConfig as SpectralDecoderConfig
 from smalti.decoders.vit import ViTDecoder as ViTDecoder
 from smalti.decoders.vit import ViTDecoderConfig as ViTDecoderConfig
 from smalti.encoders.code_grid import CodeGridEncoder as CodeGridEncoder
@@ -97,6 +99,8 @@ from smalti.encoders.resnet import ResNetEncoder as ResNetEncoder
 from smalti.encoders.resnet import ResNetEncoderConfig as ResNetEncoderConfig
 from smalti.encoders.seanet import SEANetEncoder as SEANetEncoder
 from smalti.encoders.seanet import SEANetEncoderConfig as SEANetEncoderConfig
+from smalti.encoders.spectral import SpectralEncoder as SpectralEncoder
+from smalti.encoders.spectral import SpectralEncoderConfig as SpectralEncoderConfig
 from smalti.encoders.strided import StridedEncoder as StridedEncoder
 from smalti.encoders.vit import ViTEncoder as ViTEncoder
 from smalti.encoders.vit import ViTEncoderConfig as ViTEncoderConfig

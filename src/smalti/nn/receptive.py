@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from smalti.core.locality import Extent, ReceptiveField
 from smalti.nn.blocks import ResidualBlock
+from smalti.nn.convnext import ConvNeXtBlock
+from smalti.nn.frames import MelFrames, SpectraToWaveform
 from smalti.nn.seanet import ResidualUnit, Snake, TimeConvolution, TimeUpsampling
 
 Interval = tuple[int, int]
@@ -59,7 +61,8 @@ def _of_transposed_convolution(layer: TransposedConvolution, outputs: Interval) 
 
 
 @inputs_of.register(TimeConvolution)
-def _of_time_convolution(layer: TimeConvolution, outputs: Interval) -> Interval | None:
+@inputs_of.register(MelFrames)
+def _of_time_convolution(layer: TimeConvolution | MelFrames, outputs: Interval) -> Interval | None:
     begin, end = outputs
     return begin * layer.stride - layer.before, end * layer.stride + layer.after
 
@@ -69,6 +72,18 @@ def _of_time_upsampling(layer: TimeUpsampling, outputs: Interval) -> Interval | 
     # Output o is a sum over the inputs i with o + cut - 2s + 1 <= i * s <= o + cut.
     stride, (begin, end) = layer.stride, outputs
     return -((2 * stride - 1 - begin - layer.cut) // stride), (end - 1 + layer.cut) // stride + 1
+
+
+@inputs_of.register(SpectraToWaveform)
+def _of_overlapped_frames(layer: SpectraToWaveform, outputs: Interval) -> Interval | None:
+    # Output o is a sum over the inputs i with o + cut - length + 1 <= i * s <= o + cut.
+    stride, (begin, end) = layer.stride, outputs
+    return -((layer.length - 1 - begin - layer.cut) // stride), (end - 1 + layer.cut) // stride + 1
+
+
+@inputs_of.register(ConvNeXtBlock)
+def _of_convnext_block(layer: ConvNeXtBlock, outputs: Interval) -> Interval | None:
+    return outputs[0] - layer.before, outputs[1] + layer.after
 
 
 @inputs_of.register(ResidualBlock)
