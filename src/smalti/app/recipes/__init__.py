@@ -21,6 +21,7 @@ RECIPES: dict[str, RecipeFunction] = {
     "voices": speech.voices,
     "digits": speech.digits,
     "digits-spectral": speech.digits_spectral,
+    "speech-codec": speech.speech_codec,
     "vctk": speech.vctk,
     "librispeech": speech.librispeech,
     "units": speech.units,
