@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -26,6 +26,7 @@ from smalti.core.priors import DensityPrior, Prior, TrainablePrior
 from smalti.core.suggestions import suggestion
 from smalti.core.weights import code_digest
 from smalti.core.weights import fingerprint as fingerprint_of
+from smalti.models.vqvae import VQVAE
 from smalti.nn.symbols import check_counts
 from smalti.priors.base import PriorConfig
 from smalti.priors.labelled import LabelledPrior
@@ -247,6 +248,24 @@ class TrainedModel:
                 "it can be evaluated and compared, but not used as a tokenizer"
             )
         return self.model
+
+    def first_codes(self, num: int) -> TrainedModel:
+        """Return the model of the first codes of each position alone, at a lower rate, without priors.
+
+        Raises:
+            InputError: if its quantizer is not residual, or has fewer stages.
+        """
+        if not isinstance(self.model, VQVAE):
+            raise InputError(
+                f"expected a VQ-VAE with a residual quantizer, received {self.model.title}: use all codes"
+            )
+        model = self.model.first_codes(num)
+        recipe = self.recipe
+        if model.config is not None:
+            recipe = recipe.model_copy(update={"model": model.config})
+        return replace(
+            self, model=model, recipe=recipe, unigram=None, learned={}, prior_recipes={}, trained_on={}
+        )
 
     @property
     def priors(self) -> dict[str, Prior]:

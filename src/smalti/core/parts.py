@@ -171,6 +171,19 @@ class Quantizer(Pretrained, ABC):
         """
         return tuple(grid)
 
+    def first(self, num: Any) -> Quantizer:
+        """Return the quantizer of the first codes of each position alone, with the same weights.
+
+        Residual quantizers have one: it encodes to the first `num` codes of this quantizer's.
+
+        Raises:
+            InputError: for a number that is not 1 to G, or if the first codes mean nothing alone.
+        """
+        raise InputError(
+            f"expected a residual quantizer, whose first codes can be used alone, received {self.title}: use "
+            "all codes"
+        )
+
     @property
     def codebook_ids(self) -> tuple[int, ...]:
         """Codebook of each of the G codes of a position; by default each code has its own."""

@@ -152,6 +152,23 @@ class VQVAE(Autoencoder):
             return encode_batch(self, signal, conditions)
         return self.quantizer.encode(self.encoder(signal, conditions))
 
+    def first_codes(self, num: int) -> VQVAE:
+        """Return the model of the first codes of each position alone, which shares the modules of this one.
+
+        Raises:
+            InputError: if the quantizer is not residual, or has fewer stages.
+        """
+        made = VQVAE(
+            self.encoder,
+            self.quantizer.first(num),
+            self.decoder,
+            self.family,
+            self.signal,
+            jitter=self.jitter,
+            code_dropout=self.code_dropout,
+        )
+        return made.train(self.training)
+
     @property
     def receptive_field(self) -> ReceptiveField | None:
         """Of the encoder; None for a quantizer whose codes depend on several latents."""

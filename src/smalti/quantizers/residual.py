@@ -19,7 +19,7 @@ from smalti.core.validation import checked_settings
 from smalti.nn.symbols import check_codes
 from smalti.quantizers.codebooks.base import AnyCodebook, Codebook, CodebookConfig, codebook_config
 from smalti.quantizers.codebooks.ema import EMACodebookConfig
-from smalti.quantizers.dropout import stages_kept
+from smalti.quantizers.dropout import check_stages, stages_kept
 from smalti.quantizers.estimators.base import (
     AnyEstimator,
     GradientEstimatorConfig,
@@ -280,6 +280,19 @@ class ResidualVQ(Quantizer):
         for stage, (codebook, chosen) in enumerate(zip(self._stages, indices.unsqueeze(1), strict=True)):
             z_q = z_q + self._latents(self.matching.look_up(chosen, codebook), stage, places)
         return self.layout.latents(z_q, places)
+
+    def first(self, num: Any) -> ResidualVQ:
+        """Return the quantizer of the first stages, which shares their modules.
+
+        Raises:
+            InputError: for a number below 1 or above that of the stages.
+        """
+        check_stages(num, self.num_codebooks)
+        made = self.config.changed({"num_quantizers": num}).build()
+        made.layout, made.estimator = self.layout, self.estimator
+        for name in ("codebooks", "down", "up"):
+            setattr(made, name, nn.ModuleList(list(getattr(self, name))[:num]))
+        return made.train(self.training)
 
     def _tokens(self, residual: Tensor, stage: int, places: Sequence[Any]) -> Float[Tensor, "1 n d"]:
         """Tokens of a stage, of the dimension of its codes."""

@@ -16,7 +16,7 @@ from smalti.core.parts import QUANTIZERS, Quantizer, QuantizerConfig
 from smalti.core.results import Quantized
 from smalti.core.validation import checked_settings
 from smalti.nn.symbols import check_codes
-from smalti.quantizers.dropout import stages_kept
+from smalti.quantizers.dropout import check_stages, stages_kept
 from smalti.quantizers.layout import Layout
 from smalti.quantizers.levels import as_levels, num_combinations, place_values, set_values
 from smalti.quantizers.straight_through import straight_through
@@ -164,6 +164,17 @@ class ResidualFSQ(Quantizer):
         for digit in digits:
             cells = cells * self._levels + digit
         return self.layout.latents(self._centres(cells), self.layout.places(codes))
+
+    def first(self, num: Any) -> ResidualFSQ:
+        """Return the quantizer of the first stages.
+
+        Raises:
+            InputError: for a number below 1 or above that of the stages.
+        """
+        check_stages(num, self.num_codebooks)
+        made = self.config.changed({"num_quantizers": num}).build().to(self._levels.device)
+        made.layout = self.layout
+        return made.train(self.training)
 
     def _apply(self, *arguments: Any, **named: Any) -> ResidualFSQ:
         super()._apply(*arguments, **named)
