@@ -67,6 +67,12 @@ SHRINK = {
     (
         "smalti",
         "train",
+        "speech-codec",
+    ): f"{SMALL_SOUNDS} model.encoder.channels=8 model.encoder.layers=1 model.decoder.channels=8 "
+    "model.decoder.layers=1 num_codes=16 data.length=3200",
+    (
+        "smalti",
+        "train",
         "units",
     ): f"{SMALL_SOUNDS} model.encoder.channels=8 pretraining.training.batch_size=2 "
     "pretraining.task.num_clusters=8",

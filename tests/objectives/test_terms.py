@@ -12,6 +12,7 @@ from smalti.core.errors import InputError
 from smalti.core.signals import Continuous, SignalSpec
 from smalti.nn.spectral import LogMel
 from smalti.objectives.base import TERMS, Term
+from smalti.objectives.discriminators.waveform import WaveformDiscriminator
 from smalti.objectives.perceptual import Perceptual
 from smalti.objectives.pixel import L1, L2
 from smalti.objectives.spectral import FrequencyDistance, MelDistance
@@ -252,3 +253,38 @@ def test_terms_refuse_signals_that_they_cannot_compare(kind: str, spec: SignalSp
 def test_terms_refuse_weights_and_starts_out_of_range(settings: dict[str, float]) -> None:
     with pytest.raises(InputError, match="weight above 0"):
         L1(**settings)
+
+
+@pytest.mark.parametrize("level", [1.0, 0.01])
+def test_waveform_discriminators_judge_waveforms_at_one_level(level: float) -> None:
+    """A quiet waveform is judged as a loud one; silence has a finite gradient."""
+    torch.manual_seed(0)
+    networks = WaveformDiscriminator(width=2, periods=(2, 3), windows=(64,))
+    noise = torch.randn(2, 1, 400)
+    expected = [verdict.logits for verdict in networks(noise)]
+    for verdict, logits in zip(networks(level * noise), expected, strict=True):
+        torch.testing.assert_close(verdict.logits, logits, rtol=0.02, atol=1e-3)
+    silence = torch.zeros(1, 1, 400, requires_grad=True)
+    sum(verdict.logits.sum() for verdict in networks(silence)).backward()
+    assert silence.grad is not None
+    assert silence.grad.isfinite().all()
+
+
+def test_a_waveform_discriminator_learns_on_speech_that_is_quiet() -> None:
+    """It tells tones from noise at -50 dB within 30 steps; at their own levels, it stood still."""
+    torch.manual_seed(0)
+    networks = WaveformDiscriminator(width=4, periods=(2, 3), windows=(256,))
+    optimizer = torch.optim.Adam(networks.parameters(), 1e-3, (0.5, 0.9))
+    times = torch.arange(2000) / 16_000
+    for _ in range(30):
+        hz = torch.empty(4, 1, 1).uniform_(150, 400)
+        real = 0.003 * torch.sin(2 * torch.pi * hz * times)
+        fake = 0.003 * torch.randn(4, 1, 2000)
+        loss = sum(
+            (1 - of_real.logits).relu().mean() + (1 + of_fake.logits).relu().mean()
+            for of_real, of_fake in zip(networks(real), networks(fake), strict=True)
+        ) / len(networks.networks)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 1.2

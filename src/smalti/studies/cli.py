@@ -47,7 +47,8 @@ def reproduce(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="fashion-mnist, cifar10, speech, conversion, phonemes, lab or video."
+            metavar="NAME",
+            help="fashion-mnist, cifar10, speech, conversion, voices-codec, phonemes, lab or video.",
         ),
     ],
     data: Annotated[
@@ -83,12 +84,13 @@ def reproduce(
 
     Example: `smalti reproduce fashion-mnist --data fashion-mnist --seeds 3 --out runs/table`
     """
-    if name in ("speech", "conversion", "phonemes", "lab", "video"):
+    of_speech = ("speech", "conversion", "voices-codec", "phonemes")
+    if name in (*of_speech, "lab", "video"):
         from smalti.core.errors import InputError
 
         if part != "table" or pretrain is not None or only is not None:
             raise InputError(f"--part, --pretrain and --only do not apply to {name}: leave them out")
-    if name in ("speech", "conversion", "phonemes"):
+    if name in of_speech:
         from smalti.studies.speech.reproduce import reproduce_speech
 
         reproduce_speech(name, data, out, budget, seeds, alignments, quiet)

@@ -20,6 +20,7 @@ from smalti.studies.speech.recipes import BUDGETS, speech_study
 from tests import sounds
 from tests.runs import Result, command, digests
 from tests.speech_runs import PhoneRun
+from tests.studies.speech.test_independent_judges import Decoder, install
 
 FIELDS = {
     "experiment", "dataset", "split", "model", "prior", "metrics", "seed", "steps", "seconds", "device",
@@ -28,6 +29,7 @@ FIELDS = {
 BOUNDS = {
     "speech": ["uniform", "unigram", "learned", "learned+class"],
     "conversion": ["uniform", "unigram", "learned", "learned+class"],
+    "voices-codec": ["uniform", "unigram", "learned", "learned+class"],
     # Its test split is of a speaker that nobody knows.
     "phonemes": ["uniform", "unigram", "learned"],
 }
@@ -74,6 +76,15 @@ def conversion(digits_said: Path, tmp_path_factory: pytest.TempPathFactory) -> D
 
 
 @pytest.fixture(scope="module")
+def voices_codec(digits_said: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Judged by the independent judges too, whose packages are replaced by small ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch)
+        patch.setattr(Decoder, "heard", "five")
+        return reproduced("voices-codec", tmp_path_factory.mktemp("reproduced"), "--data", digits_said)
+
+
+@pytest.fixture(scope="module")
 def phonemes(utterances: PhoneRun, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """The last of the speakers is the test split."""
     folder = tmp_path_factory.mktemp("data")
@@ -89,9 +100,9 @@ def by_model(done: Done) -> dict[str, dict[str, Any]]:
     return {record["model"]: record["metrics"] for record in done.records if record["prior"] is None}
 
 
-@pytest.mark.parametrize("name", ["speech", "conversion", "phonemes"])
+@pytest.mark.parametrize("name", ["speech", "conversion", "voices-codec", "phonemes"])
 def test_records_have_what_every_record_has(name: str, request: pytest.FixtureRequest) -> None:
-    done: Done = request.getfixturevalue(name)
+    done: Done = request.getfixturevalue(name.replace("-", "_"))
     study = speech_study(name, "tiny")
     assert [record["prior"] for record in done.records if record["prior"]] == BOUNDS[name]
     for record in done.records:
@@ -222,3 +233,19 @@ def test_budgets_differ_in_steps_and_the_papers_is_the_papers() -> None:
     assert paper.model.quantizer.num_codes == 512
     with pytest.raises(InputError, match="received 'song'"):
         speech_study("song", "cpu")
+
+
+def test_independent_judges_judge_what_ours_do(voices_codec: Done, conversion: Done) -> None:
+    judged = [record for record in voices_codec.records if "judge" in record]
+    assert len(judged) == 4
+    for record in judged:
+        metrics = record["metrics"]
+        assert record["judge"] == {
+            "speaker": "resemblyzer, nearest centroid",
+            "content": "pocketsphinx, one of ten digits",
+        }
+        assert 0 <= metrics["independent_target_speaker_rate"] <= 1
+        # Every recording is heard as a five, which two of the three that are judged are.
+        assert metrics["independent_content_rate"] == pytest.approx(2 / 3)
+    assert judged[-1]["metrics"]["independent_content_kept"] == 1
+    assert not any("judge" in record for record in conversion.records)

@@ -22,6 +22,7 @@ RECIPES: dict[str, RecipeFunction] = {
     "digits": speech.digits,
     "digits-spectral": speech.digits_spectral,
     "speech-codec": speech.speech_codec,
+    "voices-codec": speech.voices_codec,
     "vctk": speech.vctk,
     "librispeech": speech.librispeech,
     "units": speech.units,

@@ -30,6 +30,8 @@ WINDOWS = (2048, 1024, 512)
 """Samples of the windows of Kumar et al. 2023."""
 SLOPE = 0.1
 """Of leaky ReLUs."""
+QUIET = 1e-3
+"""Root mean square that silence counts as, so that it is not amplified: that of a noise floor at -60 dB."""
 
 
 @final
@@ -38,6 +40,9 @@ class WaveformDiscriminator(Discriminator):
 
     Sources: HiFi-GAN (Kong et al. 2020, arXiv 2010.05646) for the periods; EnCodec (Défossez et al. 2022,
     arXiv 2210.13438, section 3.4) and DAC (Kumar et al. 2023, arXiv 2306.06546) for complex spectra.
+
+    Each waveform is brought to a root mean square of 1 (DAC: to one peak), and spectra to the variance of
+    white noise of that level. Speech is quiet: without this, networks see values near 0 and stand still.
 
     Args:
         width: channels of the first layer of every network.
@@ -63,6 +68,8 @@ class WaveformDiscriminator(Discriminator):
 
     def forward(self, signal: Float[Tensor, "b 1 t"]) -> list[Verdict]:
         """One verdict for each network."""
+        # The sum has a finite gradient for silence too.
+        signal = signal / (signal.square().mean((1, 2), keepdim=True) + QUIET**2).sqrt()
         return [network(signal) for network in self.networks]
 
 
@@ -105,6 +112,8 @@ class _OfSpectrum(nn.Module):
     def __init__(self, window: int, width: int) -> None:
         super().__init__()
         self.fourier = ShortTimeFourier(window // 4, window)
+        # The transform's window has the sum 2; white noise of variance 1 is to have spectra of variance 1.
+        self.scale = 1 / float(self.fourier.window.square().sum().sqrt())
         layers = [
             nn.Conv2d(2, width, (3, 9), (1, 1), (1, 4)),
             *(
@@ -118,7 +127,7 @@ class _OfSpectrum(nn.Module):
     def forward(self, signal: Float[Tensor, "b 1 t"]) -> Verdict:
         # Frames of a signal that is shorter than a hop would be none.
         spectra = self.fourier(F.pad(signal, (0, max(0, self.fourier.hop - signal.shape[-1]))))
-        return self.stack(torch.view_as_real(spectra).permute(0, 3, 2, 1))
+        return self.stack(self.scale * torch.view_as_real(spectra).permute(0, 3, 2, 1))
 
 
 @DISCRIMINATORS.register

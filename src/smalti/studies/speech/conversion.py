@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from smalti.app.console import counting, note
@@ -22,6 +23,8 @@ from smalti.core.errors import InputError
 from smalti.data.ingest import decode_ahead
 from smalti.data.sources import UnreadableItem
 from smalti.encoding import encode_signals
+from smalti.modalities.audio.sounds import resampled
+from smalti.studies.speech.independent import RATE_HZ, DigitJudge, SpeakerJudge
 from smalti.studies.speech.judges import Recognizer, train_recognizer
 from smalti.studies.speech.page import rate_of, write_speech_page
 from smalti.studies.speech.pitch import f0
@@ -29,6 +32,8 @@ from smalti.studies.speech.recipes import SpeechStudy
 from smalti.studies.speech.spectra import mel_distance
 from smalti.tokenizer import Tokenizer
 
+KNOWN_RECORDINGS = 60
+"""Recordings by which an independent judge knows a speaker."""
 BATCH = 24
 """Utterances decoded per batch; changing it changes the random draws of a seed."""
 
@@ -52,12 +57,42 @@ class Utterance:
     waveform: np.ndarray
 
 
+@final
+@dataclass(frozen=True)
+class Independent:
+    """Judges from other packages, which have not seen the data; see `smalti.studies.speech.independent`.
+
+    Attributes:
+        speaker: knows the speakers by the recordings of the training split.
+        digit: None if the content is no spoken digit.
+        rate_hz: sample rate of the waveforms.
+    """
+
+    speaker: SpeakerJudge
+    digit: DigitJudge | None
+    rate_hz: int
+
+    def speakers(self, waveforms: Sequence[np.ndarray]) -> Int64[np.ndarray, " n"]:
+        """Index of each utterance's speaker."""
+        return np.array([int(self.speaker.speaker(self._raised(w))) for w in waveforms])
+
+    def digits(self, waveforms: Sequence[np.ndarray]) -> Int64[np.ndarray, " n"]:
+        """Digit of each utterance, -1 for none."""
+        assert self.digit is not None
+        return np.array([self.digit.digit(self._raised(w)) for w in waveforms])
+
+    def _raised(self, waveform: np.ndarray) -> np.ndarray:
+        return resampled(np.asarray(waveform, np.float32), self.rate_hz, RATE_HZ)
+
+
+@final
 @dataclass(frozen=True)
 class Judges:
-    """Classifiers of speaker and, if labels exist, of content."""
+    """Classifiers of speaker and, if labels exist, of content; and the independent ones, if installed."""
 
     speaker: Recognizer
     content: Recognizer | None
+    independent: Independent | None = None
 
 
 def convert_all(
@@ -160,7 +195,24 @@ def _train_judges(
 
     contents = [u.content for u in training if u.content is not None]
     has_content = len(contents) == len(training) and len(set(contents)) > 1
-    return Judges(judge([u.speaker for u in training], False), judge(contents, True) if has_content else None)
+    return Judges(
+        judge([u.speaker for u in training], False),
+        judge(contents, True) if has_content else None,
+        _independent(study, training, rate_hz),
+    )
+
+
+def _independent(study: SpeechStudy, training: Sequence[Utterance], rate_hz: int) -> Independent | None:
+    recordings: dict[str, list[np.ndarray]] = {}
+    for utterance in training:
+        own = recordings.setdefault(str(utterance.speaker), [])
+        if len(own) < KNOWN_RECORDINGS:
+            own.append(resampled(utterance.waveform, rate_hz, RATE_HZ))
+    try:
+        return Independent(SpeakerJudge(recordings), DigitJudge() if study.are_digits else None, rate_hz)
+    except InputError as error:
+        note(f"Independent judges are left out: {error}")
+        return None
 
 
 def _decode_as(
@@ -212,9 +264,15 @@ def _scores(
         "mel_distance": float(np.mean([mel_distance(o, w, rate_hz) for o, w in pairs])),
         "num": len(spoken),
     }
+    content = np.array([-2 if u.content is None else u.content for u in spoken])
     if judges.content is not None:
-        said = judges.content.predict(waveforms)
-        metrics["content_rate"] = float(np.mean(said == np.array([u.content for u in spoken])))
+        metrics["content_rate"] = float(np.mean(judges.content.predict(waveforms) == content))
+    if judges.independent is not None:
+        named = judges.independent.speakers(waveforms)
+        metrics["independent_target_speaker_rate"] = float(np.mean(named == np.array(wanted)))
+        if judges.independent.digit is not None:
+            heard = judges.independent.digits(waveforms)
+            metrics["independent_content_rate"] = float(np.mean(heard == content))
     return metrics
 
 
@@ -222,11 +280,16 @@ def _content_kept(
     judges: Judges, spoken: Sequence[Utterance], same: Sequence[np.ndarray], other: Sequence[np.ndarray]
 ) -> dict[str, float]:
     """Among utterances whose content is recognised after reconstruction, the share after conversion."""
-    if judges.content is None:
-        return {}
-    content = np.array([u.content for u in spoken])
-    by_same, by_other = judges.content.predict(same) == content, judges.content.predict(other) == content
-    return {"content_kept": float((by_same & by_other).sum() / max(1, by_same.sum()))}
+    content = np.array([-2 if u.content is None else u.content for u in spoken])
+    named = {"content_kept": None if judges.content is None else judges.content.predict}
+    if judges.independent is not None and judges.independent.digit is not None:
+        named["independent_content_kept"] = judges.independent.digits
+    kept = {}
+    for name, predict in named.items():
+        if predict is not None:
+            by_same, by_other = predict(same) == content, predict(other) == content
+            kept[name] = float((by_same & by_other).sum() / max(1, by_same.sum()))
+    return kept
 
 
 def _pitch(

@@ -16,7 +16,7 @@ from smalti.training.loop import TrainingConfig
 
 PAPER_PHONEMES = "49.3 % at 128 codes, 25 a second; 7.2 % for the most frequent phoneme"
 BUDGETS = ("tiny", "cpu", "paper")
-STUDIES = ("speech", "conversion", "phonemes")
+STUDIES = ("speech", "conversion", "voices-codec", "phonemes")
 DIGIT = r"^(\d)_"
 """Pattern that reads the spoken digit from a file name of the Free Spoken Digit Dataset."""
 
@@ -30,6 +30,7 @@ class SpeechStudy(Configuration):
         recipe: the model and its prior, without the seed.
         content_pattern: regular expression over item names, with one group that holds the number of the
             spoken content.
+        are_digits: whether that number is a spoken digit, which an independent judge can recognise.
         converted: number of test utterances to reconstruct and convert.
         temperature: sampling temperature of the decoder.
         judge_steps: training steps of each judge.
@@ -39,6 +40,7 @@ class SpeechStudy(Configuration):
     question: str
     recipe: Recipe
     content_pattern: str | None = None
+    are_digits: bool = False
     converted: int = Field(default=300, ge=1)
     temperature: float = Field(default=1.0, ge=0)
     judge_steps: int = Field(default=1500, ge=1)
@@ -65,6 +67,7 @@ def speech_study(name: str, budget: str) -> SpeechStudy:
             question="Do the codes hold the spoken content, and the label the speaker?",
             recipe=recipe,
             content_pattern=DIGIT if budget != "paper" else None,
+            are_digits=budget != "paper",
         )
     elif name == "conversion":
         study = SpeechStudy(
@@ -72,6 +75,15 @@ def speech_study(name: str, budget: str) -> SpeechStudy:
             question="How well do codes convert voices if the decoder models spectrograms, not samples?",
             recipe=speech.digits_spectral(),
             content_pattern=DIGIT,
+            are_digits=True,
+        )
+    elif name == "voices-codec":
+        study = SpeechStudy(
+            name="voices-codec",
+            question="How well do codes convert voices if the decoder predicts waveforms by their spectra?",
+            recipe=speech.digits_codec(),
+            content_pattern=DIGIT,
+            are_digits=True,
         )
     else:
         raise InputError(f"expected a study of speech, received {name!r}: {suggestion(name, STUDIES)}")

@@ -1,4 +1,4 @@
-"""`smalti reproduce speech`, `conversion` and `phonemes`: section 4.3 of the paper, with measurements.
+"""`smalti reproduce speech`, `conversion`, `voices-codec` and `phonemes`: section 4.3 of the paper, measured.
 
 The paper lets the reader listen; here, classifiers trained on real recordings recognise speaker and content.
 """
@@ -18,6 +18,7 @@ from smalti.core.files import atomic_file
 from smalti.stored_priors import prior_directory
 from smalti.studies.records import Record, publish, stage
 from smalti.studies.speech.conversion import convert_all
+from smalti.studies.speech.independent import DIGIT_WORDS, SPEAKERS
 from smalti.studies.speech.phonemes import RESULTS as PHONEMES
 from smalti.studies.speech.phonemes import phonemes
 from smalti.studies.speech.recipes import PAPER_PHONEMES, SpeechStudy, speech_study
@@ -42,8 +43,8 @@ def reproduce_speech(
     Finished stages are skipped, so the same command resumes an interrupted reproduction.
 
     Args:
-        name: "speech" (codes of waveforms, conversion, prior), "conversion" (the same with spectrograms) or
-            "phonemes" (units).
+        name: "speech" (codes of waveforms, conversion, prior), "conversion" (the same with spectrograms),
+            "voices-codec" (with waveforms from spectra) or "phonemes" (units).
         data: a source of speech with a test split for evaluation.
         out: directory of runs, records and page.
         budget: "tiny" for a smoke test, "cpu" for two cores, "paper" for the paper's sizes.
@@ -191,5 +192,8 @@ def _speech_records(study: SpeechStudy, seed: int, data: str, run: Path, quiet: 
         "levels": "control: real recordings in the model's signal representation, without codes",
     }
     for kind, metrics in saved["metrics"].items():
-        records.append({**base, "model": words.get(kind, f"{base['model']}: {kind}"), "metrics": metrics})
+        record = {**base, "model": words.get(kind, f"{base['model']}: {kind}"), "metrics": metrics}
+        if "independent_target_speaker_rate" in metrics:
+            record["judge"] = {"speaker": SPEAKERS, "content": DIGIT_WORDS}
+        records.append(record)
     return records
