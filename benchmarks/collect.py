@@ -17,7 +17,7 @@ from names import with_present_names
 from smalti.studies.records import Record, read_records, write_records
 
 RESULTS = Path(__file__).parents[1] / "results"
-SPEECH = ("speech", "conversion", "phonemes")
+SPEECH = ("speech", "conversion", "voices-codec", "phonemes")
 VIDEO = ("lab", "video")
 COMPARISON = "compare"
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import codec
 import coupled
 import objectives
 from compared import TRAINED, comparison, errors, gaussian, gaussian_usage, usage
@@ -194,6 +195,7 @@ def abx_of(metrics: list[dict[str, float]]) -> str:
 
 def speech_bits() -> str:
     """Table of bits/dim and nats per code of speech by prior, averaged over seeds."""
+    # The likelihood has no weight in the training of voices-codec.
     names = ("speech", "conversion", "phonemes")
     chosen = [r for name in names for r in speech(name) if "bits_per_dim" in r["metrics"]]
     rows = []
@@ -237,8 +239,10 @@ def code_use() -> str:
 
 def conversion() -> str:
     """Table of the judges' scores of recordings, reconstructions and conversions."""
-    names = {"speech": "waveform", "conversion": "log-mel"}
+    names = {"speech": "waveform", "conversion": "log-mel", "voices-codec": "spectra"}
     chosen = [r for name in names for r in speech(name) if "target_speaker_rate" in r["metrics"]]
+    rates = ("target_speaker_rate", "source_speaker_rate", "content_rate", "content_kept")
+    independent = ("target_speaker_rate", "content_rate", "content_kept")
     rows = []
     for (dataset, experiment, model), group in by(chosen, "dataset", "experiment", "model").items():
         metrics = [record["metrics"] for record in group]
@@ -248,15 +252,14 @@ def conversion() -> str:
                 names[experiment],
                 model,
                 f"{len(group)} x {metrics[0]['num']}",
-                *(
-                    share_of(metrics, name)
-                    for name in ("target_speaker_rate", "source_speaker_rate", "content_rate", "content_kept")
-                ),
+                *(share_of(metrics, name) for name in rates),
                 f"{mean(metrics, 'mel_distance'):.2f}",
+                *(share_of(metrics, f"independent_{name}") for name in independent),
             ]
         )
     header = ["data", "signal", "audio", "seeds x n", "target speaker", "source speaker", "digit correct"]
-    return markdown([*header, "digit kept", "mel distance"], rows)
+    others = ["target speaker, independent", "digit correct, independent", "digit kept, independent"]
+    return markdown([*header, "digit kept", "mel distance", *others], rows)
 
 
 def share_of(metrics: list[dict[str, float]], name: str) -> str:
@@ -414,6 +417,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "coupled": coupled.table,
     "files": files,
     "objectives": objectives.table,
+    "codec": codec.table,
     "gaussian": gaussian,
     "gaussian-usage": gaussian_usage,
     "quantizers-errors": errors,
