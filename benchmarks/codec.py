@@ -1,8 +1,9 @@
 """Speech codecs judged by independent packages: records and table for `docs/speech.md`.
 
-`python benchmarks/codec.py RUN --speech FOLDER` needs `smalti[judges]`. FOLDER has recordings at 16 kHz of
-speakers that the run has not heard in its split test, and TABLE (tab-separated, columns `utt` and `text`)
-their words. Each recording is judged as it is, and after each codec; `tables.py` writes the table.
+`python benchmarks/codec.py RUN --speech FOLDER --transcripts TABLE --dataset NAME` needs `smalti[judges]`.
+FOLDER has recordings at 16 kHz of speakers that the run has not heard in its split test, and TABLE
+(tab-separated, columns `utt` and `text`) their words. Each recording is judged as it is, and after each
+codec; `tables.py` writes the table.
 """
 
 from __future__ import annotations
@@ -97,6 +98,8 @@ def _amplitudes(levels: np.ndarray) -> np.ndarray:
 def recordings(folder: Path, num: int, table: Path) -> Iterator[tuple[str, np.ndarray, list[str]]]:
     """Yield evenly spaced test recordings with a transcript: name, waveform and words."""
     header, *rows = [line.fields for line in read_lines(table, ("utt",))]
+    if not {"utt", "text"} <= {*header}:
+        raise InputError(f"expected the columns utt and text in {table}, received {', '.join(header)}")
     utt, text = header.index("utt"), header.index("text")
     words = {row[utt]: row[text].lower().split() for row in rows}
     source = open_source(str(folder), (".flac", ".wav"))
@@ -109,7 +112,8 @@ def recordings(folder: Path, num: int, table: Path) -> Iterator[tuple[str, np.nd
     for index in chosen.tolist():
         item = items[index]
         assert isinstance(item.content, Path)
-        waveform, rate = soundfile.read(item.content, dtype="float32")
+        waveform, rate = soundfile.read(item.content, dtype="float32", always_2d=True)
+        waveform = waveform.mean(1)
         if rate != RATE_HZ:
             raise InputError(
                 f"expected recordings at {RATE_HZ} Hz, received {item.name} at {rate}: convert it"
@@ -133,6 +137,7 @@ def judge(codecs: dict[str, Codec], tests: list[tuple[str, np.ndarray, list[str]
             scores.append(quality(made))
             correct.append(matched([word for word in words if word in known], recognizer.recognise(made)))
         of_originals = of_originals or correct
+        # The number of words is at least one, since the recognizer has some.
         total = sum(word in known for _, _, words in tests for word in words)
         records.append(
             {
@@ -146,7 +151,7 @@ def judge(codecs: dict[str, Codec], tests: list[tuple[str, np.ndarray, list[str]
                     "dnsmos": {key: float(np.mean([each[key] for each in scores])) for key in scores[0]},
                     "words_recognised": sum(correct) / total,
                 },
-                "words_kept": sum(correct) / sum(of_originals),
+                "words_kept": sum(map(min, correct, of_originals)) / max(1, sum(of_originals)),
                 "encode_real_time_factor": times[0] / seconds,
                 "decode_real_time_factor": times[1] / seconds,
             }

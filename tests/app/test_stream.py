@@ -6,19 +6,27 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from smalti.app.finished import _codes_without_padding
+from smalti.app.recipes import get_recipe, override
+from smalti.app.streamed import StreamedData
+from smalti.core.conditions import Batch
+from smalti.data.sources import Item, Source
 from smalti.data.stream import StreamLoader
+from smalti.trained import TrainedModel
+from smalti.training.checkpoints import RunDirectory
 from tests import sounds, videos
 from tests.runs import TINY, TINY_WALKS, Result
-from tests.speech_runs import BROKEN
+from tests.speech_runs import BROKEN, SoundRun
 
 Smalti = Callable[..., Result]
 STREAMED = [*TINY, "data.stream=true", "data.stream_buffer=8", "training.checkpoint_every=2"]
@@ -150,3 +158,43 @@ def test_clips_are_streamed_with_their_actions(smalti: Smalti, tmp_path: Path) -
     assert result.status == 0, result.err
     assert not (out / "data").exists()
     assert json.loads((out / "config.json").read_text())["actions"] == ["left", "right", "wait"]
+
+
+def test_code_frequencies_do_not_count_padding(spoken: SoundRun) -> None:
+    trained = TrainedModel.load(spoken.path, "cpu")
+    batch = Batch(torch.zeros(2, 1, 640), lengths=torch.tensor([640, 100]))
+    whole = trained.autoencoder.draw_codes(batch.data, torch.Generator())
+    codes = list(_codes_without_padding(trained, batch, torch.Generator()))
+    stride = 640 // whole.shape[2]
+    assert [one.shape[2] for one in codes] == [whole.shape[2], -(-100 // stride)]
+    assert torch.equal(codes[0], whole[:1])
+
+
+class Moods(Source):
+    """Pictures with a class and a mood; those of the validation split have others too."""
+
+    description, splits = "moods", ("train", "validation")
+
+    def count(self, split: str) -> int:
+        return 4
+
+    def items(self, split: str) -> Iterator[Item]:
+        own = {"train": ("cat", "calm"), "validation": ("dog", "glad")}
+        for index in range(4):
+            label, mood = own[split if index % 2 else "train"]
+            yield Item(str(index), np.zeros((8, 8, 3), np.uint8), label, columns={"mood": mood})
+
+
+def test_held_out_conditions_that_no_training_item_has_are_not_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = override(get_recipe("image"), ["data.size=8", "data.stream=true"])
+    data = StreamedData(Moods(), "train", recipe, 8, RunDirectory(tmp_path / "run"))
+    modality = recipe.data.build()
+    model = recipe.model.build(modality.spec, data.names.sizes)
+    held_out = data.held_out(modality, model, torch.device("cpu"))
+    assert held_out is not None
+    conditions = held_out.items(np.arange(4)).conditions
+    assert conditions["label"].data.tolist() == [0, -1, 0, -1]
+    assert conditions["mood"].data.tolist() == [0, -1, 0, -1]
+    assert "2 of the 4 held-out items have classes" in capsys.readouterr().err

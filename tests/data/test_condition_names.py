@@ -75,6 +75,11 @@ def test_annotations_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     source = HubSource("me/pets")
     check(source)
     assert list(source.section("train", 1, 9)) == list(source.items("train"))[1:]
+    stored = stored.remove_columns("label")
+    items = list(HubSource("me/pets").annotations("train"))
+    assert [(item.name, item.content, item.label) for item in items] == [
+        (f"train#{index}", b"", None) for index in range(3)
+    ]
 
 
 def check(source: Source) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import io
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -174,9 +177,56 @@ def test_ragged_items_that_cannot_be_read_have_no_crops() -> None:
 
 def test_unreadable_items_are_replaced_and_listed() -> None:
     own = loader(Numbers(20, frozenset({3, 9})), batch_size=20)
-    # Shards of five items: 4 stands for 3, and 5, the first of its shard, for 9.
-    assert Counter(levels(own, 0)) == Counter([*range(20), 4, 5]) - Counter([3, 9])
+    # The next one stands for it: 4 for 3, and 10 for 9.
+    assert Counter(levels(own, 0)) == Counter([*range(20), 4, 10]) - Counter([3, 9])
     assert own.skipped.keys() == {"3", "9"}
+
+
+def test_a_small_buffer_without_a_readable_item_is_filled_by_another() -> None:
+    own = loader(Numbers(12, frozenset({3, 4, 5})), batch_size=12, buffer=2)
+    taken = levels(own, 0)
+    assert len(taken) == 12
+    assert not {3, 4, 5} & {*taken}
+    assert {*range(12)} - {3, 4, 5} <= {*taken}
+    assert own.skipped.keys() == {"3", "4", "5"}
+
+
+def test_a_batch_without_labels_has_the_condition() -> None:
+    """At every step, so that a resumed run begins as it goes on."""
+
+    class Half(Numbers):
+        def section(self, split: str, begin: int, end: int) -> Iterator[Item]:
+            for item in super().section(split, begin, end):
+                yield dataclasses.replace(item, label="even" if int(item.name) < 10 else None)
+
+    own = loader(Half(40), batch_size=2, buffer=4, names=ConditionNames(classes=("even",)))
+    for step in range(20):
+        label = own.batch(step).conditions.tensor("label")
+        assert label is not None
+        assert label.tolist() == [0 if level < 10 else -1 for level in levels(own, step)]
+
+
+def test_far_epochs_are_found_at_once() -> None:
+    """Also by ranks whose shards differ in size."""
+    own = loader(Numbers(25), batch_size=5)
+    for epoch in (0, 9000):
+        taken = [level for step in range(5) for level in levels(own, 5 * epoch + step)]
+        assert sorted(taken) == list(range(25))
+    two = loader(Numbers(25), batch_size=2)
+    far = [levels(two, 50_000 + step, rank, 2)[0] for rank in range(2) for step in range(40)]
+    assert {*far} <= {*range(25)}
+    again = loader(Numbers(25), batch_size=2)
+    assert [levels(again, 50_000 + step, rank, 2)[0] for rank in range(2) for step in range(40)] == far
+
+
+def test_a_closed_loader_is_let_go() -> None:
+    own = loader(Numbers(40))
+    own.batch(3)
+    own.close()
+    kept = weakref.ref(own)
+    del own
+    gc.collect()
+    assert kept() is None
 
 
 def test_what_cannot_be_streamed() -> None:

@@ -23,6 +23,8 @@ from smalti.encoders.seanet import SEANetEncoder, SEANetEncoderConfig
 from smalti.encoders.spectral import SpectralEncoder, SpectralEncoderConfig
 from smalti.encoders.vit import ViTEncoder, ViTEncoderConfig
 from smalti.likelihoods.gaussian import GaussianConfig
+from smalti.modalities.audio.modality import AudioConfig
+from smalti.models.decoded_windows import decode_batch
 from smalti.models.hierarchy import HierarchyConfig
 from smalti.models.vqvae import VQVAE, VQVAEConfig
 from smalti.models.windows import encode_each
@@ -38,6 +40,7 @@ KINDS = {
 }
 SPECS = {1: SignalSpec(1, (16,)), 2: SignalSpec(3, (8, 12)), 3: SignalSpec(2, (4, 8, 4))}
 PICTURE = SignalSpec(3, (16, 16))
+MU_LAW = AudioConfig(sample_rate_hz=1000, length=16).build().spec
 SOUND = SignalSpec(1, (48,), axes=("time",))
 CASES = [
     *((kind, ndim, {}) for kind in ("resnet", "vit") for ndim in SPECS),
@@ -248,6 +251,21 @@ def test_sounds_of_any_length_are_encoded_as_alone(kind: str, causal: bool) -> N
         assert (model.quantizer.encode(whole)[0] == codes).float().mean() > 0.99
 
 
+@torch.no_grad()
+def test_spectra_beyond_the_ends_of_a_signal_are_silent() -> None:
+    """Decoded in windows, sounds are those of the plain decoder, also where spectra are loud."""
+    torch.manual_seed(0)
+    model = config("spectral").build(SOUND).eval()
+    spectra = next(layer for layer in model.decoder.layers if isinstance(layer, torch.nn.Conv1d))
+    assert spectra.bias is not None
+    spectra.bias.zero_()
+    codes = torch.randint(model.num_codes, (2, model.num_codebooks, 300))
+    in_windows = decode_batch(model, codes, Conditions())
+    whole = model.family(model.decoder(model.quantizer.decode(codes))).mean()
+    assert whole.abs().mean() > 1e-3
+    torch.testing.assert_close(in_windows, whole, atol=1e-5, rtol=1e-4)
+
+
 def test_sizes_differ_in_parameters() -> None:
     def parameters(part: torch.nn.Module) -> int:
         return sum(each.numel() for each in part.parameters())
@@ -288,6 +306,7 @@ def test_products_of_rotated_vectors_depend_on_distances() -> None:
         ("spectral", PICTURE, {}, "one axis"),
         ("spectral", SPECS[1], {"window": 7}, "window of 8"),
         ("spectral", SPECS[1], {"window": 2}, "window of 8"),
+        ("spectral", MU_LAW, {"companded": True}, "linear levels"),
         ("resnet", PICTURE, {"per_frame": True}, "clips"),
         ("vit", SPECS[1], {"time_strides": (2,)}, "clips"),
         ("vit", PICTURE, {"channels": 18, "heads": 4}, "channels=16"),

@@ -47,6 +47,11 @@ def test_they_are_those_of_the_whole(kind: str, num: int) -> None:
     assert torch.equal(again.decode(first.encode(latents)), first.decode(first.encode(latents)))
     if num == 3:
         assert torch.equal(first.decode(codes), whole.decode(codes))
+    before = torch.get_rng_state()
+    whole.train().first(num).eval().double()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(part.training for part in whole.modules())
+    assert {each.dtype for each in whole.parameters()} <= {torch.float32}
 
 
 @pytest.mark.parametrize("kind", ["plain", "fsq"])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from smalti.app.console import counting, note
 from smalti.app.runs import DATA_DIRECTORY, draw_learning_curves
 from smalti.app.training_items import TrainingItems
+from smalti.core.conditions import Batch
 from smalti.core.models import Autoencoder
 from smalti.core.plugins import plugin_options
 from smalti.data.loader import evenly_spaced
@@ -56,10 +61,7 @@ def _count_codes(run: RunDirectory, trained: TrainedModel, items: TrainingItems,
         if isinstance(items.training, StreamLoader):
             total = min(items.training.count, trained.recipe.data.stream_buffer)
             batches = items.training.sequential(total)
-            drawn = (
-                model.draw_codes(each.data.to(trained.device), generator, each.conditions.to(trained.device))
-                for each in batches
-            )
+            drawn = (codes for each in batches for codes in _codes_without_padding(trained, each, generator))
         else:
             total = len(items.training_indices)
             encoded = encode_items(
@@ -82,3 +84,17 @@ def _count_codes(run: RunDirectory, trained: TrainedModel, items: TrainingItems,
     usage_histogram(counts, run.figures_path / "usage.png")
     used = (counts > 0).float().mean().item()
     note(f"{used:.1%} of the codes are used on the training data ({model.title}).", quiet)
+
+
+def _codes_without_padding(
+    trained: TrainedModel, batch: Batch, generator: torch.Generator
+) -> Iterator[Int64[Tensor, "n g *grid"]]:
+    """Codes of a batch, together, or those of each item that cover it if some are padded."""
+    model = trained.autoencoder
+    codes = model.draw_codes(batch.data.to(trained.device), generator, batch.conditions.to(trained.device))
+    if batch.lengths is None:
+        yield codes
+        return
+    stride = batch.data.shape[2] // codes.shape[2]
+    for item, length in zip(codes, batch.lengths.tolist(), strict=True):
+        yield item[None, :, : -(-length // stride)]

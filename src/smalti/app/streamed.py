@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, final
 
@@ -77,6 +77,7 @@ class StreamedData:
             "held_out": [self._held_out_split, num],
         }
         """What identifies the data."""
+        self._num_unknown = 0
         if before and before.get(SPLIT) != self.identity:
             raise InputError(
                 f"expected the data that the run in {run.path} was begun with, {before.get(SPLIT)}, received "
@@ -147,19 +148,45 @@ class StreamedData:
         items = islice(self.source.section(self._held_out_split, 0, self._num_held_out), self._num_held_out)
         stored = modality.for_training()
         decoded = [self._known(item) for item in _decoded(items, stored, note_skipped=True)]
+        if self._num_unknown:
+            note(
+                f"{self._num_unknown} of the {len(decoded)} held-out items have classes, actions or columns "
+                "that no training item has; they count as not given."
+            )
         if not decoded:
             return None
         store = in_memory(decoded, stored, self.names)
         return open_loader(store, modality, model, self._recipe.training.batch_size, device)
 
     def _known(self, item: Decoded) -> Decoded:
-        """The item without conditions that the training items do not have."""
-        columns = {spec.name for spec in self.names.columns}
-        return item._replace(
-            label=item.label if item.label in self.classes else None,
-            actions=item.actions if self.action_names else None,
-            columns={name: value for name, value in item.columns.items() if name in columns},
+        """The item with conditions that no training item has as not given."""
+        specs = {spec.name: spec for spec in self.names.columns}
+        columns = {
+            name: _known_names(value, specs[name].names) if specs[name].is_ids else value
+            for name, value in item.columns.items()
+            if name in specs
+        }
+        changed = item._replace(
+            label=_known_names(item.label, self.classes),
+            actions=_known_names(item.actions, self.action_names) if self.action_names else None,
+            columns={name: value for name, value in columns.items() if value is not None},
         )
+        self._num_unknown += (
+            changed.label is not item.label
+            or changed.actions is not item.actions
+            or len(changed.columns) < len(item.columns)
+            or any(changed.columns[name] is not value for name, value in item.columns.items())
+        )
+        return changed
+
+
+def _known_names(value: Any, known: Sequence[str]) -> Any:
+    """A name, or the names of frames, with those that are not known as None; the same object if all are."""
+    if value is None or isinstance(value, str | np.ndarray):
+        return value if not isinstance(value, str) or value in known else None
+    ids = frozenset(known)
+    kept = tuple(name if name in ids else None for name in value)
+    return value if kept == tuple(value) else kept
 
 
 def _decoded(items: Iterator[Item], modality: Modality, note_skipped: bool = False) -> Iterator[Decoded]:

@@ -172,7 +172,7 @@ class Quantizer(Pretrained, ABC):
         return tuple(grid)
 
     def first(self, num: Any) -> Quantizer:
-        """Return the quantizer of the first codes of each position alone, with the same weights.
+        """Return a copy for the first codes of each position alone.
 
         Residual quantizers have one: it encodes to the first `num` codes of this quantizer's.
 

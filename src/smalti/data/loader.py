@@ -45,6 +45,7 @@ class Loader:
         to_model: Callable[[Tensor], Tensor] | None = None,
         to_mask: Callable[[Tensor], Tensor | None] | None = None,
         augment: Callable[[Tensor, Tensor], Tensor] | None = None,
+        is_resident: bool = True,
     ) -> None:
         """
         Args:
@@ -57,6 +58,7 @@ class Loader:
             to_model: maps stored items to `Batch.data`, on the device; None converts to int64, for codes.
             to_mask: maps stored items to `Batch.mask`; None if no value can be missing.
             augment: changes the stored items of training batches; see `Modality.augment`.
+            is_resident: keep data that fits on the device, instead of on the host.
 
         Raises:
             InputError: for an empty set or batch, or a number of labels other than that of the items.
@@ -93,7 +95,7 @@ class Loader:
         }
 
         item_bytes = host[0].numel() * host.element_size()
-        self.resident = _fits(self.device, self.count * item_bytes)
+        self.resident = is_resident and _fits(self.device, self.count * item_bytes)
         """True if the data is kept on the device."""
         if self.resident and self.device.type != "cpu":
             self._signals = _copy_to_device(

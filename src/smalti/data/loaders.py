@@ -25,6 +25,7 @@ def loader_of(
     indices: np.ndarray | None = None,
     labels: np.ndarray | None = None,
     strides: Sequence[int] = (),
+    is_resident: bool = True,
 ) -> Loader | CropLoader:
     """Load batches of a store's signals; signals of varying size are cropped.
 
@@ -36,6 +37,7 @@ def loader_of(
         seed: of the order or the crops, 0 or more.
         indices: items to use; None for all.
         labels: class ids of all items, -1 for none; None takes those of the store.
+        is_resident: keep data that fits on the device, instead of on the host.
         strides: of the model; whole items of varying size are padded to multiples of them.
     """
     if store.lengths is None:
@@ -49,6 +51,7 @@ def loader_of(
             to_model=modality.to_model,
             to_mask=modality.mask,
             augment=modality.augment,
+            is_resident=is_resident,
         )
     return CropLoader(
         store,

@@ -9,9 +9,10 @@ With several processes, each reads every W-th shard of an epoch's order, and no 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple, final
@@ -21,7 +22,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from smalti.core.conditions import Batch
+from smalti.core.conditions import Batch, Conditions
 from smalti.core.errors import InputError
 from smalti.core.modality import Modality
 from smalti.data.condition_names import ConditionNames
@@ -83,7 +84,8 @@ class StreamLoader:
     positions drawn uniformly from all items of a buffer, as `CropLoader` draws them from all items.
 
     It holds two buffers of decoded items: that of the current batch, and the one after it, which a thread
-    decodes meanwhile. An item that cannot be read is listed; the next one of its shard stands for it.
+    decodes meanwhile, and for a moment a second copy of that one. An item that cannot be read is listed; the
+    next one of its buffer stands for it.
 
     Args:
         source: of the items.
@@ -131,7 +133,13 @@ class StreamLoader:
         self._shard = max(1, min(SHARD, buffer // LEAST_SHARDS))
         self._at_once = max(1, buffer // self._shard)
         self._decoding = ThreadPoolExecutor(1, thread_name_prefix="stream")
+        self._is_closed = False
         self._buffers: dict[Group, Future[_Buffer]] = {}
+        self._ends_of_epochs: dict[tuple[int, int], list[int]] = {}
+        # Caches of the instance, which end with it.
+        self._groups = lru_cache(maxsize=64)(self._find_groups)
+        self._ends = lru_cache(maxsize=64)(self._find_ends)
+        self._order = lru_cache(maxsize=4)(self._draw_order)
 
     @property
     def count(self) -> int:
@@ -174,13 +182,20 @@ class StreamLoader:
 
     def close(self) -> None:
         """Stop decoding ahead; the loader cannot be used any more."""
+        self._is_closed = True
+        self._buffers.clear()
         self._decoding.shutdown(wait=True, cancel_futures=True)
 
     def _place(self, position: int, rank: int, world: int) -> Place:
         """Place of a position in the endless stream of a process."""
-        epoch = 0
-        while position >= (num := self._ends(epoch, rank, world)[-1]):
-            position, epoch = position - num, epoch + 1
+        if world == 1:
+            epoch, position = divmod(position, self.count)
+        else:
+            so_far = self._ends_of_epochs.setdefault((rank, world), [0])
+            while position >= so_far[-1]:
+                so_far.append(so_far[-1] + self._ends(len(so_far) - 1, rank, world)[-1])
+            epoch = bisect_right(so_far, position) - 1
+            position -= so_far[epoch]
         ends = self._ends(epoch, rank, world)
         group = int(np.searchsorted(ends, position, side="right"))
         return Place(epoch, group, position - (ends[group - 1] if group else 0))
@@ -194,22 +209,24 @@ class StreamLoader:
             drawn = self._order(epoch, group, rank, world, len(buffer.chosen), buffer.num_positions)
             parts.append(buffer.batch(drawn[numbers], own))
             done += len(numbers)
-        return joined(parts)
+        batch = joined(parts)
+        if not self._names.classes or "label" in batch.conditions:
+            return batch
+        # None of these items has a label, but others do.
+        label = torch.full((len(batch.data),), -1, device=batch.data.device)
+        return replace(batch, conditions=Conditions(**batch.conditions, label=label))
 
-    @lru_cache(maxsize=64)  # noqa: B019 - a run has one loader
-    def _groups(self, epoch: int, rank: int, world: int) -> list[Group]:
+    def _find_groups(self, epoch: int, rank: int, world: int) -> list[Group]:
         """Shards of an epoch of a process, those that are shuffled together in one group."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.num_shards)[rank::world].tolist()
         return [tuple(sorted(order[at : at + self._at_once])) for at in range(0, len(order), self._at_once)]
 
-    @lru_cache(maxsize=4096)  # noqa: B019
-    def _ends(self, epoch: int, rank: int, world: int) -> list[int]:
+    def _find_ends(self, epoch: int, rank: int, world: int) -> list[int]:
         """Number of items or crops up to the end of each group of an epoch."""
         sizes = [self._crops * sum(map(self._size, group)) for group in self._groups(epoch, rank, world)]
         return np.cumsum(sizes).tolist()
 
-    @lru_cache(maxsize=4)  # noqa: B019
-    def _order(
+    def _draw_order(
         self, epoch: int, group: int, rank: int, world: int, num: int, positions: int | None
     ) -> Int64[np.ndarray, " n"]:
         """Numbers of the items of a group in an epoch's order, or the positions around which crops are cut.
@@ -243,31 +260,43 @@ class StreamLoader:
 
     def _read(self, group: Group) -> _Buffer:
         items: list[Decoded] = []
-        chosen: list[int] = []
-        for shard in group:
-            own, places = self._read_shard(shard)
-            chosen += (len(items) + places).tolist()
-            items += own
-        store = in_memory(items, self._decoder, self._names)
-        loader = loader_of(store, self._modality, batch_size=self.batch_size, device=self.device)
-        return _Buffer(loader, np.array(chosen, np.int64))
-
-    def _read_shard(self, shard: int) -> tuple[list[Decoded], Int64[np.ndarray, " n"]]:
-        """Decode the items of a shard; for each, also the number of the one that stands for it."""
-        begin, size = self._begin + shard * self._shard, self._size(shard)
-        items: list[Decoded] = []
         places: list[int] = []
+        """Number among the readable items of each item, or of the next readable one."""
+        for shard in group:
+            self._read_shard(shard, items, places)
+        following = iter(range(self.num_shards))
+        while not items:
+            # No item of the group can be read: another shard stands for it.
+            shard = next(following, None)
+            if shard is None:
+                raise InputError(
+                    f"expected items that can be read in {self._source.description}, received none among "
+                    f"{self.num_items}, such as {next(iter(self.skipped.items()))}: check the data"
+                )
+            self._read_shard(shard, items, [])
+        store = in_memory(items, self._decoder, self._names)
+        loader = loader_of(
+            store, self._modality, batch_size=self.batch_size, device=self.device, is_resident=False
+        )
+        return _Buffer(loader, np.array(places, np.int64) % len(items))
+
+    def _read_shard(self, shard: int, items: list[Decoded], places: list[int]) -> None:
+        """Decode the items of a shard, and add them and the places of all its items to the lists."""
+        begin, size = self._begin + shard * self._shard, self._size(shard)
+        done = 0
         section = self._source.section(self._split, begin, begin + size)
         for item, read in decode_ahead(section, self._decoder.decode, self._decoder.readers):
+            if self._is_closed:
+                raise CancelledError
             result = checked(item, read)
             places.append(len(items))
+            done += 1
             if isinstance(result, UnreadableItem):
                 self.skipped[readable(item.name)] = readable(str(result))
             else:
                 items.append(decoded_item(item, result))
-        if not items or len(places) != size:
+        if done != size:
             raise InputError(
-                f"expected {size} items from number {begin} of {self._source.description}, received "
-                f"{len(places)}, of which {len(items)} can be read: check the data"
+                f"expected {size} items from number {begin} of {self._source.description}, received {done}: "
+                "restore the data"
             )
-        return items, np.array(places) % len(items)

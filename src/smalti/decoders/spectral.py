@@ -22,7 +22,7 @@ from smalti.nn.convnext import ConvNeXtBlock
 from smalti.nn.frames import SpectraToWaveform
 from smalti.nn.receptive import receptive_field, within
 from smalti.nn.seanet import TimeConvolution, TimeUpsampling
-from smalti.nn.spectral import FLOOR
+from smalti.nn.spectral import FLOOR, MU_LAW_LEVELS
 
 Size = Literal["S", "B", "L"]
 SIZES: dict[Size, tuple[int, int]] = {"S": (192, 5), "B": (384, 8), "L": (512, 12)}
@@ -152,6 +152,11 @@ class SpectralDecoderConfig(UpsamplingConfig):
             InputError: if the signal is not a waveform in linear levels, the likelihood has other parameters
                 than a mean, or the hop does not divide the samples of a latent.
         """
+        if signal.sample_rate_hz is not None and signal.levels == MU_LAW_LEVELS:
+            raise InputError(
+                "expected linear levels for a decoder of kind spectral, received mu-law ones, whose spectra "
+                "mean nothing: set data.encoding=linear, and model.encoder.companded=false"
+            )
         if (signal.channels, signal.ndim) != (1, 1) or likelihood.num_parameters != 1:
             raise InputError(
                 "expected a waveform (one channel, one axis) and a likelihood of its mean for a decoder of "

@@ -20,10 +20,8 @@ from smalti.core.parts import ENCODERS, Encoder, EncoderConfig
 from smalti.core.signals import SignalSpec
 from smalti.encoders.conv import ConvEncoderConfig
 from smalti.encoders.strided import fitting_grid
-from smalti.nn.spectral import LogMel, mu_law_decode
+from smalti.nn.spectral import MU_LAW_LEVELS, LogMel, mu_law_decode
 
-MU_LAW_LEVELS = 256
-"""Number of levels of a mu-law waveform."""
 NETWORK = ConvEncoderConfig(channels=128, residual_channels=64, strides=(2,))
 """Default network over the frames."""
 _SETTINGS = ("sample_rate_hz", "hop", "window", "num_mels", "companded", "network")

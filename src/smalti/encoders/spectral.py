@@ -14,14 +14,13 @@ from smalti.core.errors import InputError
 from smalti.core.locality import Extent, ReceptiveField
 from smalti.core.parts import ENCODERS, Encoder, EncoderConfig
 from smalti.core.signals import SignalSpec
-from smalti.encoders.log_mel import MU_LAW_LEVELS
 from smalti.encoders.strided import fitting_grid
 from smalti.nn.blocks import Stride
 from smalti.nn.convnext import ConvNeXtBlock
 from smalti.nn.frames import MelFrames
 from smalti.nn.receptive import receptive_field, within
 from smalti.nn.seanet import TimeConvolution
-from smalti.nn.spectral import mu_law_decode
+from smalti.nn.spectral import MU_LAW_LEVELS, mu_law_decode
 
 Size = Literal["S", "B", "L"]
 SIZES: dict[Size, tuple[int, int]] = {"S": (128, 4), "B": (256, 6), "L": (512, 8)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Literal, final
 
@@ -153,21 +154,17 @@ class VQVAE(Autoencoder):
         return self.quantizer.encode(self.encoder(signal, conditions))
 
     def first_codes(self, num: int) -> VQVAE:
-        """Return the model of the first codes of each position alone, which shares the modules of this one.
+        """Return a copy for the first codes of each position alone.
 
         Raises:
             InputError: if the quantizer is not residual, or has fewer stages.
         """
-        made = VQVAE(
-            self.encoder,
-            self.quantizer.first(num),
-            self.decoder,
-            self.family,
-            self.signal,
-            jitter=self.jitter,
-            code_dropout=self.code_dropout,
-        )
-        return made.train(self.training)
+        quantizer = self.quantizer.first(num)
+        made = copy.deepcopy(self)
+        made.quantizer, made.num_codebooks = quantizer, quantizer.num_codebooks
+        if self.config is not None:
+            made.config = self.config.changed({"quantizer": quantizer.config})
+        return made
 
     @property
     def receptive_field(self) -> ReceptiveField | None:

@@ -85,7 +85,8 @@ class SpectraToWaveform(nn.Module):
 
     The first W / 2 + 1 channels are log-magnitudes, 0 for a full-scale sine, and the others phases, in
     radians. Frames are multiplied by a Hann window and added, divided by the constant that overlapping
-    windows add up to.
+    windows add up to. Channels that are all 0, as beyond the ends of a signal, give silence: their frame is
+    an impulse at its first sample, where the window is 0.
 
     Args:
         hop: distance between frames, samples.

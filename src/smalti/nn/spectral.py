@@ -18,6 +18,9 @@ from smalti.core.errors import InputError
 FLOOR = 1e-5
 """Lower limit of mel magnitudes: 100 dB below a full-scale sine, close to the noise of 16-bit audio."""
 
+MU_LAW_LEVELS = 256
+"""Number of levels of a mu-law waveform."""
+
 FRAMES_AT_ONCE = 4096
 """Number of frames transformed at once, which bounds the memory for long recordings."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, cast, final
@@ -282,17 +283,17 @@ class ResidualVQ(Quantizer):
         return self.layout.latents(z_q, places)
 
     def first(self, num: Any) -> ResidualVQ:
-        """Return the quantizer of the first stages, which shares their modules.
+        """Return a copy of the first stages.
 
         Raises:
             InputError: for a number below 1 or above that of the stages.
         """
         check_stages(num, self.num_codebooks)
-        made = self.config.changed({"num_quantizers": num}).build()
-        made.layout, made.estimator = self.layout, self.estimator
-        for name in ("codebooks", "down", "up"):
-            setattr(made, name, nn.ModuleList(list(getattr(self, name))[:num]))
-        return made.train(self.training)
+        made = copy.deepcopy(self)
+        made.config, made.num_codebooks = self.config.changed({"num_quantizers": num}), num
+        for stages in (made.codebooks, made.down, made.up):
+            del stages[num:]
+        return made
 
     def _tokens(self, residual: Tensor, stage: int, places: Sequence[Any]) -> Float[Tensor, "1 n d"]:
         """Tokens of a stage, of the dimension of its codes."""

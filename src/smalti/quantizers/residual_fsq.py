@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, final
@@ -166,15 +167,15 @@ class ResidualFSQ(Quantizer):
         return self.layout.latents(self._centres(cells), self.layout.places(codes))
 
     def first(self, num: Any) -> ResidualFSQ:
-        """Return the quantizer of the first stages.
+        """Return a copy of the first stages.
 
         Raises:
             InputError: for a number below 1 or above that of the stages.
         """
         check_stages(num, self.num_codebooks)
-        made = self.config.changed({"num_quantizers": num}).build().to(self._levels.device)
-        made.layout = self.layout
-        return made.train(self.training)
+        made = copy.deepcopy(self)
+        made.config, made.num_codebooks = self.config.changed({"num_quantizers": num}), num
+        return made
 
     def _apply(self, *arguments: Any, **named: Any) -> ResidualFSQ:
         super()._apply(*arguments, **named)

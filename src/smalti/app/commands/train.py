@@ -169,8 +169,8 @@ def _train_streamed(
             finish(run, items, quiet, suggest=False)
     finally:
         training.close()
-    if engine.is_main:
-        report_skipped([{"name": name, "reason": reason} for name, reason in training.skipped.items()])
+    # Each process reads files of its own.
+    report_skipped([{"name": name, "reason": reason} for name, reason in training.skipped.items()])
     engine.wait()
     return run
 

@@ -201,7 +201,7 @@ def voices_codec() -> Recipe:
     """Your recordings, 16 kHz, to 50 codes per second, and waveforms in the voice of any speaker of the data.
 
     `speech-codec` with one code of 128 instead of six of 1024, too few for the voice, and a decoder that is
-    told the speaker, for voice conversion. A waveform comes out in one pass.
+    conditioned on the speaker, for voice conversion. A waveform comes out in one pass.
 
     Command: smalti train voices-codec --data FOLDER --out runs/voices
     Cost: an hour on one CPU core; at 8 kHz less, see results/speech.jsonl.
@@ -224,7 +224,12 @@ def voices_codec() -> Recipe:
 
 
 def digits_codec() -> Recipe:
-    """`voices-codec` for recordings at 8 kHz, in crops of 0.48 s."""
+    """`voices-codec` for spoken digits at 8 kHz, in crops of 0.48 s.
+
+    Command: smalti reproduce voices-codec --data FSDD
+    Cost: half an hour on one CPU core.
+    Expect: see results/speech.jsonl.
+    """
     recipe = voices_codec()
     encoder = SpectralEncoderConfig(sample_rate_hz=8000, num_mels=64, hop=80, window=320)
     decoder = SpectralDecoderConfig(use_labels=True, hop=80, window=320)

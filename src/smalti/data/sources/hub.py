@@ -64,10 +64,14 @@ class HubSource(Source):
         require_split(split, self.splits, self.description)
         table = self._tables[split]
         names = None if self._label is None else getattr(table.features[self._label], "names", None)
+        numbers = range(begin, min(end, self.count(split)))
         if not has_contents:
-            table = table.select_columns([] if self._label is None else [self._label])
-        for index in range(begin, min(end, self.count(split))):
-            row: dict[str, Any] = table[index]
+            if self._label is None:
+                yield from (Item(f"{split}#{index}", b"") for index in numbers)
+                return
+            table = table.select_columns([self._label])
+        row: dict[str, Any]
+        for index, row in zip(numbers, table.select(numbers), strict=True):  # pyright: ignore[reportAssignmentType]
             label = None if self._label is None else row[self._label]
             content = signal_content(row[self._signal], self._cache) if has_contents else b""
             yield Item(f"{split}#{index}", content, class_name(label, names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, final
@@ -30,8 +31,9 @@ WINDOWS = (2048, 1024, 512)
 """Samples of the windows of Kumar et al. 2023."""
 SLOPE = 0.1
 """Of leaky ReLUs."""
-QUIET = 1e-3
-"""Root mean square that silence counts as, so that it is not amplified: that of a noise floor at -60 dB."""
+QUIET = 1e-2
+"""Root mean square that silence counts as: gradients of a crop grow with its amplification, here at most a
+hundredfold. Speech at full scale is at about 0.1."""
 
 
 @final
@@ -42,7 +44,7 @@ class WaveformDiscriminator(Discriminator):
     arXiv 2210.13438, section 3.4) and DAC (Kumar et al. 2023, arXiv 2306.06546) for complex spectra.
 
     Each waveform is brought to a root mean square of 1 (DAC: to one peak), and spectra to the variance of
-    white noise of that level. Speech is quiet: without this, networks see values near 0 and stand still.
+    white noise of that level. Speech is quiet: without this, networks see values near 0, and do not learn.
 
     Args:
         width: channels of the first layer of every network.
@@ -112,8 +114,9 @@ class _OfSpectrum(nn.Module):
     def __init__(self, window: int, width: int) -> None:
         super().__init__()
         self.fourier = ShortTimeFourier(window // 4, window)
-        # The transform's window has the sum 2; white noise of variance 1 is to have spectra of variance 1.
-        self.scale = 1 / float(self.fourier.window.square().sum().sqrt())
+        # The transform divides a Hann window by a quarter of its length; with this, white noise of variance 1
+        # has spectra of variance 1.
+        self.scale = math.sqrt(window / 6)
         layers = [
             nn.Conv2d(2, width, (3, 9), (1, 1), (1, 4)),
             *(

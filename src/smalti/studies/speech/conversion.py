@@ -21,6 +21,7 @@ from smalti.app.data import open_data
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.data.ingest import decode_ahead
+from smalti.data.loader import evenly_spaced
 from smalti.data.sources import UnreadableItem
 from smalti.encoding import encode_signals
 from smalti.modalities.audio.sounds import resampled
@@ -33,7 +34,7 @@ from smalti.studies.speech.spectra import mel_distance
 from smalti.tokenizer import Tokenizer
 
 KNOWN_RECORDINGS = 60
-"""Recordings by which an independent judge knows a speaker."""
+"""Recordings by which an independent judge knows a speaker, evenly spaced among all of them."""
 BATCH = 24
 """Utterances decoded per batch; changing it changes the random draws of a seed."""
 
@@ -74,14 +75,14 @@ class Independent:
 
     def speakers(self, waveforms: Sequence[np.ndarray]) -> Int64[np.ndarray, " n"]:
         """Index of each utterance's speaker."""
-        return np.array([int(self.speaker.speaker(self._raised(w))) for w in waveforms])
+        return np.array([int(self.speaker.speaker(self._resampled(w))) for w in waveforms])
 
     def digits(self, waveforms: Sequence[np.ndarray]) -> Int64[np.ndarray, " n"]:
         """Digit of each utterance, -1 for none."""
         assert self.digit is not None
-        return np.array([self.digit.digit(self._raised(w)) for w in waveforms])
+        return np.array([self.digit.digit(self._resampled(w)) for w in waveforms])
 
-    def _raised(self, waveform: np.ndarray) -> np.ndarray:
+    def _resampled(self, waveform: np.ndarray) -> np.ndarray:
         return resampled(np.asarray(waveform, np.float32), self.rate_hz, RATE_HZ)
 
 
@@ -203,11 +204,16 @@ def _train_judges(
 
 
 def _independent(study: SpeechStudy, training: Sequence[Utterance], rate_hz: int) -> Independent | None:
-    recordings: dict[str, list[np.ndarray]] = {}
-    for utterance in training:
-        own = recordings.setdefault(str(utterance.speaker), [])
-        if len(own) < KNOWN_RECORDINGS:
-            own.append(resampled(utterance.waveform, rate_hz, RATE_HZ))
+    of_speaker: dict[str, list[int]] = {}
+    for index, utterance in enumerate(training):
+        of_speaker.setdefault(str(utterance.speaker), []).append(index)
+    recordings = {
+        speaker: [
+            resampled(training[index].waveform, rate_hz, RATE_HZ)
+            for index in evenly_spaced(np.array(own), KNOWN_RECORDINGS).tolist()
+        ]
+        for speaker, own in of_speaker.items()
+    }
     try:
         return Independent(SpeakerJudge(recordings), DigitJudge() if study.are_digits else None, rate_hz)
     except InputError as error:
