@@ -45,9 +45,11 @@ class Decoder:
 
     heard: str | None = None
     grammar = ""
+    limit: int | None = None
 
     def __init__(self, **settings: Any) -> None:
         assert settings["samprate"] == 16_000
+        Decoder.limit = settings.get("maxhmmpf")
 
     def lookup_word(self, word: str) -> str | None:
         return None if word == "xyzzy" else word
@@ -72,6 +74,7 @@ def test_words_of_a_closed_vocabulary(monkeypatch: pytest.MonkeyPatch, single: b
     install(monkeypatch)
     recognizer = WordRecognizer(["TWO", "one", "two", "xyzzy"], single)
     assert recognizer.words == ("one", "two")
+    assert Decoder.limit == (None if single else 500)
     assert ("( one | two )" + ("" if single else "+") + ";") in Decoder.grammar
     monkeypatch.setattr(Decoder, "heard", "two(2) one")
     assert recognizer.recognise(np.array([2.0, 0.1])) == ["two", "one"]

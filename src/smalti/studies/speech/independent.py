@@ -22,6 +22,9 @@ WORDS = "pocketsphinx, loop of the test's words"
 DIGIT_WORDS = "pocketsphinx, one of ten digits"
 SPEAKERS = "resemblyzer, nearest centroid"
 
+MOST_STATES = 500
+"""Models of phones that the recognizer of loops keeps at each frame."""
+
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -55,7 +58,9 @@ class WordRecognizer:
     def __init__(self, words: Sequence[str], single: bool = False) -> None:
         with needs_extra("judges"):
             import pocketsphinx  # pyright: ignore[reportMissingImports]
-        self._decoder: Any = pocketsphinx.Decoder(samprate=RATE_HZ, loglevel="FATAL", lm=None)
+        # Without a limit, a loop of fifty words takes nine times as long as the speech lasts.
+        limit = {} if single else {"maxhmmpf": MOST_STATES}
+        self._decoder: Any = pocketsphinx.Decoder(samprate=RATE_HZ, loglevel="FATAL", lm=None, **limit)
         unique = sorted({word.lower() for word in words})
         self.words = tuple(word for word in unique if self._decoder.lookup_word(word) is not None)
         """The vocabulary that is recognised."""
