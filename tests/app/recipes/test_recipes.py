@@ -44,12 +44,11 @@ SMALL = [
     *(f"prior.network.{width}" for width in SMALL_PIXELCNN),
 ]
 WAVENET = ("channels=8", "gate_channels=8", "skip_channels=8", "head_channels=8", "layers=2", "stacks=1")
+SMALL_WAVENET = [f"prior.network.{width}" for width in WAVENET]
 SMALL_SOUNDS = [
-    *(f"prior.network.{width}" for width in WAVENET),
     "model.quantizer.num_codes=16",
     "model.quantizer.code_dim=4",
     "model.decoder.channels=8",
-    "model.decoder.residual_channels=4",
 ]
 SMALL_TRANSFORMER = ["prior.network.channels=8", "prior.network.layers=2", "prior.network.heads=2"]
 SMALL_LEVELS = [
@@ -68,8 +67,13 @@ SMALL_PARTS = {
     "log_mel encoder": ["model.encoder.network.channels=8", "model.encoder.network.residual_channels=4"],
     "conv encoder": ["model.encoder.channels=8", "model.encoder.residual_channels=4"],
     "context encoder": ["model.encoder.channels=8"],
-    "conv decoder": [],
-    "wavenet decoder": [f"model.decoder.network.{width}" for width in WAVENET],
+    "spectral encoder": ["model.encoder.channels=8", "model.encoder.layers=1"],
+    "conv decoder": ["model.decoder.residual_channels=4"],
+    "wavenet decoder": [
+        "model.decoder.residual_channels=4",
+        *(f"model.decoder.network.{width}" for width in WAVENET),
+    ],
+    "spectral decoder": ["model.decoder.layers=1"],
 }
 """Settings that only some encoders and decoders have."""
 
@@ -197,7 +201,7 @@ def test_codes_of_sounds_are_those_that_it_says(name: str) -> None:
         assert model.stride == int(said[2])
     out_of = re.search(r"(\d+) codes(?:,| of| out)", text)
     assert out_of is None or int(out_of[1]) in (model.num_codes, recipe.prior.length)
-    assert model.num_label_classes == 10
+    assert model.num_label_classes == (0 if name == "speech-codec" else 10)
     prior = new_prior(recipe.prior, model, {"label": 10})
     assert prior.grid == (recipe.prior.length,)
     crop = modality.seconds(modality.spec.size[-1])
@@ -211,7 +215,9 @@ def test_that_of_sounds_shrinks_and_takes_a_step(name: str) -> None:
     torch.manual_seed(0)
     recipe = get_recipe(name)
     kinds = f"{recipe.model.encoder.kind} encoder", f"{recipe.model.decoder.kind} decoder"
-    recipe = override(recipe, [*SMALL_SOUNDS, *(s for kind in kinds for s in SMALL_PARTS[kind])])
+    words = [*SMALL_SOUNDS, *(s for kind in kinds for s in SMALL_PARTS[kind])]
+    words += SMALL_TRANSFORMER if recipe.prior.network.kind == "transformer" else SMALL_WAVENET
+    recipe = override(recipe, words)
     modality = recipe.data.build()
     model = recipe.model.build(modality.spec, {"label": 3})
     assert isinstance(model, Autoencoder)

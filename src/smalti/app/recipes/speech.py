@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from smalti.app.recipes.training import cosine, short_cosine
+from smalti.autoregressive.transformer import TransformerConfig
 from smalti.autoregressive.wavenet import WaveNetConfig
 from smalti.decoders.autoregressive import WaveNetDecoderConfig
 from smalti.decoders.conv import ConvDecoderConfig
@@ -158,7 +159,7 @@ def units() -> Recipe:
 
 
 def speech_codec() -> Recipe:
-    """Speech at 16 kHz to 1.5 or 3 kbit/s: six codes of 1024, 50 times a second, and waveforms back.
+    """Speech at 16 kHz to 3 or 1.5 kbit/s: six codes of 1024 at 50 per second, and waveforms back.
 
     Spectral networks with the objective of DAC: distances of log-mels, then discriminators too. The first
     three of the six codes give 1.5 kbit/s.
@@ -183,15 +184,7 @@ def speech_codec() -> Recipe:
         training=cosine(steps=3100, batch_size=8, learning_rate=1e-3, checkpoint_every=250),
         prior=AutoregressivePriorConfig(
             length=100,
-            network=WaveNetConfig(
-                channels=128,
-                gate_channels=128,
-                skip_channels=128,
-                head_channels=192,
-                layers=5,
-                stacks=2,
-                dropout=0.1,
-            ),
+            network=TransformerConfig(channels=192, layers=4, heads=4, dropout=0.1),
             training=short_cosine(steps=1500, batch_size=16),
         ),
     )
