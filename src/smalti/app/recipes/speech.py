@@ -166,7 +166,8 @@ def speech_codec() -> Recipe:
 
     Command: smalti train speech-codec --data FOLDER --out runs/codec
     Cost: an hour on one CPU core.
-    Expect: intelligible, voiced speech of DNSMOS 2.3 (recordings 3.1); see results/codec.jsonl.
+    Expect: intelligible but whispered speech of DNSMOS 2.3 (recordings 3.1); see results/codec.jsonl.
+    More steps with discriminators should bring the voice.
     """
     return Recipe(
         name="speech-codec",
