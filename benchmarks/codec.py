@@ -27,6 +27,7 @@ from smalti.modalities.audio.modality import AudioConfig
 from smalti.nn.spectral import LogMel, griffin_lim
 from smalti.studies.records import Record, markdown, read_records, write_records
 from smalti.studies.speech.independent import QUALITY, RATE_HZ, WORDS, WordRecognizer, matched, quality
+from smalti.studies.speech.pitch import voiced_kept
 from smalti.tokenizer import Tokenizer, load
 
 ROOT = Path(__file__).parents[1]
@@ -129,11 +130,12 @@ def judge(codecs: dict[str, Codec], tests: list[tuple[str, np.ndarray, list[str]
     records: list[Record] = []
     of_originals: list[int] = []
     for name, codec in codecs.items():
-        scores, correct, bits, times = [], [], 0.0, np.zeros(2)
+        scores, correct, sounds, bits, times = [], [], [], 0.0, np.zeros(2)
         for _, waveform, words in tests:
             made, own_bits, encode_s, decode_s = codec(waveform)
             bits += own_bits
             times += (encode_s, decode_s)
+            sounds.append(made)
             scores.append(quality(made))
             correct.append(matched([word for word in words if word in known], recognizer.recognise(made)))
         of_originals = of_originals or correct
@@ -150,6 +152,7 @@ def judge(codecs: dict[str, Codec], tests: list[tuple[str, np.ndarray, list[str]
                 "metrics": {
                     "dnsmos": {key: float(np.mean([each[key] for each in scores])) for key in scores[0]},
                     "words_recognised": sum(correct) / total,
+                    "voiced_kept": voiced_kept([each for _, each, _ in tests], sounds, RATE_HZ),
                 },
                 "words_kept": sum(map(min, correct, of_originals)) / max(1, sum(of_originals)),
                 "encode_real_time_factor": times[0] / seconds,
@@ -171,6 +174,7 @@ def table() -> str:
             f"{record['metrics']['dnsmos']['signal']:.2f}",
             f"{100 * record['metrics']['words_recognised']:.0f} %",
             f"{100 * record['words_kept']:.0f} %",
+            f"{100 * record['metrics']['voiced_kept']:.0f} %",
         ]
         for record in read_records(RECORDS)
     ]
@@ -182,6 +186,7 @@ def table() -> str:
         "signal",
         "words recognised",
         "of those of the originals",
+        "voiced frames",
     ]
     return markdown(header, rows)
 

@@ -254,12 +254,13 @@ def conversion() -> str:
                 f"{len(group)} x {metrics[0]['num']}",
                 *(share_of(metrics, name) for name in rates),
                 f"{mean(metrics, 'mel_distance'):.2f}",
+                share_of(metrics, "voiced_kept"),
                 *(share_of(metrics, f"independent_{name}") for name in independent),
             ]
         )
     header = ["data", "signal", "audio", "seeds x n", "target speaker", "source speaker", "digit correct"]
     others = ["target speaker, independent", "digit correct, independent", "digit kept, independent"]
-    return markdown([*header, "digit kept", "mel distance", *others], rows)
+    return markdown([*header, "digit kept", "mel distance", "voiced frames", *others], rows)
 
 
 def share_of(metrics: list[dict[str, float]], name: str) -> str:

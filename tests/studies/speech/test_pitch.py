@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from smalti.core.errors import InputError
 from smalti.studies.speech import pitch
-from smalti.studies.speech.pitch import _differences, f0, f0_figures, protocol
+from smalti.studies.speech.pitch import _differences, f0, f0_figures, protocol, voiced_kept
 
 RATE = 16000
 
@@ -157,3 +157,15 @@ class TestFigures:
 
     def test_every_figure_has_its_protocol(self):
         assert set(f0_figures(np.ones(3), np.ones(3))) | {"f0"} == set(protocol())
+
+
+def test_voiced_frames_that_are_kept() -> None:
+    """All of a tone's own, about half if half of it is noise, and none of noise."""
+    rng = np.random.default_rng(0)
+    tone = np.sin(2 * np.pi * 150 * np.arange(8000) / 8000)
+    noise = 0.3 * rng.standard_normal(8000)
+    half = np.concatenate([tone[:4000], noise[:4000]])
+    assert voiced_kept([tone, tone], [tone, tone], 8000) == 1
+    assert voiced_kept([tone], [half], 8000) == pytest.approx(0.5, abs=0.05)
+    assert voiced_kept([tone], [noise], 8000) < 0.05
+    assert voiced_kept([noise * 0], [noise * 0], 8000) == 0

@@ -28,7 +28,7 @@ from smalti.modalities.audio.sounds import resampled
 from smalti.studies.speech.independent import RATE_HZ, DigitJudge, SpeakerJudge
 from smalti.studies.speech.judges import Recognizer, train_recognizer
 from smalti.studies.speech.page import rate_of, write_speech_page
-from smalti.studies.speech.pitch import f0
+from smalti.studies.speech.pitch import f0, voiced_kept
 from smalti.studies.speech.recipes import SpeechStudy
 from smalti.studies.speech.spectra import mel_distance
 from smalti.tokenizer import Tokenizer
@@ -138,13 +138,18 @@ def convert_all(
     own = [u.speaker for u in chosen]
     originals = [u.waveform for u in chosen]
     levels = [tokenizer.modality.render(u.signal)[0, 0, : len(u.waveform)].numpy() for u in chosen]
+    rate_hz = rate_of(tokenizer)
     return {
         "originals": _scores(judges, tokenizer, chosen, originals, own, originals),
         "levels": _scores(judges, tokenizer, chosen, levels, own, originals),
-        "reconstructed": _scores(judges, tokenizer, chosen, same, own, originals),
+        "reconstructed": {
+            **_scores(judges, tokenizer, chosen, same, own, originals),
+            "voiced_kept": voiced_kept(originals, same, rate_hz),
+        },
         "converted": {
             **_scores(judges, tokenizer, chosen, other, targets, originals),
             **_pitch(tokenizer, training, chosen, targets, other),
+            "voiced_kept": voiced_kept(originals, other, rate_hz),
             **_content_kept(judges, chosen, same, other),
         },
     }
@@ -305,7 +310,10 @@ def _pitch(
     targets: Sequence[int],
     converted: Sequence[np.ndarray],
 ) -> dict[str, int | float]:
-    """Median distance of a conversion's F0 from the target's and the source speaker's median, semitones."""
+    """Median distance of a conversion's F0 from the target's and the source speaker's median, semitones.
+
+    Of the conversions with a voiced frame alone; `voiced_kept` says how much of the speech is voiced.
+    """
     rate_hz = rate_of(tokenizer)
 
     def median_hz(waveforms: Sequence[np.ndarray]) -> float:
