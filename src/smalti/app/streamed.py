@@ -76,7 +76,7 @@ class StreamedData:
             "count": source.count(split),
             "held_out": [self._held_out_split, num],
         }
-        """What identifies the data."""
+        """Description and number of items of the data, and the items that are held out."""
         self._num_unknown = 0
         if before and before.get(SPLIT) != self.identity:
             raise InputError(
@@ -106,7 +106,7 @@ class StreamedData:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What a run's config keeps to resume."""
+        """Entries of a run's config.json that a resumed run reads."""
         return {SPLIT: self.identity, NAMES: self.names.model_dump(mode="json")}
 
     def beginning(self, modality: Modality) -> Iterator[np.ndarray]:

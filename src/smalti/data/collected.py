@@ -1,4 +1,4 @@
-"""What a store holds beside its signals, collected item by item."""
+"""Labels, actions, columns and sizes of the items of a store, collected item by item."""
 
 from __future__ import annotations
 

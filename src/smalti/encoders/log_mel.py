@@ -27,6 +27,34 @@ NETWORK = ConvEncoderConfig(channels=128, residual_channels=64, strides=(2,))
 _SETTINGS = ("sample_rate_hz", "hop", "window", "num_mels", "companded", "network")
 
 
+def check_waveforms(signal: SignalSpec, sample_rate_hz: int, companded: bool) -> None:
+    """Check that an encoder of log-mels fits its signal.
+
+    Args:
+        signal: the signal.
+        sample_rate_hz: of the encoder's waveforms.
+        companded: whether the encoder expects mu-law levels.
+
+    Raises:
+        InputError: if the signal is not a waveform, or its rate or encoding differs.
+    """
+    if (signal.channels, signal.ndim) != (1, 1):
+        raise InputError(
+            f"expected a waveform (one channel, one axis) for an encoder of log-mels, received "
+            f"{signal.channels} channels and {signal.ndim} axes: use encoder.kind=conv"
+        )
+    for key, expected, received in (
+        ("sample_rate_hz", signal.sample_rate_hz, sample_rate_hz),
+        ("companded", signal.levels == MU_LAW_LEVELS, companded),
+    ):
+        # For a signal without a sample rate, the companding is not known either.
+        if signal.sample_rate_hz is not None and expected != received:
+            raise InputError(
+                f"expected model.encoder.{key}={expected}, as in the data, received {received}: set "
+                "both to the same value"
+            )
+
+
 @ENCODERS.register
 class LogMelEncoderConfig(EncoderConfig):
     """Settings of a `LogMelEncoder`.
@@ -60,21 +88,7 @@ class LogMelEncoderConfig(EncoderConfig):
         Raises:
             InputError: if the signal is not a waveform, or its rate or encoding differs from the settings.
         """
-        if (signal.channels, signal.ndim) != (1, 1):
-            raise InputError(
-                f"expected a waveform (one channel, one axis) for a log-mel encoder, received "
-                f"{signal.channels} channels and {signal.ndim} axes: use encoder.kind=conv"
-            )
-        for key, expected, received in (
-            ("sample_rate_hz", signal.sample_rate_hz, self.sample_rate_hz),
-            ("companded", signal.levels == MU_LAW_LEVELS, self.companded),
-        ):
-            # For a signal without a sample rate, the companding is not known either.
-            if signal.sample_rate_hz is not None and expected != received:
-                raise InputError(
-                    f"expected model.encoder.{key}={expected}, as in the data, received {received}: set "
-                    "both to the same value"
-                )
+        check_waveforms(signal, self.sample_rate_hz, self.companded)
         return LogMelEncoder(dim, **{name: getattr(self, name) for name in _SETTINGS})
 
 

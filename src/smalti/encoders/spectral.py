@@ -10,17 +10,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.core.conditions import Conditions
-from smalti.core.errors import InputError
 from smalti.core.locality import Extent, ReceptiveField
 from smalti.core.parts import ENCODERS, Encoder, EncoderConfig
 from smalti.core.signals import SignalSpec
+from smalti.encoders.log_mel import check_waveforms
 from smalti.encoders.strided import fitting_grid
 from smalti.nn.blocks import Stride
 from smalti.nn.convnext import ConvNeXtBlock
 from smalti.nn.frames import MelFrames
 from smalti.nn.receptive import receptive_field, within
 from smalti.nn.seanet import TimeConvolution
-from smalti.nn.spectral import MU_LAW_LEVELS, mu_law_decode
+from smalti.nn.spectral import mu_law_decode
 
 Size = Literal["S", "B", "L"]
 SIZES: dict[Size, tuple[int, int]] = {"S": (128, 4), "B": (256, 6), "L": (512, 8)}
@@ -140,19 +140,5 @@ class SpectralEncoderConfig(EncoderConfig):
         Raises:
             InputError: if the signal is not a waveform, or its rate or encoding differs from the settings.
         """
-        if (signal.channels, signal.ndim) != (1, 1):
-            raise InputError(
-                f"expected a waveform (one channel, one axis) for an encoder of kind spectral, received "
-                f"{signal.channels} channels and {signal.ndim} axes: use encoder.kind=conv"
-            )
-        for key, expected, received in (
-            ("sample_rate_hz", signal.sample_rate_hz, self.sample_rate_hz),
-            ("companded", signal.levels == MU_LAW_LEVELS, self.companded),
-        ):
-            # For a signal without a sample rate, the companding is not known either.
-            if signal.sample_rate_hz is not None and expected != received:
-                raise InputError(
-                    f"expected model.encoder.{key}={expected}, as in the data, received {received}: set "
-                    "both to the same value"
-                )
+        check_waveforms(signal, self.sample_rate_hz, self.companded)
         return SpectralEncoder(dim, **self.model_dump(exclude={"kind"}))
