@@ -1,8 +1,10 @@
-"""Present names of models, work and peers whose names changed after results were recorded."""
+"""Records by their present names: those of models, work and peers that changed after results were recorded."""
 
 from __future__ import annotations
 
-from smalti.studies.records import Record
+from pathlib import Path
+
+from smalti.studies.records import Record, read_records
 
 FIELDS = ("model", "work", "peer")
 RENAMED = {
@@ -45,3 +47,8 @@ def with_present_names(record: Record) -> Record:
             for old, new in RENAMED.items():
                 present[field] = present[field].replace(old, new)
     return present
+
+
+def records_of(path: Path) -> list[Record]:
+    """Read the records of a file, with present names."""
+    return [with_present_names(record) for record in read_records(path)]
