@@ -26,8 +26,16 @@ from smalti.data.sources.delimited import read_lines
 from smalti.modalities.audio.modality import AudioConfig
 from smalti.nn.spectral import LogMel, griffin_lim
 from smalti.studies.records import Record, markdown, read_records, write_records
-from smalti.studies.speech.independent import QUALITY, RATE_HZ, WORDS, WordRecognizer, matched, quality
-from smalti.studies.speech.pitch import voiced_kept
+from smalti.studies.speech.independent import (
+    PITCH,
+    QUALITY,
+    RATE_HZ,
+    WORDS,
+    WordRecognizer,
+    matched,
+    praat_figures,
+    quality,
+)
 from smalti.tokenizer import Tokenizer, load
 
 ROOT = Path(__file__).parents[1]
@@ -148,11 +156,11 @@ def judge(codecs: dict[str, Codec], tests: list[tuple[str, np.ndarray, list[str]
                 "recordings": len(tests),
                 "seconds": seconds,
                 "words": total,
-                "judge": {"quality": QUALITY, "words": WORDS},
+                "judge": {"quality": QUALITY, "words": WORDS, "pitch": PITCH},
                 "metrics": {
                     "dnsmos": {key: float(np.mean([each[key] for each in scores])) for key in scores[0]},
                     "words_recognised": sum(correct) / total,
-                    "voiced_kept": voiced_kept([each for _, each, _ in tests], sounds, RATE_HZ),
+                    **praat_figures([each for _, each, _ in tests], sounds, RATE_HZ),
                 },
                 "words_kept": sum(map(min, correct, of_originals)) / max(1, sum(of_originals)),
                 "encode_real_time_factor": times[0] / seconds,
@@ -175,6 +183,7 @@ def table() -> str:
             f"{100 * record['metrics']['words_recognised']:.0f} %",
             f"{100 * record['words_kept']:.0f} %",
             f"{100 * record['metrics']['voiced_kept']:.0f} %",
+            f"{record['metrics']['f0_error_semitones']:.2f}",
         ]
         for record in read_records(RECORDS)
     ]
@@ -187,6 +196,7 @@ def table() -> str:
         "words recognised",
         "of those of the originals",
         "voiced frames",
+        "F0 error, semitones",
     ]
     return markdown(header, rows)
 

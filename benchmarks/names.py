@@ -1,4 +1,4 @@
-"""Records by their present names: those of models, work and peers that changed after results were recorded."""
+"""Records by present names: those of models, work and peers that changed after results were recorded."""
 
 from __future__ import annotations
 

@@ -79,6 +79,8 @@ from smalti.decoders.autoregressive import WaveNetDecoderConfig as WaveNetDecode
 from smalti.decoders.conditioned import ConditionedDecoder as ConditionedDecoder
 from smalti.decoders.conv import ConvDecoder as ConvDecoder
 from smalti.decoders.conv import ConvDecoderConfig as ConvDecoderConfig
+from smalti.decoders.harmonic import HarmonicDecoder as HarmonicDecoder
+from smalti.decoders.harmonic import HarmonicDecoderConfig as HarmonicDecoderConfig
 from smalti.decoders.resnet import ResNetDecoder as ResNetDecoder
 from smalti.decoders.resnet import ResNetDecoderConfig as ResNetDecoderConfig
 from smalti.decoders.seanet import SEANetDecoder as SEANetDecoder
@@ -168,6 +170,8 @@ from smalti.objectives.objective import Objective as Objective
 from smalti.objectives.objective import ObjectiveConfig as ObjectiveConfig
 from smalti.objectives.perceptual import Perceptual as Perceptual
 from smalti.objectives.perceptual import PerceptualConfig as PerceptualConfig
+from smalti.objectives.pitch import Pitch as Pitch
+from smalti.objectives.pitch import PitchConfig as PitchConfig
 from smalti.objectives.pixel import L1 as L1
 from smalti.objectives.pixel import L2 as L2
 from smalti.objectives.pixel import L1Config as L1Config

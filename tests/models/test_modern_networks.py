@@ -13,6 +13,7 @@ from smalti.core.errors import InputError
 from smalti.core.models import ModelConfig
 from smalti.core.parts import Decoder, Encoder
 from smalti.core.signals import SignalSpec
+from smalti.decoders.harmonic import HarmonicDecoder, HarmonicDecoderConfig
 from smalti.decoders.resnet import ResNetDecoder, ResNetDecoderConfig
 from smalti.decoders.seanet import SEANetDecoder, SEANetDecoderConfig
 from smalti.decoders.spectral import SpectralDecoder, SpectralDecoderConfig
@@ -37,6 +38,7 @@ KINDS = {
     "vit": (ViTEncoderConfig, ViTDecoderConfig),
     "seanet": (SEANetEncoderConfig, SEANetDecoderConfig),
     "spectral": (SpectralEncoderConfig, SpectralDecoderConfig),
+    "harmonic": (SpectralEncoderConfig, HarmonicDecoderConfig),
 }
 SPECS = {1: SignalSpec(1, (16,)), 2: SignalSpec(3, (8, 12)), 3: SignalSpec(2, (4, 8, 4))}
 PICTURE = SignalSpec(3, (16, 16))
@@ -51,10 +53,11 @@ CASES = [
     ("seanet", 1, {"causal": True}),
     ("spectral", 1, {}),
     ("spectral", 1, {"causal": True, "rate": 1}),
+    ("harmonic", 1, {}),
 ]
 EVERY = pytest.mark.parametrize(("kind", "ndim", "settings"), CASES, ids=str)
 EVERY_KIND = pytest.mark.parametrize(
-    ("kind", "ndim"), [("resnet", 2), ("vit", 2), ("seanet", 1), ("spectral", 1)]
+    ("kind", "ndim"), [("resnet", 2), ("vit", 2), ("seanet", 1), ("spectral", 1), ("harmonic", 1)]
 )
 
 
@@ -62,7 +65,7 @@ def config(kind: str, settings: dict[str, object] | None = None, **decoder: obje
     """A tiny VQ-VAE of these networks."""
     encoders, decoders = KINDS[kind]
     tiny = VQVAEConfig.tiny()
-    if kind == "spectral":
+    if kind in ("spectral", "harmonic"):
         tiny = tiny.model_copy(update={"likelihood": GaussianConfig()})
     return tiny.model_copy(
         update={
@@ -89,6 +92,9 @@ def test_every_parameter_is_trained(kind: str, ndim: int, settings: dict[str, ob
     batch = Batch(signals(SPECS[ndim], 6), Conditions(label=torch.tensor([0, 1, -1, 0, 1, -1])))
     loss = model.loss(batch).total
     loss.backward()
+    # What a decoder predicts beside its output is trained by a term of an objective.
+    for predicted in model.decoder.predictions(model.encoder(batch.data), batch.conditions).values():
+        predicted.sum().backward()
     unused = [name for name, each in model.named_parameters() if each.grad is None]
     assert [name for name in unused if "quantizer" not in name] == []
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
@@ -280,6 +286,7 @@ def test_sizes_differ_in_parameters() -> None:
             lambda size: SEANetDecoder(size=size),
             lambda size: SpectralEncoder(size=size),
             lambda size: SpectralDecoder(size=size),
+            lambda size: HarmonicDecoder(size=size),
         ):
             small, base, large = (parameters(build(size)) for size in ("S", "B", "L"))
             assert small * 1.5 < base < large / 1.5

@@ -74,12 +74,14 @@ class ForwardPass:
         latent_loss: scalar, the model's loss of its latents: the quantizer's terms, or the KL divergence in
             nats per dimension.
         terms: parts of that loss by name, detached.
+        latents: of the decoder; None if it has several grids of them.
     """
 
     output: Tensor
     likelihood: Likelihood
     latent_loss: Float[Tensor, ""]
     terms: dict[str, Tensor]
+    latents: Tensor | None = None
 
 
 class LatentVariableModel(Trainable, Pretrained):

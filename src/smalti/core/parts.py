@@ -109,6 +109,8 @@ class Decoder(nn.Module, ABC):
 
     condition_sizes: Mapping[str, int] = NO_SIZES
     """Number of ids of each condition that it embeds itself, by name."""
+    predicted: tuple[str, ...] = ()
+    """Names of what it predicts beside the parameters of the likelihood, see `predictions`."""
 
     @abstractmethod
     def forward(
@@ -133,6 +135,15 @@ class Decoder(nn.Module, ABC):
     ) -> Float[Tensor, "b p *size"]:
         """Compute the parameters for windows of longer signals; see `Encoder.within`."""
         raise NotImplementedError(f"{type(self).__name__} has a receptive field, but no method within")
+
+    def predictions(
+        self, latents: Float[Tensor, "b d *grid"], conditions: Conditions | None = None
+    ) -> dict[str, Tensor]:
+        """Compute what it predicts beside the parameters, by the names of `predicted`; by default nothing.
+
+        Terms of an objective that name one of them in `Term.reads` train it.
+        """
+        return {}
 
 
 class Quantizer(Pretrained, ABC):

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, final
 
-from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from smalti.core.conditioners import Conditioner
-from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
-from smalti.core.locality import Extent, ReceptiveField
 from smalti.core.parts import DECODERS, Encoder, LikelihoodFamily
 from smalti.core.signals import SignalSpec
-from smalti.decoders.conditioned import ConditionedDecoder, UpsamplingConfig
-from smalti.nn.receptive import receptive_field, within
+from smalti.decoders.conditioned import UpsamplingConfig
+from smalti.decoders.sequence import SequenceDecoder
 from smalti.nn.seanet import DILATIONS, ResidualUnit, Snake, TimeConvolution, TimeUpsampling
 
 Size = Literal["S", "B", "L"]
@@ -26,7 +23,7 @@ SIZES: dict[Size, int] = {"S": 24, "B": 48, "L": 96}
 
 
 @final
-class SEANetDecoder(ConditionedDecoder):
+class SEANetDecoder(SequenceDecoder):
     """Transposed convolutions, each followed by residual units with dilations 1, 3 and 9.
 
     Kumar et al. 2023 (DAC).
@@ -60,7 +57,15 @@ class SEANetDecoder(ConditionedDecoder):
     ) -> None:
         width = (channels or SIZES[size]) << len(strides)
         first = TimeConvolution(dim, width, 7, causal=causal)
-        super().__init__(first, width, conditions, label_dropout, conditioners)
+        super().__init__(
+            first,
+            width,
+            _layers(width, strides, out_channels, causal),
+            math.prod(strides),
+            conditions,
+            label_dropout,
+            conditioners,
+        )
         self.config = SEANetDecoderConfig(
             size=size,
             channels=channels,
@@ -70,32 +75,15 @@ class SEANetDecoder(ConditionedDecoder):
             label_dropout=label_dropout,
             conditioners=self.conditioners.configs(),
         )
-        layers: list[nn.Module] = []
-        for stride in strides:
-            layers += [Snake(width), TimeUpsampling(width, width // 2, stride, causal)]
-            width //= 2
-            layers += [ResidualUnit(width, dilation, causal) for dilation in DILATIONS]
-        layers += [Snake(width), TimeConvolution(width, out_channels, 7, causal=causal)]
-        self.layers = nn.Sequential(*layers)
 
-    def upsampled(self, x: Float[Tensor, "b c *grid"]) -> Float[Tensor, "b p *size"]:
-        """Apply the layers after the first one."""
-        return self.layers(x)
 
-    @property
-    def receptive_field(self) -> ReceptiveField | None:
-        """Of the convolutions; None with conditioners."""
-        if len(self.conditioners):
-            return None
-        stride = math.prod(self.config.strides or ())
-        return receptive_field(nn.Sequential(self.first, *self.layers), stride, 1)
-
-    def within(
-        self, latents: Float[Tensor, "b d *grid"], extent: Extent, conditions: Conditions | None = None
-    ) -> Float[Tensor, "b p *size"]:
-        """Parameters of the likelihood for windows of longer signals."""
-        x = within([self.first], latents, extent)
-        return within(self.layers, self.conditioned(x, conditions), extent)
+def _layers(width: int, strides: Sequence[int], out_channels: int, causal: bool) -> Iterator[nn.Module]:
+    """The layers after the first one, whose output has `width` channels."""
+    for stride in strides:
+        yield from (Snake(width), TimeUpsampling(width, width // 2, stride, causal))
+        width //= 2
+        yield from (ResidualUnit(width, dilation, causal) for dilation in DILATIONS)
+    yield from (Snake(width), TimeConvolution(width, out_channels, 7, causal=causal))
 
 
 @DECODERS.register

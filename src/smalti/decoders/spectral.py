@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal, final
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, final
 
 import torch
-from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from smalti.core.conditioners import Conditioner
-from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
-from smalti.core.locality import Extent, ReceptiveField
 from smalti.core.parts import DECODERS, Encoder, LikelihoodFamily
 from smalti.core.signals import SignalSpec
-from smalti.decoders.conditioned import ConditionedDecoder, UpsamplingConfig
+from smalti.decoders.conditioned import UpsamplingConfig
+from smalti.decoders.sequence import SequenceDecoder
 from smalti.nn.convnext import ConvNeXtBlock
 from smalti.nn.frames import SpectraToWaveform
-from smalti.nn.receptive import receptive_field, within
 from smalti.nn.seanet import TimeConvolution, TimeUpsampling
 from smalti.nn.spectral import FLOOR, MU_LAW_LEVELS
 
@@ -30,7 +27,7 @@ SIZES: dict[Size, tuple[int, int]] = {"S": (192, 5), "B": (384, 8), "L": (512, 1
 
 
 @final
-class SpectralDecoder(ConditionedDecoder):
+class SpectralDecoder(SequenceDecoder):
     """ConvNeXt blocks at the rate of spectral frames, and an inverse short-time Fourier transform.
 
     Siuzdak 2023, Vocos (arXiv 2306.00814). All layers work at the rate of the frames, so it takes a fraction
@@ -71,7 +68,12 @@ class SpectralDecoder(ConditionedDecoder):
     ) -> None:
         width, depth = channels or SIZES[size][0], layers or SIZES[size][1]
         first = TimeConvolution(dim, width, 7, causal=causal)
-        super().__init__(first, width, conditions, label_dropout, conditioners)
+        rest = (
+            *blocks(width, depth, rate, causal),
+            quiet(nn.Conv1d(width, window + 2, 1), window // 2 + 1),
+            SpectraToWaveform(hop, window, causal),
+        )
+        super().__init__(first, width, rest, rate * hop, conditions, label_dropout, conditioners)
         self.config = SpectralDecoderConfig(
             size=size,
             channels=channels,
@@ -84,59 +86,108 @@ class SpectralDecoder(ConditionedDecoder):
             label_dropout=label_dropout,
             conditioners=self.conditioners.configs(),
         )
-        self.stride = rate * hop
-        spectra = nn.Conv1d(width, window + 2, 1)
-        with torch.no_grad():
-            # Begin with quiet spectra.
-            assert spectra.bias is not None
-            spectra.bias[: window // 2 + 1] += math.log(FLOOR) / 2
-        self.layers = nn.Sequential(
-            *([TimeUpsampling(width, width, rate, causal)] if rate > 1 else []),
-            *(ConvNeXtBlock(width, 1 / depth, causal) for _ in range(depth)),
-            spectra,
-            SpectraToWaveform(hop, window, causal),
-        )
-
-    def upsampled(self, x: Float[Tensor, "b c *grid"]) -> Float[Tensor, "b p *size"]:
-        """Apply the layers after the first one."""
-        return self.layers(x)
-
-    @property
-    def receptive_field(self) -> ReceptiveField | None:
-        """Of the convolutions and the frames; None with conditioners."""
-        if len(self.conditioners):
-            return None
-        return receptive_field(nn.Sequential(self.first, *self.layers), self.stride, 1)
-
-    def within(
-        self, latents: Float[Tensor, "b d *grid"], extent: Extent, conditions: Conditions | None = None
-    ) -> Float[Tensor, "b p *size"]:
-        """Parameters of the likelihood for windows of longer signals."""
-        x = within([self.first], latents, extent)
-        return within(self.layers, self.conditioned(x, conditions), extent)
 
 
-@DECODERS.register
-class SpectralDecoderConfig(UpsamplingConfig):
-    """Settings of a `SpectralDecoder`.
+def blocks(width: int, depth: int, rate: int, causal: bool = False) -> Iterator[nn.Module]:
+    """The layers from the rate of latents to that of frames, and over frames.
+
+    Args:
+        width: number of channels.
+        depth: number of ConvNeXt blocks.
+        rate: frames of a latent.
+        causal: whether frames depend on no later latents.
+    """
+    if rate > 1:
+        yield TimeUpsampling(width, width, rate, causal)
+    yield from (ConvNeXtBlock(width, 1 / depth, causal) for _ in range(depth))
+
+
+def quiet(layer: nn.Conv1d, channels: int) -> nn.Conv1d:
+    """Return the layer, with a bias so that its first channels begin as log-magnitudes of quiet spectra."""
+    assert layer.bias is not None
+    with torch.no_grad():
+        layer.bias[:channels] += math.log(FLOOR) / 2
+    return layer
+
+
+class SpectraConfig(UpsamplingConfig):
+    """Settings of decoders of waveforms by their spectra.
 
     Attributes:
         strides: their product is the number of samples of a latent, a multiple of the hop.
-        causal: None for that of the encoder, if it has one.
+        size: "S", "B" or "L", see `SIZES`.
+        channels, layers: None for those of the size.
+        hop: samples between frames.
+        window: samples of a frame: an even number, two or more times the hop.
     """
 
-    kind: Literal["spectral"] = "spectral"
     size: Size = "S"
     channels: int | None = Field(default=None, ge=1)
     layers: int | None = Field(default=None, ge=1)
     hop: int = Field(default=160, ge=1, le=1 << 16)
     window: int = Field(default=640, ge=2, le=1 << 16)
-    causal: bool | None = None
 
     @classmethod
-    def tiny(cls) -> SpectralDecoderConfig:
+    def tiny(cls) -> SpectraConfig:
         """The smallest config with every part, for tests."""
         return cls(channels=4, layers=1, hop=2, window=8)
+
+    def arguments(
+        self,
+        signal: SignalSpec,
+        encoder: Encoder,
+        likelihood: LikelihoodFamily,
+        conditions: Mapping[str, int] | None,
+    ) -> dict[str, Any]:
+        """Arguments of the decoder, all but `dim`, `causal` and what its kind adds.
+
+        Raises:
+            InputError: if the signal is not a waveform in linear levels, the likelihood has other parameters
+                than a mean, or the hop does not divide the samples of a latent.
+        """
+        kind = getattr(self, "kind", type(self).__name__)
+        if signal.sample_rate_hz is not None and signal.levels == MU_LAW_LEVELS:
+            raise InputError(
+                f"expected linear levels for a decoder of kind {kind}, received mu-law ones, whose spectra "
+                "mean nothing: set data.encoding=linear, and model.encoder.companded=false"
+            )
+        if (signal.channels, signal.ndim) != (1, 1) or likelihood.num_parameters != 1:
+            raise InputError(
+                "expected a waveform (one channel, one axis) and a likelihood of its mean for a decoder of "
+                f"kind {kind}, received {signal.channels} channels, {signal.ndim} axes and "
+                f"{likelihood.num_parameters} parameters: use model.likelihood.kind=gaussian, or another "
+                "decoder"
+            )
+        settings = self.resolved(encoder, conditions)
+        stride = math.prod(settings["strides"])
+        if stride % self.hop:
+            raise InputError(
+                f"expected a hop that divides the {stride} samples of a latent, received {self.hop}: set "
+                f"model.decoder.hop={stride} or a divisor of it, and a window of four hops"
+            )
+        return {
+            "size": self.size,
+            "channels": self.channels,
+            "layers": self.layers,
+            "hop": self.hop,
+            "window": self.window,
+            "rate": stride // self.hop,
+            "conditions": settings["conditions"],
+            "label_dropout": self.label_dropout,
+            "conditioners": self.build_conditioners(self.channels or SIZES[self.size][0]),
+        }
+
+
+@DECODERS.register
+class SpectralDecoderConfig(SpectraConfig):
+    """Settings of a `SpectralDecoder`.
+
+    Attributes:
+        causal: None for that of the encoder, if it has one.
+    """
+
+    kind: Literal["spectral"] = "spectral"
+    causal: bool | None = None
 
     def build(
         self,
@@ -149,39 +200,8 @@ class SpectralDecoderConfig(UpsamplingConfig):
         """Build the decoder; the likelihood is unchanged.
 
         Raises:
-            InputError: if the signal is not a waveform in linear levels, the likelihood has other parameters
-                than a mean, or the hop does not divide the samples of a latent.
+            InputError: if the settings do not fit the signal or the likelihood; see `arguments`.
         """
-        if signal.sample_rate_hz is not None and signal.levels == MU_LAW_LEVELS:
-            raise InputError(
-                "expected linear levels for a decoder of kind spectral, received mu-law ones, whose spectra "
-                "mean nothing: set data.encoding=linear, and model.encoder.companded=false"
-            )
-        if (signal.channels, signal.ndim) != (1, 1) or likelihood.num_parameters != 1:
-            raise InputError(
-                "expected a waveform (one channel, one axis) and a likelihood of its mean for a decoder of "
-                f"kind spectral, received {signal.channels} channels, {signal.ndim} axes and "
-                f"{likelihood.num_parameters} parameters: use model.likelihood.kind=gaussian, or another "
-                "decoder"
-            )
-        settings = self.resolved(encoder, conditions)
-        stride = math.prod(settings["strides"])
-        if stride % self.hop:
-            raise InputError(
-                f"expected a hop that divides the {stride} samples of a latent, received {self.hop}: set "
-                f"model.decoder.hop={stride} or a divisor of it, and a window of four hops"
-            )
-        decoder = SpectralDecoder(
-            dim,
-            size=self.size,
-            channels=self.channels,
-            layers=self.layers,
-            hop=self.hop,
-            window=self.window,
-            rate=stride // self.hop,
-            causal=bool(getattr(encoder, "causal", False)) if self.causal is None else self.causal,
-            conditions=settings["conditions"],
-            label_dropout=self.label_dropout,
-            conditioners=self.build_conditioners(self.channels or SIZES[self.size][0]),
-        )
-        return decoder, likelihood
+        arguments = self.arguments(signal, encoder, likelihood, conditions)
+        causal = bool(getattr(encoder, "causal", False)) if self.causal is None else self.causal
+        return SpectralDecoder(dim, causal=causal, **arguments), likelihood

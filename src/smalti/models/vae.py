@@ -108,10 +108,11 @@ class VAE(LatentVariableModel):
         mean, log_scale = self.posterior(batch.data)
         noise = randn_over_ranks(mean.shape, mean.device)
         rate = kl_to_standard_normal(mean, log_scale).mean() / batch.data[0].numel()
-        output = self.decoder(mean + log_scale.exp() * noise, batch.conditions)
+        latents = mean + log_scale.exp() * noise
+        output = self.decoder(latents, batch.conditions)
         domain = self.signal.domain
         terms = {f"rate_{domain.unit}_per_dim": per_observed_dim(rate, batch, domain)}
-        return ForwardPass(output, self.family(output, batch.conditions), rate, terms)
+        return ForwardPass(output, self.family(output, batch.conditions), rate, terms, latents)
 
     @torch.no_grad()
     @in_full_precision

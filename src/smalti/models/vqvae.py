@@ -136,7 +136,8 @@ class VQVAE(Autoencoder):
         quantized = self.quantizer(self.encoder(batch.data, batch.conditions))
         latents = self._regularised(quantized.latents) if self.training else quantized.latents
         output = self.decoder(latents, batch.conditions)
-        return ForwardPass(output, self.family(output, batch.conditions), quantized.loss, quantized.terms)
+        likelihood = self.family(output, batch.conditions)
+        return ForwardPass(output, likelihood, quantized.loss, quantized.terms, latents)
 
     @torch.no_grad()
     @in_full_precision

@@ -10,7 +10,7 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from smalti.core.errors import InputError
@@ -111,7 +111,20 @@ class SpectraToWaveform(nn.Module):
     def forward(self, spectra: Float[Tensor, "b w n"]) -> Float[Tensor, "b 1 t"]:
         """Overlap and add the frames, in float32."""
         log_magnitudes, phases = spectra.float().chunk(2, 1)
-        values = torch.polar(log_magnitudes.clamp_max(MOST_LOG_MAGNITUDE).exp(), phases)
+        return self.added(torch.polar(log_magnitudes.clamp_max(MOST_LOG_MAGNITUDE).exp(), phases))
+
+    def frames_of(self, waveform: Float[Tensor, "b t"]) -> Complex[Tensor, "b f n"]:
+        """Spectra of the frames of a waveform, which `added` turns back into it, but for its ends.
+
+        Args:
+            waveform: the hop divides its length.
+        """
+        padded = F.pad(waveform, (self.cut, self.length - self.stride - self.cut))
+        frames = torch.fft.rfft(padded.unfold(-1, self.length, self.stride), norm="forward")
+        return 2 * frames.transpose(1, 2)
+
+    def added(self, values: Complex[Tensor, "b f n"]) -> Float[Tensor, "b 1 t"]:
+        """Overlap and add the frames with these spectra."""
         frames = torch.fft.irfft(values.transpose(1, 2), self.length) * self.window
         count = frames.shape[1]
         total = (count - 1) * self.stride + self.length

@@ -26,6 +26,9 @@ class Term(nn.Module, ABC):
         InputError: if the weight is not positive, or the start is negative.
     """
 
+    reads: str | None = None
+    """Name of a prediction of the decoder, which takes the place of the reconstruction; see `Decoder`."""
+
     def __init__(self, weight: float = 1.0, start: int = 0) -> None:
         super().__init__()
         if not (weight > 0 and start >= 0):

@@ -58,11 +58,16 @@ class Objective(Trainable):
         terms = dict(terms or {})
         self.likelihood, self.freeze_codes = likelihood, freeze_codes
         # A balanced term has no scale of its own, and a later one leaves nothing to minimise before it.
-        others = [each for each in terms.values() if not (each.start or getattr(each, "balance", False))]
+        others = [
+            each
+            for each in terms.values()
+            if not (each.start or each.reads or getattr(each, "balance", False))
+        ]
         if likelihood < 0 or not (likelihood or others):
             raise InputError(
-                "expected a likelihood weight above 0, or 0 beside a term that starts at step 0 and is not "
-                f"balanced, received {likelihood} and the terms {', '.join(terms) or 'none'}: set "
+                "expected a likelihood weight above 0, or 0 beside a term of the reconstruction that starts "
+                f"at step 0 and is not balanced, received {likelihood} and the terms "
+                f"{', '.join(terms) or 'none'}: set "
                 "objective.likelihood=1"
             )
         if terms and not model.family.is_per_position:
@@ -81,6 +86,13 @@ class Objective(Trainable):
                 raise InputError(
                     f"expected names of terms of letters, digits, _ and -, other than {MODEL_PHASE}, "
                     f"received {name!r}: rename the term"
+                )
+        for name, term in terms.items():
+            if term.reads is not None and term.reads not in model.decoder.predicted:
+                raise InputError(
+                    f"expected a decoder that predicts {term.reads} for the term {name}, received a "
+                    f"{type(model.decoder).__name__}: leave out the term, or use another decoder "
+                    "(model.decoder.kind=harmonic predicts pitch)"
                 )
         self.model, self.terms = model, nn.ModuleDict(terms)
         self._reconstruction: Tensor | None = None
@@ -128,8 +140,9 @@ class Objective(Trainable):
         reconstruction = self._observed(run, batch) if due or is_judged else None
         fitted = (self.likelihood or 1.0) * distortion
         values: dict[str, Tensor] = {}
+        predicted = self._predictions(self.model, due.values(), run, batch)
         for name, term in due.items():
-            values[name] = term(reconstruction, batch.data)
+            values[name] = term(predicted[term.reads] if term.reads else reconstruction, batch.data)
         adversarial = {name: values[name] for name in self._adversarial() if name in values}
         # For the phases of the discriminators, in the same step.
         self._reconstruction = reconstruction.detach() if is_judged and reconstruction is not None else None
@@ -149,14 +162,16 @@ class Objective(Trainable):
             model: this one, or a copy with averaged weights.
             batches: of held-out items.
         """
-        terms = {name: term for name, term in self.terms.items() if not isinstance(term, Adversarial)}
+        terms = {name: term for name, term in self._terms().items() if not isinstance(term, Adversarial)}
         sums, count = dict.fromkeys(terms, 0.0), 0
         for batch in batches if terms else ():
             reconstruction, observed = model.reconstruct(batch.data, batch.conditions), batch.observed()
             if observed is not None:
                 reconstruction = torch.where(observed, reconstruction, batch.data)
+            predicted = self._predictions(model, terms.values(), None, batch)
             for name, term in terms.items():
-                sums[name] += float(term(reconstruction, batch.data)) * len(batch.data)
+                given = predicted[term.reads] if term.reads else reconstruction
+                sums[name] += float(term(given, batch.data)) * len(batch.data)
             count += len(batch.data)
         return {name: value / count for name, value in sums.items() if count}
 
@@ -189,6 +204,21 @@ class Objective(Trainable):
         if self.likelihood:
             return run.likelihood.log_prob(batch.data)
         return self.model.family(run.output.detach(), batch.conditions).log_prob(batch.data)
+
+    def _predictions(
+        self, model: LatentVariableModel, terms: Iterable[Any], run: ForwardPass | None, batch: Batch
+    ) -> dict[str, Tensor]:
+        """What the decoder predicts beside its output, if a term reads it, after this pass or a new one."""
+        if not any(term.reads for term in terms):
+            return {}
+        latents = (run or model.forward_pass(batch)).latents
+        if latents is None:
+            raise InputError(
+                f"expected a model with one grid of latents for the predictions of its decoder "
+                f"({', '.join(model.decoder.predicted)}), received {model.title}: leave out the terms that "
+                "read them, or use a VQ-VAE or a VAE"
+            )
+        return model.decoder.predictions(latents, batch.conditions)
 
     def _observed(self, run: ForwardPass, batch: Batch) -> Tensor:
         """The reconstruction, with the signal in place of padding and missing values."""

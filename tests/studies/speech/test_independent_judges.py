@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 
 from smalti.core.errors import InputError
-from smalti.studies.speech.independent import SpeakerJudge, WordRecognizer, matched, quality
+from smalti.studies.speech.independent import (
+    SpeakerJudge,
+    WordRecognizer,
+    matched,
+    praat_f0,
+    praat_figures,
+    quality,
+)
 
 SILENCE = np.zeros(4, np.float32)
 
@@ -93,8 +100,20 @@ class VoiceEncoder:
         return np.array([np.cos(wave[0]), np.sin(wave[0])])
 
 
+class Sound:
+    """A frame every 10 ms, unvoiced where the waveform is -1, and of 100 Hz elsewhere."""
+
+    def __init__(self, samples: np.ndarray, rate_hz: int) -> None:
+        self.frames = samples[:: rate_hz // 100]
+
+    def to_pitch(self, hop_seconds: float, low_hz: float, high_hz: float) -> SimpleNamespace:
+        assert (hop_seconds, low_hz, high_hz) == (0.01, 60.0, 400.0)
+        return SimpleNamespace(selected_array={"frequency": np.where(self.frames > -1, 100.0, 0.0)})
+
+
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make small packages available under the names of those that judge speakers and words."""
+    """Make small packages available under the names of those that judge speakers, words and pitch."""
+    package(monkeypatch, "parselmouth", Sound=Sound)
     package(monkeypatch, "pocketsphinx", Decoder=Decoder)
     package(monkeypatch, "resemblyzer", VoiceEncoder=VoiceEncoder, preprocess_wav=lambda wave, rate: wave)
 
@@ -112,6 +131,19 @@ def test_the_speaker_is_that_of_the_nearest_centroid(monkeypatch: pytest.MonkeyP
         SpeakerJudge({"ann": [np.zeros(4)]})
     with pytest.raises(InputError, match="two speakers"):
         SpeakerJudge({"ann": [np.zeros(4)], "bob": []})
+
+
+def test_pitch_by_praat(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+    one = np.ones(1600)
+    other = np.concatenate([one[:1200], -one[:400], one])
+    np.testing.assert_array_equal(praat_f0(other[:1600], 16_000), [100.0] * 8 + [np.nan] * 2)
+    assert praat_f0(one[:799], 16_000).shape == (0,)
+    figures = praat_figures([one, -one], [other, one], 16_000)
+    assert figures == {"voiced_kept": 0.8, "f0_error_semitones": 0.0}
+    nothing = praat_figures([-one], [one], 16_000)
+    assert nothing["voiced_kept"] == 0
+    assert np.isnan(nothing["f0_error_semitones"])
 
 
 @pytest.mark.parametrize(
@@ -135,10 +167,11 @@ def test_matched_words(reference: str, received: str, expected: int) -> None:
         lambda: quality(np.zeros(4)),
         lambda: WordRecognizer(["one"]),
         lambda: SpeakerJudge({"a": [SILENCE], "b": [SILENCE]}),
+        lambda: praat_f0(np.zeros(16_000), 16_000),
     ],
 )
 def test_a_missing_package_is_named(use: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("speechmos", "pocketsphinx", "resemblyzer"):
+    for name in ("speechmos", "parselmouth", "pocketsphinx", "resemblyzer"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match=r"smalti\[judges\]"):
         use()

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from smalti.core.errors import InputError
-from smalti.studies.speech import pitch
-from smalti.studies.speech.pitch import _differences, f0, f0_figures, protocol, voiced_kept
+from smalti.nn import pitch
+from smalti.nn.pitch import differences
+from smalti.studies.speech.pitch import f0, f0_figures, protocol, voiced_kept
 
 RATE = 16000
 
@@ -112,7 +114,7 @@ def test_blocks_of_frames_are_the_whole(monkeypatch):
 def test_differences_by_their_definition():
     frames = np.random.default_rng(0).normal(3, 1, (4, 30))
     expected = np.array([[((x[:20] - x[lag : 20 + lag]) ** 2).sum() for lag in range(10)] for x in frames])
-    np.testing.assert_allclose(_differences(frames, 20), expected, atol=1e-10)
+    np.testing.assert_allclose(differences(torch.from_numpy(frames), 20).numpy(), expected, atol=1e-10)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 400.0), (400.0, 60.0), (60.0, 4001.0)])

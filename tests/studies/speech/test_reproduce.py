@@ -243,9 +243,14 @@ def test_independent_judges_judge_what_ours_do(voices_codec: Done, conversion: D
         assert record["judge"] == {
             "speaker": "resemblyzer, nearest centroid",
             "content": "pocketsphinx, one of ten digits",
+            "pitch": "Praat (parselmouth), autocorrelation, 60 to 400 Hz",
         }
         assert 0 <= metrics["independent_target_speaker_rate"] <= 1
         # Every recording is heard as a five, which two of the three that are judged are.
         assert metrics["independent_content_rate"] == pytest.approx(2 / 3)
-    assert judged[-1]["metrics"]["independent_content_kept"] == 1
+    converted = judged[-1]["metrics"]
+    assert converted["independent_content_kept"] == 1
+    # Every frame is voiced, at 100 Hz.
+    assert converted["independent_voiced_kept"] == 1
+    assert converted["independent_f0_from_target_semitones"] == 0
     assert not any("judge" in record for record in conversion.records)

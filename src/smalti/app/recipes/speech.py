@@ -7,7 +7,7 @@ from smalti.autoregressive.transformer import TransformerConfig
 from smalti.autoregressive.wavenet import WaveNetConfig
 from smalti.decoders.autoregressive import WaveNetDecoderConfig
 from smalti.decoders.conv import ConvDecoderConfig
-from smalti.decoders.spectral import SpectralDecoderConfig
+from smalti.decoders.harmonic import HarmonicDecoderConfig
 from smalti.encoders.context import ContextEncoderConfig
 from smalti.encoders.conv import ConvEncoderConfig
 from smalti.encoders.log_mel import LogMelEncoderConfig
@@ -21,6 +21,7 @@ from smalti.models.vqvae import VQVAEConfig
 from smalti.objectives.adversarial import AdversarialConfig
 from smalti.objectives.discriminators.waveform import WaveformDiscriminatorConfig
 from smalti.objectives.objective import ObjectiveConfig
+from smalti.objectives.pitch import PitchConfig
 from smalti.objectives.spectral import MelDistanceConfig
 from smalti.priors.autoregressive import AutoregressivePriorConfig
 from smalti.quantizers.codebooks.frozen import FrozenCodebookConfig
@@ -175,7 +176,7 @@ def speech_codec() -> Recipe:
         validation_fraction=0.02,
         model=VQVAEConfig(
             encoder=SpectralEncoderConfig(),
-            decoder=SpectralDecoderConfig(),
+            decoder=HarmonicDecoderConfig(),
             quantizer=ResidualVQConfig(
                 dim=32, num_codes=1024, num_quantizers=6, quantizer_dropout=0.5, commitment_weight=1.0
             ),
@@ -207,7 +208,7 @@ def voices_codec() -> Recipe:
         validation_fraction=0.03,
         model=VQVAEConfig(
             encoder=SpectralEncoderConfig(),
-            decoder=SpectralDecoderConfig(use_labels=True),
+            decoder=HarmonicDecoderConfig(use_labels=True),
             quantizer=VectorQuantizerConfig(num_codes=128, code_dim=48),
             likelihood=GaussianConfig(),
         ),
@@ -226,7 +227,7 @@ def digits_codec() -> Recipe:
     """
     recipe = voices_codec()
     encoder = SpectralEncoderConfig(sample_rate_hz=8000, num_mels=64, hop=80, window=320)
-    decoder = SpectralDecoderConfig(use_labels=True, hop=80, window=320)
+    decoder = HarmonicDecoderConfig(use_labels=True, hop=80, window=320)
     return recipe.model_copy(
         update={
             "data": AudioConfig(sample_rate_hz=8000, length=3840, encoding="linear"),
@@ -242,7 +243,8 @@ def _spectral_then_adversarial(start: int, windows: tuple[int, ...]) -> Objectiv
     return ObjectiveConfig(
         likelihood=0.0,
         terms={
-            "mel": MelDistanceConfig(weight=15.0),
+            "mel": MelDistanceConfig(weight=15.0, windows_ms=(16.0, 32.0, 64.0, 128.0)),
+            "pitch": PitchConfig(weight=4.0),
             "adversarial": AdversarialConfig(
                 discriminator=WaveformDiscriminatorConfig(width=4, windows=windows),
                 balance=False,

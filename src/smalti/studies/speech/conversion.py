@@ -13,7 +13,7 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from smalti.app.console import counting, note
@@ -25,7 +25,7 @@ from smalti.data.loader import evenly_spaced
 from smalti.data.sources import UnreadableItem
 from smalti.encoding import encode_signals
 from smalti.modalities.audio.sounds import resampled
-from smalti.studies.speech.independent import RATE_HZ, DigitJudge, SpeakerJudge
+from smalti.studies.speech.independent import RATE_HZ, DigitJudge, SpeakerJudge, praat_f0, praat_figures
 from smalti.studies.speech.judges import Recognizer, train_recognizer
 from smalti.studies.speech.page import rate_of, write_speech_page
 from smalti.studies.speech.pitch import f0, voiced_kept
@@ -81,6 +81,10 @@ class Independent:
         """Digit of each utterance, -1 for none."""
         assert self.digit is not None
         return np.array([self.digit.digit(self._resampled(w)) for w in waveforms])
+
+    def f0(self, waveform: np.ndarray) -> Float64[np.ndarray, " frames"]:
+        """F0 of each frame, Hz; NaN where it is unvoiced."""
+        return praat_f0(waveform, self.rate_hz)
 
     def _resampled(self, waveform: np.ndarray) -> np.ndarray:
         return resampled(np.asarray(waveform, np.float32), self.rate_hz, RATE_HZ)
@@ -144,12 +148,12 @@ def convert_all(
         "levels": _scores(judges, tokenizer, chosen, levels, own, originals),
         "reconstructed": {
             **_scores(judges, tokenizer, chosen, same, own, originals),
-            "voiced_kept": voiced_kept(originals, same, rate_hz),
+            **_voiced(judges, originals, same, rate_hz),
         },
         "converted": {
             **_scores(judges, tokenizer, chosen, other, targets, originals),
-            **_pitch(tokenizer, training, chosen, targets, other),
-            "voiced_kept": voiced_kept(originals, other, rate_hz),
+            **_pitch(judges, tokenizer, training, chosen, targets, other),
+            **_voiced(judges, originals, other, rate_hz),
             **_content_kept(judges, chosen, same, other),
         },
     }
@@ -303,29 +307,51 @@ def _content_kept(
     return kept
 
 
+def _voiced(
+    judges: Judges, originals: Sequence[np.ndarray], made: Sequence[np.ndarray], rate_hz: int
+) -> dict[str, float]:
+    """How much of the speech is voiced, as the originals are."""
+    figures = {"voiced_kept": voiced_kept(originals, made, rate_hz)}
+    if judges.independent is not None:
+        figures["independent_voiced_kept"] = praat_figures(originals, made, rate_hz)["voiced_kept"]
+    return figures
+
+
 def _pitch(
+    judges: Judges,
     tokenizer: Tokenizer,
     training: Sequence[Utterance],
     spoken: Sequence[Utterance],
     targets: Sequence[int],
     converted: Sequence[np.ndarray],
-) -> dict[str, int | float]:
+) -> dict[str, float]:
     """Median distance of a conversion's F0 from the target's and the source speaker's median, semitones.
 
-    Of the conversions with a voiced frame alone; `voiced_kept` says how much of the speech is voiced.
+    Of the conversions with a voiced frame alone; `_voiced` says how much of the speech is voiced.
     """
     rate_hz = rate_of(tokenizer)
+    estimators: dict[str, Callable[[np.ndarray], np.ndarray]] = {"": lambda waveform: f0(waveform, rate_hz)}
+    if judges.independent is not None:
+        estimators["independent_"] = judges.independent.f0
+    figures: dict[str, float] = {}
+    for prefix, estimate in estimators.items():
+        of_speaker = {
+            label: _median_hz(estimate, [u.waveform for u in training if u.speaker == label][:60])
+            for label in range(len(tokenizer.classes))
+        }
+        own = [_median_hz(estimate, [w]) for w in converted]
+        to_target = [abs(12 * np.log2(hz / of_speaker[t])) for hz, t in zip(own, targets, strict=True)]
+        to_source = [abs(12 * np.log2(hz / of_speaker[u.speaker])) for hz, u in zip(own, spoken, strict=True)]
+        measured = {"f0_from_target_semitones": to_target, "f0_from_source_semitones": to_source}
+        figures |= {
+            f"{prefix}{name}": float(np.nanmedian(each))
+            for name, each in measured.items()
+            if np.isfinite(each).any()
+        }
+    return figures
 
-    def median_hz(waveforms: Sequence[np.ndarray]) -> float:
-        voiced = np.concatenate([f0(w, rate_hz) for w in waveforms])
-        return float(np.nanmedian(voiced)) if np.isfinite(voiced).any() else float("nan")
 
-    of_speaker = {
-        label: median_hz([u.waveform for u in training if u.speaker == label][:60])
-        for label in range(len(tokenizer.classes))
-    }
-    own = [median_hz([w]) for w in converted]
-    to_target = [abs(12 * np.log2(hz / of_speaker[t])) for hz, t in zip(own, targets, strict=True)]
-    to_source = [abs(12 * np.log2(hz / of_speaker[u.speaker])) for hz, u in zip(own, spoken, strict=True)]
-    measured = {"f0_from_target_semitones": to_target, "f0_from_source_semitones": to_source}
-    return {name: float(np.nanmedian(each)) for name, each in measured.items() if np.isfinite(each).any()}
+def _median_hz(estimate: Callable[[np.ndarray], np.ndarray], waveforms: Sequence[np.ndarray]) -> float:
+    """Median F0 of the voiced frames of all waveforms; NaN without any."""
+    voiced = np.concatenate([estimate(waveform) for waveform in waveforms])
+    return float(np.nanmedian(voiced)) if np.isfinite(voiced).any() else float("nan")

@@ -18,7 +18,7 @@ from smalti.core.files import atomic_file
 from smalti.stored_priors import prior_directory
 from smalti.studies.records import Record, publish, stage
 from smalti.studies.speech.conversion import convert_all
-from smalti.studies.speech.independent import DIGIT_WORDS, SPEAKERS
+from smalti.studies.speech.independent import DIGIT_WORDS, PITCH, SPEAKERS
 from smalti.studies.speech.phonemes import RESULTS as PHONEMES
 from smalti.studies.speech.phonemes import phonemes
 from smalti.studies.speech.recipes import PAPER_PHONEMES, SpeechStudy, speech_study
@@ -194,6 +194,6 @@ def _speech_records(study: SpeechStudy, seed: int, data: str, run: Path, quiet: 
     for kind, metrics in saved["metrics"].items():
         record = {**base, "model": words.get(kind, f"{base['model']}: {kind}"), "metrics": metrics}
         if "independent_target_speaker_rate" in metrics:
-            record["judge"] = {"speaker": SPEAKERS, "content": DIGIT_WORDS}
+            record["judge"] = {"speaker": SPEAKERS, "content": DIGIT_WORDS, "pitch": PITCH}
         records.append(record)
     return records
