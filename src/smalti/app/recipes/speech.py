@@ -182,8 +182,8 @@ def speech_codec() -> Recipe:
             ),
             likelihood=GaussianConfig(),
         ),
-        objective=_spectral_then_adversarial(start=1600, windows=(1024,)),
-        training=cosine(steps=3100, batch_size=8, learning_rate=1e-3, checkpoint_every=250),
+        objective=_spectral_then_adversarial(start=4000, windows=(1024,)),
+        training=cosine(steps=8000, batch_size=8, learning_rate=1e-3, checkpoint_every=250),
         prior=AutoregressivePriorConfig(
             length=100,
             network=TransformerConfig(channels=192, layers=4, heads=4, dropout=0.1),
@@ -212,8 +212,8 @@ def voices_codec() -> Recipe:
             quantizer=VectorQuantizerConfig(num_codes=128, code_dim=48),
             likelihood=GaussianConfig(),
         ),
-        objective=_spectral_then_adversarial(start=1500, windows=(1024,)),
-        training=cosine(steps=3000, batch_size=8, learning_rate=1e-3, checkpoint_every=250),
+        objective=_spectral_then_adversarial(start=4000, windows=(1024,)),
+        training=cosine(steps=8000, batch_size=8, learning_rate=1e-3, checkpoint_every=250),
         prior=_prior_of_digits(),
     )
 
@@ -232,8 +232,8 @@ def digits_codec() -> Recipe:
         update={
             "data": AudioConfig(sample_rate_hz=8000, length=3840, encoding="linear"),
             "model": recipe.model.changed({"encoder": encoder, "decoder": decoder}),
-            "objective": _spectral_then_adversarial(start=1000, windows=(512,)),
-            "training": cosine(steps=2200, batch_size=16, learning_rate=1e-3, checkpoint_every=100),
+            "objective": _spectral_then_adversarial(start=2500, windows=(512,)),
+            "training": cosine(steps=5000, batch_size=16, learning_rate=1e-3, checkpoint_every=100),
         }
     )
 
