@@ -28,7 +28,7 @@ lint: .venv/.dev
 	$(BIN)/pyright
 
 # Small models sample on one thread; the rest is measured on one and on two.
-ALONE := start memory long sampling rollout wavenet
+ALONE := start memory long realtime sampling rollout wavenet
 BOTH := search quantizers step priors folder ragged photos
 
 bench: $(PEERS)/.installed

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import codec
 import coupled
+import masked
 import objectives
 from compared import TRAINED, comparison, errors, gaussian, gaussian_usage, usage
 from names import records_of
@@ -37,6 +38,7 @@ DOCUMENTS = (
     "docs/experiments.md",
     "docs/likelihood.md",
     "docs/objectives.md",
+    "docs/parts.md",
     "docs/quantizers.md",
     "docs/speech.md",
     "docs/speed.md",
@@ -363,6 +365,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "files": files,
     "objectives": objectives.table,
     "codec": codec.table,
+    "samples": masked.table,
     "gaussian": gaussian,
     "gaussian-usage": gaussian_usage,
     "quantizers-errors": errors,

@@ -195,7 +195,7 @@ def collect(
         int | None,
         typer.Option("--num", min=1, help="Total frames (default 20,000) or utterances (default 64)."),
     ] = None,
-    scenario: Annotated[str, typer.Option("--scenario", help="ViZDoom scenario.")] = "my_way_home",
+    scenario: Annotated[str, typer.Option("--scenario", help="ViZDoom scenario, or A,B.")] = "my_way_home",
     size: Annotated[int, typer.Option("--size", min=1, help="Frame height and width, pixels.")] = 84,
     length: Annotated[int, typer.Option("--length", min=1, help="Frames per episode.")] = 100,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal files.")] = 0,

@@ -73,7 +73,7 @@ SMALL_PARTS = {
         "model.decoder.residual_channels=4",
         *(f"model.decoder.network.{width}" for width in WAVENET),
     ],
-    "spectral decoder": ["model.decoder.layers=1"],
+    "harmonic decoder": ["model.decoder.layers=1"],
 }
 """Settings that only some encoders and decoders have."""
 

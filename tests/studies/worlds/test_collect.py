@@ -53,11 +53,30 @@ def test_its_frames_are_pictures_to_train_on(collected):
 
 
 @needs_vizdoom
+def test_several_scenarios_are_classes(collected, tmp_path):
+    folder = tmp_path / "worlds"
+    words = ("--scenario", "my_way_home,take_cover", "--num", 101)
+    assert command("collect", "doom", "--length", 5, "--size", 42, *words, "--out", folder).status == 0
+    data = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    # Two times ten episodes, each tenth held out, and one frame more.
+    assert {name: len(split) for name, split in data.items()} == {"train": 91, "test": 10}
+    assert data["train"].features["label"].names == ["my_way_home", "take_cover"]
+    assert data["train"]["label"] == [0] * 45 + [1] * 46
+    assert data["test"]["episode"] == [9] * 5 + [19] * 5
+    source = open_data(str(folder), ImageModality(ImageConfig(size=(42, 42))))
+    assert [item.label for item in source.items("test")] == ["my_way_home"] * 5 + ["take_cover"] * 5
+    alone = datasets.load_dataset(str(collected), cache_dir=str(tmp_path / "cache"))
+    assert data["train"][3]["image"] == alone["train"][3]["image"]
+
+
+@needs_vizdoom
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (("collect", "lab"), "received 'lab'"),
         (("collect", "doom", "--num", 40, "--length", 5), "expected at least 50 frames"),
+        (("collect", "doom", "--scenario", "basic,basic"), "different scenarios"),
+        (("collect", "doom", "--scenario", "basic,cig", "--num", 999), "expected at least 2000 frames"),
         (("collect", "doom", "--scenario", "maze"), "expected a scenario, received 'maze'"),
     ],
 )

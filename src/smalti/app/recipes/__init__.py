@@ -29,6 +29,7 @@ RECIPES: dict[str, RecipeFunction] = {
     "video": video.video,
     "array": arrays.array,
     "frames": worlds.frames,
+    "frames128": worlds.frames128,
     "walks": worlds.walks,
     "second-stage": worlds.second_stage,
 }

@@ -18,8 +18,6 @@ from smalti.likelihoods.logistic_mixture import LogisticMixtureConfig
 from smalti.modalities.audio.modality import AudioConfig
 from smalti.modalities.audio.spectrogram import LogMelConfig
 from smalti.models.vqvae import VQVAEConfig
-from smalti.objectives.adversarial import AdversarialConfig
-from smalti.objectives.discriminators.waveform import WaveformDiscriminatorConfig
 from smalti.objectives.objective import ObjectiveConfig
 from smalti.objectives.pitch import PitchConfig
 from smalti.objectives.spectral import MelDistanceConfig
@@ -182,8 +180,8 @@ def speech_codec() -> Recipe:
             ),
             likelihood=GaussianConfig(),
         ),
-        objective=_spectral_then_adversarial(start=4000, windows=(1024,)),
-        training=cosine(steps=8000, batch_size=8, learning_rate=1e-3, checkpoint_every=250),
+        objective=_spectra_and_pitch(),
+        training=cosine(steps=6000, batch_size=8, learning_rate=1e-3, checkpoint_every=250),
         prior=AutoregressivePriorConfig(
             length=100,
             network=TransformerConfig(channels=192, layers=4, heads=4, dropout=0.1),
@@ -212,8 +210,8 @@ def voices_codec() -> Recipe:
             quantizer=VectorQuantizerConfig(num_codes=128, code_dim=48),
             likelihood=GaussianConfig(),
         ),
-        objective=_spectral_then_adversarial(start=4000, windows=(1024,)),
-        training=cosine(steps=8000, batch_size=8, learning_rate=1e-3, checkpoint_every=250),
+        objective=_spectra_and_pitch(),
+        training=cosine(steps=6000, batch_size=8, learning_rate=1e-3, checkpoint_every=250),
         prior=_prior_of_digits(),
     )
 
@@ -232,25 +230,18 @@ def digits_codec() -> Recipe:
         update={
             "data": AudioConfig(sample_rate_hz=8000, length=3840, encoding="linear"),
             "model": recipe.model.changed({"encoder": encoder, "decoder": decoder}),
-            "objective": _spectral_then_adversarial(start=2500, windows=(512,)),
-            "training": cosine(steps=5000, batch_size=16, learning_rate=1e-3, checkpoint_every=100),
+            "training": cosine(steps=4000, batch_size=16, learning_rate=1e-3, checkpoint_every=100),
         }
     )
 
 
-def _spectral_then_adversarial(start: int, windows: tuple[int, ...]) -> ObjectiveConfig:
-    """Distances of log-mels alone, then discriminators that are small enough for a CPU too."""
+def _spectra_and_pitch() -> ObjectiveConfig:
+    """Distances of log-mels, by windows too long to see where in a period the harmonics have their peak."""
     return ObjectiveConfig(
         likelihood=0.0,
         terms={
             "mel": MelDistanceConfig(weight=15.0, windows_ms=(16.0, 32.0, 64.0, 128.0)),
             "pitch": PitchConfig(weight=4.0),
-            "adversarial": AdversarialConfig(
-                discriminator=WaveformDiscriminatorConfig(width=4, windows=windows),
-                balance=False,
-                feature_matching=2.0,
-                start=start,
-            ),
         },
     )
 
