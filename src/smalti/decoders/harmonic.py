@@ -116,7 +116,7 @@ class HarmonicDecoder(ConditionedDecoder):
         """Add the filtered harmonics and the rest."""
         octaves, voiced = self._pitch(x.float()).detach().unbind(1)
         f0 = octaves.exp2()
-        source = harmonics(f0.repeat_interleave(self.hop, 1), self.sample_rate_hz)
+        source = harmonics(f0, self.hop, self.sample_rate_hz)
         # One harmonic in F0 Hz has the power of one frequency of the spectra in every F0 Hz.
         spacing = self.sample_rate_hz / self.waveform.length
         voice = self.waveform.frames_of(source) * (f0 / spacing).sqrt().unsqueeze(1)

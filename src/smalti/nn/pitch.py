@@ -95,17 +95,22 @@ def _periods(differences: Float[Tensor, "n lags"], shortest: int, longest: int) 
 
 
 @torch.no_grad()
-def harmonics(f0: Float[Tensor, "b t"], sample_rate_hz: int) -> Float[Tensor, "b t"]:
+def harmonics(f0: Float[Tensor, "b n"], hop: int, sample_rate_hz: int) -> Float[Tensor, "b t"]:
     """Sum of cosines of amplitude 1 at all multiples of a frequency below half the sample rate.
 
     Args:
-        f0: frequency at each sample, Hz, above 0. Phases continue from sample to sample.
+        f0: frequency of each frame, Hz, above 0. Phases continue from frame to frame.
+        hop: samples of a frame, so that T = N hop.
         sample_rate_hz: sample rate of the sum.
     """
-    turns = (f0.double() / sample_rate_hz).cumsum(1)
-    angle = (2 * math.pi * (turns - turns.round())).to(f0)
-    count = (sample_rate_hz / 2 / f0).ceil() - 1
+    step = f0.double() / sample_rate_hz
+    before = hop * (step.cumsum(1) - step)
+    within = (f0 / sample_rate_hz).unsqueeze(2) * torch.arange(1, hop + 1).to(f0)
+    turns = (before - before.round()).to(f0).unsqueeze(2) + within
+    angle = 2 * math.pi * (turns - turns.round())
+    count = ((sample_rate_hz / 2 / f0).ceil() - 1).unsqueeze(2).expand_as(angle)
     half = (angle / 2).sin()
     # Sum of cos(k a) for k = 1..K is (sin((K + 1/2) a) / sin(a / 2) - 1) / 2, and K at a = 0.
     near = half.abs() < 1e-4
-    return torch.where(near, count, (((count + 0.5) * angle).sin() / half.masked_fill(near, 1.0) - 1) / 2)
+    closed = (((count + 0.5) * angle).sin() / half.masked_fill(near, 1.0) - 1) / 2
+    return torch.where(near, count, closed).flatten(1)
