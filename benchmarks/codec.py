@@ -183,7 +183,7 @@ def table() -> str:
             f"{100 * record['metrics']['words_recognised']:.0f} %",
             f"{100 * record['words_kept']:.0f} %",
             f"{100 * record['metrics']['voiced_kept']:.0f} %",
-            f"{record['metrics'].get('f0_error_semitones', float('nan')):.2f}",
+            f"{record['metrics']['f0_error_semitones']:.2f}",
         ]
         for record in read_records(RECORDS)
     ]

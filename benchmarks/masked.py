@@ -166,6 +166,7 @@ def main(
     tokenizer = load(run, "cpu")
     classify = train_judge(*read(tokenizer, data, "train"), len(tokenizer.classes))
     pictures, labels = read(tokenizer, data, "test")
+    num = min(num, len(pictures) // 2)
     chosen = torch.linspace(0, len(pictures) - 1, 2 * num).long()
     reference, other = chosen[::2], chosen[1::2]
     statistics = FeatureStatistics()

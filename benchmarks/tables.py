@@ -190,23 +190,21 @@ def conversion() -> str:
                 f"{len(group)} x {metrics[0]['num']}",
                 *(share_of(metrics, name) for name in rates),
                 f"{mean(metrics, 'mel_distance'):.2f}",
-                share_of(metrics, "voiced_kept"),
+                share_of(metrics, "independent_voiced_kept"),
                 semitones_of(metrics),
                 *(share_of(metrics, f"independent_{name}") for name in independent),
             ]
         )
     header = ["data", "signal", "audio", "seeds x n", "target speaker", "source speaker", "digit correct"]
     others = ["target speaker, independent", "digit correct, independent", "digit kept, independent"]
-    voice = ["voiced frames", "F0 from target's, semitones"]
+    voice = ["voiced frames, independent", "F0 from target's, independent"]
     return markdown([*header, "digit kept", "mel distance", *voice, *others], rows)
 
 
 def semitones_of(metrics: list[dict[str, float]]) -> str:
-    """Format the distance of the median F0 from the target's, by the independent judge if there is one."""
-    for name in ("independent_f0_from_target_semitones", "f0_from_target_semitones"):
-        if all(name in m for m in metrics):
-            return f"{mean(metrics, name):.1f}"
-    return "-"
+    """Format the distance of the median F0 from the target's by the independent judge, semitones."""
+    name = "independent_f0_from_target_semitones"
+    return f"{mean(metrics, name):.1f}" if all(name in m for m in metrics) else "-"
 
 
 def share_of(metrics: list[dict[str, float]], name: str) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from smalti.core.errors import InputError
 from smalti.core.signals import Continuous, SignalSpec
 from smalti.nn.spectral import LogMel
-from smalti.objectives.base import TERMS, Term
+from smalti.objectives.base import TERMS, PredictionTerm, Term
 from smalti.objectives.discriminators.waveform import WaveformDiscriminator
 from smalti.objectives.perceptual import Perceptual
 from smalti.objectives.pitch import Pitch, PitchConfig
@@ -50,7 +50,7 @@ def terms_of(spec: SignalSpec) -> dict[str, Term]:
             found[kind] = config.model_validate(given).build(spec)
         except InputError:
             continue
-    return {kind: term for kind, term in found.items() if term.reads is None}
+    return {kind: term for kind, term in found.items() if not isinstance(term, PredictionTerm)}
 
 
 def signals(spec: SignalSpec, seed: int = 0) -> torch.Tensor:
@@ -321,6 +321,32 @@ def test_pitch_is_that_of_the_signal_inside_it() -> None:
     assert (term(whispered, signal) - term(truth, signal)).item() == pytest.approx(20 * 22 / 92, rel=0.1)
     each = torch.stack([term(higher[i : i + 1], signal[i : i + 1]) for i in range(2)])
     torch.testing.assert_close(term(higher, signal), each.mean())
+
+
+def test_pitch_at_padding_does_not_count() -> None:
+    torch.manual_seed(0)
+    signal, num = spoken(), 50
+    predicted = torch.randn(2, 2, num)
+    observed = torch.ones(2, 1, 4000, dtype=torch.bool)
+    observed[1, :, 2000:] = False
+    term = Pitch(8000)
+    expected = term(predicted[:1], signal[:1]) / 2 + term(predicted[1:, :, :25], signal[1:, :, :2000]) / 2
+    torch.testing.assert_close(term(predicted, signal, observed), expected, rtol=1e-3, atol=0)
+    other = predicted.clone()
+    other[1, :, 25:] += 5
+    assert term(other, signal, observed) == term(predicted, signal, observed)
+
+
+@pytest.mark.parametrize("rate", [100, 1599])
+def test_pitch_needs_a_sample_rate_for_its_range(rate: int) -> None:
+    with pytest.raises(InputError, match="at least 1600 Hz for the term pitch"):
+        Pitch(rate)
+    Pitch(1600)(torch.zeros(1, 2, 20), torch.randn(1, 1, 1600))
+
+
+def test_pitch_is_trained_from_the_first_step() -> None:
+    with pytest.raises(InputError, match="start 0"):
+        Pitch(8000, start=5)
 
 
 def test_pitch_of_signals_without_room_for_it_is_not_judged() -> None:

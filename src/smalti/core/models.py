@@ -74,7 +74,7 @@ class ForwardPass:
         latent_loss: scalar, the model's loss of its latents: the quantizer's terms, or the KL divergence in
             nats per dimension.
         terms: parts of that loss by name, detached.
-        latents: of the decoder; None if it has several grids of them.
+        latents: of the decoder, for a model with the method `latents`.
     """
 
     output: Tensor
@@ -165,6 +165,12 @@ class LatentVariableModel(Trainable, Pretrained):
             f"expected a model with one reconstruction in training, received {self.title}: define its "
             "forward_pass, or train it by its own loss"
         )
+
+    def latents(
+        self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b d *grid"] | None:
+        """The latents that `reconstruct` decodes; None, by default, if they are not one tensor."""
+        return None
 
     @abstractmethod
     def reconstruct(

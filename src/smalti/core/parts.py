@@ -141,7 +141,8 @@ class Decoder(nn.Module, ABC):
     ) -> dict[str, Tensor]:
         """Compute what it predicts beside the parameters, by the names of `predicted`; by default nothing.
 
-        Terms of an objective that name one of them in `Term.reads` train it.
+        A `PredictionTerm` of an objective trains it, in a pass of its own: labels that training hides are
+        drawn anew.
         """
         return {}
 

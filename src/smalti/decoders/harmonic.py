@@ -35,10 +35,10 @@ class HarmonicDecoder(ConditionedDecoder):
 
         frame = exp(m) [h S(harmonics of F0) + sqrt(1 - h^2) (cos p + i sin p)],  h = v w
 
-    The networks predict the fundamental frequency F0 and the probability v of voice of each frame, its
-    log-magnitudes m, and the phases p of what is not voiced. The harmonics have unit power at each frequency;
-    w falls from 1 at 3 kHz to 0 at 6 kHz. Distances of spectra alone then suffice for a voice, where a
-    `SpectralDecoder` needs long training with discriminators for it.
+    The networks predict the fundamental frequency F0, 50 to 500 Hz, and the probability v of voice of each
+    frame, its log-magnitudes m, and the phases p of what is not voiced. The harmonics have unit power at each
+    frequency; w falls from 1 at 3 kHz to 0 at 6 kHz. Distances of spectra alone then suffice for a voice,
+    where a `SpectralDecoder` needs long training with discriminators for it.
 
     Harmonics plus noise with one envelope are the model of Stylianou 2001 (doi 10.1109/89.890068), as layers
     of a network those of Wang et al. 2019 (neural source-filter models, arXiv 1904.12088) and Engel et al.
@@ -46,7 +46,8 @@ class HarmonicDecoder(ConditionedDecoder):
     (HiFTNet, arXiv 2309.09493). No gradient goes through the harmonics to F0 and v: the term `pitch` of an
     objective trains them.
 
-    The phase of a harmonic depends on all F0 before it, so recordings are decoded as a whole.
+    The phase of a harmonic depends on all F0 before it, so recordings are decoded as a whole, and it is not
+    causal, whatever its encoder is.
 
     Args:
         dim: channels of the latents.
@@ -114,13 +115,13 @@ class HarmonicDecoder(ConditionedDecoder):
 
     def upsampled(self, x: Float[Tensor, "b c n"]) -> Float[Tensor, "b 1 t"]:
         """Add the filtered harmonics and the rest."""
-        octaves, voiced = self._pitch(x.float()).detach().unbind(1)
+        octaves, voiced = self._pitch(x).detach().unbind(1)
         f0 = octaves.exp2()
         source = harmonics(f0, self.hop, self.sample_rate_hz)
         # One harmonic in F0 Hz has the power of one frequency of the spectra in every F0 Hz.
         spacing = self.sample_rate_hz / self.waveform.length
         voice = self.waveform.frames_of(source) * (f0 / spacing).sqrt().unsqueeze(1)
-        share = voiced.sigmoid().unsqueeze(1) * self.voiced_share.unsqueeze(1)
+        share = voiced.sigmoid().unsqueeze(1) * self.voiced_share.float().unsqueeze(1)
         log_magnitudes, phases = self.layers(x).float().chunk(2, 1)
         rest = torch.polar((1 - share.square()).sqrt(), phases)
         return self.waveform.added(
@@ -134,7 +135,8 @@ class HarmonicDecoder(ConditionedDecoder):
         return {"pitch": self._pitch(self.conditioned(self._first(latents), conditions))}
 
     def _pitch(self, x: Float[Tensor, "b c n"]) -> Float[Tensor, "b 2 m"]:
-        predicted = self.pitch(x).unflatten(1, (2, -1)).transpose(2, 3).flatten(2)
+        # Autocast would leave log2 of F0 and the phases to bfloat16.
+        predicted = self.pitch(x).float().unflatten(1, (2, -1)).transpose(2, 3).flatten(2)
         share, voiced = predicted.unbind(1)
         octaves = math.log2(LOWEST_HZ) + share.sigmoid() * math.log2(HIGHEST_HZ / LOWEST_HZ)
         return torch.stack([octaves, voiced], 1)
@@ -145,7 +147,7 @@ class HarmonicDecoderConfig(SpectraConfig):
     """Settings of a `HarmonicDecoder`.
 
     Attributes:
-        sample_rate_hz: of a signal that has none of its own.
+        sample_rate_hz: of a signal without a sample rate; that of the signal counts if it has one.
     """
 
     kind: Literal["harmonic"] = "harmonic"

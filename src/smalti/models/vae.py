@@ -116,6 +116,14 @@ class VAE(LatentVariableModel):
 
     @torch.no_grad()
     @in_full_precision
+    def latents(
+        self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b d *grid"]:
+        """The posterior mean."""
+        return self.posterior(signal)[0]
+
+    @torch.no_grad()
+    @in_full_precision
     def reconstruct(
         self,
         signal: Float[Tensor, "b c *size"],

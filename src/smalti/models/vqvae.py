@@ -154,6 +154,14 @@ class VQVAE(Autoencoder):
             return encode_batch(self, signal, conditions)
         return self.quantizer.encode(self.encoder(signal, conditions))
 
+    @torch.no_grad()
+    @in_full_precision
+    def latents(
+        self, signal: Float[Tensor, "b c *size"], conditions: Conditions | None = None
+    ) -> Float[Tensor, "b d *grid"]:
+        """The latents of the codes."""
+        return self.quantizer.decode(self.encode(signal, conditions))
+
     def first_codes(self, num: int) -> VQVAE:
         """Return a copy for the first codes of each position alone.
 

@@ -45,7 +45,7 @@ def yin(
     reach = window + longest + 2  # the dip search also reads the neighbours of the longest period
     offset = waveforms.mean(1, keepdim=True) if waveforms.shape[1] else waveforms.new_zeros(len(waveforms), 1)
     frames = F.pad(waveforms - offset, (reach, reach)).unfold(1, reach, 1)
-    begins = (centres + reach - reach // 2).split(FRAMES_AT_ONCE)
+    begins = (centres + reach - reach // 2).split(max(1, FRAMES_AT_ONCE // max(1, len(waveforms))))
     powers, found = [waveforms.new_zeros(len(waveforms), 0)], [waveforms.new_zeros(len(waveforms), 0)]
     for begin in begins if len(centres) else ():
         part = frames[:, begin]

@@ -18,6 +18,8 @@ from smalti.core.signals import SignalSpec
 class Term(nn.Module, ABC):
     """A loss of reconstructions `(B, C, *size)` of signals, differentiable in the reconstruction.
 
+    A `PredictionTerm` is one of something else that the decoder predicts.
+
     Args:
         weight: factor of the term in the objective.
         start: first training step with the term, counted from 0.
@@ -25,9 +27,6 @@ class Term(nn.Module, ABC):
     Raises:
         InputError: if the weight is not positive, or the start is negative.
     """
-
-    reads: str | None = None
-    """Name of a prediction of the decoder, which takes the place of the reconstruction; see `Decoder`."""
 
     def __init__(self, weight: float = 1.0, start: int = 0) -> None:
         super().__init__()
@@ -47,6 +46,43 @@ class Term(nn.Module, ABC):
         Args:
             reconstruction: in the model's range.
             signal: the original. Where it is padding or missing, the two are equal.
+        """
+
+
+class PredictionTerm(Term):
+    """A loss of what a decoder predicts beside its output, see `Decoder.predictions`.
+
+    No reconstruction depends on it, so a discriminator has no share in its gradient.
+
+    Args:
+        weight: factor of the term in the objective.
+        start: 0; ranks expect a gradient of all parameters in every step.
+
+    Raises:
+        InputError: if the weight is not positive, or the start is not 0.
+    """
+
+    reads: str
+    """Name of the prediction."""
+
+    def __init__(self, weight: float = 1.0, start: int = 0) -> None:
+        super().__init__(weight, start)
+        if start:
+            raise InputError(
+                f"expected the start 0 for a term that trains predictions of the decoder, received {start}: "
+                "leave it out"
+            )
+
+    @abstractmethod
+    def forward(
+        self, reconstruction: Tensor, signal: Float[Tensor, "b c *size"], observed: Tensor | None = None
+    ) -> Float[Tensor, ""]:
+        """Compute the loss, a mean over items.
+
+        Args:
+            reconstruction: the prediction.
+            signal: in the model's range.
+            observed: bool, of the signal's shape: where it is neither padding nor missing; None for all.
         """
 
 

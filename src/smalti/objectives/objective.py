@@ -19,7 +19,7 @@ from smalti.core.phases import Phase
 from smalti.core.results import Loss
 from smalti.objectives.adversarial import Adversarial
 from smalti.objectives.balance import balance_factor, gradients, linearised
-from smalti.objectives.base import AnyTerm, Term
+from smalti.objectives.base import AnyTerm, PredictionTerm, Term
 
 MODEL_PHASE = "model"
 
@@ -61,7 +61,7 @@ class Objective(Trainable):
         others = [
             each
             for each in terms.values()
-            if not (each.start or each.reads or getattr(each, "balance", False))
+            if not (each.start or isinstance(each, PredictionTerm) or getattr(each, "balance", False))
         ]
         if likelihood < 0 or not (likelihood or others):
             raise InputError(
@@ -88,12 +88,8 @@ class Objective(Trainable):
                     f"received {name!r}: rename the term"
                 )
         for name, term in terms.items():
-            if term.reads is not None and term.reads not in model.decoder.predicted:
-                raise InputError(
-                    f"expected a decoder that predicts {term.reads} for the term {name}, received a "
-                    f"{type(model.decoder).__name__}: leave out the term, or use another decoder "
-                    "(model.decoder.kind=harmonic predicts pitch)"
-                )
+            if isinstance(term, PredictionTerm):
+                _check_predicted(name, term, model)
         self.model, self.terms = model, nn.ModuleDict(terms)
         self._reconstruction: Tensor | None = None
 
@@ -135,14 +131,13 @@ class Objective(Trainable):
         domain = self.model.signal.domain
         logged = {f"distortion_{domain.unit}_per_dim": per_observed_dim(distortion, batch, domain)}
         step, discriminators = self.trained_steps, self._adversarial().values()
-        due = {name: term for name, term in self._terms().items() if step >= term.start}
+        due = {name: term for name, term in self._reconstructed().items() if step >= term.start}
         is_judged = any(step >= term.discriminator_start for term in discriminators)
         reconstruction = self._observed(run, batch) if due or is_judged else None
         fitted = (self.likelihood or 1.0) * distortion
         values: dict[str, Tensor] = {}
-        predicted = self._predictions(self.model, due.values(), run, batch)
         for name, term in due.items():
-            values[name] = term(predicted[term.reads] if term.reads else reconstruction, batch.data)
+            values[name] = term(reconstruction, batch.data)
         adversarial = {name: values[name] for name in self._adversarial() if name in values}
         # For the phases of the discriminators, in the same step.
         self._reconstruction = reconstruction.detach() if is_judged and reconstruction is not None else None
@@ -150,6 +145,11 @@ class Objective(Trainable):
             if name not in adversarial:
                 fitted = fitted + self._terms()[name].weight * value
         total, factors = self._with_adversarial(fitted, adversarial, run)
+        # Nothing of the reconstruction depends on these, so they are no part of what is balanced.
+        predicted = self._predicted(self.model, run.latents, batch)
+        for name, value in predicted.items():
+            total = total + self._terms()[name].weight * value
+        values |= predicted
         logged |= {name: value.detach() for name, value in values.items()}
         logged |= {f"{name}_factor": factor for name, factor in factors.items()}
         return Loss(total + run.latent_loss, logged | run.terms)
@@ -162,16 +162,19 @@ class Objective(Trainable):
             model: this one, or a copy with averaged weights.
             batches: of held-out items.
         """
-        terms = {name: term for name, term in self._terms().items() if not isinstance(term, Adversarial)}
-        sums, count = dict.fromkeys(terms, 0.0), 0
-        for batch in batches if terms else ():
+        terms = {
+            name: term for name, term in self._reconstructed().items() if not isinstance(term, Adversarial)
+        }
+        sums, count = dict.fromkeys([*terms, *self._predicting()], 0.0), 0
+        for batch in batches if terms or self._predicting() else ():
             reconstruction, observed = model.reconstruct(batch.data, batch.conditions), batch.observed()
             if observed is not None:
                 reconstruction = torch.where(observed, reconstruction, batch.data)
-            predicted = self._predictions(model, terms.values(), None, batch)
-            for name, term in terms.items():
-                given = predicted[term.reads] if term.reads else reconstruction
-                sums[name] += float(term(given, batch.data)) * len(batch.data)
+            values = {name: term(reconstruction, batch.data) for name, term in terms.items()}
+            if self._predicting():
+                values |= self._predicted(model, model.latents(batch.data, batch.conditions), batch)
+            for name, value in values.items():
+                sums[name] += float(value) * len(batch.data)
             count += len(batch.data)
         return {name: value / count for name, value in sums.items() if count}
 
@@ -205,20 +208,16 @@ class Objective(Trainable):
             return run.likelihood.log_prob(batch.data)
         return self.model.family(run.output.detach(), batch.conditions).log_prob(batch.data)
 
-    def _predictions(
-        self, model: LatentVariableModel, terms: Iterable[Any], run: ForwardPass | None, batch: Batch
+    def _predicted(
+        self, model: LatentVariableModel, latents: Tensor | None, batch: Batch
     ) -> dict[str, Tensor]:
-        """What the decoder predicts beside its output, if a term reads it, after this pass or a new one."""
-        if not any(term.reads for term in terms):
+        """Terms of what the decoder predicts beside its output."""
+        if not (terms := self._predicting()):
             return {}
-        latents = (run or model.forward_pass(batch)).latents
-        if latents is None:
-            raise InputError(
-                f"expected a model with one grid of latents for the predictions of its decoder "
-                f"({', '.join(model.decoder.predicted)}), received {model.title}: leave out the terms that "
-                "read them, or use a VQ-VAE or a VAE"
-            )
-        return model.decoder.predictions(latents, batch.conditions)
+        assert latents is not None, "a model with the method latents passes them on"
+        predictions = model.decoder.predictions(latents, batch.conditions)
+        observed = batch.observed()
+        return {name: term(predictions[term.reads], batch.data, observed) for name, term in terms.items()}
 
     def _observed(self, run: ForwardPass, batch: Batch) -> Tensor:
         """The reconstruction, with the signal in place of padding and missing values."""
@@ -236,8 +235,29 @@ class Objective(Trainable):
     def _terms(self) -> dict[str, Any]:
         return dict(self.terms.items())
 
+    def _predicting(self) -> dict[str, PredictionTerm]:
+        return {name: term for name, term in self.terms.items() if isinstance(term, PredictionTerm)}
+
+    def _reconstructed(self) -> dict[str, Any]:
+        return {name: term for name, term in self.terms.items() if not isinstance(term, PredictionTerm)}
+
     def _adversarial(self) -> dict[str, Adversarial]:
         return {name: term for name, term in self.terms.items() if isinstance(term, Adversarial)}
+
+
+def _check_predicted(name: str, term: PredictionTerm, model: LatentVariableModel) -> None:
+    """Check that the decoder of a model makes the prediction that a term trains."""
+    if term.reads not in model.decoder.predicted:
+        raise InputError(
+            f"expected a decoder that predicts {term.reads} for the term {name}, received a "
+            f"{type(model.decoder).__name__}: leave out the term, or use another decoder "
+            "(model.decoder.kind=harmonic predicts pitch)"
+        )
+    if type(model).latents is LatentVariableModel.latents:
+        raise InputError(
+            f"expected a model with one grid of latents for the term {name}, received {model.title}: use a "
+            "VQ-VAE or a VAE, or leave out the term"
+        )
 
 
 def no_terms(model: LatentVariableModel, batches: Iterable[Batch]) -> dict[str, float]:
@@ -273,8 +293,19 @@ class ObjectiveConfig(Configuration):
         return self.likelihood == 1 and not self.terms and self.freeze == "nothing"
 
     def build(self, model: LatentVariableModel) -> Trainable:
-        """Return what the training loop trains: the model itself, or an `Objective` with untrained terms."""
+        """Return what the training loop trains: the model itself, or an `Objective` with untrained terms.
+
+        Raises:
+            InputError: if the terms do not fit the model, or one is missing that its decoder needs.
+        """
+        terms = {name: config.build(model.signal) for name, config in self.terms.items()}
+        read = {term.reads for term in terms.values() if isinstance(term, PredictionTerm)}
+        if untrained := set(model.decoder.predicted) - read:
+            name = min(untrained)
+            raise InputError(
+                f"expected a term that trains the {name} that the decoder predicts, received an objective "
+                f"without one: add objective.terms.{name}.weight=4, or use another decoder"
+            )
         if self.is_plain:
             return model
-        terms = {name: config.build(model.signal) for name, config in self.terms.items()}
         return Objective(model, terms, likelihood=self.likelihood, freeze_codes=self.freeze == "codes")
