@@ -51,6 +51,20 @@ def decoder(hz: float, log_odds: float, **settings: int) -> HarmonicDecoder:
     return made
 
 
+@torch.no_grad()
+def test_what_no_mel_band_limits_is_left_out() -> None:
+    latents, made = torch.randn(1, 4, 10), decoder(150.0, 0.0)
+    expected = made(latents)
+    last = made.layers[-1]
+    assert isinstance(last, torch.nn.Conv1d)
+    assert last.bias is not None
+    last.bias[0] += 5
+    last.bias[160] += 5
+    assert torch.equal(made(latents), expected)
+    last.bias[1] += 5
+    assert not torch.equal(made(latents), expected)
+
+
 def in_octave(found: torch.Tensor, hz: float) -> torch.Tensor:
     """At this sample rate, two periods may be nearer to a whole number of samples than one."""
     return torch.where(found < 0.75 * hz, 2 * found, found)
@@ -126,6 +140,26 @@ def test_training_teaches_the_pitch_through_the_codes() -> None:
     middle = octaves.exp2().median(1).values
     torch.testing.assert_close(middle, torch.tensor([100.0, 250.0]).repeat(4), rtol=0.08, atol=0)
     assert (log_odds > 0).all()
+
+
+def test_codes_need_not_keep_the_pitch() -> None:
+    """The encoder then learns from the reconstruction alone; the decoder learns the pitch all the same."""
+    batch, slopes = tones(), {}
+    for through_codes in (True, False):
+        made = model()
+        term = Pitch(RATE, 3.0, through_codes=through_codes)
+        Objective(made, {"l2": L2(), "pitch": term}).loss(batch).total.backward()
+        slopes[through_codes] = [
+            [each.grad for each in part.parameters()]
+            for part in (made.encoder, made.decoder.pitch)  # pyright: ignore
+        ]
+    made = model()
+    Objective(made, {"l2": L2()}).loss(batch).total.backward()
+    for without, alone in zip(slopes[False][0], made.encoder.parameters(), strict=True):
+        torch.testing.assert_close(without, alone.grad)
+    assert any(not torch.equal(a, b) for a, b in zip(slopes[True][0], slopes[False][0], strict=True))
+    for a, b in zip(slopes[True][1], slopes[False][1], strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_gradients_of_the_reconstruction_leave_the_pitch_alone() -> None:

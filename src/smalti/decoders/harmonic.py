@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Literal, final
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
@@ -124,9 +125,9 @@ class HarmonicDecoder(ConditionedDecoder):
         share = voiced.sigmoid().unsqueeze(1) * self.voiced_share.float().unsqueeze(1)
         log_magnitudes, phases = self.layers(x).float().chunk(2, 1)
         rest = torch.polar((1 - share.square()).sqrt(), phases)
-        return self.waveform.added(
-            log_magnitudes.clamp_max(MOST_LOG_MAGNITUDE).exp() * (share * voice + rest)
-        )
+        # No mel band has the ends of the range, so nothing would limit them.
+        magnitudes = F.pad(log_magnitudes[:, 1:-1].clamp_max(MOST_LOG_MAGNITUDE).exp(), (0, 0, 1, 1))
+        return self.waveform.added(magnitudes * (share * voice + rest))
 
     def predictions(
         self, latents: Float[Tensor, "b d n"], conditions: Conditions | None = None

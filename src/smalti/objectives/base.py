@@ -57,6 +57,8 @@ class PredictionTerm(Term):
     Args:
         weight: factor of the term in the objective.
         start: 0; ranks expect a gradient of all parameters in every step.
+        through_codes: whether the codes learn to keep what is predicted; else the decoder alone learns to
+            predict it from codes that it does not change.
 
     Raises:
         InputError: if the weight is not positive, or the start is not 0.
@@ -65,8 +67,9 @@ class PredictionTerm(Term):
     reads: str
     """Name of the prediction."""
 
-    def __init__(self, weight: float = 1.0, start: int = 0) -> None:
+    def __init__(self, weight: float = 1.0, start: int = 0, through_codes: bool = True) -> None:
         super().__init__(weight, start)
+        self.through_codes = through_codes
         if start:
             raise InputError(
                 f"expected the start 0 for a term that trains predictions of the decoder, received {start}: "

@@ -215,9 +215,12 @@ class Objective(Trainable):
         if not (terms := self._predicting()):
             return {}
         assert latents is not None, "a model with the method latents passes them on"
-        predictions = model.decoder.predictions(latents, batch.conditions)
-        observed = batch.observed()
-        return {name: term(predictions[term.reads], batch.data, observed) for name, term in terms.items()}
+        observed, values = batch.observed(), {}
+        for name, term in terms.items():
+            given = latents if term.through_codes else latents.detach()
+            prediction = model.decoder.predictions(given, batch.conditions)[term.reads]
+            values[name] = term(prediction, batch.data, observed)
+        return values
 
     def _observed(self, run: ForwardPass, batch: Batch) -> Tensor:
         """The reconstruction, with the signal in place of padding and missing values."""

@@ -32,6 +32,8 @@ class Pitch(PredictionTerm):
         sample_rate_hz: sample rate of the waveforms, at least 1600 Hz.
         weight: factor of the term in the objective.
         start: 0.
+        through_codes: whether the codes learn to keep the pitch; not for voice conversion, where the decoder
+            predicts that of the wanted speaker.
 
     Raises:
         InputError: if the sample rate is too low for F0 of 400 Hz, or another argument out of range.
@@ -39,8 +41,10 @@ class Pitch(PredictionTerm):
 
     reads = "pitch"
 
-    def __init__(self, sample_rate_hz: int, weight: float = 1.0, start: int = 0) -> None:
-        super().__init__(weight, start)
+    def __init__(
+        self, sample_rate_hz: int, weight: float = 1.0, start: int = 0, through_codes: bool = True
+    ) -> None:
+        super().__init__(weight, start, through_codes)
         if sample_rate_hz < 4 * HIGH_HZ:
             raise InputError(
                 f"expected a sample rate of at least {4 * HIGH_HZ:g} Hz for the term pitch, received "
@@ -82,12 +86,17 @@ class Pitch(PredictionTerm):
 
 @TERMS.register
 class PitchConfig(TermConfig):
-    """Settings of a `Pitch`."""
+    """Settings of a `Pitch`.
+
+    Attributes:
+        through_codes: whether the codes learn to keep the pitch; not for voice conversion.
+    """
 
     kind: Literal["pitch"] = "pitch"
+    through_codes: bool = True
 
     def build(self, signal: SignalSpec) -> Pitch:
         """Build the term."""
         check_waveforms(signal, "the term pitch")
         assert signal.sample_rate_hz is not None
-        return Pitch(signal.sample_rate_hz, self.weight, self.start)
+        return Pitch(signal.sample_rate_hz, self.weight, self.start, self.through_codes)

@@ -210,7 +210,7 @@ def voices_codec() -> Recipe:
             quantizer=VectorQuantizerConfig(num_codes=128, code_dim=48),
             likelihood=GaussianConfig(),
         ),
-        objective=_spectra_and_pitch(),
+        objective=_spectra_and_pitch(through_codes=False),
         training=cosine(steps=6000, batch_size=8, learning_rate=1e-3, checkpoint_every=250),
         prior=_prior_of_digits(),
     )
@@ -235,13 +235,13 @@ def digits_codec() -> Recipe:
     )
 
 
-def _spectra_and_pitch() -> ObjectiveConfig:
+def _spectra_and_pitch(through_codes: bool = True) -> ObjectiveConfig:
     """Distances of log-mels, by windows too long to see where in a period the harmonics have their peak."""
     return ObjectiveConfig(
         likelihood=0.0,
         terms={
             "mel": MelDistanceConfig(weight=15.0, windows_ms=(16.0, 32.0, 64.0, 128.0)),
-            "pitch": PitchConfig(weight=4.0),
+            "pitch": PitchConfig(weight=4.0, through_codes=through_codes),
         },
     )
 
