@@ -196,7 +196,7 @@ def main(
     rows: dict[str, Tensor] = {}
     for prior, title in (("learned", "autoregressive"), ("masked", "masked")):
         own = tokenizer.trained.chosen_prior(prior)
-        passes = getattr(own, "rounds", positions)
+        passes = getattr(getattr(own, "config", None), "rounds", positions)
         trained = RunDirectory(prior_directory(run, prior))
         for guidance in (1.0, 2.0):
             made, seconds = samples(tokenizer, prior, wanted, guidance)

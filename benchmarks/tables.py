@@ -175,7 +175,7 @@ def code_use() -> str:
 
 def conversion() -> str:
     """Table of the judges' scores of recordings, reconstructions and conversions."""
-    names = {"speech": "waveform", "conversion": "log-mel", "voices-codec": "spectra"}
+    names = {"speech": "waveform", "conversion": "log-mel", "voices-codec": "harmonics"}
     chosen = [r for name in names for r in speech(name) if "target_speaker_rate" in r["metrics"]]
     rates = ("target_speaker_rate", "source_speaker_rate", "content_rate", "content_kept")
     independent = ("target_speaker_rate", "content_rate", "content_kept")

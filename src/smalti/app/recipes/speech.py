@@ -160,8 +160,8 @@ def units() -> Recipe:
 def speech_codec() -> Recipe:
     """Speech at 16 kHz to 3 or 1.5 kbit/s: six codes of 1024 at 50 per second, and waveforms back.
 
-    Spectral networks with the objective of DAC: distances of log-mels, then discriminators too. The first
-    three of the six codes give 1.5 kbit/s.
+    Log-mels of the waveform to latents, and harmonics of a predicted pitch with other spectra back; distances
+    of log-mels, and of the pitch. The first three of the six codes give 1.5 kbit/s.
 
     Command: smalti train speech-codec --data FOLDER --out runs/codec
     Cost: an hour on one CPU core.
