@@ -164,9 +164,8 @@ def speech_codec() -> Recipe:
     of log-mels, and of the pitch. The first three of the six codes give 1.5 kbit/s.
 
     Command: smalti train speech-codec --data FOLDER --out runs/codec
-    Cost: an hour on one CPU core.
-    Expect: intelligible but whispered speech of DNSMOS 2.3 (recordings 3.1); see results/codec.jsonl.
-    More steps with discriminators should bring the voice.
+    Cost: 30 to 40 minutes on one CPU core.
+    Expect: intelligible, voiced speech; DNSMOS 2.8 at both rates (recordings 3.1), see results/codec.jsonl.
     """
     return Recipe(
         name="speech-codec",
@@ -197,7 +196,7 @@ def voices_codec() -> Recipe:
     conditioned on the speaker, for voice conversion. A waveform comes out in one pass.
 
     Command: smalti train voices-codec --data FOLDER --out runs/voices
-    Cost: an hour on one CPU core (not trained at 16 kHz; at 8 kHz see results/speech.jsonl).
+    Cost: 30 to 40 minutes on one CPU core (not trained at 16 kHz; at 8 kHz see results/speech.jsonl).
     Expect: the words of the recording, in the voice of the selected speaker.
     """
     return Recipe(
