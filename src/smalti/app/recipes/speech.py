@@ -197,7 +197,7 @@ def voices_codec() -> Recipe:
 
     Command: smalti train voices-codec --data FOLDER --out runs/voices
     Cost: 30 to 40 minutes on one CPU core (not trained at 16 kHz; at 8 kHz see results/speech.jsonl).
-    Expect: the words of the recording, in the voice of the selected speaker.
+    Expect: the words of the recording, in the voice and at the pitch of the selected speaker.
     """
     return Recipe(
         name="voices-codec",
