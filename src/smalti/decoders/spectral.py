@@ -146,17 +146,17 @@ class SpectraConfig(UpsamplingConfig):
                 than a mean, or the hop does not divide the samples of a latent.
         """
         kind = getattr(self, "kind", type(self).__name__)
-        if signal.sample_rate_hz is not None and signal.levels == MU_LAW_LEVELS:
-            raise InputError(
-                f"expected linear levels for a decoder of kind {kind}, received mu-law ones, whose spectra "
-                "mean nothing: set data.encoding=linear, and model.encoder.companded=false"
-            )
         if (signal.channels, signal.ndim) != (1, 1) or likelihood.num_parameters != 1:
             raise InputError(
                 "expected a waveform (one channel, one axis) and a likelihood of its mean for a decoder of "
                 f"kind {kind}, received {signal.channels} channels, {signal.ndim} axes and "
                 f"{likelihood.num_parameters} parameters: use model.likelihood.kind=gaussian, or another "
                 "decoder"
+            )
+        if signal.sample_rate_hz is not None and signal.levels == MU_LAW_LEVELS:
+            raise InputError(
+                f"expected linear levels for a decoder of kind {kind}, received mu-law ones, whose spectra "
+                "mean nothing: set data.encoding=linear, and model.encoder.companded=false"
             )
         settings = self.resolved(encoder, conditions)
         stride = math.prod(settings["strides"])

@@ -203,6 +203,18 @@ def test_a_new_entry_of_a_dictionary_of_values() -> None:
     assert override(IMAGE, ["class_names.3=Dress"]).class_names == {"3": "Dress"}
 
 
+@pytest.mark.parametrize("key", ["objective.terms.pitch", "terms.pitch"])
+def test_an_entry_of_a_dictionary_is_left_out(key: str) -> None:
+    recipe = get_recipe("speech-codec")
+    changed = override(recipe, [f"{key}=none", "objective.terms.mel.weight=3"])
+    assert list(changed.objective.terms) == ["mel"]
+    assert changed.objective.terms["mel"].weight == 3
+    assert override(recipe, [f"{key}=none", f"{key}.weight=2"]).objective.terms["pitch"].weight == 2
+    for unknown in ("objective.terms.none=none", "pitch=none"):
+        with pytest.raises((InputError, UnknownKind)):
+            override(recipe, [unknown])
+
+
 def test_left_out_keys_need_their_full_name() -> None:
     with pytest.raises(InputError, match="ambiguous"):
         override(IMAGE, ["network.kernel_size=3", "learning_rate=1"])

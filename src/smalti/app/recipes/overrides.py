@@ -15,6 +15,7 @@ from smalti.recipe import C, refusal, validator
 
 Validate = Callable[[Any], BaseModel]
 """Creates a config from values, or raises a `ValidationError`."""
+NONE = ("none", "null")
 
 
 def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = ()) -> C:
@@ -22,7 +23,7 @@ def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = (
 
     A key is a dotted path (`model.quantizer.num_codes`), or its last parts if unambiguous (`num_codes`). The
     key of a new entry of a dictionary begins with the path of the dictionary, or its last parts
-    (`decoder.conditioners.text.kind`).
+    (`decoder.conditioners.text.kind`). The value none leaves out an entry (`objective.terms.pitch=none`).
 
     Args:
         config: the original config; a prior's may become one of another kind.
@@ -43,6 +44,9 @@ def override(config: C, assignments: Sequence[str], leave_out: Sequence[str] = (
             raise InputError(
                 f"expected key=value, received {assignment!r}: write for example training.steps=1000"
             )
+        if text.lower() in NONE and (gone := _entry(validate(values), key, leave_out)):
+            values = validate(_without(values, gone)).model_dump(mode="json")
+            continue
         prefix, _, last = key.rpartition(".")
         entry = _new_entry(validate(values), key, leave_out)
         if entry is not None:
@@ -125,6 +129,17 @@ def _new_entry(config: BaseModel, key: str, leave_out: Sequence[str]) -> tuple[l
     return exact[0][1:3] if exact else None
 
 
+def _entry(config: BaseModel, key: str, leave_out: Sequence[str]) -> list[str] | None:
+    """Path of the entry of a dictionary that a key names; None if it names none, or several."""
+    if "." not in key:
+        return None
+    found = {f"{path}.{name}" for path, entries in _dictionaries(config).items() for name in entries}
+    hidden = tuple(f"{first}." for first in leave_out)
+    ends = [each for each in found if each.endswith(f".{key}") and not each.startswith(hidden)]
+    chosen = [key] if key in found else ends
+    return chosen[0].split(".") if len(chosen) == 1 else None
+
+
 def _beside(assignments: Sequence[str], prefix: str) -> dict[str, str]:
     """The settings that assignments give to one part, which its kind may require."""
     pairs = [each.partition("=") for each in assignments]
@@ -167,7 +182,7 @@ def _readings(text: str, current: Any) -> list[Any]:
     if isinstance(current, int) and re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII):
         return [int(text)]  # pydantic converts strings to int, but not to a Literal of numbers
     # "none" is also tried as a string, because it is a valid choice of one setting.
-    return [None, text] if text.lower() in ("none", "null") else [text]
+    return [None, text] if text.lower() in NONE else [text]
 
 
 def _with(values: Any, path: Sequence[str], value: Any) -> Any:
@@ -175,6 +190,14 @@ def _with(values: Any, path: Sequence[str], value: Any) -> Any:
     if not path:
         return value
     return {**values, path[0]: _with(values.get(path[0]), path[1:], value)}
+
+
+def _without(values: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """Return nested values without the one at a path."""
+    first, *rest = path
+    if not rest:
+        return {name: value for name, value in values.items() if name != first}
+    return {**values, first: _without(values[first], rest)}
 
 
 def _assigned(
