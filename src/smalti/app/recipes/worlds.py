@@ -20,6 +20,7 @@ from smalti.models.vqvae import VQVAEConfig
 from smalti.priors.autoregressive import AutoregressivePriorConfig
 from smalti.quantizers.vq import VectorQuantizerConfig
 from smalti.recipe import Recipe
+from smalti.training.loop import TrainingConfig
 
 
 def frames() -> Recipe:
@@ -32,17 +33,10 @@ def frames() -> Recipe:
     Cost: see results/video.jsonl.
     Expect: reconstructions that are hard to distinguish from the originals.
     """
-    width: dict[str, Any] = {"channels": 64, "residual_channels": 32, "residual_blocks": 2}
-    return Recipe(
-        name="frames",
-        data=ImageConfig(channels=3, size=(84, 84)),
-        validation_fraction=0.02,
-        model=VQVAEConfig(
-            encoder=ConvEncoderConfig(**width, strides=(2, 2)),
-            decoder=ConvDecoderConfig(**width),
-            quantizer=VectorQuantizerConfig(num_codes=512, code_dim=32),
-            likelihood=GaussianConfig(),
-        ),
+    return _frames(
+        "frames",
+        side=84,
+        channels=64,
         training=short_cosine(steps=3000, batch_size=16),
         prior=AutoregressivePriorConfig(
             network=GatedPixelCNNConfig(channels=48, layers=6, head_channels=192),
@@ -62,10 +56,30 @@ def frames128() -> Recipe:
     Cost: not measured yet; about 2.3 times that of `frames` for each frame.
     Expect: not measured yet; `frames` has the same kind of networks.
     """
-    width: dict[str, Any] = {"channels": 48, "residual_channels": 24, "residual_blocks": 2}
+    return _frames(
+        "frames128",
+        side=128,
+        channels=48,
+        training=short_cosine(steps=3000, batch_size=8),
+        prior=AutoregressivePriorConfig(
+            network=GatedPixelCNNConfig(channels=48, layers=8, head_channels=192),
+            training=short_cosine(steps=3000, batch_size=4),
+        ),
+    )
+
+
+def _frames(
+    name: str, side: int, channels: int, training: TrainingConfig, prior: AutoregressivePriorConfig
+) -> Recipe:
+    """Return a recipe for square frames to codes of a quarter of their side."""
+    width: dict[str, Any] = {
+        "channels": channels,
+        "residual_channels": channels // 2,
+        "residual_blocks": 2,
+    }
     return Recipe(
-        name="frames128",
-        data=ImageConfig(channels=3, size=(128, 128)),
+        name=name,
+        data=ImageConfig(channels=3, size=(side, side)),
         validation_fraction=0.02,
         model=VQVAEConfig(
             encoder=ConvEncoderConfig(**width, strides=(2, 2)),
@@ -73,11 +87,8 @@ def frames128() -> Recipe:
             quantizer=VectorQuantizerConfig(num_codes=512, code_dim=32),
             likelihood=GaussianConfig(),
         ),
-        training=short_cosine(steps=3000, batch_size=8),
-        prior=AutoregressivePriorConfig(
-            network=GatedPixelCNNConfig(channels=48, layers=8, head_channels=192),
-            training=short_cosine(steps=3000, batch_size=4),
-        ),
+        training=training,
+        prior=prior,
     )
 
 
