@@ -29,7 +29,7 @@ lint: .venv/.dev
 
 # Small models sample on one thread; the rest is measured on one and on two.
 ALONE := start memory long realtime sampling rollout wavenet
-BOTH := search quantizers step priors folder ragged photos
+BOTH := search quantizers step resnet priors folder ragged photos
 
 bench: $(PEERS)/.installed
 	set -e; for name in $(ALONE) $(BOTH); do OMP_NUM_THREADS=1 $(PEERS)/bin/python benchmarks/$$name.py; done

@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     "README.md",
     "docs/guide.md",
+    "docs/exports.md",
     "docs/scale.md",
     "docs/compression.md",
     "docs/speed.md",
@@ -289,7 +290,7 @@ def test_every_verb_has_help_with_an_example() -> None:
     names = [
         command.name or command.callback.__name__ for command in app.registered_commands if command.callback
     ]
-    assert len(names) == 22
+    assert len(names) == 23
     for name in names:
         result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
         assert result.exit_code == 0

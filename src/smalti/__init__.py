@@ -9,9 +9,12 @@ images = tokenizer.sample(16)
 
 from __future__ import annotations
 
+import functools
 import importlib
 from importlib.metadata import version
 from typing import Any
+
+from smalti.core.late_imports import when_imported
 
 __version__ = version("smalti")
 
@@ -142,3 +145,12 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*globals(), *__all__]
+
+
+def _register(module: str) -> None:
+    importlib.import_module(f"smalti.{module}").register()
+
+
+# So that AutoConfig and AutoModel of the package transformers know the tokenizers, without importing it here.
+for _name, _module in {"configuration_auto": "auto_config", "modeling_auto": "auto_model"}.items():
+    when_imported(f"transformers.models.auto.{_name}", functools.partial(_register, _module))

@@ -17,7 +17,7 @@ from smalti.core.building import build_stored
 from smalti.core.conditioners import check_given_conditions
 from smalti.core.conditions import Conditions, given_conditions, with_label
 from smalti.core.errors import InputError
-from smalti.core.hub import locate
+from smalti.core.hub import AUDIO_TYPE, IMAGE_TYPE, locate
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
 from smalti.core.plugins import listed_plugins, loaded_plugins, plugin_hint
@@ -169,6 +169,11 @@ class TrainedModel:
     def modality(self) -> Modality:
         """Modality of the model's signals."""
         return self.recipe.data.build()
+
+    @property
+    def model_type(self) -> str:
+        """Key of the class in the package transformers; see `smalti.auto_model`."""
+        return IMAGE_TYPE if self.modality.sample_rate_hz is None else AUDIO_TYPE
 
     @property
     def label_ids(self) -> dict[str, int]:
@@ -347,7 +352,8 @@ class TrainedModel:
             **({"columns": {name: list(ids) for name, ids in self.columns.items()}} if self.columns else {}),
         }
         recipe = self.recipe.model_dump(mode="json")
-        _write(directory, {"kind": "autoencoder", **self.about, "recipe": recipe, **names}, self.model)
+        kind = {"kind": "autoencoder", "model_type": self.model_type}
+        _write(directory, {**kind, **self.about, "recipe": recipe, **names}, self.model)
         (directory / UNIGRAM_FILE).unlink(missing_ok=True)
         if self.unigram is not None:
             write_unigram(

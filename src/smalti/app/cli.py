@@ -290,6 +290,33 @@ def inspect(run: Run, plugin: Plugin = None) -> None:
 
 
 @app.command()
+def export(
+    run: Run,
+    out: Out,
+    onnx: Annotated[bool, typer.Option("--onnx", help="encode.onnx and decode.onnx, checked.")] = False,
+    torch: Annotated[
+        bool, typer.Option("--torch", help="encode.pt2 and decode.pt2, which need only torch.")
+    ] = False,
+    transformers: Annotated[
+        bool, typer.Option("--transformers", help="What AutoModel of transformers and smalti.load read.")
+    ] = False,
+    licence: Annotated[
+        str | None, typer.Option("--license", metavar="NAME", help="For the model card, such as mit.")
+    ] = None,
+    plugin: Plugin = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a run for other programs, with a model card.
+
+    Example: `smalti export runs/mine --onnx --transformers --out exported`
+    """
+    from smalti.app.commands.export import export as verb
+
+    chosen = {"onnx": onnx, "torch": torch, "transformers": transformers}
+    verb(run, out, [name for name, is_chosen in chosen.items() if is_chosen], licence, quiet)
+
+
+@app.command()
 def demo(
     out: Annotated[
         Path,

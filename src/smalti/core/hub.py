@@ -9,6 +9,10 @@ from tempfile import TemporaryDirectory
 from smalti.core.arguments import as_path
 from smalti.core.errors import InputError
 
+IMAGE_TYPE, AUDIO_TYPE = "smalti", "smalti-audio"
+"""`model_type` in the config.json of a saved tokenizer, by which the package transformers finds its class: of
+images and clips, and of audio."""
+
 
 def locate(path_or_hub_name: str | Path, patterns: Sequence[str]) -> Path:
     """Return the path of a local directory, or of a downloaded snapshot of a repository on the Hub.

@@ -77,7 +77,7 @@ class ConditionedDecoder(Decoder):
         """
         if self.label is not None:
             num_classes = self.condition_sizes["label"]
-            labels = label_indices(conditions, len(x), num_classes, x.device)
+            labels = label_indices(conditions, x.shape[0], num_classes, x.device)
             if self.training:
                 labels = hide_labels(labels, self.label_dropout, num_classes)
             x = x + self.label(labels).view(*x.shape[:2], *(1,) * (x.ndim - 2))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 
+from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
 from smalti.core.models import Autoencoder
+from smalti.models.sizes import takes_any_size
 
 MORE_THAN_ONE = 2
 """Batch size of the example inputs: `torch.export` would specialise on a batch of one."""
@@ -35,18 +39,23 @@ class _Decode(nn.Module):
         super().__init__()
         self.autoencoder = autoencoder
 
-    def forward(self, codes: Int64[Tensor, "b g *grid"]) -> Float[Tensor, "b c *size"]:
-        return self.autoencoder.decode(codes)
+    def forward(
+        self, codes: Int64[Tensor, "b g *grid"], label: Int64[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b c *size"]:
+        return self.autoencoder.decode(codes, None if label is None else Conditions(label=label))
 
 
 @torch.no_grad()
 def programs(autoencoder: Autoencoder) -> tuple[ExportedProgram, ExportedProgram]:
     """Export `encode` and `decode` as graphs of plain operations, for any batch size.
 
-    The first maps signals `(B, C, *size)` in [-1, 1] to codes int64 `(B, G, *grid)`, the second maps codes to
-    the mean of p(x | codes) without a label. Codes out of range are not checked and give meaningless output.
-    Sizes are those of the training data. The programs run on the CPU and find the nearest code in float64,
-    with a score for every token and code.
+    The first maps signals `(B, C, *size)` in [-1, 1] to codes int64 `(B, G, *grid)`. The second maps codes,
+    and for a class-conditional decoder labels int64 `(B,)`, of which -1 is no class, to the mean of
+    p(x | codes). Codes and labels out of range are not checked and give meaningless output.
+
+    Sizes other than that of the training data, multiples of the strides, will do if the model takes them
+    (`takes_any_size`) and its networks can be exported for them (`free_sides`). The programs run on the CPU
+    and find the nearest code in float64, with a score for every token and code.
 
     Args:
         autoencoder: the model; it is not modified.
@@ -63,19 +72,52 @@ def programs(autoencoder: Autoencoder) -> tuple[ExportedProgram, ExportedProgram
             "use this package to decode, or train with decoder.kind=conv"
         )
     signal = torch.zeros(MORE_THAN_ONE, spec.channels, *spec.size)
-    batch = {0: Dim("batch", min=1)}
+    labels = (torch.full((MORE_THAN_ONE,), -1),) if autoencoder.num_label_classes else ()
+    places, sides = [], []
+    if takes_any_size(autoencoder):
+        places = [Dim(name, min=1) for name in spec.axes]
+        sides = [
+            stride * place if stride > 1 else place
+            for place, stride in zip(places, autoencoder.strides, strict=True)
+        ]
     return (
-        torch.export.export(_Encode(autoencoder), (signal,), dynamic_shapes=(batch,)),
-        torch.export.export(_Decode(autoencoder), (codes,), dynamic_shapes=(batch,)),
+        _exported(_Encode(autoencoder), (signal,), sides),
+        _exported(_Decode(autoencoder), (codes, *labels), places),
     )
 
 
-def save_programs(autoencoder: Autoencoder, directory: Path) -> None:
+def _exported(module: nn.Module, arguments: tuple[Tensor, ...], sides: Sequence[Any]) -> ExportedProgram:
+    """Export for any batch size, and for any size of the first argument if its networks allow it."""
+    batch = Dim("batch", min=1)
+
+    def export(sides: Sequence[Any]) -> ExportedProgram:
+        free = ({0: batch, **dict(enumerate(sides, 2))}, *({0: batch},) * (len(arguments) - 1))
+        return torch.export.export(module, arguments, dynamic_shapes=free)
+
+    try:
+        return export(sides)
+    except UserError:  # some network computes with the size as a number
+        return export(())
+
+
+def free_sides(program: ExportedProgram) -> list[str]:
+    """Sides of the first input of an exported program, after the channels, that may have any size."""
+    (first, *_) = program.graph_signature.user_inputs
+    (node,) = (node for node in program.graph.nodes if node.name == first)
+    return [str(side) for side in node.meta["val"].shape[2:] if not isinstance(side, int)]
+
+
+def save_programs(autoencoder: Autoencoder, directory: Path) -> bool:
     """Write the `programs` of a model, `encode.pt2` and `decode.pt2`.
+
+    Returns:
+        Whether both take other sizes than that of the training data.
 
     Raises:
         InputError: as `programs`.
     """
-    for name, program in zip(("encode", "decode"), programs(autoencoder), strict=True):
+    made = programs(autoencoder)
+    for name, program in zip(("encode", "decode"), made, strict=True):
         with atomic_file(directory / f"{name}.pt2") as temporary:
             torch.export.save(program, temporary)
+    return all(map(free_sides, made))

@@ -46,6 +46,15 @@ def check_any_size(model: Autoencoder) -> None:
         raise _only_own_size(model)
 
 
+def takes_any_size(model: Autoencoder) -> bool:
+    """Whether `check_any_size` succeeds."""
+    try:
+        check_any_size(model)
+    except InputError:
+        return False
+    return True
+
+
 def check_any_length(model: LatentVariableModel, noun: str) -> None:
     """Check that no quantizer takes latents of one grid only, as those of the training crops.
 

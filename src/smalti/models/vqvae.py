@@ -215,10 +215,12 @@ class VQVAE(Autoencoder):
 
         Signals with a time axis, and others of another size than in training, are decoded in windows.
         """
-        may_be_large = self.signal.has_time or tuple(codes.shape[2:]) != self._grid
-        if may_be_large and not _is_traced() and self.decoded_field is not None and codes.numel():
+        if not _is_traced() and self._may_be_large(codes) and self.decoded_field is not None:
             return decode_batch(self, codes, conditions)
         return self.likelihood(codes, conditions).mean_or_draw(generator, temperature)
+
+    def _may_be_large(self, codes: Int64[Tensor, "b g *grid"]) -> bool:
+        return codes.numel() > 0 and (self.signal.has_time or tuple(codes.shape[2:]) != self._grid)
 
     def likelihood(
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions | None = None

@@ -116,8 +116,7 @@ def check_codes(codes: Tensor, num_codebooks: int, num_codes: int) -> None:
             f"expected codes with {num_codebooks} codebooks, received codes of shape {tuple(codes.shape)}: "
             "pass codes made by this model"
         )
-    # Codes have no values while a graph is traced, or on the meta device.
-    if torch.compiler.is_compiling() or codes.is_meta or not codes.numel():
+    if not _has_values(codes):
         return
     low, high = (int(bound) for bound in codes.aminmax())
     if low < 0 or high >= num_codes:
@@ -125,6 +124,11 @@ def check_codes(codes: Tensor, num_codebooks: int, num_codes: int) -> None:
             f"expected codes from 0 to {num_codes - 1}, received codes from {low} to {high}: "
             "pass codes made by this model"
         )
+
+
+def _has_values(integers: Tensor) -> bool:
+    """False while a graph is traced, on the meta device, and for an empty tensor."""
+    return not (torch.compiler.is_compiling() or integers.is_meta) and integers.numel() > 0
 
 
 def check_turn(previous: Tensor | None, symbols: int) -> None:
@@ -145,7 +149,7 @@ def check_turn(previous: Tensor | None, symbols: int) -> None:
 
 
 def label_indices(
-    conditions: Conditions | None, batch_size: int, num_classes: int, device: torch.device
+    conditions: Conditions | None, batch_size: int | torch.SymInt, num_classes: int, device: torch.device
 ) -> Int64[Tensor, " b"]:
     """Convert labels to indices into a table of `num_classes + 1` rows, the last of which is "not given".
 
@@ -157,14 +161,16 @@ def label_indices(
     labels = conditions.tensor("label") if conditions is not None else None
     if labels is None or not num_classes:
         return torch.full((batch_size,), num_classes, device=device)
-    if len(labels) != batch_size:
+    # Not `len`, which makes the size of a batch a constant of a traced graph.
+    if labels.shape[0] != batch_size:
         raise InputError(f"expected {batch_size} labels, one for each item, received {len(labels)}")
-    low, high = (int(bound) for bound in labels.aminmax())
-    if low < -1 or high >= num_classes:
-        raise InputError(
-            f"expected labels from 0 to {num_classes - 1}, or -1 for none, "
-            f"received labels from {low} to {high}"
-        )
+    if _has_values(labels):
+        low, high = (int(bound) for bound in labels.aminmax())
+        if low < -1 or high >= num_classes:
+            raise InputError(
+                f"expected labels from 0 to {num_classes - 1}, or -1 for none, "
+                f"received labels from {low} to {high}"
+            )
     labels = labels.to(device)
     return labels.where(labels >= 0, num_classes)
 

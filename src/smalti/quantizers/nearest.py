@@ -103,7 +103,7 @@ def portable(tokens: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"]) -> In
     moved = tokens - centre
     # Autocast does not affect float64.
     scores = torch.addmm(centred.square().sum(1), moved, centred.t(), alpha=-2)
-    norm = centred.norm(dim=1).amax()
+    norm = centred.norm(dim=1).max()
     tolerance = 2 * (tokens.shape[1] + 4) * 2.0**-53 * norm * (2 * moved.norm(dim=1, keepdim=True) + norm)
     codes = (scores <= scores.amin(1, keepdim=True) + tolerance).to(torch.uint8).argmax(1)
     return torch.where(tokens.isfinite().all(1), codes, 0)

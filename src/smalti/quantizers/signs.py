@@ -33,13 +33,13 @@ def signs(z: Float[Tensor, "g n d"], scale: float = 1.0) -> Float[Tensor, "g n d
 def sign_codes(z: Float[Tensor, "g n d"]) -> Int64[Tensor, "g n"]:
     """Compute sum_i 2^i [z_i > 0], with the lowest bit for the first channel; the bit of NaN is 0."""
     places = torch.arange(z.shape[2], device=z.device)
-    return ((z > 0).to(torch.int64) << places).sum(2)
+    return torch.bitwise_left_shift((z > 0).to(torch.int64), places).sum(2)
 
 
 def signs_of_codes(codes: Int64[Tensor, "g n"], bits: int, scale: float = 1.0) -> Float[Tensor, "g n d"]:
     """Decode codes to their signs, equal to those of `signs` bit for bit."""
     places = torch.arange(bits, device=codes.device)
-    return _values((codes.unsqueeze(2) >> places) & 1, scale)
+    return _values(torch.bitwise_right_shift(codes.unsqueeze(2), places) & 1, scale)
 
 
 def _values(bits: Tensor, scale: float) -> Float[Tensor, "g n d"]:

@@ -80,7 +80,7 @@ def _shape_of_largest(tokens: Tensor, codes: Tensor) -> Tensor:
 
 def _margin(tokens: Tensor, codes: Tensor) -> Tensor:
     """Rounding error of the difference of two products, in lengths of the token."""
-    return rounding_margin(tokens.shape[1], tokens.device) * codes.norm(dim=1).amax()
+    return rounding_margin(tokens.shape[1], tokens.device) * codes.norm(dim=1).max()
 
 
 def _largest(
@@ -103,7 +103,7 @@ def _first_largest(tokens: Float[Tensor, "n d"], codes: Float[Tensor, "k d"]) ->
     """Search in float64; products that it cannot distinguish count as equal."""
     tokens, codes = tokens.double(), codes.double()
     scores = tokens @ codes.t()
-    margin = 2 * (tokens.shape[1] + 4) * 2.0**-53 * codes.norm(dim=1).amax()
+    margin = 2 * (tokens.shape[1] + 4) * 2.0**-53 * codes.norm(dim=1).max()
     limit = scores.amax(1, keepdim=True) - margin * tokens.norm(dim=1, keepdim=True)
     indices = (scores >= limit).to(torch.uint8).argmax(1)
     return torch.where(tokens.isfinite().all(1), indices, 0)
