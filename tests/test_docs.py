@@ -28,6 +28,7 @@ DOCUMENTS = (
     "README.md",
     "docs/guide.md",
     "docs/exports.md",
+    "docs/models.md",
     "docs/scale.md",
     "docs/compression.md",
     "docs/speed.md",

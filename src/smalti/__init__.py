@@ -36,6 +36,7 @@ _MODULES = {
     "core.conditions": "Batch Conditions DenseField PerFrame PerItem TokenSequence",
     "core.config": "Configuration",
     "core.errors": "InputError UnknownKind",
+    "core.hub": "shipped",
     "core.locality": "Extent ReceptiveField",
     "core.modality": "MODALITIES Modality ModalityConfig",
     "core.models": "Autoencoder ForwardPass LatentVariableModel MODELS ModelConfig Trainable",

@@ -35,6 +35,7 @@ from smalti.core.conditions import TokenSequence as TokenSequence
 from smalti.core.config import Configuration as Configuration
 from smalti.core.errors import InputError as InputError
 from smalti.core.errors import UnknownKind as UnknownKind
+from smalti.core.hub import shipped as shipped
 from smalti.core.locality import Extent as Extent
 from smalti.core.locality import ReceptiveField as ReceptiveField
 from smalti.core.modality import MODALITIES as MODALITIES

@@ -59,7 +59,7 @@ class Tokenizer:
         """Load a tokenizer from a run, a `save_pretrained` directory, or the Hugging Face Hub.
 
         Args:
-            path_or_hub_name: a directory, or `owner/name`.
+            path_or_hub_name: a directory, a model in this package (`smalti.shipped()`), or `owner/name`.
             device: None selects a GPU if one is available.
             load_priors: False skips the learned priors, unchecked.
 

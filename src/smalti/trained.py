@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -334,11 +335,29 @@ class TrainedModel:
                 stacklevel=3,
             )
 
-    def save(self, directory: Path) -> None:
+    def rounded(self, dtype: torch.dtype) -> TrainedModel:
+        """Return a copy with all float32 weights rounded to a narrower type, and kept in float32.
+
+        Its priors count as trained on its codes, a few of which differ from those of this model.
+        """
+        before = self.fingerprint
+        model, learned = copy.deepcopy(self.model), copy.deepcopy(self.learned)
+        for module in (model, *learned.values()):
+            for weights in module.state_dict().values():
+                if weights.dtype == torch.float32:
+                    weights.copy_(weights.to(dtype))
+        known = {name: one for name, one in self.trained_on.items() if one != before}
+        return replace(self, model=model, learned=learned, trained_on=known)
+
+    def save(self, directory: Path, dtype: torch.dtype | None = None) -> None:
         """Write the model and its priors as they are in memory, in the format that `load` reads.
 
         Files of an earlier save that no longer belong to the model are removed. A warning names the priors
         that were trained on other weights; they are saved nevertheless, and named again when they are loaded.
+
+        Args:
+            directory: receives the files.
+            dtype: of float32 weights in the files, to which the model should be `rounded`; None for float32.
 
         Raises:
             InputError: if the directory holds a training run.
@@ -353,7 +372,7 @@ class TrainedModel:
         }
         recipe = self.recipe.model_dump(mode="json")
         kind = {"kind": "autoencoder", "model_type": self.model_type}
-        _write(directory, {**kind, **self.about, "recipe": recipe, **names}, self.model)
+        _write(directory, {**kind, **self.about, "recipe": recipe, **names}, self.model, dtype)
         (directory / UNIGRAM_FILE).unlink(missing_ok=True)
         if self.unigram is not None:
             write_unigram(
@@ -368,7 +387,7 @@ class TrainedModel:
             recipe = self.prior_recipes[name].model_dump(mode="json")
             models = fingerprints(current, self.trained_on.get(name))
             config = {"kind": "prior", **plugins, "recipe": recipe, **models}
-            _write(prior_directory(directory, name), config, prior)
+            _write(prior_directory(directory, name), config, prior, dtype)
 
 
 def load_trained(
@@ -378,10 +397,17 @@ def load_trained(
     return TrainedModel.load(locate(path_or_hub_name, PATTERNS), device, load_priors)
 
 
-def _write(directory: Path, config: dict[str, Any], module: torch.nn.Module) -> None:
+def _write(
+    directory: Path, config: dict[str, Any], module: torch.nn.Module, dtype: torch.dtype | None
+) -> None:
     run = RunDirectory(directory)
     run.write_config(config)
-    run.write_model(module.state_dict())
+    tensors = module.state_dict()
+    if dtype is not None:
+        tensors = {
+            name: each.to(dtype) if each.dtype == torch.float32 else each for name, each in tensors.items()
+        }
+    run.write_model(tensors)
 
 
 def check_num_codes(model: LatentVariableModel) -> None:

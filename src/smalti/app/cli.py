@@ -303,6 +303,12 @@ def export(
     licence: Annotated[
         str | None, typer.Option("--license", metavar="NAME", help="For the model card, such as mit.")
     ] = None,
+    bf16: Annotated[
+        bool,
+        typer.Option(
+            "--bf16", help="Round the weights to bfloat16; files of --transformers have half the size."
+        ),
+    ] = False,
     plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
@@ -313,7 +319,7 @@ def export(
     from smalti.app.commands.export import export as verb
 
     chosen = {"onnx": onnx, "torch": torch, "transformers": transformers}
-    verb(run, out, [name for name, is_chosen in chosen.items() if is_chosen], licence, quiet)
+    verb(run, out, [name for name, is_chosen in chosen.items() if is_chosen], licence, bf16, quiet)
 
 
 @app.command()

@@ -14,6 +14,8 @@ from smalti.core.models import Autoencoder
 from smalti.trained import TrainedModel
 from smalti.training.checkpoints import RESULTS, RunDirectory
 
+MOST_LISTED = 20
+"""Classes that a card names."""
 MEDIA = {1: "audio", 2: "image", 3: "video"}
 EXAMPLES = {"audio": "recording.wav", "image": "picture.png", "video": "clip.mp4"}
 
@@ -24,6 +26,7 @@ def model_card(
     pictures: Sequence[tuple[str, str]] = (),
     licence: str | None = None,
     has_free_size: bool = False,
+    note: str | None = None,
 ) -> str:
     """Write the card, in Markdown with the front matter that the Hub reads.
 
@@ -33,6 +36,7 @@ def model_card(
         pictures: description and file name of each picture.
         licence: identifier, such as "mit"; None if it is not decided.
         has_free_size: whether the files take signals of other sizes than in training.
+        note: more about the data and the figures.
     """
     model = trained.model
     assert isinstance(model, Autoencoder)
@@ -52,7 +56,7 @@ def model_card(
         parameters=f"{sum(p.numel() for p in model.parameters()):,}",
         signal=" x ".join(str(side) for side in (spec.channels, *spec.size)) + " values",
         codes=f"{places} codes out of {model.num_codes:,} ({bits:,.0f} bits)",
-        classes=", ".join(trained.classes),
+        classes=_listed(trained.classes),
         reads_label=bool(model.num_label_classes),
         priors=", ".join(trained.learned),
         formats=formats,
@@ -69,7 +73,13 @@ def model_card(
         training=_training(trained),
         evaluation=_evaluation(trained.directory),
         pictures=pictures,
+        note=note,
     )
+
+
+def _listed(classes: Sequence[str]) -> str:
+    """Names of classes, or their number if there are many."""
+    return ", ".join(classes) if len(classes) <= MOST_LISTED else f"{len(classes)}, see config.json"
 
 
 def _shape(*sides: object) -> str:

@@ -13,12 +13,20 @@ IMAGE_TYPE, AUDIO_TYPE = "smalti", "smalti-audio"
 """`model_type` in the config.json of a saved tokenizer, by which the package transformers finds its class: of
 images and clips, and of audio."""
 
+SHIPPED = Path(__file__).parents[1] / "shipped"
+"""Trained models in this package."""
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the trained models in this package, for `smalti.load`."""
+    return tuple(sorted(path.parent.name for path in SHIPPED.glob("*/config.json")))
+
 
 def locate(path_or_hub_name: str | Path, patterns: Sequence[str]) -> Path:
-    """Return the path of a local directory, or of a downloaded snapshot of a repository on the Hub.
+    """Return the path of a directory, of a model in this package, or of a downloaded repository on the Hub.
 
     Args:
-        path_or_hub_name: a directory, or `owner/name`.
+        path_or_hub_name: a directory, one of `shipped()`, or `owner/name`.
         patterns: glob patterns of the repository files to download.
 
     Raises:
@@ -26,6 +34,8 @@ def locate(path_or_hub_name: str | Path, patterns: Sequence[str]) -> Path:
     """
     path = as_path(path_or_hub_name)
     text = str(path_or_hub_name)
+    if not path.exists() and text in shipped():
+        return SHIPPED / text
     # If there is a folder `runs`, `runs/mien` is a typing error and not a repository.
     if path.exists() or path.parent.is_dir() or text.count("/") != 1 or text.startswith((".", "~", "/")):
         return path

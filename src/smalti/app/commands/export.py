@@ -6,15 +6,15 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from smalti.app.console import note
 from smalti.app.model_card import model_card
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
-from smalti.core.models import Autoencoder
 from smalti.core.pretrained import check_no_run
 from smalti.models.onnx import save_onnx
 from smalti.models.programs import save_programs
-from smalti.tokenizer import Tokenizer
 from smalti.trained import load_trained
 
 CARD = "README.md"
@@ -33,6 +33,7 @@ def export(
     out: Path,
     formats: Sequence[str],
     licence: str | None = None,
+    bf16: bool = False,
     quiet: bool = False,
 ) -> list[str]:
     """Write a run in some formats, and a card; return the names of the files and folders.
@@ -45,6 +46,7 @@ def export(
         formats: of "onnx" (`encode.onnx`, `decode.onnx`), "torch" (`encode.pt2`, `decode.pt2`) and
             "transformers" (what `smalti.load` and `AutoModel` read).
         licence: identifier for the card, such as "mit".
+        bf16: whether to round the weights to bfloat16, and to store them so for "transformers".
         quiet: hide notes.
 
     Raises:
@@ -56,17 +58,18 @@ def export(
     if (out / CARD).is_file() and CARD_MARK not in (out / CARD).read_text(errors="replace"):
         raise InputError(f"expected no other {CARD} in {out}, the name of the card: choose another --out")
     trained = load_trained(run, "cpu")
-    if not isinstance(trained.model, Autoencoder):
-        raise InputError(f"expected a model with codes, received {trained.model.title}: export another run")
+    if bf16:
+        trained = trained.rounded(torch.bfloat16)
+    model = trained.autoencoder
     if "transformers" in formats:
-        Tokenizer(trained).save_pretrained(out)
+        trained.save(out, torch.bfloat16 if bf16 else None)
     out.mkdir(parents=True, exist_ok=True)
     has_free_size = False
     if "torch" in formats:
-        has_free_size = save_programs(trained.model, out)
+        has_free_size = save_programs(model, out)
     if "onnx" in formats:
         about = {"smalti": trained.fingerprint, "recipe": trained.recipe.name}
-        has_free_size = save_onnx(trained.model, out, about)
+        has_free_size = save_onnx(model, out, about)
     found = [
         (text, name) for name, text in PICTURES.items() if (trained.directory / "figures" / name).is_file()
     ]
