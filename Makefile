@@ -6,12 +6,12 @@ PEERS := .venv-peers
 # For tests and benchmarks: the command chooses for itself. Spinning threads slow whatever else runs.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test slow coverage lint bench peers results clean
+.PHONY: demo test slow coverage lint docs bench peers results clean
 
 demo: .venv/.installed
 	$(BIN)/smalti demo --out demo
 
-test: .venv/.dev lint
+test: .venv/.dev lint docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 slow: .venv/.dev
@@ -26,6 +26,10 @@ lint: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+# The documentation as a site, build/site/index.html; warnings are errors.
+docs: .venv/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # Small models sample on one thread; the rest is measured on one and on two.
 ALONE := start memory long realtime sampling rollout wavenet
