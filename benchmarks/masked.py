@@ -160,6 +160,7 @@ def main(
     data: Annotated[str, typer.Option(help="The pictures, as given to smalti train.")],
     dataset: Annotated[str, typer.Option(help="Name in the records.")],
     num: Annotated[int, typer.Option(help="Samples of each prior.")] = 2000,
+    picture: Annotated[bool, typer.Option(help="Draw the picture for docs/parts.md.")] = True,
 ) -> None:
     """Judge the samples of both priors, and replace the records of this data set."""
     torch.set_num_threads(1)
@@ -211,6 +212,8 @@ def main(
             add(name, made, wanted, **more)
     others = [record for record in read_records(RECORDS) if record["dataset"] != dataset]
     write_records(RECORDS, [*others, *records])
+    if not picture:
+        return
     first = torch.stack([(labels == label).nonzero()[0, 0] for label in range(len(tokenizer.classes))])
     draw(tokenizer, rows, pictures[first])
 
