@@ -28,6 +28,7 @@ def main(
     at_commit: Annotated[
         str | None, typer.Option("--commit", help="Commit that trained the run. Default: the current one.")
     ] = None,
+    budget: Annotated[str, typer.Option(help="As of a study: cpu, paper, ...")] = "cpu",
     note: Annotated[str, typer.Option(help="Additional remarks.")] = "",
 ) -> None:
     """Write the records."""
@@ -45,6 +46,7 @@ def main(
             "prior": name,
             "metrics": {**row, **report["reconstruction"], **report["codebook"], "num": report["num"]},
             "seed": training["seed"],
+            "budget": budget,
             "steps": sum(steps(run) for run in runs),
             "seconds": round(sum(run.seconds for run in runs)),
             "device": device(),

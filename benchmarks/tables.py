@@ -215,8 +215,8 @@ def share_of(metrics: list[dict[str, float]], name: str) -> str:
     return f"{mean(metrics, name):.1%}" + (f" ± {error:.1%}" if error else "")
 
 
-def lab_frames() -> str:
-    """Table of the first stage on frames: reconstruction, codebook usage and the bound of each prior."""
+def frames(experiment: str, model: str) -> str:
+    """Table of single frames: reconstruction, codebook usage and the bound of each prior."""
     rows = [
         [
             r["dataset"],
@@ -229,8 +229,8 @@ def lab_frames() -> str:
             f"{r['metrics']['usage']:.1%}",
             f"{r['steps']:,} / {r['seconds'] / 60:.0f} min",
         ]
-        for r in worlds("lab")
-        if r["model"].endswith("frames")
+        for r in worlds(experiment)
+        if r["model"].endswith(model)
     ]
     header = ["data", "n", "prior", "nats/code", "bits/dim", "PSNR", "SSIM", "codes used", "steps / time"]
     return markdown(header, rows)
@@ -355,7 +355,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "speech-bits": speech_bits,
     "code-use": code_use,
     "conversion": conversion,
-    "lab-frames": lab_frames,
+    "lab-frames": lambda: frames("lab", "frames"),
+    "frames128": lambda: frames("frames128", "codebook"),
     "lab-second": lab_second,
     "video-actions": video_actions,
     "video-horizon": video_horizon,
