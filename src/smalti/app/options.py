@@ -63,7 +63,12 @@ DATA_HELP = (
     "Folder, tar, WebDataset or Parquet files, an address such as s3://bucket/folder, idx or CIFAR files, "
     "owner/name on the Hub, or letters (demo data)."
 )
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, a model of this package, or owner/name on the Hub.")]
+Run = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run's directory, a model of this package, or owner/name on the Hub."
+    ),
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.", callback=expanded)]
 Data = Annotated[str, typer.Option("--data", metavar="SOURCE", help=DATA_HELP)]
 Out = Annotated[
