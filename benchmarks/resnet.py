@@ -5,9 +5,9 @@ squared error, fused Adam. The package has the same layers; it is given the same
 its normalizations and the loss of the paper (its `legacy=False`), and no 1x1 convolutions around the
 quantizer. First both train on letters from equal weights: their losses must agree.
 
-Each has its own process, and they alternate. smalti keeps freed memory, as `smalti train` does; one variant
-of the package keeps it as well. The last comparisons are with lower bounds: the convolutions of the network
-alone, and the time of its products at the machine's best rates.
+Each has its own process, and they alternate. smalti keeps freed memory, as `smalti train` does, and
+computes with channels last; variants of the package do so as well. The last comparisons are with lower
+bounds: the convolutions of the network alone, and the time of its products at the machine's best rates.
 
 Run as `.venv-peers/bin/python benchmarks/resnet.py`; takes about three minutes.
 """
@@ -121,9 +121,9 @@ def pictures() -> Tensor:
     return stored.movedim(3, 1).float() / 127.5 - 1
 
 
-def stepping(model: nn.Module) -> Work:
+def stepping(model: nn.Module, x: Tensor | None = None) -> Work:
     """Return a work that does one training step on a batch."""
-    x = pictures()[:BATCH]
+    x = pictures()[:BATCH] if x is None else x
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
 
     def step() -> None:
@@ -148,13 +148,21 @@ def theirs_that_keep() -> Work:
     return theirs()
 
 
+def theirs_channels_last() -> Work:
+    keep_freed_memory()
+    model, x = Theirs().to(memory_format=torch.channels_last), pictures()[:BATCH]
+    return stepping(model, x.contiguous(memory_format=torch.channels_last))
+
+
 def convolutions() -> Work:
     """Return a work that computes each convolution of ours, forwards and backwards, on its own inputs."""
     keep_freed_memory()
     model, calls = Ours(), cast("list[Callable[[], Tensor]]", [])
 
     def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        x, gradient = inputs[0].detach().requires_grad_(), torch.randn_like(output)
+        # Training needs no gradient of the pictures.
+        x = inputs[0].detach().requires_grad_(inputs[0].requires_grad)
+        gradient = torch.randn_like(output)
         calls.append(lambda: layer(x).backward(gradient))
 
     hooks = [layer.register_forward_hook(keep) for layer in leaves(model) if isinstance(layer, nn.Conv2d)]
@@ -208,7 +216,12 @@ def main(
     if VQModel is None:
         print("diffusers is not installed: run `make peers` to include it.")
     else:
-        makers = {name: theirs, f"{name}, freed memory kept": theirs_that_keep, **makers}
+        makers = {
+            name: theirs,
+            f"{name}, freed memory kept": theirs_that_keep,
+            f"{name}, freed memory kept, channels last": theirs_channels_last,
+            **makers,
+        }
         losses = curves()
         ends = {whose: sum(values[-CURVE_END:]) / CURVE_END for whose, values in losses.items()}
         difference = abs(ends["ours"] / ends["theirs"] - 1)
@@ -230,9 +243,9 @@ def main(
             threads=threads,
             ours=own,
             theirs=other,
-            packages=("diffusers",) if peer == name else (),
+            packages=("diffusers",) if peer.startswith(name) else (),
             benchmark="step-resnet",
-            target=TARGET if peer == name else None,
+            target=TARGET if peer.startswith(name) else None,
             gflop=flop / 1e9,
             repeats=repeats,
             **(more if peer == name else {}),

@@ -1,7 +1,7 @@
 """Put a trained run into the package: `python benchmarks/ship.py RUN NAME --note TEXT`.
 
 Weights are rounded to bfloat16, and a model card is written; `smalti.load(NAME)` loads the result. Evaluate
-the run first, so that the card has figures; those of the rounded weights are in `docs/models.md`.
+the run first, so that the card has figures, which are of the weights before rounding.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def main(
     target = SHIPPED / name
     shutil.rmtree(target, ignore_errors=True)
     trained.rounded(torch.bfloat16).save(target, torch.bfloat16)
-    (target / "README.md").write_text(model_card(trained, ["transformers"], licence=LICENCE, note=note))
+    (target / "README.md").write_text(
+        model_card(trained, ["transformers"], licence=LICENCE, note=note, name=name)
+    )
     total = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file())
     assert total <= MOST_BYTES, f"expected at most {MOST_BYTES:,} bytes in all, received {total:,}"
     print(f"{name}: {sum(path.stat().st_size for path in target.rglob('*') if path.is_file()):,} bytes")

@@ -12,9 +12,11 @@ NAMES = re.compile(r"<!-- (?:names|methods): ([\w. ]+) -->")
 modules, after `smalti.`."""
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Replace links that lead out of the site by their text, and marks of the reference by its directives."""
-    return NAMES.sub(_directives, OUTSIDE.sub(r"\1", markdown))
+    if not page.file.src_uri.startswith("reference/"):
+        markdown = OUTSIDE.sub(r"\1", markdown)
+    return NAMES.sub(_directives, markdown)
 
 
 def _directives(mark: re.Match[str]) -> str:

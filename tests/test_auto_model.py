@@ -1,5 +1,6 @@
 """Tokenizers as models of the package transformers."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import smalti
+from smalti.app.recipes.arrays import array
 from smalti.core.errors import InputError
 from tests.voices import voices
 
@@ -107,3 +109,55 @@ def test_padded_recordings_have_the_codes_of_single_ones(tmp_path):
     assert torch.equal(values[0], tokenizer.decode(made.audio_codes[:1], class_name="ben")[0])
     assert torch.equal(values[1], tokenizer.decode(made.audio_codes[1:])[0])
     assert not torch.equal(values[0], model.decode(made.audio_codes).audio_values[0])
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["from smalti.auto_model import SmaltiModel"],
+        ["import transformers", "from smalti.auto_model import SmaltiModel"],
+        ["import smalti.auto_config"],
+    ],
+)
+def test_its_modules_can_be_imported_first(lines, exported):
+    lines = [
+        *lines,
+        "from transformers import AutoModel",
+        f"print(type(AutoModel.from_pretrained({str(exported)!r})).__name__)",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", "\n".join(lines)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.split() == ["SmaltiModel"], done.stderr
+
+
+def test_a_registration_that_fails_is_a_warning(monkeypatch):
+    from smalti import _register, auto_model
+
+    def refuse():
+        raise ImportError("no such class")
+
+    monkeypatch.setattr(auto_model, "register", refuse)
+    with pytest.warns(UserWarning, match="needs version 5 or newer: no such class"):
+        _register("auto_model")
+
+
+def test_padding_masks_that_do_not_fit_are_refused(tmp_path):
+    voices().save_pretrained(tmp_path / "sounds")
+    model = transformers.AutoModel.from_pretrained(tmp_path / "sounds")
+    waves = torch.zeros(2, 1, 1200)
+    before = torch.ones(2, 1200)
+    before[0, :700] = 0
+    with pytest.raises(InputError, match="padding after each recording"):
+        model.encode(waves, padding_mask=before)
+    with pytest.raises(InputError, match=r"shape \(2, 1200\), received \(1, 1200\)"):
+        model.encode(waves, padding_mask=torch.ones(1, 1200))
+
+
+def test_other_media_have_no_class():
+    trained = dataclasses.replace(voices().trained, recipe=array())
+    assert trained.model_type is None
+    assert voices().trained.model_type == "smalti-audio"

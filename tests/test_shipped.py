@@ -1,6 +1,7 @@
 """Trained models in the package."""
 
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -16,7 +17,7 @@ NAMES = smalti.shipped()
 
 
 def test_they_are_small():
-    assert {"speech-codec", "spoken-digits"} <= set(NAMES)
+    assert {"fashion-mnist", "speech-codec", "spoken-digits"} <= set(NAMES)
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) <= MOST_BYTES
 
 
@@ -48,7 +49,8 @@ def test_its_files_hold_weights_in_bfloat16_and_no_data(name):
     config = json.loads((SHIPPED / name / "config.json").read_text())
     assert not {"data", "described"} & set(config)
     card = (SHIPPED / name / "README.md").read_text()
-    assert "smalti " in card.split("## Training")[1], "the command that trained it"
+    assert re.search(r"`smalti (train|reproduce) ", card), "the command that trained it"
+    assert f"# {name}\n" in card
 
 
 def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch, trained):

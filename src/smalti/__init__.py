@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import warnings
 from importlib.metadata import version
 from typing import Any
 
@@ -149,7 +150,12 @@ def __dir__() -> list[str]:
 
 
 def _register(module: str) -> None:
-    importlib.import_module(f"smalti.{module}").register()
+    try:
+        # A module that is being imported itself registers at its end.
+        getattr(importlib.import_module(f"smalti.{module}"), "register", lambda: None)()
+    except Exception as error:
+        text = f"smalti is not registered with transformers, of which it needs version 5 or newer: {error}"
+        warnings.warn(text, stacklevel=2)
 
 
 # So that AutoConfig and AutoModel of the package transformers know the tokenizers, without importing it here.

@@ -31,3 +31,6 @@ def register() -> None:
     """Make the configurations known to `AutoConfig`."""
     for config in (SmaltiConfig, SmaltiAudioConfig):
         AutoConfig.register(config.model_type, config, exist_ok=True)
+
+
+register()

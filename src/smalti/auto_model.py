@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from huggingface_hub import snapshot_download
 from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
@@ -27,15 +26,18 @@ from transformers.utils.generic import ModelOutput
 from smalti.auto_config import SmaltiAudioConfig, SmaltiConfig
 from smalti.core.arguments import as_path
 from smalti.core.errors import InputError
+from smalti.core.hub import locate
 from smalti.core.models import LatentVariableModel
 from smalti.tokenizer import Tokenizer
-from smalti.trained import TrainedModel
+from smalti.trained import PATTERNS, TrainedModel
 
 # Any, since the annotations of these classes contradict each other, and what their methods do.
 _Model: Any = PreTrainedModel
 _AudioTokenizer: Any = PreTrainedAudioTokenizerBase
 HUB_SETTINGS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 """Settings of `from_pretrained` that choose what is downloaded from the Hub, and where to."""
+DIVIDING = ("balanced", "balanced_low_0", "sequential")
+"""Values of `device_map` that divide a model among devices."""
 
 
 @dataclass
@@ -119,14 +121,14 @@ class _Loading(_Model):
             InputError: if nothing or something else is there, or `device_map` divides the model.
         """
         chosen = {name: settings[name] for name in HUB_SETTINGS if settings.get(name) is not None}
-        path = as_path(pretrained_model_name_or_path)
         subfolder = chosen.pop("subfolder", "")
-        if not path.is_dir():
-            path = as_path(snapshot_download(str(pretrained_model_name_or_path), **chosen))
-        device = settings.get("device_map") or "cpu"
+        path = locate(pretrained_model_name_or_path, PATTERNS, **chosen)
+        device = settings.get("device_map", "cpu")
         if isinstance(device, dict):
-            device = device.get("")
-        if not isinstance(device, str | int | torch.device):
+            device = device.get("", device)
+        if device is None:
+            device = "cpu"
+        if not isinstance(device, str | int | torch.device) or device in DIVIDING:
             raise InputError(
                 f"expected a device_map of one device, received {settings['device_map']!r}: pass "
                 "'cuda', 'cpu' or 'auto'"
@@ -218,9 +220,7 @@ class SmaltiAudioModel(_Loading, _AudioTokenizer):
         Raises:
             InputError: for other shapes or values, or an empty recording.
         """
-        lengths = [input_values.shape[-1]] * len(input_values)
-        if padding_mask is not None:
-            lengths = [int(row.sum()) for row in padding_mask.reshape(len(input_values), -1).bool()]
+        lengths = _lengths(input_values, padding_mask)
         codes = self.tokenizer.encode(
             [row[..., :length] for row, length in zip(input_values, lengths, strict=True)]
         )
@@ -244,10 +244,33 @@ class SmaltiAudioModel(_Loading, _AudioTokenizer):
         return Audio(audio_values=values.reshape(len(audio_codes), 1, -1))
 
     def forward(self, input_values: Float[Tensor, "b 1 t"], padding_mask: Tensor | None = None) -> Audio:
-        """Encode and decode, without a class; the length is kept."""
+        """Encode and decode, without a class; a log-mel model keeps whole frames only."""
         made = self.decode(self.encode(input_values, padding_mask).audio_codes)  # pyright: ignore[reportArgumentType]
         assert made.audio_values is not None
         return Audio(audio_values=made.audio_values[..., : input_values.shape[-1]])
+
+
+def _lengths(input_values: Tensor, padding_mask: Tensor | None) -> list[int]:
+    """Return the number of samples of each recording before its padding.
+
+    Raises:
+        InputError: for a mask of another shape, or with padding before a recording.
+    """
+    num, length = len(input_values), input_values.shape[-1]
+    if padding_mask is None:
+        return [length] * num
+    if tuple(padding_mask.shape) not in ((num, length), (num, 1, length)):
+        raise InputError(
+            f"expected a padding_mask of shape {(num, length)}, received {tuple(padding_mask.shape)}: pass "
+            "what the feature extractor returned with the recordings"
+        )
+    mask = padding_mask.reshape(num, length).bool().long()
+    if (mask.diff(dim=1) > 0).any():
+        raise InputError(
+            "expected a padding_mask with padding after each recording, received one with padding before it: "
+            "use padding_side='right'"
+        )
+    return mask.sum(1).tolist()
 
 
 def _by_class(
@@ -256,10 +279,10 @@ def _by_class(
     """Decode items, each with its own class."""
     if labels is None:
         return decode(codes)
-    if labels.shape != codes.shape[:1]:
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.shape != codes.shape[:1]:
         raise InputError(
-            f"expected one label for each of {len(codes)} items, received shape {tuple(labels.shape)}: pass "
-            "a tensor (B,)"
+            f"expected one label for each of {len(codes)} items, received {labels!r}: pass an integer tensor "
+            "(B,)"
         )
     names = tokenizer.trained.classes
     for label in labels.tolist():
@@ -282,3 +305,6 @@ def register() -> None:
     """Make the models known to `AutoModel`."""
     for config, model in CLASSES.items():
         AutoModel.register(config, model, exist_ok=True)
+
+
+register()

@@ -18,7 +18,7 @@ from smalti.core.building import build_stored
 from smalti.core.conditioners import check_given_conditions
 from smalti.core.conditions import Conditions, given_conditions, with_label
 from smalti.core.errors import InputError
-from smalti.core.hub import AUDIO_TYPE, IMAGE_TYPE, locate
+from smalti.core.hub import MODEL_TYPES, locate
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
 from smalti.core.plugins import listed_plugins, loaded_plugins, plugin_hint
@@ -172,9 +172,9 @@ class TrainedModel:
         return self.recipe.data.build()
 
     @property
-    def model_type(self) -> str:
-        """Key of the class in the package transformers; see `smalti.auto_model`."""
-        return IMAGE_TYPE if self.modality.sample_rate_hz is None else AUDIO_TYPE
+    def model_type(self) -> str | None:
+        """Key of the class in the package transformers, see `smalti.auto_model`; None for other media."""
+        return MODEL_TYPES.get(getattr(self.recipe.data, "kind", ""))
 
     @property
     def label_ids(self) -> dict[str, int]:
@@ -338,7 +338,7 @@ class TrainedModel:
     def rounded(self, dtype: torch.dtype) -> TrainedModel:
         """Return a copy with all float32 weights rounded to a narrower type, and kept in float32.
 
-        Its priors count as trained on its codes, a few of which differ from those of this model.
+        Its priors count as trained on its codes, some of which differ from those of this model.
         """
         before = self.fingerprint
         model, learned = copy.deepcopy(self.model), copy.deepcopy(self.learned)
@@ -371,7 +371,7 @@ class TrainedModel:
             **({"columns": {name: list(ids) for name, ids in self.columns.items()}} if self.columns else {}),
         }
         recipe = self.recipe.model_dump(mode="json")
-        kind = {"kind": "autoencoder", "model_type": self.model_type}
+        kind = {"kind": "autoencoder", **({"model_type": self.model_type} if self.model_type else {})}
         _write(directory, {**kind, **self.about, "recipe": recipe, **names}, self.model, dtype)
         (directory / UNIGRAM_FILE).unlink(missing_ok=True)
         if self.unigram is not None:

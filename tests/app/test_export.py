@@ -87,7 +87,7 @@ def test_the_card_of_a_run_that_was_not_evaluated(trained, tmp_path, smalti):
     done = smalti("export", trained, "--transformers", "--out", tmp_path / "out")
     assert done.status == 0
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "Not evaluated yet" in card
+    assert "These weights were not evaluated" in card
     assert "license" not in card
     assert "onnx" not in card
 

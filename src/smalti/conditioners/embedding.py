@@ -14,6 +14,7 @@ from smalti.conditioners.additive import AdditiveConditioner, along_grid, check_
 from smalti.core.conditioners import CONDITIONERS, ConditionerConfig
 from smalti.core.conditions import ConditionValue, PerFrame, PerItem
 from smalti.core.errors import InputError
+from smalti.nn.symbols import has_values
 
 INITIAL_STD = 0.02
 """Standard deviation of the initial embeddings."""
@@ -70,12 +71,13 @@ class Embedding(AdditiveConditioner):
         if not isinstance(value, PerItem | PerFrame) or not value.is_ids:
             refuse("ids of the item or of each frame", value)
         check_items(value, batch_size)
-        low, high = (int(bound) for bound in value.data.aminmax())
-        if low < -1 or high >= num_ids:
-            raise InputError(
-                f"expected ids from 0 to {num_ids - 1}, or -1 for none, received ids from {low} to {high}: "
-                "check the column, or build the conditioner for more ids"
-            )
+        if has_values(value.data):
+            low, high = (int(bound) for bound in value.data.aminmax())
+            if low < -1 or high >= num_ids:
+                raise InputError(
+                    f"expected ids from 0 to {num_ids - 1}, or -1 for none, received ids from {low} to "
+                    f"{high}: check the column, or build the conditioner for more ids"
+                )
         ids = value.data.to(device).view(batch_size, -1)
         hidden = hidden_items(batch_size, self.config.dropout, hide, device).unsqueeze(1)
         bias = self.table(ids.masked_fill(hidden | (ids < 0), num_ids))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from smalti.core.arguments import as_path
 from smalti.core.errors import InputError
@@ -12,6 +13,8 @@ from smalti.core.errors import InputError
 IMAGE_TYPE, AUDIO_TYPE = "smalti", "smalti-audio"
 """`model_type` in the config.json of a saved tokenizer, by which the package transformers finds its class: of
 images and clips, and of audio."""
+MODEL_TYPES = {"image": IMAGE_TYPE, "video": IMAGE_TYPE, "audio": AUDIO_TYPE, "log_mel": AUDIO_TYPE}
+"""The same, by the kind of the modality."""
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 """Trained models in this package."""
@@ -22,12 +25,13 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in SHIPPED.glob("*/config.json")))
 
 
-def locate(path_or_hub_name: str | Path, patterns: Sequence[str]) -> Path:
+def locate(path_or_hub_name: str | Path, patterns: Sequence[str], **settings: Any) -> Path:
     """Return the path of a directory, of a model in this package, or of a downloaded repository on the Hub.
 
     Args:
         path_or_hub_name: a directory, one of `shipped()`, or `owner/name`.
         patterns: glob patterns of the repository files to download.
+        settings: of the download, such as `revision`; see `huggingface_hub.snapshot_download`.
 
     Raises:
         InputError: if there is neither such a directory nor such a repository.
@@ -43,7 +47,7 @@ def locate(path_or_hub_name: str | Path, patterns: Sequence[str]) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(text, allow_patterns=list(patterns)))
+        return Path(snapshot_download(text, allow_patterns=list(patterns), **settings))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"expected a run, found neither a directory {text} nor a repository of that name on the Hub "

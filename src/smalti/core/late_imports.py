@@ -43,7 +43,8 @@ class _Finder(MetaPathFinder):
 
         def execute_and_call(module: ModuleType) -> None:
             execute(module)
-            if self in sys.meta_path:
+            # Some loaders are shared by the modules of a package.
+            if module.__name__ == self._name and self in sys.meta_path:
                 sys.meta_path.remove(self)
                 self._function()
 

@@ -26,7 +26,7 @@ TOLERANCE, TOLERANCE_OF_SOUND = 1e-4, 1e-3
 """Largest accepted differences of a decoded value, in the range [-1, 1]. Phases of harmonics are sums over
 time, in which rounding errors add up."""
 MOST_CODES_APART = 1e-3
-"""Largest accepted share of codes that differ, where two are as near but for rounding."""
+"""Largest accepted share of codes that differ: rounding decides between codes that are equally near."""
 CHECKED = 3
 """Signals of a check; another number than that of the examples of `programs`."""
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")

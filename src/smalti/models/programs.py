@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 
+from smalti.core.conditioners import readable_conditions
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
@@ -53,15 +54,16 @@ def programs(autoencoder: Autoencoder) -> tuple[ExportedProgram, ExportedProgram
     and for a class-conditional decoder labels int64 `(B,)`, of which -1 is no class, to the mean of
     p(x | codes). Codes and labels out of range are not checked and give meaningless output.
 
-    Sizes other than that of the training data, multiples of the strides, will do if the model takes them
-    (`takes_any_size`) and its networks can be exported for them (`free_sides`). The programs run on the CPU
-    and find the nearest code in float64, with a score for every token and code.
+    Any size that is a multiple of the strides is accepted if the model accepts other sizes than that of its
+    training data (`takes_any_size`) and its networks can be exported for them (`free_sides`). The programs
+    run on the CPU and find the nearest code in float64, with a score for every token and code.
 
     Args:
         autoencoder: the model; it is not modified.
 
     Raises:
-        InputError: if the decoder draws sample by sample, which is a loop and cannot be exported as a graph.
+        InputError: if the decoder draws sample by sample, which is a loop and cannot be exported as a graph,
+            or reads other conditions than the label.
     """
     autoencoder = copy.deepcopy(autoencoder).cpu().eval()
     spec = autoencoder.signal
@@ -70,6 +72,11 @@ def programs(autoencoder: Autoencoder) -> tuple[ExportedProgram, ExportedProgram
         raise InputError(
             "expected a decoder whose likelihood has a known mean, received one that draws sample by sample: "
             "use this package to decode, or train with decoder.kind=conv"
+        )
+    if others := sorted(readable_conditions(autoencoder.decoder) - {"label"}):
+        raise InputError(
+            f"expected a decoder with no condition but the label, received one that reads "
+            f"{', '.join(others)}: use this package to decode"
         )
     signal = torch.zeros(MORE_THAN_ONE, spec.channels, *spec.size)
     labels = (torch.full((MORE_THAN_ONE,), -1),) if autoencoder.num_label_classes else ()
@@ -97,7 +104,14 @@ def _exported(module: nn.Module, arguments: tuple[Tensor, ...], sides: Sequence[
     try:
         return export(sides)
     except UserError:  # some network computes with the size as a number
+        pass
+    try:
         return export(())
+    except Exception as error:
+        raise InputError(
+            f"expected networks that torch.export can trace, received others ({type(error).__name__}): "
+            "use this package to encode and decode"
+        ) from error
 
 
 def free_sides(program: ExportedProgram) -> list[str]:

@@ -116,7 +116,7 @@ def check_codes(codes: Tensor, num_codebooks: int, num_codes: int) -> None:
             f"expected codes with {num_codebooks} codebooks, received codes of shape {tuple(codes.shape)}: "
             "pass codes made by this model"
         )
-    if not _has_values(codes):
+    if not has_values(codes):
         return
     low, high = (int(bound) for bound in codes.aminmax())
     if low < 0 or high >= num_codes:
@@ -126,7 +126,7 @@ def check_codes(codes: Tensor, num_codebooks: int, num_codes: int) -> None:
         )
 
 
-def _has_values(integers: Tensor) -> bool:
+def has_values(integers: Tensor) -> bool:
     """False while a graph is traced, on the meta device, and for an empty tensor."""
     return not (torch.compiler.is_compiling() or integers.is_meta) and integers.numel() > 0
 
@@ -164,7 +164,7 @@ def label_indices(
     # Not `len`, which makes the size of a batch a constant of a traced graph.
     if labels.shape[0] != batch_size:
         raise InputError(f"expected {batch_size} labels, one for each item, received {len(labels)}")
-    if _has_values(labels):
+    if has_values(labels):
         low, high = (int(bound) for bound in labels.aminmax())
         if low < -1 or high >= num_classes:
             raise InputError(

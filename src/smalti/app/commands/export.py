@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from smalti.trained import load_trained
 
 CARD = "README.md"
 CARD_MARK = "library_name: smalti"
-"""By which a card is told from other files of its name."""
+"""A line of every card, which other files of that name do not have."""
 PICTURES = {
     "reconstructions_evaluation.png": "Held-out data, and their reconstructions below",
     "reconstructions.png": "Originals, and their reconstructions below",
@@ -55,31 +56,43 @@ def export(
     if not formats:
         raise InputError("expected a format, received none: add --onnx, --torch or --transformers")
     check_no_run(out)
+    if Path(run).expanduser().resolve() == out.resolve():
+        raise InputError(
+            f"expected another directory than that of the model, received {out}: choose another --out"
+        )
     if (out / CARD).is_file() and CARD_MARK not in (out / CARD).read_text(errors="replace"):
         raise InputError(f"expected no other {CARD} in {out}, the name of the card: choose another --out")
     trained = load_trained(run, "cpu")
-    if bf16:
-        trained = trained.rounded(torch.bfloat16)
-    model = trained.autoencoder
+    figures = trained.directory / "figures"
+    found = [(text, name) for name, text in PICTURES.items() if (figures / name).is_file()]
+    if len(found) == len(PICTURES):
+        found.pop(1)
+    of_weights = (
+        "The weights in these files are rounded to bfloat16; all figures are of those before."
+        if bf16
+        else None
+    )
+    # Before any file is written, since it refuses a licence or an evaluation.
+    model_card(trained, formats, found, licence)
+    written = trained.rounded(torch.bfloat16) if bf16 else trained
+    model = written.autoencoder
     if "transformers" in formats:
-        trained.save(out, torch.bfloat16 if bf16 else None)
+        written.save(out, torch.bfloat16 if bf16 else None)
     out.mkdir(parents=True, exist_ok=True)
     has_free_size = False
     if "torch" in formats:
         has_free_size = save_programs(model, out)
     if "onnx" in formats:
-        about = {"smalti": trained.fingerprint, "recipe": trained.recipe.name}
+        about = {"smalti": written.fingerprint, "recipe": trained.recipe.name}
+        if model.num_label_classes:
+            about["classes"] = json.dumps(trained.classes)
         has_free_size = save_onnx(model, out, about)
-    found = [
-        (text, name) for name, text in PICTURES.items() if (trained.directory / "figures" / name).is_file()
-    ]
-    if len(found) == len(PICTURES):
-        found.pop(1)
     for _, name in found:
         with atomic_file(out / name) as temporary:
-            shutil.copyfile(trained.directory / "figures" / name, temporary)
+            shutil.copyfile(figures / name, temporary)
+    card = model_card(trained, formats, found, licence, has_free_size, of_weights)
     with atomic_file(out / CARD) as temporary:
-        temporary.write_text(model_card(trained, formats, found, licence, has_free_size), encoding="utf-8")
+        temporary.write_text(card, encoding="utf-8")
     names = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
     sizes = ", for signals of any size" if has_free_size else ""
     note(f"{out} holds {', '.join(names)}{sizes}.", quiet)
