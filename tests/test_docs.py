@@ -128,7 +128,7 @@ SHRINK = {
 MOST_ITEMS = {"smalti demo --write-images": 52, "smalti collect speech": 16, "smalti collect doom": 320}
 """Most items that commands make: two pictures of each letter, two recordings of each speaker, 16 walks."""
 # What sets up the environment that the tests already run in is looked at, not run.
-SET_UP = ("pip", "python3", "source")
+SET_UP = ("pip", "source")
 NO_VARIABLES: Mapping[str, str] = {}
 
 

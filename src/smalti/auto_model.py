@@ -268,7 +268,7 @@ def _lengths(input_values: Tensor, padding_mask: Tensor | None) -> list[int]:
     if (mask.diff(dim=1) > 0).any():
         raise InputError(
             "expected a padding_mask with padding after each recording, received one with padding before it: "
-            "use padding_side='right'"
+            "pad on the right"
         )
     return mask.sum(1).tolist()
 

@@ -10,7 +10,6 @@ from typing import Any, final
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 
 from smalti.core.conditioners import readable_conditions
@@ -95,6 +94,8 @@ def programs(autoencoder: Autoencoder) -> tuple[ExportedProgram, ExportedProgram
 
 def _exported(module: nn.Module, arguments: tuple[Tensor, ...], sides: Sequence[Any]) -> ExportedProgram:
     """Export for any batch size, and for any size of the first argument if its networks allow it."""
+    from torch._dynamo.exc import UserError  # the tracer takes a second to import
+
     batch = Dim("batch", min=1)
 
     def export(sides: Sequence[Any]) -> ExportedProgram:
