@@ -20,6 +20,7 @@ from typing import Annotated, Any, cast
 
 import torch
 import typer
+from curves import agreeing
 from record import record
 from timing import Work, bound_works, bounds, in_processes, interleaved
 from torch import Tensor, nn
@@ -43,8 +44,8 @@ WIDTHS, LAYERS = (32, 64, 128), 1
 """Size S: channels at each grid, and residual blocks at each grid of the encoder."""
 LEARNING_RATE, COMMITMENT = 3e-4, 0.25
 TARGET = 1.1
-CURVE_STEPS, CURVE_END, CURVE_TOLERANCE = 60, 20, 0.02
-"""Steps of the learning curves, final steps to average over, and tolerated relative difference."""
+CURVE_STEPS = 60
+"""Steps of the learning curves."""
 CONVOLUTIONS = "bound: the convolutions of the network alone"
 
 
@@ -186,22 +187,9 @@ def forward_and_backward_flop() -> int:
     return counter.get_total_flops()
 
 
-def curves() -> dict[str, list[float]]:
-    """Return the losses of smalti and the package with equal weights, codes and batches."""
-    data = pictures()
-    losses: dict[str, list[float]] = {}
-    for name, model in (("ours", Ours()), ("theirs", Theirs())):
-        optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
-        generator = torch.Generator().manual_seed(0)
-        losses[name] = []
-        for _ in range(CURVE_STEPS):
-            batch = data[torch.randint(len(data), (BATCH,), generator=generator)]
-            optimizer.zero_grad()
-            loss = model(batch)
-            loss.backward()
-            optimizer.step()
-            losses[name].append(loss.item())
-    return losses
+def curves() -> dict[str, object]:
+    """Compare the losses of smalti and the package with equal weights, codes and batches."""
+    return agreeing({"ours": Ours(), "theirs": Theirs()}, pictures(), BATCH, LEARNING_RATE, CURVE_STEPS)
 
 
 def main(
@@ -222,16 +210,7 @@ def main(
             f"{name}, freed memory kept, channels last": theirs_channels_last,
             **makers,
         }
-        losses = curves()
-        ends = {whose: sum(values[-CURVE_END:]) / CURVE_END for whose, values in losses.items()}
-        difference = abs(ends["ours"] / ends["theirs"] - 1)
-        assert difference < CURVE_TOLERANCE, f"expected equal learning curves, received {ends}"
-        more = {
-            "loss_steps": CURVE_STEPS,
-            "ours_loss": ends["ours"],
-            "theirs_loss": ends["theirs"],
-            "first_losses": [values[0] for values in losses.values()],
-        }
+        more = curves()
     own, *others = in_processes([ours, *makers.values()], repeats, threads)
     flop = forward_and_backward_flop()
     limits = bounds(interleaved(bound_works(), repeats), flop, threads)

@@ -19,6 +19,7 @@ from typing import Annotated, Any, cast
 
 import torch
 import typer
+from curves import agreeing
 from record import record
 from timing import Work, bound_works, bounds, in_processes, interleaved
 from torch import Tensor, nn
@@ -41,8 +42,8 @@ except ModuleNotFoundError:
 BATCH, SIDE, CHANNELS, RESIDUAL, NUM_CODES, DIM = 64, 32, 128, 32, 512, 64
 LEARNING_RATE, DECAY, EPSILON, COMMITMENT = 3e-4, 0.99, 1e-5, 0.25
 TARGET = 1.4
-CURVE_STEPS, CURVE_END, CURVE_TOLERANCE = 100, 20, 0.02
-"""Steps of the learning curves, final steps to average over, and tolerated relative difference."""
+CURVE_STEPS = 100
+"""Steps of the learning curves."""
 
 Loss = Callable[[Tensor], Tensor]
 
@@ -209,8 +210,8 @@ def forward_and_backward_flop() -> int:
     return counter.get_total_flops()
 
 
-def curves() -> dict[str, list[float]]:
-    """Return the losses of smalti and the package with equal weights, codes, averages and batches."""
+def curves() -> dict[str, object]:
+    """Compare the losses of smalti and the package with equal weights, codes, averages and batches."""
     peer = PeerQuantizer()
     same = Ours()
     codebook = same.quantizer.codebook
@@ -221,20 +222,7 @@ def curves() -> dict[str, list[float]]:
     codebook.step = 1
     # Disable data-dependent initialisation and revival, which the package lacks.
     codebook.config = codebook.config.model_copy(update={"revive_after": 0.0})
-    data = pictures()
-    losses: dict[str, list[float]] = {}
-    for name, model in (("ours", same), ("theirs", Plain(peer))):
-        optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
-        generator = torch.Generator().manual_seed(0)
-        losses[name] = []
-        for _ in range(CURVE_STEPS):
-            batch = data[torch.randint(len(data), (BATCH,), generator=generator)]
-            optimizer.zero_grad()
-            loss = model(batch)
-            loss.backward()
-            optimizer.step()
-            losses[name].append(loss.item())
-    return losses
+    return agreeing({"ours": same, "theirs": Plain(peer)}, pictures(), BATCH, LEARNING_RATE, CURVE_STEPS)
 
 
 def main(
@@ -250,16 +238,7 @@ def main(
         print("pythae is not installed: run `make peers` to include it.")
     else:
         makers = {name: theirs, f"{name}, freed memory kept": theirs_that_keep, **makers}
-        losses = curves()
-        ends = {whose: sum(values[-CURVE_END:]) / CURVE_END for whose, values in losses.items()}
-        difference = abs(ends["ours"] / ends["theirs"] - 1)
-        assert difference < CURVE_TOLERANCE, f"expected equal learning curves, received {ends}"
-        more = {
-            "loss_steps": CURVE_STEPS,
-            "ours_loss": ends["ours"],
-            "theirs_loss": ends["theirs"],
-            "first_losses": [values[0] for values in losses.values()],
-        }
+        more = curves()
     own, *others = in_processes([ours, *makers.values()], repeats, threads)
     flop = forward_and_backward_flop()
     limits = bounds(interleaved(bound_works(), repeats), flop, threads)

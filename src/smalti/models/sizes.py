@@ -47,7 +47,7 @@ def check_any_size(model: Autoencoder) -> None:
 
 
 def takes_any_size(model: Autoencoder) -> bool:
-    """Whether `check_any_size` succeeds."""
+    """Return whether a model takes signals of other sizes than in training; see `check_any_size`."""
     try:
         check_any_size(model)
     except InputError:
