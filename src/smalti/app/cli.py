@@ -357,6 +357,31 @@ def demo(
         verb(out, overrides or [], quiet)
 
 
+@app.command()
+def serve(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN]...",
+            help="Runs, trained models, or names on the Hub. Default: the package's models.",
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 for a free one.")] = 7860,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to bind to. Default: reachable from this machine only.")
+    ] = "127.0.0.1",
+    plugin: Plugin = None,
+    quiet: Quiet = False,
+) -> None:
+    """Serve a local page to look at codes, change them, generate, convert and compare (extra `smalti[page]`).
+
+    Example: `smalti serve runs/mine`, or `smalti serve` for the trained models in this package
+    """
+    from smalti.app.commands.serve import serve as verb
+
+    verb(runs or [], port, host, quiet)
+
+
 def add_commands(to: typer.Typer) -> None:
     """Add the commands of installed packages that define an entry point in the group `smalti.commands`.
 

@@ -15,6 +15,8 @@ from torch import Tensor, cat
 from smalti.core.files import atomic_file
 
 INK, SOFT = "#1f3a5f", "#c8553d"
+COLOURS = (INK, SOFT, "#7a8b99", "#c9a227", "#5b8e7d")
+"""Colours of several curves of one figure."""
 PANELS = 3
 """Panels side by side in learning curves; with more, the text is too small on a page."""
 
@@ -102,7 +104,7 @@ def horizon_curves(curves: dict[str, dict[str, Sequence[float]]], path: Path) ->
     for index, (title, lines) in enumerate(curves.items()):
         axes = figure.add_subplot(1, len(curves), index + 1)
         for number, (name, values) in enumerate(lines.items()):
-            colour = (INK, SOFT, "#7a8b99", "#c9a227", "#5b8e7d")[number % 5]
+            colour = COLOURS[number % len(COLOURS)]
             axes.plot(np.arange(1, len(values) + 1), values, "o-", color=colour, label=name, markersize=3)
         finish_axes(axes, title, "frame after the last given one")
         axes.legend(frameon=False, fontsize=7)

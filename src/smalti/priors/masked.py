@@ -6,7 +6,7 @@ Source: Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer" (arXiv
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, final
 
 import torch
@@ -236,7 +236,6 @@ class MaskedPrior(TrainablePrior, Pretrained):
 
     sample_grids = sample
 
-    @torch.no_grad()
     def inpaint(
         self,
         codes: Tensor,
@@ -250,6 +249,36 @@ class MaskedPrior(TrainablePrior, Pretrained):
         progress: Callable[[int, int], None] | None = None,
     ) -> Int64[Tensor, "b g *grid"]:
         """Draw the codes that are not kept; see `Prior.inpaint`.
+
+        Raises:
+            InputError: for a condition that the prior does not read, or settings or codes out of range.
+        """
+        settings = (temperature, top_k, top_p, generator, guidance)
+        missing = 0
+        for drawn, hidden in self.inpaint_rounds(codes, keep, conditions, *settings):
+            left = int(hidden.flatten(1).sum(1).max())
+            missing, codes = max(missing, left), drawn
+            if progress is not None and missing and left < missing:
+                progress(missing - left, missing)
+        return codes
+
+    @torch.no_grad()
+    def inpaint_rounds(
+        self,
+        codes: Tensor,
+        keep: Tensor,
+        conditions: Conditions = NO_CONDITIONS,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+        guidance: float = 1.0,
+    ) -> Iterator[tuple[Int64[Tensor, "b g *grid"], Bool[Tensor, "b g *grid"]]]:
+        """Draw the codes that are not kept, round by round; see `Prior.inpaint`.
+
+        Yields:
+            The codes, 0 where they are hidden, and which of them are hidden: before the first round, and
+            after each.
 
         Raises:
             InputError: for a condition that the prior does not read, or settings or codes out of range.
@@ -269,8 +298,8 @@ class MaskedPrior(TrainablePrior, Pretrained):
         self.eval()
         try:
             codes, hidden = codes.masked_fill(~keep, 0), ~keep
-            missing = hidden.flatten(1).sum(1)
-            total, rounds = int(missing.max()), self.config.rounds
+            missing, rounds = hidden.flatten(1).sum(1), self.config.rounds
+            yield codes, hidden
             for number in range(1, rounds + 1):
                 logits = self._guided_logits(codes, hidden, conditions, guidance)
                 drawn = draw_codes(logits.flatten(0, -2), temperature, top_k, top_p, generator)
@@ -282,13 +311,11 @@ class MaskedPrior(TrainablePrior, Pretrained):
                 share = math.cos(math.pi / 2 * number / rounds) if number < rounds else 0
                 chosen = _most_certain(certainty, hidden, (missing * share).long())
                 codes, hidden = drawn.where(chosen, codes), hidden & ~chosen
-                if progress is not None and total:
-                    progress(total - int(hidden.flatten(1).sum(1).max()), total)
+                yield codes, hidden
                 if not hidden.any():
                     break
         finally:
             self.train(was_training)
-        return codes
 
     def _guided_logits(
         self,

@@ -1,0 +1,1 @@
+"""The local page of `smalti serve`; needs the extra `smalti[page]`."""

@@ -1,0 +1,147 @@
+"""Build the page, and serve it from this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read at its import
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from gradio.themes import Default
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from smalti.app.serving.code_map import page_file
+from smalti.app.serving.codebook import add_codebook
+from smalti.app.serving.compare import add_compare
+from smalti.app.serving.convert import add_convert
+from smalti.app.serving.generate import add_generate
+from smalti.app.serving.look import add_look
+from smalti.app.serving.media import MOST_BYTES
+from smalti.app.serving.models import Served
+from smalti.core.errors import InputError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LONGEST_QUEUE = 16
+POLICY = "; ".join(
+    [
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "media-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "worker-src 'self' blob:",
+        "connect-src 'self' data: blob:",
+        "frame-ancestors 'none'",
+    ]
+)
+"""The browser loads nothing from elsewhere."""
+FONTS = ["system-ui", "sans-serif"]
+
+
+def build_page(models: Mapping[str, Served]) -> gr.Blocks:
+    """Build the page over some models."""
+    with gr.Blocks(title="smalti", analytics_enabled=False) as page:
+        gr.Markdown("# smalti\nPictures, sounds and clips as discrete codes: look, change, draw new ones.")
+        with gr.Tab("Look"):
+            add_look(models)
+        with gr.Tab("Generate"):
+            add_generate(models)
+        voices = {
+            name: served for name, served in models.items() if served.is_sound and served.decoder_classes
+        }
+        if voices:
+            with gr.Tab("Convert"):
+                add_convert(voices)
+        with gr.Tab("Codebook"):
+            add_codebook(models)
+        with gr.Tab("Compare"):
+            add_compare(models)
+    return page.queue(max_size=LONGEST_QUEUE)
+
+
+def build_app(models: Mapping[str, Served], host: str) -> FastAPI:
+    """Build the application that serves the page; uploads are limited, and other hosts' names refused."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    if host in LOOPBACK:  # a name that another site's address resolves to is not this page
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
+
+    @app.middleware("http")
+    async def with_policy(request: Request, call_next: object) -> Response:
+        response = await call_next(request)  # type: ignore[operator]
+        response.headers["Content-Security-Policy"] = POLICY
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response
+
+    theme = Default(font=FONTS, font_mono=["ui-monospace", "monospace"], primary_hue="indigo")
+    return gr.mount_gradio_app(
+        app,
+        build_page(models),
+        path="/",
+        footer_links=[],
+        run_history=False,
+        max_file_size=MOST_BYTES,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        theme=theme,
+        css=page_file("page.css"),
+    )
+
+
+@contextmanager
+def temporary_uploads() -> Iterator[Path]:
+    """Keep uploads in a folder that is deleted at the end."""
+    with tempfile.TemporaryDirectory(prefix="smalti-page-") as folder:
+        before = os.environ.get("GRADIO_TEMP_DIR")
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        try:
+            yield Path(folder)
+        finally:
+            os.environ.pop("GRADIO_TEMP_DIR")
+            if before is not None:
+                os.environ["GRADIO_TEMP_DIR"] = before
+
+
+def free_socket(host: str, port: int) -> socket.socket:
+    """Bind to an address; port 0 takes a free one.
+
+    Raises:
+        InputError: if the port is in use, or the host is no address of this machine.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except OSError as error:
+        raise InputError(
+            f"expected a free port of this machine, received {host}:{port} ({error.strerror or error}): "
+            "choose another --port"
+        ) from error
+    return bound
+
+
+def run_server(app: FastAPI, bound: socket.socket) -> None:
+    """Serve until Ctrl-C or SIGTERM, and return then."""
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        # It handles both signals itself, and raises them again once it has stopped.
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[bound])
+    finally:
+        signal.signal(signal.SIGTERM, before)
