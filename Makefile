@@ -6,7 +6,7 @@ PEERS := .venv-peers
 # For tests and benchmarks: the command chooses for itself. Spinning threads slow whatever else runs.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test slow coverage lint docs bench peers results clean
+.PHONY: demo test slow coverage lint docs wheel bench peers results clean
 
 demo: .venv/.installed
 	$(BIN)/smalti demo --out demo
@@ -30,6 +30,11 @@ lint: .venv/.dev
 # The documentation as a site, build/site/index.html; warnings are errors.
 docs: .venv/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# A wheel with the documentation, dist/smalti-*.whl.
+wheel: docs
+	rm -rf src/smalti/app/site && cp -r build/site src/smalti/app/site
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist . ; rm -rf src/smalti/app/site
 
 # Small models sample on one thread; the rest is measured on one and on two.
 ALONE := start memory long realtime sampling rollout wavenet

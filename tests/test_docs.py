@@ -30,6 +30,7 @@ DOCUMENTS = (
     "docs/guide.md",
     "docs/paper.md",
     "docs/exports.md",
+    "docs/page.md",
     "docs/models.md",
     "docs/scale.md",
     "docs/compression.md",
@@ -173,6 +174,11 @@ def run_command(line: str, directory: Path) -> None:
     if words[0].endswith(("python", "pre-commit")):
         assert "slow" in words or words[0].endswith("pre-commit"), f"how should a test run {line!r}?"
         return
+    if words[:2] == ["smalti", "serve"]:
+        served(words, directory)
+        return
+    if words == ["smalti", "docs"]:
+        words.append("--no-open")
     if words[:3] == ["smalti", "demo", "--write-images"] and (directory / words[3]).exists():
         return  # a document may begin from nothing; the pictures are there already
     if (most := MOST_ITEMS.get(" ".join(words[:3]))) and "--num" in words:
@@ -193,6 +199,20 @@ def run_command(line: str, directory: Path) -> None:
         return
     status, printed = run_here(words[1:], directory)
     assert status == 0, f"{line}\n{printed}"
+
+
+def served(words: list[str], directory: Path) -> None:
+    """Run a command that serves a page until it does, and stop it."""
+    command = [sys.executable, "-m", *words, *([] if "--port" in words else ["--port", "0"])]
+    with subprocess.Popen(command, cwd=directory, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = ""
+        while "Ctrl-C" not in said:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        process.terminate()
+    assert process.returncode == 0, said
 
 
 def run_here(words: list[str], directory: Path) -> tuple[int, str]:
@@ -293,7 +313,7 @@ def test_every_verb_has_help_with_an_example() -> None:
     names = [
         command.name or command.callback.__name__ for command in app.registered_commands if command.callback
     ]
-    assert len(names) == 23
+    assert len(names) == 25
     for name in names:
         result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
         assert result.exit_code == 0

@@ -167,6 +167,17 @@ def test_values_beyond_the_range_keep_a_gradient() -> None:
     assert (slope > 0).all()
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_values_beyond_the_range_do_not_go_further(sign: int) -> None:
+    # A term that sees clipped values, such as features of a network, may ask for ever more.
+    raw = torch.tensor([3.0, 0.5, -3.0]).mul(sign).view(1, 1, 1, 3).requires_grad_()
+    mean = GaussianFamily(1)(raw).straight_through_mean()
+    (slope,) = torch.autograd.grad(-(mean * torch.tensor([1.0, 1.0, -1.0]) * sign).sum(), raw)
+    assert (slope * sign).flatten().tolist() == [0.0, -1.0, 0.0]
+    (slope,) = torch.autograd.grad(GaussianFamily(1)(raw).straight_through_mean().square().sum(), raw)
+    torch.testing.assert_close(slope, 2 * raw.clamp(-1, 1))
+
+
 def test_a_discriminator_may_learn_before_its_term_joins_in() -> None:
     objective = Objective(model(), {"gan": judge(start=7, head_start=3)})
     (_, phase) = objective.phases()

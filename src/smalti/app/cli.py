@@ -382,6 +382,17 @@ def serve(
     verb(runs or [], port, host, quiet)
 
 
+@app.command()
+def docs(
+    is_opened: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
+    quiet: Quiet = False,
+) -> None:
+    """Open the documentation of this version."""
+    from smalti.app.commands.docs import docs as verb
+
+    verb(is_opened, quiet)
+
+
 def add_commands(to: typer.Typer) -> None:
     """Add the commands of installed packages that define an entry point in the group `smalti.commands`.
 

@@ -13,7 +13,15 @@ from smalti.core.coders import SymbolCoder
 from smalti.core.conditions import Conditions
 from smalti.core.parts import LIKELIHOODS, Likelihood, LikelihoodConfig, LikelihoodFamily
 from smalti.core.signals import SignalSpec
-from smalti.likelihoods.levels import bin_edges, cropped, drawn_like, from_levels, lower_edge, to_levels
+from smalti.likelihoods.levels import (
+    bin_edges,
+    clipped_towards_range,
+    cropped,
+    drawn_like,
+    from_levels,
+    lower_edge,
+    to_levels,
+)
 
 
 def log_normal_cdf(x: Tensor) -> Tensor:
@@ -68,8 +76,8 @@ class Gaussian(Likelihood):
         return self._mean.clamp(-1, 1)
 
     def straight_through_mean(self) -> Float[Tensor, "b c *size"]:
-        """The clipped mean, with the gradient of the mean itself."""
-        return self._mean + (self.mean() - self._mean).detach()
+        """The clipped mean, with the gradients that do not move it further beyond the range."""
+        return clipped_towards_range(self._mean)
 
 
 @final

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -37,6 +38,29 @@ def drawn_like(draw: Callable[..., Tensor], like: Tensor, generator: torch.Gener
     """Draw random numbers of a tensor's shape on the generator's device, so that a seed is portable."""
     source = generator.device if generator is not None else like.device
     return draw(like.shape, generator=generator, device=source).to(like.device)
+
+
+def clipped_towards_range(mean: Tensor) -> Tensor:
+    """Clip to [-1, 1]; where that changes a value, only gradients that move it back to the range pass.
+
+    Clipping alone would leave values beyond the range without a gradient. With all gradients, losses that do not
+    see how far beyond the range a value is would move it away without end.
+    """
+    return _ClippedTowardsRange.apply(mean)
+
+
+class _ClippedTowardsRange(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor) -> Tensor:
+        ctx.save_for_backward(mean)
+        return mean.clamp(-1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (mean,), (gradient,) = ctx.saved_tensors, gradients
+        # A step goes against the gradient.
+        is_away = ((mean < -1) & (gradient > 0)) | ((mean > 1) & (gradient < 0))
+        return gradient.masked_fill(is_away, 0)
 
 
 def bin_edges(signal: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> tuple[Tensor, Tensor]:

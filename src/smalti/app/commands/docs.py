@@ -1,0 +1,54 @@
+"""`smalti docs`: open the documentation."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import webbrowser
+from importlib.resources import files
+from pathlib import Path
+
+from smalti.app.console import note
+from smalti.core.errors import InputError
+
+CHECKOUT = Path(__file__).parents[4]
+"""Folder of the project, if the package is not installed from a wheel."""
+
+
+def docs(is_opened: bool = True, quiet: bool = False) -> Path:
+    """Open the documentation of this version in a browser, and return the path of its start page.
+
+    A wheel made by `make wheel` contains the pages; in a checkout they are those of the last `make docs`, or
+    are built.
+
+    Args:
+        is_opened: False only finds, or builds, the pages.
+        quiet: hide notes.
+
+    Raises:
+        InputError: if there are no pages, and they cannot be built.
+    """
+    start = _start()
+    note(f"The documentation is {start}.", quiet)
+    if is_opened and not webbrowser.open(start.as_uri()):
+        note("No browser was found: open the file yourself.", quiet)
+    return start
+
+
+def _start() -> Path:
+    """Return the start page, and build it if necessary."""
+    packed = Path(str(files("smalti.app").joinpath("site", "index.html")))
+    built = CHECKOUT / "build" / "site" / "index.html"
+    for found in (packed, built):
+        if found.is_file():
+            return found
+    if not (CHECKOUT / "mkdocs.yml").is_file() or importlib.util.find_spec("mkdocs") is None:
+        raise InputError(
+            "expected the pages of the documentation, found none in this installation: run `make docs` in a "
+            "checkout of the project"
+        )
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet"]
+    subprocess.run(command, cwd=CHECKOUT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, check=True)
+    return built
