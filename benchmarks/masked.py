@@ -142,6 +142,7 @@ def table() -> str:
             f"{record['training_s'] / 60:.0f}" if record["passes"] else "-",
         ]
         for record in read_records(RECORDS)
+        if record["experiment"] == "samples"
     ]
     header = [
         "data",

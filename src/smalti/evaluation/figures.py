@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, cat
@@ -79,7 +80,6 @@ def code_maps(
     """
     rows = 1 if originals is None else 2
     figure = Figure(figsize=(1.3 * len(codes), 1.35 * rows), layout="constrained")
-    colours = np.random.default_rng(0).permutation(num_codes)  # distinct colours for adjacent codes
     for index, item in enumerate(codes):
         if originals is not None:
             axes = figure.add_subplot(rows, len(codes), index + 1)
@@ -87,15 +87,19 @@ def code_maps(
             axes.set_axis_off()
         axes = figure.add_subplot(rows, len(codes), (rows - 1) * len(codes) + index + 1)
         axes.imshow(
-            np.atleast_2d(colours[_flat(item[0])]),
-            cmap="turbo",
-            vmin=0,
-            vmax=num_codes - 1,
+            code_pixels(item[0], num_codes),
             interpolation="nearest",
             aspect="equal" if item[0].ndim > 1 else "auto",
         )
         axes.set_axis_off()
     save_figure(figure, path)
+
+
+def code_pixels(codes: Int64[Tensor, "*grid"], num_codes: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Return one RGB pixel per code of one codebook; a clip's last frame is below its first."""
+    shades = np.random.default_rng(0).permutation(num_codes)  # distinct colours for adjacent codes
+    plane = np.atleast_2d(shades[_flat(codes)]) / max(num_codes - 1, 1)
+    return colormaps["turbo"](plane, bytes=True)[..., :3]
 
 
 def horizon_curves(curves: dict[str, dict[str, Sequence[float]]], path: Path) -> None:

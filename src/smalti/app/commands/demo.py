@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from smalti import __version__
 from smalti.app.commands.evaluate import evaluate, note_of_lossless, show
@@ -18,17 +20,21 @@ from smalti.app.console import amount, note
 from smalti.app.letters import LettersSource, write_folder
 from smalti.app.pages.page import inline, write_page
 from smalti.app.provenance import device
+from smalti.core.conditions import Conditions
 from smalti.data.loader import split_indices
-from smalti.evaluation.figures import code_maps
+from smalti.evaluation.figures import code_maps, code_pixels
 from smalti.modalities.image.modality import ImageModality
+from smalti.modalities.image.pictures import to_picture
 from smalti.stored_priors import PRIOR_DIRECTORY
 from smalti.tokenizer import Tokenizer, load
 from smalti.training.checkpoints import RunDirectory
 
 SAMPLES_PER_CLASS = 4
 SHOWN = 24
-TEMPERATURE = 0.8
-"""Sampling temperature; at 1, a prior trained for two minutes gives many illegible samples."""
+WORD = "smalti"
+"""Letters whose first samples stand in the first row of the page."""
+TEMPERATURE, GUIDANCE = 0.8, 1.0
+"""Sampling settings."""
 
 
 def write_pictures(directory: Path, num: int, split: str = "train", quiet: bool = False) -> None:
@@ -78,8 +84,10 @@ def _write(page: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> None:
         ]
     )
     figures = run / "figures"
+    reconstructions = tokenizer.reconstruct(originals)
     codes = tokenizer.encode(originals[:8])
     code_maps(codes, autoencoder.num_codes, figures / "codes_demo.png", originals=originals[:8])
+    samples = _samples(tokenizer)
     positions = autoencoder.num_codebooks * math.prod(autoencoder.grid)
     spec = autoencoder.signal
     code_bits = round(positions * math.log2(autoencoder.num_codes))
@@ -103,12 +111,20 @@ def _write(page: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> None:
         code_bits=f"{code_bits:,}",
         raw_bits=f"{raw_bits:,}",
         ratio=f"{raw_bits / code_bits:.0f}",
-        reconstructions=modality.preview([originals, tokenizer.reconstruct(originals)], columns=8),
+        original=to_picture(originals[0].movedim(0, -1).numpy()),
+        code_map=Image.fromarray(code_pixels(codes[0, 0], autoencoder.num_codes)).resize(spec.size[::-1], 0),
+        reconstruction=to_picture(np.moveaxis(reconstructions[0].numpy(), 0, -1)),
+        word=WORD,
+        new_letters=modality.preview([torch.stack([samples[letter][0] for letter in WORD])], 3, scale=3),
+        reconstructions=modality.preview([originals, reconstructions], columns=8),
         psnr=f"{reconstruction['psnr']:.1f}",
         ssim=f"{reconstruction['ssim']:.3f}",
         codes=figures / "codes_demo.png",
-        samples=_samples(tokenizer),
+        samples=[
+            (name, inline(modality.preview([drawn], columns=2, scale=2))) for name, drawn in samples.items()
+        ],
         temperature=TEMPERATURE,
+        guidance=f"{GUIDANCE:g}",
         rows=[
             {"name": name, "best": name == best, **{key: _figure(value) for key, value in row.items()}}
             for name, row in report["bits_per_dim"].items()
@@ -127,13 +143,15 @@ def _write(page: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> None:
     )
 
 
-def _samples(tokenizer: Tokenizer) -> list[tuple[str, str]]:
-    """Return one picture of a few samples for each class."""
-    pictures, modality = [], _modality(tokenizer)
-    for index, name in enumerate(tokenizer.classes):
-        drawn = tokenizer.sample(SAMPLES_PER_CLASS, name, seed=index, temperature=TEMPERATURE)
-        pictures.append((name, inline(modality.preview([drawn], columns=2, scale=2))))
-    return pictures
+def _samples(tokenizer: Tokenizer) -> dict[str, Tensor]:
+    """Draw a few pictures of each class."""
+    num_classes = len(tokenizer.classes)
+    labels = torch.arange(num_classes).repeat_interleave(SAMPLES_PER_CLASS)
+    codes = tokenizer.sample_codes(
+        len(labels), conditions=Conditions(label=labels), seed=0, temperature=TEMPERATURE, guidance=GUIDANCE
+    )
+    drawn = torch.as_tensor(tokenizer.decode(codes))
+    return dict(zip(tokenizer.classes, drawn.split(SAMPLES_PER_CLASS), strict=True))
 
 
 def _modality(tokenizer: Tokenizer) -> ImageModality:
