@@ -1,10 +1,10 @@
 """Share of the demo's new letters that a classifier of real letters names rightly.
 
 `python benchmarks/letters.py RUN` draws letters of every class from the prior of RUN, a run of the recipe
-`letters`, with the settings of the demo unless others are given. The judge is a small convolutional network. It
-is trained on pictures of `LettersSource` in the training fonts, with another seed than the demo's, and sees no
-generated or decoded picture before it judges. Originals in held-out fonts and their reconstructions are judged
-too: no sample can be expected to be named more often than these.
+`letters`, with the settings of the demo unless others are given. The judge is a small convolutional network,
+trained on pictures of `LettersSource` in the training fonts with another seed than the demo's. It is trained on
+no generated or decoded picture. Originals in held-out fonts and their reconstructions are judged too, as an
+upper limit of what can be expected of samples.
 """
 
 from __future__ import annotations
@@ -133,9 +133,7 @@ def main(
     top_p: Annotated[float | None, typer.Option()] = None,
     guidance: Annotated[float, typer.Option()] = GUIDANCE,
     seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
-    judge: Annotated[
-        Path | None, typer.Option(help="File of the judge's weights; written if absent.")
-    ] = None,
+    judge: Annotated[Path | None, typer.Option(help="The judge's weights; written if absent.")] = None,
     source: Annotated[str, typer.Option(help="Name in the records; a record of this name is replaced.")] = "",
     keep: Annotated[bool, typer.Option(help="Write the record to results/samples.jsonl.")] = True,
 ) -> None:

@@ -125,6 +125,10 @@ def test_the_page_shows_every_class_and_every_prior(demo: tuple[Path, str]) -> N
     for letter in string.ascii_lowercase:
         assert page.alts.count(f"samples of class {letter}") == 1
     for figure in (
+        "a letter",
+        "its codes",
+        "its reconstruction",
+        "new letters",
         "originals above reconstructions",
         "originals above their code maps",
         "how often each code occurs",

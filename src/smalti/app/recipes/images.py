@@ -64,10 +64,10 @@ def hierarchy() -> Recipe:
 
 
 def letters() -> Recipe:
-    """The demo's letters, 32x32 RGB, to 8x8 codes out of 128.
+    """The demo's letters, 32x32 RGB, to 8x8 codes out of 64.
 
     Command: smalti train letters --out runs/letters
-    Cost: about 2 minutes for the autoencoder and 3 for the prior on one CPU thread (two are no faster).
+    Cost: about 1.5 minutes for the autoencoder and 3 for the prior on one CPU thread (two are no faster).
     Expect: legible letters of every class; bits/dim decreases from uniform to unigram to learned prior.
     """
     width: dict[str, Any] = {"channels": 64, "residual_channels": 32, "residual_blocks": 2}
@@ -78,14 +78,14 @@ def letters() -> Recipe:
         model=VQVAEConfig(
             encoder=ConvEncoderConfig(**width, strides=(2, 2)),
             decoder=ConvDecoderConfig(**width),
-            quantizer=VectorQuantizerConfig(num_codes=128, code_dim=8),
+            quantizer=VectorQuantizerConfig(num_codes=64, code_dim=8),
             likelihood=GaussianConfig(),
         ),
-        training=short_cosine(steps=1200, batch_size=32, validate_every=300, checkpoint_every=300),
+        training=short_cosine(steps=1000, batch_size=32, validate_every=250, checkpoint_every=250),
         prior=AutoregressivePriorConfig(
             network=GatedPixelCNNConfig(channels=64, layers=6, head_channels=128),
             training=short_cosine(
-                steps=1300, batch_size=32, learning_rate=2e-3, validate_every=250, checkpoint_every=250
+                steps=1700, batch_size=32, learning_rate=2e-3, validate_every=250, checkpoint_every=250
             ),
         ),
     )
