@@ -2,8 +2,8 @@
 
 `python benchmarks/letters.py RUN` draws letters of every class from the prior of RUN, a run of the recipe
 `letters`, with the settings of the demo unless others are given. The judge is a small convolutional network,
-trained on pictures of `LettersSource` in the training fonts with another seed than the demo's. It is trained on
-no generated or decoded picture. Originals in held-out fonts and their reconstructions are judged too, as an
+trained on pictures of `LettersSource` in the training fonts with another seed than the demo's, and on no
+generated or decoded picture. Originals in held-out fonts and their reconstructions are judged too, as an
 upper limit of what can be expected of samples.
 """
 

@@ -34,7 +34,7 @@ SHOWN = 24
 WORD = "smalti"
 """Letters whose first samples stand in the first row of the page."""
 TEMPERATURE, GUIDANCE = 0.8, 2.0
-"""Sampling settings; without guidance, a third of the samples of a prior trained for minutes are illegible."""
+"""Sampling settings; without guidance, a third of the samples are illegible."""
 
 
 def write_pictures(directory: Path, num: int, split: str = "train", quiet: bool = False) -> None:
@@ -106,14 +106,11 @@ def _write(page: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> None:
         num_codebooks=autoencoder.num_codebooks,
         positions=positions,
         dims=f"{spec.dims:,}",
-        shape=f"{spec.channels}x{'x'.join(str(n) for n in spec.size)}",
         grid="x".join(str(n) for n in autoencoder.grid),
         code_bits=f"{code_bits:,}",
         raw_bits=f"{raw_bits:,}",
         ratio=f"{raw_bits / code_bits:.0f}",
-        original=to_picture(originals[0].movedim(0, -1).numpy()),
-        code_map=Image.fromarray(code_pixels(codes[0, 0], autoencoder.num_codes)).resize(spec.size[::-1], 0),
-        reconstruction=to_picture(np.moveaxis(reconstructions[0].numpy(), 0, -1)),
+        **_glance(originals[0], codes[0, 0], reconstructions[0], autoencoder.num_codes),
         word=WORD,
         new_letters=modality.preview([torch.stack([samples[letter][0] for letter in WORD])], 3, scale=3),
         reconstructions=modality.preview([originals, reconstructions], columns=8),
@@ -141,6 +138,13 @@ def _write(page: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> None:
         device=device(),
         protocol=report["protocol"],
     )
+
+
+def _glance(original: Tensor, codes: Tensor, reconstruction: Tensor, num_codes: int) -> dict[str, Any]:
+    """Draw one letter, its codes and its reconstruction, all of one size."""
+    letter, decoded = (to_picture(one.movedim(0, -1).numpy()) for one in (original, reconstruction))
+    code_map = Image.fromarray(code_pixels(codes, num_codes)).resize(letter.size, Image.Resampling.NEAREST)
+    return {"original": letter, "code_map": code_map, "reconstruction": decoded}
 
 
 def _samples(tokenizer: Tokenizer) -> dict[str, Tensor]:
