@@ -67,7 +67,7 @@ def letters() -> Recipe:
     """The demo's letters, 32x32 RGB, to 8x8 codes out of 64.
 
     Command: smalti train letters --out runs/letters
-    Cost: about 1.5 minutes for the autoencoder and 3 for the prior on one CPU thread (two are no faster).
+    Cost: about 1 minute for the autoencoder and 3.5 for the prior on one CPU thread (two are no faster).
     Expect: legible letters of every class; bits/dim decreases from uniform to unigram to learned prior.
     """
     width: dict[str, Any] = {"channels": 64, "residual_channels": 32, "residual_blocks": 2}
@@ -81,11 +81,11 @@ def letters() -> Recipe:
             quantizer=VectorQuantizerConfig(num_codes=64, code_dim=8),
             likelihood=GaussianConfig(),
         ),
-        training=short_cosine(steps=1000, batch_size=32, validate_every=250, checkpoint_every=250),
+        training=short_cosine(steps=800, batch_size=32, validate_every=200, checkpoint_every=200),
         prior=AutoregressivePriorConfig(
             network=GatedPixelCNNConfig(channels=64, layers=6, head_channels=128),
             training=short_cosine(
-                steps=1700, batch_size=32, learning_rate=2e-3, validate_every=250, checkpoint_every=250
+                steps=1900, batch_size=32, learning_rate=2e-3, validate_every=250, checkpoint_every=250
             ),
         ),
     )
