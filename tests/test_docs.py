@@ -31,6 +31,7 @@ DOCUMENTS = (
     "docs/paper.md",
     "docs/exports.md",
     "docs/page.md",
+    "docs/results.md",
     "docs/models.md",
     "docs/scale.md",
     "docs/compression.md",

@@ -56,7 +56,7 @@ def planes(
     num_codebooks, *grid = codes.shape[1:]
     is_band = len(grid) == 1
     if is_band:  # one line for each codebook
-        rows, titles = num_codebooks, [f"{num_codebooks} codes at each of {grid[0]} steps of time"]
+        rows, titles = num_codebooks, [f"{amount(num_codebooks, 'codes')} at each of {grid[0]} steps of time"]
     else:
         rows = grid[-2]
         frames = range(1, grid[0] + 1) if len(grid) == 3 else [0]
