@@ -9,6 +9,7 @@ import gradio as gr
 from jaxtyping import Int64
 from torch import Tensor
 
+from smalti.app.console import amount
 from smalti.app.serving.atlas import Atlas
 
 HOLE = -1
