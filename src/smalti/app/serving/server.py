@@ -6,9 +6,10 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import final
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read at its import
 
@@ -131,8 +132,21 @@ def free_socket(host: str, port: int) -> socket.socket:
     return bound
 
 
-def run_server(app: FastAPI, bound: socket.socket) -> None:
-    """Serve until Ctrl-C or SIGTERM, and return then."""
+@final
+class _Server(uvicorn.Server):
+    """A server that says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+
+def run_server(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until Ctrl-C or SIGTERM, and return then; call `ready` once the page answers."""
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
 
     def stop(*_: object) -> None:
@@ -142,6 +156,6 @@ def run_server(app: FastAPI, bound: socket.socket) -> None:
     try:
         # It handles both signals itself, and raises them again once it has stopped.
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[bound])
+            _Server(config, ready).run(sockets=[bound])
     finally:
         signal.signal(signal.SIGTERM, before)
