@@ -27,7 +27,9 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     "README.md",
     "docs/index.md",
+    "docs/tutorials/pictures.md",
     "docs/guide.md",
+    "docs/howto.md",
     "docs/paper.md",
     "docs/exports.md",
     "docs/models.md",
@@ -95,11 +97,10 @@ SHRINK = {
         for run in ("runs/spoken", "runs/voices")
     },
     ("smalti", "train", "video"): f"{SMALL} training.steps=3 training.batch_size=2 size=16 num_codes=16",
-    (
-        "smalti",
-        "train-prior",
-        "runs/clips",
-    ): f"{SMALL_SOUNDS} network.channels=8 network.layers=2 network.heads=2",
+    **{
+        ("smalti", "train-prior", run): f"{SMALL_SOUNDS} network.channels=8 network.layers=2 network.heads=2"
+        for run in ("runs/clips",)
+    },
     ("smalti", "train", "walks"): f"{SMALL} training.steps=3 training.batch_size=2 size=16 num_codes=16",
     (
         "smalti",
