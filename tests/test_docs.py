@@ -28,6 +28,7 @@ DOCUMENTS = (
     "README.md",
     "docs/index.md",
     "docs/tutorials/pictures.md",
+    "docs/tutorials/speech.md",
     "docs/guide.md",
     "docs/howto.md",
     "docs/paper.md",
@@ -70,6 +71,7 @@ SHRINK = {
         "digits",
     ): f"{SMALL_SOUNDS} model.encoder.network.channels=8 model.decoder.network.channels=8 "
     "model.decoder.network.gate_channels=8 model.decoder.network.layers=3 data.length=1600 num_codes=16",
+    ("smalti", "train", "speech-codec", "--data", "sentences"): SMALL_SOUNDS,  # from the one in the package
     (
         "smalti",
         "train",
@@ -94,7 +96,7 @@ SHRINK = {
     ): f"{SMALL_SOUNDS} model.decoder.network.channels=8 model.decoder.network.layers=2",
     **{
         ("smalti", "train-prior", run): f"{SMALL_SOUNDS} network.channels=8 network.layers=2"
-        for run in ("runs/spoken", "runs/voices")
+        for run in ("runs/spoken", "runs/voices", "runs/my_speech")
     },
     ("smalti", "train", "video"): f"{SMALL} training.steps=3 training.batch_size=2 size=16 num_codes=16",
     **{
