@@ -29,6 +29,7 @@ DOCUMENTS = (
     "docs/index.md",
     "docs/tutorials/pictures.md",
     "docs/tutorials/speech.md",
+    "docs/tutorials/video.md",
     "docs/guide.md",
     "docs/howto.md",
     "docs/paper.md",
@@ -101,7 +102,7 @@ SHRINK = {
     ("smalti", "train", "video"): f"{SMALL} training.steps=3 training.batch_size=2 size=16 num_codes=16",
     **{
         ("smalti", "train-prior", run): f"{SMALL_SOUNDS} network.channels=8 network.layers=2 network.heads=2"
-        for run in ("runs/clips",)
+        for run in ("runs/clips", "runs/my_clips")
     },
     ("smalti", "train", "walks"): f"{SMALL} training.steps=3 training.batch_size=2 size=16 num_codes=16",
     (
