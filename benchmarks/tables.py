@@ -32,7 +32,6 @@ from smalti.studies.records import (
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
-    "README.md",
     "docs/comparison.md",
     "docs/compression.md",
     "docs/experiments.md",
@@ -40,6 +39,7 @@ DOCUMENTS = (
     "docs/objectives.md",
     "docs/parts.md",
     "docs/quantizers.md",
+    "docs/results.md",
     "docs/speech.md",
     "docs/speed.md",
     "docs/video.md",

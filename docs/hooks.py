@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]*\)")
-"""A link to a file of the repository that is not part of the site."""
+LINK = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+)[^)]*\)")
+"""A link to a folder above that of the page."""
 NAMES = re.compile(r"<!-- (?:names|methods): ([\w. ]+) -->")
 """Where the reference of all public names of some modules goes, alone or with their methods; prefixes of the
 modules, after `smalti.`."""
@@ -14,8 +14,8 @@ modules, after `smalti.`."""
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Replace links that lead out of the site by their text, and marks of the reference by its directives."""
-    if not page.file.src_uri.startswith("reference/"):
-        markdown = OUTSIDE.sub(r"\1", markdown)
+    depth = page.file.src_uri.count("/")
+    markdown = LINK.sub(lambda link: link[1] if link[2].count("/") > depth else link[0], markdown)
     return NAMES.sub(_directives, markdown)
 
 

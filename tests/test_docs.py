@@ -27,10 +27,15 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     "README.md",
     "docs/index.md",
+    "docs/tutorials/pictures.md",
+    "docs/tutorials/speech.md",
+    "docs/tutorials/video.md",
     "docs/guide.md",
+    "docs/howto.md",
     "docs/paper.md",
     "docs/exports.md",
     "docs/page.md",
+    "docs/results.md",
     "docs/models.md",
     "docs/scale.md",
     "docs/compression.md",
@@ -69,6 +74,7 @@ SHRINK = {
         "digits",
     ): f"{SMALL_SOUNDS} model.encoder.network.channels=8 model.decoder.network.channels=8 "
     "model.decoder.network.gate_channels=8 model.decoder.network.layers=3 data.length=1600 num_codes=16",
+    ("smalti", "train", "speech-codec", "--data", "sentences"): SMALL_SOUNDS,  # from the one in the package
     (
         "smalti",
         "train",
@@ -93,14 +99,13 @@ SHRINK = {
     ): f"{SMALL_SOUNDS} model.decoder.network.channels=8 model.decoder.network.layers=2",
     **{
         ("smalti", "train-prior", run): f"{SMALL_SOUNDS} network.channels=8 network.layers=2"
-        for run in ("runs/spoken", "runs/voices")
+        for run in ("runs/spoken", "runs/voices", "runs/my_speech")
     },
     ("smalti", "train", "video"): f"{SMALL} training.steps=3 training.batch_size=2 size=16 num_codes=16",
-    (
-        "smalti",
-        "train-prior",
-        "runs/clips",
-    ): f"{SMALL_SOUNDS} network.channels=8 network.layers=2 network.heads=2",
+    **{
+        ("smalti", "train-prior", run): f"{SMALL_SOUNDS} network.channels=8 network.layers=2 network.heads=2"
+        for run in ("runs/clips", "runs/my_clips")
+    },
     ("smalti", "train", "walks"): f"{SMALL} training.steps=3 training.batch_size=2 size=16 num_codes=16",
     (
         "smalti",

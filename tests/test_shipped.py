@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 import smalti
 from smalti.core.hub import SHIPPED
+from tests.runs import command
 
 MOST_BYTES = 20 * 2**20
 NAMES = smalti.shipped()
@@ -72,3 +74,22 @@ def test_rounding_keeps_the_priors_of_a_run(trained, tmp_path):
     assert again.learned is not None
     sizes = [(path / "model.safetensors").stat().st_size for path in (tmp_path / "small", trained)]
     assert sizes[0] < 0.8 * sizes[1]
+
+
+def test_training_begins_with_one(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(4):
+        Image.new("L", (28, 28), 60 * index).save(folder / f"{index}.png")
+    words = ["train", "fashion-mnist", "--data", folder, "--out", tmp_path / "run", "--from", "fashion-mnist"]
+    settings = [
+        "training.steps=1",
+        "training.batch_size=2",
+        "training.learning_rate=1e-12",
+        "training.warmup_steps=0",
+    ]
+    result = command(*words, *settings, "--quiet")
+    assert result.status == 0, result.err
+    begun, own = (smalti.load(run).autoencoder.encoder for run in ("fashion-mnist", tmp_path / "run"))
+    for one, other in zip(begun.parameters(), own.parameters(), strict=True):
+        torch.testing.assert_close(other.float(), one.float(), atol=1e-6, rtol=0)

@@ -49,6 +49,7 @@ _MODULES = {
     "core.priors": "AutoregressiveNetwork DensityPrior NETWORKS NetworkConfig Prior TrainablePrior",
     "core.results": "Bound Loss Quantized",
     "core.signals": "Continuous Levels SignalSpec",
+    "data.sources.base": "UnreadableItem",
     "decoders.autoregressive": "AutoregressiveFamily LocalDecoder PixelCNNDecoderConfig WaveNetDecoderConfig",
     "decoders.conditioned": "ConditionedDecoder",
     "decoders.conv": "ConvDecoder ConvDecoderConfig",

@@ -73,6 +73,7 @@ from smalti.core.results import Quantized as Quantized
 from smalti.core.signals import Continuous as Continuous
 from smalti.core.signals import Levels as Levels
 from smalti.core.signals import SignalSpec as SignalSpec
+from smalti.data.sources.base import UnreadableItem as UnreadableItem
 from smalti.decoders.autoregressive import AutoregressiveFamily as AutoregressiveFamily
 from smalti.decoders.autoregressive import LocalDecoder as LocalDecoder
 from smalti.decoders.autoregressive import PixelCNNDecoderConfig as PixelCNNDecoderConfig

@@ -387,7 +387,10 @@ def docs(
     is_opened: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
     quiet: Quiet = False,
 ) -> None:
-    """Open the documentation of this version."""
+    """Open the documentation of this version.
+
+    Example: `smalti docs`
+    """
     from smalti.app.commands.docs import docs as verb
 
     verb(is_opened, quiet)

@@ -43,8 +43,8 @@ def drawn_like(draw: Callable[..., Tensor], like: Tensor, generator: torch.Gener
 def clipped_towards_range(mean: Tensor) -> Tensor:
     """Clip to [-1, 1]; where that changes a value, only gradients that move it back to the range pass.
 
-    Clipping alone would leave values beyond the range without a gradient. With all gradients, losses that do not
-    see how far beyond the range a value is would move it away without end.
+    Clipping alone would leave values beyond the range without a gradient. With all gradients, losses that do
+    not see how far beyond the range a value is would move it away without end.
     """
     return _ClippedTowardsRange.apply(mean)
 

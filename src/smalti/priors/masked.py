@@ -256,10 +256,12 @@ class MaskedPrior(TrainablePrior, Pretrained):
         settings = (temperature, top_k, top_p, generator, guidance)
         missing = 0
         for drawn, hidden in self.inpaint_rounds(codes, keep, conditions, *settings):
-            left = int(hidden.flatten(1).sum(1).max())
-            missing, codes = max(missing, left), drawn
-            if progress is not None and missing and left < missing:
-                progress(missing - left, missing)
+            codes = drawn
+            if progress is not None:
+                left = int(hidden.flatten(1).sum(1).max())
+                missing = max(missing, left)
+                if left < missing:
+                    progress(missing - left, missing)
         return codes
 
     @torch.no_grad()

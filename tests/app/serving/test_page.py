@@ -149,6 +149,10 @@ def source(page: Any, selector: str) -> str:
     return page.locator(selector).first.get_attribute("src")
 
 
+def sources(page: Any, selector: str) -> list[str]:
+    return [one.get_attribute("src") for one in page.locator(selector).all()]
+
+
 def test_codes_of_a_picture_are_looked_at_and_changed(page, tmp_path):
     upload(page, "#look-upload", picture(tmp_path / "picture.png"))
     page.wait_for_selector("#look-decoded img")
@@ -196,27 +200,30 @@ def test_items_are_drawn_and_holes_filled(page):
     page.locator("#generate-draw").click()
     page.wait_for_selector("#generate-drawn img")
     assert page.locator("#generate-drawn img").count() == 4
-    before = source(page, "#generate-drawn img")
+    before = sources(page, "#generate-drawn img")
     page.locator("#generate-codes [value=erase]").click()
     drawn_across(page, page.locator("#generate-codes canvas"))
     page.wait_for_timeout(500)
     page.locator("#generate-fill").click()
     page.wait_for_function(
-        "before => [...document.querySelectorAll('#generate-drawn img')].some(one => one.src != before)",
+        "before => { const now = [...document.querySelectorAll('#generate-drawn img')].map(one => one.src); "
+        "return now.length == 4 && now.join() != before.join(); }",
         arg=before,
     )
+    filled = sources(page, "#generate-drawn img")
+    assert len(set(filled)) > 1, "the holes of each are drawn anew"
 
 
 def test_a_recording_is_converted(page, tmp_path):
     page.get_by_role("tab", name="Convert").click()
     upload(page, "#convert-recording", recording(tmp_path / "tone.wav"))
-    page.wait_for_selector(
-        "#convert-recording audio, #convert-recording .waveform-container", state="attached"
-    )
-    page.wait_for_timeout(1000)
-    page.locator("#convert-run").click()
     page.wait_for_selector("#convert-result audio")
     assert page.locator("#convert-result audio").count() == 2
+    before = page.locator("#convert-result audio").last.get_attribute("src")
+    choose(page, "#convert-voice", "theo")
+    page.locator("#convert-run").click()
+    changed = "before => [...document.querySelectorAll('#convert-result audio')].at(-1).src != before"
+    page.wait_for_function(changed, arg=before)
 
 
 def test_a_codebook_is_shown(page):

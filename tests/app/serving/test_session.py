@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from smalti.app.serving.atlas import single_codes, tile_pictures
@@ -23,7 +24,7 @@ from smalti.app.serving.generate import ANY, EMPTY, Request, priors, stages
 from smalti.app.serving.look import changed, chosen_code, results, undone
 from smalti.app.serving.media import MOST_SECONDS, read_upload
 from smalti.app.serving.models import load_models
-from smalti.app.serving.server import free_socket, temporary_uploads
+from smalti.app.serving.server import build_app, free_socket, temporary_uploads
 from smalti.app.serving.session import encoded
 from smalti.core.errors import InputError
 from smalti.priors.masked import MaskedPrior
@@ -101,10 +102,11 @@ def test_uploads_are_deleted_also_if_they_cannot_be_read(models, picture, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("seconds", [MOST_SECONDS + 1, 800])
-def test_a_long_recording_is_refused(models, tmp_path, seconds):
-    path = tmp_path / "long.wav"
-    soundfile.write(path, np.full(seconds * 8000, 0.1, np.float32), 8000, subtype="PCM_16")
+@pytest.mark.parametrize("ending", ["wav", "flac"])
+def test_a_long_recording_is_refused_before_it_is_decoded(models, tmp_path, monkeypatch, ending):
+    path = tmp_path / f"long.{ending}"
+    soundfile.write(path, np.zeros((MOST_SECONDS + 10) * 8000, np.float32), 8000, subtype="PCM_16")
+    monkeypatch.setattr(type(models["spoken-digits"].tokenizer.modality), "decode", None)
     with pytest.raises(InputError, match="at most 60 seconds"):
         read_upload(models["spoken-digits"], path)
     assert not path.exists()
@@ -130,6 +132,30 @@ def test_stages_end_with_what_the_prior_draws(models):
     assert len(drawn) > 5
     flat = drawn[0][0].flatten()
     assert torch.equal(flat == HOLE, torch.arange(len(flat)) >= (flat != HOLE).sum()), "row by row"
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "spoken-digits", "trained", "walks"])
+def test_each_prior_of_a_model_draws(models, name):
+    served = models[name]
+    for prior in priors(served):
+        *_, drawn = stages(served, request(prior, num=2))
+        assert drawn.shape[:2] == (2, served.tokenizer.autoencoder.num_codebooks)
+        assert (drawn >= 0).all()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -3}, {"guidance": -1.0}]
+)
+def test_settings_of_a_fill_are_checked(models, item, settings):
+    codes = item.codes.clone()
+    codes[0, 0, 0] = HOLE
+    with pytest.raises(InputError):
+        list(stages(models["fashion-mnist"], request(**settings), codes))
+
+
+def test_an_upload_that_is_gone_is_said(models, tmp_path):
+    with pytest.raises(InputError, match="gone"):
+        read_upload(models["fashion-mnist"], tmp_path / "none.png")
 
 
 def test_holes_are_filled_and_the_other_codes_stay(models, item):
@@ -275,7 +301,32 @@ def test_a_port_in_use_is_refused():
             free_socket("127.0.0.1", taken.getsockname()[1])
 
 
-def test_the_folder_of_uploads_is_deleted():
-    with temporary_uploads() as folder:
-        (folder / "upload").write_text("x")
-    assert not folder.exists()
+@pytest.fixture
+def client(models):
+    """The page as a program sees it, on the loopback address."""
+    with temporary_uploads(), TestClient(build_app(models, "127.0.0.1"), base_url="http://127.0.0.1") as one:
+        yield one
+
+
+def test_files_that_were_not_uploaded_are_not_read(client, picture):
+    settings = client.get("/config").json()
+    (look,) = [each["id"] for each in settings["dependencies"] if each["targets"][0][1] == "upload"][:1]
+    file = {"path": str(picture), "meta": {"_type": "gradio.FileData"}}
+    sent = {"data": ["trained", file, "its own size", None], "fn_index": look, "session_hash": "one"}
+    assert client.post("/gradio_api/queue/join", json=sent).status_code == 200
+    answer = client.get("/gradio_api/queue/data", params={"session_hash": "one"}).text
+    assert "data:image" not in answer
+    assert "process_completed" in answer
+    assert picture.exists()
+    assert client.post("/gradio_api/run/predict", json=sent).status_code == 404, "past the queue"
+
+
+def test_requests_of_other_sites_are_refused(client):
+    files = {"files": ("a.png", b"x")}
+    assert (
+        client.post("/gradio_api/upload", files=files, headers={"Origin": "https://a.org"}).status_code == 403
+    )
+    assert client.post("/gradio_api/upload", files=files, headers={"Origin": "http://127.0.0.1"}).is_success
+    assert client.get("/gradio_api/deep_link?session_hash=a").status_code == 403
+    assert client.get("/gradio_api/file=https://example.org").status_code == 403
+    assert client.get("/", headers={"Host": "example.org"}).status_code == 400

@@ -50,5 +50,7 @@ def _start() -> Path:
             "checkout of the project"
         )
     command = [sys.executable, "-m", "mkdocs", "build", "--quiet"]
-    subprocess.run(command, cwd=CHECKOUT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, check=True)
+    built_now = subprocess.run(command, cwd=CHECKOUT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+    if built_now.returncode:
+        raise InputError("expected the documentation to be built, which failed: install `smalti[dev]`")
     return built

@@ -27,8 +27,10 @@ def serve(runs: Sequence[str] = (), port: int = 7860, host: str = "127.0.0.1", q
 
     models = load_models(runs or shipped())
     bound = free_socket(host, port)
-    with bound, temporary_uploads():
-        app = build_app(models, host)
-        address = f"[{host}]" if ":" in host else host
+    address = f"[{host}]" if ":" in host else host
+
+    def ready() -> None:
         note(f"The page is at http://{address}:{bound.getsockname()[1]}/. Ctrl-C stops it.", quiet)
-        run_server(app, bound)
+
+    with bound, temporary_uploads():
+        run_server(build_app(models, host), bound, ready)

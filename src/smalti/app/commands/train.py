@@ -40,6 +40,7 @@ from smalti.app.streamed import StreamedData
 from smalti.app.training_items import WATCHED_ITEMS, TrainingItems
 from smalti.core.conditions import NO_SIZES
 from smalti.core.errors import InputError
+from smalti.core.hub import locate
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
 from smalti.core.plugins import loaded_plugins, plugin_hint
@@ -78,7 +79,7 @@ def train(
         out: the run's directory.
         assignments: `key=value` texts.
         quiet: hide progress.
-        start: another run, whose weights initialize this one.
+        start: another run, or a model in this package, whose weights initialize this one.
         suggest: print the command that usually comes next.
 
     Raises:
@@ -104,6 +105,7 @@ def train_recipe(
     suggest: bool = False,
 ) -> RunDirectory:
     """Train a complete recipe object; see `train`."""
+    start = None if start is None else locate(start, ())
     run = RunDirectory(out)
     recipe = resumed(run, recipe)
     modality = recipe.data.build()

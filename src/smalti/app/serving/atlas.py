@@ -30,7 +30,8 @@ class Atlas:
 
     Attributes:
         sprite: tiles of all codes in one picture, as `code_map` reads it; None for sounds and some models.
-        shares: share of each code in the training codes, one codebook after the other; None if not counted.
+        shares: share of each code in the training codes, one codebook after the other; None if they were not
+            counted, or are too many.
     """
 
     sprite: dict[str, Any] | None
@@ -41,7 +42,7 @@ def atlas(tokenizer: Tokenizer) -> Atlas:
     """Make the atlas of a model: each code decoded alone, see `single_codes`."""
     counts = code_counts(tokenizer)
     shares = None
-    if counts is not None:
+    if counts is not None and counts.numel() <= MOST_TILES:
         shares = (counts / counts.sum(1, keepdim=True).clamp(min=1)).flatten().tolist()
     return Atlas(_sprite(tokenizer), shares)
 

@@ -7,6 +7,7 @@ const size = element.querySelector("[name=size]");
 const modes = [...element.querySelectorAll("[name=mode]")];
 let map = null;
 let stroke = null;
+let last = null;
 
 const colour = (code) => code === HOLE ? "#ffffff" : `hsl(${(code * 137.508) % 360} 55% ${45 + (code % 3) * 10}%)`;
 const mode = () => modes.find((one) => one.getAttribute("aria-pressed") === "true").value;
@@ -21,7 +22,7 @@ function cells() {
   return [width, map.is_band ? 18 : width];
 }
 
-function draw(lit) {
+function draw(lit, book) {
   const [width, height] = cells();
   planes.querySelectorAll("canvas").forEach((canvas, plane) => {
     const context = canvas.getContext("2d");
@@ -38,7 +39,7 @@ function draw(lit) {
           context.moveTo(x, y + height);
           context.lineTo(x + width, y);
           context.stroke();
-        } else if (code === lit) {
+        } else if (code === lit && codebook((plane * map.rows + row) * map.cols + column) === book) {
           context.lineWidth = 2;
           context.strokeStyle = "#111111";
           context.strokeRect(x + 1, y + 1, width - 2, height - 2);
@@ -108,7 +109,19 @@ function hover(event, at) {
   }
   const share = map.shares && code !== HOLE ? `, ${(100 * map.shares[entry]).toPrecision(2)} % of the training codes` : "";
   tip.querySelector(".words").textContent = code === HOLE ? "hole" : `code ${code}${share}`;
-  draw(code);
+  draw(code, codebook(at.place));
+}
+
+function line(from, to) {
+  const steps = Math.max(Math.abs(to.row - from.row), Math.abs(to.column - from.column), 1);
+  for (let step = 1; step <= steps; step++) {
+    const part = step / steps;
+    paint({
+      plane: to.plane,
+      row: Math.round(from.row + part * (to.row - from.row)),
+      column: Math.round(from.column + part * (to.column - from.column)),
+    }, brushed());
+  }
 }
 
 function paint(at, code) {
@@ -134,7 +147,9 @@ planes.addEventListener("pointerdown", (event) => {
     return;
   }
   event.preventDefault();
+  if (!map.is_editable) return;
   stroke = new Map();
+  last = at;
   paint(at, brushed());
   draw();
 });
@@ -148,7 +163,8 @@ planes.addEventListener("pointermove", (event) => {
   const at = found(event);
   if (!at) return;
   if (stroke) {
-    paint(at, brushed());
+    if (at.plane === last.plane) line(last, at);
+    last = at;
     draw();
   } else {
     hover(event, at);
@@ -160,11 +176,14 @@ planes.addEventListener("pointerleave", () => {
   if (map) draw();
 });
 
-window.addEventListener("pointerup", () => {
+function finish() {
   if (!stroke) return;
   trigger("input", { edits: [...stroke] });
   stroke = null;
-});
+}
+
+window.addEventListener("pointerup", finish);
+window.addEventListener("pointercancel", finish);
 
 modes.forEach((one) => one.addEventListener("click", () => choose(one.value)));
 watch("value", show);

@@ -9,6 +9,7 @@ import gradio as gr
 from jaxtyping import Int64
 from torch import Tensor
 
+from smalti.app.console import amount
 from smalti.app.serving.atlas import Atlas
 
 HOLE = -1
@@ -43,8 +44,9 @@ def planes(
     atlas: Atlas | None = None,
     is_editable: bool = True,
     has_holes: bool = False,
+    part: str = "codebook",
 ) -> dict[str, Any]:
-    """Describe codes for a `CodeMap`: one plane for each codebook, and for each frame of a clip.
+    """Describe codes for a `code_map`: one plane for each codebook, and for each frame of a clip.
 
     Args:
         codes: of one item; `HOLE` where there is none.
@@ -52,16 +54,17 @@ def planes(
         atlas: what the codes stand for.
         is_editable: whether codes can be painted.
         has_holes: whether codes can be removed.
+        part: what the codes of a position are called: codebooks, or parts of the codes of several grids.
     """
     num_codebooks, *grid = codes.shape[1:]
     is_band = len(grid) == 1
     if is_band:  # one line for each codebook
-        rows, titles = num_codebooks, [f"{num_codebooks} codes at each of {grid[0]} steps of time"]
+        rows, titles = num_codebooks, [f"{amount(num_codebooks, 'codes')} at each of {grid[0]} steps of time"]
     else:
         rows = grid[-2]
         frames = range(1, grid[0] + 1) if len(grid) == 3 else [0]
         books = range(1, num_codebooks + 1)
-        titles = [_title(book if num_codebooks > 1 else 0, frame) for book in books for frame in frames]
+        titles = [_title(part, book if num_codebooks > 1 else 0, frame) for book in books for frame in frames]
     return {
         "codes": codes[0].flatten().tolist(),
         "rows": rows,
@@ -78,7 +81,7 @@ def planes(
 
 
 def edited(codes: Int64[Tensor, "1 g *grid"], edits: Any, num_codes: int) -> Int64[Tensor, "1 g *grid"]:
-    """Return codes with edits of a `CodeMap`, of which those that are out of range are left out."""
+    """Return codes with edits of a `code_map`, of which those that are out of range are left out."""
     flat = codes.flatten().clone()
     for place, code in edits or ():
         if 0 <= int(place) < len(flat) and HOLE <= int(code) < num_codes:
@@ -86,6 +89,6 @@ def edited(codes: Int64[Tensor, "1 g *grid"], edits: Any, num_codes: int) -> Int
     return flat.view(codes.shape)
 
 
-def _title(codebook: int, frame: int) -> str:
-    words = [f"codebook {codebook}"] if codebook else []
+def _title(part: str, number: int, frame: int) -> str:
+    words = [f"{part} {number}"] if number else []
     return ", ".join([*words, *([f"frame {frame}"] if frame else [])]) or "codes"

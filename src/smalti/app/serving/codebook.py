@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from smalti.app.serving.atlas import code_counts, single_codes, sound_of
+from smalti.app.serving.atlas import MOST_TILES, code_counts, single_codes, sound_of
 from smalti.app.serving.figures import use_figure
 from smalti.app.serving.media import sentence, shown
 from smalti.app.serving.models import Served
@@ -61,21 +61,26 @@ def use_of(served: Served) -> str:
         perplexity = torch.exp(-(share * share.clamp(min=1e-12).log()).sum()).item()
         used = int((row > 0).sum())
         lines.append(f"Codebook {number}: {used:,} of {len(row):,} codes used, perplexity {perplexity:,.0f}.")
-    return use_figure(counts) + "".join(map(sentence, lines))
+    figure = use_figure(counts) if counts.shape[1] <= MOST_TILES else ""
+    return figure + "".join(map(sentence, lines))
 
 
 def atlas_of(served: Served) -> str:
     """Show the most frequent codes of each codebook as tiles, as HTML."""
     sprite, counts = served.atlas.sprite, code_counts(served.tokenizer)
     if sprite is None:
-        what = "Look at one in the list of its neighbours to hear it." if served.is_sound else ""
-        return sentence(f"The codes of this model do not stand for pieces of pictures. {what}".strip())
+        if served.is_sound:
+            return sentence("“Codes near it” plays a code, and the codes nearest to it.")
+        return sentence(
+            f"No tiles: there are more than {MOST_TILES:,} codes, or they stand for no place of a picture."
+        )
     num = served.tokenizer.autoencoder.num_codes
     parts = []
     for book in range(served.tokenizer.autoencoder.num_codebooks):
         order = torch.arange(num) if counts is None else counts[book].argsort(descending=True, stable=True)
         tiles = "".join(tile(served, book, code) for code in order[:SHOWN].tolist())
-        title = f"Codebook {book + 1}: its {min(SHOWN, num)} most frequent codes, each decoded alone."
+        which = "first" if counts is None else "most frequent"
+        title = f"Codebook {book + 1}: its {min(SHOWN, num)} {which} codes, each decoded alone."
         parts.append(f'{sentence(title)}<div style="display:flex;flex-wrap:wrap;gap:3px">{tiles}</div>')
     return _with_sheet(served, "".join(parts))
 

@@ -34,10 +34,10 @@ def add_compare(models: Mapping[str, Served]) -> None:
             results = gr.HTML(elem_id="compare-results")
             drawn = gr.HTML(elem_id="compare-drawn")
 
-    def run(names: Sequence[str], path: str | None) -> str:
-        return compared([models[name] for name in names], path)
+    def run(names: Sequence[str], path: str | None) -> tuple[str, None]:
+        return compared([models[name] for name in names], path), None
 
-    on(upload.upload, run, [chosen, upload], [results])
+    on(upload.upload, run, [chosen, upload], [results, upload])
     on(curves.click, lambda names: learning_curves([models[name] for name in names]), [chosen], [drawn])
 
 
@@ -51,6 +51,8 @@ def compared(models: Sequence[Served], path: str | None) -> str:
         raise InputError("expected a file: choose one")
     file = Path(path)
     try:
+        if not models:
+            raise InputError("expected at least one model: choose some on the left, then the file again")
         kinds = {served.item for served in models}
         if len(kinds) != 1:
             raise InputError(

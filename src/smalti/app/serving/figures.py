@@ -57,7 +57,9 @@ def curves_figure(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         for (name, lines), colour in zip(held_out.items(), _colours(len(held_out)), strict=True):
             points = [(line["step"], line[key]) for line in lines if key in line]
             if points:
-                axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name, markersize=3)
+                axes.plot(
+                    *zip(*points, strict=True), "o-", color=colour, label=name.lstrip("_"), markersize=3
+                )
         finish_axes(axes, f"{TITLES[key]}, validation", "step")
         axes.legend(frameon=False, fontsize=7)
     return embedded(lambda path: save_figure(figure, path), "learning curves")
@@ -74,7 +76,7 @@ def rate_figure(points: Mapping[str, tuple[float, float]], unit: str, quality: s
     figure = Figure(figsize=(4.6, 3.2), layout="constrained")
     axes = figure.add_subplot()
     for (name, (rate, distortion)), colour in zip(points.items(), _colours(len(points)), strict=True):
-        axes.plot([rate], [distortion], "o", color=colour, label=name)
+        axes.plot([rate], [distortion], "o", color=colour, label=name.lstrip("_"))
     finish_axes(axes, f"{quality} of this item", unit)
     axes.legend(frameon=False, fontsize=7)
     return embedded(lambda path: save_figure(figure, path), "rate against distortion")

@@ -16,12 +16,14 @@ from smalti.app.serving.media import MOST_FRAMES, MOST_SECONDS, gallery, read_up
 from smalti.app.serving.models import Served
 from smalti.app.serving.session import Item, encoded
 from smalti.app.serving.wiring import on
+from smalti.autoregressive.guidance import GuidedNetwork
 from smalti.autoregressive.sampling import draw_codes, sample
+from smalti.core.arguments import check_draws
 from smalti.core.conditioners import readable_conditions
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.precision import full_precision
-from smalti.core.priors import Prior
+from smalti.core.priors import Prior, check_guidance
 from smalti.data.actions import parse_actions
 from smalti.priors.autoregressive import LearnedPrior
 from smalti.priors.draws import seeded_generator
@@ -30,6 +32,8 @@ from smalti.priors.masked import MaskedPrior
 
 ANY = "any"
 MOST_ITEMS = 16
+MOST_LENGTHS = 4
+"""Items of the greatest length in one draw."""
 EMPTY: tuple[Any, ...] = ("", ANY, "", 1, 0.0, 1.0, 0, 1.0, 1.0, 0)
 """Settings of a `Request` whose fields are empty."""
 MOST_SEED = 1 << 32
@@ -157,7 +161,7 @@ def add_generate(models: Mapping[str, Served]) -> None:
     on(model.change, choose, [model], [prior, category, actions, length, item, drawn, codes])
     on(draw.click, generate, [model, *settings], [item, codes, drawn])
     on(upload.upload, read, [model, upload, category], [item, codes, drawn])
-    on(codes.input, painted, [item], [item])
+    on(codes.input, painted, [item], [item], is_each_counted=True)
     on(fill.click, filled, [model, item, *settings], [item, codes, drawn])
     on(restore.click, restored, [item], [item, codes])
 
@@ -245,16 +249,22 @@ def stages(served: Served, request: Request, codes: Tensor | None = None) -> Ite
         settings["guidance"] = request.guidance
         kept = (holes != HOLE).to(tokenizer.device)
         start = holes.clamp(min=0).to(tokenizer.device)
-        with full_precision(prior):
-            for drawn, hidden in prior.inpaint_rounds(start, kept, given, **settings):
-                yield drawn.masked_fill(hidden, HOLE).cpu()
-        return
+        rounds = prior.inpaint_rounds(start, kept, given, **settings)
+        while True:
+            # Not around a yield: each round may be computed in another thread.
+            with full_precision(prior):
+                done = next(rounds, None)
+            if done is None:
+                return
+            yield done[0].masked_fill(done[1], HOLE).cpu()
     with torch.no_grad(), full_precision(prior):
         if codes is None:
             guided = {} if request.guidance == 1 else {"guidance": request.guidance}
-            drawn = prior.sample_grids(num, given, grid=grid, **guided, **settings).cpu()
+            other = None if grid == tuple(tokenizer.autoencoder.grid) else grid
+            drawn = prior.sample_grids(num, given, grid=other, **guided, **settings).cpu()
+            holes = torch.full_like(drawn, HOLE)  # a prior may have a length of its own
         else:
-            drawn = _filled(prior, holes, given, **settings)
+            drawn = _filled(prior, holes, given, request.guidance, **settings)
     yield from _revealed(prior, drawn, holes)
 
 
@@ -264,8 +274,11 @@ def _grid(served: Served, request: Request) -> tuple[int, ...]:
     if not request.length or not is_ragged(served):
         return model.grid
     most = MOST_SECONDS if served.is_sound else MOST_FRAMES
-    if not 0 < request.length <= most:
-        raise InputError(f"expected a length of at most {most}, received {request.length:g}: lower it")
+    if not 0 < request.length <= most or request.length * request.num > MOST_LENGTHS * most:
+        raise InputError(
+            f"expected a length of at most {most}, and {MOST_LENGTHS * most} of all items, received "
+            f"{request.num} of {request.length:g}: lower it"
+        )
     whole = modality.seconds(model.signal.size[0]) if served.is_sound else model.signal.size[0]
     return (max(1, round(model.grid[0] * request.length / (whole or 1))), *model.grid[1:])
 
@@ -298,11 +311,13 @@ def _conditions(
     return tokenizer.trained.prior_conditions(prior, num, chosen, given)
 
 
-def _filled(prior: Prior, holes: Tensor, given: Conditions, **settings: Any) -> Tensor:
+def _filled(prior: Prior, holes: Tensor, given: Conditions, guidance: float, **settings: Any) -> Tensor:
     """Draw holes with a prior that draws in order: each given the codes before it, not those after it."""
     if not isinstance(prior, LearnedPrior):
         raise InputError(f"expected a learned prior to fill holes, received {prior.name}: choose another one")
-    network = prior.network
+    check_draws(settings["temperature"], settings["top_k"], settings["top_p"])
+    guidance = check_guidance(guidance, given, prior.network)
+    network = prior.network if guidance == 1 else GuidedNetwork(prior.network, guidance)
     flat = holes.flatten(2).transpose(1, 2).flatten(1)
     order = network.order(holes.shape[2:])
     places = iter(range(flat.shape[1]) if order is None else order.tolist())

@@ -60,11 +60,17 @@ def add_look(models: Mapping[str, Served]) -> None:
         served, own = models[name], chosen == OWN
         new = encoded(served, read_upload(served, Path(path), own), own, voice)
         assert new.signal is not None
-        return new, shown(new.tokenizer.modality, new.signal, "original"), *results(new), new.map(), ""
+        # The file is deleted, so the field is free for the next one.
+        return new, shown(new.tokenizer.modality, new.signal, "original"), *results(new), new.map(), "", None
 
     on(model.change, choose, [model], [item, size, speaker, original, decoded, numbers, alone, codes])
-    on(upload.upload, look, [model, upload, size, speaker], [item, original, decoded, numbers, codes, alone])
-    on(codes.input, changed, [item], [item, decoded, numbers])
+    on(
+        upload.upload,
+        look,
+        [model, upload, size, speaker],
+        [item, original, decoded, numbers, codes, alone, upload],
+    )
+    on(codes.input, changed, [item], [item, decoded, numbers], is_each_counted=True)
     on(codes.select, chosen_code, [item], [alone])
     on(reset.click, undone, [item], [item, decoded, numbers, codes])
     on(speaker.input, revoiced, [item, speaker], [item, decoded, numbers])
@@ -107,8 +113,9 @@ def chosen_code(item: State, event: gr.EventData) -> str:
     served, place, code = item.served, int(event.place), int(event.code)
     if not 0 <= place < item.codes.numel() or not 0 <= code < served.tokenizer.autoencoder.num_codes:
         raise InputError("expected a code of this item: choose one on the map")
-    here = int((item.codes == code).sum())
-    words = sentence(f"Code {code} is at {here} of {item.codes.numel()} places; Paint puts it elsewhere.")
+    of_book = item.codes[0, place // item.codes[0, 0].numel()]
+    here = int((of_book == code).sum())
+    words = sentence(f"Code {code} is at {here} of {of_book.numel()} positions. Paint draws with it.")
     if not served.is_sound:
         return words
     sound = sound_of(item.tokenizer, place, code, item.codes, item.class_name)

@@ -19,12 +19,15 @@ from smalti.app.serving.models import Served
 from smalti.core.errors import InputError, printable
 from smalti.core.modality import Modality
 from smalti.data.sources.base import UnreadableItem
+from smalti.modalities.audio.kinds import open_blocks
 
 MOST_BYTES = 32 << 20
 MOST_SECONDS = 60
 MOST_FRAMES = 64
 MOST_PIXELS = 1 << 20
 """Limits of an upload; pixels are those of a picture, or of a frame, in its own size."""
+MOST_WHOLE_BYTES = 2 << 20
+"""Of a recording in a format that is only decoded at once."""
 SIDE = 320
 """Pixels to which small pictures are enlarged."""
 MEBIBYTE = 1 << 20
@@ -54,50 +57,62 @@ def read_upload(served: Served, path: Path, own_size: bool = False) -> Tensor:
         modality = served.tokenizer.modality
         if own_size and not served.is_sound:
             modality = served.tokenizer.native().modality
-        stored = _decoded(modality, path)
+        stored = _decoded(served, modality, path)
+    except FileNotFoundError as error:
+        raise InputError(f"expected the upload {name}, which is gone already: choose it again") from error
     except UnreadableItem as error:
         raise InputError(
             f"expected a {served.item} for the model {served.name}, but {name} cannot be read as one: {error}"
         ) from error
     finally:
         path.unlink(missing_ok=True)
-    _check(served, modality, stored, name)
+    if served.is_clip:
+        _check_frames(stored.shape[1], name)
+    if not served.is_sound:
+        _check_pixels(stored, name)
     return modality.to_model(torch.from_numpy(stored).unsqueeze(0))
 
 
-def _decoded(modality: Modality, path: Path) -> np.ndarray:
-    """Decode a file to stored values; of a long one, no more than is needed to see that it is too long."""
-    blocks = modality.blocks(path)
-    if blocks is None:
-        return modality.decode(path)
-    parts, length = [], 0
-    for block in blocks:
-        parts.append(block)
-        # Sounds come as samples (T,), clips as frames (C, F, H, W).
-        length += len(block) / (modality.sample_rate_hz or 1) if block.ndim == 1 else block.shape[1]
-        if length > (MOST_SECONDS if block.ndim == 1 else MOST_FRAMES):
-            unit = "seconds" if block.ndim == 1 else "frames"
-            most = MOST_SECONDS if block.ndim == 1 else MOST_FRAMES
-            raise InputError(
-                f"expected at most {most} {unit}, received {printable(path.name)}, which is longer: cut it"
-            )
-    del parts
+def _decoded(served: Served, modality: Modality, path: Path) -> np.ndarray:
+    """Decode a file to stored values, after a look at its length in bounded memory."""
+    if served.is_sound:
+        _check_seconds(path)
+    elif (frames := modality.blocks(path)) is not None:
+        length = 0
+        for block in frames:  # (C, F, H, W)
+            length += block.shape[1]
+            _check_frames(length, printable(path.name))
+            _check_pixels(block, printable(path.name))
     return modality.decode(path)
 
 
-def _check(served: Served, modality: Modality, stored: np.ndarray, name: str) -> None:
-    """Check the length of a sound or clip, and the pixels of a picture."""
-    if served.is_sound:
-        seconds = modality.seconds(stored.shape[1]) or 0
-        if seconds > MOST_SECONDS:
+def _check_seconds(path: Path) -> None:
+    """Check the length of a sound, whatever the size of its file."""
+    opened = open_blocks(path)
+    if opened is None:
+        if path.stat().st_size > MOST_WHOLE_BYTES:
             raise InputError(
-                f"expected at most {MOST_SECONDS} seconds, received {name} of {seconds:.0f} s: cut it"
+                f"expected at most {MOST_WHOLE_BYTES // MEBIBYTE} MiB of sound in this format, received "
+                f"{printable(path.name)}: convert it to WAV or FLAC"
             )
         return
-    if served.is_clip and stored.shape[1] > MOST_FRAMES:
-        raise InputError(
-            f"expected at most {MOST_FRAMES} frames, received {name} of {stored.shape[1]}: cut it"
-        )
+    blocks, rate_hz = opened
+    seconds = 0.0
+    for block in blocks:
+        seconds += len(block) / rate_hz
+        if seconds > MOST_SECONDS:
+            raise InputError(
+                f"expected at most {MOST_SECONDS} seconds, received {printable(path.name)}, which has more: "
+                "cut it"
+            )
+
+
+def _check_frames(frames: int, name: str) -> None:
+    if frames > MOST_FRAMES:
+        raise InputError(f"expected at most {MOST_FRAMES} frames, received {name}, which has more: cut it")
+
+
+def _check_pixels(stored: np.ndarray, name: str) -> None:
     height, width = stored.shape[-2:]
     if height * width > MOST_PIXELS:
         raise InputError(

@@ -17,8 +17,10 @@ from smalti.core.errors import InputError
 from smalti.core.precision import full_precision
 from smalti.core.priors import DensityPrior
 from smalti.core.units import bits_per_dim
+from smalti.decoding import cropped
 from smalti.encoding import encode_signals
 from smalti.evaluation.reconstruction import Reconstruction
+from smalti.priors.labelled import LabelledPrior
 from smalti.tokenizer import Tokenizer
 
 
@@ -62,7 +64,8 @@ class Item:
     def map(self, is_editable: bool = True, has_holes: bool = False) -> dict[str, Any]:
         """Return the value of a `code_map`."""
         num_codes = self.served.tokenizer.autoencoder.num_codes
-        return planes(self.codes, num_codes, self.served.atlas, is_editable, has_holes)
+        part = "codebook" if self.served.tokenizer.autoencoder.code_layout is None else "part"
+        return planes(self.codes, num_codes, self.served.atlas, is_editable, has_holes, part)
 
     def decoded(self) -> Tensor:
         """Decode the codes to a signal `(1, C, *size)` in the model's range, of the size of the item.
@@ -75,10 +78,7 @@ class Item:
                 "expected a code at each position, received holes: fill them, or reset the codes"
             )
         signal = self.tokenizer.decode_signals(self.codes, class_name=self.class_name)
-        if self.signal is None:
-            return signal
-        inside = tuple(slice(side) for side in self.signal.shape[2:])
-        return signal[(slice(None), slice(None), *inside)]
+        return signal if self.signal is None else cropped([signal], [self.signal.shape[2:]])[0]
 
 
 def encoded(served: Served, signal: Tensor, own_size: bool = False, class_name: str | None = None) -> Item:
@@ -101,9 +101,10 @@ def figures(item: Item, decoded: Tensor) -> str:
         rows += [
             (title, f"{known[name]:.3f}") for name, title in names.items() if known.get(name) is not None
         ]
-    num = item.codes.numel()
+    num, books = item.codes.numel(), item.codes.shape[1]
+    different = sum(len(book.unique()) for book in item.codes[0])
     nominal = num * math.log2(model.num_codes)
-    rows.append(("codes", f"{num:,} ({len(item.codes.unique()):,} different)"))
+    rows.append(("codes", f"{num:,} ({different:,} different{' by codebook' if books > 1 else ''})"))
     rows.append(("bits of the codes", f"{nominal:,.0f}"))
     rows += [(f"bits under {name}", f"{bits:,.0f}") for name, bits in _rates(item)]
     seconds = item.tokenizer.modality.seconds(decoded.shape[2]) if item.served.is_sound else None
@@ -118,15 +119,17 @@ def figures(item: Item, decoded: Tensor) -> str:
 
 
 def _rates(item: Item) -> list[tuple[str, float]]:
-    """Bits of the codes under each prior with probabilities, for codes of the size of its training."""
-    rates = []
-    for name, prior in item.served.tokenizer.priors.items():
-        if not isinstance(prior, DensityPrior) or name == "uniform":
+    """Bits of the codes under each prior with probabilities, without a class."""
+    rates, model = [], item.tokenizer.autoencoder
+    learned = (pair for pair in item.served.tokenizer.priors.items() if pair[0] != "uniform")
+    for name, prior in learned:
+        fits = item.tokenizer.modality.is_ragged or item.codes.shape[2:] == model.grid
+        if not isinstance(prior, DensityPrior) or isinstance(prior, LabelledPrior) or not fits:
             continue
         try:
             with torch.no_grad(), full_precision(prior):
                 nats = -prior.log_prob(item.codes.to(item.served.tokenizer.device), Conditions())
-        except (InputError, RuntimeError):  # a prior of one size of grid
+        except InputError:  # a prior of one size of grid
             continue
         rates.append((name, bits_per_dim(nats, 1).item()))
     return rates

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import html
 import inspect
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,10 +14,16 @@ import gradio as gr
 from smalti.core.errors import InputError
 
 QUEUE = "models"
-"""Name of the queue that all calls share: the models are not computed with by two calls at once."""
+"""Name of the queue that all calls share, so that only one of them computes at a time."""
 
 
-def on(event: Any, function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
+def on(
+    event: Any,
+    function: Callable[..., Any],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    is_each_counted: bool = False,
+) -> Any:
     """Call a function at an event of a component.
 
     Args:
@@ -23,6 +31,7 @@ def on(event: Any, function: Callable[..., Any], inputs: Sequence[Any], outputs:
         function: of the values of the inputs; returns, or yields, those of the outputs.
         inputs: components or states that it reads.
         outputs: components or states that it sets.
+        is_each_counted: also call it for an event that comes while another one is pending.
     """
     return event(
         guarded(function),
@@ -31,18 +40,19 @@ def on(event: Any, function: Callable[..., Any], inputs: Sequence[Any], outputs:
         api_visibility="private",
         concurrency_limit=1,
         concurrency_id=QUEUE,
+        trigger_mode="multiple" if is_each_counted else "once",
     )
 
 
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Show an `InputError` of a function to the user as a sentence."""
+    """Show an error of a function to the user as a sentence."""
     if inspect.isgeneratorfunction(function):
 
         @functools.wraps(function)
         def generate(*args: Any) -> Any:
             try:
                 yield from function(*args)
-            except InputError as error:
+            except Exception as error:
                 raise as_shown(error) from None
 
         return generate
@@ -51,12 +61,16 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         try:
             return function(*args)
-        except InputError as error:
+        except Exception as error:
             raise as_shown(error) from None
 
     return call
 
 
-def as_shown(error: InputError) -> gr.Error:
-    """Return the error that Gradio shows at the top of the page."""
-    return gr.Error(str(error), duration=15, print_exception=False, title="That did not work")
+def as_shown(error: Exception) -> gr.Error:
+    """Return what Gradio shows at the top of the page; errors other than `InputError` are printed here."""
+    text = str(error)
+    if not isinstance(error, InputError):
+        traceback.print_exception(error)
+        text = "This failed, for a reason that is in the terminal of smalti serve: choose another file."
+    return gr.Error(html.escape(text, quote=False), duration=15, print_exception=False, title="Refused")
