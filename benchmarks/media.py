@@ -45,14 +45,20 @@ def show_codes(axes: Axes, codes: torch.Tensor, num_codes: int, title: str) -> N
 
 
 def picture_row(
-    axes: Sequence[Axes], run: str, source: Source, index: int, class_name: str, item: str
+    axes: Sequence[Axes],
+    run: str,
+    source: Source,
+    index: int,
+    class_name: str,
+    item: str,
+    guidance: float = 1.0,
 ) -> None:
     """Show an item, its codes, its reconstruction, and an item that the prior draws."""
     tokenizer = smalti.load(run)
     content = next(itertools.islice(source.items("test"), index, None)).content
     picture = torch.from_numpy(tokenizer.modality.decode(content))
     codes = tokenizer.encode(picture)
-    drawn = tokenizer.sample(1, class_name, seed=SEED, temperature=0.8)[0]
+    drawn = tokenizer.sample(1, class_name, seed=SEED, temperature=0.8, guidance=guidance)[0]
     pictures = [picture, tokenizer.decode(codes)[0], drawn]
     titles = [item, "decoded from its codes", f"drawn by a prior: {class_name}"]
     for each, one, title in zip([axes[0], axes[2], axes[3]], pictures, titles, strict=True):
@@ -65,7 +71,7 @@ def main(letters: str, frames: str, frames_data: str) -> None:
     """Write docs/images/media.png."""
     figure = Figure(figsize=(7.8, 5.4), layout="constrained")
     rows = figure.subplots(3, 4)
-    picture_row(rows[0], letters, LettersSource(), LETTER, "g", "a picture")
+    picture_row(rows[0], letters, LettersSource(), LETTER, "g", "a picture", guidance=2.0)
     picture_row(
         rows[2], frames, open_data(frames_data, smalti.load(frames).modality), 0, "take_cover", "a frame"
     )

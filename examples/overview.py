@@ -1,4 +1,4 @@
-"""Draw the figure at the top of the README: `python examples/overview.py RUN docs/images/overview.png`."""
+"""Draw the figure of the start page: `python examples/overview.py RUN docs/images/overview.png`."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ TEST_ITEMS = (3, 14, 38)
 """Indices of the held-out letters to show."""
 SEEDS = (0, 1, 2)
 """Seeds of the samples, one per letter, drawn from the class of that letter."""
-TEMPERATURE = 0.7
+TEMPERATURE, GUIDANCE = 0.8, 2.0
 
 
 def main(run: str, out: str) -> None:
@@ -27,7 +27,7 @@ def main(run: str, out: str) -> None:
     reconstructions = tokenizer.decode(codes)
     drawn = torch.cat(
         [
-            tokenizer.sample_codes(1, item.label, seed=seed, temperature=TEMPERATURE)
+            tokenizer.sample_codes(1, item.label, seed=seed, temperature=TEMPERATURE, guidance=GUIDANCE)
             for item, seed in zip(items, SEEDS, strict=True)
         ]
     )
