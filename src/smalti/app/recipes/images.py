@@ -68,7 +68,7 @@ def letters() -> Recipe:
 
     Command: smalti train letters --out runs/letters
     Cost: about 1 minute for the autoencoder and 3.5 for the prior on one CPU thread (two are no faster).
-    Expect: legible letters of every class with `--guidance 2` (89 % named rightly by a classifier, see
+    Expect: legible letters of every class with `--guidance 2` (81 to 89 % named rightly by a classifier, see
     results/samples.jsonl); bits/dim decreases from uniform to unigram to learned prior.
     """
     width: dict[str, Any] = {"channels": 64, "residual_channels": 32, "residual_blocks": 2}
