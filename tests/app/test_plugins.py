@@ -49,7 +49,7 @@ def test_every_command_that_opens_a_run_takes_a_plugin() -> None:
     assert {name for name, parameters in takes.items() if "plugin" in parameters} == {
         name
         for name, parameters in takes.items()
-        if "run" in parameters or name in ("train", "recipes", "compare")
+        if "run" in parameters or name in ("train", "recipes", "compare", "serve")
     }
 
 

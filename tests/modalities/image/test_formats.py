@@ -71,11 +71,13 @@ def smooth(mode: str) -> Image.Image:
 
 
 def written(name: str, mode: str) -> bytes | None:
-    """A picture as a file of a type; None if Pillow cannot write that mode."""
+    """A picture as a file of a type; None if Pillow cannot write that mode, or not read it again."""
     buffer = io.BytesIO()
     options = {"lossless": True, "exact": True} if name == "WEBP" else {}
     try:
         smooth(mode).save(buffer, name, **options)
+        with Image.open(buffer) as opened:
+            opened.load()  # Pillow 12 does not read the TIFF files in YCbCr that it writes
     except Exception:
         return None
     return buffer.getvalue()
