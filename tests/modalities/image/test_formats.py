@@ -71,16 +71,24 @@ def smooth(mode: str) -> Image.Image:
 
 
 def written(name: str, mode: str) -> bytes | None:
-    """A picture as a file of a type; None if Pillow cannot write that mode, or not read it again."""
+    """A picture as a file of a type; None if Pillow cannot write that mode."""
     buffer = io.BytesIO()
     options = {"lossless": True, "exact": True} if name == "WEBP" else {}
     try:
         smooth(mode).save(buffer, name, **options)
-        with Image.open(buffer) as opened:
-            opened.load()  # Pillow 12 does not read the TIFF files in YCbCr that it writes
     except Exception:
         return None
     return buffer.getvalue()
+
+
+def is_damaged(data: bytes) -> bool:
+    """True for a file that Pillow wrote and does not read: TIFF in YCbCr, by version 12."""
+    with Image.open(io.BytesIO(data)) as opened:
+        try:
+            opened.load()
+        except OSError:
+            return True
+    return False
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -110,7 +118,7 @@ def test_every_type_and_mode_is_read_right_or_refused(name):
     assert num_read or refused
     assert all(len(reason) > 10 for reason in refused.values())
     if name in ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP", "AVIF"):
-        assert not refused
+        assert not [mode for mode in refused if not is_damaged(written(name, mode) or b"")]
 
 
 def test_endings_are_those_of_pictures():
