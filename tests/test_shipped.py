@@ -19,7 +19,7 @@ NAMES = smalti.shipped()
 
 
 def test_they_are_small():
-    assert {"fashion-mnist", "speech-codec", "spoken-digits"} <= set(NAMES)
+    assert {"fashion-mnist", "letters", "speech-codec", "spoken-digits"} <= set(NAMES)
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) <= MOST_BYTES
 
 
@@ -51,7 +51,7 @@ def test_its_files_hold_weights_in_bfloat16_and_no_data(name):
     config = json.loads((SHIPPED / name / "config.json").read_text())
     assert not {"data", "described"} & set(config)
     card = (SHIPPED / name / "README.md").read_text()
-    assert re.search(r"`smalti (train|reproduce) ", card), "the command that trained it"
+    assert re.search(r"`smalti (train|reproduce|demo) ", card), "the command that trained it"
     assert f"# {name}\n" in card
 
 
