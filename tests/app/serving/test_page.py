@@ -233,6 +233,8 @@ def test_a_codebook_is_shown(page):
     page.locator("#codebook-code input").fill("17")
     page.locator("#codebook-near").click()
     page.locator("#codebook-neighbours").get_by_text("Codes nearest to code 17").wait_for()
+    assert page.locator("#codebook-neighbours .tile").count() == 13, "itself, and twelve others"
+    assert page.locator("#codebook-atlas .tile").count() == 256
 
 
 def test_models_are_compared(page, tmp_path):
@@ -259,6 +261,7 @@ def test_what_cannot_be_read_is_said(page, tmp_path, model, name, content, sente
         choose(page, "#look-model", model)
     upload(page, "#look-upload", tmp_path / name)
     page.locator(".toast-wrap, .toast-body").get_by_text(re.compile(sentence)).first.wait_for()
+    assert page.locator("#look-decoded img, #look-decoded audio").count() == 0
     # And the page goes on.
     if model == "fashion-mnist":
         page.reload()

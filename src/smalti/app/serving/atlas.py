@@ -1,4 +1,4 @@
-"""What each code of a model stands for, and its share of the training codes."""
+"""Atlas of a codebook: each code decoded alone, and its share of the training codes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SOUND_S = 0.5
 
 @dataclass(frozen=True)
 class Atlas:
-    """What is known of the codes of a model, for the page.
+    """Tiles and frequencies of all codes of a model.
 
     Attributes:
         sprite: tiles of all codes in one picture, as `code_map` reads it; None for sounds and some models.

@@ -17,6 +17,7 @@ from smalti.app.serving.media import sentence, shown
 from smalti.app.serving.models import Served
 from smalti.app.serving.wiring import on
 from smalti.core.errors import InputError
+from smalti.evaluation.codebook import CodebookUse
 
 MOST_VECTORS = 16_384
 SHOWN = 256
@@ -56,9 +57,9 @@ def use_of(served: Served) -> str:
     if counts is None:
         return sentence("The codes of the training split were not counted: smalti evaluate counts them.")
     lines = []
-    for number, row in enumerate(counts, 1):
-        share = row / row.sum().clamp(min=1)
-        perplexity = torch.exp(-(share * share.clamp(min=1e-12).log()).sum()).item()
+    use = CodebookUse(*counts.shape)
+    use.counts = counts
+    for number, (row, perplexity) in enumerate(zip(counts, use.perplexities(), strict=True), 1):
         used = int((row > 0).sum())
         lines.append(f"Codebook {number}: {used:,} of {len(row):,} codes used, perplexity {perplexity:,.0f}.")
     figure = use_figure(counts) if counts.shape[1] <= MOST_TILES else ""

@@ -45,7 +45,7 @@ def read_upload(served: Served, path: Path, own_size: bool = False) -> Tensor:
         The signal `(1, C, *size)`, in the model's range.
 
     Raises:
-        InputError: if it is none of the model's items, or exceeds a limit.
+        InputError: if it cannot be read as an item of the model, or exceeds a limit.
     """
     name = printable(path.name)
     try:

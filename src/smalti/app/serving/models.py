@@ -16,7 +16,7 @@ from smalti.tokenizer import Tokenizer, load
 @final
 @dataclass
 class Served:
-    """A model, its name on the page, and what is computed of it once.
+    """A model, its name on the page, and its atlas.
 
     Attributes:
         name: on the page.
@@ -30,7 +30,7 @@ class Served:
 
     @property
     def atlas(self) -> Atlas:
-        """What its codes stand for; computed at the first use."""
+        """Tiles and frequencies of its codes, computed at the first use."""
         with self._lock:
             if self._atlas is None:
                 self._atlas = atlas(self.tokenizer)

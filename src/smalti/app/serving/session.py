@@ -1,4 +1,4 @@
-"""What a page keeps for one user: an item, its codes, and the model that they belong to."""
+"""State of one user: an item, its codes, and the model that encoded it."""
 
 from __future__ import annotations
 
