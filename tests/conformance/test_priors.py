@@ -161,6 +161,43 @@ def test_other_grids_are_drawn_or_refused(case: Case, num_codebooks: int, num_la
             prior.sample_grids(2, Conditions(), **settings)
 
 
+@every(Prior)
+def test_stages_fill_until_nothing_is_hidden(case: Case, num_codebooks: int, num_labels: int) -> None:
+    prior = case.build(num_codebooks, num_labels)
+    codes = torch.zeros(2, num_codebooks, *GRID, dtype=torch.int64)
+    nothing = torch.zeros_like(codes, dtype=torch.bool)
+    drawn = list(prior.stages(codes, nothing, generator=seeded(0)))
+    left = [int(hidden.sum()) for _, hidden in drawn]
+    assert left == sorted(left, reverse=True)
+    assert left[0] == codes.numel()
+    assert left[-1] == 0
+    for (grids, hidden), (later, _) in itertools.pairwise(drawn):
+        assert torch.equal(grids[~hidden], later[~hidden]), "what is drawn stays"
+    assert torch.equal(drawn[-1][0], prior.sample(2, generator=seeded(0)))
+
+
+@every(Prior)
+def test_kept_codes_stay_or_are_refused(case: Case, num_codebooks: int, num_labels: int) -> None:
+    prior = case.build(num_codebooks, num_labels)
+    codes = torch.full((64, num_codebooks, *GRID), NUM_CODES - 1)
+    keep = torch.zeros_like(codes, dtype=torch.bool)
+    keep[:, :, 0, 1] = True
+    if not case.draws_other_grids:
+        with pytest.raises(InputError, match="part of a grid"):
+            prior.inpaint(codes, keep)
+        return
+    unknown = codes.where(keep, -7)
+    drawn = prior.inpaint(unknown, keep, generator=seeded(0))
+    assert (drawn[keep] == NUM_CODES - 1).all()
+    assert (drawn >= 0).all()
+    assert drawn[~keep].unique().numel() > 1
+    *_, (last, hidden) = prior.stages(unknown, keep, generator=seeded(0))
+    assert torch.equal(last, drawn)
+    assert not hidden.any()
+    with pytest.raises(InputError, match="code"):
+        prior.inpaint(unknown, ~keep)
+
+
 @every(DensityPrior)
 @torch.no_grad()
 def test_probabilities_of_all_grids_sum_to_one(case: Case, num_codebooks: int, num_labels: int) -> None:

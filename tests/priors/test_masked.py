@@ -228,6 +228,8 @@ def test_others_have_neither_guidance_nor_inpainting() -> None:
     codes = torch.zeros(2, 1, 3, 3, dtype=torch.int64)
     with pytest.raises(InputError, match="masked"):
         uniform.inpaint(codes, codes == 0)
+    with pytest.raises(InputError, match="guidance"):
+        list(uniform.stages(codes, codes != 0, guidance=2.0))
 
 
 def test_ids_become_unspecified_and_vectors_stay() -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from smalti.core.arguments import check_count, check_draws
@@ -15,7 +15,7 @@ from smalti.core.coders import SymbolCoder
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.priors import AutoregressiveNetwork, SamplingKernel
-from smalti.nn.symbols import check_code_type, check_codes
+from smalti.nn.symbols import check_code_type, check_codes, check_kept
 
 Progress = Callable[[int, int], None]
 """Callback with the number of symbols drawn and the total number."""
@@ -89,6 +89,47 @@ def sample(
     if given is not None:
         by_position = torch.cat([given.flatten(2).transpose(1, 2), by_position], 1)
     return by_position.transpose(1, 2).unflatten(2, tuple(grid)).contiguous()
+
+
+def fill(
+    network: AutoregressiveNetwork,
+    codes: Int64[Tensor, "b g *grid"],
+    keep: Bool[Tensor, "b g *grid"],
+    conditions: Conditions | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+    progress: Progress | None = None,
+) -> Int64[Tensor, "b g *grid"]:
+    """Draw the codes that are not kept, each given the codes before it in the network's order.
+
+    Codes after a hole do not affect what is drawn in it. Only if all kept codes come first, this is a draw
+    from p(holes | kept codes).
+
+    Args:
+        network: predicts each symbol.
+        codes: of any value where they are not kept.
+        keep: True for the codes that stay.
+        conditions, temperature, top_k, top_p, generator, progress: as in `sample`.
+
+    Raises:
+        InputError: if an argument is out of range.
+    """
+    check_kept(codes, keep, codes.ndim - 2)
+    check_draws(temperature, top_k, top_p)
+    grid = tuple(codes.shape[2:])
+    known, is_known = (each.flatten(2).transpose(1, 2).flatten(1) for each in (codes, keep))
+    check_codes(codes.where(keep, 0), network.num_codebooks, network.num_codes)
+    order = network.order(grid)
+    places = iter(range(known.shape[1]) if order is None else order.tolist())
+
+    def draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        place = next(places)
+        drawn = draw_codes(logits, temperature, top_k, top_p, generator)
+        return known[:, place].where(is_known[:, place], drawn)
+
+    return sample(network, len(codes), grid, conditions, generator=generator, progress=progress, draw=draw)
 
 
 def _stepped(

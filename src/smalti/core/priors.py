@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from smalti.core.coders import SymbolCoder
@@ -247,9 +247,44 @@ class Prior(nn.Module, ABC):
             InputError: if the prior cannot, or settings are out of range.
         """
         raise InputError(
-            f"expected a prior that draws any part of a grid given the rest, received {self.name!r}, which "
-            "does not: train a masked one, with kind=masked"
+            f"expected a prior that draws a part of a grid, received {self.name!r}, which does not: use an "
+            "autoregressive one, or a masked one, which sees all of the rest"
         )
+
+    def stages(
+        self,
+        codes: Tensor,
+        keep: Tensor,
+        conditions: Conditions = NO_CONDITIONS,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+        guidance: float = 1.0,
+    ) -> Iterator[tuple[Int64[Tensor, "b g *grid"], Bool[Tensor, "b g *grid"]]]:
+        """Draw the codes that are not kept, and yield the grids as they fill; by default, all at once.
+
+        Args:
+            codes, keep, conditions, temperature, top_k, top_p, generator, guidance: as in `inpaint`. If no
+                code is kept, whole grids are drawn, as in `sample_grids`.
+
+        Yields:
+            The codes, 0 where they are hidden, and which of them are hidden: first all that are not kept,
+            at last none.
+
+        Raises:
+            InputError: if the prior cannot draw such grids, or settings are out of range.
+        """
+        hidden = ~keep
+        yield codes.masked_fill(hidden, 0), hidden
+        settings = (temperature, top_k, top_p, generator)
+        if keep.any():
+            drawn = self.inpaint(codes, keep, conditions, *settings, guidance=guidance)
+        else:
+            grid = tuple(codes.shape[2:])
+            other = None if grid == getattr(self, "grid", grid) else grid
+            drawn = self.sample_grids(len(codes), conditions, *settings, grid=other, guidance=guidance)
+        yield drawn, torch.zeros_like(hidden)
 
 
 def check_guidance(guidance: float, conditions: Conditions, network: nn.Module) -> float:

@@ -52,6 +52,27 @@ def check_tensor(given: object, noun: str) -> None:
         )
 
 
+def check_kept(codes: Tensor, keep: object, axes: int) -> None:
+    """Check codes of which some are kept and the others drawn.
+
+    Args:
+        codes: `(B, G, *grid)`, not empty.
+        keep: the mask of those that are kept.
+        axes: number of axes of the grid.
+
+    Raises:
+        InputError: if the codes are no integers, or the mask is no bool tensor of their shape.
+    """
+    check_code_type(codes)
+    is_mask = isinstance(keep, Tensor) and keep.dtype == torch.bool and keep.shape == codes.shape
+    if not is_mask or not codes.numel() or codes.ndim != 2 + axes:
+        given = f"{getattr(keep, 'dtype', type(keep).__name__)} {tuple(getattr(keep, 'shape', ()))}"
+        raise InputError(
+            f"expected codes (B, G, *grid) of {axes} axes and a bool tensor of the same shape, received "
+            f"codes of shape {tuple(codes.shape)} and {given}: pass what is kept of each code"
+        )
+
+
 def as_codes(given: Any) -> Int64[Tensor, "b g *grid"]:
     """Convert codes of any integer type, in a tensor, an array or nested lists, to an int64 tensor.
 

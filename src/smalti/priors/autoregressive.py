@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor
 
 from smalti.autoregressive.guidance import GuidedNetwork
 from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
-from smalti.autoregressive.sampling import code, sample
+from smalti.autoregressive.sampling import code, fill, sample
 from smalti.core.arguments import check_grid
 from smalti.core.coders import SymbolCoder
 from smalti.core.conditioners import check_described, check_prior_conditions, readable_conditions
@@ -30,11 +30,14 @@ from smalti.core.priors import (
 from smalti.core.results import Loss
 from smalti.core.units import bits_per_dim
 from smalti.nn.collectives import mean_over_ranks
+from smalti.nn.symbols import check_kept
 from smalti.priors.base import PRIORS, PriorConfig
 from smalti.priors.uniform import NO_CONDITIONS
 
 PADDING = -100
 """Target value of padded positions, which the loss ignores."""
+STAGES = 16
+"""Parts in which a grid is shown as it fills."""
 
 
 @final
@@ -179,6 +182,64 @@ class LearnedPrior(TrainablePrior, DensityPrior, Pretrained):
         )
 
     sample_grids = sample
+
+    def inpaint(
+        self,
+        codes: Tensor,
+        keep: Tensor,
+        conditions: Conditions = NO_CONDITIONS,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+        guidance: float = 1.0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Int64[Tensor, "b g *grid"]:
+        """Draw the codes that are not kept, each given the codes before it, not those after it.
+
+        See `Prior.inpaint`, and `smalti.autoregressive.sampling.fill`.
+
+        Raises:
+            InputError: for a condition that the network does not read, or settings or codes out of range.
+        """
+        check_kept(codes, keep, len(self.grid))
+        settings = (temperature, top_k, top_p, generator, progress)
+        if not keep.any():
+            grid = tuple(codes.shape[2:])
+            return self.sample(len(codes), conditions, *settings, grid=grid, guidance=guidance)
+        check_prior_conditions(conditions, self.network)
+        guidance = check_guidance(guidance, conditions, self.network)
+        network = self.network if guidance == 1 else GuidedNetwork(self.network, guidance)
+        return fill(network, codes, keep, conditions, *settings)
+
+    def stages(
+        self,
+        codes: Tensor,
+        keep: Tensor,
+        conditions: Conditions = NO_CONDITIONS,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+        guidance: float = 1.0,
+    ) -> Iterator[tuple[Int64[Tensor, "b g *grid"], Bool[Tensor, "b g *grid"]]]:
+        """Draw the codes that are not kept, and yield them in their order, in about `STAGES` parts.
+
+        See `Prior.stages`. The loop may be compiled, so all codes are drawn before the first ones are shown.
+        """
+        check_kept(codes, keep, len(self.grid))
+        yield codes.masked_fill(~keep, 0), ~keep
+        settings = (temperature, top_k, top_p, generator)
+        drawn = self.inpaint(codes, keep, conditions, *settings, guidance=guidance)
+        order = self.network.order(codes.shape[2:])
+        # In the layout of `order`: by position, and by codebook within it.
+        hidden = (~keep).movedim(1, -1).flatten(1)
+        places = torch.arange(hidden.shape[1]) if order is None else order.cpu()
+        places = places[hidden.any(0).cpu()[places]]
+        for part in places.split(max(1, math.ceil(len(places) / STAGES))):
+            hidden[:, part] = False
+            left = hidden.view(len(codes), *codes.shape[2:], codes.shape[1]).movedim(-1, 1)
+            yield drawn.masked_fill(left, 0), left.clone()
 
 
 @PRIORS.register

@@ -32,7 +32,7 @@ from smalti.core.results import Loss
 from smalti.core.units import bits_per_dim
 from smalti.nn.attention import GridTransformer
 from smalti.nn.collectives import mean_over_ranks, rand_over_ranks
-from smalti.nn.symbols import check_code_type, check_codes, check_counts, hide_labels, label_indices
+from smalti.nn.symbols import check_codes, check_counts, check_kept, hide_labels, label_indices
 from smalti.priors.base import PRIORS, PriorConfig
 from smalti.priors.uniform import NO_CONDITIONS
 
@@ -255,7 +255,7 @@ class MaskedPrior(TrainablePrior, Pretrained):
         """
         settings = (temperature, top_k, top_p, generator, guidance)
         missing = 0
-        for drawn, hidden in self.inpaint_rounds(codes, keep, conditions, *settings):
+        for drawn, hidden in self.stages(codes, keep, conditions, *settings):
             codes = drawn
             if progress is not None:
                 left = int(hidden.flatten(1).sum(1).max())
@@ -265,7 +265,7 @@ class MaskedPrior(TrainablePrior, Pretrained):
         return codes
 
     @torch.no_grad()
-    def inpaint_rounds(
+    def stages(
         self,
         codes: Tensor,
         keep: Tensor,
@@ -276,24 +276,15 @@ class MaskedPrior(TrainablePrior, Pretrained):
         generator: torch.Generator | None = None,
         guidance: float = 1.0,
     ) -> Iterator[tuple[Int64[Tensor, "b g *grid"], Bool[Tensor, "b g *grid"]]]:
-        """Draw the codes that are not kept, round by round; see `Prior.inpaint`.
+        """Draw the codes that are not kept, and yield them before the first round and after each.
 
-        Yields:
-            The codes, 0 where they are hidden, and which of them are hidden: before the first round, and
-            after each.
+        See `Prior.stages`.
 
         Raises:
             InputError: for a condition that the prior does not read, or settings or codes out of range.
         """
         check_prior_conditions(conditions, self)
-        check_code_type(codes)
-        is_mask = isinstance(keep, Tensor) and keep.dtype == torch.bool and keep.shape == codes.shape
-        if not is_mask or not codes.numel() or codes.ndim != 2 + len(self.grid):
-            given = f"{getattr(keep, 'dtype', type(keep).__name__)} {tuple(getattr(keep, 'shape', ()))}"
-            raise InputError(
-                f"expected codes (B, G, *grid) of {len(self.grid)} axes and a bool tensor of the same shape, "
-                f"received codes of shape {tuple(codes.shape)} and {given}: pass what is kept of each code"
-            )
+        check_kept(codes, keep, len(self.grid))
         check_draws(temperature, top_k, top_p)
         guidance = check_guidance(guidance, conditions, self)
         was_training = self.training

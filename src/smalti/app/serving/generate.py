@@ -16,19 +16,14 @@ from smalti.app.serving.media import MOST_FRAMES, MOST_SECONDS, gallery, read_up
 from smalti.app.serving.models import Served
 from smalti.app.serving.session import Item, encoded
 from smalti.app.serving.wiring import on
-from smalti.autoregressive.guidance import GuidedNetwork
-from smalti.autoregressive.sampling import draw_codes, sample
-from smalti.core.arguments import check_draws
 from smalti.core.conditioners import readable_conditions
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.precision import full_precision
-from smalti.core.priors import Prior, check_guidance
+from smalti.core.priors import Prior
 from smalti.data.actions import parse_actions
-from smalti.priors.autoregressive import LearnedPrior
 from smalti.priors.draws import seeded_generator
 from smalti.priors.labelled import LabelledPrior
-from smalti.priors.masked import MaskedPrior
 
 ANY = "any"
 MOST_ITEMS = 16
@@ -37,8 +32,6 @@ MOST_LENGTHS = 4
 EMPTY: tuple[Any, ...] = ("", ANY, "", 1, 0.0, 1.0, 0, 1.0, 1.0, 0)
 """Settings of a `Request` whose fields are empty."""
 MOST_SEED = 1 << 32
-STAGES = 16
-"""Pictures of a grid that fills."""
 NO_ITEM = "expected codes with holes: draw an item or choose a file, then make holes in its codes"
 State = Item | None
 
@@ -219,9 +212,6 @@ def pictures(served: Served, codes: Tensor, request: Request) -> str:
 def stages(served: Served, request: Request, codes: Tensor | None = None) -> Iterator[Tensor]:
     """Draw items, or the holes of one, and yield their codes as the grids fill; the last ones are whole.
 
-    A masked prior yields each of its rounds. The other priors draw first; their codes are yielded in the
-    order in which they were drawn.
-
     Args:
         served: the model.
         request: settings of the draw.
@@ -234,45 +224,36 @@ def stages(served: Served, request: Request, codes: Tensor | None = None) -> Ite
     prior = tokenizer.priors.get(request.prior)
     if prior is None or not 1 <= num <= MOST_ITEMS:
         raise InputError(f"expected a prior of this model and 1 to {MOST_ITEMS} items: choose them again")
-    grid = _grid(served, request) if codes is None else tuple(codes.shape[2:])
+    grid = _grid(served, request, prior) if codes is None else tuple(codes.shape[2:])
     given = _conditions(served, prior, request, num, grid).to(tokenizer.device)
-    settings: dict[str, Any] = {
-        "temperature": request.temperature,
-        "top_k": int(request.top_k) or None,
-        "top_p": request.top_p if request.top_p < 1 else None,
-        # With the seed of the item, its holes would be filled with the codes that were removed.
-        "generator": seeded_generator((int(request.seed) + (codes is not None)) % MOST_SEED),
-    }
     shape = (num, tokenizer.autoencoder.num_codebooks, *grid)
-    holes = torch.full(shape, HOLE) if codes is None else codes.expand(shape)
-    if isinstance(prior, MaskedPrior):
-        settings["guidance"] = request.guidance
-        kept = (holes != HOLE).to(tokenizer.device)
-        start = holes.clamp(min=0).to(tokenizer.device)
-        rounds = prior.inpaint_rounds(start, kept, given, **settings)
-        while True:
-            # Not around a yield: each round may be computed in another thread.
-            with full_precision(prior):
-                done = next(rounds, None)
-            if done is None:
-                return
-            yield done[0].masked_fill(done[1], HOLE).cpu()
-    with torch.no_grad(), full_precision(prior):
-        if codes is None:
-            guided = {} if request.guidance == 1 else {"guidance": request.guidance}
-            other = None if grid == tuple(tokenizer.autoencoder.grid) else grid
-            drawn = prior.sample_grids(num, given, grid=other, **guided, **settings).cpu()
-            holes = torch.full_like(drawn, HOLE)  # a prior may have a length of its own
-        else:
-            drawn = _filled(prior, holes, given, request.guidance, **settings)
-    yield from _revealed(prior, drawn, holes)
+    holes = (torch.full(shape, HOLE) if codes is None else codes.expand(shape)).to(tokenizer.device)
+    filling = prior.stages(
+        holes.clamp(min=0),
+        holes != HOLE,
+        given,
+        temperature=request.temperature,
+        top_k=int(request.top_k) or None,
+        top_p=request.top_p if request.top_p < 1 else None,
+        # With the seed of the item, its holes would be filled with the codes that were removed.
+        generator=seeded_generator((int(request.seed) + (codes is not None)) % MOST_SEED),
+        guidance=request.guidance,
+    )
+    while True:
+        # Not around a yield: each stage may be computed in another thread.
+        with torch.no_grad(), full_precision(prior):
+            stage = next(filling, None)
+        if stage is None:
+            return
+        drawn, hidden = stage
+        yield drawn.masked_fill(hidden, HOLE).cpu()
 
 
-def _grid(served: Served, request: Request) -> tuple[int, ...]:
+def _grid(served: Served, request: Request, prior: Prior) -> tuple[int, ...]:
     """Grid of new items, of the length that was asked for."""
     model, modality = served.tokenizer.autoencoder, served.tokenizer.modality
     if not request.length or not is_ragged(served):
-        return model.grid
+        return getattr(prior, "grid", model.grid)
     most = MOST_SECONDS if served.is_sound else MOST_FRAMES
     if not 0 < request.length <= most or request.length * request.num > MOST_LENGTHS * most:
         raise InputError(
@@ -309,38 +290,3 @@ def _conditions(
             f"expected any class for the prior {request.prior}, which reads none: choose {ANY!r}"
         )
     return tokenizer.trained.prior_conditions(prior, num, chosen, given)
-
-
-def _filled(prior: Prior, holes: Tensor, given: Conditions, guidance: float, **settings: Any) -> Tensor:
-    """Draw holes with a prior that draws in order: each given the codes before it, not those after it."""
-    if not isinstance(prior, LearnedPrior):
-        raise InputError(f"expected a learned prior to fill holes, received {prior.name}: choose another one")
-    check_draws(settings["temperature"], settings["top_k"], settings["top_p"])
-    guidance = check_guidance(guidance, given, prior.network)
-    network = prior.network if guidance == 1 else GuidedNetwork(prior.network, guidance)
-    flat = holes.flatten(2).transpose(1, 2).flatten(1)
-    order = network.order(holes.shape[2:])
-    places = iter(range(flat.shape[1]) if order is None else order.tolist())
-    generator = settings.pop("generator")
-
-    def draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
-        known = flat[:, next(places)]
-        drawn = draw_codes(logits, generator=generator, **settings).cpu()
-        return torch.where(known == HOLE, drawn, known).to(logits.device)
-
-    return sample(network, len(holes), holes.shape[2:], given, generator=generator, draw=draw).cpu()
-
-
-def _revealed(prior: Prior, drawn: Tensor, holes: Tensor) -> Iterator[Tensor]:
-    """Yield drawn codes in the order in which they were drawn, about `STAGES` times, at last all of them."""
-    network = getattr(prior, "network", None)
-    order = network.order(drawn.shape[2:]) if network is not None else None
-    flat, empty = (each.flatten(2).transpose(1, 2).flatten(1) for each in (drawn, holes))
-    places = torch.arange(flat.shape[1]) if order is None else order.cpu()
-    places = places[(empty[0] == HOLE)[places]]
-    step = max(1, -(-len(places) // STAGES))
-    shown = empty.clone()
-    for begin in range(0, len(places), step):
-        part = places[begin : begin + step]
-        shown[:, part] = flat[:, part]
-        yield shown.unflatten(1, (-1, drawn.shape[1])).transpose(1, 2).reshape(drawn.shape).clone()
