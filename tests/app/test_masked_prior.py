@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from smalti.data.codes import read_codes
 from smalti.tokenizer import load
 from tests.runs import TRAINING, Result
 
@@ -41,18 +42,17 @@ def test_from_training_to_a_completed_picture(
     mask = np.zeros((10 * rows, 30 * columns), np.uint8)
     mask[:, : 10 * columns + 10 * (columns // 2)] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    completing = [*words, tmp_path / "completed", "--input", picture, "--keep", tmp_path / "mask.png"]
-    for _ in range(2):  # the same command again changes nothing
-        assert smalti(*completing).status == 0
-    from smalti.data.codes import read_codes
-
-    table = tmp_path / "completed" / "codes.parquet"
-    drawn = torch.cat([torch.tensor(batch) for _, batch, *_ in read_codes(table)[1]]).view(
-        -1, *codes.shape[1:]
-    )
-    assert len(drawn) == 3
-    assert (drawn[..., : columns // 2] == codes[..., : columns // 2]).all()
-    assert not torch.equal(drawn[0], drawn[1])
+    for prior in ("masked", "learned"):
+        out = tmp_path / f"completed_{prior}"
+        words[3] = prior
+        for _ in range(2):  # the same command again changes nothing
+            done = smalti(*words, out, "--input", picture, "--keep", tmp_path / "mask.png")
+            assert done.status == 0, done.err
+        rows_of = [torch.tensor(batch) for _, batch, *_ in read_codes(out / "codes.parquet")[1]]
+        drawn = torch.cat(rows_of).view(-1, *codes.shape[1:])
+        assert len(drawn) == 3
+        assert (drawn[..., : columns // 2] == codes[..., : columns // 2]).all()
+        assert not torch.equal(drawn[0], drawn[1])
 
 
 def test_settings_that_do_not_fit(masked: Path, pictures: Path, tmp_path: Path, mistake: Mistake) -> None:
@@ -65,8 +65,8 @@ def test_settings_that_do_not_fit(masked: Path, pictures: Path, tmp_path: Path, 
     assert "nothing.png" in mistake(*words, "--input", picture, "--keep", tmp_path / "nothing.png")
     assert "--length" in mistake(*words, "--input", picture, "--keep", picture, "--length", 4)
     assert "class" in mistake(*words, "--guidance", 2)
-    learned = ["sample", masked, "--out", tmp_path / "out", "--input", picture, "--keep", picture]
-    assert "kind=masked" in mistake(*learned)
+    unigram = [*words[:3], "unigram", *words[4:], "--input", picture, "--keep", picture]
+    assert "masked" in mistake(*unigram)
     assert not list(tmp_path.glob("out/*.png"))
 
 
