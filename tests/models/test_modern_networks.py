@@ -35,6 +35,7 @@ from tests.conformance.models import signals
 
 KINDS = {
     "resnet": (ResNetEncoderConfig, ResNetDecoderConfig),
+    "coarse": (ResNetEncoderConfig, ResNetDecoderConfig),
     "vit": (ViTEncoderConfig, ViTDecoderConfig),
     "seanet": (SEANetEncoderConfig, SEANetDecoderConfig),
     "spectral": (SpectralEncoderConfig, SpectralDecoderConfig),
@@ -48,6 +49,8 @@ CASES = [
     *((kind, ndim, {}) for kind in ("resnet", "vit") for ndim in SPECS),
     *((kind, 3, {"per_frame": True}) for kind in ("resnet", "vit")),
     ("resnet", 3, {"time_strides": (1, 2)}),
+    *(("coarse", ndim, {}) for ndim in SPECS),
+    ("coarse", 3, {"time_strides": (1, 2)}),
     ("vit", 3, {"time_strides": (2,)}),
     ("seanet", 1, {}),
     ("seanet", 1, {"causal": True}),
@@ -57,7 +60,8 @@ CASES = [
 ]
 EVERY = pytest.mark.parametrize(("kind", "ndim", "settings"), CASES, ids=str)
 EVERY_KIND = pytest.mark.parametrize(
-    ("kind", "ndim"), [("resnet", 2), ("vit", 2), ("seanet", 1), ("spectral", 1), ("harmonic", 1)]
+    ("kind", "ndim"),
+    [("resnet", 2), ("coarse", 2), ("vit", 2), ("seanet", 1), ("spectral", 1), ("harmonic", 1)],
 )
 
 
@@ -65,6 +69,11 @@ def config(kind: str, settings: dict[str, object] | None = None, **decoder: obje
     """A tiny VQ-VAE of these networks."""
     encoders, decoders = KINDS[kind]
     tiny = VQVAEConfig.tiny()
+    if kind == "coarse":
+        settings, decoder = (
+            {"full_resolution": False, **(settings or {})},
+            {"full_resolution": False, **decoder},
+        )
     if kind in ("spectral", "harmonic"):
         tiny = tiny.model_copy(update={"likelihood": GaussianConfig()})
     return tiny.model_copy(

@@ -14,8 +14,8 @@ from smalti.core.parts import DECODERS, Encoder, LikelihoodFamily
 from smalti.core.signals import SignalSpec
 from smalti.decoders.conditioned import ConditionedDecoder, UpsamplingConfig
 from smalti.encoders.resnet import SIZES, Multiplier, Size
-from smalti.nn.blocks import CONVOLUTIONS, stage_strides
-from smalti.nn.resnet import NearestUpsampling, ResNetBlock, head, middle, widths
+from smalti.nn.blocks import CONVOLUTIONS, stage_strides, upsample
+from smalti.nn.resnet import NearestUpsampling, ResNetBlock, group_norm, head, middle, widths
 
 
 @final
@@ -35,6 +35,8 @@ class ResNetDecoder(ConditionedDecoder):
         multipliers: channels at each grid, the finest first, as multiples of those at the finest; the last
             one also stands for all coarser grids.
         attention: whether positions of the coarsest grid attend to each other.
+        full_resolution: whether there are blocks at the signal's own resolution. Without them the last stage
+            is one transposed convolution with kernel size 2s for stride s, as in the paper's decoder.
         strides: upsampling factor of each stage, in order: an encoder's, reversed.
         conditions: number of ids of each id condition of the data, by name; the decoder embeds `label`.
         label_dropout: share of the labels that training hides, so that items without a label can be decoded.
@@ -54,6 +56,7 @@ class ResNetDecoder(ConditionedDecoder):
         blocks: int | None = None,
         multipliers: Sequence[int] = (1, 2, 4),
         attention: bool = True,
+        full_resolution: bool = True,
         strides: Sequence[int] = (2, 2),
         conditions: Mapping[str, int] | None = None,
         label_dropout: float = 0.1,
@@ -61,7 +64,7 @@ class ResNetDecoder(ConditionedDecoder):
         per_frame: bool = False,
         conditioners: Mapping[str, Conditioner] | None = None,
     ) -> None:
-        wide = widths(channels or SIZES[size][0], multipliers, len(strides))
+        wide = widths(channels or SIZES[size][0], multipliers, len(strides) - (not full_resolution))
         first = CONVOLUTIONS[2 if per_frame else ndim](dim, wide[-1], 3, padding=1)
         super().__init__(first, wide[-1], conditions, label_dropout, conditioners, per_frame)
         self.config = ResNetDecoderConfig(
@@ -70,6 +73,7 @@ class ResNetDecoder(ConditionedDecoder):
             blocks=blocks,
             multipliers=tuple(multipliers),
             attention=attention,
+            full_resolution=full_resolution,
             strides=tuple(strides),
             time_strides=() if per_frame else tuple(time_strides),
             per_frame=per_frame,
@@ -87,9 +91,13 @@ class ResNetDecoder(ConditionedDecoder):
             for _ in range(num_blocks):
                 layers.append(ResNetBlock(ndim, width, narrower))
                 width = narrower
-            if stage < len(stages):
+            if stage < len(wide) - 1:
                 layers.append(NearestUpsampling(ndim, width, stages[stage]))
-        self.layers = nn.Sequential(*layers, *head(ndim, width, out_channels))
+        if full_resolution:
+            layers += head(ndim, width, out_channels)
+        else:
+            layers += [group_norm(width), nn.SiLU(), upsample(ndim, width, out_channels, stages[-1])]
+        self.layers = nn.Sequential(*layers)
 
     def upsampled(self, x: Float[Tensor, "b c *grid"]) -> Float[Tensor, "b p *size"]:
         """Apply the layers after the first one."""
@@ -106,6 +114,7 @@ class ResNetDecoderConfig(UpsamplingConfig):
     blocks: int | None = Field(default=None, ge=1)
     multipliers: tuple[Multiplier, ...] = Field(default=(1, 2, 4), min_length=1, max_length=33)
     attention: bool = True
+    full_resolution: bool = True
 
     @classmethod
     def tiny(cls) -> ResNetDecoderConfig:
@@ -122,7 +131,8 @@ class ResNetDecoderConfig(UpsamplingConfig):
     ) -> tuple[ResNetDecoder, LikelihoodFamily]:
         """Build the decoder; the likelihood is unchanged."""
         settings = self.resolved(encoder, conditions)
-        own = widths(self.channels or SIZES[self.size][0], self.multipliers, len(settings["strides"]))
+        num_stages = len(settings["strides"]) - (not self.full_resolution)
+        own = widths(self.channels or SIZES[self.size][0], self.multipliers, num_stages)
         decoder = ResNetDecoder(
             dim,
             likelihood.num_parameters,
@@ -132,6 +142,7 @@ class ResNetDecoderConfig(UpsamplingConfig):
             blocks=self.blocks,
             multipliers=self.multipliers,
             attention=self.attention,
+            full_resolution=self.full_resolution,
             conditioners=self.build_conditioners(own[-1]),
             **settings,
         )

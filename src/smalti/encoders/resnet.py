@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from smalti.core.parts import ENCODERS
 from smalti.core.signals import SignalSpec
 from smalti.encoders.strided import StridedEncoder, StridedEncoderConfig
-from smalti.nn.blocks import CONVOLUTIONS, channels_last
+from smalti.nn.blocks import CONVOLUTIONS, channels_last, downsample
 from smalti.nn.resnet import ResNetBlock, StridedConvolution, head, middle, widths
 
 Size = Literal["S", "B", "L"]
@@ -37,6 +37,9 @@ class ResNetEncoder(StridedEncoder):
         multipliers: channels at each grid, as multiples of those at the finest; the last one also stands for
             all coarser grids.
         attention: whether positions of the coarsest grid attend to each other.
+        full_resolution: whether there are blocks at the signal's own resolution. Without them the first stage
+            is one convolution with kernel size 2s for stride s, as in the paper's encoder, the grid after it
+            is the finest, and the network is several times faster.
         strides: downsampling factor of each stage.
         time_strides: for clips, the stride over frames at each stage; () applies `strides` to time too.
         per_frame: for clips, encode each frame separately, as an image.
@@ -56,6 +59,7 @@ class ResNetEncoder(StridedEncoder):
         blocks: int | None = None,
         multipliers: Sequence[int] = (1, 2, 4),
         attention: bool = True,
+        full_resolution: bool = True,
         strides: Sequence[int] = (2, 2),
         time_strides: Sequence[int] = (),
         per_frame: bool = False,
@@ -66,6 +70,7 @@ class ResNetEncoder(StridedEncoder):
             blocks=blocks,
             multipliers=tuple(multipliers),
             attention=attention,
+            full_resolution=full_resolution,
             strides=tuple(strides),
             time_strides=tuple(time_strides),
             per_frame=per_frame,
@@ -73,15 +78,20 @@ class ResNetEncoder(StridedEncoder):
         super().__init__(ndim, strides, time_strides, per_frame)
         self.config, ndim = config, self.network_ndim
         base, num_blocks = channels or SIZES[size][0], SIZES[size][1] if blocks is None else blocks
-        wide = widths(base, multipliers, len(self.stages))
-        layers: list[nn.Module] = [CONVOLUTIONS[ndim](in_channels, wide[0], 3, padding=1)]
+        later = self.stages if full_resolution else self.stages[1:]
+        wide = widths(base, multipliers, len(later))
         width = wide[0]
+        layers: list[nn.Module] = [
+            CONVOLUTIONS[ndim](in_channels, width, 3, padding=1)
+            if full_resolution
+            else downsample(ndim, in_channels, width, self.stages[0])
+        ]
         for stage, wider in enumerate(wide):
             for _ in range(num_blocks):
                 layers.append(ResNetBlock(ndim, width, wider))
                 width = wider
-            if stage < len(self.stages):
-                layers.append(StridedConvolution(ndim, width, self.stages[stage]))
+            if stage < len(later):
+                layers.append(StridedConvolution(ndim, width, later[stage]))
         layers += [*middle(ndim, width, attention), *head(ndim, width, dim)]
         self.layers = nn.Sequential(*layers)
 
@@ -100,6 +110,7 @@ class ResNetEncoderConfig(StridedEncoderConfig):
     blocks: int | None = Field(default=None, ge=1)
     multipliers: tuple[Multiplier, ...] = Field(default=(1, 2, 4), min_length=1, max_length=33)
     attention: bool = True
+    full_resolution: bool = True
 
     @classmethod
     def tiny(cls) -> ResNetEncoderConfig:
