@@ -11,6 +11,8 @@ import torch
 import smalti
 from smalti.app.recipes.arrays import array
 from smalti.core.errors import InputError
+from smalti.recipe import Recipe
+from smalti.trained import TrainedModel
 from tests.voices import voices
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -38,6 +40,26 @@ def test_it_has_the_codes_and_pixels_of_the_tokenizer(model, trained):
     assert torch.equal(codes, tokenizer.encode(x))
     assert torch.equal(model.decode(codes).pixel_values, tokenizer.decode_signals(codes))
     assert torch.equal(model(x).pixel_values, model.decode(codes).pixel_values)
+
+
+def test_without_a_dict_it_returns_tuples(model):
+    x = pictures()
+    (codes,) = model.encode(x, return_dict=False)
+    assert torch.equal(codes, model.encode(x).image_codes)
+    (values,) = model.decode(codes, return_dict=False)
+    assert torch.equal(values, model.decode(codes).pixel_values)
+    assert torch.equal(model(x, return_dict=False)[0], values)
+
+
+def test_it_takes_clips_of_other_sizes(tmp_path):
+    data, config = smalti.VideoConfig(channels=3, size=(16, 16), frames=4), smalti.VQVAEConfig.tiny()
+    recipe = Recipe(name="clips-of-a-test", data=data, model=config)
+    trained = TrainedModel(tmp_path, recipe, config.build(data.build().spec).eval(), (), None, {}, {})
+    smalti.Tokenizer(trained).save_pretrained(tmp_path / "clips")
+    model = transformers.AutoModel.from_pretrained(tmp_path / "clips")
+    for size in ((4, 16, 16), (8, 16, 16), (4, 24, 18)):
+        x = torch.rand(2, 3, *size) * 2 - 1
+        assert model(x).pixel_values.shape == x.shape
 
 
 def test_it_takes_pictures_of_other_sizes(model):
@@ -100,6 +122,7 @@ def test_padded_recordings_have_the_codes_of_single_ones(tmp_path):
     mask = torch.ones(2, 1200)
     mask[1, 500:] = 0
     made = model.encode(waves, padding_mask=mask)
+    assert all(map(torch.equal, model.encode(waves, mask, return_dict=False), made.values()))
     for row, length in enumerate((1200, 500)):
         (alone,) = tokenizer.encode(waves[row, :, :length])
         here = made.audio_codes_mask[row].bool()

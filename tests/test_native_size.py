@@ -105,9 +105,11 @@ class TestTokenizer:
         ):
             assert torch.equal(tokenizer.encode(given)[0], tokenizer.encode(levels)[0])
 
-    @pytest.mark.parametrize("sizes", [[(20, 42)], [(0, 4)], [(19, 42, 3)], [(19, 42)] * 2, []], ids=str)
+    @pytest.mark.parametrize(
+        "sizes", [[(20, 42)], [(0, 4)], [(19, 42, 3)], [(19, 42)] * 2, [], 5, [5], [(19.0, 42)]], ids=str
+    )
     def test_sizes_that_do_not_fit(
-        self, tokenizer: Tokenizer, pictures_of: dict[str, torch.Tensor], sizes: list[tuple[int, ...]]
+        self, tokenizer: Tokenizer, pictures_of: dict[str, torch.Tensor], sizes: object
     ) -> None:
         codes = tokenizer.encode(pictures_of["line"])
         with pytest.raises(InputError):

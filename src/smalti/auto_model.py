@@ -160,41 +160,59 @@ class SmaltiModel(_Loading):
     main_input_name = "pixel_values"
 
     @torch.no_grad()
-    def encode(self, pixel_values: Float[Tensor, "b c *size"]) -> ImageCodes:
+    def encode(
+        self, pixel_values: Float[Tensor, "b c *size"], return_dict: bool | None = None
+    ) -> ImageCodes | tuple[Tensor, ...]:
         """Encode images `(B, C, H, W)` or clips `(B, C, F, H, W)`, in [-1, 1], to `image_codes`.
 
         Images of another size than in training are continued by reflection to a multiple of the stride.
+
+        Args:
+            pixel_values: the images or clips.
+            return_dict: False returns a tuple.
 
         Raises:
             InputError: for other shapes or values.
         """
         tokenizer = self._for(tuple(pixel_values.shape[2:]), self.autoencoder.signal.size)
         codes = tokenizer.encode(pixel_values)
-        return ImageCodes(image_codes=torch.cat(codes) if isinstance(codes, list) else codes)
+        made = ImageCodes(image_codes=torch.cat(codes) if isinstance(codes, list) else codes)
+        return _returned(made, return_dict)
 
     @torch.no_grad()
-    def decode(self, image_codes: Int64[Tensor, "b g *grid"], labels: Tensor | None = None) -> Images:
+    def decode(
+        self,
+        image_codes: Int64[Tensor, "b g *grid"],
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> Images | tuple[Tensor, ...]:
         """Decode codes to `pixel_values` in [-1, 1].
 
         Args:
             image_codes: as `encode` returns them.
             labels: int64 `(B,)`, the class of each item, for a class-conditional decoder; None for no class.
+            return_dict: False returns a tuple.
 
         Raises:
             InputError: for codes out of range or of another shape, or labels that the decoder does not read.
         """
         tokenizer = self._for(tuple(image_codes.shape[2:]), self.tokenizer.code_shape[1:])
-        return Images(pixel_values=_by_class(tokenizer.decode_signals, tokenizer, image_codes, labels))
+        made = Images(pixel_values=_by_class(tokenizer.decode_signals, tokenizer, image_codes, labels))
+        return _returned(made, return_dict)
 
-    def forward(self, pixel_values: Float[Tensor, "b c *size"]) -> Images:
+    def forward(
+        self, pixel_values: Float[Tensor, "b c *size"], return_dict: bool | None = None
+    ) -> Images | tuple[Tensor, ...]:
         """Encode and decode, without a class; images of other sizes keep theirs."""
-        made = self.decode(self.encode(pixel_values).image_codes)  # pyright: ignore[reportArgumentType]
-        assert made.pixel_values is not None
+        (codes,) = self.encode(pixel_values, return_dict=False)
+        (values,) = self.decode(codes, return_dict=False)
         inside = tuple(slice(side) for side in pixel_values.shape[2:])
-        return Images(pixel_values=made.pixel_values[(..., *inside)])
+        return _returned(Images(pixel_values=values[(..., *inside)]), return_dict)
 
     def _for(self, size: tuple[int, ...], trained_for: tuple[int, ...]) -> Tokenizer:
-        if size == tuple(trained_for) or self.tokenizer.modality.is_ragged:
+        # Items of any length need no other tokenizer; a clip of another height or width does.
+        fixed = 1 if self.tokenizer.modality.is_ragged else 0
+        if size[fixed:] == tuple(trained_for)[fixed:]:
             return self.tokenizer
         return self.tokenizer.native()
 
@@ -208,14 +226,19 @@ class SmaltiAudioModel(_Loading, _AudioTokenizer):
 
     @torch.no_grad()
     def encode(
-        self, input_values: Float[Tensor, "b 1 t"], padding_mask: Tensor | None = None, **_: Any
-    ) -> AudioCodes:
+        self,
+        input_values: Float[Tensor, "b 1 t"],
+        padding_mask: Tensor | None = None,
+        return_dict: bool | None = None,
+        **_: Any,
+    ) -> AudioCodes | tuple[Tensor, ...]:
         """Encode recordings to `audio_codes`.
 
         Args:
             input_values: `(B, 1, T)` in [-1, 1], at the sample rate of the model.
             padding_mask: `(B, T)` or `(B, 1, T)`, 1 for the samples of each recording and 0 for the padding
                 after it, which does not affect the codes.
+            return_dict: False returns a tuple.
 
         Raises:
             InputError: for other shapes or values, or an empty recording.
@@ -227,27 +250,45 @@ class SmaltiAudioModel(_Loading, _AudioTokenizer):
         longest = max((row.shape[2] for row in codes), default=0)
         padded = [torch.nn.functional.pad(row, (0, longest - row.shape[2])) for row in codes]
         mask = [torch.arange(longest, device=row.device) < row.shape[2] for row in codes]
-        return AudioCodes(audio_codes=torch.cat(padded), audio_codes_mask=torch.stack(mask).long())
+        made = AudioCodes(audio_codes=torch.cat(padded), audio_codes_mask=torch.stack(mask).long())
+        return _returned(made, return_dict)
 
     @torch.no_grad()
-    def decode(self, audio_codes: Int64[Tensor, "b g n"], labels: Tensor | None = None, **_: Any) -> Audio:
+    def decode(
+        self,
+        audio_codes: Int64[Tensor, "b g n"],
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **_: Any,
+    ) -> Audio | tuple[Tensor, ...]:
         """Decode codes to `audio_values`.
 
         Args:
             audio_codes: as `encode` returns them. Padding is decoded too: cut it off.
             labels: int64 `(B,)`, the speaker of each item, for a class-conditional decoder; None for none.
+            return_dict: False returns a tuple.
 
         Raises:
             InputError: for codes out of range or of another shape, or labels that the decoder does not read.
         """
         values = _by_class(self.tokenizer.decode, self.tokenizer, audio_codes, labels)
-        return Audio(audio_values=values.reshape(len(audio_codes), 1, -1))
+        return _returned(Audio(audio_values=values.reshape(len(audio_codes), 1, -1)), return_dict)
 
-    def forward(self, input_values: Float[Tensor, "b 1 t"], padding_mask: Tensor | None = None) -> Audio:
+    def forward(
+        self,
+        input_values: Float[Tensor, "b 1 t"],
+        padding_mask: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> Audio | tuple[Tensor, ...]:
         """Encode and decode, without a class; a log-mel model keeps whole frames only."""
-        made = self.decode(self.encode(input_values, padding_mask).audio_codes)  # pyright: ignore[reportArgumentType]
-        assert made.audio_values is not None
-        return Audio(audio_values=made.audio_values[..., : input_values.shape[-1]])
+        codes, _ = self.encode(input_values, padding_mask, return_dict=False)
+        (values,) = self.decode(codes, return_dict=False)
+        return _returned(Audio(audio_values=values[..., : input_values.shape[-1]]), return_dict)
+
+
+def _returned(made: Any, return_dict: bool | None) -> Any:
+    """Return an output, or its values as a tuple where `return_dict` is False, as transformers does."""
+    return made.to_tuple() if return_dict is False else made
 
 
 def _lengths(input_values: Tensor, padding_mask: Tensor | None) -> list[int]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
@@ -52,9 +52,7 @@ def decode_codes(
     return torch.cat(parts)
 
 
-def cropped(
-    signals: Sequence[Shaped[Tensor, "b c *_"]], sizes: Sequence[Sequence[int]]
-) -> list[Shaped[Tensor, "b c *_"]]:
+def cropped(signals: Sequence[Shaped[Tensor, "b c *_"]], sizes: Any) -> list[Shaped[Tensor, "b c *_"]]:
     """Remove the padding of decoded signals.
 
     Args:
@@ -64,22 +62,29 @@ def cropped(
     Raises:
         InputError: if there is not one size for each signal, or one is not within its signal.
     """
-    if len(sizes) != len(signals):
+    try:
+        whole = [tuple(operator.index(side) for side in size) for size in sizes]
+    except TypeError:
         raise InputError(
-            f"expected a size for each of {len(signals)} items, received {len(sizes)}: pass as many sizes as "
+            f"expected a size for each item, such as [(height, width)], received {sizes!r}: pass a list of "
+            "tuples of whole numbers"
+        ) from None
+    if len(whole) != len(signals):
+        raise InputError(
+            f"expected a size for each of {len(signals)} items, received {len(whole)}: pass as many sizes as "
             "items"
         )
-    for signal, size in zip(signals, sizes, strict=True):
-        sides = signal.shape[2:]
-        is_size = len(size) <= len(sides) and all(isinstance(wanted, int | np.integer) for wanted in size)
-        if not is_size or any(not 0 < wanted <= side for wanted, side in zip(size, sides, strict=False)):
+    for signal, size in zip(signals, whole, strict=True):
+        sides = tuple(signal.shape[2:])
+        is_within = all(0 < wanted <= side for wanted, side in zip(size, sides, strict=False))
+        if len(size) > len(sides) or not is_within:
             raise InputError(
-                f"expected a size within that of the decoded item, {tuple(sides)}, received {tuple(size)}: "
-                "pass the size of the original"
+                f"expected a size within that of the decoded item, {sides}, received {size}: pass the size "
+                "of the original"
             )
     return [
         signal[(slice(None), slice(None), *map(slice, size))]
-        for signal, size in zip(signals, sizes, strict=True)
+        for signal, size in zip(signals, whole, strict=True)
     ]
 
 

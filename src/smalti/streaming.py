@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, final
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -58,6 +59,7 @@ class EncodingStream:
         self.look_ahead = self._signal.look_ahead(field.after)
         """Samples (of clips, frames) after the span of a code that must arrive before it is returned."""
         self._length, self._others, self._has_ended = 0, (), False
+        self._none = torch.empty(1, model.num_codebooks, 0, *model.grid[1:], dtype=torch.int64)
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -68,17 +70,22 @@ class EncodingStream:
         """Add a block, and return the codes that are determined since the last one, often none.
 
         Args:
-            block: the next part of the signal, as a tensor or an array, as for `Tokenizer.encode`.
+            block: the next part of the signal, as a tensor or an array, as for `Tokenizer.encode`; it may be
+                empty.
 
         Raises:
             InputError: if its type, range or shape is wrong, or the stream has ended.
         """
         self._check_open()
+        if 0 in tuple(getattr(block, "shape", ())):
+            return self._none
         with full_precision(self._model):
             signal = self._signal.push(block)
             self._length, self._others = self._length + signal.shape[2], tuple(signal.shape[3:])
             signal = padded(self._modality, signal, (1, *self._model.strides[1:]))
-        return self._codes.push(signal[0]).unsqueeze(0)
+        codes = self._codes.push(signal[0]).unsqueeze(0)
+        self._none = codes[:, :, :0]
+        return codes
 
     def flush(self) -> Int64[Tensor, "1 g _ *grid"]:
         """End the signal, and return the remaining codes.

@@ -183,7 +183,7 @@ class Tokenizer:
         seed: int | None = 0,
         temperature: float = 1.0,
         conditions: Conditions | None = None,
-        sizes: Sequence[Sequence[int]] | None = None,
+        sizes: Any = None,
     ) -> Any:
         """Decode codes to images and clips (uint8) or audio (amplitudes in [-1, 1]).
 

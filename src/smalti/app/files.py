@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -34,10 +35,14 @@ def items_of(modality: Modality, files: Iterable[Path]) -> Iterator[Item]:
     Raises:
         InputError: when a file does not exist, or a folder holds no file of the modality.
     """
+    files = list(files)
+    count = Counter(file.name for file in files)
     for file in files:
         is_item = file.is_dir() and file.suffix.lower() in modality.extensions
         if is_item or file.is_file():
-            yield Item(file.name, file)
+            # Files of one name are told apart by their folders: left/0.gif and right/0.gif.
+            is_alone = count[file.name] == 1
+            yield Item(file.name if is_alone else f"{file.absolute().parent.name}/{file.name}", file)
         elif file.is_dir():
             source = open_data(str(file), modality)
             for split in source.splits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from pathlib import Path
 
 from smalti.app.console import amount
@@ -12,6 +13,8 @@ from smalti.core.models import Autoencoder
 from smalti.core.signals import SignalSpec
 from smalti.trained import load_trained
 from smalti.training.checkpoints import RESULTS, RunDirectory
+
+WIDTH = 100
 
 
 def inspect(run: str) -> str:
@@ -33,7 +36,7 @@ def inspect(run: str) -> str:
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters",
         f"signal      {spec.channels} x {shape}, {_domain(spec)}",
         f"codes       {_codes(model) if isinstance(model, Autoencoder) else 'none: continuous latents'}",
-        f"classes     {', '.join(trained.classes) or 'none'}",
+        *_wrapped(f"classes     {', '.join(trained.classes) or 'none'}"),
         f"likelihood  {model.family.kind}",
         f"priors      {', '.join(trained.priors) or 'built into the model'}",
     ]
@@ -52,6 +55,13 @@ def inspect(run: str) -> str:
     if results.is_file():
         lines.append(f"evaluated   {_last_evaluation(results)}")
     return "\n".join(map(printable, lines))
+
+
+def _wrapped(line: str) -> list[str]:
+    """Divide a line that is too long for most terminals."""
+    return textwrap.wrap(
+        line, WIDTH, subsequent_indent=12 * " ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _codes(autoencoder: Autoencoder) -> str:
