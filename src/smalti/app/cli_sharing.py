@@ -107,10 +107,12 @@ def serve(
 
 
 def docs(
-    is_opened: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
+    is_opened: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open a browser, or only name the pages.")
+    ] = True,
     quiet: Quiet = False,
 ) -> None:
-    """Open the documentation of this version.
+    """Show the documentation of this version in a browser, until Ctrl-C.
 
     Example: `smalti docs`
     """

@@ -7,8 +7,12 @@ import os
 import subprocess
 import sys
 import webbrowser
+from contextlib import suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from smalti.app.console import note
 from smalti.core.errors import InputError
@@ -18,10 +22,10 @@ CHECKOUT = Path(__file__).parents[4]
 
 
 def docs(is_opened: bool = True, quiet: bool = False) -> Path:
-    """Open the documentation of this version in a browser, and return the path of its start page.
+    """Show the documentation of this version in a browser, until Ctrl-C; return the path of its start page.
 
     A wheel made by `make wheel` contains the pages; in a checkout they are those of the last `make docs`, or
-    are built.
+    are built. They are served on a free port of this machine only, since browsers search no files.
 
     Args:
         is_opened: False only finds, or builds, the pages.
@@ -31,10 +35,24 @@ def docs(is_opened: bool = True, quiet: bool = False) -> Path:
         InputError: if there are no pages, and they cannot be built.
     """
     start = _start()
-    note(f"The documentation is {start}.", quiet)
-    if is_opened and not webbrowser.open(start.as_uri()):
-        note("No browser was found: open the file yourself.", quiet)
+    if not is_opened:
+        note(f"The documentation is {start}.", quiet)
+        return start
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Pages, directory=str(start.parent))) as server:
+        address = f"http://127.0.0.1:{server.server_port}/"
+        note(f"The documentation is at {address} until Ctrl-C.", quiet)
+        if not webbrowser.open(address):
+            note("No browser was found: open the address yourself.", quiet)
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
     return start
+
+
+class _Pages(SimpleHTTPRequestHandler):
+    """Serves files, and logs nothing."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
 
 
 def _start() -> Path:
