@@ -107,9 +107,7 @@ def serve(
 
 
 def docs(
-    is_opened: Annotated[
-        bool, typer.Option("--open/--no-open", help="Open a browser, or only name the pages.")
-    ] = True,
+    is_opened: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
     quiet: Quiet = False,
 ) -> None:
     """Show the documentation of this version in a browser, until Ctrl-C.

@@ -284,7 +284,7 @@ class Prior(nn.Module, ABC):
             grid = tuple(codes.shape[2:])
             other = None if grid == getattr(self, "grid", grid) else grid
             # A prior without guidance need not know the setting.
-            guided = {} if guidance == 1 else {"guidance": guidance}
+            guided: dict[str, Any] = {} if guidance == 1 else {"guidance": guidance}
             drawn = self.sample_grids(len(codes), conditions, *settings, grid=other, **guided)
         yield drawn, torch.zeros_like(hidden)
 
