@@ -10,6 +10,7 @@ from smalti.recipe import Pretraining, Recipe, RecipeFunction, parse, registered
 
 RECIPES: dict[str, RecipeFunction] = {
     "image": images.image,
+    "photos": images.photos,
     "hierarchy": images.hierarchy,
     "letters": images.letters,
     "mnist": images.mnist,
