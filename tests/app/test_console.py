@@ -33,7 +33,7 @@ def test_titles_are_in_their_order_and_name_the_phase() -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        (TWO_PHASES, ["generator loss 1.250", "discriminator loss 0.750", "generator codes used 0.500"]),
+        (TWO_PHASES, ["generator loss 1.250", "discriminator loss 0.750", "generator codes used 50%"]),
         ({"loss": 2.5, "learning_rate": 1e-3}, ["loss 2.500"]),
         ({"validation mse": 2.5}, ["step 7, held out: squared error 2.5"]),
     ],

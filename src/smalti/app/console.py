@@ -38,7 +38,7 @@ SHORT = {
     "validation distortion_nats_per_dim": "distortion",
     "validation mse": "squared error",
     "validation psnr": "PSNR",
-    "validation usage": "codes used",
+    "validation usage": "used",
     "validation bits_per_code": "bits/code",
     "validation loss": "loss",
 }
@@ -137,14 +137,14 @@ def watching(title: str, steps: int, quiet: bool = False) -> Iterator[Watcher]:
         def watch(step: int, values: dict[str, float]) -> None:
             if any(name.startswith("validation ") for name in values):
                 if not quiet:
-                    text = ", ".join(f"{_short(name)} {value:.4g}" for name, value in values.items())
-                    progress.console.print(f"  step {step}, held out: {text}")
+                    text = (f"{_short(name)} {_figure(name, value)}" for name, value in values.items())
+                    progress.console.print(f"  step {step}, held out: {', '.join(text)}")
                 return
             forecast = pace.forecast(step)
             if forecast and not quiet:
                 progress.console.print(f"  {forecast}")
             shown = by_phase(values, SHOWN)
-            text = " ".join(f"{title} {values[name]:.3f}" for name, title in shown.items())
+            text = " ".join(f"{title} {_figure(name, values[name], '.3f')}" for name, title in shown.items())
             progress.show(step, steps, _rate(progress.tasks[0].speed), text)
 
         yield watch
@@ -152,6 +152,11 @@ def watching(title: str, steps: int, quiet: bool = False) -> Iterator[Watcher]:
 
 def _short(name: str) -> str:
     return SHORT.get(name, name.removeprefix("validation "))
+
+
+def _figure(name: str, value: float, form: str = ".4g") -> str:
+    """Format a metric; shares of the codes in per cent."""
+    return f"{value:.0%}" if name.endswith("usage") else f"{value:{form}}"
 
 
 def _rate(speed: float | None) -> str:

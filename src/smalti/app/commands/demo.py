@@ -44,8 +44,8 @@ def write_pictures(directory: Path, num: int, split: str = "train", quiet: bool 
         InputError: when the directory is not empty, or `num` is below 1.
     """
     write_folder(directory, num, split=split)
-    train, evaluate = (f"{command} --data {directory}" for command in ("train image", "evaluate runs/mine"))
-    command = f"{train} --out runs/mine" if split == "train" else evaluate
+    train = f"train image --data {directory} --out runs/{directory.name}"
+    command = train if split == "train" else f"evaluate RUN --data {directory}"
     note(f"{directory} holds {amount(num, 'pictures')}. Next: smalti {command}", quiet)
 
 

@@ -25,6 +25,7 @@ from smalti.core.conditions import Batch
 from smalti.core.errors import InputError, printable
 from smalti.core.files import atomic_file
 from smalti.core.modality import Modality
+from smalti.core.units import bits_per_dim
 from smalti.data.crops import CropLoader
 from smalti.data.fingerprints import fingerprints, read_fingerprints
 from smalti.data.loader import Loader
@@ -136,15 +137,13 @@ def show(report: dict[str, Any], protocol: bool = False) -> None:
     seen = f" ({number} trained on)" if (number := report.get("num_trained_on")) else ""
     items = amount(report["num"], "items")
     table = Table(title=f"{escape(printable(report['data']))}, split {report['split']}: {items}{seen}")
-    for column in ("prior", f"{unit}/dim", "= rate", "+ distortion", "stderr", "nats/code"):
+    for column in ("prior", f"{unit}/dim", "= rate", "+ distortion", "stderr", f"{unit}/code"):
         table.add_column(column, justify="left" if column == "prior" else "right")
     for name, row in report[f"{unit}_per_dim"].items():
         table.add_row(
             escape(printable(f"{name} | {', '.join(row['given'])}" if "given" in row else name)),
-            *(
-                _figure(row.get(key))
-                for key in (f"{unit}_per_dim", "rate", "distortion", "stderr", "nats_per_code")
-            ),
+            *(_figure(row.get(key)) for key in (f"{unit}_per_dim", "rate", "distortion", "stderr")),
+            _figure(_per_code(row, unit)),
         )
     for name, bits in report.get("lossless_bits_per_dim", {}).items():
         table.add_row(f"{name} (files)", _figure(bits))
@@ -164,12 +163,19 @@ def show(report: dict[str, Any], protocol: bool = False) -> None:
     other.add_column("measure")
     other.add_column("value", justify="right")
     for name, value in {**report["reconstruction"], **report["codebook"]}.items():
-        other.add_row(name, _figure(value))
+        if value is not None:
+            other.add_row(name, _figure(value))
     show_table(other)
     for name, text in report["protocol"].items() if protocol else ():
         show_table(f"[dim]{escape(name)}: {escape(text)}[/dim]")
     if not protocol:
         show_table("[dim]Definitions of the figures: add --protocol.[/dim]")
+
+
+def _per_code(row: dict[str, Any], unit: str) -> float | None:
+    """Return the rate per code in the unit of the table."""
+    nats = row.get("nats_per_code")
+    return nats if nats is None or unit == "nats" else bits_per_dim(nats, 1)
 
 
 def _figure(value: float | None) -> str:
@@ -236,7 +242,8 @@ def note_of_lossless(report: dict[str, Any]) -> str | None:
         return None
     verb = "needs" if len(better) == 1 else "need"
     return (
-        f"{' and '.join(better)} {verb} fewer bits for these pictures than this model with any of its priors."
+        f"{' and '.join(better)} {verb} fewer bits for these pictures than this model with any of its "
+        "priors: usual for drawings and rendered pictures."
     )
 
 

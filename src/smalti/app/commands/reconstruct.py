@@ -86,7 +86,8 @@ def reconstruct(
         )
     folder.save(comparison, modality.preview([originals, reconstructed]).save)
     num = len(items) - len(skipped)
-    note(f"{out} holds {amount(num, 'reconstructions')}; {COMPARISON} shows the originals above them.", quiet)
+    shown = "the original above it" if num == 1 else "the originals above them"
+    note(f"{out} holds {amount(num, 'reconstructions')}; {COMPARISON} shows {shown}.", quiet)
     return num
 
 

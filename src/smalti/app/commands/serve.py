@@ -25,6 +25,7 @@ def serve(runs: Sequence[str] = (), port: int = 7860, host: str = "127.0.0.1", q
         from smalti.app.serving.server import build_app, free_socket, run_server, temporary_uploads
     from smalti.app.serving.models import load_models
 
+    note("Starting the page ...", quiet)
     models = load_models(runs or shipped())
     bound = free_socket(host, port)
     address = f"[{host}]" if ":" in host else host

@@ -152,7 +152,8 @@ def train_prior_recipe(
         with atomic_file(run.figures_path / "samples.png") as temporary:
             trained.modality.preview([drawn]).save(temporary)
         named = plugin_options() if name == LEARNED else f"{plugin_options()} --prior {name}"
-        next_step = f" Next: smalti sample {run_path}{named} --num 16 --out samples" if suggest else ""
+        drawn_to = f"{Path(run_path).name}_samples"
+        next_step = f" Next: smalti sample {run_path}{named} --num 16 --out {drawn_to}" if suggest else ""
         note(f"The prior is in {run.path}.{next_step}", quiet)
     engine.wait()
     return run

@@ -40,6 +40,6 @@ def collect_speech(directory: Path, num: int, quiet: bool = False) -> None:
         (temporary / "phones.tsv").write_text("\n".join(lines) + "\n")
     note(
         f"{directory} holds {each * SPEAKERS:,} utterances, and their alignments in phones.tsv. "
-        f"Next: smalti train units --data {directory} --out runs/units",
+        f"Next: smalti train digits-spectral --data {directory} --out runs/{directory.name}",
         quiet,
     )
