@@ -174,9 +174,10 @@ def test_quiet_is_quiet_and_the_default_is_not(
 
 
 def test_recipes(smalti: Smalti) -> None:
-    names = [line.split()[0] for line in smalti("recipes").out.splitlines()[:9]]
+    names = [line.split()[0] for line in smalti("recipes").out.splitlines()[:10]]
     assert names == [
         "image",
+        "photos",
         "hierarchy",
         "letters",
         "mnist",

@@ -36,7 +36,7 @@ def inspect(run: str) -> str:
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters",
         f"signal      {spec.channels} x {shape}, {_domain(spec)}",
         f"codes       {_codes(model) if isinstance(model, Autoencoder) else 'none: continuous latents'}",
-        *_wrapped(f"classes     {', '.join(trained.classes) or 'none'}"),
+        *_wrapped(printable(f"classes     {', '.join(trained.classes) or 'none'}")),
         f"likelihood  {model.family.kind}",
         f"priors      {', '.join(trained.priors) or 'built into the model'}",
     ]
