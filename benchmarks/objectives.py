@@ -29,7 +29,9 @@ PICTURE = ROOT / "docs" / "images" / "objectives.png"
 TITLES = {
     "conv": "paper's networks, likelihood",
     "resnet": "`resnet`, likelihood",
+    "resnet-coarse": "`resnet`, `full_resolution=false`, likelihood",
     "resnet-perceptual": "`resnet`, perceptual (weight 2)",
+    "resnet-coarse-perceptual": "`resnet`, `full_resolution=false`, perceptual (weight 2)",
     "resnet-adversarial-light": "`resnet`, perceptual, adversarial (0.15, slower discriminator)",
     "resnet-adversarial": "`resnet`, perceptual, adversarial (0.5)",
 }
