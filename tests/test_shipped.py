@@ -19,7 +19,7 @@ NAMES = smalti.shipped()
 
 
 def test_they_are_small():
-    assert {"fashion-mnist", "letters", "speech-codec", "spoken-digits"} <= set(NAMES)
+    assert {"fashion-mnist", "letters", "speech-codec", "spoken-digits", "walks"} <= set(NAMES)
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) <= MOST_BYTES
 
 
