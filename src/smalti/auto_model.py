@@ -151,6 +151,11 @@ class _Loading(_Model):
         chosen = {key: settings[key] for key in ("private", "token") if settings.get(key) is not None}
         return self.tokenizer.push_to_hub(repo_id, **chosen)
 
+    def _returned(self, made: Any, return_dict: bool | None) -> Any:
+        """Return an output, or its values as a tuple if `return_dict`, by default the config's, is False."""
+        chosen = self.config.return_dict if return_dict is None else return_dict
+        return made if chosen else made.to_tuple()
+
 
 @final
 class SmaltiModel(_Loading):
@@ -177,7 +182,7 @@ class SmaltiModel(_Loading):
         tokenizer = self._for(tuple(pixel_values.shape[2:]), self.autoencoder.signal.size)
         codes = tokenizer.encode(pixel_values)
         made = ImageCodes(image_codes=torch.cat(codes) if isinstance(codes, list) else codes)
-        return _returned(made, return_dict)
+        return self._returned(made, return_dict)
 
     @torch.no_grad()
     def decode(
@@ -198,7 +203,7 @@ class SmaltiModel(_Loading):
         """
         tokenizer = self._for(tuple(image_codes.shape[2:]), self.tokenizer.code_shape[1:])
         made = Images(pixel_values=_by_class(tokenizer.decode_signals, tokenizer, image_codes, labels))
-        return _returned(made, return_dict)
+        return self._returned(made, return_dict)
 
     def forward(
         self, pixel_values: Float[Tensor, "b c *size"], return_dict: bool | None = None
@@ -207,7 +212,7 @@ class SmaltiModel(_Loading):
         (codes,) = self.encode(pixel_values, return_dict=False)
         (values,) = self.decode(codes, return_dict=False)
         inside = tuple(slice(side) for side in pixel_values.shape[2:])
-        return _returned(Images(pixel_values=values[(..., *inside)]), return_dict)
+        return self._returned(Images(pixel_values=values[(..., *inside)]), return_dict)
 
     def _for(self, size: tuple[int, ...], trained_for: tuple[int, ...]) -> Tokenizer:
         # Items of any length need no other tokenizer; a clip of another height or width does.
@@ -251,7 +256,7 @@ class SmaltiAudioModel(_Loading, _AudioTokenizer):
         padded = [torch.nn.functional.pad(row, (0, longest - row.shape[2])) for row in codes]
         mask = [torch.arange(longest, device=row.device) < row.shape[2] for row in codes]
         made = AudioCodes(audio_codes=torch.cat(padded), audio_codes_mask=torch.stack(mask).long())
-        return _returned(made, return_dict)
+        return self._returned(made, return_dict)
 
     @torch.no_grad()
     def decode(
@@ -272,7 +277,7 @@ class SmaltiAudioModel(_Loading, _AudioTokenizer):
             InputError: for codes out of range or of another shape, or labels that the decoder does not read.
         """
         values = _by_class(self.tokenizer.decode, self.tokenizer, audio_codes, labels)
-        return _returned(Audio(audio_values=values.reshape(len(audio_codes), 1, -1)), return_dict)
+        return self._returned(Audio(audio_values=values.reshape(len(audio_codes), 1, -1)), return_dict)
 
     def forward(
         self,
@@ -283,12 +288,7 @@ class SmaltiAudioModel(_Loading, _AudioTokenizer):
         """Encode and decode, without a class; a log-mel model keeps whole frames only."""
         codes, _ = self.encode(input_values, padding_mask, return_dict=False)
         (values,) = self.decode(codes, return_dict=False)
-        return _returned(Audio(audio_values=values[..., : input_values.shape[-1]]), return_dict)
-
-
-def _returned(made: Any, return_dict: bool | None) -> Any:
-    """Return an output, or its values as a tuple where `return_dict` is False, as transformers does."""
-    return made.to_tuple() if return_dict is False else made
+        return self._returned(Audio(audio_values=values[..., : input_values.shape[-1]]), return_dict)
 
 
 def _lengths(input_values: Tensor, padding_mask: Tensor | None) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, final
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -59,7 +58,7 @@ class EncodingStream:
         self.look_ahead = self._signal.look_ahead(field.after)
         """Samples (of clips, frames) after the span of a code that must arrive before it is returned."""
         self._length, self._others, self._has_ended = 0, (), False
-        self._none = torch.empty(1, model.num_codebooks, 0, *model.grid[1:], dtype=torch.int64)
+        self._none: Tensor | None = None
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -70,14 +69,15 @@ class EncodingStream:
         """Add a block, and return the codes that are determined since the last one, often none.
 
         Args:
-            block: the next part of the signal, as a tensor or an array, as for `Tokenizer.encode`; it may be
-                empty.
+            block: the next part of the signal, as a tensor or an array, as for `Tokenizer.encode`; after the
+                first one it may have no samples or frames.
 
         Raises:
             InputError: if its type, range or shape is wrong, or the stream has ended.
         """
         self._check_open()
-        if 0 in tuple(getattr(block, "shape", ())):
+        axis = 1 + len(self._others)  # of time, from the end
+        if self._none is not None and tuple(getattr(block, "shape", ()))[-axis:][:1] == (0,):
             return self._none
         with full_precision(self._model):
             signal = self._signal.push(block)

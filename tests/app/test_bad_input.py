@@ -203,13 +203,13 @@ def test_names_of_strangers_stay_in_the_folder(
 def test_reconstructions_of_files_of_one_name_are_all_kept(
     trained: Path, pictures: Path, tmp_path: Path, smalti: Smalti
 ) -> None:
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
+    for folder in ("one/a", "two/a"):
+        (tmp_path / folder).mkdir(parents=True)
         shutil.copy(pictures / "cat" / "000.png", tmp_path / folder / "same.png")
-    files = [tmp_path / folder / "same.png" for folder in ("one", "two")]
+    files = [tmp_path / folder / "same.png" for folder in ("one/a", "two/../two/a")]
     assert smalti("reconstruct", trained, *files, "--out", tmp_path / "out").status == 0
     found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")}
-    assert found == {"comparison.png", "one/same.png", "two/same.png"}
+    assert found == {"comparison.png", "one/a/same.png", "two/a/same.png"}
 
 
 @pytest.mark.parametrize("verb", ["decode", "reconstruct"])

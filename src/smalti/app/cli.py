@@ -170,7 +170,12 @@ def sample(
     ] = None,
     keep: Annotated[
         Path | None,
-        typer.Option("--keep", metavar="MASK", help="With --input: a picture, bright where codes are kept."),
+        typer.Option(
+            "--keep",
+            metavar="MASK",
+            help="With --input: a picture, bright where codes are kept. Autoregressive priors draw "
+            "each code given those before it only; masked ones given all.",
+        ),
     ] = None,
     plugin: Plugin = None,
     quiet: Quiet = False,

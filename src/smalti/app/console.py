@@ -38,7 +38,7 @@ SHORT = {
     "validation distortion_nats_per_dim": "distortion",
     "validation mse": "squared error",
     "validation psnr": "PSNR",
-    "validation usage": "used",
+    "validation usage": "usage",
     "validation bits_per_code": "bits/code",
     "validation loss": "loss",
 }
@@ -156,7 +156,7 @@ def _short(name: str) -> str:
 
 def _figure(name: str, value: float, form: str = ".4g") -> str:
     """Format a metric; shares of the codes in per cent."""
-    return f"{value:.0%}" if name.endswith("usage") else f"{value:{form}}"
+    return f"{100 * value:.3g}%" if name.endswith("usage") else f"{value:{form}}"
 
 
 def _rate(speed: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -36,13 +36,10 @@ def items_of(modality: Modality, files: Iterable[Path]) -> Iterator[Item]:
         InputError: when a file does not exist, or a folder holds no file of the modality.
     """
     files = list(files)
-    count = Counter(file.name for file in files)
-    for file in files:
+    for file, name in zip(files, _names(files), strict=True):
         is_item = file.is_dir() and file.suffix.lower() in modality.extensions
         if is_item or file.is_file():
-            # Files of one name are told apart by their folders: left/0.gif and right/0.gif.
-            is_alone = count[file.name] == 1
-            yield Item(file.name if is_alone else f"{file.absolute().parent.name}/{file.name}", file)
+            yield Item(name, file)
         elif file.is_dir():
             source = open_data(str(file), modality)
             for split in source.splits:
@@ -54,6 +51,20 @@ def items_of(modality: Modality, files: Iterable[Path]) -> Iterator[Item]:
                 f"expected files or folders of {modality.plural_name}, found nothing at {file}: check the "
                 "path"
             )
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """Name files by the ends of their paths: as many parts as tell those of one name apart."""
+    parts = [Path(os.path.abspath(file)).parts for file in files]
+    same = defaultdict(set)
+    for own in parts:
+        same[own[-1]].add(own)
+    names = []
+    for own in parts:
+        others = same[own[-1]] - {own}
+        length = next(n for n in range(1, len(own) + 1) if all(other[-n:] != own[-n:] for other in others))
+        names.append("/".join(own[-length:]))
+    return names
 
 
 def signal_of(modality: Modality, content: Content) -> Tensor:

@@ -127,7 +127,7 @@ def fill(
     def draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
         place = next(places)
         drawn = draw_codes(logits, temperature, top_k, top_p, generator)
-        return known[:, place].where(is_known[:, place], drawn)
+        return known[:, place].to(drawn).where(is_known[:, place].to(drawn.device), drawn)
 
     return sample(network, len(codes), grid, conditions, generator=generator, progress=progress, draw=draw)
 

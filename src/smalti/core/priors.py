@@ -235,6 +235,8 @@ class Prior(nn.Module, ABC):
     ) -> Int64[Tensor, "b g *grid"]:
         """Draw some of the codes of grids given the others; by default, a prior cannot.
 
+        An autoregressive prior draws each code given those before it only.
+
         Args:
             codes: int64 `(B, G, *grid)`, of any value where they are drawn.
             keep: bool `(B, G, *grid)`, True for the codes that stay.
@@ -275,6 +277,11 @@ class Prior(nn.Module, ABC):
         Raises:
             InputError: if the prior cannot draw such grids, or settings are out of range.
         """
+        if not isinstance(keep, Tensor) or keep.dtype != torch.bool or keep.shape != codes.shape:
+            raise InputError(
+                f"expected a bool tensor of the shape of the codes, {tuple(codes.shape)}, received {keep!r}: "
+                "pass what is kept of each code"
+            )
         hidden = ~keep
         yield codes.masked_fill(hidden, 0), hidden
         settings = (temperature, top_k, top_p, generator)
@@ -286,7 +293,12 @@ class Prior(nn.Module, ABC):
             # A prior without guidance need not know the setting.
             guided: dict[str, Any] = {} if guidance == 1 else {"guidance": guidance}
             drawn = self.sample_grids(len(codes), conditions, *settings, grid=other, **guided)
-        yield drawn, torch.zeros_like(hidden)
+        if drawn.shape != codes.shape:
+            raise InputError(
+                f"expected codes of shape {tuple(drawn.shape)}, as the prior {self.name!r} draws them, "
+                f"received {tuple(codes.shape)}: pass codes of that shape"
+            )
+        yield drawn.to(codes.device), torch.zeros_like(hidden)
 
 
 def check_guidance(guidance: float, conditions: Conditions, network: nn.Module) -> float:

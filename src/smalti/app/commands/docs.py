@@ -12,6 +12,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from smalti.app.console import note
@@ -38,14 +39,27 @@ def docs(is_opened: bool = True, quiet: bool = False) -> Path:
     if not is_opened:
         note(f"The documentation is {start}.", quiet)
         return start
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Pages, directory=str(start.parent))) as server:
+    with _Server(("127.0.0.1", 0), partial(_Pages, directory=str(start.parent))) as server:
         address = f"http://127.0.0.1:{server.server_port}/"
-        note(f"The documentation is at {address} until Ctrl-C.", quiet)
-        if not webbrowser.open(address):
-            note("No browser was found: open the address yourself.", quiet)
+        serving = Thread(target=server.serve_forever, daemon=True)
+        serving.start()
         with suppress(KeyboardInterrupt):
-            server.serve_forever()
+            # Some browsers run in this terminal, until they are left.
+            is_found = webbrowser.open(address)
+            note(f"The documentation is at {address} until Ctrl-C.", quiet and is_found)
+            if not is_found:
+                note("No browser was found: open the address yourself.")
+            serving.join()
+        server.shutdown()
     return start
+
+
+class _Server(ThreadingHTTPServer):
+    """Says nothing of browsers that leave before they have read a page."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Pages(SimpleHTTPRequestHandler):

@@ -16,6 +16,7 @@ from smalti.app.files import prior_fingerprint, write_table
 from smalti.app.outputs import OutputFolder
 from smalti.core.errors import InputError
 from smalti.core.precision import full_precision
+from smalti.core.priors import DensityPrior
 from smalti.data.codes import read_codes
 from smalti.data.manifest import checksum
 from smalti.data.sources.base import UnreadableItem
@@ -26,6 +27,10 @@ from smalti.tokenizer import Tokenizer, load
 
 BATCH = 64
 """Items decoded per batch; for decoders that sample, it affects the results of a seed."""
+BEFORE_IT = (
+    "This prior draws each code given those before it only, so a hole need not fit what follows it; a masked "
+    "prior (kind=masked) sees all codes that are kept."
+)
 BRIGHT = 128
 """Grey level (0 to 255) from which a code is kept."""
 
@@ -93,6 +98,8 @@ def sample(
         with counting("Sampling", quiet) as count:
             if picture is not None and keep is not None:
                 kept = kept_codes(tokenizer, picture, keep)
+                if isinstance(tokenizer.trained.chosen_prior(prior), DensityPrior):
+                    note(BEFORE_IT, quiet)
                 codes = inpainted(tokenizer, prior, num, class_name, kept, guidance, count, **settings)
             else:
                 settings |= {"prior": prior, "progress": count, "length": length, "guidance": guidance}

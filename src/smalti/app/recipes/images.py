@@ -52,7 +52,7 @@ def photos() -> Recipe:
     A residual network with normalization and attention, after one strided convolution of the pixels, and a
     perceptual term beside the likelihood (`pip install 'smalti[perceptual]'`). A trained run takes pictures
     of any size. `objective.terms.adversarial.weight=0.1 objective.terms.adversarial.start=100000` adds an
-    adversarial phase, also to the decoder of a finished run (`--from RUN --freeze codes`).
+    adversarial phase; with `start=0`, to the decoder of a finished run (`--from RUN --freeze codes`).
 
     Command: smalti train photos --data FOLDER --out runs/photos
     Cost: seconds per step on a CPU, so days in total: use a GPU. Not measured yet.

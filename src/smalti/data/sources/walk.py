@@ -31,9 +31,6 @@ LITTER = frozenset(
 )
 """Files and folders of operating systems and storage devices, in lower case."""
 
-ALIGNMENTS = "phones.tsv"
-"""Time alignments of the recordings beside it, for `smalti phonemes`: no item, and not worth a note."""
-
 LEDGER = ".smalti.json"
 """File in a folder that commands such as `decode` have written into."""
 
@@ -114,8 +111,8 @@ def walk(root: Path, is_item: Callable[[str], bool] = lambda name: False) -> Fou
 
 
 def is_hidden(name: str) -> bool:
-    """Return True for a name that is left out: hidden, of the operating system, or alignments."""
-    return name.startswith(".") or name == ALIGNMENTS or name.lower() in LITTER
+    """Return True for a name that is left out: hidden, or of the operating system."""
+    return name.startswith(".") or name.lower() in LITTER
 
 
 def is_run(folder: Path) -> bool:
