@@ -48,6 +48,21 @@ def test_from_training_to_a_completed_picture(
         for _ in range(2):  # the same command again changes nothing
             done = smalti(*words, out, "--input", picture, "--keep", tmp_path / "mask.png")
             assert done.status == 0, done.err
+        told = smalti(
+            "sample",
+            masked,
+            "--prior",
+            prior,
+            "--num",
+            1,
+            "--out",
+            tmp_path / f"told_{prior}",
+            "--input",
+            picture,
+            "--keep",
+            tmp_path / "mask.png",
+        ).err
+        assert ("before it only" in " ".join(told.split())) == (prior == "learned")
         rows_of = [torch.tensor(batch) for _, batch, *_ in read_codes(out / "codes.parquet")[1]]
         drawn = torch.cat(rows_of).view(-1, *codes.shape[1:])
         assert len(drawn) == 3

@@ -149,6 +149,8 @@ class Prior(nn.Module, ABC):
 
     name: str
     """Name in reports and on the command line."""
+    is_causal: bool = False
+    """Whether `inpaint` draws each code given those before it only, instead of all that are kept."""
     condition_sizes: Mapping[str, int] = NO_SIZES
     """Number of ids of each condition that it embeds itself, by name."""
 

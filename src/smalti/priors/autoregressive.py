@@ -55,6 +55,7 @@ class LearnedPrior(TrainablePrior, DensityPrior, Pretrained):
     """
 
     score = "bits_per_code"
+    is_causal = True
 
     def __init__(self, network: AutoregressiveNetwork, grid: Sequence[int], name: str = "learned") -> None:
         super().__init__()
@@ -167,10 +168,8 @@ class LearnedPrior(TrainablePrior, DensityPrior, Pretrained):
         Raises:
             InputError: for a condition that the network does not read, or settings out of range.
         """
-        check_prior_conditions(conditions, self.network)
-        guidance = check_guidance(guidance, conditions, self.network)
         return sample(
-            self.network if guidance == 1 else GuidedNetwork(self.network, guidance),
+            self._guided(guidance, conditions),
             num,
             grid or self.grid,
             conditions,
@@ -213,10 +212,7 @@ class LearnedPrior(TrainablePrior, DensityPrior, Pretrained):
         if not keep.any():
             grid = tuple(codes.shape[2:])
             return self.sample(len(codes), conditions, *settings, grid=grid, guidance=guidance)
-        check_prior_conditions(conditions, self.network)
-        guidance = check_guidance(guidance, conditions, self.network)
-        network = self.network if guidance == 1 else GuidedNetwork(self.network, guidance)
-        return fill(network, codes, keep, conditions, *settings)
+        return fill(self._guided(guidance, conditions), codes, keep, conditions, *settings)
 
     def stages(
         self,
@@ -246,6 +242,12 @@ class LearnedPrior(TrainablePrior, DensityPrior, Pretrained):
             hidden[:, part] = False
             left = hidden.view(len(codes), *codes.shape[2:], codes.shape[1]).movedim(-1, 1)
             yield drawn.masked_fill(left, 0), left.clone()
+
+    def _guided(self, guidance: float, conditions: Conditions) -> AutoregressiveNetwork:
+        """Return the network that draws with this guidance, after a check of it and of the conditions."""
+        check_prior_conditions(conditions, self.network)
+        weight = check_guidance(guidance, conditions, self.network)
+        return self.network if weight == 1 else GuidedNetwork(self.network, weight)
 
 
 @PRIORS.register

@@ -15,6 +15,7 @@ from smalti.trained import load_trained
 from smalti.training.checkpoints import RESULTS, RunDirectory
 
 WIDTH = 100
+"""Columns after which a long list goes on in the next line."""
 
 
 def inspect(run: str) -> str:

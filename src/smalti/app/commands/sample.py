@@ -16,7 +16,6 @@ from smalti.app.files import prior_fingerprint, write_table
 from smalti.app.outputs import OutputFolder
 from smalti.core.errors import InputError
 from smalti.core.precision import full_precision
-from smalti.core.priors import DensityPrior
 from smalti.data.codes import read_codes
 from smalti.data.manifest import checksum
 from smalti.data.sources.base import UnreadableItem
@@ -27,7 +26,7 @@ from smalti.tokenizer import Tokenizer, load
 
 BATCH = 64
 """Items decoded per batch; for decoders that sample, it affects the results of a seed."""
-BEFORE_IT = (
+CAUSAL = (
     "This prior draws each code given those before it only, so a hole need not fit what follows it; a masked "
     "prior (kind=masked) sees all codes that are kept."
 )
@@ -98,8 +97,8 @@ def sample(
         with counting("Sampling", quiet) as count:
             if picture is not None and keep is not None:
                 kept = kept_codes(tokenizer, picture, keep)
-                if isinstance(tokenizer.trained.chosen_prior(prior), DensityPrior):
-                    note(BEFORE_IT, quiet)
+                if tokenizer.trained.chosen_prior(prior).is_causal:
+                    note(CAUSAL, quiet)
                 codes = inpainted(tokenizer, prior, num, class_name, kept, guidance, count, **settings)
             else:
                 settings |= {"prior": prior, "progress": count, "length": length, "guidance": guidance}
