@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tests.checked import checked
+from tests.checked import begin_test, checked
 from tests.runs import TINY, TINY_PRIOR, Result, digests, smooth
 
 SOURCE = Path(__file__).parents[1] / "src" / "smalti"
@@ -49,6 +49,11 @@ SLOW_FIRST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the longest tests first, so that no worker is left alone with one of them at the end."""
     items.sort(key=lambda item: item.path.name not in SLOW_FIRST)
+
+
+def pytest_runtest_setup() -> None:
+    """Each test has every function checked anew."""
+    begin_test()
 
 
 def _save_blank(figure: Figure, path: Path, *, dpi: float) -> None:

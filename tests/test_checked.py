@@ -16,7 +16,7 @@ from torch import Tensor
 from smalti.core.files import is_disk_full
 from smalti.core.results import Bound
 from smalti.nn.jitter import jitter
-from tests.checked import JAXTYPED, checked, has_shape, resolved
+from tests.checked import JAXTYPED, MOST_CALLS, begin_test, checked, has_shape, resolved
 
 Past = list[Float[Tensor, "b c"]]
 
@@ -77,6 +77,21 @@ def test_other_types_are_checked_without_a_context_of_shapes():
             wrong()
     assert half.__annotations__ == {"number": "int", "names": "list[str] | None", "return": "int"}
     assert half.__name__ == "half"
+
+
+def test_loops_are_checked_at_their_first_calls_of_each_test():
+    @with_checks
+    def double(a: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        return a * 2
+
+    whole = torch.zeros(2, dtype=torch.int64)
+    for _ in range(MOST_CALLS):
+        with pytest.raises(Violation):
+            double(whole)
+    assert double(whole).tolist() == [0, 0]
+    begin_test()
+    with pytest.raises(Violation):
+        double(whole)
 
 
 def test_methods_generators_and_dataclasses_are_checked():

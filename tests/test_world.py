@@ -66,10 +66,11 @@ def test_gymnasium_makes_a_vector_of_it(tokenizer: Tokenizer, data: Path) -> Non
     assert frames.shape == (2, 16, 16, 3)
 
 
-def test_frames_are_those_of_a_rollout_at_temperature_zero(tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_frames_are_those_of_a_rollout_at_temperature_zero(tokenizer: Tokenizer, guidance: float) -> None:
     names = ["left", "right", "wait", "left", "left"]
     clip = videos.walk(["left", "wait", "right"])
-    rollouts = Rollouts(tokenizer, 2, temperature=0.0)
+    rollouts = Rollouts(tokenizer, 2, temperature=0.0, guidance=guidance)
     channels_first = np.ascontiguousarray(clip.transpose(3, 0, 1, 2))
     ids = [tokenizer.actions.index(name) for name in ("left", "wait")]
     rollouts.begin([0, 1], channels_first, ids)
@@ -79,7 +80,7 @@ def test_frames_are_those_of_a_rollout_at_temperature_zero(tokenizer: Tokenizer)
         seen.append(rollouts.codes[0].clone())
         assert torch.equal(rollouts.codes[0], rollouts.codes[1])
     (given,) = tokenizer.encode(torch.from_numpy(channels_first))
-    expected = tokenizer.rollout(given, names, ["left", "wait"], temperature=0.0)
+    expected = tokenizer.rollout(given, names, ["left", "wait"], temperature=0.0, guidance=guidance)
     assert torch.equal(torch.stack(seen[1:], 1), expected[0, :, 3:])
     decoded = tokenizer.modality.to_stored(tokenizer.decode_signals(expected))[0, :, -1]
     assert np.array_equal(rollouts.frames([0])[0], decoded.movedim(0, -1).numpy())
@@ -95,16 +96,17 @@ def test_equal_seeds_give_equal_frames(tokenizer: Tokenizer, data: Path) -> None
     assert not np.array_equal(frames(1), frames(2))
 
 
-def test_rows_are_independent_of_each_other(tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_rows_are_independent_of_each_other(tokenizer: Tokenizer, guidance: float) -> None:
     clips = [videos.walk(["left", "wait"]), videos.walk(["right", "right"]) // 2]
     first = [np.ascontiguousarray(clip.transpose(3, 0, 1, 2)) for clip in clips]
-    together = Rollouts(tokenizer, 2, temperature=0.0)
+    together = Rollouts(tokenizer, 2, temperature=0.0, guidance=guidance)
     for row, clip in enumerate(first):
         together.begin([row], clip)
     together.advance([0, 1], [0, 1])
     together.advance([1], [2])
     for row, actions in enumerate(([0], [1, 2])):
-        alone = Rollouts(tokenizer, 1, temperature=0.0)
+        alone = Rollouts(tokenizer, 1, temperature=0.0, guidance=guidance)
         alone.begin([0], first[row])
         for action in actions:
             alone.advance([0], [action])
@@ -164,10 +166,11 @@ def test_memory_does_not_grow(tokenizer: Tokenizer, data: Path) -> None:
         ({"given": 20}, "at least 20 frames"),
         ({"num": 0}, "at least 1 world"),
         ({"max_steps": 0}, "1 step"),
+        ({"guidance": -1.0}, "guidance of at least 0"),
     ],
 )
 def test_settings_out_of_range(
-    tokenizer: Tokenizer, data: Path, settings: dict[str, int], message: str
+    tokenizer: Tokenizer, data: Path, settings: dict[str, float], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         vector(tokenizer, data, **settings).reset(seed=0)
@@ -189,3 +192,14 @@ def test_bad_steps_and_runs(tokenizer: Tokenizer, data: Path, trained: Path) -> 
         world(tokenizer, data, render_mode="human")
     with pytest.raises(InputError, match="at least one clip"):
         world(tokenizer, [])
+
+
+def test_guidance_changes_what_is_drawn(tokenizer: Tokenizer) -> None:
+    def codes(guidance: float) -> torch.Tensor:
+        rollouts = Rollouts(tokenizer, 8, guidance=guidance)
+        rollouts.begin(range(8), np.ascontiguousarray(videos.walk(["left"]).transpose(3, 0, 1, 2)))
+        rollouts.advance(range(8), [0] * 8, torch.Generator().manual_seed(0))
+        return rollouts.codes
+
+    assert torch.equal(codes(3.0), codes(3.0))
+    assert not torch.equal(codes(1.0), codes(3.0))

@@ -84,6 +84,7 @@ def encode_items(
     *,
     labels: Mapping[str, int] = NO_LABELS,
     indices: Int64[np.ndarray, " m"] | None = None,
+    view: int = 0,
     batch_size: int = BATCH,
     generator: torch.Generator | None = None,
     skipped: list[dict[str, str]] | None = None,
@@ -100,6 +101,7 @@ def encode_items(
         split: of a source.
         labels: the model's label of each class, by the class name used in the data.
         indices: items of a store to encode; None for all. Statistics of a label still cover all its items.
+        view: of the items of a store; see `Modality.num_views`.
         batch_size: maximum number of items per batch.
         generator: draws codes from the posterior, as training data for a prior; None selects the most
             probable codes. For a deterministic encoder there is no difference.
@@ -110,7 +112,9 @@ def encode_items(
         InputError: if no item of a source can be read.
     """
     if isinstance(data, Store):
-        yield from _encode_store(model, modality, data, indices, labels, batch_size, generator, progress)
+        yield from _encode_store(
+            model, modality, data, indices, view, labels, batch_size, generator, progress
+        )
         return
     skipped = [] if skipped is None else skipped
     decoded = decoded_items(modality, data, split, batch_size, skipped, is_local(model))
@@ -126,7 +130,7 @@ def encode_items(
         counted = counter.each(each for each in decoded if isinstance(each, Decoded))
         store = Store.write(Path(scratch) / "data", counted, modality.stored_shape, dtype, split=split)
         second = part_of(progress, 1)
-        yield from _encode_store(model, modality, store, None, labels, batch_size, generator, second)
+        yield from _encode_store(model, modality, store, None, 0, labels, batch_size, generator, second)
 
 
 def same_shape(items: Iterable[EncodedItem], most: int = BATCH) -> Iterator[list[EncodedItem]]:
@@ -215,6 +219,7 @@ def _encode_store(
     modality: Modality,
     store: Store,
     indices: Int64[np.ndarray, " m"] | None,
+    view: int,
     labels: Mapping[str, int],
     batch_size: int,
     generator: torch.Generator | None,
@@ -231,7 +236,7 @@ def _encode_store(
             class_name = store.classes[label] if label >= 0 else None
             yield Decoded(
                 store.names[index],
-                store.item(index, size),
+                modality.view(store.item(index, size), view),
                 class_name,
                 store.actions_of(index),
                 store.columns_of(index),

@@ -11,10 +11,12 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from smalti.autoregressive.frame_pixelcnn import FramePixelCNN
+from smalti.autoregressive.guidance import GuidedNetwork
 from smalti.autoregressive.sampling import sample
 from smalti.core.conditions import Conditions
 from smalti.core.errors import InputError
 from smalti.core.precision import full_precision
+from smalti.core.priors import check_guidance
 from smalti.stored_priors import LEARNED
 from smalti.tokenizer import Tokenizer
 
@@ -30,16 +32,23 @@ class Rollouts:
         num: number N of rollouts.
         prior: name of the prior.
         temperature: of each draw.
+        guidance: weight of classifier-free guidance towards the actions; 1 for none. Otherwise a second
+            memory sees the same frames without actions, and a frame takes at least twice the time.
 
     Attributes:
         codes: int64 `(N, G, h, w)`, codes of the current frames.
 
     Raises:
-        InputError: for another model or prior.
+        InputError: for another model or prior, or a guidance that is out of range.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, num: int, prior: str = LEARNED, temperature: float = 1.0
+        self,
+        tokenizer: Tokenizer,
+        num: int,
+        prior: str = LEARNED,
+        temperature: float = 1.0,
+        guidance: float = 1.0,
     ) -> None:
         model, learned = tokenizer.autoencoder, tokenizer.trained.learned_prior(prior)
         network: Any = getattr(learned, "network", None)
@@ -56,7 +65,12 @@ class Rollouts:
             )
         self._tokenizer, self._network, self._temperature = tokenizer, network.eval(), temperature
         grid = model.grid[1:]
-        self._past = network.memory.start(num, grid)
+        weight = check_guidance(guidance, Conditions(action=torch.zeros(num, 1, dtype=torch.int64)), network)
+        self._num_memories = 1 if weight == 1 else 2
+        self._drawing = (
+            network.frame if weight == 1 else GuidedNetwork(network.frame, weight, is_doubled=True)
+        )
+        self._past = network.memory.start(self._num_memories * num, grid)
         self.codes = torch.zeros(num, model.num_codebooks, *grid, dtype=torch.int64, device=tokenizer.device)
 
     @property
@@ -86,13 +100,14 @@ class Rollouts:
             )
         (codes,) = self._tokenizer.encode(torch.from_numpy(clip))
         self.codes[list(rows)] = codes[0, :, -1]
-        past = self._network.memory.start(1, codes.shape[3:])
+        past = self._network.memory.start(self._num_memories, codes.shape[3:])
         if frames > 1:
             known = torch.tensor([list(actions) or [-1] * (frames - 1)], device=codes.device)
+            each = codes[:, :, :-1].expand(self._num_memories, -1, -1, -1, -1)
             with full_precision(self._network):
-                _, past = self._network.remembered(codes[:, :, :-1], self._ids(known), past)
+                _, past = self._network.remembered(each, self._ids(known), past)
         for layer, begun in zip(self._past, past, strict=True):
-            layer[list(rows)] = begun[0]
+            layer[self._memories(rows)] = begun.repeat_interleave(len(rows), 0)
 
     @torch.no_grad()
     def advance(
@@ -105,16 +120,17 @@ class Rollouts:
             actions: ids, one for each.
             generator: of the draws; they depend on which rollouts are drawn together.
         """
-        chosen, network = list(rows), self._network
+        chosen, network, memories = list(rows), self._network, self._memories(rows)
         given = torch.tensor(actions, device=self.codes.device)[:, None]
+        seen = self.codes[chosen].unsqueeze(2).repeat(self._num_memories, 1, 1, 1, 1)
         with full_precision(network):
             known, past = network.remembered(
-                self.codes[chosen].unsqueeze(2), self._ids(given), [layer[chosen] for layer in self._past]
+                seen, self._ids(given), [layer[memories] for layer in self._past]
             )
             for layer, after in zip(self._past, past, strict=True):
-                layer[chosen] = after
+                layer[memories] = after
             self.codes[chosen] = sample(
-                network.frame,
+                self._drawing,
                 len(chosen),
                 self.codes.shape[2:],
                 Conditions(local=known[:, :, -1]),
@@ -129,6 +145,13 @@ class Rollouts:
         stored = self._tokenizer.modality.to_stored(decoded)[:, :, 0]
         return stored.movedim(1, -1).cpu().numpy()
 
-    def _ids(self, actions: Int64[Tensor, "b f"]) -> Int64[Tensor, "b f"]:
-        """Rows of the action embedding, whose last one stands for an unknown action."""
-        return actions.where(actions >= 0, self._network.num_actions)
+    def _memories(self, rows: Sequence[int]) -> list[int]:
+        """Rows of the memories of some rollouts: those with actions, then those without."""
+        return [memory * self.num + row for memory in range(self._num_memories) for row in rows]
+
+    def _ids(self, actions: Int64[Tensor, "b f"]) -> Int64[Tensor, "m f"]:
+        """Rows of the action embedding for each memory; the last one stands for an unknown action."""
+        known = actions.where(actions >= 0, self._network.num_actions)
+        return torch.cat(
+            [known, *[torch.full_like(known, self._network.num_actions)] * (self._num_memories - 1)]
+        )

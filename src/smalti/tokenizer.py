@@ -384,7 +384,7 @@ class Tokenizer:
             before: actions at the given frames except the last, F - 1 of them; None leaves all unspecified.
             num: number B of continuations.
             prior: name of the learned prior.
-            settings: temperature, top_k, top_p, seed, batch_size and progress, as in `sample_codes`.
+            settings: temperature, top_k, top_p, seed, batch_size, progress and guidance as in `sample_codes`.
 
         Returns:
             The given frames followed by one frame per action, `(B, G, F + len(actions), *grid)`.

@@ -117,6 +117,7 @@ class VectorWorld(VectorEnv):
         reward: see `Reward`; a learned world knows frames only.
         prior: name of the prior.
         temperature: of each draw.
+        guidance: weight of classifier-free guidance towards the actions; 1 for none.
         given: number of frames to begin with.
 
     Raises:
@@ -135,6 +136,7 @@ class VectorWorld(VectorEnv):
         reward: Reward = no_reward,
         prior: str = LEARNED,
         temperature: float = 1.0,
+        guidance: float = 1.0,
         given: int = GIVEN,
     ) -> None:
         if num < 1 or (max_steps is not None and max_steps < 1):
@@ -143,7 +145,7 @@ class VectorWorld(VectorEnv):
                 "max_steps"
             )
         tokenizer = run if isinstance(run, Tokenizer) else load(str(run))
-        self._rollouts = Rollouts(tokenizer, num, prior, temperature)
+        self._rollouts = Rollouts(tokenizer, num, prior, temperature, guidance)
         self._starts = StartingClips(starts, tokenizer, given)
         self._max_steps, self._reward = max_steps, reward
         self.action_names = tokenizer.actions

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pydantic import ValidationError
 
@@ -16,6 +17,7 @@ from smalti.core.conditions import Batch
 from smalti.data.crops import CropLoader
 from smalti.data.store import Store
 from smalti.modalities.image.modality import ImageConfig
+from smalti.tokenizer import Tokenizer
 from tests.runs import TINY, TINY_PRIOR, Result, command, digests, smooth
 
 Smalti = Callable[..., Result]
@@ -119,3 +121,21 @@ def test_native_size_has_no_files(
 def test_impossible_settings(settings: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         ImageConfig.model_validate(settings)
+
+
+def test_a_prior_learns_mirror_images_too(smalti, pictures, tmp_path):
+    run, settings = tmp_path / "run", ("data.flip=true", "validation_fraction=0.2", "--quiet")
+    assert smalti("train", "image", "--data", pictures, "--out", run, *TINY, *settings).status == 0
+    result = smalti("train-prior", run, *TINY_PRIOR)
+    assert result.status == 0, result
+    images, codes, tokenizer = (
+        Store.open(run / "data"),
+        Store.open(run / "codes"),
+        Tokenizer.from_pretrained(run),
+    )
+    assert codes.count == 2 * images.count
+    both = np.concatenate([images.signals, images.signals[..., ::-1]])
+    assert np.array_equal(codes.signals, tokenizer.encode(torch.from_numpy(both)).numpy())
+    # Of 40 pictures, 8 are held out, and so are their mirror images.
+    assert "64 items" in result.err
+    assert smalti("train-prior", run, *TINY_PRIOR, "--quiet").status == 0, "the store is found again"

@@ -27,6 +27,10 @@ Start = Annotated[
 ]
 ItemNumber = Annotated[int, typer.Option("--item", help="Index of the clip in the input.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Equal seeds give equal clips.")]
+Guidance = Annotated[
+    float,
+    typer.Option("--guidance", min=0, help="1 disables guidance; 2 or 3 follow the actions more closely."),
+]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -55,6 +59,7 @@ def rollout(
     top_p: TopP = None,
     seed: Seed = 0,
     prior: PriorName = "learned",
+    guidance: Guidance = 1.0,
     plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
@@ -80,6 +85,7 @@ def rollout(
         top_p=top_p,
         seed=seed,
         prior=prior,
+        guidance=guidance,
         quiet=quiet,
     )
 
@@ -96,6 +102,7 @@ def play(
     temperature: Temperature = 1.0,
     seed: Seed = 0,
     prior: PriorName = "learned",
+    guidance: Guidance = 1.0,
     plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
@@ -117,5 +124,6 @@ def play(
         temperature=temperature,
         seed=seed,
         prior=prior,
+        guidance=guidance,
         quiet=quiet,
     )

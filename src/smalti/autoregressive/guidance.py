@@ -23,11 +23,13 @@ class GuidedNetwork(AutoregressiveNetwork):
     Args:
         network: the network; it computes each step for twice the number of items.
         weight: w; 1 is the network itself, above 1 codes follow their conditions more closely.
+        is_doubled: the conditions are those of 2B items, B free ones last; otherwise, the free ones
+            are those given, without their ids.
     """
 
-    def __init__(self, network: AutoregressiveNetwork, weight: float) -> None:
+    def __init__(self, network: AutoregressiveNetwork, weight: float, *, is_doubled: bool = False) -> None:
         super().__init__()
-        self.network, self.weight = network, weight
+        self.network, self.weight, self._is_doubled = network, weight, is_doubled
         self.num_codebooks, self.num_codes = network.num_codebooks, network.num_codes
         self.condition_sizes, self.code_layout = network.condition_sizes, network.code_layout
 
@@ -35,11 +37,11 @@ class GuidedNetwork(AutoregressiveNetwork):
         self, codes: Int64[Tensor, "b g *grid"], conditions: Conditions = NO_CONDITIONS
     ) -> Float[Tensor, "b g *grid k"]:
         """Compute the guided logits of all symbols at once."""
-        return self._guided(self.network(torch.cat([codes, codes]), conditions.with_unspecified()))
+        return self._guided(self.network(torch.cat([codes, codes]), self._of_both(conditions)))
 
     def start(self, batch_size: int, grid: Sequence[int], conditions: Conditions = NO_CONDITIONS) -> Any:
         """Create the state of both halves."""
-        return self.network.start(2 * batch_size, grid, conditions.with_unspecified())
+        return self.network.start(2 * batch_size, grid, self._of_both(conditions))
 
     def step(self, previous: Int64[Tensor, " b"] | None, state: Any) -> Float[Tensor, "b k"]:
         """Compute the guided logits of the next symbol."""
@@ -53,6 +55,9 @@ class GuidedNetwork(AutoregressiveNetwork):
     def order(self, grid: Sequence[int]) -> Int64[Tensor, " symbols"] | None:
         """That of the network."""
         return self.network.order(grid)
+
+    def _of_both(self, conditions: Conditions) -> Conditions:
+        return conditions if self._is_doubled else conditions.with_unspecified()
 
     def _guided(self, logits: Float[Tensor, "both *any k"]) -> Float[Tensor, "b *any k"]:
         given, free = logits.chunk(2)

@@ -91,6 +91,7 @@ def continued(
     seed: int | None = None,
     batch_size: int = BATCH,
     progress: Progress | None = None,
+    guidance: float = 1.0,
 ) -> Int64[Tensor, "b g all *grid"]:
     """Draw one code frame per action after given frames; see `Tokenizer.rollout` for the other arguments.
 
@@ -132,7 +133,7 @@ def continued(
         each = torch.tensor([ids] * size, device=given.device)
         conditions = Conditions(action=each if reads_actions else None)
         begun = given.repeat(size, 1, 1, 1, 1)
-        settings |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        settings |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
         return prior.sample_grids(size, conditions, grid=grid, given=begun, **settings)
 
     return draw_in_batches(draw, num, batch_size, seed, progress)

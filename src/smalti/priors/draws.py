@@ -24,6 +24,7 @@ class DrawSettings(TypedDict, total=False):
     seed: int | None
     batch_size: int
     progress: Progress | None
+    guidance: float
 
 
 def seeded_generator(seed: int | None) -> torch.Generator:

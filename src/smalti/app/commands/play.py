@@ -36,6 +36,7 @@ def play(
     temperature: float = 1.0,
     seed: int = 0,
     prior: str = LEARNED,
+    guidance: float = 1.0,
     quiet: bool = False,
 ) -> int:
     """Write one clip per action, as MP4 and GIF, in which that action is taken at every frame.
@@ -49,7 +50,7 @@ def play(
         start: index of the first context frame; None uses the clip's last frames.
         item: index of the clip in the source.
         split: split of the source.
-        temperature, seed, prior: sampling settings.
+        temperature, seed, prior, guidance: sampling settings.
         quiet: hide progress.
 
     Returns:
@@ -62,7 +63,7 @@ def play(
         raise InputError(f"expected --frames and --given of at least 1, received {frames} and {given}")
     tokenizer = load(run)
     names = tokenizer.actions
-    rollouts = Rollouts(tokenizer, max(1, len(names)), prior, temperature)
+    rollouts = Rollouts(tokenizer, max(1, len(names)), prior, temperature, guidance)
     chosen, levels, begin = chosen_context(clip, tokenizer.modality, split, item, given, start)
     context = np.ascontiguousarray(levels[:, begin : begin + given])
     folder = OutputFolder(
@@ -76,6 +77,7 @@ def play(
         begin=begin,
         temperature=temperature,
         seed=seed,
+        **({} if guidance == 1 else {"guidance": guidance}),
     )
     folder.check([out / STRIP, *(out / f"{name}{ending}" for name in names for ending in (".mp4", ".gif"))])
     rows, generator = range(len(names)), torch.Generator().manual_seed(seed)

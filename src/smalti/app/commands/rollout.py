@@ -46,6 +46,7 @@ def rollout(
     top_p: float | None = None,
     seed: int = 0,
     prior: str = LEARNED,
+    guidance: float = 1.0,
     quiet: bool = False,
 ) -> int:
     """Write continuations of a clip as MP4 and GIF, their codes, and a strip of all their frames.
@@ -61,7 +62,7 @@ def rollout(
         start: index of the first context frame; None uses the clip's last frames.
         item: index of the clip in the source.
         split: split of the source.
-        temperature, top_k, top_p, seed, prior: sampling settings.
+        temperature, top_k, top_p, seed, prior, guidance: sampling settings.
         quiet: hide progress.
 
     The same command completes a stopped one.
@@ -91,6 +92,7 @@ def rollout(
         known = (name if name in tokenizer.actions else None for name in chosen.actions)
         before = list(known)[begin : begin + given - 1]
     settings: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    settings |= {} if guidance == 1 else {"guidance": guidance}
     folder = OutputFolder(
         out,
         "rollout",

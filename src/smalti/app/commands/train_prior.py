@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,11 @@ def train_prior_recipe(
                 "device": device(),
             }
         )
-    training, held_out = split_indices(store.count, tokenizer.recipe.validation_fraction)
+    # The views of an item follow each other by the number of items; only the items themselves are held out.
+    views = _num_views(tokenizer)
+    items = store.count // views
+    training, held_out = split_indices(items, tokenizer.recipe.validation_fraction)
+    training = np.concatenate([training + view * items for view in range(views)])
     size, seed = recipe.training.batch_size, recipe.training.seed
 
     def loader_of(indices: np.ndarray) -> Loader | CropLoader:
@@ -159,9 +164,15 @@ def train_prior_recipe(
     return run
 
 
+def _num_views(tokenizer: Tokenizer) -> int:
+    """Number of views of each item whose codes the prior learns: with `data.flip`, mirror images too."""
+    return 1 if tokenizer.modality.is_ragged else tokenizer.modality.num_views
+
+
 def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path, quiet: bool) -> None:
-    """Encode a run's training data into a store, unless the store exists."""
-    protocol = {"model": tokenizer.fingerprint}
+    """Encode all views of a run's training data into a store, unless the store exists."""
+    views = _num_views(tokenizer)
+    protocol = {"model": tokenizer.fingerprint, **({"views": views} if views > 1 else {})}
     if directory.is_dir() and Store.open(directory).protocol == protocol:
         return
     data = run_path / DATA_DIRECTORY
@@ -183,16 +194,20 @@ def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path,
     dtype = Levels(tokenizer.autoencoder.num_codes).dtype
 
     def encoded(report: Callable[[int, int], None]) -> Iterator[Decoded]:
-        items = encode_items(
-            tokenizer.autoencoder,
-            tokenizer.modality,
-            signals,
-            labels=tokenizer.trained.label_ids,
-            batch_size=BATCH,
-            generator=generator,
-            progress=report,
+        each = (
+            encode_items(
+                tokenizer.autoencoder,
+                tokenizer.modality,
+                signals,
+                view=view,
+                labels=tokenizer.trained.label_ids,
+                batch_size=BATCH,
+                generator=generator,
+                progress=lambda done, total, view=view: report(view * total + done, views * total),
+            )
+            for view in range(views)
         )
-        for item in items:
+        for item in chain.from_iterable(each):
             row = item.codes.numpy().astype(dtype)
             # Values per frame belong to single frames: codes that span several frames have none.
             actions = item.actions if row.shape[1] == item.length else None

@@ -156,6 +156,11 @@ class ImageModality(Modality):
             return stored
         return torch.where((draws < 0.5).view(-1, 1, 1, 1), stored.flip(3), stored)
 
+    @property
+    def num_views(self) -> int:
+        """Two with `flip`: the image, and its mirror image."""
+        return 2 if self.config.flip else 1
+
     def to_model(self, levels: UInt8[Tensor, "b c h w"]) -> Float32[Tensor, "b c h w"]:
         """Convert levels 0..255 to [-1, 1]: x / 127.5 - 1."""
         return to_model(levels)
