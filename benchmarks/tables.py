@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import codec
@@ -263,7 +263,7 @@ def video_actions() -> str:
     for (dataset, seed), group in by(worlds("video"), "dataset", "seed").items():
         entries = {record.get("entry"): record for record in group}
         gains, judged, drawn = (entries[name]["metrics"] for name in ("actions", "judge", "rollouts"))
-        record = entries["rollouts"]
+        record, guided = entries["rollouts"], entries.get("guided rollouts")
         rows.append(
             [
                 dataset,
@@ -274,18 +274,21 @@ def video_actions() -> str:
                 *(f"{m['pair_accuracy']:.0%}" for m in (judged, drawn)),
                 f"{judged['action_accuracy']:.0%}",
                 f"{drawn['action_accuracy']:.0%} ± {drawn['action_accuracy_stderr']:.0%}",
-                ", ".join(
-                    f"{name.removeprefix('clips_of_')} {rate:.0%}"
-                    for name, rate in drawn.items()
-                    if name.startswith("clips_of_")
-                ),
+                by_action(drawn),
+                "-" if guided is None else f"{by_action(guided['metrics'])} (weight {guided['guidance']:g})",
                 f"{record['steps']:,} / {record['seconds'] / 60:.0f} min",
             ]
         )
     header = ["data", "seed", "windows", "nats/frame", "shuffled actions", "no actions", "gain"]
     pairs = ["pair accuracy, real", "pair accuracy, generated"]
-    clips = ["action accuracy, real", "action accuracy, generated", "by action", "steps / time"]
+    clips = ["action accuracy, real", "action accuracy, generated", "by action", "guided", "steps / time"]
     return markdown([*header, *pairs, *clips], rows)
+
+
+def by_action(accuracy: Mapping[str, float]) -> str:
+    """Share of the clips of each action that the judge names rightly."""
+    clips = {name.removeprefix("clips_of_"): rate for name, rate in accuracy.items() if "clips_of_" in name}
+    return ", ".join(f"{name} {rate:.0%}" for name, rate in clips.items())
 
 
 def video_horizon() -> str:

@@ -29,7 +29,6 @@ CONTEXT.set_forkserver_preload(
         "accelerate.state",
         "numba.core.config",
         "torch._dynamo",
-        "torchmetrics.functional.image",
     ]
 )
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}

@@ -177,15 +177,17 @@ def test_records_of_what_actions_are_worth_and_how_long_it_holds(study):
     folder, _ = study
     records = read_records(folder / "records.jsonl")
     entries = [record.get("entry") for record in records]
-    horizons = ("true actions", "no actions", "last frame repeated", "reconstructed")
-    assert entries == [None] * 3 + ["actions", "judge", "rollouts", *(f"horizon, {h}" for h in horizons)]
+    horizons = ("true actions", "no actions", "true actions, guided", "last frame repeated", "reconstructed")
+    drawn = ["rollouts", "guided rollouts"]
+    assert entries == [None] * 3 + ["actions", "judge", *drawn, *(f"horizon, {h}" for h in horizons)]
     metrics = {record.get("entry"): record["metrics"] for record in records}
     worth = metrics["actions"]
     assert worth["gain_over_none"] == pytest.approx(worth["nats_none"] - worth["nats_true"], abs=1e-4)
     assert worth["num"] == 3
-    assert metrics["rollouts"]["num"] == 9
+    assert metrics["rollouts"]["num"] == metrics["guided rollouts"]["num"] == 9
+    assert all(record["guidance"] == 3 for record in records)
     assert metrics["judge"]["num"] == 3 * 15
-    for entry in ("judge", "rollouts"):
+    for entry in ("judge", *drawn):
         assert 0 <= metrics[entry]["action_accuracy"] <= 1
         assert 0 <= metrics[entry]["pair_accuracy"] <= 1
     controls = {record["entry"]: record for record in records if record["model"].startswith("control: ")}
@@ -199,7 +201,7 @@ def test_records_of_what_actions_are_worth_and_how_long_it_holds(study):
         if is_learned:
             assert record["config"]["prior"]["network"]["kind"] == "frame_pixelcnn"
             assert record["config"]["prior"]["training"]["steps"] == 3
-    for entry in entries[6:]:
+    for entry in entries[7:]:
         assert len(metrics[entry]["psnr"]) == len(metrics[entry]["sharpness"]) == 10
     repeated = metrics["horizon, last frame repeated"]
     assert repeated["sharpness"] == pytest.approx([1] * 10, abs=0.4)

@@ -12,14 +12,11 @@ from torch import Tensor
 
 from smalti.core.errors import InputError
 from smalti.core.signals import SignalSpec
+from smalti.nn.ssim import WINDOW, gaussian_window, similarities
 from smalti.objectives.base import TERMS, Term, TermConfig, check_pictures, pictures
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the scales, finest first (Wang et al. 2003, section 3.2)."""
-WINDOW, SIGMA = 11, 1.5
-"""Width and standard deviation of the Gaussian window, pixels, at every scale (Wang et al. 2004)."""
-C1, C2 = 0.01**2, 0.03**2
-"""Constants of Wang et al. 2004, equations 7 and 11, for intensities from 0 to 1."""
 LEAST = 1e-3
 """Least similarity of a scale: powers of a negative one are undefined, and near 0 their slope is infinite."""
 
@@ -38,9 +35,7 @@ class MultiScaleSSIM(Term):
 
     def __init__(self, weight: float = 1.0, start: int = 0) -> None:
         super().__init__(weight, start)
-        offsets = torch.arange(WINDOW) - WINDOW // 2
-        window = torch.exp(-offsets.square() / (2 * SIGMA**2))
-        self.register_buffer("window", window / window.sum(), persistent=False)
+        self.register_buffer("window", gaussian_window(), persistent=False)
 
     window: Tensor
 
@@ -63,23 +58,11 @@ class MultiScaleSSIM(Term):
         for scale, weight in enumerate(weights):
             if scale:
                 x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
-            luminance, structure = self._similarities(x, y)
+            luminance, structure = similarities(x, y, self.window)
             # The luminance counts at the coarsest scale alone (equation 7).
             of_scale = (luminance * structure if scale == len(weights) - 1 else structure).flatten(1).mean(1)
             similarity = similarity * of_scale.clamp_min(LEAST) ** weight
         return similarity
-
-    def _similarities(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Luminance, and contrast with structure, at each position (Wang et al. 2004, section III)."""
-        x_mean, y_mean, xx, yy, xy = self._blurred(torch.cat([x, y, x * x, y * y, x * y])).chunk(5)
-        covariance = xy - x_mean * y_mean
-        variances = (xx - x_mean.square()) + (yy - y_mean.square())
-        luminance = (2 * x_mean * y_mean + C1) / (x_mean.square() + y_mean.square() + C1)
-        return luminance, (2 * covariance + C2) / (variances + C2)
-
-    def _blurred(self, maps: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 i j"]:
-        rows = F.conv2d(maps, self.window.view(1, 1, -1, 1))
-        return F.conv2d(rows, self.window.view(1, 1, 1, -1))
 
 
 def _intensities(signal: Tensor) -> Float[Tensor, "n 1 h w"]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from smalti.app.recipes import worlds
+from smalti.autoregressive.frame_pixelcnn import FramePixelCNNConfig
+from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.core.config import Configuration
 from smalti.core.errors import InputError
 from smalti.core.suggestions import suggestion
@@ -13,6 +15,10 @@ from smalti.recipe import Recipe
 from smalti.training.loop import TrainingConfig
 
 BUDGETS = ("tiny", "cpu", "paper")
+NARROW = {
+    f"{part}.{width}": 8 for part in ("encoder", "decoder") for width in ("channels", "residual_channels")
+}
+"""Widths of the convolutional networks of the tiny budget."""
 SHORT = {"steps": 3, "batch_size": 2, "log_every": 1, "checkpoint_every": 2, "validate_every": 0}
 """Training settings of the tiny budget."""
 LATENT_DIM = 32
@@ -44,11 +50,13 @@ class VideoStudy(Configuration):
         walks: the tokenizer and the prior.
         judge_steps: training steps of the judge of actions.
         stride: frames between the starts of consecutive evaluation windows.
+        guidance: weight of the guidance of the guided rollouts, chosen on held-out training clips.
     """
 
     walks: Recipe
     judge_steps: int = 1000
     stride: int = 45
+    guidance: float = 3.0
 
     def seeded(self, seed: int) -> VideoStudy:
         """Return a copy with the seed set in every training."""
@@ -72,8 +80,12 @@ def video_study(budget: str) -> VideoStudy:
         long = {"steps": 100_000, "batch_size": 16}
         return VideoStudy(walks=_changed(walks.model_copy(update={"data": data, "model": model}), long, long))
     walks = _changed(walks, SHORT, SHORT)
-    data = walks.data.model_copy(update={"size": (16, 16)})
-    return VideoStudy(walks=walks.model_copy(update={"data": data}), judge_steps=5, stride=5)
+    tiny = {
+        "data": walks.data.model_copy(update={"size": (16, 16)}),
+        "model": walks.model.changed(NARROW),
+        "prior": walks.prior.model_copy(update={"network": FramePixelCNNConfig.tiny()}),
+    }
+    return VideoStudy(walks=walks.model_copy(update=tiny), judge_steps=5, stride=5)
 
 
 def _check_budget(budget: str) -> None:
@@ -124,8 +136,21 @@ def _tiny(frames: Recipe, second: Recipe) -> tuple[Recipe, Recipe]:
     frames, second = _changed(frames, SHORT, SHORT), _changed(second, SHORT, SHORT)
     size = (24, 24)
     grid = second.data.model_copy(update={"size": (6, 6)})
-    model = second.model.changed({"encoder.network.strides": (2, 3)})
-    return (
-        frames.model_copy(update={"data": frames.data.model_copy(update={"size": size})}),
-        second.model_copy(update={"data": grid, "model": model}),
-    )
+    network = GatedPixelCNNConfig.tiny()
+    narrow = {
+        "encoder.channels": 8,
+        "encoder.network.channels": 8,
+        "encoder.network.residual_channels": 8,
+        "encoder.network.strides": (2, 3),
+        "decoder.channels": 8,
+        "decoder.residual_channels": 8,
+        "decoder.network": network,
+    }
+    first = {"data": frames.data.model_copy(update={"size": size}), "model": frames.model.changed(NARROW)}
+    then = {"data": grid, "model": second.model.changed(narrow)}
+
+    def changed(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
+        prior = recipe.prior.model_copy(update={"network": network})
+        return recipe.model_copy(update={**settings, "prior": prior})
+
+    return changed(frames, first), changed(second, then)

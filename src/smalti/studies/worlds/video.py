@@ -101,6 +101,7 @@ def reproduce_video(
             "measured_at": commit(),
             "judge_steps": study.judge_steps,
             "stride": study.stride,
+            "guidance": study.guidance,
         }
         measured = _measured(study, load(str(run)), held_out, of_seed, seed, quiet)
         records += [{**shared, **row} for row in bounds(run)]
@@ -164,13 +165,16 @@ def _measured(
         "true actions": drawn(tokenizer, prior, chosen, chosen.actions, seed),
         "no actions": drawn(tokenizer, prior, chosen, None, seed),
     }
-    under_one = {
-        name: drawn(tokenizer, prior, chosen, constant(chosen.actions, number), seed)
-        for number, name in enumerate(tokenizer.actions)
-    }
+    followed["true actions, guided"] = drawn(tokenizer, prior, chosen, chosen.actions, seed, study.guidance)
+    under_one, guided = (
+        {
+            name: drawn(tokenizer, prior, chosen, constant(chosen.actions, number), seed, guidance)
+            for number, name in enumerate(tokenizer.actions)
+        }
+        for guidance in (1.0, study.guidance)
+    )
     lines = {
-        "true actions": followed["true actions"],
-        "no actions": followed["no actions"],
+        **followed,
         REPEATED.removeprefix("horizon, "): real[:, :, GIVEN - 1 : GIVEN].expand_as(real),
         RECONSTRUCTED.removeprefix("horizon, "): reconstructed,
     }
@@ -182,10 +186,12 @@ def _measured(
         }
         for name, clips in lines.items()
     }
-    write_video_page(tokenizer, folder, chosen, under_one, followed["true actions"], horizon, seed)
+    shown = followed["true actions, guided"]
+    write_video_page(tokenizer, folder, chosen, guided, shown, horizon, seed, study.guidance)
     return {
         "actions": action_gains(prior, chosen),
         JUDGE: accuracy_on_real(judge, tokenizer, chosen, real, reconstructed),
         "rollouts": accuracy_on_generated(judge, chosen, under_one),
+        "guided rollouts": accuracy_on_generated(judge, chosen, guided),
         **{f"horizon, {name}": metrics for name, metrics in horizon.items()},
     }

@@ -207,6 +207,7 @@ def drawn(
     chosen: Windows,
     actions: Int64[Tensor, "b f"] | None,
     seed: int,
+    guidance: float = 1.0,
 ) -> Float[Tensor, "b c f h w"]:
     """Sample the continuation of each window's given frames under some actions, and decode the clips."""
     device = tokenizer.device
@@ -216,6 +217,7 @@ def drawn(
         generator=torch.Generator().manual_seed(seed),
         grid=tuple(chosen.codes.shape[2:]),
         given=chosen.codes[:, :, :GIVEN].to(device),
+        guidance=guidance,
     )
     return decoded(tokenizer, codes.cpu())
 

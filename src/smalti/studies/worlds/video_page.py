@@ -32,6 +32,7 @@ def write_video_page(
     followed: Float[Tensor, "b c f h w"],
     horizon: dict[str, dict[str, Any]],
     seed: int,
+    guidance: float,
 ) -> None:
     """Write the page with strips and animated clips, and its figures.
 
@@ -43,6 +44,7 @@ def write_video_page(
         followed: clips generated under the true actions.
         horizon: metrics by frame of each entry.
         seed: seed of the unconditional samples.
+        guidance: weight of the guidance of the generated clips.
     """
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
@@ -75,6 +77,7 @@ def write_video_page(
         title=tokenizer.recipe.name,
         given=GIVEN,
         drawn=DRAWN,
+        guidance=f"{guidance:g}",
         reconstructions=tokenizer.directory / "figures" / "reconstructions.png",
         shown=[{"strip": inline(row["strip"]), "clips": row["clips"]} for row in shown],
         horizon=figures / "horizon.png",
