@@ -22,6 +22,7 @@ from smalti.data.store import Store
 from smalti.models.vae import VAE
 from smalti.models.vimco import VIMCO
 from smalti.priors.autoregressive import LearnedPrior
+from smalti.stored_priors import prior_directory
 from smalti.trained import TrainedModel
 from tests.runs import TINY_PRIOR, TRAINING, WIDTHS, Result, digests
 
@@ -352,3 +353,22 @@ def test_a_transformer_beside_the_convolutional_prior(
     assert "transformer+class" in report["bits_per_dim"]
     out = ["--out", tmp_path / "samples", "--prior", "transformer"]
     assert smalti("sample", run, "--num", 2, *out, "--quiet") == Result(0, "", "")
+
+
+def test_a_prior_begins_with_that_of_another_run(
+    run: Path, trained: Path, tmp_path: Path, smalti: Smalti, mistake: Mistake
+) -> None:
+    own, start = prior_directory(run, "learned"), prior_directory(trained, "learned")
+    shutil.rmtree(own)
+    slow = ["training.learning_rate=1e-30", "training.weight_ema=0"]
+    words = ["train-prior", run, *TINY_PRIOR, *slow]
+    assert "with other settings" in mistake(*words, "--from", trained, "network.channels=12")
+    assert "found nothing at" in mistake(*words, "--from", tmp_path / "nowhere")
+    assert not own.exists()
+    assert smalti(*words, "--from", trained, "training.steps=2", "--quiet").status == 0
+    for name, tensor in load_file(start / "model.safetensors").items():
+        torch.testing.assert_close(load_file(own / "model.safetensors")[name], tensor)
+    assert json.loads((own / "config.json").read_text())["start"]
+    # The same command goes on with it; another beginning is another prior.
+    assert smalti(*words, "--from", trained, "training.steps=3", "--quiet").status == 0
+    assert "choose another --name, or use the same --from" in mistake(*words, "training.steps=3")

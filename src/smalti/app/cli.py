@@ -108,6 +108,12 @@ def train_prior(
     name: Annotated[
         str, typer.Option("--name", metavar="NAME", help="Name of an additional prior.")
     ] = "learned",
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="RUN", help="Initialize the prior with that of this run.", callback=expanded
+        ),
+    ] = None,
     plugin: Plugin = None,
     overrides: Overrides = None,
     quiet: Quiet = False,
@@ -118,7 +124,7 @@ def train_prior(
     """
     from smalti.app.commands.train_prior import train_prior as verb
 
-    verb(run, overrides or [], quiet, name)
+    verb(run, overrides or [], quiet, name, start=start)
 
 
 cli_codes.add_commands(app)

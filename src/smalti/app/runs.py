@@ -13,6 +13,7 @@ from smalti.app.console import SHORT, amount, by_phase, note
 from smalti.app.recipes.overrides import differences
 from smalti.core.errors import InputError
 from smalti.core.plugins import plugin_hint
+from smalti.core.weights import ForeignWeights, digest, load_weights, short
 from smalti.data.sources import Source
 from smalti.data.sources.codes import CodesSource
 from smalti.data.store_layout import is_replaceable
@@ -147,13 +148,34 @@ def check_data(run: RunDirectory, data: str) -> None:
         )
 
 
-def check_start(run: RunDirectory, start: str | None) -> None:
-    """Raise `InputError` if a run would be resumed with other initial weights."""
+def initial_weights(model: torch.nn.Module, start: Path | None) -> str | None:
+    """Load the weights of a run into a model, and return their fingerprint.
+
+    Raises:
+        InputError: if there is no such run, or its model is another one.
+    """
+    if start is None:
+        return None
+    begun_with = RunDirectory(start)
+    begun_with.read_config()
+    tensors = begun_with.read_model()
+    try:
+        load_weights(model, tensors, start)
+    except ForeignWeights:
+        raise InputError(
+            f"expected initial weights of the same model, received those of {start} with other settings: "
+            "remove --from, or use the settings in its config.json"
+        ) from None
+    return short(digest(tensors))
+
+
+def check_start(run: RunDirectory, start: str | None, other: str = "--out") -> None:
+    """Raise `InputError` if a run would be resumed with other initial weights; `other` names another run."""
     before = run.read_config().get("start") if run.is_begun else start
     if before != start:
         raise InputError(
             f"{run.path} holds a run that began from {before or 'nothing'}, received --from "
-            f"{start or 'nothing'}: choose another --out, or use the same --from to resume it"
+            f"{start or 'nothing'}: choose another {other}, or use the same --from to resume it"
         )
 
 

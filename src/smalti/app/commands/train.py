@@ -29,6 +29,7 @@ from smalti.app.runs import (
     check_model,
     check_start,
     check_target,
+    initial_weights,
     log_summary,
     measured,
     model_of,
@@ -44,7 +45,7 @@ from smalti.core.hub import locate
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
 from smalti.core.plugins import loaded_plugins, plugin_hint
-from smalti.core.weights import ForeignWeights, code_digest, digest, load_weights, short
+from smalti.core.weights import code_digest, digest, short
 from smalti.data.crops import CropLoader
 from smalti.data.fingerprints import fingerprints, read_fingerprints, write_fingerprints
 from smalti.data.loader import split_indices
@@ -126,7 +127,7 @@ def train_recipe(
     modality = recipe.data.build()
     # Rebuilt with the numbers of ids, such as labels (speakers), that a decoder may be conditioned on.
     model = _seeded_model(recipe, modality, store.condition_sizes)
-    begun_with = _start(model, start)
+    begun_with = initial_weights(model, start)
     check_start(run, begun_with)
     if engine.is_main:
         origin = _origin(run, source, data) | _same_codes(recipe, model, start)
@@ -157,7 +158,7 @@ def _train_streamed(
     recipe = measured(recipe, streamed.beginning(recipe.data.build().for_training()))
     modality = recipe.data.build()
     model = _seeded_model(recipe, modality, streamed.names.sizes)
-    begun_with = _start(model, start)
+    begun_with = initial_weights(model, start)
     check_start(run, begun_with)
     training = streamed.training(modality, model, engine.device)
     if engine.is_main:
@@ -203,7 +204,7 @@ def _check_settings(
             )
     if start is not None:
         known = RunDirectory(start).read_config().get("classes", [])
-        _start(recipe.model.build(modality.spec, {"label": len(known)}), start)
+        initial_weights(recipe.model.build(modality.spec, {"label": len(known)}), start)
 
 
 def _seeded_model(recipe: Recipe, modality: Modality, conditions: Mapping[str, int]) -> LatentVariableModel:
@@ -364,20 +365,3 @@ def _fit(
         report_kept(run, recipe.training, unit, quiet)
         for fault in adversarial_faults(run.metrics()):
             note(f"{fault.text[0].upper()}{fault.text[1:]}: {fault.advice}.", quiet)
-
-
-def _start(model: LatentVariableModel, start: Path | None) -> str | None:
-    """Load the weights of a run into a model and return their fingerprint."""
-    if start is None:
-        return None
-    begun_with = RunDirectory(start)
-    begun_with.read_config()
-    tensors = begun_with.read_model()
-    try:
-        load_weights(model, tensors, start)
-    except ForeignWeights:
-        raise InputError(
-            f"expected initial weights of the same model, received those of {start} with other settings: "
-            "remove --from, or use the settings in its config.json"
-        ) from None
-    return short(digest(tensors))

@@ -14,10 +14,19 @@ from smalti import __version__
 from smalti.app.console import counting, note, watching
 from smalti.app.provenance import commit, device
 from smalti.app.recipes.overrides import override
-from smalti.app.runs import DATA_DIRECTORY, check_target, draw_learning_curves, log_summary, report_kept
+from smalti.app.runs import (
+    DATA_DIRECTORY,
+    check_start,
+    check_target,
+    draw_learning_curves,
+    initial_weights,
+    log_summary,
+    report_kept,
+)
 from smalti.app.sizes import check_memory
 from smalti.core.errors import InputError
 from smalti.core.files import atomic_file
+from smalti.core.hub import locate
 from smalti.core.plugins import loaded_plugins, plugin_hint, plugin_options
 from smalti.core.priors import TrainablePrior
 from smalti.core.signals import Levels
@@ -50,6 +59,7 @@ def train_prior(
     quiet: bool = False,
     name: str = LEARNED,
     suggest: bool = True,
+    start: Path | None = None,
 ) -> RunDirectory:
     """Train a prior over the codes of a run's training data, or resume an interrupted training.
 
@@ -59,6 +69,7 @@ def train_prior(
         quiet: hide progress.
         name: name of the prior, if the run has several.
         suggest: print the command that usually comes next.
+        start: another run, or a model in this package, whose prior of this name initializes this one.
 
     Raises:
         InputError: for a user error.
@@ -67,11 +78,17 @@ def train_prior(
     run = RunDirectory(prior_directory(run_path, name))
     with plugin_hint(run.read_config() if run.exists else {}, run.path):
         recipe = override(stored, assignments)
-    return train_prior_recipe(run_path, recipe, quiet, name, suggest=suggest)
+    return train_prior_recipe(run_path, recipe, quiet, name, suggest=suggest, start=start)
 
 
 def train_prior_recipe(
-    run_path: Path, recipe: PriorConfig, quiet: bool = False, name: str = LEARNED, *, suggest: bool = False
+    run_path: Path,
+    recipe: PriorConfig,
+    quiet: bool = False,
+    name: str = LEARNED,
+    *,
+    suggest: bool = False,
+    start: Path | None = None,
 ) -> RunDirectory:
     """Train a prior from its complete settings; see `train_prior`."""
     if not re.fullmatch(r"[\w.-]+", name) or name in RESERVED:
@@ -102,6 +119,8 @@ def train_prior_recipe(
         )
     torch.manual_seed(recipe.training.seed)
     prior = new_prior(recipe, tokenizer.autoencoder, tokenizer.trained.condition_sizes, name)
+    begun_with = initial_weights(prior, None if start is None else prior_directory(locate(start, ()), name))
+    check_start(run, begun_with, "--name")
     if store.lengths is None and prior.grid != autoencoder.grid:
         raise InputError(
             f"expected a prior over code grids {autoencoder.grid}, since all items have one size, received "
@@ -116,6 +135,7 @@ def train_prior_recipe(
                 **({"plugins": list(plugins)} if (plugins := loaded_plugins()) else {}),
                 "recipe": recipe.model_dump(mode="json"),
                 "autoencoder": tokenizer.fingerprint,
+                **({} if begun_with is None else {"start": begun_with}),
                 "commit": commit(),
                 "device": device(),
             }
