@@ -286,7 +286,7 @@ def video_actions() -> str:
 
 
 def by_action(accuracy: Mapping[str, float]) -> str:
-    """Share of the clips of each action that the judge names rightly."""
+    """Share of the clips of each action that the judge names correctly."""
     clips = {name.removeprefix("clips_of_"): rate for name, rate in accuracy.items() if "clips_of_" in name}
     return ", ".join(f"{name} {rate:.0%}" for name, rate in clips.items())
 

@@ -101,7 +101,7 @@ def encode_items(
         split: of a source.
         labels: the model's label of each class, by the class name used in the data.
         indices: items of a store to encode; None for all. Statistics of a label still cover all its items.
-        view: of the items of a store; see `Modality.num_views`.
+        view: variant of each item of a store to encode; see `Modality.view`.
         batch_size: maximum number of items per batch.
         generator: draws codes from the posterior, as training data for a prior; None selects the most
             probable codes. For a deterministic encoder there is no difference.

@@ -353,7 +353,7 @@ class Tokenizer:
             length: codes along the time axis, for items that differ in length, from a prior that draws any
                 length; None for the training length.
             conditions: further conditions that the prior reads, of each grid.
-            guidance: weight of classifier-free guidance towards the class; 1 for none.
+            guidance: weight of classifier-free guidance towards the class or actions; 1 for none.
 
         Raises:
             InputError: if there is no learned prior or no such class, the prior does not read a condition or

@@ -139,3 +139,19 @@ def test_a_prior_learns_mirror_images_too(smalti, pictures, tmp_path):
     # Of 40 pictures, 8 are held out, and so are their mirror images.
     assert "64 items" in result.err
     assert smalti("train-prior", run, *TINY_PRIOR, "--quiet").status == 0, "the store is found again"
+
+
+def test_a_prior_begun_without_mirror_images_goes_on_without_them(smalti, run):
+    config = json.loads((run / "config.json").read_text())
+    config["recipe"]["data"]["flip"] = True
+    (run / "config.json").write_text(json.dumps(config))
+    before = digests(run / "prior")
+    assert smalti("train-prior", run, *TINY_PRIOR, "--quiet").status == 0
+    assert digests(run / "prior") == before
+    assert Store.open(run / "codes").count == 40
+    assert smalti("train-prior", run, *TINY_PRIOR, "--name", "second", "--quiet").status == 0
+    assert Store.open(run / "codes").count == 80
+    longer = smalti("train-prior", run, *TINY_PRIOR, "training.steps=12")
+    assert longer.status == 0, longer
+    assert "expected" not in longer.err
+    assert "80 items" not in longer.err

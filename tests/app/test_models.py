@@ -360,11 +360,13 @@ def test_a_prior_begins_with_that_of_another_run(
 ) -> None:
     own, start = prior_directory(run, "learned"), prior_directory(trained, "learned")
     shutil.rmtree(own)
+    shutil.rmtree(run / "codes")
     slow = ["training.learning_rate=1e-30", "training.weight_ema=0"]
     words = ["train-prior", run, *TINY_PRIOR, *slow]
     assert "with other settings" in mistake(*words, "--from", trained, "network.channels=12")
     assert "found nothing at" in mistake(*words, "--from", tmp_path / "nowhere")
     assert not own.exists()
+    assert not (run / "codes").exists()
     assert smalti(*words, "--from", trained, "training.steps=2", "--quiet").status == 0
     for name, tensor in load_file(start / "model.safetensors").items():
         torch.testing.assert_close(load_file(own / "model.safetensors")[name], tensor)
@@ -372,3 +374,6 @@ def test_a_prior_begins_with_that_of_another_run(
     # The same command goes on with it; another beginning is another prior.
     assert smalti(*words, "--from", trained, "training.steps=3", "--quiet").status == 0
     assert "choose another --name, or use the same --from" in mistake(*words, "training.steps=3")
+    other = smalti(*words, "--name", "other", "--from", trained, "training.steps=1")
+    assert other.status == 0, other
+    assert "other weights" not in other.err

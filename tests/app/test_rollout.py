@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from smalti.core.errors import InputError
+from smalti.core.priors import NO_CONDITIONS
 from smalti.data.codes import read_codes
 from smalti.data.store import Store
+from smalti.priors.autoregressive import LearnedPrior
 from smalti.studies.records import read_records
 from smalti.studies.worlds.video_figures import of_another_clip, stretches
 from smalti.tokenizer import load
@@ -119,6 +121,7 @@ def test_a_clip_without_actions_is_gone_on_from(run, tmp_path):
         (("--split", "validation"), "expected a split of"),
         (("--top-p", 0), "expected top_p above 0"),
         (("--prior", "other"), "expected a learned prior of this run, received 'other'"),
+        (("--frames", 2, "--guidance", 2), "expected a class, actions or another id condition"),
     ],
 )
 def test_bad_input(run, data, tmp_path, words, sentence):
@@ -126,6 +129,43 @@ def test_bad_input(run, data, tmp_path, words, sentence):
     assert result.status == 2
     assert sentence in result.err
     assert not (tmp_path / "out").exists()
+
+
+def test_guidance_draws_other_clips_in_a_folder_of_their_own(run, data, tmp_path):
+    words = ["--input", data, "--actions", "left*2", "--given", 3, "--num", 8, "--out"]
+    assert rollout(run, *words, tmp_path / "free").status == 0
+    for _ in range(2):
+        assert rollout(run, *words, tmp_path / "guided", "--guidance", 8).status == 0
+    free, guided = (next(read_codes(tmp_path / n / "codes.parquet")[1])[1] for n in ("free", "guided"))
+    assert not np.array_equal(free, guided)
+    assert rollout(run, *words, tmp_path / "free", "--guidance", 8).status == 2
+    play = [
+        "play",
+        run,
+        "--input",
+        data,
+        "--frames",
+        1,
+        "--given",
+        3,
+        "--quiet",
+        "--out",
+        tmp_path / "played",
+    ]
+    assert command(*play, "--guidance", 8).status == 0
+    assert command(*play).status == 2
+
+
+def test_a_prior_without_guidance_continues_clips(run):
+    class Plain(LearnedPrior):
+        def sample_grids(self, num, conditions=NO_CONDITIONS, *, grid=None, given=None, **settings):
+            assert "guidance" not in settings
+            return super().sample_grids(num, conditions, grid=grid, given=given, **settings)
+
+    tokenizer = load(run)
+    (given,) = tokenizer.encode(torch.zeros(3, 4, 16, 16, dtype=torch.uint8))
+    tokenizer.learned.__class__ = Plain
+    assert tokenizer.rollout(given, ["left"]).shape[2] == 5
 
 
 def test_codes_that_do_not_fit_are_refused(run):
@@ -185,7 +225,8 @@ def test_records_of_what_actions_are_worth_and_how_long_it_holds(study):
     assert worth["gain_over_none"] == pytest.approx(worth["nats_none"] - worth["nats_true"], abs=1e-4)
     assert worth["num"] == 3
     assert metrics["rollouts"]["num"] == metrics["guided rollouts"]["num"] == 9
-    assert all(record["guidance"] == 3 for record in records)
+    guided = {record["entry"]: record["guidance"] for record in records if "guidance" in record}
+    assert guided == {"guided rollouts": 3, "horizon, true actions, guided": 3}
     assert metrics["judge"]["num"] == 3 * 15
     for entry in ("judge", *drawn):
         assert 0 <= metrics[entry]["action_accuracy"] <= 1

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from smalti.autoregressive.frame_pixelcnn import FramePixelCNNConfig
 from smalti.autoregressive.guidance import GuidedNetwork
 from smalti.autoregressive.pixelcnn import GatedPixelCNNConfig
 from smalti.autoregressive.sampling import sample, sample_naive
@@ -219,6 +220,11 @@ def test_guidance_of_a_learned_prior() -> None:
     unhidden = GatedPixelCNNConfig.tiny().changed({"label_dropout": 0}).build(5, 1, {"label": 3})
     with pytest.raises(InputError, match="label_dropout"):
         LearnedPrior(unhidden, (3, 3)).sample(2, labels, guidance=2.0)
+    # That of the frames hides labels, but no actions.
+    frames = FramePixelCNNConfig.tiny().changed({"action_dropout": 0}).build(5, 1, {"action": 3})
+    actions = Conditions(action=torch.zeros(2, 2, dtype=torch.int64))
+    with pytest.raises(InputError, match="action_dropout=0"):
+        LearnedPrior(frames, (2, 3, 3)).sample(2, actions, guidance=2.0)
 
 
 def test_others_have_neither_guidance_nor_inpainting() -> None:

@@ -111,7 +111,10 @@ def train_prior(
     start: Annotated[
         Path | None,
         typer.Option(
-            "--from", metavar="RUN", help="Initialize the prior with that of this run.", callback=expanded
+            "--from",
+            metavar="RUN",
+            help="Initialize the weights from the prior of this run: of the same name, or else 'learned'.",
+            callback=expanded,
         ),
     ] = None,
     plugin: Plugin = None,

@@ -29,7 +29,11 @@ ItemNumber = Annotated[int, typer.Option("--item", help="Index of the clip in th
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Equal seeds give equal clips.")]
 Guidance = Annotated[
     float,
-    typer.Option("--guidance", min=0, help="1 disables guidance; 2 or 3 follow the actions more closely."),
+    typer.Option(
+        "--guidance",
+        min=0,
+        help="Weight of guidance towards the actions: 1 for none; 2 or 3 follow them more closely.",
+    ),
 ]
 
 

@@ -169,13 +169,19 @@ def initial_weights(model: torch.nn.Module, start: Path | None) -> str | None:
     return short(digest(tensors))
 
 
-def check_start(run: RunDirectory, start: str | None, other: str = "--out") -> None:
-    """Raise `InputError` if a run would be resumed with other initial weights; `other` names another run."""
+def check_start(run: RunDirectory, start: str | None, option: str = "--out") -> None:
+    """Raise `InputError` if a run would be resumed with other initial weights.
+
+    Args:
+        run: the run.
+        start: fingerprint of the initial weights.
+        option: the option that chooses another directory, for the message.
+    """
     before = run.read_config().get("start") if run.is_begun else start
     if before != start:
         raise InputError(
             f"{run.path} holds a run that began from {before or 'nothing'}, received --from "
-            f"{start or 'nothing'}: choose another {other}, or use the same --from to resume it"
+            f"{start or 'nothing'}: choose another {option}, or use the same --from to resume it"
         )
 
 

@@ -23,8 +23,8 @@ class GuidedNetwork(AutoregressiveNetwork):
     Args:
         network: the network; it computes each step for twice the number of items.
         weight: w; 1 is the network itself, above 1 codes follow their conditions more closely.
-        is_doubled: the conditions are those of 2B items, B free ones last; otherwise, the free ones
-            are those given, without their ids.
+        is_doubled: conditions already hold 2B items, the B unconditional ones last; by default, `start` and
+            `forward` append them.
     """
 
     def __init__(self, network: AutoregressiveNetwork, weight: float, *, is_doubled: bool = False) -> None:

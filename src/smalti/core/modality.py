@@ -120,20 +120,17 @@ class Modality(ABC):
 
     @property
     def num_views(self) -> int:
-        """Number n of items that `augment` makes of one, the item itself included; a prior learns all."""
+        """Number of variants of an item whose codes a prior learns, the item itself included."""
         return 1
 
     def view(self, stored: Shaped[np.ndarray, "*item"], number: int) -> Shaped[np.ndarray, "*item"]:
-        """Return what `augment` makes of a stored item for a draw of (n - number - 1/2) / n.
+        """Return a variant of a stored item, from 0, the item itself, to `num_views` - 1.
 
-        Args:
-            stored: one item.
-            number: 0 to n - 1, n = `num_views`; 0 is the item itself.
+        A modality that overrides `augment` should override this and `num_views`, so that priors learn the
+        codes of what the autoencoder is trained on.
         """
-        if number == 0:
-            return stored
-        draw = torch.tensor([(self.num_views - number - 0.5) / self.num_views])
-        return self.augment(torch.from_numpy(stored).unsqueeze(0), draw)[0].numpy()
+        del number
+        return stored
 
     def mask(self, stored: Tensor) -> Bool[Tensor, "b c *size"] | None:
         """Return a mask that is False at missing values; None if values cannot be missing."""

@@ -303,6 +303,10 @@ class Prior(nn.Module, ABC):
         yield drawn.to(codes.device), torch.zeros_like(hidden)
 
 
+DROPOUTS = {"label": "label_dropout", "action": "action_dropout"}
+"""Names of the settings of networks that say which share of these conditions training hides."""
+
+
 def check_guidance(guidance: float, conditions: Conditions, network: nn.Module) -> float:
     """Check the weight of classifier-free guidance of a network.
 
@@ -318,21 +322,23 @@ def check_guidance(guidance: float, conditions: Conditions, network: nn.Module) 
         raise InputError(f"expected a guidance of at least 0, received {guidance!r}: pass a number such as 2")
     if guidance == 1:
         return 1.0
-    if not any(value.is_ids and value.is_given for value in conditions.values()):
+    given = [name for name, value in conditions.items() if value.is_ids and value.is_given]
+    if not given:
         raise InputError(
-            f"expected a class or another id condition for a guidance of {guidance:g}, received none: pass a "
-            "class, or leave the guidance out"
+            f"expected a class, actions or another id condition for a guidance of {guidance:g}, received "
+            "none: pass one, or leave the guidance out"
         )
+    settings = [DROPOUTS.get(name, "dropout") for name in given]
     hidden = [
         getattr(part.config, name)
         for part in network.modules()
-        for name in ("label_dropout", "action_dropout", "dropout")
+        for name in settings
         if hasattr(getattr(part, "config", None), name) and (name != "dropout" or hasattr(part, "num_ids"))
     ]
     if hidden and not any(hidden):
         raise InputError(
-            "expected a prior whose training hid some conditions for guidance, received one with "
-            "label_dropout=0: train it with a label_dropout such as 0.1, or leave the guidance out"
+            f"expected a prior whose training hid some of its conditions for guidance, received one with "
+            f"{settings[0]}=0: train it with a {settings[0]} such as 0.1, or leave the guidance out"
         )
     return float(guidance)
 

@@ -133,7 +133,9 @@ def continued(
         each = torch.tensor([ids] * size, device=given.device)
         conditions = Conditions(action=each if reads_actions else None)
         begun = given.repeat(size, 1, 1, 1, 1)
-        settings |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+        settings |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        # A prior without guidance need not know the setting.
+        settings |= {} if guidance == 1 else {"guidance": guidance}
         return prior.sample_grids(size, conditions, grid=grid, given=begun, **settings)
 
     return draw_in_batches(draw, num, batch_size, seed, progress)

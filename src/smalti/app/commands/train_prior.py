@@ -104,12 +104,17 @@ def train_prior_recipe(
     check_memory(
         lambda: new_prior(recipe, autoencoder), recipe.training, lambda planned: planned.item_bytes()
     )
+    views = run.read_config().get("views", 1) if run.is_begun else _num_views(tokenizer)
+    sizes = tokenizer.trained.condition_sizes
+    start = None if start is None else _prior_of(start, name)
+    # Before all items are encoded.
+    check_start(run, initial_weights(new_prior(recipe, autoencoder, sizes, name), start), "--name")
     engine = Engine(recipe.training.precision, recipe.training.trackers, run.path)
     tokenizer.autoencoder.to(engine.device)
     quiet = quiet or not engine.is_main
     directory = run_path / CODES_DIRECTORY
     if engine.is_main:
-        _encode_training_data(tokenizer, run_path, directory, quiet)
+        _encode_training_data(tokenizer, run_path, directory, views, quiet)
     engine.wait()
     store = Store.open(directory)
     if run.is_begun and run.read_config("autoencoder")["autoencoder"] != tokenizer.fingerprint:
@@ -118,9 +123,10 @@ def train_prior_recipe(
             f"remove {run.path} to train it again"
         )
     torch.manual_seed(recipe.training.seed)
-    prior = new_prior(recipe, tokenizer.autoencoder, tokenizer.trained.condition_sizes, name)
-    begun_with = initial_weights(prior, None if start is None else prior_directory(locate(start, ()), name))
-    check_start(run, begun_with, "--name")
+    prior = new_prior(recipe, tokenizer.autoencoder, sizes, name)
+    begun_with = initial_weights(prior, start)
+    if start is not None and RunDirectory(start).read_config().get("autoencoder") != tokenizer.fingerprint:
+        note(f"The prior in {start} was trained on codes of other weights.", quiet)
     if store.lengths is None and prior.grid != autoencoder.grid:
         raise InputError(
             f"expected a prior over code grids {autoencoder.grid}, since all items have one size, received "
@@ -136,13 +142,13 @@ def train_prior_recipe(
                 "recipe": recipe.model_dump(mode="json"),
                 "autoencoder": tokenizer.fingerprint,
                 **({} if begun_with is None else {"start": begun_with}),
+                **({"views": views} if views > 1 else {}),
                 "commit": commit(),
                 "device": device(),
             }
         )
     # The views of an item follow each other by the number of items; only the items themselves are held out.
-    views = _num_views(tokenizer)
-    items = store.count // views
+    items = store.count // _views_in(store)
     training, held_out = split_indices(items, tokenizer.recipe.validation_fraction)
     training = np.concatenate([training + view * items for view in range(views)])
     size, seed = recipe.training.batch_size, recipe.training.seed
@@ -189,12 +195,26 @@ def _num_views(tokenizer: Tokenizer) -> int:
     return 1 if tokenizer.modality.is_ragged else tokenizer.modality.num_views
 
 
-def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path, quiet: bool) -> None:
-    """Encode all views of a run's training data into a store, unless the store exists."""
-    views = _num_views(tokenizer)
-    protocol = {"model": tokenizer.fingerprint, **({"views": views} if views > 1 else {})}
-    if directory.is_dir() and Store.open(directory).protocol == protocol:
-        return
+def _views_in(store: Store) -> int:
+    return int(store.protocol.get("views", 1))
+
+
+def _prior_of(start: Path, name: str) -> Path:
+    """The directory of a run's prior of this name, or else of its prior `learned`."""
+    located = locate(start, ())
+    own = prior_directory(located, name)
+    return own if RunDirectory(own).exists else prior_directory(located, LEARNED)
+
+
+def _encode_training_data(
+    tokenizer: Tokenizer, run_path: Path, directory: Path, views: int, quiet: bool
+) -> None:
+    """Encode the first views of a run's training data into a store, unless a store has them."""
+    model = tokenizer.fingerprint
+    if directory.is_dir():
+        known = Store.open(directory)
+        if known.protocol.get("model") == model and _views_in(known) >= views:
+            return
     data = run_path / DATA_DIRECTORY
     if tokenizer.recipe.data.stream:
         raise InputError(
@@ -245,5 +265,5 @@ def _encode_training_data(tokenizer: Tokenizer, run_path: Path, directory: Path,
             column_names={name: signals.columns[name].spec.names for name in kept},
             source=signals.source,
             split=signals.split,
-            protocol=protocol,
+            protocol={"model": model, **({"views": views} if views > 1 else {})},
         )

@@ -91,7 +91,9 @@ def add_generate(models: Mapping[str, Served]) -> None:
                 temperature = gr.Slider(0, 2, value=1, step=0.05, label="Temperature")
                 top_k = gr.Number(0, label="Top k (0: all)", precision=0, minimum=0)
                 top_p = gr.Slider(0.01, 1, value=1, step=0.01, label="Top p")
-                guidance = gr.Slider(0, 8, value=1, step=0.25, label="Guidance towards the class (1: none)")
+                guidance = gr.Slider(
+                    0, 8, value=1, step=0.25, label="Guidance towards the class or the actions (1: none)"
+                )
         with gr.Column(scale=3):
             codes = code_map(elem_id="generate-codes")
             with gr.Row():

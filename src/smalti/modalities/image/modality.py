@@ -161,6 +161,10 @@ class ImageModality(Modality):
         """Two with `flip`: the image, and its mirror image."""
         return 2 if self.config.flip else 1
 
+    def view(self, stored: UInt8[np.ndarray, "c h w"], number: int) -> UInt8[np.ndarray, "c h w"]:
+        """The image for 0, its mirror image for 1."""
+        return np.ascontiguousarray(stored[..., ::-1]) if number else stored
+
     def to_model(self, levels: UInt8[Tensor, "b c h w"]) -> Float32[Tensor, "b c h w"]:
         """Convert levels 0..255 to [-1, 1]: x / 127.5 - 1."""
         return to_model(levels)

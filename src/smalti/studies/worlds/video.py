@@ -101,14 +101,13 @@ def reproduce_video(
             "measured_at": commit(),
             "judge_steps": study.judge_steps,
             "stride": study.stride,
-            "guidance": study.guidance,
         }
         measured = _measured(study, load(str(run)), held_out, of_seed, seed, quiet)
         records += [{**shared, **row} for row in bounds(run)]
         for name, metrics in measured.items():
-            records.append(
-                {**shared, **_of_entry(run, name, study.judge_steps), "entry": name, "metrics": metrics}
-            )
+            guided = {"guidance": study.guidance} if "guided" in name else {}
+            of_entry = _of_entry(run, name, study.judge_steps)
+            records.append({**shared, **of_entry, **guided, "entry": name, "metrics": metrics})
     publish(folder, records, quiet)
     note(f"The runs, records.jsonl and table.md are in {folder}, a page in each seed's folder.", quiet)
     return records
