@@ -114,7 +114,7 @@ def train_prior_recipe(
     quiet = quiet or not engine.is_main
     directory = run_path / CODES_DIRECTORY
     if engine.is_main:
-        _encode_training_data(tokenizer, run_path, directory, views, quiet)
+        _encode_training_data(tokenizer, run_path, directory, quiet, views)
     engine.wait()
     store = Store.open(directory)
     if run.is_begun and run.read_config("autoencoder")["autoencoder"] != tokenizer.fingerprint:
@@ -207,7 +207,7 @@ def _prior_of(start: Path, name: str) -> Path:
 
 
 def _encode_training_data(
-    tokenizer: Tokenizer, run_path: Path, directory: Path, views: int, quiet: bool
+    tokenizer: Tokenizer, run_path: Path, directory: Path, quiet: bool, views: int = 1
 ) -> None:
     """Encode the first views of a run's training data into a store, unless a store has them."""
     model = tokenizer.fingerprint
