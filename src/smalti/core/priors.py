@@ -150,7 +150,7 @@ class Prior(nn.Module, ABC):
     name: str
     """Name in reports and on the command line."""
     is_causal: bool = False
-    """Whether `inpaint` draws each code given those before it only, instead of all that are kept."""
+    """True if `inpaint` conditions each code only on those before it, instead of on all that are kept."""
     condition_sizes: Mapping[str, int] = NO_SIZES
     """Number of ids of each condition that it embeds itself, by name."""
 
