@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -128,7 +128,7 @@ def read_unigram(path: Path, autoencoder: Autoencoder, fingerprint: str) -> tupl
 
 
 def read_prior(
-    directory: Path, autoencoder: Autoencoder, conditions: Mapping[str, int], fingerprint: str
+    directory: Path, autoencoder: Autoencoder, conditions: Mapping[str, int], accepted: Sequence[str]
 ) -> tuple[TrainablePrior, PriorConfig, str] | None:
     """Read a learned prior, on the CPU; None if the directory holds none.
 
@@ -136,7 +136,7 @@ def read_prior(
         directory: of the prior.
         autoencoder: model of the codes.
         conditions: number of ids of each id condition of the data, by name.
-        fingerprint: of the autoencoder's weights.
+        accepted: fingerprint of the autoencoder's weights, and those of other models with the same codes.
 
     Returns:
         The prior, its settings, and the fingerprint of the model whose codes it was trained on.
@@ -148,10 +148,10 @@ def read_prior(
     if not run.model_path.is_file():
         return None
     config = run.read_config("autoencoder", "recipe")
-    if config["autoencoder"] != fingerprint:
+    if config["autoencoder"] not in accepted:
         raise InputError(
             f"the prior in {directory} was trained on codes of another state of the autoencoder "
-            f"({config['autoencoder']}, now {fingerprint}): "
+            f"({config['autoencoder']}, now {accepted[0]}): "
             f"remove {directory} and run `smalti train-prior` again"
         )
     with plugin_hint(config, directory):
@@ -159,4 +159,4 @@ def read_prior(
     name = directory.name.removeprefix(PRIOR_DIRECTORY).removeprefix("-") or LEARNED
     tensors = run.read_model()
     prior = build_stored(lambda: new_prior(recipe, autoencoder, conditions, name), tensors, directory)
-    return prior, recipe, str(config.get(TRAINED_ON, fingerprint))
+    return prior, recipe, str(config.get(TRAINED_ON, accepted[0]))

@@ -25,8 +25,8 @@ from smalti.core.plugins import listed_plugins, loaded_plugins, plugin_hint
 from smalti.core.pretrained import CONFIG_FILE, WEIGHTS_FILE, check_no_run
 from smalti.core.priors import DensityPrior, Prior, TrainablePrior
 from smalti.core.suggestions import suggestion
-from smalti.core.weights import code_digest
 from smalti.core.weights import fingerprint as fingerprint_of
+from smalti.core.weights import with_same_codes
 from smalti.models.vqvae import VQVAE
 from smalti.nn.symbols import check_counts
 from smalti.priors.base import PriorConfig
@@ -124,8 +124,9 @@ class TrainedModel:
             counted = read_unigram(directory / UNIGRAM_FILE, model, fingerprint)
             if counted is not None:
                 unigram, trained_on[UnigramPrior.name] = counted
+            accepted = (fingerprint, *with_same_codes(config.get(SAME_CODES), model))
             for path in prior_directories(directory) if load_priors else []:
-                loaded = read_prior(path, model, sizes, fingerprint)
+                loaded = read_prior(path, model, sizes, accepted)
                 if loaded is not None:
                     prior, prior_recipe, trained_on[prior.name] = loaded
                     learned[prior.name] = prior.to(target).eval()
@@ -155,11 +156,7 @@ class TrainedModel:
     @cached_property
     def same_codes(self) -> tuple[str, ...]:
         """Fingerprints of models with the same codes, whose decoder this one was trained in place of."""
-        known = self.about.get(SAME_CODES)
-        if not isinstance(known, dict) or not known:
-            return ()
-        own = code_digest(self.model)
-        return tuple(str(model) for model, digest in known.items() if digest == own)
+        return with_same_codes(self.about.get(SAME_CODES), self.model)
 
     @property
     def condition_sizes(self) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ from smalti.app.console import SHORT, amount, by_phase, note
 from smalti.app.recipes.overrides import differences
 from smalti.core.errors import InputError
 from smalti.core.plugins import plugin_hint
-from smalti.core.weights import ForeignWeights, digest, load_weights, short
+from smalti.core.weights import ForeignWeights, coding, decoding, digest, load_weights, short
 from smalti.data.sources import Source
 from smalti.data.sources.codes import CodesSource
 from smalti.data.store_layout import is_replaceable
@@ -148,8 +148,16 @@ def check_data(run: RunDirectory, data: str) -> None:
         )
 
 
-def initial_weights(model: torch.nn.Module, start: Path | None) -> str | None:
+def initial_weights(
+    model: torch.nn.Module, start: Path | None, *, freezes_codes: bool = False, quiet: bool = True
+) -> str | None:
     """Load the weights of a run into a model, and return their fingerprint.
+
+    Args:
+        model: gets the weights.
+        start: the run, or None for nothing.
+        freezes_codes: whether a decoder with other settings than the run's keeps the weights it has.
+        quiet: do not say that it does.
 
     Raises:
         InputError: if there is no such run, or its model is another one.
@@ -159,14 +167,22 @@ def initial_weights(model: torch.nn.Module, start: Path | None) -> str | None:
     begun_with = RunDirectory(start)
     begun_with.read_config()
     tensors = begun_with.read_model()
+    is_new_decoder = freezes_codes and _shapes(decoding(tensors)) != _shapes(decoding(model.state_dict()))
+    own = decoding(model.state_dict()) if is_new_decoder else decoding(tensors)
     try:
-        load_weights(model, tensors, start)
+        load_weights(model, {**coding(tensors), **own}, start)
     except ForeignWeights:
         raise InputError(
             f"expected initial weights of the same model, received those of {start} with other settings: "
             "remove --from, or use the settings in its config.json"
         ) from None
+    if is_new_decoder:
+        note(f"The decoder has other settings than that of {start}: it begins with random weights.", quiet)
     return short(digest(tensors))
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def check_start(run: RunDirectory, start: str | None, option: str = "--out") -> None:

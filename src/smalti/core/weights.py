@@ -40,8 +40,30 @@ def fingerprint(module: torch.nn.Module) -> str:
 
 def code_digest(module: torch.nn.Module) -> str:
     """Digest of a model's weights without those of its decoder and likelihood: it identifies its codes."""
-    state = module.state_dict()
-    return digest({name: tensor for name, tensor in state.items() if not name.startswith(DECODING)})
+    return digest(coding(module.state_dict()))
+
+
+def with_same_codes(known: object, module: torch.nn.Module) -> tuple[str, ...]:
+    """Fingerprints of the models whose codes a module has.
+
+    Args:
+        known: maps fingerprints to `code_digest`s, as read from a run; anything else counts as no models.
+        module: the model.
+    """
+    if not isinstance(known, dict) or not known:
+        return ()
+    own = code_digest(module)
+    return tuple(str(model) for model, each in known.items() if each == own)
+
+
+def coding(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a model's state that its codes depend on."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith(DECODING)}
+
+
+def decoding(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a model's decoder and likelihood."""
+    return {name: tensor for name, tensor in state.items() if name.startswith(DECODING)}
 
 
 def short(full: str) -> str:

@@ -293,7 +293,12 @@ class ObjectiveConfig(Configuration):
     @property
     def is_plain(self) -> bool:
         """True if the model is trained by its own loss."""
-        return self.likelihood == 1 and not self.terms and self.freeze == "nothing"
+        return self.likelihood == 1 and not self.terms and not self.freezes_codes
+
+    @property
+    def freezes_codes(self) -> bool:
+        """True if the decoder alone is trained."""
+        return self.freeze == "codes"
 
     def build(self, model: LatentVariableModel) -> Trainable:
         """Return what the training loop trains: the model itself, or an `Objective` with untrained terms.
@@ -311,4 +316,4 @@ class ObjectiveConfig(Configuration):
             )
         if self.is_plain:
             return model
-        return Objective(model, terms, likelihood=self.likelihood, freeze_codes=self.freeze == "codes")
+        return Objective(model, terms, likelihood=self.likelihood, freeze_codes=self.freezes_codes)

@@ -127,7 +127,9 @@ def train_recipe(
     modality = recipe.data.build()
     # Rebuilt with the numbers of ids, such as labels (speakers), that a decoder may be conditioned on.
     model = _seeded_model(recipe, modality, store.condition_sizes)
-    begun_with = initial_weights(model, start)
+    begun_with = initial_weights(
+        model, start, freezes_codes=recipe.objective.freezes_codes, quiet=quiet or run.is_begun
+    )
     check_start(run, begun_with)
     if engine.is_main:
         origin = _origin(run, source, data) | _same_codes(recipe, model, start)
@@ -136,7 +138,7 @@ def train_recipe(
     items = TrainingItems.of(store, recipe, engine, modality, model)
     if recipe.pretraining is not None:
         _pretrain(recipe.pretraining, model, items, modality, run, engine, quiet)
-    items.give_statistics(model, modality, store, is_frozen=recipe.objective.freeze != "nothing")
+    items.give_statistics(model, modality, store, is_frozen=recipe.objective.freezes_codes)
     _fit(model, items, recipe, run, engine, quiet)
     if engine.is_main:
         finish(run, items, quiet, suggest)
@@ -158,7 +160,9 @@ def _train_streamed(
     recipe = measured(recipe, streamed.beginning(recipe.data.build().for_training()))
     modality = recipe.data.build()
     model = _seeded_model(recipe, modality, streamed.names.sizes)
-    begun_with = initial_weights(model, start)
+    begun_with = initial_weights(
+        model, start, freezes_codes=recipe.objective.freezes_codes, quiet=quiet or run.is_begun
+    )
     check_start(run, begun_with)
     training = streamed.training(modality, model, engine.device)
     if engine.is_main:
@@ -190,21 +194,22 @@ def _check_settings(
     if modality.is_ragged:
         check_any_length(model, modality.plural_name)
     recipe.objective.build(model)
-    if recipe.objective.freeze != "nothing" and start is None and not run.is_begun:
+    if recipe.objective.freezes_codes and start is None and not run.is_begun:
         raise InputError(
             f"expected the weights of another run with --freeze {recipe.objective.freeze}, received none: "
             "add --from RUN"
         )
     if recipe.pretraining is not None:
         check_parts(model)
-        if recipe.objective.freeze != "nothing":
+        if recipe.objective.freezes_codes:
             raise InputError(
                 f"expected a recipe without pretraining for --freeze {recipe.objective.freeze}, received one "
                 "that trains the encoder first: leave out --freeze"
             )
     if start is not None:
         known = RunDirectory(start).read_config().get("classes", [])
-        initial_weights(recipe.model.build(modality.spec, {"label": len(known)}), start)
+        built = recipe.model.build(modality.spec, {"label": len(known)})
+        initial_weights(built, start, freezes_codes=recipe.objective.freezes_codes)
 
 
 def _seeded_model(recipe: Recipe, modality: Modality, conditions: Mapping[str, int]) -> LatentVariableModel:
@@ -269,7 +274,7 @@ def _same_codes(recipe: Recipe, model: LatentVariableModel, start: Path | None) 
         model: with the initial weights.
         start: the run of these weights.
     """
-    if recipe.objective.freeze != "codes" or start is None:
+    if not recipe.objective.freezes_codes or start is None:
         return {}
     begun_with, own = RunDirectory(start), code_digest(model)
     known = begun_with.read_config().get(SAME_CODES, {})

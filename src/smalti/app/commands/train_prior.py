@@ -117,7 +117,8 @@ def train_prior_recipe(
         _encode_training_data(tokenizer, run_path, directory, quiet, views)
     engine.wait()
     store = Store.open(directory)
-    if run.is_begun and run.read_config("autoencoder")["autoencoder"] != tokenizer.fingerprint:
+    of_these_codes = (tokenizer.fingerprint, *tokenizer.trained.same_codes)
+    if run.is_begun and run.read_config("autoencoder")["autoencoder"] not in of_these_codes:
         raise InputError(
             f"the prior in {run.path} was trained for other weights of the autoencoder: "
             f"remove {run.path} to train it again"
@@ -125,7 +126,7 @@ def train_prior_recipe(
     torch.manual_seed(recipe.training.seed)
     prior = new_prior(recipe, tokenizer.autoencoder, sizes, name)
     begun_with = initial_weights(prior, start)
-    if start is not None and RunDirectory(start).read_config().get("autoencoder") != tokenizer.fingerprint:
+    if start is not None and RunDirectory(start).read_config().get("autoencoder") not in of_these_codes:
         note(f"The prior in {start} was trained on codes of other weights.", quiet)
     if store.lengths is None and prior.grid != autoencoder.grid:
         raise InputError(
