@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,9 +137,27 @@ def test_a_prior_learns_mirror_images_too(smalti, pictures, tmp_path):
     assert codes.count == 2 * images.count
     both = np.concatenate([images.signals, images.signals[..., ::-1]])
     assert np.array_equal(codes.signals, tokenizer.encode(torch.from_numpy(both)).numpy())
+    assert len(images.classes) > 1
+    assert codes.labels.tolist() == 2 * images.labels.tolist()
     # Of 40 pictures, 8 are held out, and so are their mirror images.
     assert "64 items" in result.err
     assert smalti("train-prior", run, *TINY_PRIOR, "--quiet").status == 0, "the store is found again"
+
+
+def test_a_prior_learns_the_middle_of_pictures_and_its_mirror_image(
+    cropped: Path, smalti: Smalti, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(cropped, run)
+    assert smalti("train-prior", run, *TINY_PRIOR, "--quiet").status == 0
+    codes, tokenizer = Store.open(run / "codes"), Tokenizer.from_pretrained(run)
+    assert codes.count == 24
+    stored = Store.open(run / "data").item(0)
+    top, left = ((side - 16) // 2 for side in stored.shape[1:])
+    middle = torch.from_numpy(stored[None, :, top : top + 16, left : left + 16].copy())
+    own, mirrored = (codes.item(index) for index in (0, 12))
+    assert np.array_equal(own, tokenizer.encode(middle)[0].numpy())
+    assert np.array_equal(mirrored, tokenizer.encode(middle.flip(3))[0].numpy())
 
 
 def test_a_prior_begun_without_mirror_images_goes_on_without_them(smalti, run):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from smalti.app.commands.train import train
+from smalti.app.commands.train_prior import train_prior
 from tests import forked
 from tests.runs import TINY, TINY_PRIOR, TRAINING, WIDTHS
 
@@ -45,7 +45,6 @@ def assert_same_weights(first: Path, second: Path) -> None:
         torch.testing.assert_close(theirs[name], tensor, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
-# Too small for SSIM, which takes a process longer to import than the training.
 SMALL = [*TINY, "size=8", "training.steps=4"]
 
 
@@ -93,7 +92,11 @@ def test_every_rank_loads_the_plugin(pictures: Path, tmp_path: Path) -> None:
     assert (tmp_path / "two" / "model.safetensors").is_file()
 
 
-def test_train_prior_hides_the_same_labels(run: Path) -> None:
-    shutil.move(run / "prior", run.parent / "one")
-    on_two_ranks("train-prior", run, "--quiet", *TINY_PRIOR)
-    assert_same_weights(run.parent / "one", run / "prior")
+def test_train_prior_hides_the_same_labels_and_learns_the_same_mirror_images(run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    config["recipe"]["data"]["flip"] = True
+    (run / "config.json").write_text(json.dumps(config))
+    train_prior(run, TINY_PRIOR, name="one", quiet=True)
+    on_two_ranks("train-prior", run, "--name", "two", "--quiet", *TINY_PRIOR)
+    assert json.loads((run / "prior-two" / "config.json").read_text())["views"] == 2
+    assert_same_weights(run / "prior-one", run / "prior-two")
