@@ -71,6 +71,7 @@ _MODULES = {
     "evaluation.bounds": "measure",
     "evaluation.evaluate": "evaluate",
     "evaluation.features": "FeatureStatistics frechet_distance",
+    "evaluation.neighbours": "NearestNeighbours precision_and_recall",
     "likelihoods.categorical": "Categorical CategoricalConfig CategoricalFamily",
     "likelihoods.coupled_logistic_mixture": (
         "CoupledLogisticMixture CoupledLogisticMixtureConfig CoupledLogisticMixtureFamily"

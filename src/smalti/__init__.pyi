@@ -113,6 +113,8 @@ from smalti.evaluation.bounds import measure as measure
 from smalti.evaluation.evaluate import evaluate as evaluate
 from smalti.evaluation.features import FeatureStatistics as FeatureStatistics
 from smalti.evaluation.features import frechet_distance as frechet_distance
+from smalti.evaluation.neighbours import NearestNeighbours as NearestNeighbours
+from smalti.evaluation.neighbours import precision_and_recall as precision_and_recall
 from smalti.likelihoods.categorical import Categorical as Categorical
 from smalti.likelihoods.categorical import CategoricalConfig as CategoricalConfig
 from smalti.likelihoods.categorical import CategoricalFamily as CategoricalFamily

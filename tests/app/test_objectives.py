@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from smalti.trained import load_trained
@@ -175,6 +176,17 @@ def test_evaluate_compares_features(run: Path, pictures: Path, tmp_path: Path) -
     assert "not the FID" in " ".join(report["protocol"]["features"].split())
     assert report["features"]["samples"]["learned"] > 0
     assert report["features"]["num_samples"] == report["features"]["num"] == 40
+    assert 0 <= report["features"]["precision"]["learned"] <= 1
+    assert 0 <= report["features"]["recall"]["learned"] <= 1
+    near = report["features"]["neighbours"]
+    assert near["num_training"] == 38, "two are held out"
+    assert near["originals"] < 1e-3, "the run was trained on them"
+    assert near["samples"]["learned"] > 0.1
+    assert near["close"]["learned"] == 0
+    with Image.open(run / "figures" / "neighbours.png") as figure:
+        assert figure.width > 8 * 16
+    shutil.rmtree(run / "data")
+    assert "neighbours" not in features(run, pictures)["features"]
     assert command("evaluate", run, "--data", pictures, "--features").out.count("between halves") == 1
     vae = tmp_path / "vae"
     assert train(vae, pictures, "model.kind=vae").status == 0

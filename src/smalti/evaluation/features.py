@@ -58,6 +58,11 @@ class FeatureStatistics:
         self._features.append(features.detach().cpu())
 
     @property
+    def features(self) -> Float[Tensor, "n d"]:
+        """Features of all pictures, in their order, on the CPU."""
+        return torch.cat(self._features)
+
+    @property
     def count(self) -> int:
         """Number of pictures."""
         return sum(map(len, self._features))
@@ -73,7 +78,7 @@ class FeatureStatistics:
                 f"expected at least 2 pictures for a distance of features, received {self.count}: use more "
                 "data"
             )
-        features = torch.cat(self._features).double()
+        features = self.features.double()
         mean = features.mean(0)
         centred = (features - mean) / (len(features) - 1) ** 0.5
         # A factor of the covariance is more exact than the matrix, whose small eigenvalues are lost.

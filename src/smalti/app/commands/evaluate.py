@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
@@ -34,7 +35,6 @@ from smalti.encoders.pooling import item_statistics
 from smalti.evaluation.bounds import LabelPrior
 from smalti.evaluation.evaluate import Evaluation
 from smalti.evaluation.evaluate import evaluate as measure
-from smalti.evaluation.features import PROTOCOL as FEATURE_PROTOCOL
 from smalti.evaluation.figures import usage_histogram
 from smalti.models.sizes import check_any_size
 from smalti.stored_priors import prior_directory
@@ -119,13 +119,14 @@ def evaluate(
         if tokenizer is not None:
             report["files"] = measure_files(tokenizer, store, result.density, Path(scratch), quiet)
             report["protocol"]["files"] = PROTOCOL
+        neighbours = None
         if features:
-            report["features"] = evaluate_features.measure_features(
+            report["features"], neighbours = evaluate_features.measure_features(
                 trained, loader.sequential, store.count, quiet
             )
-            report["protocol"]["features"] = FEATURE_PROTOCOL
+            report["protocol"]["features"] = evaluate_features.PROTOCOL
         if is_local:
-            _save(trained, modality, report, result, _shown(loader))
+            _save(trained, modality, report, result, _shown(loader), neighbours)
     return report
 
 
@@ -204,6 +205,7 @@ def _save(
     report: dict[str, Any],
     result: Evaluation,
     batches: Sequence[Batch],
+    neighbours: Image.Image | None,
 ) -> None:
     """Write the report and figures into the run; print a note instead of failing if that is impossible."""
     shown: list[Tensor] = []
@@ -222,6 +224,8 @@ def _save(
         if result.counts is not None:
             usage_histogram(result.counts, figures / "usage_evaluation.png")
         modality.preview([shown, again]).save(figures / "reconstructions_evaluation.png")
+        if neighbours is not None:
+            neighbours.save(figures / "neighbours.png")
     except (InputError, OSError) as error:
         note(f"The report is not saved in the run: {error}")
 

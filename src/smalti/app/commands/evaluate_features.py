@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from smalti.app.console import counting
+from smalti.app.runs import DATA_DIRECTORY
 from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
+from smalti.data.loader import split_indices
+from smalti.data.store import Store
 from smalti.evaluation.features import NAME, FeatureStatistics, frechet_distance
+from smalti.evaluation.features import PROTOCOL as OF_DISTANCES
+from smalti.evaluation.neighbours import NearestNeighbours, precision_and_recall
+from smalti.modalities.image.pixels import as_levels, picture_grid
 from smalti.objectives.base import check_pictures, pictures
 from smalti.tokenizer import Tokenizer
 from smalti.trained import TrainedModel
 
 MOST_SAMPLES = 2_000
 """Maximum number of samples drawn from each prior."""
+MOST_TRAINING = 10_000
+"""Maximum number of training items among which neighbours are searched."""
 DRAWN_AT_ONCE = 100
+NEIGHBOURS = 3
+"""Number k of the neighbours of precision and recall."""
+CLOSE = 0.01
+"""Share of the originals that are as near to a training picture as a sample is that counts as close."""
+SHOWN = 8
+"""Number of samples of each prior in the figure of neighbours."""
+PROTOCOL = (
+    f"{OF_DISTANCES}. Precision and recall (Kynkaanniemi et al. 2019) are those of the {NEIGHBOURS} nearest "
+    "neighbours, with equally many originals and samples. Distances from training pictures are Euclidean, to "
+    f"at most {MOST_TRAINING:,} evenly spaced training items without their mirror images; a sample is close "
+    f"if it is nearer to one of them than {1 - CLOSE:.0%} of the originals are"
+)
 
 
 def check_features(trained: TrainedModel) -> None:
@@ -32,8 +55,8 @@ def check_features(trained: TrainedModel) -> None:
 
 def measure_features(
     trained: TrainedModel, batches: Callable[[], Iterable[Batch]], num: int, quiet: bool
-) -> dict[str, Any]:
-    """Measure the distance of reconstructions, and of each learned prior's samples, from the originals.
+) -> tuple[dict[str, Any], Image.Image | None]:
+    """Compare reconstructions, and the samples of each learned prior, with the originals.
 
     Args:
         trained: the run.
@@ -42,9 +65,14 @@ def measure_features(
         quiet: hide progress.
 
     Returns:
-        `network`, `num` (pictures or frames of the originals), `reconstructions`, `halves`, which is the
-        distance between every second original and the others, and `samples` by prior, with `num_samples`
-        (pictures or frames).
+        The figures: `network`, `num` (pictures or frames of the originals), `reconstructions` and `halves`,
+        which is the distance between every second original and the others. With learned priors also
+        `samples` (distances), `precision` and `recall` by prior, and `num_samples` (pictures or frames).
+        With the run's training data also `neighbours`: `num_training` (pictures or frames), the median
+        distance of originals and of each prior's samples from their nearest training pictures, and `close`,
+        the share of samples that are nearer than nearly all originals.
+
+        A picture of the first samples of each prior above their nearest training pictures, or None.
     """
     originals, again = FeatureStatistics(), FeatureStatistics()
     halves = FeatureStatistics(), FeatureStatistics()
@@ -60,35 +88,95 @@ def measure_features(
             count(done, num)
     if min(each.count for each in halves) < 2:
         raise InputError(f"expected at least 4 items for --features, received {num}: use more data")
-    return {
+    report = {
         "network": NAME,
         "num": originals.count,
         "reconstructions": frechet_distance(originals, again),
         "halves": frechet_distance(*halves),
-        **_of_samples(trained, originals, num, quiet),
     }
-
-
-def _of_samples(trained: TrainedModel, originals: FeatureStatistics, num: int, quiet: bool) -> dict[str, Any]:
-    """Distance of each learned prior's samples from the originals; nothing without such a prior."""
     if not trained.learned:
-        return {}
-    wanted, distances, count_of_pictures = min(num, MOST_SAMPLES), {}, 0
-    tokenizer = Tokenizer(trained)
-    for name in trained.learned:
-        drawn = FeatureStatistics()
-        with counting(f"Samples of {name}", quiet) as count:
-            for seed, first in enumerate(range(0, wanted, DRAWN_AT_ONCE)):
-                size = min(DRAWN_AT_ONCE, wanted - first)
-                codes = tokenizer.sample_codes(size, seed=seed, batch_size=size, prior=name)
-                drawn.update(pictures(tokenizer.decode_signals(codes, seed=seed)))
-                count(first + size, wanted)
-        distances[name], count_of_pictures = frechet_distance(originals, drawn), drawn.count
-    return {"samples": distances, "num_samples": count_of_pictures}
+        return report, None
+    samples = {name: _drawn(trained, name, min(num, MOST_SAMPLES), quiet) for name in trained.learned}
+    report["num_samples"] = min(drawn.count for drawn, _ in samples.values())
+    report["samples"] = {name: frechet_distance(originals, drawn) for name, (drawn, _) in samples.items()}
+    equal = evenly(originals.features, report["num_samples"])
+    shares = {
+        name: precision_and_recall(equal, evenly(drawn.features, len(equal)), NEIGHBOURS)
+        for name, (drawn, _) in samples.items()
+    }
+    report["precision"] = {name: precision for name, (precision, _) in shares.items()}
+    report["recall"] = {name: recall for name, (_, recall) in shares.items()}
+    neighbours, figure = _neighbours(trained, originals, samples, quiet)
+    return report | neighbours, figure
+
+
+def _drawn(trained: TrainedModel, name: str, wanted: int, quiet: bool) -> tuple[FeatureStatistics, Tensor]:
+    """Features of samples of a prior, and the first of these samples."""
+    tokenizer, drawn, first_ones = Tokenizer(trained), FeatureStatistics(), []
+    with counting(f"Samples of {name}", quiet) as count:
+        for seed, first in enumerate(range(0, wanted, DRAWN_AT_ONCE)):
+            size = min(DRAWN_AT_ONCE, wanted - first)
+            codes = tokenizer.sample_codes(size, seed=seed, batch_size=size, prior=name)
+            made = pictures(tokenizer.decode_signals(codes, seed=seed))
+            drawn.update(made)
+            first_ones += [made[:SHOWN].cpu()] if first == 0 else []
+            count(first + size, wanted)
+    return drawn, torch.cat(first_ones)
+
+
+def _neighbours(
+    trained: TrainedModel,
+    originals: FeatureStatistics,
+    samples: dict[str, tuple[FeatureStatistics, Tensor]],
+    quiet: bool,
+) -> tuple[dict[str, Any], Image.Image | None]:
+    """The report's entry `neighbours`, and its figure; nothing for a run without its training data."""
+    directory = trained.directory / DATA_DIRECTORY
+    if not directory.is_dir():
+        return {}, None
+    of_originals = NearestNeighbours(originals.features)
+    of_samples = {name: NearestNeighbours(drawn.features, SHOWN) for name, (drawn, _) in samples.items()}
+    network = FeatureStatistics()
+    store = Store.open(directory)
+    indices = evenly(split_indices(store.count, trained.recipe.validation_fraction)[0], MOST_TRAINING)
+    with counting("Training data", quiet) as count:
+        for done, batch in _training_pictures(trained, store, indices):
+            features = network.update(batch).cpu()
+            for each in (of_originals, *of_samples.values()):
+                each.update(features, batch)
+            count(done, len(indices))
+    limit = of_originals.distances.quantile(CLOSE)
+    entry = {
+        "num_training": network.count,
+        "originals": float(of_originals.distances.median()),
+        "samples": {name: float(each.distances.median()) for name, each in of_samples.items()},
+        "close": {name: float((each.distances < limit).float().mean()) for name, each in of_samples.items()},
+    }
+    rows = [
+        row for name, (_, first) in samples.items() for row in (first, torch.stack(of_samples[name].shown))
+    ]
+    return {"neighbours": entry}, picture_grid([as_levels(row) for row in rows], SHOWN)
+
+
+def _training_pictures(
+    trained: TrainedModel, store: Store, indices: np.ndarray
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield batches of training pictures, or frames of clips, each with the number of items so far."""
+    size = trained.modality.spec.size
+    for begin in range(0, len(indices), DRAWN_AT_ONCE):
+        part = indices[begin : begin + DRAWN_AT_ONCE].tolist()
+        items = np.stack([store.item(index, size) for index in part])
+        signals = trained.modality.to_model(torch.from_numpy(items)).to(trained.device)
+        yield begin + len(part), pictures(signals)
+
+
+def evenly(items: Any, most: int) -> Any:
+    """Return at most so many evenly spaced rows of an array or a tensor."""
+    return items[np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(int)]
 
 
 def note_of_features(report: dict[str, Any]) -> str | None:
-    """Return a sentence on the features of a report; None if it has none."""
+    """Return sentences on the features of a report; None if it has none."""
     found = report.get("features")
     if not found:
         return None
@@ -98,4 +186,15 @@ def note_of_features(report: dict[str, Any]) -> str | None:
     )
     for name, distance in found.get("samples", {}).items():
         text += f", {found['num_samples']:,} samples of the prior {name} {distance:.3f}"
-    return f"{text}; between halves of the originals {found['halves']:.3f}."
+        text += f" (precision {found['precision'][name]:.1%}, recall {found['recall'][name]:.1%})"
+    text += f"; between halves of the originals {found['halves']:.3f}."
+    if (near := found.get("neighbours")) is not None:
+        text += (
+            f" Median distance from the nearest of {near['num_training']:,} training pictures: originals "
+            f"{near['originals']:.3f}"
+        )
+        for name, distance in near["samples"].items():
+            close = f"{near['close'][name]:.1%} closer than {1 - CLOSE:.0%} of the originals"
+            text += f", {name} {distance:.3f} ({close})"
+        text += "."
+    return text
