@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ from smalti.training.checkpoints import RunDirectory
 PRIOR_DIRECTORY = "prior"
 UNIGRAM_FILE = "unigram.json"
 TRAINED_ON = "trained_on"
+NAMES = "names"
+"""Key of a prior's config.json: names of the ids of each id condition."""
+MOST_SHOWN = 5
 LEARNED = "learned"
 """Name of the prior in `PRIOR_DIRECTORY`; a prior called NAME is in `PRIOR_DIRECTORY-NAME`."""
 
@@ -128,21 +132,22 @@ def read_unigram(path: Path, autoencoder: Autoencoder, fingerprint: str) -> tupl
 
 
 def read_prior(
-    directory: Path, autoencoder: Autoencoder, conditions: Mapping[str, int], accepted: Sequence[str]
+    directory: Path, autoencoder: Autoencoder, names: Mapping[str, Sequence[str]], accepted: Sequence[str]
 ) -> tuple[TrainablePrior, PriorConfig, str] | None:
     """Read a learned prior, on the CPU; None if the directory holds none.
 
     Args:
         directory: of the prior.
         autoencoder: model of the codes.
-        conditions: number of ids of each id condition of the data, by name.
+        names: names of the ids of each id condition of the data, by condition.
         accepted: fingerprint of the autoencoder's weights, and those of other models with the same codes.
 
     Returns:
         The prior, its settings, and the fingerprint of the model whose codes it was trained on.
 
     Raises:
-        InputError: if the prior is of another state of the autoencoder, or its files are broken.
+        InputError: if the prior is of another state of the autoencoder, or of other ids, or its files are
+            broken.
     """
     run = RunDirectory(directory)
     if not run.model_path.is_file():
@@ -154,9 +159,45 @@ def read_prior(
             f"({config['autoencoder']}, now {accepted[0]}): "
             f"remove {directory} and run `smalti train-prior` again"
         )
+    _check_names(config, names, directory, is_own=config["autoencoder"] == accepted[0])
+    conditions = {condition: len(ids) for condition, ids in names.items()}
     with plugin_hint(config, directory):
         recipe = parse(PriorConfig, config["recipe"], str(run.config_path))
     name = directory.name.removeprefix(PRIOR_DIRECTORY).removeprefix("-") or LEARNED
     tensors = run.read_model()
     prior = build_stored(lambda: new_prior(recipe, autoencoder, conditions, name), tensors, directory)
     return prior, recipe, str(config.get(TRAINED_ON, accepted[0]))
+
+
+def names_entry(names: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:
+    """Names of ids to store with a prior, so that it is not used with other ids of the same number."""
+    return {NAMES: {condition: list(ids) for condition, ids in names.items()}} if names else {}
+
+
+def _check_names(
+    config: Mapping[str, Any], names: Mapping[str, Sequence[str]], directory: Path, *, is_own: bool
+) -> None:
+    """Raise `InputError` if a prior was trained with other ids than those of the run.
+
+    Args:
+        config: of the prior.
+        names: names of the ids of each id condition of the run, by condition.
+        directory: of the prior.
+        is_own: whether it was trained in this run; then its config may lack the names.
+    """
+    if NAMES not in config and is_own:
+        return
+    before = config.get(NAMES, {})
+    before = before if isinstance(before, dict) else {}
+    for condition in {**names, **before}:
+        own, others = (list(each.get(condition, ())) for each in (names, before))
+        if own != others:
+            raise InputError(
+                f"expected a prior of the ids {_shown(own)} of {condition} in {directory}, received one of "
+                f"{_shown(others)}: remove {directory} and run `smalti train-prior` again"
+            )
+
+
+def _shown(names: Sequence[object]) -> str:
+    first = ", ".join(map(str, names[:MOST_SHOWN])) or "(none)"
+    return first if len(names) <= MOST_SHOWN else f"{first}, ..."

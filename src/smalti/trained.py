@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,7 @@ from smalti.stored_priors import (
     PRIOR_DIRECTORY,
     UNIGRAM_FILE,
     fingerprints,
+    names_entry,
     prior_directories,
     prior_directory,
     read_prior,
@@ -113,7 +114,8 @@ class TrainedModel:
             recipe = parse(Recipe, config["recipe"], str(run.config_path))
         classes, actions = (_names(config.get(key, []), key, run) for key in ("classes", "actions"))
         columns = _names_by_column(config.get("columns", {}), run)
-        sizes = _sizes(classes, actions, columns)
+        names = _id_names(classes, actions, columns)
+        sizes = {name: len(ids) for name, ids in names.items()}
         spec = recipe.data.build().spec
         model = build_stored(lambda: recipe.model.build(spec, sizes), run.read_model(), directory)
         check_num_codes(model)
@@ -126,7 +128,7 @@ class TrainedModel:
                 unigram, trained_on[UnigramPrior.name] = counted
             accepted = (fingerprint, *with_same_codes(config.get(SAME_CODES), model))
             for path in prior_directories(directory) if load_priors else []:
-                loaded = read_prior(path, model, sizes, accepted)
+                loaded = read_prior(path, model, names, accepted)
                 if loaded is not None:
                     prior, prior_recipe, trained_on[prior.name] = loaded
                     learned[prior.name] = prior.to(target).eval()
@@ -161,7 +163,12 @@ class TrainedModel:
     @property
     def condition_sizes(self) -> dict[str, int]:
         """Number of ids of each id condition of the training data, by name."""
-        return _sizes(self.classes, self.actions, self.columns)
+        return {name: len(ids) for name, ids in self.id_names.items()}
+
+    @property
+    def id_names(self) -> dict[str, tuple[str, ...]]:
+        """Names of the ids of each condition of the training data that has names."""
+        return _id_names(self.classes, self.actions, self.columns)
 
     @cached_property
     def modality(self) -> Modality:
@@ -383,7 +390,7 @@ class TrainedModel:
         for name, prior in self.learned.items():
             recipe = self.prior_recipes[name].model_dump(mode="json")
             models = fingerprints(current, self.trained_on.get(name))
-            config = {"kind": "prior", **plugins, "recipe": recipe, **models}
+            config = {"kind": "prior", **plugins, "recipe": recipe, **models, **names_entry(self.id_names)}
             _write(prior_directory(directory, name), config, prior, dtype)
 
 
@@ -417,12 +424,10 @@ def check_num_codes(model: LatentVariableModel) -> None:
         check_counts(model.num_codes, model.num_codebooks)
 
 
-def _sizes(
-    classes: Sequence[str], actions: Sequence[str], columns: Mapping[str, Sequence[str]]
-) -> dict[str, int]:
-    """Number of ids of each condition that has names, by condition."""
-    named = {"label": classes, "action": actions, **columns}
-    return {name: len(ids) for name, ids in named.items() if ids}
+def _id_names(
+    classes: tuple[str, ...], actions: tuple[str, ...], columns: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    return {name: ids for name, ids in {"label": classes, "action": actions, **columns}.items() if ids}
 
 
 def _names(given: object, key: str, run: RunDirectory) -> tuple[str, ...]:

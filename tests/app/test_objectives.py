@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from smalti.trained import load_trained
 from tests.runs import TINY, Result, command
 
 Smalti = Callable[..., Result]
@@ -105,37 +103,6 @@ def test_frozen_codes_decode_with_either_run(
     refused = command("decode", free, codes, "--out", tmp_path / "no")
     assert refused.status == 2
     assert "expected codes of the model" in refused.err
-
-
-def test_frozen_codes_take_a_decoder_with_other_settings(
-    trained: Path, codes: Path, pictures: Path, tmp_path: Path
-) -> None:
-    run, options = tmp_path / "deeper", ["--from", trained, "--freeze", "codes", "training.steps=2"]
-    deeper = [*options, "decoder.residual_blocks=1", "likelihood.components=3"]
-    result = train(run, pictures, *deeper)
-    assert result.status == 0, result.err
-    assert "it begins with random weights" in result.err
-    old, new = (load_file(each / "model.safetensors") for each in (trained, run))
-    kept = [name for name in old if not name.startswith(("decoder.", "family."))]
-    assert kept
-    assert all(old[name].equal(new[name]) for name in kept)
-    assert not old["decoder.first.weight"].equal(new["decoder.first.weight"])
-    assert command("decode", run, codes, "--out", tmp_path / "decoded").status == 0
-    # So has the prior of these codes, which a model with other codes refuses.
-    shutil.copytree(trained / "prior", run / "prior")
-    before, after = (load_trained(each).learned["learned"] for each in (trained, run))
-    assert all(
-        torch.equal(one, other) for one, other in zip(before.parameters(), after.parameters(), strict=True)
-    )
-    shutil.rmtree(run / "prior")
-    resumed = train(run, pictures, *deeper, "training.steps=3")
-    assert resumed.status == 0, resumed.err
-    assert "random weights" not in resumed.err
-    # Another encoder has other codes.
-    refused = train(tmp_path / "no", pictures, *options, "encoder.residual_blocks=1")
-    assert refused.status == 2
-    assert "expected initial weights of the same model" in refused.err
-    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize(

@@ -66,8 +66,8 @@ def check_target(run: RunDirectory, recipe: R, option: str = "--out") -> None:
     if not run.is_begun:
         run.read_config()  # nothing was trained: the settings may be corrected, in a directory of this tool
         return
-    stored = _stored(run, type(recipe))
-    changed = differences(stored, _with_measured(recipe, stored))
+    before_it = stored(run, type(recipe))
+    changed = differences(before_it, _with_measured(recipe, before_it))
     # An autoencoder does not depend on its prior, which has a separate run.
     refused = [key for key in changed if key not in MAY_CHANGE and not key.startswith("prior.")]
     if refused:
@@ -86,7 +86,7 @@ def check_target(run: RunDirectory, recipe: R, option: str = "--out") -> None:
 
 def resumed(run: RunDirectory, recipe: Recipe) -> Recipe:
     """Return the recipe with what an earlier start of the run measured; unchanged for a new run."""
-    return _with_measured(recipe, _stored(run, Recipe)) if run.is_begun else recipe
+    return _with_measured(recipe, stored(run, Recipe)) if run.is_begun else recipe
 
 
 def measured(recipe: Recipe, items: Iterable[np.ndarray]) -> Recipe:
@@ -105,16 +105,17 @@ def measured(recipe: Recipe, items: Iterable[np.ndarray]) -> Recipe:
     return recipe.model_copy(update={"data": data})
 
 
-def _stored(run: RunDirectory, kind: type[R]) -> R:
+def stored(run: RunDirectory, kind: type[R]) -> R:
+    """Return the recipe of a run, or of a prior."""
     config = run.read_config("recipe")
     with plugin_hint(config, run.path):
         return parse(kind, config["recipe"], str(run.config_path))
 
 
-def _with_measured(recipe: R, stored: R) -> R:
-    if not (isinstance(recipe, Recipe) and isinstance(stored, Recipe)):
+def _with_measured(recipe: R, earlier: R) -> R:
+    if not (isinstance(recipe, Recipe) and isinstance(earlier, Recipe)):
         return recipe  # only an autoencoder measures its data
-    return recipe.model_copy(update={"data": recipe.data.resumed(stored.data)})
+    return recipe.model_copy(update={"data": recipe.data.resumed(earlier.data)})
 
 
 def model_of(source: Source) -> str | None:
@@ -156,7 +157,7 @@ def initial_weights(
     Args:
         model: gets the weights.
         start: the run, or None for nothing.
-        freezes_codes: whether a decoder with other settings than the run's keeps the weights it has.
+        freezes_codes: whether a decoder that the run's weights do not fit keeps those it has.
         quiet: do not say that it does.
 
     Raises:
@@ -177,7 +178,7 @@ def initial_weights(
             "remove --from, or use the settings in its config.json"
         ) from None
     if is_new_decoder:
-        note(f"The decoder has other settings than that of {start}: it begins with random weights.", quiet)
+        note(f"The weights of {start} do not fit the decoder: it begins with random weights.", quiet)
     return short(digest(tensors))
 
 

@@ -238,6 +238,9 @@ class ModalityConfig(Configuration):
     measured_fields: ClassVar[tuple[str, ...]] = ()
     """Names of the settings that `surveyed` and `measured` fill; each is "not given" while it has its
     default."""
+    signal_fields: ClassVar[tuple[str, ...]] = ()
+    """Names of the settings by which values become a model's signals: with others, the same values have
+    other codes."""
 
     @abstractmethod
     def build(self) -> Modality:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -303,6 +303,9 @@ class Autoencoder(LatentVariableModel):
 
 class ModelConfig(Configuration):
     """Settings of a model."""
+
+    decoding_fields: ClassVar[tuple[str, ...]] = ("decoder", "likelihood")
+    """Names of the settings on which the codes do not depend."""
 
     @abstractmethod
     def build(self, signal: SignalSpec, conditions: Mapping[str, int] | None = None) -> LatentVariableModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
@@ -303,6 +302,8 @@ class Prior(nn.Module, ABC):
         yield drawn.to(codes.device), torch.zeros_like(hidden)
 
 
+MOST_GUIDANCE = 1_000
+"""Maximum weight of guidance; logits times a weight must stay finite."""
 DROPOUTS = {"label": "label_dropout", "action": "action_dropout"}
 """Names of the settings of networks that say which share of these conditions training hides."""
 
@@ -316,10 +317,13 @@ def check_guidance(guidance: float, conditions: Conditions, network: nn.Module) 
         network: whose parts may have a `config` with the share of the conditions that training hides.
 
     Raises:
-        InputError: if it is no number of at least 0, no id is given, or training never hid labels.
+        InputError: if it is no number from 0 to `MOST_GUIDANCE`, no id is given, or training never hid
+            labels.
     """
-    if isinstance(guidance, bool) or not isinstance(guidance, Real) or not 0 <= guidance < math.inf:
-        raise InputError(f"expected a guidance of at least 0, received {guidance!r}: pass a number such as 2")
+    if isinstance(guidance, bool) or not isinstance(guidance, Real) or not 0 <= guidance <= MOST_GUIDANCE:
+        raise InputError(
+            f"expected a guidance from 0 to {MOST_GUIDANCE:,}, received {guidance!r}: pass a number such as 2"
+        )
     if guidance == 1:
         return 1.0
     given = [name for name, value in conditions.items() if value.is_ids and value.is_given]
@@ -338,7 +342,7 @@ def check_guidance(guidance: float, conditions: Conditions, network: nn.Module) 
     if hidden and not any(hidden):
         raise InputError(
             f"expected a prior whose training hid some of its conditions for guidance, received one with "
-            f"{settings[0]}=0: train it with a {settings[0]} such as 0.1, or leave the guidance out"
+            f"{settings[0]}=0: train it with {settings[0]}=0.1, or leave the guidance out"
         )
     return float(guidance)
 

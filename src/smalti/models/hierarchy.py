@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, cast, final
+from typing import Annotated, Any, ClassVar, Literal, cast, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -307,6 +307,8 @@ class HierarchyConfig(ModelConfig):
         features: channels of the features of each level; None for the encoder's `channels`.
         maps: channels of the maps that condition a level on those above; None for the decoder's `channels`.
     """
+
+    decoding_fields: ClassVar[tuple[str, ...]] = ("likelihood",)
 
     kind: Literal["hierarchy"] = "hierarchy"
     encoder: AnyEncoder = ConvEncoderConfig()

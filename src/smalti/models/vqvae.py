@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -262,6 +262,8 @@ def _is_traced() -> bool:
 @MODELS.register
 class VQVAEConfig(NetworksConfig):
     """Settings of a `VQVAE`: its parts, and the regularisation of latents in training."""
+
+    decoding_fields: ClassVar[tuple[str, ...]] = ("decoder", "likelihood", "jitter", "code_dropout")
 
     kind: Literal["vqvae"] = "vqvae"
     quantizer: AnyQuantizer = VectorQuantizerConfig()

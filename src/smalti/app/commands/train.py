@@ -19,6 +19,7 @@ from smalti.app.data import (
     training_split,
 )
 from smalti.app.finished import finish
+from smalti.app.frozen import check_same_settings, same_codes, with_signals_of
 from smalti.app.pretraining import check_parts, pretrain
 from smalti.app.provenance import commit, described, device
 from smalti.app.recipes import get_recipe
@@ -45,7 +46,6 @@ from smalti.core.hub import locate
 from smalti.core.modality import Modality
 from smalti.core.models import Autoencoder, LatentVariableModel
 from smalti.core.plugins import loaded_plugins, plugin_hint
-from smalti.core.weights import code_digest, digest, short
 from smalti.data.crops import CropLoader
 from smalti.data.fingerprints import fingerprints, read_fingerprints, write_fingerprints
 from smalti.data.loader import split_indices
@@ -57,7 +57,7 @@ from smalti.models.sizes import check_any_length
 from smalti.objectives.objective import Objective, no_terms
 from smalti.priors.uniform import UniformPrior
 from smalti.recipe import Pretraining, Recipe
-from smalti.trained import SAME_CODES, check_num_codes
+from smalti.trained import check_num_codes
 from smalti.training.checkpoints import RunDirectory
 from smalti.training.engine import Engine
 from smalti.training.loop import fit
@@ -109,6 +109,8 @@ def train_recipe(
     start = None if start is None else locate(start, ())
     run = RunDirectory(out)
     recipe = resumed(run, recipe)
+    if recipe.objective.freezes_codes and start is not None:
+        recipe = with_signals_of(recipe, start)
     modality = recipe.data.build()
     _check_settings(run, recipe, data, modality, start)
     source = open_run_data(data, modality.for_training(), run, run.path / DATA_DIRECTORY, quiet)
@@ -132,7 +134,7 @@ def train_recipe(
     )
     check_start(run, begun_with)
     if engine.is_main:
-        origin = _origin(run, source, data) | _same_codes(recipe, model, start)
+        origin = _origin(run, source, data) | _frozen(recipe, run, model, start)
         run.write_config(_description(recipe, data, origin, store, begun_with))
         _remember_items(run, store, modality, training, start, quiet)
     items = TrainingItems.of(store, recipe, engine, modality, model)
@@ -166,7 +168,7 @@ def _train_streamed(
     check_start(run, begun_with)
     training = streamed.training(modality, model, engine.device)
     if engine.is_main:
-        origin = _origin(run, source, data) | _same_codes(recipe, model, start) | streamed.config
+        origin = _origin(run, source, data) | _frozen(recipe, run, model, start) | streamed.config
         run.write_config(_description(recipe, data, origin, streamed, begun_with))
     nothing = np.arange(0)
     items = TrainingItems(training, streamed.held_out(modality, model, engine.device), nothing, nothing)
@@ -208,6 +210,8 @@ def _check_settings(
             )
     if start is not None:
         known = RunDirectory(start).read_config().get("classes", [])
+        if recipe.objective.freezes_codes:
+            check_same_settings(recipe, start)
         built = recipe.model.build(modality.spec, {"label": len(known)})
         initial_weights(built, start, freezes_codes=recipe.objective.freezes_codes)
 
@@ -266,20 +270,11 @@ def _origin(run: RunDirectory, source: Source, data: str) -> dict[str, Any]:
     }
 
 
-def _same_codes(recipe: Recipe, model: LatentVariableModel, start: Path | None) -> dict[str, Any]:
-    """Return the fingerprints of the models with the same codes, each with the digest of what makes them.
-
-    Args:
-        recipe: of the run.
-        model: with the initial weights.
-        start: the run of these weights.
-    """
-    if not recipe.objective.freezes_codes or start is None:
-        return {}
-    begun_with, own = RunDirectory(start), code_digest(model)
-    known = begun_with.read_config().get(SAME_CODES, {})
-    known = known if isinstance(known, dict) else {}
-    return {SAME_CODES: {**known, short(digest(begun_with.read_model())): own}}
+def _frozen(
+    recipe: Recipe, run: RunDirectory, model: LatentVariableModel, start: Path | None
+) -> dict[str, Any]:
+    """Return what config.json says of frozen codes."""
+    return same_codes(run, model, start) if recipe.objective.freezes_codes and start is not None else {}
 
 
 def _description(

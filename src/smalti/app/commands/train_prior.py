@@ -37,7 +37,7 @@ from smalti.data.store import Store
 from smalti.data.store_layout import Decoded
 from smalti.encoding import encode_items
 from smalti.priors.base import PriorConfig
-from smalti.stored_priors import LEARNED, new_prior, prior_directory
+from smalti.stored_priors import LEARNED, NAMES, names_entry, new_prior, prior_directory
 from smalti.tokenizer import Tokenizer
 from smalti.trained import TrainedModel
 from smalti.training.checkpoints import RunDirectory
@@ -104,7 +104,7 @@ def train_prior_recipe(
     check_memory(
         lambda: new_prior(recipe, autoencoder), recipe.training, lambda planned: planned.item_bytes()
     )
-    views = run.read_config().get("views", 1) if run.is_begun else _num_views(tokenizer)
+    views = _stored_views(run, tokenizer) if run.is_begun else _num_views(tokenizer)
     sizes = tokenizer.trained.condition_sizes
     start = None if start is None else _prior_of(start, name)
     # Before all items are encoded.
@@ -128,6 +128,10 @@ def train_prior_recipe(
     begun_with = initial_weights(prior, start)
     if start is not None and RunDirectory(start).read_config().get("autoencoder") not in of_these_codes:
         note(f"The prior in {start} was trained on codes of other weights.", quiet)
+    if start is not None:
+        before = RunDirectory(start).read_config().get(NAMES, {})
+        if before and names_entry(tokenizer.trained.id_names) != {NAMES: before}:
+            note(f"The prior in {start} was trained with other ids: {', '.join(before)}.", quiet)
     if store.lengths is None and prior.grid != autoencoder.grid:
         raise InputError(
             f"expected a prior over code grids {autoencoder.grid}, since all items have one size, received "
@@ -142,6 +146,7 @@ def train_prior_recipe(
                 **({"plugins": list(plugins)} if (plugins := loaded_plugins()) else {}),
                 "recipe": recipe.model_dump(mode="json"),
                 "autoencoder": tokenizer.fingerprint,
+                **names_entry(tokenizer.trained.id_names),
                 **({} if begun_with is None else {"start": begun_with}),
                 **({"views": views} if views > 1 else {}),
                 "commit": commit(),
@@ -194,6 +199,17 @@ def train_prior_recipe(
 def _num_views(tokenizer: Tokenizer) -> int:
     """Number of views of each item whose codes the prior learns: with `data.flip`, mirror images too."""
     return 1 if tokenizer.modality.is_ragged else tokenizer.modality.num_views
+
+
+def _stored_views(run: RunDirectory, tokenizer: Tokenizer) -> int:
+    """Number of views that a begun prior learns."""
+    views, most = run.read_config().get("views", 1), tokenizer.modality.num_views
+    if type(views) is not int or not 1 <= views <= most:
+        raise InputError(
+            f"expected a number of views from 1 to {most} in {run.config_path}, received {views!r}: restore "
+            "the file, or train again"
+        )
+    return views
 
 
 def _views_in(store: Store) -> int:

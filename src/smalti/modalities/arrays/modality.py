@@ -61,6 +61,7 @@ class ArrayConfig(ModalityConfig):
     """
 
     measured_fields: ClassVar[tuple[str, ...]] = ("mean", "scale")
+    signal_fields: ClassVar[tuple[str, ...]] = ("mean", "scale", "levels", "lowest")
 
     kind: Literal["array"] = "array"
     channels: PositiveInt = 1

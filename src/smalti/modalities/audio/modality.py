@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ class AudioConfig(SoundConfig):
         encoding: "mu_law" for 256 levels, spaced more closely at low amplitudes (ITU-T G.711, mu = 255);
             "linear" for 65,536 levels, which represent 16-bit files exactly.
     """
+
+    signal_fields: ClassVar[tuple[str, ...]] = ("sample_rate_hz", "encoding")
 
     kind: Literal["audio"] = "audio"
     length: PositiveInt = 8192

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 import torch
@@ -50,6 +50,8 @@ class LogMelConfig(SoundConfig):
             the effect of microphone and room, and clips at 4 standard deviations; "none" keeps the range from
             silence to full scale.
     """
+
+    signal_fields: ClassVar[tuple[str, ...]] = ("sample_rate_hz", "num_mels", "hop", "window", "normalise")
 
     kind: Literal["log_mel"] = "log_mel"
     num_mels: int = Field(default=80, ge=1, le=1024)
