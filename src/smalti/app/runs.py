@@ -233,7 +233,8 @@ def report_kept(run: RunDirectory, config: TrainingConfig, score: str, quiet: bo
         text = f"The weights of step {step} are kept, the best on validation data ({at})"
     else:
         text = f"The last weights are kept; step {step} was the best on validation data ({at})"
-    note(f"{text}; {name} then rose to {last:.4g} at step {lines[-1]['step']}.", quiet)
+    rose = f"; {name} then rose to {last:.4g} at step {lines[-1]['step']}"
+    note(f"{text}{rose if f'{last:.4g}' != f'{lowest:.4g}' else ''}.", quiet)
     if last - lowest > OVERFITTED * abs(lowest):
         note(f"It overfits from step {step} on: train for fewer steps, or on more data.", quiet)
 
