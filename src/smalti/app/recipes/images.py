@@ -237,8 +237,9 @@ def cifar10_coupled() -> Recipe:
 
     Command: smalti train cifar10-coupled --data FOLDER --out runs/coupled
     Cost: about 0.25 s per step on one CPU core, four hours in total.
-    Expect: see models/cifar10-coupled/README.md, with weights that were also trained on lossless images;
-    `--from models/cifar10-coupled` initializes from them.
+    Expect: see models/cifar10-coupled/README.md, with weights that were also trained on lossless images, and
+    have a deeper decoder; `--from models/cifar10-coupled decoder.residual_blocks=6
+    decoder.residual_channels=96` initializes from them.
     """
     width: dict[str, Any] = {
         "channels": 96,
