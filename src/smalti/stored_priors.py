@@ -185,16 +185,22 @@ def _check_names(
         directory: of the prior.
         is_own: whether it was trained in this run; then its config may lack the names.
     """
-    if NAMES not in config and is_own:
-        return
-    before = config.get(NAMES, {})
-    before = before if isinstance(before, dict) else {}
-    for condition in {**names, **before}:
-        own, others = (list(each.get(condition, ())) for each in (names, before))
+    before = config.get(NAMES)
+    if not isinstance(before, dict):
+        if is_own or not names:
+            return
+        raise InputError(
+            f"expected a prior that names its ids of {' and '.join(names)} in {directory}, since it was "
+            f"trained in another run, received one without: remove {directory} and run `smalti train-prior` "
+            "again"
+        )
+    for condition in names.keys() & before.keys():
+        own, others = list(names[condition]), before[condition]
         if own != others:
             raise InputError(
                 f"expected a prior of the ids {_shown(own)} of {condition} in {directory}, received one of "
-                f"{_shown(others)}: remove {directory} and run `smalti train-prior` again"
+                f"{_shown(others if isinstance(others, list) else [])}: remove {directory} and run "
+                "`smalti train-prior` again"
             )
 
 

@@ -245,6 +245,10 @@ def test_names_of_strangers_do_not_reach_the_terminal(
 ) -> None:
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "classes": ["a\nb", "\x1b[31mred"]}))
+    refused = smalti("evaluate", run, "--data", pictures)
+    assert refused.status == 2
+    assert "ids a\\nb, \\x1b[31mred of label" in refused.err, "the prior has the other classes"
+    shutil.rmtree(run / "prior")
     shown = smalti("inspect", run)
     assert shown.status == 0
     assert "classes     a\\nb, \\x1b[31mred\n" in shown.out

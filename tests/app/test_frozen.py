@@ -135,6 +135,13 @@ def test_a_prior_of_other_classes_is_refused(trained: Path, pictures: Path, tmp_
     del config["names"]
     (run / "prior" / "config.json").write_text(json.dumps(config))
     assert "learned" in load_trained(run).learned
+    shutil.rmtree(run / "prior")
+    shutil.copytree(trained / "prior", run / "prior")
+    config = json.loads((run / "prior" / "config.json").read_text())
+    (run / "prior" / "config.json").write_text(json.dumps({**config, "names": None}))
+    result = command("sample", run, "--num", "1", "--out", tmp_path / "samples")
+    assert result.status == 2
+    assert "expected a prior that names its ids of label" in result.err
 
 
 @pytest.mark.parametrize("views", [0, 7, "x", True])
