@@ -159,7 +159,7 @@ def read_prior(
             f"({config['autoencoder']}, now {accepted[0]}): "
             f"remove {directory} and run `smalti train-prior` again"
         )
-    _check_names(config, names, directory, is_own=config["autoencoder"] == accepted[0])
+    check_names(config, names, directory, is_own=config["autoencoder"] == accepted[0])
     conditions = {condition: len(ids) for condition, ids in names.items()}
     with plugin_hint(config, directory):
         recipe = parse(PriorConfig, config["recipe"], str(run.config_path))
@@ -174,7 +174,7 @@ def names_entry(names: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[
     return {NAMES: {condition: list(ids) for condition, ids in names.items()}} if names else {}
 
 
-def _check_names(
+def check_names(
     config: Mapping[str, Any], names: Mapping[str, Sequence[str]], directory: Path, *, is_own: bool
 ) -> None:
     """Raise `InputError` if a prior was trained with other ids than those of the run.
@@ -194,7 +194,7 @@ def _check_names(
             f"trained in another run, received one without: remove {directory} and run `smalti train-prior` "
             "again"
         )
-    for condition in names.keys() & before.keys():
+    for condition in [each for each in names if each in before]:
         own, others = list(names[condition]), before[condition]
         if own != others:
             raise InputError(

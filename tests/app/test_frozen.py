@@ -126,6 +126,9 @@ def test_a_prior_of_other_classes_is_refused(trained: Path, pictures: Path, tmp_
     result = command("sample", run, "--num", "1", "--out", tmp_path / "samples")
     assert result.status == 2
     assert "expected a prior of the ids other0, other1" in result.err
+    resumed = command("train-prior", run, *TINY_PRIOR, "training.steps=12")
+    assert resumed.status == 2
+    assert "expected a prior of the ids other0, other1" in resumed.err
     shutil.rmtree(run / "prior")
     begun = command("train-prior", run, "--from", trained, *TINY_PRIOR)
     assert begun.status == 0, begun.err

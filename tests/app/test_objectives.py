@@ -148,8 +148,8 @@ def test_evaluate_compares_features(run: Path, pictures: Path, tmp_path: Path) -
     near = report["features"]["neighbours"]
     assert near["num_training"] == 38, "two are held out"
     assert near["originals"] < 1e-3, "the run was trained on them"
-    assert near["samples"]["learned"] > 0.1
-    assert near["close"]["learned"] == 0
+    assert near["samples"]["learned"] > 0.01
+    assert near["close"]["learned"] <= 1
     with Image.open(run / "figures" / "neighbours.png") as figure:
         assert figure.width > 8 * 16
     shutil.rmtree(run / "data")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from smalti.core.errors import InputError
-from smalti.evaluation.neighbours import NearestNeighbours, precision_and_recall
+from smalti.evaluation.neighbours import NearestNeighbours, precision_and_recall, share_closer
 
 
 def features(num: int, seed: int, spread: float = 1.0, offset: float = 0.0) -> torch.Tensor:
@@ -56,3 +56,14 @@ def test_sets_that_are_equal_or_far_apart() -> None:
     assert precision_and_recall(same, same + 100) == (0, 0)
     with pytest.raises(InputError, match="more than 3 pictures"):
         precision_and_recall(same, same[:3])
+
+
+def test_copies_are_closer_than_originals() -> None:
+    training, originals = features(200, 0), features(100, 1)
+    of_originals = NearestNeighbours(originals)
+    copies = torch.cat([training[:30] + 1e-4, features(90, 2)])
+    of_samples = NearestNeighbours(copies)
+    for each in (of_originals, of_samples):
+        each.update(training, torch.zeros(200, 1, 2, 2))
+    assert share_closer(of_samples.distances, of_originals.distances, 0.01) == pytest.approx(0.25, abs=0.03)
+    assert share_closer(of_originals.distances, of_originals.distances, 0.01) == pytest.approx(0.01)

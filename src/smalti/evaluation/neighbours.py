@@ -54,6 +54,11 @@ def nearest(
     return torch.cat([each.values for each in found]).float(), torch.cat([each.indices for each in found])
 
 
+def share_closer(samples: Float[Tensor, " n"], originals: Float[Tensor, " m"], share: float) -> float:
+    """Share of distances of samples that are smaller than all but a share of those of originals."""
+    return float((samples < originals.quantile(share)).double().mean())
+
+
 def precision_and_recall(
     originals: Float[Tensor, "n d"], samples: Float[Tensor, "m d"], neighbours: int = 3
 ) -> tuple[float, float]:

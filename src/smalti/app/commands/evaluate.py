@@ -122,7 +122,7 @@ def evaluate(
         neighbours = None
         if features:
             report["features"], neighbours = evaluate_features.measure_features(
-                trained, loader.sequential, store.count, quiet
+                trained, loader.sequential, store.count, quiet, with_samples=size == "model"
             )
             report["protocol"]["features"] = evaluate_features.PROTOCOL
         if is_local:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,18 +11,21 @@ from PIL import Image
 from torch import Tensor
 
 from smalti.app.console import counting
+from smalti.app.data import open_loader
 from smalti.app.runs import DATA_DIRECTORY
 from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
 from smalti.data.loader import split_indices
 from smalti.data.store import Store
 from smalti.evaluation.features import NAME, FeatureStatistics, frechet_distance
-from smalti.evaluation.features import PROTOCOL as OF_DISTANCES
-from smalti.evaluation.neighbours import NearestNeighbours, precision_and_recall
+from smalti.evaluation.features import PROTOCOL as PROTOCOL_OF_DISTANCES
+from smalti.evaluation.neighbours import NearestNeighbours, precision_and_recall, share_closer
 from smalti.modalities.image.pixels import as_levels, picture_grid
 from smalti.objectives.base import check_pictures, pictures
 from smalti.tokenizer import Tokenizer
 from smalti.trained import TrainedModel
+
+S = TypeVar("S", Tensor, np.ndarray)
 
 MOST_SAMPLES = 2_000
 """Maximum number of samples drawn from each prior."""
@@ -32,14 +35,15 @@ DRAWN_AT_ONCE = 100
 NEIGHBOURS = 3
 """Number k of the neighbours of precision and recall."""
 CLOSE = 0.01
-"""Share of the originals that are as near to a training picture as a sample is that counts as close."""
+"""A sample is close if it is nearer to a training picture than all but this share of the originals."""
 SHOWN = 8
 """Number of samples of each prior in the figure of neighbours."""
 PROTOCOL = (
-    f"{OF_DISTANCES}. Precision and recall (Kynkaanniemi et al. 2019) are those of the {NEIGHBOURS} nearest "
-    "neighbours, with equally many originals and samples. Distances from training pictures are Euclidean, to "
-    f"at most {MOST_TRAINING:,} evenly spaced training items without their mirror images; a sample is close "
-    f"if it is nearer to one of them than {1 - CLOSE:.0%} of the originals are"
+    f"{PROTOCOL_OF_DISTANCES}. Precision and recall (Kynkaanniemi et al. 2019) are those of the {NEIGHBOURS} "
+    "nearest neighbours, with equally many originals and samples. Distances from training pictures are "
+    f"Euclidean, to the reconstructions of at most {MOST_TRAINING:,} evenly spaced training items (of longer "
+    "ones the middle) without mirror images; as samples are decoded from codes, they are compared with the "
+    f"reconstructions of the originals: close is a sample that is nearer than {1 - CLOSE:.0%} of these"
 )
 
 
@@ -54,7 +58,12 @@ def check_features(trained: TrainedModel) -> None:
 
 
 def measure_features(
-    trained: TrainedModel, batches: Callable[[], Iterable[Batch]], num: int, quiet: bool
+    trained: TrainedModel,
+    batches: Callable[[], Iterable[Batch]],
+    num: int,
+    quiet: bool,
+    *,
+    with_samples: bool = True,
 ) -> tuple[dict[str, Any], Image.Image | None]:
     """Compare reconstructions, and the samples of each learned prior, with the originals.
 
@@ -63,14 +72,16 @@ def measure_features(
         batches: the held-out items, each time from the first.
         num: number of items.
         quiet: hide progress.
+        with_samples: whether samples are of the size of the originals, and are compared with them.
 
     Returns:
         The figures: `network`, `num` (pictures or frames of the originals), `reconstructions` and `halves`,
         which is the distance between every second original and the others. With learned priors also
         `samples` (distances), `precision` and `recall` by prior, and `num_samples` (pictures or frames).
         With the run's training data also `neighbours`: `num_training` (pictures or frames), the median
-        distance of originals and of each prior's samples from their nearest training pictures, and `close`,
-        the share of samples that are nearer than nearly all originals.
+        distance of the reconstructions of originals, and of each prior's samples, from the nearest
+        reconstructions of training pictures, and `close`, the share of samples that are nearer than nearly
+        all originals.
 
         A picture of the first samples of each prior above their nearest training pictures, or None.
     """
@@ -94,34 +105,35 @@ def measure_features(
         "reconstructions": frechet_distance(originals, again),
         "halves": frechet_distance(*halves),
     }
-    if not trained.learned:
+    if not (trained.learned and with_samples):
         return report, None
     samples = {name: _drawn(trained, name, min(num, MOST_SAMPLES), quiet) for name in trained.learned}
     report["num_samples"] = min(drawn.count for drawn, _ in samples.values())
     report["samples"] = {name: frechet_distance(originals, drawn) for name, (drawn, _) in samples.items()}
-    equal = evenly(originals.features, report["num_samples"])
+    equal = _evenly_spaced(originals.features, report["num_samples"])
     shares = {
-        name: precision_and_recall(equal, evenly(drawn.features, len(equal)), NEIGHBOURS)
+        name: precision_and_recall(equal, _evenly_spaced(drawn.features, len(equal)), NEIGHBOURS)
         for name, (drawn, _) in samples.items()
     }
     report["precision"] = {name: precision for name, (precision, _) in shares.items()}
     report["recall"] = {name: recall for name, (_, recall) in shares.items()}
-    neighbours, figure = _neighbours(trained, originals, samples, quiet)
+    neighbours, figure = _neighbours(trained, again, samples, quiet)
     return report | neighbours, figure
 
 
 def _drawn(trained: TrainedModel, name: str, wanted: int, quiet: bool) -> tuple[FeatureStatistics, Tensor]:
     """Features of samples of a prior, and the first of these samples."""
-    tokenizer, drawn, first_ones = Tokenizer(trained), FeatureStatistics(), []
+    tokenizer, drawn, shown = Tokenizer(trained), FeatureStatistics(), torch.empty(0)
     with counting(f"Samples of {name}", quiet) as count:
         for seed, first in enumerate(range(0, wanted, DRAWN_AT_ONCE)):
             size = min(DRAWN_AT_ONCE, wanted - first)
             codes = tokenizer.sample_codes(size, seed=seed, batch_size=size, prior=name)
             made = pictures(tokenizer.decode_signals(codes, seed=seed))
             drawn.update(made)
-            first_ones += [made[:SHOWN].cpu()] if first == 0 else []
+            if first == 0:  # of each clip its first frame
+                shown = made[:: len(made) // size][:SHOWN].cpu()
             count(first + size, wanted)
-    return drawn, torch.cat(first_ones)
+    return drawn, shown
 
 
 def _neighbours(
@@ -130,49 +142,51 @@ def _neighbours(
     samples: dict[str, tuple[FeatureStatistics, Tensor]],
     quiet: bool,
 ) -> tuple[dict[str, Any], Image.Image | None]:
-    """The report's entry `neighbours`, and its figure; nothing for a run without its training data."""
+    """The report's entry `neighbours`, and its figure; nothing for a run without its training data.
+
+    Args:
+        trained: the run.
+        originals: features of the reconstructions of the originals.
+        samples: features of the samples of each prior, and those of them to show.
+        quiet: hide progress.
+    """
     directory = trained.directory / DATA_DIRECTORY
     if not directory.is_dir():
         return {}, None
     of_originals = NearestNeighbours(originals.features)
-    of_samples = {name: NearestNeighbours(drawn.features, SHOWN) for name, (drawn, _) in samples.items()}
+    found = {name: NearestNeighbours(drawn.features) for name, (drawn, _) in samples.items()}
     network = FeatureStatistics()
+    of_shown = {name: NearestNeighbours(network.update(shown), SHOWN) for name, (_, shown) in samples.items()}
     store = Store.open(directory)
-    indices = evenly(split_indices(store.count, trained.recipe.validation_fraction)[0], MOST_TRAINING)
-    with counting("Training data", quiet) as count:
-        for done, batch in _training_pictures(trained, store, indices):
-            features = network.update(batch).cpu()
-            for each in (of_originals, *of_samples.values()):
-                each.update(features, batch)
+    indices = _evenly_spaced(split_indices(store.count, trained.recipe.validation_fraction)[0], MOST_TRAINING)
+    loader = open_loader(
+        store, trained.modality, trained.model, DRAWN_AT_ONCE, trained.device, indices=indices
+    )
+    generator, done = torch.Generator().manual_seed(0), 0
+    with counting("Training data", quiet) as count, torch.no_grad():
+        for batch in loader.watch(DRAWN_AT_ONCE):
+            again = pictures(trained.model.reconstruct(batch.data, batch.conditions, generator))
+            features = FeatureStatistics().update(again).cpu()
+            for each in (of_originals, *found.values(), *of_shown.values()):
+                each.update(features, pictures(batch.data))
+            done += len(batch.data)
             count(done, len(indices))
-    limit = of_originals.distances.quantile(CLOSE)
     entry = {
-        "num_training": network.count,
+        "num_training": of_originals.count,
         "originals": float(of_originals.distances.median()),
-        "samples": {name: float(each.distances.median()) for name, each in of_samples.items()},
-        "close": {name: float((each.distances < limit).float().mean()) for name, each in of_samples.items()},
+        "samples": {name: float(each.distances.median()) for name, each in found.items()},
+        "close": {
+            name: share_closer(each.distances, of_originals.distances, CLOSE) for name, each in found.items()
+        },
     }
-    rows = [
-        row for name, (_, first) in samples.items() for row in (first, torch.stack(of_samples[name].shown))
-    ]
+    rows = [row for name, (_, shown) in samples.items() for row in (shown, torch.stack(of_shown[name].shown))]
     return {"neighbours": entry}, picture_grid([as_levels(row) for row in rows], SHOWN)
 
 
-def _training_pictures(
-    trained: TrainedModel, store: Store, indices: np.ndarray
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield batches of training pictures, or frames of clips, each with the number of items so far."""
-    size = trained.modality.spec.size
-    for begin in range(0, len(indices), DRAWN_AT_ONCE):
-        part = indices[begin : begin + DRAWN_AT_ONCE].tolist()
-        items = np.stack([store.item(index, size) for index in part])
-        signals = trained.modality.to_model(torch.from_numpy(items)).to(trained.device)
-        yield begin + len(part), pictures(signals)
-
-
-def evenly(items: Any, most: int) -> Any:
+def _evenly_spaced(items: S, most: int) -> S:
     """Return at most so many evenly spaced rows of an array or a tensor."""
-    return items[np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(int)]
+    chosen = np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(np.int64)
+    return items[torch.from_numpy(chosen)] if isinstance(items, Tensor) else items[chosen]
 
 
 def note_of_features(report: dict[str, Any]) -> str | None:
@@ -190,7 +204,8 @@ def note_of_features(report: dict[str, Any]) -> str | None:
     text += f"; between halves of the originals {found['halves']:.3f}."
     if (near := found.get("neighbours")) is not None:
         text += (
-            f" Median distance from the nearest of {near['num_training']:,} training pictures: originals "
+            f" Median distance from the nearest of {near['num_training']:,} reconstructed training pictures: "
+            f"reconstructions of originals "
             f"{near['originals']:.3f}"
         )
         for name, distance in near["samples"].items():

@@ -37,7 +37,7 @@ from smalti.data.store import Store
 from smalti.data.store_layout import Decoded
 from smalti.encoding import encode_items
 from smalti.priors.base import PriorConfig
-from smalti.stored_priors import LEARNED, NAMES, names_entry, new_prior, prior_directory
+from smalti.stored_priors import LEARNED, NAMES, check_names, names_entry, new_prior, prior_directory
 from smalti.tokenizer import Tokenizer
 from smalti.trained import TrainedModel
 from smalti.training.checkpoints import RunDirectory
@@ -123,6 +123,10 @@ def train_prior_recipe(
             f"the prior in {run.path} was trained for other weights of the autoencoder: "
             f"remove {run.path} to train it again"
         )
+    if run.is_begun:
+        before = run.read_config()
+        is_own = before["autoencoder"] == tokenizer.fingerprint
+        check_names(before, tokenizer.trained.id_names, run.path, is_own=is_own)
     torch.manual_seed(recipe.training.seed)
     prior = new_prior(recipe, tokenizer.autoencoder, sizes, name)
     begun_with = initial_weights(prior, start)
@@ -206,8 +210,8 @@ def _stored_views(run: RunDirectory, tokenizer: Tokenizer) -> int:
     views, most = run.read_config().get("views", 1), tokenizer.modality.num_views
     if type(views) is not int or not 1 <= views <= most:
         raise InputError(
-            f"expected a number of views from 1 to {most} in {run.config_path}, received {views!r}: restore "
-            "the file, or train again"
+            f"expected a number of views from 1 to {most} in {run.config_path}, as data.flip of this run "
+            f"allows, received {views!r}: remove {run.path} to train it again"
         )
     return views
 

@@ -304,8 +304,8 @@ def _cifar10_long() -> Scale:
     Command: smalti reproduce cifar10 --data LOSSLESS --pretrain JPEG --budget cpu-long --out OUT
     Cost: 0.25 s per step on one CPU core, about 2.5 hours for each of the three models beside VIMCO.
     Expect: about 4.72 bits/dim under the uniform prior, that of these networks after 36,500 steps (4.719 on
-    1,017 lossless test images), and about 4.51 with a PixelCNN of 7,150 steps; the paper has 4.67. A deeper
-    decoder for the same codes gains 0.037 (models/cifar10-coupled/README.md).
+    1,017 lossless test images), and about 4.52 with the PixelCNN (4.517 after 3,400 steps); the paper has
+    4.67. A deeper decoder for the same codes gains 0.037 (models/cifar10-coupled/README.md).
     """
     recipe = cifar10_coupled()
     training = _changed(recipe.training, steps=24_000)
