@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from smalti.app.data import open_loader
 from smalti.app.runs import DATA_DIRECTORY
 from smalti.core.conditions import Batch
 from smalti.core.errors import InputError
-from smalti.data.loader import split_indices
+from smalti.data.loader import evenly_spaced, split_indices
 from smalti.data.store import Store
 from smalti.evaluation.features import NAME, FeatureStatistics, frechet_distance
 from smalti.evaluation.features import PROTOCOL as PROTOCOL_OF_DISTANCES
@@ -24,8 +24,6 @@ from smalti.modalities.image.pixels import as_levels, picture_grid
 from smalti.objectives.base import check_pictures, pictures
 from smalti.tokenizer import Tokenizer
 from smalti.trained import TrainedModel
-
-S = TypeVar("S", Tensor, np.ndarray)
 
 MOST_SAMPLES = 2_000
 """Maximum number of samples drawn from each prior."""
@@ -110,9 +108,9 @@ def measure_features(
     samples = {name: _drawn(trained, name, min(num, MOST_SAMPLES), quiet) for name in trained.learned}
     report["num_samples"] = min(drawn.count for drawn, _ in samples.values())
     report["samples"] = {name: frechet_distance(originals, drawn) for name, (drawn, _) in samples.items()}
-    equal = _evenly_spaced(originals.features, report["num_samples"])
+    equal = _thinned(originals.features, report["num_samples"])
     shares = {
-        name: precision_and_recall(equal, _evenly_spaced(drawn.features, len(equal)), NEIGHBOURS)
+        name: precision_and_recall(equal, _thinned(drawn.features, len(equal)), NEIGHBOURS)
         for name, (drawn, _) in samples.items()
     }
     report["precision"] = {name: precision for name, (precision, _) in shares.items()}
@@ -158,7 +156,7 @@ def _neighbours(
     network = FeatureStatistics()
     of_shown = {name: NearestNeighbours(network.update(shown), SHOWN) for name, (_, shown) in samples.items()}
     store = Store.open(directory)
-    indices = _evenly_spaced(split_indices(store.count, trained.recipe.validation_fraction)[0], MOST_TRAINING)
+    indices = evenly_spaced(split_indices(store.count, trained.recipe.validation_fraction)[0], MOST_TRAINING)
     loader = open_loader(
         store, trained.modality, trained.model, DRAWN_AT_ONCE, trained.device, indices=indices
     )
@@ -183,10 +181,9 @@ def _neighbours(
     return {"neighbours": entry}, picture_grid([as_levels(row) for row in rows], SHOWN)
 
 
-def _evenly_spaced(items: S, most: int) -> S:
-    """Return at most so many evenly spaced rows of an array or a tensor."""
-    chosen = np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(np.int64)
-    return items[torch.from_numpy(chosen)] if isinstance(items, Tensor) else items[chosen]
+def _thinned(features: Tensor, most: int) -> Tensor:
+    """At most so many evenly spaced rows."""
+    return features[torch.from_numpy(evenly_spaced(np.arange(len(features)), most))]
 
 
 def note_of_features(report: dict[str, Any]) -> str | None:
